@@ -1,0 +1,125 @@
+package upstream
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Sizes of the identifiers. Source: "Limits" of the KMS API; the length of a label is not
+// documented and taken to be that of a version id.
+const (
+	MaxSecretNameLen   = 192
+	MaxVersionIDLen    = 64
+	MaxVersionStageLen = 64
+)
+
+// SecretRef says which version of which secret is meant. It is comparable and serves as a
+// map key.
+type SecretRef struct {
+	SecretName   SecretName
+	VersionID    VersionID    // empty: whatever VersionStage marks
+	VersionStage VersionStage // empty: ACSCurrent, unless VersionID is given
+}
+
+// ParseSecretRef reads "name" or "name:Label", the form that HTTP, CLI, templates and
+// configuration share. The name may be an ARN, acs:kms:REGION:ACCOUNT:secret/NAME, of which
+// only the name is kept: the backend that is asked decides region and account. A version id
+// is always a separate argument.
+//
+// It returns an [*Error] that wraps [ErrInvalidParameter] and names the part at fault.
+func ParseSecretRef(s string) (SecretRef, error) {
+	name := s
+	if arn, ok := strings.CutPrefix(s, "acs:kms:"); ok {
+		_, arn, _ = strings.Cut(arn, ":") // region
+		_, arn, _ = strings.Cut(arn, ":") // account
+		if name, ok = strings.CutPrefix(arn, "secret/"); !ok {
+			return SecretRef{}, InvalidParameter("SecretName", "an ARN has the form acs:kms:REGION:ACCOUNT:secret/NAME")
+		}
+	}
+	name, stage, labelled := strings.Cut(name, ":")
+	ref := SecretRef{SecretName: SecretName(name), VersionStage: VersionStage(stage)}
+	if labelled && stage == "" {
+		return SecretRef{}, InvalidParameter("VersionStage", "the label after ':' is empty")
+	}
+	if err := ref.Validate(); err != nil {
+		return SecretRef{}, err
+	}
+	return ref, nil
+}
+
+// Validate checks length and alphabet of every part that is set. It returns an [*Error] that
+// wraps [ErrInvalidParameter].
+func (r SecretRef) Validate() error {
+	if err := r.SecretName.Validate(); err != nil {
+		return err
+	}
+	if r.VersionID != "" {
+		if err := r.VersionID.Validate(); err != nil {
+			return err
+		}
+	}
+	if r.VersionStage != "" {
+		return r.VersionStage.Validate()
+	}
+	return nil
+}
+
+// WithDefaults returns r with the stage spelled out: ACSCurrent when r names neither a
+// version nor a stage.
+func (r SecretRef) WithDefaults() SecretRef {
+	if r.VersionID == "" && r.VersionStage == "" {
+		r.VersionStage = ACSCurrent
+	}
+	return r
+}
+
+// String returns the form that [ParseSecretRef] reads, with a version id as " (version ID)"
+// after it. It is for people; use the fields to act.
+func (r SecretRef) String() string {
+	s := string(r.SecretName)
+	if r.VersionStage != "" {
+		s += ":" + string(r.VersionStage)
+	}
+	if r.VersionID != "" {
+		s += " (version " + string(r.VersionID) + ")"
+	}
+	return s
+}
+
+// Validate checks length and alphabet.
+func (n SecretName) Validate() error {
+	return validateIdentifier("SecretName", string(n), MaxSecretNameLen)
+}
+
+// Validate checks length and alphabet.
+func (v VersionID) Validate() error {
+	return validateIdentifier("VersionId", string(v), MaxVersionIDLen)
+}
+
+// Validate checks length and alphabet.
+func (s VersionStage) Validate() error {
+	return validateIdentifier("VersionStage", string(s), MaxVersionStageLen)
+}
+
+func validateIdentifier(param, s string, maxLen int) error {
+	if s == "" {
+		return MissingParameter(param)
+	}
+	if len(s) > maxLen {
+		return InvalidParameter(param, fmt.Sprintf("it has %d characters, at most %d are allowed", len(s), maxLen))
+	}
+	for i := range len(s) {
+		if !identifierByte(s[i]) {
+			return InvalidParameter(param, fmt.Sprintf("character %d is not one of A-Z a-z 0-9 _ / + = . @ -", i+1))
+		}
+	}
+	return nil
+}
+
+func identifierByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	return strings.IndexByte("_/+=.@-", c) >= 0
+}

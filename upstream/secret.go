@@ -1,0 +1,152 @@
+package upstream
+
+import (
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// SecretName identifies a secret: 1 to 192 characters of [A-Za-z0-9_/+=.@-].
+type SecretName string
+
+// VersionID identifies a version inside its secret. The writer chooses it: 1 to 64
+// characters of the [SecretName] alphabet.
+type VersionID string
+
+// VersionStage is a label that marks exactly one version of a secret: 1 to 64 characters of
+// the [SecretName] alphabet.
+type VersionStage string
+
+// The built-in labels. They can be moved but never removed.
+const (
+	ACSCurrent  VersionStage = "ACSCurrent"
+	ACSPrevious VersionStage = "ACSPrevious"
+)
+
+// BuiltIn reports whether s is one of the labels that every secret has and nobody can remove.
+func (s VersionStage) BuiltIn() bool { return s == ACSCurrent || s == ACSPrevious }
+
+// The values of SecretDataType. Binary is only a marker: on the wire SecretData is text in
+// both cases, and the writer chooses the encoding.
+const (
+	DataTypeText   = "text"
+	DataTypeBinary = "binary"
+)
+
+// SecretTypeGeneric is the type of a secret whose versions its owner writes. The service
+// knows managed types besides (Rds, Redis, RAMCredentials, ECS, PolarDB).
+const SecretTypeGeneric = "Generic"
+
+// redacted is what every formatting of [SecretData] prints.
+const redacted = "[secret]"
+
+// SecretData holds the bytes of one secret version and hides them from every printer:
+// String, Format, LogValue and MarshalJSON give a placeholder.
+//
+// The zero value is empty. Copies share the bytes.
+type SecretData struct {
+	// fmt calls no methods on unexported fields of other structs. It follows one pointer
+	// there, at most; behind two it prints an address.
+	bytes **[]byte
+}
+
+// NewSecretData wraps b. The caller gives b away and must not modify it afterwards.
+func NewSecretData(b []byte) SecretData {
+	p := &b
+	return SecretData{bytes: &p}
+}
+
+// Reveal returns the bytes themselves, not a copy. The caller must not modify them and must
+// not let them reach a log, an error, a metric or a URL.
+func (d SecretData) Reveal() []byte {
+	if d.bytes == nil {
+		return nil
+	}
+	return **d.bytes
+}
+
+// Len returns the number of bytes.
+func (d SecretData) Len() int { return len(d.Reveal()) }
+
+// Equal reports whether both hold the same bytes, in time that depends only on their length.
+func (d SecretData) Equal(other SecretData) bool {
+	return subtle.ConstantTimeCompare(d.Reveal(), other.Reveal()) == 1
+}
+
+// String returns a placeholder.
+func (d SecretData) String() string { return redacted }
+
+// GoString returns a placeholder.
+func (d SecretData) GoString() string { return redacted }
+
+// Format writes a placeholder for every verb and flag.
+func (d SecretData) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// LogValue returns a placeholder.
+func (d SecretData) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON returns a placeholder. Encoders that mean to give the value out call Reveal.
+func (d SecretData) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// MarshalText returns a placeholder, for YAML and the other text encoders.
+func (d SecretData) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// SecretValue is one version of a secret with its bytes, as GetSecretValue answers it.
+// It is read-only once returned; holders share it without copying.
+type SecretValue struct {
+	SecretName     SecretName
+	VersionID      VersionID
+	VersionStages  []VersionStage // labels of this version when it was read, sorted
+	SecretData     SecretData
+	SecretDataType string // DataTypeText or DataTypeBinary
+	SecretType     string // SecretTypeGeneric or a managed type
+	CreateTime     time.Time
+	RequestID      string // of the read that produced this value
+
+	// Managed is set for managed types only.
+	Managed *ManagedSecret
+}
+
+// ManagedSecret is what the service adds to secrets that it rotates itself. The texts are
+// passed on as the service gave them.
+type ManagedSecret struct {
+	AutomaticRotation string `json:",omitempty"` // Enabled, Disabled or Invalid
+	RotationInterval  string `json:",omitempty"` // seconds and unit, such as 604800s
+	NextRotationDate  string `json:",omitempty"`
+	LastRotationDate  string `json:",omitempty"`
+	ExtendedConfig    string `json:",omitempty"` // JSON, only when asked for
+}
+
+// Tag is one key and value attached to a secret.
+type Tag struct {
+	Key   string
+	Value string
+}
+
+// SecretMetadata describes a secret without its versions, labels or value.
+type SecretMetadata struct {
+	ARN             string
+	SecretName      SecretName
+	SecretType      string
+	Description     string
+	EncryptionKeyID string
+	CreateTime      time.Time
+	UpdateTime      time.Time
+
+	// PlannedDeleteTime is when a deleted secret goes for good; zero while it is live.
+	PlannedDeleteTime time.Time
+
+	// Tags is filled only when the request asked for tags.
+	Tags []Tag
+
+	// Managed is set for managed types only.
+	Managed *ManagedSecret
+}
+
+// SecretVersion is one version of a secret without its bytes.
+type SecretVersion struct {
+	VersionID     VersionID
+	CreateTime    time.Time
+	VersionStages []VersionStage // sorted; empty for a deprecated version
+}
