@@ -1,0 +1,26 @@
+# A static binary in an empty image: no shell, no package manager, no root.
+#
+#   docker build -t secretagent .
+#   docker run --read-only --cap-drop=ALL --security-opt no-new-privileges \
+#     -v ./agent.yaml:/etc/secretagent/agent.yaml:ro -v secretagent:/var/lib/secretagent secretagent
+ARG GO_VERSION=1.26
+FROM --platform=$BUILDPLATFORM golang:${GO_VERSION} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG TARGETOS TARGETARCH VERSION=dev
+RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
+    go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/secretagent .
+# The folder that holds what the agent keeps; its owner and mode become the volume's.
+RUN mkdir -p /out/var/lib/secretagent && chmod 0700 /out/var/lib/secretagent
+
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /out/secretagent /secretagent
+COPY --from=build --chown=65532:65532 /out/var/lib/secretagent /var/lib/secretagent
+USER 65532:65532
+WORKDIR /var/lib/secretagent
+VOLUME /var/lib/secretagent
+ENTRYPOINT ["/secretagent"]
+CMD ["run", "--config", "/etc/secretagent/agent.yaml"]
