@@ -1,0 +1,358 @@
+package upstreamtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// AnyOperation stands for every operation where a hook of [Fake] asks for one.
+const AnyOperation = "*"
+
+// awaitLimit bounds [Fake.AwaitCalls], so that a broken test ends with a message.
+const awaitLimit = 10 * time.Second
+
+// Fake is a whole [upstream.Manager] in memory. Operations are named as in the KMS API, such
+// as "GetSecretValue" and "ListSecretVersionIds"; [AnyOperation] means all of them.
+//
+// A call passes the hooks in this order: it is counted, waits for [Fake.Block], waits for
+// [Fake.Delay], asks [Fake.Intercept], takes the error of [Fake.FailNext], then that of
+// [Fake.Fail], and only then looks at its secrets. A wait ends early with the context's
+// error.
+//
+// All methods are safe for concurrent use. The fake starts no goroutine and sleeps only for
+// a delay it was told, so it runs inside a testing/synctest bubble in which it was created.
+type Fake struct {
+	mu        sync.Mutex
+	clock     func() time.Time
+	offset    time.Duration // added by Advance
+	secrets   map[upstream.SecretName]*fakeSecret
+	requests  int // for request ids
+	hooks     map[string]*hook
+	intercept func(ctx context.Context, op string, ref upstream.SecretRef) error
+	stepped   chan struct{} // closed and replaced whenever a call begins
+	listeners map[int]func(upstream.SecretName)
+	nextID    int // of a listener
+}
+
+var _ upstream.Manager = (*Fake)(nil)
+
+// hook is what one operation was told and what it has counted.
+type hook struct {
+	calls, running, maxRunning int
+	delay                      time.Duration
+	blocked                    chan struct{} // nil: not blocked
+	err                        error
+	next                       []error // errors for the next calls, consumed from the front
+}
+
+// NewFake returns a fake without secrets whose clock is [time.Now].
+func NewFake() *Fake {
+	return &Fake{
+		clock:     time.Now,
+		secrets:   map[upstream.SecretName]*fakeSecret{},
+		hooks:     map[string]*hook{},
+		stepped:   make(chan struct{}),
+		listeners: map[int]func(upstream.SecretName){},
+	}
+}
+
+// MustCreate makes a secret with a first version. It runs no hook and counts no call.
+func (f *Fake) MustCreate(tb testing.TB, name, version, data string) {
+	tb.Helper()
+	in := upstream.CreateSecretInput{
+		SecretName: upstream.SecretName(name),
+		VersionID:  upstream.VersionID(version),
+		SecretData: upstream.NewSecretData([]byte(data)),
+	}
+	if _, err := f.createSecret(in); err != nil {
+		tb.Fatalf("create %s: %v", name, err)
+	}
+	f.notify(in.SecretName)
+}
+
+// MustPut adds a version and moves the labels to it, ACSCurrent when none is given. The
+// secret is created when it is missing. It runs no hook and counts no call.
+func (f *Fake) MustPut(tb testing.TB, name, version, data string, stages ...upstream.VersionStage) {
+	tb.Helper()
+	in := upstream.PutSecretValueInput{
+		SecretName:    upstream.SecretName(name),
+		VersionID:     upstream.VersionID(version),
+		SecretData:    upstream.NewSecretData([]byte(data)),
+		VersionStages: stages,
+	}
+	_, err := f.putSecretValue(in)
+	if errors.Is(err, upstream.ErrNotFound) && stages == nil {
+		f.MustCreate(tb, name, version, data)
+		return
+	}
+	if err != nil {
+		tb.Fatalf("put %s version %s: %v", name, version, err)
+	}
+	f.notify(in.SecretName)
+}
+
+// MustMove moves a label to a version. It runs no hook and counts no call.
+func (f *Fake) MustMove(tb testing.TB, name string, stage upstream.VersionStage, version string) {
+	tb.Helper()
+	in := upstream.UpdateSecretVersionStageInput{
+		SecretName: upstream.SecretName(name), VersionStage: stage, MoveToVersion: upstream.VersionID(version),
+	}
+	if err := f.updateSecretVersionStage(in); err != nil {
+		tb.Fatalf("move %s of %s to %s: %v", stage, name, version, err)
+	}
+	f.notify(in.SecretName)
+}
+
+// MustDelete deletes a secret at once. It runs no hook and counts no call.
+func (f *Fake) MustDelete(tb testing.TB, name string) {
+	tb.Helper()
+	in := upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), ForceDeleteWithoutRecovery: true}
+	if _, err := f.deleteSecret(in); err != nil {
+		tb.Fatalf("delete %s: %v", name, err)
+	}
+	f.notify(in.SecretName)
+}
+
+// Fail makes every following call of op fail with err; nil takes it back. An error that is
+// no [*upstream.Error] is wrapped in one that names operation and reference, except context
+// errors, which pass through untouched.
+func (f *Fake) Fail(op string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hookLocked(op).err = err
+}
+
+// FailNext makes the next n calls of op fail with err, after those that were told to fail
+// before.
+func (f *Fake) FailNext(op string, n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := f.hookLocked(op)
+	for range n {
+		h.next = append(h.next, err)
+	}
+}
+
+// Delay makes every following call of op take d before it acts; zero takes it back.
+func (f *Fake) Delay(op string, d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hookLocked(op).delay = d
+}
+
+// Block makes calls of op wait until release is called, which may be done more than once.
+// A second Block before the release replaces the first for later calls.
+func (f *Fake) Block(op string) (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	gate := make(chan struct{})
+	f.hookLocked(op).blocked = gate
+	return sync.OnceFunc(func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		close(gate)
+		if h := f.hookLocked(op); h.blocked == gate {
+			h.blocked = nil
+		}
+	})
+}
+
+// Intercept calls fn before every operation acts, outside any lock of the fake; nil takes it
+// back. An error of fn is the operation's result. The reference is zero for operations
+// without a secret, and names the first of several.
+func (f *Fake) Intercept(fn func(ctx context.Context, op string, ref upstream.SecretRef) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.intercept = fn
+}
+
+// Calls returns how many calls of op have begun, failed ones included.
+func (f *Fake) Calls(op string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hookLocked(op).calls
+}
+
+// Running returns how many calls of op have begun and not ended.
+func (f *Fake) Running(op string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hookLocked(op).running
+}
+
+// MaxRunning returns the most calls of op that were ever running at once.
+func (f *Fake) MaxRunning(op string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hookLocked(op).maxRunning
+}
+
+// AwaitCalls blocks until at least n calls of op have begun. It ends the test after ten
+// seconds.
+func (f *Fake) AwaitCalls(tb testing.TB, op string, n int) {
+	tb.Helper()
+	timeout := time.NewTimer(awaitLimit)
+	defer timeout.Stop()
+	for {
+		f.mu.Lock()
+		calls, stepped := f.hookLocked(op).calls, f.stepped
+		f.mu.Unlock()
+		if calls >= n {
+			return
+		}
+		select {
+		case <-stepped:
+		case <-timeout.C:
+			tb.Fatalf("waited %s for %d calls of %s, saw %d", awaitLimit, n, op, calls)
+		}
+	}
+}
+
+// SetClock makes the fake tell the time by now. It affects times that are recorded and the
+// end of recovery windows, never delays.
+func (f *Fake) SetClock(now func() time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.clock = now
+}
+
+// Advance moves the clock of the fake forward by d.
+func (f *Fake) Advance(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.offset += d
+}
+
+// OnChange calls fn with the name of a secret after its versions, labels or existence
+// changed and before the writer is answered. fn must not block. A secret whose recovery
+// window ends is not announced.
+func (f *Fake) OnChange(fn func(upstream.SecretName)) (cancel func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := f.nextID
+	f.nextID++
+	f.listeners[id] = fn
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.listeners, id)
+	}
+}
+
+func (f *Fake) notify(name upstream.SecretName) {
+	f.mu.Lock()
+	var fns []func(upstream.SecretName)
+	for _, fn := range f.listeners {
+		fns = append(fns, fn)
+	}
+	f.mu.Unlock()
+	for _, fn := range fns {
+		fn(name)
+	}
+}
+
+// call runs the hooks of op and then act, and names operation and reference in the error.
+func (f *Fake) call(ctx context.Context, op string, ref upstream.SecretRef, act func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	defer f.begin(op)()
+	if err := f.runHooks(ctx, op, ref); err != nil {
+		var known *upstream.Error
+		if !errors.As(err, &known) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			err = &upstream.Error{Err: err}
+		}
+		return upstream.Wrap(err, op, ref)
+	}
+	return upstream.Wrap(act(), op, ref)
+}
+
+// begin counts a call and returns what ends it.
+func (f *Fake) begin(op string) (end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range []string{op, AnyOperation} {
+		h := f.hookLocked(name)
+		h.calls++
+		h.running++
+		h.maxRunning = max(h.maxRunning, h.running)
+	}
+	close(f.stepped)
+	f.stepped = make(chan struct{})
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.hookLocked(op).running--
+		f.hookLocked(AnyOperation).running--
+	}
+}
+
+func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) error {
+	for _, name := range []string{op, AnyOperation} {
+		f.mu.Lock()
+		gate := f.hookLocked(name).blocked
+		f.mu.Unlock()
+		if gate == nil {
+			continue
+		}
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f.mu.Lock()
+	delay := f.hookLocked(op).delay + f.hookLocked(AnyOperation).delay
+	intercept := f.intercept
+	f.mu.Unlock()
+	if delay > 0 {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if intercept != nil {
+		if err := intercept(ctx, op, ref); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range []string{op, AnyOperation} {
+		h := f.hookLocked(name)
+		if len(h.next) > 0 {
+			err := h.next[0]
+			h.next = h.next[1:]
+			return err
+		}
+		if h.err != nil {
+			return h.err
+		}
+	}
+	return nil
+}
+
+func (f *Fake) hookLocked(op string) *hook {
+	h := f.hooks[op]
+	if h == nil {
+		h = &hook{}
+		f.hooks[op] = h
+	}
+	return h
+}
+
+func (f *Fake) nowLocked() time.Time { return f.clock().Add(f.offset) }
+
+func (f *Fake) requestIDLocked() string {
+	f.requests++
+	return fmt.Sprintf("00000000-0000-4000-8000-%012d", f.requests)
+}

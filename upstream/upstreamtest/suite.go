@@ -1,0 +1,175 @@
+package upstreamtest
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// Harness is one backend under test.
+type Harness struct {
+	// Manager is empty when a test gets it, and the test's own.
+	Manager upstream.Manager
+
+	// Advance moves the backend's clock forward. Tests that need it are skipped where it
+	// is nil.
+	Advance func(d time.Duration)
+}
+
+// promise is one sentence about a Manager and the test that holds it to it.
+type promise struct {
+	sentence string
+	test     func(t *suite)
+}
+
+// Run checks every promise of [upstream.Manager] as a sub-test of its own. It calls open once
+// for each; what open needs to undo it registers with [testing.T.Cleanup].
+func Run(t *testing.T, open func(t *testing.T) Harness) {
+	for _, group := range []struct {
+		name     string
+		promises []promise
+	}{
+		{"reading", readingPromises},
+		{"creating", creatingPromises},
+		{"putting", puttingPromises},
+		{"staging", stagingPromises},
+		{"limits of versions and labels", limitPromises},
+		{"deleting", deletingPromises},
+		{"listing", listingPromises},
+		{"metadata", metadataPromises},
+		{"tagging", taggingPromises},
+		{"rotating", rotatingPromises},
+		{"drawing passwords", passwordPromises},
+		{"contexts", contextPromises},
+		{"concurrency", concurrencyPromises},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, p := range group.promises {
+				t.Run(p.sentence, func(t *testing.T) {
+					h := open(t)
+					p.test(&suite{T: t, m: h.Manager, advance: h.Advance})
+				})
+			}
+		})
+	}
+}
+
+// suite is what a test of one promise works with.
+type suite struct {
+	*testing.T
+	m       upstream.Manager
+	advance func(time.Duration)
+}
+
+const (
+	app     upstream.SecretName = "app/db"
+	missing upstream.SecretName = "app/missing"
+)
+
+// What a wrong request may be answered with where the API does not say which.
+var (
+	invalid        = []error{upstream.ErrInvalidParameter, upstream.ErrMissingParameter}
+	tooMuch        = []error{upstream.ErrInvalidParameter, upstream.ErrLimitExceeded}
+	notForGenerics = []error{upstream.ErrInvalidParameter, upstream.ErrUnsupported}
+)
+
+func data(s string) upstream.SecretData { return upstream.NewSecretData([]byte(s)) }
+
+// ok ends the test when err is an error.
+func (t *suite) ok(what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// refused checks that err wraps one of the sentinels inside an *upstream.Error.
+func (t *suite) refused(what string, err error, sentinels ...error) {
+	t.Helper()
+	if !slices.ContainsFunc(sentinels, func(s error) bool { return errors.Is(err, s) }) {
+		t.Errorf("%s: got %v, want one of %v", what, err, sentinels)
+		return
+	}
+	if !errors.As(err, new(*upstream.Error)) {
+		t.Errorf("%s: %T is no *upstream.Error", what, err)
+	}
+}
+
+// create makes a generic secret whose first version is v1, with the version id as value.
+func (t *suite) create(name upstream.SecretName) {
+	t.Helper()
+	_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: data("v1")})
+	t.ok("create "+string(name), err)
+}
+
+// put adds a version whose value is its id.
+func (t *suite) put(id upstream.VersionID, stages ...upstream.VersionStage) upstream.SecretVersion {
+	t.Helper()
+	v, err := t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{
+		SecretName: app, VersionID: id, SecretData: data(string(id)), VersionStages: stages,
+	})
+	t.ok("put "+string(id), err)
+	return v
+}
+
+func (t *suite) move(stage upstream.VersionStage, to, from upstream.VersionID) error {
+	return t.m.UpdateSecretVersionStage(t.Context(), upstream.UpdateSecretVersionStageInput{
+		SecretName: app, VersionStage: stage, MoveToVersion: to, RemoveFromVersion: from,
+	})
+}
+
+func (t *suite) get(ref upstream.SecretRef) (upstream.SecretValue, error) {
+	return t.m.GetSecretValue(t.Context(), ref)
+}
+
+// marks checks which version a label marks; no version means that the label must not exist.
+func (t *suite) marks(stage upstream.VersionStage, want upstream.VersionID) {
+	t.Helper()
+	v, err := t.get(upstream.SecretRef{SecretName: app, VersionStage: stage})
+	if want == "" {
+		t.refused("read "+string(stage), err, upstream.ErrNotFound)
+		return
+	}
+	if err != nil {
+		t.Errorf("read %s: %v", stage, err)
+		return
+	}
+	if v.VersionID != want || string(v.SecretData.Reveal()) != string(want) || !slices.Contains(v.VersionStages, stage) {
+		t.Errorf("%s marks %s with labels %v, want %s", stage, v.VersionID, v.VersionStages, want)
+	}
+}
+
+// holds checks all versions with their labels, newest first, each written "v2 ACSCurrent a".
+func (t *suite) holds(want ...string) {
+	t.Helper()
+	out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{
+		SecretName: app, IncludeDeprecated: true, Page: upstream.Page{Size: 100},
+	})
+	t.ok("list versions", err)
+	var got []string
+	for _, v := range out.Versions {
+		line := string(v.VersionID)
+		for _, stage := range v.VersionStages {
+			line += " " + string(stage)
+		}
+		got = append(got, line)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("versions are\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// needAdvance skips the test where time cannot be moved.
+func (t *suite) needAdvance() {
+	t.Helper()
+	if t.advance == nil {
+		t.Skip("this backend's clock cannot be moved")
+	}
+}
+
+// about reports whether two times are the same but for delays, clocks and rounding.
+func about(a, b time.Time) bool { return a.Sub(b).Abs() < time.Minute }

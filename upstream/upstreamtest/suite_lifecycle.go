@@ -1,0 +1,258 @@
+package upstreamtest
+
+import (
+	"strings"
+	"time"
+
+	"secretagent/upstream"
+)
+
+const day = 24 * time.Hour
+
+// remove schedules the deletion of app/db.
+func (t *suite) remove(days int) time.Time {
+	t.Helper()
+	planned, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: days})
+	t.ok("delete", err)
+	return planned
+}
+
+func (t *suite) force() error {
+	_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, ForceDeleteWithoutRecovery: true})
+	return err
+}
+
+var deletingPromises = []promise{
+	{"a deletion is planned for the end of the recovery window, thirty days unless told", func(t *suite) {
+		for _, c := range []struct{ days, want int }{{0, 30}, {7, 7}, {30, 30}} {
+			t.create(app)
+			planned := t.remove(c.days)
+			meta, err := t.m.DescribeSecret(t.Context(), app, false)
+			t.ok("describe", err)
+			if !about(planned, meta.CreateTime.Add(time.Duration(c.want)*day)) || !about(planned, meta.PlannedDeleteTime) {
+				t.Errorf("window %d: created %s, planned %s, described as %s", c.days, meta.CreateTime, planned, meta.PlannedDeleteTime)
+			}
+			t.ok("force", t.force())
+		}
+	}},
+	{"a recovery window outside seven to thirty days is refused", func(t *suite) {
+		t.create(app)
+		for _, days := range []int{-1, 1, 6, 31, 1 << 30} {
+			_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: days})
+			t.refused("delete", err, upstream.ErrInvalidParameter)
+		}
+		t.marks(upstream.ACSCurrent, "v1")
+	}},
+	{"reads of the value and writes are refused during the window", func(t *suite) {
+		t.create(app)
+		t.remove(7)
+		description := "new"
+		_, err := t.get(upstream.SecretRef{SecretName: app})
+		t.refused("read", err, upstream.ErrPendingDeletion)
+		_, err = t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})
+		t.refused("read by version", err, upstream.ErrPendingDeletion)
+		_, err = t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: data("v2")})
+		t.refused("put", err, upstream.ErrPendingDeletion)
+		_, err = t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})
+		t.refused("put again", err, upstream.ErrPendingDeletion)
+		t.refused("stage", t.move("blue", "v1", ""), upstream.ErrPendingDeletion)
+		t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &description}), upstream.ErrPendingDeletion)
+		t.refused("tag", t.m.TagResources(t.Context(), []upstream.SecretName{app}, manyTags(1)), upstream.ErrPendingDeletion)
+		_, err = t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})
+		t.refused("create", err, upstream.ErrPendingDeletion)
+	}},
+	{"the secret stays described and listed during the window", func(t *suite) {
+		t.create(app)
+		planned := t.remove(7)
+		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
+		t.ok("list", err)
+		if len(out.Secrets) != 1 || !about(out.Secrets[0].PlannedDeleteTime, planned) {
+			t.Errorf("got %+v", out.Secrets)
+		}
+	}},
+	{"a second deletion is refused and the first plan stays", func(t *suite) {
+		t.create(app)
+		planned := t.remove(7)
+		_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: 30})
+		t.refused("delete", err, upstream.ErrPendingDeletion)
+		meta, err := t.m.DescribeSecret(t.Context(), app, false)
+		t.ok("describe", err)
+		if !about(meta.PlannedDeleteTime, planned) {
+			t.Errorf("planned for %s, was %s", meta.PlannedDeleteTime, planned)
+		}
+	}},
+	{"a restored secret has its versions and labels back", func(t *suite) {
+		t.create(app)
+		t.put("v2")
+		t.put("v3", "blue")
+		t.remove(7)
+		t.ok("restore", t.m.RestoreSecret(t.Context(), app))
+		t.holds("v3 blue", "v2 ACSCurrent", "v1 ACSPrevious")
+		t.marks(upstream.ACSCurrent, "v2")
+		meta, err := t.m.DescribeSecret(t.Context(), app, false)
+		t.ok("describe", err)
+		if !meta.PlannedDeleteTime.IsZero() {
+			t.Errorf("still planned for %s", meta.PlannedDeleteTime)
+		}
+		t.put("v4")
+		t.remove(7)
+		t.ok("restore again", t.m.RestoreSecret(t.Context(), app))
+		t.marks(upstream.ACSCurrent, "v4")
+	}},
+	{"only a secret in its window can be restored", func(t *suite) {
+		t.create(app)
+		t.refused("live", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotPendingDeletion)
+		t.refused("missing", t.m.RestoreSecret(t.Context(), missing), upstream.ErrNotFound)
+		t.ok("force", t.force())
+		t.refused("deleted", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotFound)
+	}},
+	{"a forced deletion is immediate, ignores the window and frees the name", func(t *suite) {
+		t.create(app)
+		t.put("v2")
+		planned, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{
+			SecretName: app, ForceDeleteWithoutRecovery: true, RecoveryWindowInDays: 30,
+		})
+		t.ok("force", err)
+		if !planned.IsZero() {
+			t.Errorf("planned for %s", planned)
+		}
+		_, err = t.get(upstream.SecretRef{SecretName: app})
+		t.refused("read", err, upstream.ErrNotFound)
+		_, err = t.m.DescribeSecret(t.Context(), app, false)
+		t.refused("describe", err, upstream.ErrNotFound)
+		t.create(app)
+		t.holds("v1 ACSCurrent")
+	}},
+	{"a secret in its window can be deleted by force", func(t *suite) {
+		t.create(app)
+		t.remove(7)
+		t.ok("force", t.force())
+		_, err := t.m.DescribeSecret(t.Context(), app, false)
+		t.refused("describe", err, upstream.ErrNotFound)
+		t.create(app)
+	}},
+	{"deleting a secret that does not exist is not found", func(t *suite) {
+		_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: missing})
+		t.refused("delete", err, upstream.ErrNotFound)
+		t.refused("force", t.force(), upstream.ErrNotFound)
+	}},
+	{"past its window a secret is gone and its name free", func(t *suite) {
+		t.needAdvance()
+		t.create(app)
+		t.put("v2")
+		t.remove(7)
+		t.advance(7*day - time.Hour)
+		_, err := t.get(upstream.SecretRef{SecretName: app})
+		t.refused("read before the end", err, upstream.ErrPendingDeletion)
+		t.advance(2 * time.Hour)
+		_, err = t.get(upstream.SecretRef{SecretName: app})
+		t.refused("read", err, upstream.ErrNotFound)
+		_, err = t.m.DescribeSecret(t.Context(), app, false)
+		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("restore", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotFound)
+		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
+		t.ok("list", err)
+		if out.TotalCount != 0 || len(out.Secrets) != 0 {
+			t.Errorf("still listed: %+v", out)
+		}
+		t.create(app)
+		t.holds("v1 ACSCurrent")
+	}},
+	{"a restored secret outlives the window", func(t *suite) {
+		t.needAdvance()
+		t.create(app)
+		t.remove(7)
+		t.advance(6 * day)
+		t.ok("restore", t.m.RestoreSecret(t.Context(), app))
+		t.advance(30 * day)
+		t.marks(upstream.ACSCurrent, "v1")
+	}},
+}
+
+var metadataPromises = []promise{
+	{"a description can be changed, cleared and left alone", func(t *suite) {
+		t.create(app)
+		for _, want := range []string{"first", "第二 \"quoted\" & more", strings.Repeat("d", maxDescription), ""} {
+			t.ok("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &want}))
+			t.ok("update nothing", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app}))
+			meta, err := t.m.DescribeSecret(t.Context(), app, false)
+			t.ok("describe", err)
+			if meta.Description != want {
+				t.Errorf("description is %q, want %q", meta.Description, want)
+			}
+		}
+		t.holds("v1 ACSCurrent")
+	}},
+	{"a description without end is refused", func(t *suite) {
+		t.create(app)
+		long := strings.Repeat("d", 20000)
+		t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &long}), tooMuch...)
+	}},
+	{"custom data of a generic secret is refused", func(t *suite) {
+		t.create(app)
+		err := t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, CustomData: map[string]string{"a": "b"}})
+		t.refused("update", err, notForGenerics...)
+	}},
+	{"a description says when the secret was made and changed", func(t *suite) {
+		t.needAdvance()
+		t.create(app)
+		t.advance(time.Hour)
+		description := "new"
+		t.ok("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &description}))
+		meta, err := t.m.DescribeSecret(t.Context(), app, false)
+		t.ok("describe", err)
+		if !about(meta.UpdateTime, meta.CreateTime.Add(time.Hour)) {
+			t.Errorf("created %s, updated %s", meta.CreateTime, meta.UpdateTime)
+		}
+	}},
+	{"a version says when it was made", func(t *suite) {
+		t.needAdvance()
+		t.create(app)
+		t.advance(time.Hour)
+		t.put("v2")
+		v1, err := t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})
+		t.ok("read v1", err)
+		v2, err := t.get(upstream.SecretRef{SecretName: app, VersionID: "v2"})
+		t.ok("read v2", err)
+		if !about(v2.CreateTime, v1.CreateTime.Add(time.Hour)) {
+			t.Errorf("v1 made %s, v2 made %s", v1.CreateTime, v2.CreateTime)
+		}
+	}},
+	{"an unknown or malformed name is refused", func(t *suite) {
+		description := "new"
+		_, err := t.m.DescribeSecret(t.Context(), missing, true)
+		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: missing, Description: &description}), upstream.ErrNotFound)
+		for _, name := range []upstream.SecretName{"", "a b", "../\x00"} {
+			_, err := t.m.DescribeSecret(t.Context(), name, false)
+			t.refused("describe", err, invalid...)
+			t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: name, Description: &description}), invalid...)
+			t.refused("restore", t.m.RestoreSecret(t.Context(), name), invalid...)
+			_, err = t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true})
+			t.refused("delete", err, invalid...)
+		}
+	}},
+}
+
+var rotatingPromises = []promise{
+	{"a generic secret cannot be rotated by the backend", func(t *suite) {
+		t.create(app)
+		t.refused("rotate", t.m.RotateSecret(t.Context(), app, "v2"), upstream.ErrUnsupported)
+		err := t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{
+			SecretName: app, EnableAutomaticRotation: true, RotationInterval: "604800s",
+		})
+		t.refused("policy", err, upstream.ErrUnsupported)
+		t.refused("policy off", t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{SecretName: app}), upstream.ErrUnsupported)
+		t.holds("v1 ACSCurrent")
+	}},
+	{"a secret that does not exist is not found", func(t *suite) {
+		t.refused("rotate", t.m.RotateSecret(t.Context(), missing, "v2"), upstream.ErrNotFound)
+		t.refused("policy", t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{SecretName: missing}), upstream.ErrNotFound)
+	}},
+	{"a malformed name or version is refused", func(t *suite) {
+		t.create(app)
+		t.refused("name", t.m.RotateSecret(t.Context(), "a b", "v2"), invalid...)
+		t.refused("no version", t.m.RotateSecret(t.Context(), app, ""), invalid...)
+		t.refused("policy", t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{}), invalid...)
+	}},
+}

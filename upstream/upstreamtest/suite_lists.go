@@ -1,0 +1,183 @@
+package upstreamtest
+
+import (
+	"fmt"
+	"slices"
+
+	"secretagent/upstream"
+)
+
+// names returns the secrets that match, through all pages of the given size, sorted.
+func (t *suite) names(size int, filters ...upstream.Filter) []upstream.SecretName {
+	t.Helper()
+	var names []upstream.SecretName
+	for number := 1; ; number++ {
+		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: filters, Page: upstream.Page{Number: number, Size: size}})
+		t.ok("list", err)
+		for _, s := range out.Secrets {
+			names = append(names, s.SecretName)
+		}
+		if len(out.Secrets) == 0 || number > 100 {
+			if out.TotalCount != len(names) {
+				t.Errorf("the total count is %d of %d", out.TotalCount, len(names))
+			}
+			slices.Sort(names)
+			return names
+		}
+		if len(out.Secrets) > size {
+			t.Errorf("page %d holds %d of at most %d", number, len(out.Secrets), size)
+		}
+	}
+}
+
+var listingPromises = []promise{
+	{"an empty backend lists nothing", func(t *suite) {
+		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
+		t.ok("list", err)
+		if out.TotalCount != 0 || len(out.Secrets) != 0 {
+			t.Errorf("got %+v", out)
+		}
+	}},
+	{"pages of secrets cover all, once each", func(t *suite) {
+		var want []upstream.SecretName
+		for i := range 13 {
+			name := upstream.SecretName(fmt.Sprintf("s%02d", i))
+			t.create(name)
+			want = append(want, name)
+		}
+		for _, size := range []int{1, 4, 13, 100} {
+			if got := t.names(size); !slices.Equal(got, want) {
+				t.Errorf("pages of %d: %v", size, got)
+			}
+		}
+		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
+		t.ok("list", err)
+		if len(out.Secrets) != 10 || out.TotalCount != 13 || out.Page != (upstream.Page{Number: 1, Size: 10}) {
+			t.Errorf("without a page: %d of %d, page %+v", len(out.Secrets), out.TotalCount, out.Page)
+		}
+		out, err = t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: upstream.Page{Number: 1 << 30, Size: 100}})
+		t.ok("list past the end", err)
+		if len(out.Secrets) != 0 || out.TotalCount != 13 {
+			t.Errorf("past the end: %d of %d", len(out.Secrets), out.TotalCount)
+		}
+	}},
+	{"pages of versions are newest first and cover all, once each", func(t *suite) {
+		t.create(app)
+		for i := 2; i <= 7; i++ {
+			t.put(upstream.VersionID(fmt.Sprintf("v%d", i)))
+		}
+		var got []upstream.VersionID
+		for number := 1; number <= 4; number++ {
+			out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{
+				SecretName: app, IncludeDeprecated: true, Page: upstream.Page{Number: number, Size: 3},
+			})
+			t.ok("list", err)
+			if out.TotalCount != 7 || out.Page != (upstream.Page{Number: number, Size: 3}) || out.SecretName != app {
+				t.Errorf("total %d, page %+v, name %s", out.TotalCount, out.Page, out.SecretName)
+			}
+			for _, v := range out.Versions {
+				got = append(got, v.VersionID)
+				if v.CreateTime.IsZero() {
+					t.Errorf("%s was never made", v.VersionID)
+				}
+			}
+		}
+		if want := []upstream.VersionID{"v7", "v6", "v5", "v4", "v3", "v2", "v1"}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}},
+	{"versions without a label are listed only when asked for", func(t *suite) {
+		t.create(app)
+		t.put("v2")
+		t.put("v3")
+		out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app})
+		t.ok("list", err)
+		if len(out.Versions) != 2 || out.TotalCount != 2 || out.Versions[0].VersionID != "v3" || out.Versions[1].VersionID != "v2" {
+			t.Errorf("got %+v", out)
+		}
+		if out.Page != (upstream.Page{Number: 1, Size: 20}) {
+			t.Errorf("the default page is %+v", out.Page)
+		}
+		t.holds("v3 ACSCurrent", "v2 ACSPrevious", "v1")
+	}},
+	{"versions of an unknown or malformed secret are refused", func(t *suite) {
+		_, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: missing})
+		t.refused("unknown", err, upstream.ErrNotFound)
+		_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: "a b"})
+		t.refused("malformed", err, invalid...)
+		_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{})
+		t.refused("empty", err, invalid...)
+	}},
+	{"a page out of range is refused", func(t *suite) {
+		t.create(app)
+		for _, page := range []upstream.Page{{Number: -1}, {Size: -1}, {Size: 101}} {
+			_, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: page})
+			t.refused("secrets", err, upstream.ErrInvalidParameter)
+			_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app, Page: page})
+			t.refused("versions", err, upstream.ErrInvalidParameter)
+		}
+	}},
+	{"a filter selects exact values, one of several, and all filters must match", func(t *suite) {
+		for _, s := range []upstream.CreateSecretInput{
+			{SecretName: "a", Description: "one", Tags: []upstream.Tag{{Key: "env", Value: "dev"}}},
+			{SecretName: "ab", Description: "one", Tags: []upstream.Tag{{Key: "env", Value: "prod"}, {Key: "tier", Value: "web"}}},
+			{SecretName: "b", Description: "two", Tags: []upstream.Tag{{Key: "team", Value: "prod"}}},
+		} {
+			s.VersionID, s.SecretData = "v1", data("x")
+			_, err := t.m.CreateSecret(t.Context(), s)
+			t.ok("create", err)
+		}
+		for _, c := range []struct {
+			filters []upstream.Filter
+			want    []upstream.SecretName
+		}{
+			{nil, []upstream.SecretName{"a", "ab", "b"}},
+			{[]upstream.Filter{{Key: "SecretName", Values: []string{"a"}}}, []upstream.SecretName{"a"}},
+			{[]upstream.Filter{{Key: "SecretName", Values: []string{"a", "b", "c"}}}, []upstream.SecretName{"a", "b"}},
+			{[]upstream.Filter{{Key: "SecretName", Values: []string{"A"}}}, nil},
+			{[]upstream.Filter{{Key: "Description", Values: []string{"one"}}}, []upstream.SecretName{"a", "ab"}},
+			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}}, []upstream.SecretName{"a", "ab"}},
+			{[]upstream.Filter{{Key: "TagValue", Values: []string{"prod"}}}, []upstream.SecretName{"ab", "b"}},
+			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Generic"}}}, []upstream.SecretName{"a", "ab", "b"}},
+			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Rds"}}}, nil},
+			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}, {Key: "TagValue", Values: []string{"prod"}}}, []upstream.SecretName{"ab"}},
+			{[]upstream.Filter{{Key: "Description", Values: []string{"one"}}, {Key: "SecretName", Values: []string{"b"}}}, nil},
+		} {
+			if got := t.names(2, c.filters...); !slices.Equal(got, c.want) {
+				t.Errorf("%v: got %v, want %v", c.filters, got, c.want)
+			}
+		}
+	}},
+	{"a filter that is malformed is refused", func(t *suite) {
+		eleven := slices.Repeat([]string{"x"}, 11)
+		for _, filters := range [][]upstream.Filter{
+			{{Key: "Colour", Values: []string{"x"}}},
+			{{Values: []string{"x"}}},
+			{{Key: "SecretName", Values: eleven}},
+			slices.Repeat([]upstream.Filter{{Key: "SecretName", Values: []string{"x"}}}, 11),
+		} {
+			_, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: filters})
+			t.refused(fmt.Sprintf("%.60v", filters), err, invalid...)
+		}
+	}},
+	{"a list entry describes the secret; tags only when asked for", func(t *suite) {
+		_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
+			SecretName: app, VersionID: "v1", SecretData: data("x"), Tags: []upstream.Tag{{Key: "env", Value: "dev"}},
+		})
+		t.ok("create", err)
+		for _, fetch := range []bool{false, true} {
+			out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{FetchTags: fetch})
+			t.ok("list", err)
+			if len(out.Secrets) != 1 {
+				t.Fatalf("got %+v", out)
+			}
+			s := out.Secrets[0]
+			if s.SecretName != app || s.SecretType != upstream.SecretTypeGeneric || s.CreateTime.IsZero() || s.UpdateTime.IsZero() || !s.PlannedDeleteTime.IsZero() {
+				t.Errorf("got %+v", s)
+			}
+			if (len(s.Tags) == 1) != fetch {
+				t.Errorf("fetch tags %t: got %v", fetch, s.Tags)
+			}
+		}
+	}},
+}

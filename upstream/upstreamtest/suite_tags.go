@@ -1,0 +1,195 @@
+package upstreamtest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"secretagent/upstream"
+)
+
+func manyTags(n int) []upstream.Tag {
+	var tags []upstream.Tag
+	for i := range n {
+		tags = append(tags, upstream.Tag{Key: fmt.Sprintf("k%02d", i), Value: fmt.Sprintf("v%02d", i)})
+	}
+	return tags
+}
+
+func sortedTags(tags []upstream.Tag) []upstream.Tag {
+	return slices.SortedFunc(slices.Values(tags), func(a, b upstream.Tag) int { return cmp.Compare(a.Key, b.Key) })
+}
+
+// tagged checks the tags of one secret.
+func (t *suite) tagged(name upstream.SecretName, want ...upstream.Tag) {
+	t.Helper()
+	meta, err := t.m.DescribeSecret(t.Context(), name, true)
+	t.ok("describe", err)
+	if got := sortedTags(meta.Tags); !slices.Equal(got, want) {
+		t.Errorf("the tags of %s are %v, want %v", name, got, want)
+	}
+}
+
+// rows returns all rows through all pages, sorted.
+func (t *suite) rows(in upstream.ListTagResourcesInput) []upstream.TagRow {
+	t.Helper()
+	var rows []upstream.TagRow
+	for range 100 {
+		out, err := t.m.ListTagResources(t.Context(), in)
+		t.ok("list tags", err)
+		rows = append(rows, out.Rows...)
+		if in.NextToken = out.NextToken; in.NextToken == "" {
+			break
+		}
+	}
+	slices.SortFunc(rows, func(a, b upstream.TagRow) int {
+		return cmp.Or(cmp.Compare(a.SecretName, b.SecretName), cmp.Compare(a.Tag.Key, b.Tag.Key))
+	})
+	return rows
+}
+
+var taggingPromises = []promise{
+	{"tags are added, overwritten and removed", func(t *suite) {
+		t.create(app)
+		one := []upstream.SecretName{app}
+		t.ok("tag", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "tier", Value: "web"}}))
+		t.ok("overwrite", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "prod"}, {Key: "empty"}}))
+		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"}, upstream.Tag{Key: "tier", Value: "web"})
+		t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"tier", "never-there"}}))
+		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"})
+	}},
+	{"a description holds tags only when asked for", func(t *suite) {
+		t.create(app)
+		t.ok("tag", t.m.TagResources(t.Context(), []upstream.SecretName{app}, manyTags(1)))
+		meta, err := t.m.DescribeSecret(t.Context(), app, false)
+		t.ok("describe", err)
+		if len(meta.Tags) != 0 {
+			t.Errorf("got %v", meta.Tags)
+		}
+	}},
+	{"several secrets are tagged and untagged at once", func(t *suite) {
+		t.create("a")
+		t.create("b")
+		t.create("c")
+		ab := []upstream.SecretName{"a", "b"}
+		t.ok("tag", t.m.TagResources(t.Context(), ab, manyTags(2)))
+		t.tagged("a", manyTags(2)...)
+		t.tagged("b", manyTags(2)...)
+		t.tagged("c")
+		t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: ab, TagKeys: []string{"k00"}}))
+		t.tagged("a", manyTags(2)[1])
+		t.tagged("b", manyTags(2)[1])
+	}},
+	{"all tags go with All, which counts only without keys", func(t *suite) {
+		t.create(app)
+		one := []upstream.SecretName{app}
+		t.ok("tag", t.m.TagResources(t.Context(), one, manyTags(3)))
+		t.ok("untag one", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"k00"}, All: true}))
+		t.tagged(app, manyTags(3)[1:]...)
+		t.ok("untag all", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, All: true}))
+		t.tagged(app)
+	}},
+	{"a secret has at most twenty tags", func(t *suite) {
+		t.create(app)
+		one := []upstream.SecretName{app}
+		t.ok("twenty", t.m.TagResources(t.Context(), one, manyTags(maxTags)))
+		t.refused("one more", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "extra"}}), tooMuch...)
+		t.ok("overwrite", t.m.TagResources(t.Context(), one, manyTags(maxTags)))
+		t.tagged(app, manyTags(maxTags)...)
+		t.refused("more than twenty at once", t.m.TagResources(t.Context(), one, manyTags(maxTags+1)), tooMuch...)
+	}},
+	{"keys and values are bounded and the service's own keys reserved", func(t *suite) {
+		t.create(app)
+		long := strings.Repeat("t", maxTagText)
+		one := []upstream.SecretName{app}
+		t.ok("full length", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: long, Value: `Az09/\_-.+=:@`}, {Key: `Az09/\_-.+=:@`, Value: long}}))
+		for _, tag := range []upstream.Tag{
+			{Key: long + "t"}, {Key: "k", Value: long + "t"}, {Value: "no key"}, {Key: "a b"}, {Key: "k", Value: "a,b"},
+			{Key: "aliyun-mine"}, {Key: "acs:mine"},
+		} {
+			t.refused(fmt.Sprintf("%.20q", tag), t.m.TagResources(t.Context(), one, []upstream.Tag{tag}), invalid...)
+		}
+		t.tagged(app, sortedTags([]upstream.Tag{{Key: long, Value: `Az09/\_-.+=:@`}, {Key: `Az09/\_-.+=:@`, Value: long}})...)
+	}},
+	{"an unknown secret is not found and no other is changed", func(t *suite) {
+		t.create(app)
+		both := []upstream.SecretName{app, missing}
+		t.refused("tag", t.m.TagResources(t.Context(), both, manyTags(1)), upstream.ErrNotFound)
+		t.tagged(app)
+		t.ok("tag one", t.m.TagResources(t.Context(), both[:1], manyTags(1)))
+		t.refused("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: both, All: true}), upstream.ErrNotFound)
+		t.tagged(app, manyTags(1)...)
+	}},
+	{"a request that names nothing is refused", func(t *suite) {
+		t.create(app)
+		one := []upstream.SecretName{app}
+		t.refused("no secret", t.m.TagResources(t.Context(), nil, manyTags(1)), invalid...)
+		t.refused("no tag", t.m.TagResources(t.Context(), one, nil), invalid...)
+		t.refused("untag no secret", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{TagKeys: []string{"k"}}), invalid...)
+		t.refused("untag no key", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one}), invalid...)
+		_, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{})
+		t.refused("list", err, invalid...)
+	}},
+	{"more than fifty secrets in one request are refused", func(t *suite) {
+		var names []upstream.SecretName
+		for i := range maxTagNames + 1 {
+			names = append(names, upstream.SecretName(fmt.Sprintf("s%02d", i)))
+		}
+		t.refused("tag", t.m.TagResources(t.Context(), names, manyTags(1)), tooMuch...)
+		_, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
+		t.refused("list", err, tooMuch...)
+	}},
+	{"tags are listed by secret, by tag and by both", func(t *suite) {
+		t.create("a")
+		t.create("b")
+		t.ok("tag a", t.m.TagResources(t.Context(), []upstream.SecretName{"a"}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "tier", Value: "web"}}))
+		t.ok("tag b", t.m.TagResources(t.Context(), []upstream.SecretName{"b"}, []upstream.Tag{{Key: "env", Value: "prod"}}))
+		aEnv := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "env", Value: "dev"}}
+		aTier := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "tier", Value: "web"}}
+		bEnv := upstream.TagRow{SecretName: "b", Tag: upstream.Tag{Key: "env", Value: "prod"}}
+
+		if got := t.rows(upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a"}}); !slices.Equal(got, []upstream.TagRow{aEnv, aTier}) {
+			t.Errorf("by secret: %v", got)
+		}
+		if got := t.rows(upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a", "b"}}); !slices.Equal(got, []upstream.TagRow{aEnv, aTier, bEnv}) {
+			t.Errorf("by secrets: %v", got)
+		}
+		// Whether the other tags of a match are listed as well is the backend's choice.
+		for _, c := range []struct {
+			in      upstream.ListTagResourcesInput
+			has, no upstream.TagRow
+		}{
+			{upstream.ListTagResourcesInput{Tags: []upstream.Tag{{Key: "env", Value: "dev"}}}, aEnv, bEnv},
+			{upstream.ListTagResourcesInput{Tags: []upstream.Tag{{Key: "tier"}}}, aTier, bEnv},
+			{upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"b"}, Tags: []upstream.Tag{{Key: "env"}}}, bEnv, aEnv},
+		} {
+			if got := t.rows(c.in); !slices.Contains(got, c.has) || slices.Contains(got, c.no) {
+				t.Errorf("%v: got %v, want %v and not %v", c.in, got, c.has, c.no)
+			}
+		}
+		if got := t.rows(upstream.ListTagResourcesInput{Tags: []upstream.Tag{{Key: "env", Value: "never"}}}); len(got) != 0 {
+			t.Errorf("by a value that nobody has: %v", got)
+		}
+	}},
+	{"pages of tags cover all, once each", func(t *suite) {
+		var names []upstream.SecretName
+		for i := range 11 {
+			name := upstream.SecretName(fmt.Sprintf("s%02d", i))
+			t.create(name)
+			names = append(names, name)
+		}
+		t.ok("tag", t.m.TagResources(t.Context(), names, manyTags(maxTags)))
+		first, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
+		t.ok("list", err)
+		if len(first.Rows) != tagRowsPerPage || first.NextToken == "" {
+			t.Errorf("the first page holds %d rows, next token %q", len(first.Rows), first.NextToken)
+		}
+		rows := t.rows(upstream.ListTagResourcesInput{SecretNames: names})
+		if total := len(rows); total != 11*maxTags || len(slices.Compact(rows)) != total {
+			t.Errorf("%d rows, %d of them different", total, len(slices.Compact(rows)))
+		}
+		_, err = t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names, NextToken: "never given out"})
+		t.refused("a made-up token", err, upstream.ErrInvalidParameter)
+	}},
+}
