@@ -1,0 +1,50 @@
+package config
+
+import (
+	"time"
+
+	"secretagent/upstream"
+)
+
+// Cache is what is kept in memory, and for how long.
+type Cache struct {
+	MaxEntries  int           `yaml:"maxEntries" default:"1000" min:"1" max:"10000000"`
+	MaxBytes    ByteSize      `yaml:"maxBytes" default:"64MiB" min:"64KiB" max:"64GiB"`
+	TTL         time.Duration `yaml:"ttl" default:"5m" min:"1s" max:"168h"`
+	MaxStale    time.Duration `yaml:"maxStale" default:"24h" min:"0s" max:"8760h"` // beyond ttl, while the upstream fails
+	NegativeTTL time.Duration `yaml:"negativeTTL" default:"5s" min:"0s" max:"1h"`  // of "not found" and "denied"
+	Sealed      *Sealed       `yaml:"sealed"`                                      // nil: nothing survives a restart
+}
+
+// Sealed is the encrypted copy of the cache that bridges a restart without upstream.
+type Sealed struct {
+	Path     Path     `yaml:"path" default:"./var/data/cache.db"`
+	Keyring  Path     `yaml:"keyring" default:"./var/keys/keyring.json" path:"watch"` // created when missing
+	MaxBytes ByteSize `yaml:"maxBytes" default:"64MiB" min:"64KiB" max:"64GiB"`
+}
+
+// Secret is a declared secret: fetched at start, never evicted, part of readiness.
+type Secret struct {
+	Name upstream.SecretRef `yaml:"name" required:"true"`    // with a label: name:Label
+	TTL  time.Duration      `yaml:"ttl" min:"1s" max:"168h"` // zero: that of the cache
+}
+
+func (c *Cache) check(p *problems) {
+	if c.NegativeTTL > c.TTL {
+		p.addf("cache.negativeTTL", c.NegativeTTL.String(), "must not be longer than cache.ttl, %s", c.TTL)
+	}
+	if c.Sealed != nil && c.Sealed.Path == c.Sealed.Keyring {
+		p.addf("cache.sealed.path", string(c.Sealed.Path), "is also the keyring")
+	}
+}
+
+func checkSecrets(p *problems, secrets []Secret) {
+	declared := map[upstream.SecretRef]bool{}
+	for i, s := range secrets {
+		ref := s.Name.WithDefaults()
+		if s.Name.SecretName != "" && declared[ref] {
+			p.addf(key("secrets[%d].name", i), s.Name.String(), "is declared twice: keep one")
+		}
+		declared[ref] = true
+	}
+}

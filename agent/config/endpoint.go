@@ -1,0 +1,148 @@
+package config
+
+import (
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Endpoint is where applications ask for secrets.
+type Endpoint struct {
+	// Listen is a TCP address; empty means none. An address that is not loopback needs
+	// AllowNonLoopback and TLS.
+	Listen           string   `yaml:"listen" default:"127.0.0.1:2025" off:"true"`
+	AllowNonLoopback bool     `yaml:"allowNonLoopback" default:"false"`
+	AllowedHosts     []string `yaml:"allowedHosts"` // Host headers accepted besides loopback ones
+	TLS              *TLS     `yaml:"tls"`          // nil: plain HTTP on the TCP listener
+
+	// Socket is a unix socket; empty means none.
+	Socket      Path     `yaml:"socket" off:"true"`
+	SocketMode  FileMode `yaml:"socketMode" default:"0600"`
+	SocketUser  Account  `yaml:"socketUser"`
+	SocketGroup Account  `yaml:"socketGroup"`
+
+	// TokenFile holds the token of whoever is not one of Callers; created 0600 when missing.
+	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch"`
+	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
+	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
+	Callers    []Caller      `yaml:"callers"` // empty: who holds TokenFile reads everything
+
+	PathPrefix string `yaml:"pathPrefix" default:"/v1/"`
+	Format     string `yaml:"format" default:"kms" enum:"kms|aws|vault|raw"` // of answers to requests that name none
+
+	MaxConnections int           `yaml:"maxConnections" default:"800" min:"1" max:"1000000"`
+	MaxWaiting     int           `yaml:"maxWaiting" default:"4096" min:"0" max:"1000000"` // long polls at once
+	ReadTimeout    time.Duration `yaml:"readTimeout" default:"5s" min:"100ms" max:"10m"`
+	WriteTimeout   time.Duration `yaml:"writeTimeout" default:"10s" min:"100ms" max:"10m"`
+	IdleTimeout    time.Duration `yaml:"idleTimeout" default:"2m" min:"1s" max:"24h"`
+
+	Audit *Audit `yaml:"audit"` // nil: no audit log
+}
+
+// Caller is an application and what it may read. It is known by its token, or on the unix
+// socket by the user or group of its process; when both are set, both must fit.
+type Caller struct {
+	Name      string   `yaml:"name" required:"true"`
+	TokenFile Path     `yaml:"tokenFile" path:"watch"` // created 0600 when missing
+	UIDs      []int    `yaml:"uids" min:"0" max:"4294967294"`
+	GIDs      []int    `yaml:"gids" min:"0" max:"4294967294"`
+	Secrets   []string `yaml:"secrets" required:"true"` // globs over secret names
+}
+
+// Audit is the log of who asked for what, as JSON lines. Exactly one of File and Stderr is
+// set.
+type Audit struct {
+	File   Path `yaml:"file"` // appended to, 0600; reopened on SIGHUP
+	Stderr bool `yaml:"stderr" default:"false"`
+	Sample int  `yaml:"sample" default:"1" min:"1" max:"1000000"` // one of this many hits is written; refusals always
+}
+
+var (
+	headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
+	pathPrefix = regexp.MustCompile(`^/([A-Za-z0-9._~-]+/)*$`)
+	callerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+)
+
+func (e *Endpoint) check(p *problems) {
+	checkListen(p, "endpoint.listen", e.Listen)
+	if e.Listen != "" && !loopback(e.Listen) {
+		switch {
+		case !e.AllowNonLoopback:
+			p.addf("endpoint.listen", e.Listen, "is no loopback address: listen on 127.0.0.1, or set endpoint.allowNonLoopback and endpoint.tls")
+		case e.TLS == nil:
+			p.addf("endpoint.listen", e.Listen, "is no loopback address: endpoint.tls must be set")
+		}
+	}
+	if e.Listen == "" && e.TLS != nil {
+		p.addf("endpoint.tls", "", "has no use without endpoint.listen")
+	}
+	if e.Listen == "" && e.Socket == "" {
+		p.addf("endpoint.socket", "", "must be set when endpoint.listen is off: nobody could reach the agent")
+	}
+	if e.SocketMode&0o600 != 0o600 {
+		p.addf("endpoint.socketMode", e.SocketMode.String(), `must let the owner read and write, as "0600" does`)
+	}
+	if e.Socket == "" {
+		for _, name := range []string{"socketMode", "socketUser", "socketGroup"} {
+			if p.has("endpoint." + name) {
+				p.addf("endpoint."+name, "", "has no use without endpoint.socket")
+			}
+		}
+	}
+	if len(e.Headers) == 0 {
+		p.addf("endpoint.headers", "", "must name at least one header: a token is always required")
+	}
+	for i, h := range e.Headers {
+		if !headerName.MatchString(h) {
+			p.addf(key("endpoint.headers[%d]", i), h, "must be the name of an HTTP header")
+		}
+	}
+	for i, h := range e.AllowedHosts {
+		if !hostPort.MatchString(h) {
+			p.addf(key("endpoint.allowedHosts[%d]", i), h, "must be a host name, with :port if need be")
+		}
+	}
+	switch {
+	case !pathPrefix.MatchString(e.PathPrefix):
+		p.addf("endpoint.pathPrefix", e.PathPrefix, "must start and end with a slash, such as /v1/")
+	case e.PathPrefix == "/", strings.HasPrefix(e.PathPrefix, "/secretsmanager/"):
+		p.addf("endpoint.pathPrefix", e.PathPrefix, "would hide the other paths of the endpoint")
+	}
+	e.checkCallers(p)
+	if a := e.Audit; a != nil {
+		switch {
+		case a.File == "" && !a.Stderr:
+			p.addf("endpoint.audit", "", "must set file or stderr")
+		case a.File != "" && a.Stderr:
+			p.addf("endpoint.audit.stderr", "true", "must not be combined with file: choose one")
+		}
+	}
+}
+
+func (e *Endpoint) checkCallers(p *problems) {
+	names, tokens := map[string]bool{}, map[Path]bool{e.TokenFile: true}
+	for i, c := range e.Callers {
+		at := key("endpoint.callers[%d]", i)
+		if p.has(at+".name") && !callerName.MatchString(c.Name) {
+			p.addf(at+".name", c.Name, "must be 1 to 64 letters, digits, dots, dashes and underscores")
+		}
+		if names[c.Name] && c.Name != "" {
+			p.addf(at+".name", c.Name, "is given to two callers: choose another")
+		}
+		if tokens[c.TokenFile] && c.TokenFile != "" {
+			p.addf(at+".tokenFile", string(c.TokenFile), "is used twice: give every caller a token of its own")
+		}
+		names[c.Name], tokens[c.TokenFile] = true, true
+		if c.TokenFile == "" && len(c.UIDs) == 0 && len(c.GIDs) == 0 {
+			p.addf(at, "", "must have a tokenFile, uids or gids: nothing tells who it is")
+		}
+		if e.Socket == "" {
+			for _, name := range []string{"uids", "gids"} {
+				if p.has(at + "." + name) {
+					p.addf(at+"."+name, "", "works on endpoint.socket only, which is not set")
+				}
+			}
+		}
+		checkGlobs(p, at+".secrets", c.Secrets)
+	}
+}

@@ -1,0 +1,211 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+const (
+	maxFileSize = 1 << 20
+	maxDepth    = 32 // the schema needs 8
+)
+
+// Where [Find] looks, in this order.
+const (
+	fileHere    = "agent.yaml"
+	fileSystem  = "/etc/secretagent/agent.yaml"
+	fileExample = "agent.example.yaml" // so that a fresh clone runs
+)
+
+// EnvFile is the environment variable that names the configuration file.
+const EnvFile = "SECRETAGENT_CONFIG"
+
+// Find returns the path of the configuration file: explicit if it is set, else what
+// getenv(EnvFile) says, else the first that exists of agent.yaml in dir,
+// /etc/secretagent/agent.yaml and agent.example.yaml in dir. An explicit path is not checked
+// for existence. The error, when nothing is found, names the places.
+func Find(explicit string, getenv func(string) string, dir string) (string, error) {
+	if explicit != "" {
+		return explicit, nil
+	}
+	if path := getenv(EnvFile); path != "" {
+		return path, nil
+	}
+	candidates := []string{filepath.Join(dir, fileHere), fileSystem, filepath.Join(dir, fileExample)}
+	for _, path := range candidates {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no configuration file: looked for %s; name one with --config or %s",
+		strings.Join(candidates, ", "), EnvFile)
+}
+
+// Load reads and checks the file at path. The error, when there is one, is [Problems].
+func Load(path string) (*Config, error) {
+	src, err := readFile(path)
+	if err != nil {
+		reason := err.Error()
+		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+			reason = pathErr.Err.Error()
+		}
+		return nil, Problems{{File: path, Reason: reason, Err: err}}
+	}
+	return Parse(path, src)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err == nil && len(src) > maxFileSize {
+		err = errors.New("is larger than 1 MiB, the most that is read")
+	}
+	return src, err
+}
+
+// Parse checks src, the content of the file at path, which itself is not read: path serves
+// messages and relative paths. The error, when there is one, is [Problems].
+func Parse(path string, src []byte) (*Config, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, Problems{{File: path, Reason: err.Error(), Err: err}}
+	}
+	body, tokens, syntaxErr := parseSyntax(path, src)
+	if syntaxErr != nil {
+		return nil, Problems{syntaxErr}
+	}
+	cfg := &Config{file: abs}
+	d := newDecoder(path, filepath.Dir(abs))
+	d.document(body, reflect.ValueOf(cfg).Elem())
+	if _, ok := pairsOf(body); ok {
+		cfg.check(d.problems)
+	}
+	if len(d.found) > 0 {
+		d.excerpts(src, tokens)
+		return nil, d.sorted()
+	}
+	cfg.watched = append([]string{abs}, collectWatched(reflect.ValueOf(cfg))...)
+	return cfg, nil
+}
+
+func newDecoder(file, dir string) *decoder {
+	return &decoder{
+		problems: &problems{file: file, seen: map[string]bool{}, at: map[string]position{}},
+		dir:      dir,
+		shown:    map[position]bool{},
+	}
+}
+
+// parseSyntax returns the body of the one document in src, nil when there is none.
+func parseSyntax(path string, src []byte) (body ast.Node, tokens token.Tokens, problem *Error) {
+	at := func(pos position, reason string) *Error {
+		return &Error{
+			File: path, Line: pos.line, Column: pos.column, Reason: reason,
+			Excerpt: syntaxExcerpt(src, pos.line, pos.column),
+		}
+	}
+	defer func() {
+		if r := recover(); r != nil { // a parser that panics must not take the agent down on reload
+			body, tokens, problem = nil, nil, at(position{1, 1}, "this is not YAML: the parser gave up")
+		}
+	}()
+	src = bytes.TrimPrefix(src, []byte("\uFEFF"))
+	for i, line := range bytes.Split(src, []byte("\n")) {
+		if !utf8.Valid(line) {
+			return nil, nil, at(position{i + 1, 1}, "this line is not UTF-8 text")
+		}
+		if bytes.ContainsRune(line, 0) {
+			return nil, nil, at(position{i + 1, 1}, "this line contains a NUL character")
+		}
+	}
+	tokens = lexer.Tokenize(string(src))
+	if pos, deep := tooDeep(tokens); deep {
+		return nil, nil, at(pos, fmt.Sprintf("sections and lists are nested more than %d deep", maxDepth))
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		pos, reason := position{1, 1}, "this is not YAML"
+		if yamlErr, ok := errors.AsType[yaml.Error](err); ok {
+			pos = tokenPosition(yamlErr.GetToken())
+			reason = "not YAML: " + syntaxReason(yamlErr.GetMessage())
+		}
+		return nil, nil, at(pos, reason)
+	}
+	docs := file.Docs
+	for len(docs) > 0 && docs[0].Body == nil {
+		docs = docs[1:]
+	}
+	if len(docs) == 0 {
+		return nil, tokens, nil
+	}
+	for _, doc := range docs[1:] {
+		if doc.Body != nil {
+			return nil, nil, at(positionOf(doc.Body), "a second document starts here: a configuration has one")
+		}
+	}
+	return docs[0].Body, tokens, nil
+}
+
+// syntaxReason returns a message of the parser without what it quotes from the document,
+// which may be part of a secret.
+func syntaxReason(msg string) string {
+	for _, prefix := range []string{"found unknown escape character", "found invalid tag character"} {
+		if strings.HasPrefix(msg, prefix) {
+			return prefix
+		}
+	}
+	msg, _, _ = strings.Cut(msg, `"`)
+	return strings.ReplaceAll(strings.TrimRight(msg, ": "), "\t", `\t`)
+}
+
+// tooDeep bounds the recursion of the parser.
+func tooDeep(tokens token.Tokens) (position, bool) {
+	flow, run, column := 0, 0, 0
+	var open []int // columns of the blocks around the token
+	for _, tk := range tokens {
+		pos := tokenPosition(tk)
+		switch tk.Type {
+		case token.MappingStartType, token.SequenceStartType:
+			flow++
+		case token.MappingEndType, token.SequenceEndType:
+			flow = max(flow-1, 0)
+		}
+		switch tk.Type { // indicators that nest without a line of their own: "- - - x", "? ? x"
+		case token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType, token.AliasType:
+			run++
+		case token.StringType, token.CommentType, token.SpaceType:
+		default:
+			run = 0
+		}
+		column = pos.column
+		for len(open) > 0 && open[len(open)-1] >= column {
+			open = open[:len(open)-1]
+		}
+		if tk.PreviousType() == token.UnknownType || tk.Prev != nil && tk.Prev.Position.Line < pos.line {
+			open = append(open, column)
+			run = 0
+		}
+		if flow+run+len(open) > maxDepth {
+			return pos, true
+		}
+	}
+	return position{}, false
+}

@@ -1,0 +1,390 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files of testdata")
+
+// parse reads src as if it were /etc/secretagent/agent.yaml.
+func parse(src string) (*Config, error) { return Parse("/etc/secretagent/agent.yaml", []byte(src)) }
+
+func mustParse(t *testing.T, src string) *Config {
+	t.Helper()
+	cfg, err := parse(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestDefaults(t *testing.T) {
+	cfg := mustParse(t, "upstream: {local: }\ncache:\nendpoint:\nsecrets:\n")
+	if cfg.File() != "/etc/secretagent/agent.yaml" {
+		t.Errorf("file %s", cfg.File())
+	}
+	if got, want := cfg.Upstream.Local, (&Local{
+		Database: "/etc/secretagent/var/data/secrets.db", Keyring: "/etc/secretagent/var/keys/keyring.json",
+		MaxVersions: 10, API: API{Socket: "/etc/secretagent/var/run/kms.sock"},
+	}); !reflect.DeepEqual(got, want) {
+		t.Errorf("local\n got %+v\nwant %+v", got, want)
+	}
+	if got, want := cfg.Cache, (Cache{
+		MaxEntries: 1000, MaxBytes: 64 << 20, TTL: 5 * time.Minute, MaxStale: 24 * time.Hour, NegativeTTL: 5 * time.Second,
+	}); got != want {
+		t.Errorf("cache\n got %+v\nwant %+v", got, want)
+	}
+	e := cfg.Endpoint
+	if e.Listen != "127.0.0.1:2025" || e.Socket != "" || e.SocketMode != 0o600 || e.TokenFile != "/etc/secretagent/var/run/token" ||
+		strings.Join(e.Headers, " ") != "X-KMS-Token X-Vault-Token X-Aws-Parameters-Secrets-Token" || e.PathPrefix != "/v1/" ||
+		e.MaxConnections != 800 || e.Format != "kms" || e.Audit != nil || e.TLS != nil {
+		t.Errorf("endpoint %+v", e)
+	}
+	if cfg.Exec != nil || cfg.Secrets != nil || cfg.Templates != nil || cfg.Log != (Log{"info", "text"}) || cfg.Process != (Process{NoDump: true}) {
+		t.Errorf("the rest %+v", cfg)
+	}
+}
+
+func TestValues(t *testing.T) {
+	cfg := mustParse(t, `
+upstream:
+  local:
+    database: data/../s.db
+    keyring: /run/credentials/keyring.json
+    seed:
+      - name: demo/db
+        data: |
+          line one
+      - {name: demo/empty-json, versionId: "2", data: "{}"}
+    api: {socket: off, listen: "[::1]:0", accessKeys: [{id: a, secretFile: k, actions: ["Get*"], secrets: [web/*]}]}
+cache: {maxBytes: 1GiB, ttl: 1h30m, negativeTTL: 0s, sealed: }
+endpoint: {listen: "", socket: agent.sock, socketMode: "0660", socketGroup: 1000}
+secrets: [{name: "demo/db:ACSPrevious", ttl: 1m}]
+templates:
+  - {format: env, secrets: [{name: demo/db, keys: {username: DB_USER}}], destination: out/app.env, mode: "640", sync: false}
+sets:
+  - {directory: tls, files: [{name: tls.key, contents: "x"}, {name: tls.crt, source: crt.tmpl}], hook: {http: {url: "http://127.0.0.1:80/reload"}}}
+`)
+	l := cfg.Upstream.Local
+	if l.Database != "/etc/secretagent/s.db" || l.Keyring != "/run/credentials/keyring.json" || l.API.Socket != "" {
+		t.Errorf("local %+v", l)
+	}
+	if got := string(l.Seed[0].Data.Reveal()); got != "line one\n" || l.Seed[0].VersionID != "v1" || l.Seed[1].VersionID != "2" {
+		t.Errorf("seed %q %+v", got, l.Seed)
+	}
+	if cfg.Cache.MaxBytes != 1<<30 || cfg.Cache.TTL != 90*time.Minute || cfg.Cache.NegativeTTL != 0 ||
+		cfg.Cache.Sealed == nil || cfg.Cache.Sealed.Path != "/etc/secretagent/var/data/cache.db" {
+		t.Errorf("cache %+v", cfg.Cache)
+	}
+	if e := cfg.Endpoint; e.Listen != "" || e.SocketMode.Perm() != 0o660 || e.SocketGroup != "1000" {
+		t.Errorf("endpoint %+v", e)
+	}
+	if s := cfg.Secrets[0]; s.Name != (upstream.SecretRef{SecretName: "demo/db", VersionStage: "ACSPrevious"}) || s.TTL != time.Minute {
+		t.Errorf("secret %+v", s)
+	}
+	if m := cfg.Templates[0]; m.Mode != 0o640 || m.Sync || m.Secrets[0].Keys["username"] != "DB_USER" || m.OnRemoved != "keep" {
+		t.Errorf("template %+v", m)
+	}
+	if s := cfg.Sets[0]; s.Files[1].Source != "/etc/secretagent/crt.tmpl" || s.Hook.HTTP.Method != "POST" || s.Hook.Timeout != 30*time.Second || !s.Sync {
+		t.Errorf("set %+v", s)
+	}
+	want := []string{"/etc/secretagent/agent.yaml", "/run/credentials/keyring.json", "/etc/secretagent/k",
+		"/etc/secretagent/var/keys/keyring.json", "/etc/secretagent/var/run/token", "/etc/secretagent/crt.tmpl"}
+	if got := cfg.Files(); !reflect.DeepEqual(got, want) {
+		t.Errorf("files\n got %q\nwant %q", got, want)
+	}
+}
+
+// valid is a configuration without a mistake, one line per section, for mutations.
+const valid = `upstream: {local: {api: {listen: "127.0.0.1:2026", accessKeys: [{id: a, secretFile: a.key, actions: ["*"], secrets: ["*"]}]}}}
+cache: {ttl: 5m}
+endpoint: {socket: a.sock, callers: [{name: web, uids: [1000], secrets: ["web/*"]}]}
+secrets: [{name: demo/db}]
+render: {root: out}
+templates: [{source: a.tmpl, destination: out/a, hook: {command: [true-command]}}]
+sets: [{directory: out/set, files: [{name: a, contents: x}]}]
+exec: {command: [sh], env: [{name: A, secret: demo/db, field: password}]}
+log: {level: info}
+`
+
+func TestMistakes(t *testing.T) {
+	mustParse(t, valid)
+	alibaba := func(keys string) string {
+		return "upstream: {alibaba: {endpoints: [{region: cn-hangzhou}], " + keys + "}}\n"
+	}
+	for _, c := range []struct {
+		name string
+		old  string // replaced in valid; empty: the whole of it
+		new  string
+		want string // key, value and reason of the one problem
+	}{
+		{"nothing at all", "", "", "upstream: is missing: it must be set"},
+		{"only a comment", "", "# nothing\n", "upstream: is missing: it must be set"},
+		{"not a mapping", "", "- a\n", "must be a section with keys: upstream, cache, endpoint, secrets, render, templates, sets, exec, log, process"},
+		{"no backend", "", "upstream: {}\n", "upstream: must contain local or alibaba"},
+		{"two backends", "", "upstream: {local: , alibaba: {endpoints: [{region: cn-hangzhou}]}}\n", "upstream: must contain only one of local and alibaba"},
+		{"a misspelt key", "ttl: 5m", "tll: 5m", "cache.tll: unknown key; did you mean ttl?"},
+		{"another case", "ttl: 5m", "max_entries: 5", "cache.max_entries: unknown key; did you mean maxEntries?"},
+		{"an unknown key", "level: info", "colour: red", "log.colour: unknown key; allowed here: level, format"},
+		{"a key given twice", "ttl: 5m", "ttl: 5m, ttl: 6m", "cache.ttl: is given twice: keep one"},
+		{"a negative duration", "ttl: 5m", "ttl: -5s", "cache.ttl: -5s: must be positive, from 1s to 168h"},
+		{"a duration without unit", "ttl: 5m", "ttl: 300", "cache.ttl: 300: must have a unit, such as 30s, 5m or 24h"},
+		{"no duration", "ttl: 5m", "ttl: soon", "cache.ttl: soon: must be a duration such as 30s, 5m or 1h30m"},
+		{"a list where a value belongs", "ttl: 5m", "ttl: [5m]", "cache.ttl: must be a single value, not a section or list"},
+		{"a size in other units", "ttl: 5m", "maxBytes: 64MB", "cache.maxBytes: 64MB: must be a size such as 512KiB, 64MiB or 1GiB"},
+		{"a size out of range", "ttl: 5m", "maxBytes: 9999999999GiB", "cache.maxBytes: 9999999999GiB: must be a size such as 512KiB, 64MiB or 1GiB"},
+		{"a small size", "ttl: 5m", "maxBytes: 1KiB", "cache.maxBytes: 1KiB: must be from 64KiB to 64GiB"},
+		{"text for a number", "ttl: 5m", `maxEntries: "5"`, "cache.maxEntries: 5: must be a whole number"},
+		{"negative cache beyond ttl", "ttl: 5m", "negativeTTL: 10m", "cache.negativeTTL: 10m0s: must not be longer than cache.ttl, 5m0s"},
+		{"a value outside the list", "level: info", "level: inf", "log.level: inf: must be one of debug, info, warn, error; did you mean info?"},
+		{"yes for true", "level: info", "level: info}\nprocess: {noDump: yes", "process.noDump: yes: must be true or false"},
+		{"an anchor", "ttl: 5m", "ttl: &a 5m", "cache.ttl: YAML anchors, aliases and tags are not supported: write the value out"},
+		{"a tag", "ttl: 5m", "ttl: !!str 5m", "cache.ttl: YAML anchors, aliases and tags are not supported: write the value out"},
+		{"a merge key", "ttl: 5m", "<<: {ttl: 5m}", "cache.<<: YAML merge keys are not supported: write the keys out"},
+		{"a second document", "log: {level: info}", "---\nlog: {level: info}", "a second document starts here: a configuration has one"},
+		{"not YAML", "ttl: 5m}", "ttl: 5m", "not YAML: ',' or '}' must be specified"},
+		{"not UTF-8", "demo/db", "demo\xffdb", "this line is not UTF-8 text"},
+
+		{"a public endpoint", "endpoint: {", `endpoint: {listen: "0.0.0.0:2025", `,
+			"endpoint.listen: 0.0.0.0:2025: is no loopback address: listen on 127.0.0.1, or set endpoint.allowNonLoopback and endpoint.tls"},
+		{"a public endpoint without TLS", "endpoint: {", `endpoint: {allowNonLoopback: true, listen: ":2025", `,
+			"endpoint.listen: :2025: is no loopback address: endpoint.tls must be set"},
+		{"an address without port", "endpoint: {", `endpoint: {listen: "127.0.0.1", `, "endpoint.listen: 127.0.0.1: must be host:port, such as 127.0.0.1:2025, or off"},
+		{"nobody can reach it", "endpoint: {socket: a.sock, callers: [{name: web, uids: [1000], secrets: [\"web/*\"]}]}", "endpoint: {listen: off}",
+			"endpoint.socket: must be set when endpoint.listen is off: nobody could reach the agent"},
+		{"an unquoted mode", "endpoint: {", "endpoint: {socketMode: 0600, ", `endpoint.socketMode: 0600: must be in quotes, such as "0600": without them YAML reads a number`},
+		{"a caller that nothing identifies", "uids: [1000], ", "", "endpoint.callers[0]: must have a tokenFile, uids or gids: nothing tells who it is"},
+		{"a caller by uid without socket", "socket: a.sock, ", "", "endpoint.callers[0].uids: works on endpoint.socket only, which is not set"},
+		{"a caller that reads nothing", `["web/*"]`, "[]", `endpoint.callers[0].secrets: must not be empty; ["*"] allows everything`},
+		{"a caller without rights", `, secrets: ["web/*"]`, "", "endpoint.callers[0].secrets: is missing: it must be set"},
+		{"a shared token", "uids: [1000]", "tokenFile: var/run/token", "endpoint.callers[0].tokenFile: /etc/secretagent/var/run/token: is used twice: give every caller a token of its own"},
+		{"no token header", "endpoint: {", "endpoint: {headers: [], ", "endpoint.headers: must name at least one header: a token is always required"},
+		{"a prefix that hides the rest", "endpoint: {", "endpoint: {pathPrefix: /, ", "endpoint.pathPrefix: /: would hide the other paths of the endpoint"},
+		{"an audit log to nowhere", "endpoint: {", "endpoint: {audit: , ", "endpoint.audit: must set file or stderr"},
+
+		{"a bad reference", "secrets: [{name: demo/db}]", "secrets: [{name: demo db}]", "secrets[0].name: demo db: is no valid name: character 5 is not one of A-Z a-z 0-9 _ / + = . @ -"},
+		{"a secret declared twice", "secrets: [{name: demo/db}]", "secrets: [{name: demo/db}, {name: \"demo/db:ACSCurrent\"}]", "secrets[1].name: demo/db:ACSCurrent: is declared twice: keep one"},
+		{"an empty element", "secrets: [{name: demo/db}]", "secrets: [{name: demo/db}, ~]", "secrets[1]: is an empty element: fill it in or remove it"},
+		{"no list", "secrets: [{name: demo/db}]", "secrets: {name: demo/db}", "secrets: must be a list, written [a, b] or with one \"- \" line per element"},
+
+		{"no destination", "destination: out/a, ", "", "templates[0].destination: is missing: it must be set"},
+		{"no source", "source: a.tmpl, ", "", "templates[0]: must have source, contents or format"},
+		{"two sources", "source: a.tmpl, ", "source: a.tmpl, contents: x, ", "templates[0]: must have only one of source, contents and format"},
+		{"a format without secrets", "source: a.tmpl, ", "format: env, ", "templates[0].secrets: must name what format env writes"},
+		{"outside the root", "out/a", "other/a", "templates[0].destination: /etc/secretagent/other/a: is outside render.root, /etc/secretagent/out"},
+		{"climbing out of the root", "out/a", "out/../a", "templates[0].destination: /etc/secretagent/a: is outside render.root, /etc/secretagent/out"},
+		{"inside a set", "out/a", "out/set/b", "templates[0].destination: /etc/secretagent/out/set/b: lies in the directory of sets[0], which holds nothing else"},
+		{"a mode for everyone", "source: a.tmpl, ", `source: a.tmpl, mode: "0666", `, "templates[0].mode: 0666: must not let everyone write"},
+		{"an empty hook", "{command: [true-command]}", "", "templates[0].hook: must have command, signal or http"},
+		{"a hook that leaves the host", "{command: [true-command]}", `{http: {url: "http://example.com/"}}`, "templates[0].hook.http.url: http://example.com/: must point to a loopback host, such as 127.0.0.1"},
+		{"a file name with a slash", "{name: a, contents: x}", "{name: a/b, contents: x}", "sets[0].files[0].name: a/b: must be a file name: not empty, no slash, no leading dot"},
+		{"the same destination twice", "templates: [", "templates: [{source: b.tmpl, destination: out/a}, ",
+			"templates[1].destination: /etc/secretagent/out/a: templates[0].destination writes the same path: choose another"},
+		{"over the configuration", "root: out", "root: .}\nlog: {format: text", "log: is given twice: keep one"},
+
+		{"a bad variable", "name: A,", "name: 1A,", "exec.env[0].name: 1A: must be a variable name: letters, digits and underscores, no digit first"},
+		{"no secret for a variable", "secret: demo/db, ", "", "exec.env[0].secret: is missing: it must be set"},
+
+		{"an API that nobody may use", `, accessKeys: [{id: a, secretFile: a.key, actions: ["*"], secrets: ["*"]}]`, "",
+			"upstream.local.api.accessKeys: must hold a key: without one nobody can use api.listen"},
+		{"an access key for nothing", `actions: ["*"], `, "", "upstream.local.api.accessKeys[0].actions: is missing: it must be set"},
+		{"an open API", "127.0.0.1:2026", "10.0.0.1:2026", "upstream.local.api.listen: 10.0.0.1:2026: is no loopback address: set tls, or listen on 127.0.0.1"},
+		{"a seed of the service", "local: {", `local: {seed: [{name: acs/x, data: d}], `, "upstream.local.seed[0].name: acs/x: names that start with acs/ belong to the service"},
+		{"an empty seed", "local: {", `local: {seed: [{name: x, data: ""}], `, "upstream.local.seed[0].data: must have 1 to 30720 bytes, these are 0"},
+		{"an object as seed", "local: {", `local: {seed: [{name: x, data: {password: hunter2}}], `, "upstream.local.seed[0].data: must be a single value, not a section or list"},
+
+		{"no endpoint", "", "upstream: {alibaba: {}}\n", "upstream.alibaba.endpoints: is missing: it must be set"},
+		{"an empty list of endpoints", "", "upstream: {alibaba: {endpoints: []}}\n", "upstream.alibaba.endpoints: must hold at least one endpoint"},
+		{"plain http to the cloud", "", "upstream: {alibaba: {endpoints: [{region: cn-hangzhou, scheme: http, host: kms.example}]}}\n",
+			"upstream.alibaba.endpoints[0].scheme: http: plain http is allowed for a loopback host only: use https"},
+		{"a URL as host", "", "upstream: {alibaba: {endpoints: [{region: cn-hangzhou, host: \"https://kms.example\"}]}}\n",
+			"upstream.alibaba.endpoints[0].host: https://kms.example: must be a host name, with :port if need be; the scheme has a key of its own"},
+		{"a deadline below the timeout", "", alibaba("deadline: 1s"), "upstream.alibaba.deadline: 1s: must not be shorter than timeout, 5s: no attempt could use it"},
+		{"a missing credential", "", alibaba("credentials: {type: access_key, accessKeyIdFile: id}"), "upstream.alibaba.credentials.accessKeySecretFile: is missing: type access_key needs it"},
+		{"a credential of another type", "", alibaba("credentials: {type: ecs_ram_role, uri: \"http://127.0.0.1/\"}"), "upstream.alibaba.credentials.uri: is not used by type ecs_ram_role; it belongs to credentials_uri"},
+		{"a credential in the file", "", alibaba("credentials: {accessKeySecret: hunter2}"), "upstream.alibaba.credentials.accessKeySecret: unknown key; allowed here: type, accessKeyIdFile, accessKeySecretFile, securityTokenFile, roleArn, roleSessionName, oidcProviderArn, oidcTokenFile, roleName, uri, profile, profileFile"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			src := c.new
+			if c.old != "" {
+				if src = strings.Replace(valid, c.old, c.new, 1); src == valid {
+					t.Fatalf("%q is not in the valid configuration", c.old)
+				}
+			}
+			cfg, err := parse(src)
+			problems, ok := errors.AsType[Problems](err)
+			if cfg != nil || !ok || len(problems) != 1 {
+				t.Fatalf("config %v, error %v", cfg, err)
+			}
+			got := problems[0]
+			text := strings.TrimPrefix(strings.Join([]string{got.Key, got.Value, got.Reason}, ": "), ": ")
+			if text = strings.ReplaceAll(text, ": : ", ": "); strings.TrimPrefix(text, ": ") != c.want {
+				t.Errorf("\n got %s\nwant %s", text, c.want)
+			}
+			if got.Line < 1 || got.Column < 1 {
+				t.Errorf("no position: %+v", got)
+			}
+			if strings.Contains(problems.Report(), "hunter2") {
+				t.Errorf("a secret is shown:\n%s", problems.Report())
+			}
+		})
+	}
+}
+
+// TestGolden holds the whole reports of the files in testdata, each named after its mistake.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files in testdata: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			_, err := Load(file)
+			problems, ok := errors.AsType[Problems](err)
+			if !ok {
+				t.Fatalf("error %v", err)
+			}
+			got, golden := problems.Report(), strings.TrimSuffix(file, ".yaml")+".golden"
+			if wd, err := os.Getwd(); err == nil {
+				got = strings.ReplaceAll(got, wd, "DIR")
+			}
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			if strings.Contains(got, "hunter2") {
+				t.Error("a secret is shown")
+			}
+		})
+	}
+}
+
+func TestAllProblemsAtOnceInTheOrderOfTheFile(t *testing.T) {
+	_, err := parse("cache: {ttl: -1s, maxEntries: many}\nlog: {level: loud}\nupstream: {}\nfoo: 1\n")
+	problems, ok := errors.AsType[Problems](err)
+	if !ok {
+		t.Fatalf("error %v", err)
+	}
+	var keys []string
+	for _, p := range problems {
+		keys = append(keys, p.Key)
+	}
+	if got, want := strings.Join(keys, " "), "cache.ttl cache.maxEntries log.level upstream foo"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := len(strings.Split(err.Error(), "\n")), len(problems); got != want {
+		t.Errorf("%d lines for %d problems:\n%v", got, want, err)
+	}
+}
+
+func TestProblemsAreBounded(t *testing.T) {
+	_, err := parse("upstream: {local: }\n" + strings.Repeat("x: 1\n", 10_000))
+	problems, _ := errors.AsType[Problems](err)
+	if len(problems) != maxProblems+1 || !strings.Contains(problems[maxProblems].Reason, "more problems") {
+		t.Errorf("%d problems", len(problems))
+	}
+}
+
+func TestDeepNestingIsRefused(t *testing.T) {
+	for _, src := range []string{
+		strings.Repeat("[", 500_000), strings.Repeat("{a: ", 100_000), strings.Repeat("- ", 100_000) + "x",
+		strings.Repeat("? ", 100_000), "a: " + strings.Repeat("!t ", 100_000) + "x", deepBlock(600),
+	} {
+		if cfg, err := parse(src); err == nil {
+			t.Errorf("%.20s… gives %+v", src, cfg)
+		}
+	}
+}
+
+func deepBlock(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(strings.Repeat(" ", i) + "a:\n")
+	}
+	return b.String()
+}
+
+func TestLoadSaysWhyAFileCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	large := filepath.Join(dir, "large.yaml")
+	if err := os.WriteFile(large, make([]byte, maxFileSize+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "missing.yaml"): "missing.yaml: no such file or directory",
+		dir:                                "is a directory",
+		large:                              "large.yaml: is larger than 1 MiB, the most that is read",
+	} {
+		_, err := Load(path)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+	if _, err := Load(filepath.Join(dir, "missing.yaml")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the cause is lost: %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	env := map[string]string{}
+	find := func(explicit string) string {
+		path, err := Find(explicit, func(k string) string { return env[k] }, dir)
+		if err != nil {
+			return err.Error()
+		}
+		return path
+	}
+	if _, err := os.Stat(fileSystem); err == nil {
+		t.Skip("this host has a configuration of its own")
+	}
+	if got := find(""); !strings.Contains(got, "no configuration file") || !strings.Contains(got, "--config") {
+		t.Errorf("nothing there: %s", got)
+	}
+	for _, name := range []string{"agent.example.yaml", "agent.yaml"} { // least wanted first
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := find(""); got != path {
+			t.Errorf("got %s, want %s", got, path)
+		}
+	}
+	env["SECRETAGENT_CONFIG"] = "/from/env.yaml"
+	if got := find(""); got != "/from/env.yaml" {
+		t.Errorf("environment: %s", got)
+	}
+	if got := find("given.yaml"); got != "given.yaml" {
+		t.Errorf("explicit: %s", got)
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for text, want := range map[string]ByteSize{"0": 0, "5": 5, "5B": 5, "64KiB": 64 << 10, "64 MiB": 64 << 20, "2GiB": 2 << 30} {
+		got, err := parseByteSize(text)
+		if err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+		if again, err := parseByteSize(got.String()); err != nil || again != got {
+			t.Errorf("%s prints as %s, which reads as %d, %v", text, got, again, err)
+		}
+	}
+}

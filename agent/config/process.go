@@ -1,0 +1,13 @@
+package config
+
+// Log is how the agent reports what it does, on standard error.
+type Log struct {
+	Level  string `yaml:"level" default:"info" enum:"debug|info|warn|error"`
+	Format string `yaml:"format" default:"text" enum:"text|json"`
+}
+
+// Process is how the agent guards its own memory. Linux only; elsewhere it has no effect.
+type Process struct {
+	NoDump   bool `yaml:"noDump" default:"true"`    // no core dumps, no ptrace by the same user
+	MlockAll bool `yaml:"mlockall" default:"false"` // no swapping; needs a sufficient RLIMIT_MEMLOCK
+}

@@ -1,0 +1,125 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// field is one key of a section, as declared by the tags of a struct field.
+type field struct {
+	name       string
+	index      []int // for reflect.Value.FieldByIndex
+	typ        reflect.Type
+	fallback   string // the default, as it would stand in YAML
+	hasDefault bool
+	min, max   string
+	enum       []string
+	required   bool
+	off        bool // "off" or "" is allowed and means the zero value
+	watched    bool
+}
+
+// fieldsOf returns the keys of a section in the order they are declared.
+func fieldsOf(t reflect.Type) []field {
+	var fields []field
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		name, option, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
+		if option == "inline" {
+			for _, f := range fieldsOf(sf.Type) {
+				f.index = append([]int{i}, f.index...)
+				fields = append(fields, f)
+			}
+			continue
+		}
+		if name == "" {
+			continue
+		}
+		f := field{
+			name: name, index: []int{i}, typ: sf.Type,
+			min: sf.Tag.Get("min"), max: sf.Tag.Get("max"),
+			required: sf.Tag.Get("required") == "true",
+			off:      sf.Tag.Get("off") == "true",
+			watched:  sf.Tag.Get("path") == "watch",
+		}
+		f.fallback, f.hasDefault = sf.Tag.Lookup("default")
+		if enum := sf.Tag.Get("enum"); enum != "" {
+			f.enum = strings.Split(enum, "|")
+		}
+		fields = append(fields, f)
+	}
+	return fields
+}
+
+var scalarTypes = []reflect.Type{
+	reflect.TypeFor[string](),
+	reflect.TypeFor[bool](),
+	reflect.TypeFor[int](),
+	reflect.TypeFor[float64](),
+	reflect.TypeFor[time.Duration](),
+	reflect.TypeFor[ByteSize](),
+	reflect.TypeFor[FileMode](),
+	reflect.TypeFor[Path](),
+	reflect.TypeFor[Account](),
+	reflect.TypeFor[upstream.SecretName](),
+	reflect.TypeFor[upstream.VersionID](),
+	reflect.TypeFor[upstream.VersionStage](),
+	reflect.TypeFor[upstream.SecretRef](),
+	reflect.TypeFor[upstream.SecretData](),
+}
+
+// isScalar reports whether a value of type t is written as one YAML scalar.
+func isScalar(t reflect.Type) bool { return slices.Contains(scalarTypes, t) }
+
+// suggest returns the candidate that was probably meant by word.
+func suggest(word string, candidates []string) (string, bool) {
+	best, bestDistance := "", 3
+	if len(word) < 5 {
+		bestDistance = 2
+	}
+	plain := func(s string) string {
+		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
+	}
+	for _, c := range candidates {
+		if plain(c) == plain(word) {
+			return c, true
+		}
+		if d := editDistance(plain(word), plain(c)); d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best, best != ""
+}
+
+// editDistance returns how many bytes to insert, delete, replace or swap with their
+// neighbour turn a into b. Long words are not compared: they are no typing mistakes.
+func editDistance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return len(a) + len(b)
+	}
+	var before []int
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			replace := last[j-1]
+			if a[i-1] != b[j-1] {
+				replace++
+			}
+			row[j] = min(replace, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return last[len(b)]
+}
