@@ -30,7 +30,7 @@ type Template struct {
 // Set is a directory of rendered files that are published together, by one rename.
 type Set struct {
 	Directory  Path      `yaml:"directory" required:"true"`
-	Mode       FileMode  `yaml:"mode" default:"0600"` // of its files
+	Mode       FileMode  `yaml:"mode" default:"0700"` // of the directory
 	User       Account   `yaml:"user"`
 	Group      Account   `yaml:"group"`
 	Sync       bool      `yaml:"sync" default:"true"` // fsync; false for tmpfs
@@ -42,24 +42,30 @@ type Set struct {
 type SetFile struct {
 	Name    string `yaml:"name" required:"true"` // inside the directory, without a slash
 	Content `yaml:",inline"`
+	Mode    FileMode `yaml:"mode" default:"0600"`
+	User    Account  `yaml:"user"`  // empty: that of the set
+	Group   Account  `yaml:"group"` // empty: that of the set
 }
 
 // Content says what is in a rendered file: exactly one of Source, Contents and Format is set.
 type Content struct {
-	Source   Path           `yaml:"source" path:"watch"` // template file
-	Contents string         `yaml:"contents"`            // template text
-	Format   string         `yaml:"format" enum:"env|json|yaml|toml|properties|raw|pem"`
-	Secrets  []FormatSecret `yaml:"secrets"` // what Format writes, merged in this order
+	Source     Path           `yaml:"source" path:"watch"` // template file
+	Contents   string         `yaml:"contents"`            // template text
+	LeftDelim  string         `yaml:"leftDelim"`           // in place of {{
+	RightDelim string         `yaml:"rightDelim"`          // in place of }}
+	Format     string         `yaml:"format" enum:"env|json|yaml|toml|properties|raw|pem"`
+	Secrets    []FormatSecret `yaml:"secrets"` // what Format writes, merged in this order
 }
 
-// FormatSecret is a secret as a source of keys and values: the fields of a JSON object, or
-// one value under Key.
+// FormatSecret is a secret as a source of names and values: the fields of a JSON object, or
+// the whole of it as one value.
 type FormatSecret struct {
 	Name   upstream.SecretRef `yaml:"name" required:"true"`
-	Key    string             `yaml:"key"`                   // the value as a whole, under this key
-	Keys   map[string]string  `yaml:"keys"`                  // field → key; nil: all fields, by their names
-	Prefix string             `yaml:"prefix"`                // before every key
-	Upper  bool               `yaml:"upper" default:"false"` // keys in upper case
+	Key    string             `yaml:"key"`                                   // the name of a secret that is one value
+	Field  string             `yaml:"field"`                                 // only this field of the object
+	Keys   map[string]string  `yaml:"keys"`                                  // field → name, "" by its own name; nil: all fields
+	Prefix string             `yaml:"prefix"`                                // before every name
+	Case   string             `yaml:"case" default:"keep" enum:"keep|upper"` // of every name
 }
 
 // Publishing says when a file changes and what follows.
@@ -85,9 +91,11 @@ type Hook struct {
 	HTTP    *HookHTTP     `yaml:"http"`
 }
 
-// HookSignal signals the process whose number is in a file.
+// HookSignal signals the child process of exec, or the process whose number is in a file:
+// exactly one of Child and PIDFile is set.
 type HookSignal struct {
-	PIDFile Path   `yaml:"pidFile" required:"true"`
+	Child   bool   `yaml:"child" default:"false"`
+	PIDFile Path   `yaml:"pidFile"`
 	Name    string `yaml:"name" default:"SIGHUP" enum:"SIGHUP|SIGINT|SIGQUIT|SIGTERM|SIGUSR1|SIGUSR2|SIGWINCH"`
 }
 
@@ -102,15 +110,18 @@ func checkOutputs(p *problems, c *Config) {
 	for i := range c.Templates {
 		t, at := &c.Templates[i], key("templates[%d]", i)
 		t.Content.check(p, at)
-		t.Publishing.check(p, at)
+		t.Publishing.check(p, at, c.Exec != nil)
 		checkRoot(p, c.Render.Root, at+".destination", t.Destination)
 		checkMode(p, at+".mode", t.Mode)
 	}
 	for i := range c.Sets {
 		s, at := &c.Sets[i], key("sets[%d]", i)
-		s.Publishing.check(p, at)
+		s.Publishing.check(p, at, c.Exec != nil)
 		checkRoot(p, c.Render.Root, at+".directory", s.Directory)
 		checkMode(p, at+".mode", s.Mode)
+		if s.Mode&0o300 != 0o300 {
+			p.addf(at+".mode", s.Mode.String(), `must let the agent write into the directory, as "0700" does`)
+		}
 		if p.has(at+".files") && len(s.Files) == 0 {
 			p.addf(at+".files", "", "must hold at least one file")
 		}
@@ -118,6 +129,7 @@ func checkOutputs(p *problems, c *Config) {
 		for j := range s.Files {
 			f, at := &s.Files[j], key("%s.files[%d]", at, j)
 			f.Content.check(p, at)
+			checkMode(p, at+".mode", f.Mode)
 			if p.has(at+".name") && (f.Name == "" || f.Name[0] == '.' || strings.ContainsAny(f.Name, `/\`+"\x00")) {
 				p.addf(at+".name", f.Name, "must be a file name: not empty, no slash, no leading dot")
 			}
@@ -177,29 +189,44 @@ func (c *Content) check(p *problems, at string) {
 	case c.Format == "raw" && len(c.Secrets) > 1:
 		p.addf(at+".secrets", "", "must be one secret: format raw writes its bytes and nothing else")
 	}
-	for i, s := range c.Secrets {
-		at := key("%s.secrets[%d]", at, i)
-		if s.Key != "" && len(s.Keys) > 0 {
-			p.addf(at+".key", s.Key, "must not be combined with keys: the value is one text or an object")
-		}
-		for field, k := range s.Keys {
-			if field == "" || k == "" {
-				p.addf(joinKey(at+".keys", field), k, "must not be empty")
-			}
-		}
+	if (c.LeftDelim == "") != (c.RightDelim == "") {
+		p.addf(at, "", "must have both leftDelim and rightDelim, or none")
+	}
+	for i := range c.Secrets {
+		c.Secrets[i].check(p, key("%s.secrets[%d]", at, i), c.Format)
 	}
 }
 
-func (b *Publishing) check(p *problems, at string) {
+func (s *FormatSecret) check(p *problems, at, format string) {
+	if format == "raw" || format == "pem" {
+		for _, name := range []string{"key", "keys", "prefix", "case"} {
+			if p.has(joinKey(at, name)) {
+				p.addf(joinKey(at, name), "", "has no use with format %s, which writes no names; field picks a part", format)
+			}
+		}
+		return
+	}
+	given := []string{}
+	for _, name := range []string{"key", "field", "keys"} {
+		if p.has(joinKey(at, name)) {
+			given = append(given, name)
+		}
+	}
+	if len(given) > 1 {
+		p.addf(joinKey(at, given[1]), "", "must not be combined with %s", given[0])
+	}
+}
+
+func (b *Publishing) check(p *problems, at string, child bool) {
 	if b.Wait.Max != 0 && b.Wait.Max < b.Wait.Min {
 		p.addf(at+".wait.max", b.Wait.Max.String(), "must not be shorter than wait.min, %s", b.Wait.Min)
 	}
 	if b.Hook != nil {
-		b.Hook.check(p, at+".hook")
+		b.Hook.check(p, at+".hook", child)
 	}
 }
 
-func (h *Hook) check(p *problems, at string) {
+func (h *Hook) check(p *problems, at string, child bool) {
 	given := 0
 	for _, name := range []string{"command", "signal", "http"} {
 		if p.has(joinKey(at, name)) {
@@ -213,6 +240,14 @@ func (h *Hook) check(p *problems, at string) {
 		p.addf(at, "", "must have only one of command, signal and http")
 	case p.has(at + ".command"):
 		checkCommand(p, at+".command", h.Command)
+	}
+	if s := h.Signal; s != nil {
+		switch {
+		case s.Child == (s.PIDFile != ""):
+			p.addf(at+".signal", "", "must have either child: true or pidFile")
+		case s.Child && !child:
+			p.addf(at+".signal.child", "true", "needs exec, which starts the child")
+		}
 	}
 	if h.HTTP != nil && h.HTTP.URL != "" {
 		u, err := url.Parse(h.HTTP.URL)
