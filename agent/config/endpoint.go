@@ -2,6 +2,7 @@ package config
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -31,10 +32,11 @@ type Endpoint struct {
 	Format     string `yaml:"format" default:"kms" enum:"kms|aws|vault|raw"` // of answers to requests that name none
 
 	MaxConnections int           `yaml:"maxConnections" default:"800" min:"1" max:"1000000"`
-	MaxWaiting     int           `yaml:"maxWaiting" default:"4096" min:"0" max:"1000000"` // long polls at once
-	ReadTimeout    time.Duration `yaml:"readTimeout" default:"5s" min:"100ms" max:"10m"`
-	WriteTimeout   time.Duration `yaml:"writeTimeout" default:"10s" min:"100ms" max:"10m"`
-	IdleTimeout    time.Duration `yaml:"idleTimeout" default:"2m" min:"1s" max:"24h"`
+	MaxWaiting     int           `yaml:"maxWaiting" default:"4096" min:"1" max:"1000000"`    // long polls at once
+	MaxWait        time.Duration `yaml:"maxWait" default:"5m" min:"1s" max:"24h"`            // of one long poll
+	RequestTimeout time.Duration `yaml:"requestTimeout" default:"10s" min:"100ms" max:"10m"` // first byte in to last byte out
+	LookupTimeout  time.Duration `yaml:"lookupTimeout" default:"10s" min:"100ms" max:"10m"`  // of the cache, upstream included
+	IdleTimeout    time.Duration `yaml:"idleTimeout" default:"2m" min:"1s" max:"24h"`        // of a connection between requests
 
 	Audit *Audit `yaml:"audit"` // nil: no audit log
 }
@@ -58,7 +60,8 @@ type Audit struct {
 }
 
 var (
-	headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
+	headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$|^[0-9A-Fa-f:.]+$`)
 	pathPrefix = regexp.MustCompile(`^/([A-Za-z0-9._~-]+/)*$`)
 	callerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 )
@@ -94,18 +97,18 @@ func (e *Endpoint) check(p *problems) {
 	}
 	for i, h := range e.Headers {
 		if !headerName.MatchString(h) {
-			p.addf(key("endpoint.headers[%d]", i), h, "must be the name of an HTTP header")
+			p.addf(key("endpoint.headers[%d]", i), h, "must be the name of an HTTP header, such as X-KMS-Token")
 		}
 	}
 	for i, h := range e.AllowedHosts {
-		if !hostPort.MatchString(h) {
-			p.addf(key("endpoint.allowedHosts[%d]", i), h, "must be a host name, with :port if need be")
+		if !hostName.MatchString(h) {
+			p.addf(key("endpoint.allowedHosts[%d]", i), h, "must be a host name or address, without port")
 		}
 	}
 	switch {
 	case !pathPrefix.MatchString(e.PathPrefix):
 		p.addf("endpoint.pathPrefix", e.PathPrefix, "must start and end with a slash, such as /v1/")
-	case e.PathPrefix == "/", strings.HasPrefix(e.PathPrefix, "/secretsmanager/"):
+	case e.PathPrefix == "/", strings.HasPrefix(e.PathPrefix, "/secretsmanager/"), slices.Contains([]string{"/live/", "/ready/", "/metrics/", "/status/"}, e.PathPrefix):
 		p.addf("endpoint.pathPrefix", e.PathPrefix, "would hide the other paths of the endpoint")
 	}
 	e.checkCallers(p)
