@@ -1,0 +1,252 @@
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// How the audit log is written: lines are collected and written together, at the latest
+// auditDelay after the first of them, or at once when auditBuffer bytes have come together.
+const (
+	auditDelay  = 100 * time.Millisecond
+	auditBuffer = 64 << 10
+)
+
+// AuditOptions configures an [AuditLog].
+type AuditOptions struct {
+	// Sample writes only one of this many successful reads. 0 and 1 write all. Refusals and
+	// failures are always written.
+	Sample int
+
+	// Mode of a file that is created. 0 means 0600.
+	Mode fs.FileMode
+
+	// OnError is called when lines could not be written, once until writing works again. Nil
+	// ignores it; see also [AuditLog.Failed].
+	OnError func(error)
+}
+
+// AuditLog writes one JSON object per line: who asked for what, when, and what they got. It
+// never holds a value or a token.
+//
+//	{"Time":"2024-02-21T15:39:26.123Z","Caller":"web","From":"uid=1000 gid=1000 pid=77","Operation":"GetSecretValue",
+//	 "SecretName":"app/db","VersionStage":"ACSCurrent","VersionId":"v2","Outcome":"hit","Status":200,"RequestId":"…"}
+//
+// Outcome is hit, miss, stale, not-modified, or the code of an error. Refusals are written at
+// most about a hundred times a second; Suppressed then says how many were left out before.
+//
+// Lines are written within a tenth of a second, together. A process that is killed loses those
+// of that time. When the file cannot be written, requests are served all the same, and
+// lines beyond a bounded buffer are counted as failed and dropped.
+type AuditLog struct {
+	opts AuditOptions
+	path string // empty: w is not ours to open
+
+	reads  atomic.Uint64
+	failed atomic.Uint64
+
+	mu      sync.Mutex
+	w       io.Writer
+	file    *os.File
+	buf     []byte
+	lines   int
+	timer   *time.Timer
+	pending bool // the timer is running
+	broken  bool
+	closed  bool
+}
+
+// OpenAuditLog appends to the file at path, creating it when it is missing. The error says
+// why that is not possible.
+func OpenAuditLog(path string, opts AuditOptions) (*AuditLog, error) {
+	if opts.Mode == 0 {
+		opts.Mode = 0o600
+	}
+	l := &AuditLog{opts: opts, path: path}
+	f, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	l.w, l.file = f, f
+	return l, nil
+}
+
+// NewAuditLog writes to w, such as os.Stderr, and does not close it.
+func NewAuditLog(w io.Writer, opts AuditOptions) *AuditLog {
+	return &AuditLog{opts: opts, w: w}
+}
+
+func (l *AuditLog) open() (*os.File, error) {
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, l.opts.Mode)
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	return f, nil
+}
+
+// Reopen writes what is collected to the old file and goes on with a new one of the same
+// name, for log rotation. On error the old file stays in use. A log over a writer is only
+// flushed.
+func (l *AuditLog) Reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errors.New("audit log: closed")
+	}
+	l.flushLocked()
+	if l.path == "" {
+		return nil
+	}
+	f, err := l.open()
+	if err != nil {
+		return err
+	}
+	_ = l.file.Close()
+	l.w, l.file = f, f
+	return nil
+}
+
+// Flush writes what is collected.
+func (l *AuditLog) Flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushLocked()
+}
+
+// Failed returns how many lines were lost because they could not be written.
+func (l *AuditLog) Failed() uint64 { return l.failed.Load() }
+
+// Close writes what is collected and closes the file. Later lines are dropped.
+func (l *AuditLog) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.flushLocked()
+	l.closed = true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	if l.file != nil {
+		return l.file.Close()
+	}
+	return nil
+}
+
+// flushLocked writes the buffer. What cannot be written is dropped: a growing backlog would
+// only move the loss.
+func (l *AuditLog) flushLocked() {
+	if len(l.buf) == 0 || l.closed {
+		return
+	}
+	_, err := l.w.Write(l.buf)
+	if err != nil {
+		l.failed.Add(uint64(l.lines))
+		if !l.broken && l.opts.OnError != nil {
+			l.opts.OnError(fmt.Errorf("audit log: %w", err))
+		}
+	}
+	l.broken = err != nil
+	l.buf, l.lines = l.buf[:0], 0
+}
+
+// record is one line. Its texts have been validated or come from tables: none needs escaping,
+// except that of the peer, which holds none that would.
+type record struct {
+	time       time.Time
+	caller     string
+	from       string
+	op         string
+	ref        upstream.SecretRef
+	version    upstream.VersionID
+	outcome    string
+	status     int
+	requestID  []byte
+	suppressed uint64
+}
+
+func (s *Server) record(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) record {
+	r := record{time: time.Now(), from: c.from(), op: c.op, ref: ref, version: version, outcome: outcome,
+		status: c.status, requestID: c.idBuf[:], suppressed: suppressed}
+	if c.caller != nil {
+		r.caller = c.caller.name
+	}
+	return r
+}
+
+func (l *AuditLog) write(r record) {
+	if n := l.opts.Sample; n > 1 && r.status < 400 && l.reads.Add(1)%uint64(n) != 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	l.buf = appendRecord(l.buf, r)
+	l.lines++
+	if len(l.buf) >= auditBuffer {
+		l.flushLocked()
+		return
+	}
+	if !l.pending {
+		l.pending = true
+		if l.timer == nil {
+			l.timer = time.AfterFunc(auditDelay, l.flushLater)
+		} else {
+			l.timer.Reset(auditDelay)
+		}
+	}
+}
+
+func (l *AuditLog) flushLater() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending = false
+	l.flushLocked()
+}
+
+func appendRecord(b []byte, r record) []byte {
+	b = append(b, `{"Time":"`...)
+	b = r.time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	b = appendText(b, `","Caller":"`, r.caller)
+	b = appendText(b, `","From":"`, r.from)
+	b = appendText(b, `","Operation":"`, r.op)
+	b = appendText(b, `","SecretName":"`, string(r.ref.SecretName))
+	b = appendText(b, `","VersionStage":"`, string(r.ref.VersionStage))
+	version := r.version
+	if version == "" {
+		version = r.ref.VersionID
+	}
+	b = appendText(b, `","VersionId":"`, string(version))
+	b = appendText(b, `","Outcome":"`, r.outcome)
+	b = append(b, `","Status":`...)
+	b = strconv.AppendInt(b, int64(r.status), 10)
+	b = append(b, `,"RequestId":"`...)
+	b = append(b, r.requestID...)
+	b = append(b, '"')
+	if r.suppressed > 0 {
+		b = append(b, `,"Suppressed":`...)
+		b = strconv.AppendUint(b, r.suppressed, 10)
+	}
+	return append(b, '}', '\n')
+}
+
+// appendText appends key and value, or nothing when there is no value.
+func appendText(b []byte, key, value string) []byte {
+	if value == "" {
+		return b
+	}
+	b = append(b, key...)
+	return append(b, value...)
+}

@@ -1,0 +1,98 @@
+// Package endpoint is the localhost HTTP endpoint: it hands secret values from a cache to the
+// applications of one host, and to nobody else.
+//
+//	srv, err := endpoint.New(cache, endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(token)}})
+//	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:2025"})
+//	go srv.Serve(ln)
+//	…
+//	err = srv.Shutdown(ctx)
+//
+// # Requests
+//
+//	GET  /v1/{name}                            the value; the name is percent-decoded once, so a%2Fb and a/b are the same
+//	GET  /secretsmanager/get?secretId={name}   the same, as the KMS and AWS agents spell it
+//	     versionId=, versionStage=             which version; {name} may also be name:Label
+//	     refreshNow=true                       ask the backend now
+//	     format=kms|aws|vault|raw, field=      the shape of the answer, see [Format]
+//	     wait=30s                              with If-None-Match: answer when the value changes, 304 when the time is over
+//	GET  /secretsmanager/batch?secretId=a&secretId=b:ACSPrevious
+//	                                           several values of one moment: {"SecretValues":[…],"Errors":[…]}
+//	POST /secretsmanager/report?secretId=      "this value was refused": one rate-limited refresh, answers with the current version
+//	GET  /live, /ready                         health; no token needed
+//	GET  /metrics, /status                     numbers and state, never values
+//
+// A parameter that is unknown, empty or given twice is an error that names it. In a query '+'
+// stands for itself, since it belongs to the alphabet of names; only in field= it is a space,
+// as form encoders write it.
+//
+// Every answer carries X-Request-Id. A value carries ETag, Age, X-Cache (hit, miss or stale)
+// and, when it is stale, X-Cache-Reason. The RequestId inside a kms body is that of the read
+// from the backend that produced the value.
+//
+// # Errors
+//
+// Errors are {"Code","Message","RequestId"}. What the backend answered keeps its KMS code and
+// status; what this package refuses by itself has a code of its own:
+//
+//	400 MalformedRequest      not HTTP, or a body where none belongs
+//	400 InvalidParameter      a parameter is wrong; 400 MissingParameter: one is missing
+//	403 ForwardedRequest      the request came through a proxy (X-Forwarded-*, Forwarded, Via, X-Real-Ip)
+//	403 HostNotAllowed        Host is neither loopback nor allowed: DNS rebinding
+//	403 OriginNotAllowed      a browser sent it on behalf of a page
+//	403 TokenMissing          no token, and no rule for the peer's uid or gid
+//	403 TokenInvalid          the token is not, or no longer, valid; or two tokens that differ
+//	403 PeerNotAllowed        the token is valid, but only for another uid or gid
+//	403 Forbidden.NoPermission  the caller may not read this name; the same whether it exists or not
+//	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key
+//	405 MethodNotAllowed      with Allow
+//	408 RequestTimeout        the request did not arrive in time
+//	413 BodyTooLarge, 431 HeaderTooLarge
+//	417 ExpectationFailed     the request carries Expect; nothing here takes a body (this answer alone has no JSON)
+//	500 InternalFailure       a defect; the log has it under the request id
+//	503 TooManyConnections, TooManyWaiters, ShuttingDown
+//	504 UpstreamTimeout       the backend did not answer in time and no usable value is held
+//
+// # Who may ask
+//
+// Every request but /live and /ready belongs to a [Caller]. The checks run in one fixed order,
+// see guard.go. Wrong tokens get no artificial delay: a sleep would tie up the connection it is
+// meant to protect. Instead the connection is closed, so that every guess costs the guesser a
+// new one, and connections that never presented a valid token are the first to go when slots
+// run out. A guess costs us one SHA-256.
+//
+// # Limits
+//
+// Everything a client can grow is bounded by [Options]. When MaxConnections are open, the
+// connection that has been open longest without ever presenting a valid token is closed to
+// make room, then the one that has been idle longest; connections with a request in progress
+// are never closed for this. Only when all are busy is a newcomer refused, and then a few more
+// may still ask for /live and /ready.
+//
+// Clients that wait (wait=) are not counted as connections but as waiters. A waiting client
+// costs its socket, its request bytes and a small goroutine; the buffers go back to the pool.
+//
+// All methods are safe for concurrent use.
+//
+// # Design notes
+//
+// Deadlines come from a sweep, not from a timer per request. Setting read, write and idle
+// deadlines costs three timer updates per request, a tenth of the whole; a connection instead
+// notes its phase in one atomic word and a sweep closes what has not moved for too long. The
+// price is precision: a timeout fires up to two sweeps late.
+//
+// Answers carry no Date and no Server header. They help nobody on a loopback, and Date would
+// start a goroutine that lives as long as the process.
+//
+// A waiting request is parked by hijacking the connection and replayed when it is woken: it
+// passes the whole guard again, so a token revoked meanwhile gets nothing. The alternative, to
+// park inside the handler, holds about 20 KiB of buffers per client and cannot see a client
+// go away.
+//
+// An ETag is a keyed hash whose key is drawn at start. A plain hash of the value would let
+// anyone who sees it confirm guesses; the price is that tags do not survive a restart, where a
+// waiting client simply gets its answer at once.
+//
+// The prepared answer of a value is kept with the value in the cache, so a hit encodes and
+// allocates nothing. The price is memory: roughly the size of the answer, for secrets that
+// were asked for since they last changed.
+package endpoint

@@ -1,0 +1,359 @@
+package endpoint_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"secretagent/agent/endpoint"
+	"secretagent/upstream"
+)
+
+const (
+	token  = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	marker = "mArKeR-value-that-must-not-leak"
+)
+
+// fakeSecrets is a cache that holds what it is told to hold. Peek answers only for held
+// references; Lookup also for those that are merely stored, as a miss.
+type fakeSecrets struct {
+	mu      sync.RWMutex
+	held    map[upstream.SecretRef]upstream.Answer
+	stored  map[upstream.SecretRef]upstream.Answer
+	failing map[upstream.SecretName]error
+	subs    map[chan struct{}]upstream.SecretRef
+	onFetch func(ctx context.Context, ref upstream.SecretRef) // before a lookup that is not a hit
+
+	lookups, refreshes, reports atomic.Int64
+}
+
+func newFake() *fakeSecrets {
+	return &fakeSecrets{
+		held:    map[upstream.SecretRef]upstream.Answer{},
+		stored:  map[upstream.SecretRef]upstream.Answer{},
+		failing: map[upstream.SecretName]error{},
+		subs:    map[chan struct{}]upstream.SecretRef{},
+	}
+}
+
+func value(name, version, data string, stages ...upstream.VersionStage) *upstream.SecretValue {
+	return &upstream.SecretValue{
+		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(version), VersionStages: stages,
+		SecretData: upstream.NewSecretData([]byte(data)), SecretDataType: upstream.DataTypeText,
+		SecretType: upstream.SecretTypeGeneric, CreateTime: time.Date(2024, 2, 21, 15, 39, 26, 0, time.UTC), RequestID: "req-of-the-read",
+	}
+}
+
+func answer(v *upstream.SecretValue, f upstream.Freshness) upstream.Answer {
+	return upstream.Answer{Value: v, Memo: new(atomic.Value), FetchedAt: time.Now(), Freshness: f}
+}
+
+func refOf(name, stage string) upstream.SecretRef {
+	return upstream.SecretRef{SecretName: upstream.SecretName(name), VersionStage: upstream.VersionStage(stage)}
+}
+
+// put holds v under its labels and its version id, and rings who subscribed to one of them.
+func (f *fakeSecrets) put(v *upstream.SecretValue) { f.putAnswer(answer(v, upstream.Hit)) }
+
+func (f *fakeSecrets) putAnswer(a upstream.Answer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	refs := []upstream.SecretRef{{SecretName: a.Value.SecretName, VersionID: a.Value.VersionID}}
+	for _, s := range a.Value.VersionStages {
+		refs = append(refs, upstream.SecretRef{SecretName: a.Value.SecretName, VersionStage: s})
+	}
+	for _, r := range refs {
+		f.held[r] = a
+		for ch, sub := range f.subs {
+			if sub == r {
+				select {
+				case ch <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+func (f *fakeSecrets) store(v *upstream.SecretValue) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range v.VersionStages {
+		f.stored[upstream.SecretRef{SecretName: v.SecretName, VersionStage: s}] = answer(v, upstream.Miss)
+	}
+}
+
+func (f *fakeSecrets) fail(name string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failing[upstream.SecretName(name)] = err
+}
+
+func (f *fakeSecrets) subscribers() int {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return len(f.subs)
+}
+
+func (f *fakeSecrets) Peek(ref upstream.SecretRef) (upstream.Answer, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	a, ok := f.held[ref]
+	return a, ok
+}
+
+func (f *fakeSecrets) Lookup(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	f.lookups.Add(1)
+	return f.fetch(ctx, ref)
+}
+
+func (f *fakeSecrets) fetch(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	f.mu.RLock()
+	hook, err := f.onFetch, f.failing[ref.SecretName]
+	a, ok := f.stored[ref]
+	if !ok {
+		a, ok = f.held[ref]
+	}
+	f.mu.RUnlock()
+	if hook != nil {
+		hook(ctx, ref)
+	}
+	switch {
+	case err != nil:
+		return upstream.Answer{}, err
+	case ctx.Err() != nil:
+		return upstream.Answer{}, ctx.Err()
+	case !ok:
+		return upstream.Answer{}, &upstream.Error{Op: "GetSecretValue", Ref: ref, Message: "The specified resource is not found.", Err: upstream.ErrNotFound}
+	}
+	return a, nil
+}
+
+func (f *fakeSecrets) LookupAll(ctx context.Context, refs []upstream.SecretRef) ([]upstream.Answer, []error) {
+	answers, errs := make([]upstream.Answer, len(refs)), make([]error, len(refs))
+	for i, r := range refs {
+		if a, ok := f.Peek(r); ok {
+			answers[i] = a
+			continue
+		}
+		answers[i], errs[i] = f.fetch(ctx, r)
+	}
+	return answers, errs
+}
+
+func (f *fakeSecrets) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	f.refreshes.Add(1)
+	return f.fetch(ctx, ref)
+}
+
+func (f *fakeSecrets) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	f.reports.Add(1)
+	return f.fetch(ctx, ref)
+}
+
+func (f *fakeSecrets) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.subs[ch] = refs[0]
+	return ch, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.subs, ch)
+	}
+}
+
+// buffer is a writer that several goroutines may use.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// rig is a server that listens on a loopback port.
+type rig struct {
+	*fakeSecrets
+	srv     *endpoint.Server
+	addr    string
+	log     *buffer
+	serving []chan error
+}
+
+func mustToken(t testing.TB, text string) endpoint.Token {
+	t.Helper()
+	tok, err := endpoint.NewToken([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// start serves a fake cache until the test ends. With no callers given, token reads everything.
+func start(t testing.TB, opts endpoint.Options) *rig {
+	t.Helper()
+	r := &rig{fakeSecrets: newFake(), log: &buffer{}}
+	if opts.Callers == nil {
+		opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
+	}
+	opts.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	srv, err := endpoint.New(r.fakeSecrets, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.srv = srv
+	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = ln.Addr().String()
+	r.serve(t, ln)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := srv.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		for _, done := range r.serving {
+			select {
+			case err := <-done:
+				if !errors.Is(err, endpoint.ErrServerClosed) {
+					t.Errorf("Serve: %v", err)
+				}
+			case <-ctx.Done():
+				t.Error("Serve did not return after Shutdown")
+			}
+		}
+	})
+	return r
+}
+
+// serve adds a listener.
+func (r *rig) serve(t testing.TB, ln net.Listener) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- r.srv.Serve(ln) }()
+	r.serving = append(r.serving, done)
+}
+
+// reply is an answer as a client sees it.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+	code   string // of an error
+	closed bool   // the server announced to close the connection
+}
+
+func (r reply) json(t testing.TB) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal([]byte(r.body), &m); err != nil {
+		t.Fatalf("body %q: %v", r.body, err)
+	}
+	return m
+}
+
+// client is one connection.
+type client struct {
+	t  testing.TB
+	nc net.Conn
+	br *bufio.Reader
+}
+
+func dial(t testing.TB, network, addr string) *client {
+	t.Helper()
+	nc, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	return &client{t, nc, bufio.NewReader(nc)}
+}
+
+func (c *client) send(raw string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.nc, raw); err != nil {
+		c.t.Fatalf("send: %v", err)
+	}
+}
+
+func (c *client) receive(method string) reply {
+	c.t.Helper()
+	r, err := c.tryReceive(method)
+	if err != nil {
+		c.t.Fatalf("receive: %v", err)
+	}
+	return r
+}
+
+func (c *client) tryReceive(method string) (reply, error) {
+	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	res, err := http.ReadResponse(c.br, &http.Request{Method: method})
+	if err != nil {
+		return reply{}, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return reply{}, err
+	}
+	r := reply{status: res.StatusCode, header: res.Header, body: string(body), closed: res.Close}
+	var e struct{ Code string }
+	if json.Unmarshal(body, &e) == nil {
+		r.code = e.Code
+	}
+	return r, nil
+}
+
+// request returns the bytes of a request; header lines come without line ends.
+func request(method, target string, header ...string) string {
+	return method + " " + target + " HTTP/1.1\r\n" + strings.Join(append(header, ""), "\r\n") + "\r\n"
+}
+
+const (
+	hostLine  = "Host: 127.0.0.1:2025"
+	tokenLine = "X-KMS-Token: " + token
+)
+
+// get asks on a connection of its own, as an honest client.
+func (r *rig) get(t testing.TB, target string, header ...string) reply {
+	t.Helper()
+	c := dial(t, "tcp", r.addr)
+	defer c.nc.Close()
+	c.send(request("GET", target, append([]string{hostLine, tokenLine}, header...)...))
+	return c.receive("GET")
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("it never came to this: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }

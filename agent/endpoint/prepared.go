@@ -1,0 +1,120 @@
+package endpoint
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"hash"
+	"strings"
+	"sync/atomic"
+
+	"secretagent/upstream"
+)
+
+// maxFields bounds how many fields of one value are kept encoded.
+const maxFields = 32
+
+// prepared is what answers with one value have in common. It lives in the value's memo and is
+// filled as it is needed.
+type prepared struct {
+	etag   []byte
+	bodies [numFormats]atomic.Pointer[body]
+	fields atomic.Pointer[[]fieldBody] // replaced, never modified
+}
+
+type fieldBody struct {
+	format Format
+	field  string
+	body   *body
+}
+
+// preparedOf returns what is prepared for a's value, at first use making it.
+func (s *Server) preparedOf(a upstream.Answer) *prepared {
+	if a.Memo == nil {
+		return &prepared{etag: s.etagOf(a.Value)}
+	}
+	if p, ok := a.Memo.Load().(*prepared); ok {
+		return p
+	}
+	p := &prepared{etag: s.etagOf(a.Value)}
+	if !a.Memo.CompareAndSwap(nil, p) {
+		if other, ok := a.Memo.Load().(*prepared); ok {
+			return other
+		}
+	}
+	return p
+}
+
+func (p *prepared) bodyOf(v *upstream.SecretValue, f Format) *body {
+	if b := p.bodies[f].Load(); b != nil {
+		return b
+	}
+	b := shape(v, f)
+	p.bodies[f].Store(b)
+	return b
+}
+
+func (p *prepared) fieldOf(v *upstream.SecretValue, f Format, field string) (*body, error) {
+	held := p.fields.Load()
+	if held != nil {
+		for i := range *held {
+			if e := &(*held)[i]; e.format == f && e.field == field {
+				return e.body, nil
+			}
+		}
+	}
+	b, err := shapeField(v, f, field)
+	if err != nil {
+		return nil, err
+	}
+	var more []fieldBody
+	if held != nil {
+		more = append(more, *held...)
+	}
+	if len(more) < maxFields {
+		more = append(more, fieldBody{f, strings.Clone(field), b})
+		p.fields.CompareAndSwap(held, &more) // whoever loses will try again with its next request
+	}
+	return b, nil
+}
+
+// etagOf returns the entity tag of a value, quotes included: a hash under a key that only this
+// process knows, since a plain one would let its reader test guesses of the value.
+func (s *Server) etagOf(v *upstream.SecretValue) []byte {
+	mac := hmac.New(sha256.New, s.etagKey[:])
+	hashField(mac, string(v.SecretName))
+	hashField(mac, string(v.VersionID))
+	hashField(mac, v.SecretDataType)
+	hashField(mac, string(v.SecretData.Reveal()))
+	for _, stage := range v.VersionStages {
+		hashField(mac, string(stage))
+	}
+	sum := mac.Sum(nil)[:16]
+	tag := make([]byte, 0, 2+base64.RawURLEncoding.EncodedLen(len(sum)))
+	tag = append(tag, '"')
+	tag = base64.RawURLEncoding.AppendEncode(tag, sum)
+	return append(tag, '"')
+}
+
+// hashField writes s with its length, so that no two lists of fields hash alike.
+func hashField(h hash.Hash, s string) {
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(s)))
+	h.Write(n[:])
+	h.Write([]byte(s))
+}
+
+// etagMatches reports whether an If-None-Match header names etag.
+func etagMatches(header, etag []byte) bool {
+	list := view(header)
+	for list != "" {
+		var item string
+		item, list, _ = strings.Cut(list, ",")
+		item = strings.TrimPrefix(strings.Trim(item, " \t"), "W/")
+		if item == "*" || item == view(etag) {
+			return true
+		}
+	}
+	return false
+}

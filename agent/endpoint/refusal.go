@@ -1,0 +1,206 @@
+package endpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+// refusal is one way in which the endpoint itself says no.
+type refusal uint8
+
+// The refusals, in the order of the guard. The package comment explains each.
+const (
+	allowed refusal = iota
+	malformedRequest
+	methodNotAllowed
+	forwardedRequest
+	hostNotAllowed
+	originNotAllowed
+	tokenMissing
+	tokenInvalid
+	peerNotAllowed
+	nameNotAllowed
+	pathNotFound
+	fieldNotFound
+	requestTimeout
+	bodyTooLarge
+	headerTooLarge
+	internalFailure
+	tooManyConnections
+	tooManyWaiters
+	shuttingDown
+	upstreamTimeout
+	numRefusals
+)
+
+// refusals is the one table of codes, statuses and messages. Messages say what to do and
+// never quote the request.
+var refusals = [numRefusals]struct {
+	code    string
+	status  int
+	message string
+	close   bool // the connection ends with this answer
+}{
+	malformedRequest: {"MalformedRequest", http.StatusBadRequest, "The request is not valid HTTP, or carries a body where none belongs.", true},
+	methodNotAllowed: {"MethodNotAllowed", http.StatusMethodNotAllowed, "The path does not support this method; see the Allow header.", false},
+	forwardedRequest: {"ForwardedRequest", http.StatusForbidden, "The request came through a proxy. The agent answers local clients only.", true},
+	hostNotAllowed:   {"HostNotAllowed", http.StatusForbidden, "The Host header must name this host's loopback, such as localhost or 127.0.0.1, or a name that the configuration allows.", true},
+	originNotAllowed: {"OriginNotAllowed", http.StatusForbidden, "The agent does not answer requests that a browser sends for a page.", true},
+	tokenMissing:     {"TokenMissing", http.StatusForbidden, "The request needs a token in the X-KMS-Token header, or in another header that the configuration allows.", false},
+	tokenInvalid:     {"TokenInvalid", http.StatusForbidden, "The token is not valid.", true},
+	peerNotAllowed:   {"PeerNotAllowed", http.StatusForbidden, "The token is not valid for this process. It is bound to a user or group and to the unix socket.", true},
+	nameNotAllowed:   {"Forbidden.NoPermission", http.StatusForbidden, "The caller may not read this secret.", false},
+	pathNotFound:     {"PathNotFound", http.StatusNotFound, "There is nothing at this path.", false},
+	fieldNotFound:    {"FieldNotFound", http.StatusNotFound, "The secret has no such field.", false},
+	requestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "The request did not arrive in time.", true},
+	bodyTooLarge:     {"BodyTooLarge", http.StatusRequestEntityTooLarge, "The request body is too large.", true},
+	headerTooLarge:   {"HeaderTooLarge", http.StatusRequestHeaderFieldsTooLarge, "The request line and headers are too large.", true},
+	internalFailure:  {"InternalFailure", http.StatusInternalServerError, "The agent failed; its log has the cause under this request id.", true},
+	tooManyConnections: {"TooManyConnections", http.StatusServiceUnavailable,
+		"All connections of the agent are busy. Only /live and /ready are answered.", true},
+	tooManyWaiters:  {"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already. Ask again without wait, or later.", false},
+	shuttingDown:    {"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true},
+	upstreamTimeout: {"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false},
+}
+
+// refuse answers with a refusal of the table.
+func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r refusal) {
+	s.stats.refused[r].Add(1)
+	row := &refusals[r]
+	if row.close {
+		ctx.Response.Header.SetConnectionClose()
+	}
+	if row.status == http.StatusServiceUnavailable {
+		ctx.Response.Header.SetCanonical(headerRetryAfter, retryAfterOne)
+	}
+	s.answerError(ctx, c, row.status, row.code, row.message)
+	s.noteRefusal(c, r)
+}
+
+// fail answers with what the cache or a parser returned: the code and status of the one table
+// in upstream, and a message that its *upstream.Error was given for people. Anything else is
+// ours and stays in the log.
+func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef, err error) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.refuse(ctx, c, upstreamTimeout)
+		return
+	}
+	if errors.Is(err, context.Canceled) {
+		s.refuse(ctx, c, shuttingDown)
+		return
+	}
+	f := failureOf(err)
+	s.stats.fail(f.code)
+	if f.retryAfter > 0 {
+		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
+	}
+	if f.defect {
+		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, "request_id", c.requestID())
+	} else if f.status >= http.StatusInternalServerError || f.status == http.StatusTooManyRequests {
+		if ok, suppressed := s.logLimit.allow(); ok {
+			s.opts.Logger.Warn("no usable value", "secret", ref.String(), "code", f.code, "err", err,
+				"request_id", c.requestID(), "suppressed", suppressed)
+		}
+	}
+	s.answerError(ctx, c, f.status, f.code, f.message)
+}
+
+// failure is an error of the cache as a client sees it.
+type failure struct {
+	status     int
+	code       string
+	message    string
+	retryAfter int  // seconds; 0: not said
+	defect     bool // not an error that a backend answers with
+}
+
+func failureOf(err error) failure {
+	f := failure{status: upstream.Status(err), code: upstream.Code(err)}
+	if errors.Is(err, upstream.ErrUnauthenticated) {
+		// The application did nothing wrong: do not show it a 404 for a credential it never saw.
+		f.status, f.code = upstream.Status(upstream.ErrUnavailable), upstream.Code(upstream.ErrUnavailable)
+		f.message = "The backend refuses the agent's own credentials. The request itself is fine; the agent's configuration is not."
+		return f
+	}
+	var e *upstream.Error
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		row := &refusals[upstreamTimeout]
+		f.status, f.code, f.message = row.status, row.code, row.message
+	case errors.Is(err, context.Canceled):
+		row := &refusals[shuttingDown]
+		f.status, f.code, f.message = row.status, row.code, row.message
+	case errors.As(err, &e) && e.Err != nil:
+		f.message = e.Message
+		if f.message == "" {
+			f.message = sentence(e.Err.Error())
+		}
+		if e.RetryAfter > 0 {
+			f.retryAfter = int((e.RetryAfter + time.Second - 1) / time.Second)
+		}
+	case f.code == upstream.Code(upstream.ErrInternal):
+		f.message, f.defect = refusals[internalFailure].message, true
+	default: // a bare sentinel, or one wrapped by text that was not meant for clients
+		f.message = "The backend answered " + f.code + "."
+	}
+	return f
+}
+
+// sentence makes a message of the words of a sentinel.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	if s[0] >= 'a' && s[0] <= 'z' {
+		s = string(s[0]-'a'+'A') + s[1:]
+	}
+	return s + "."
+}
+
+// answerError writes the body that all errors share.
+func (s *Server) answerError(ctx *fasthttp.RequestCtx, c *conn, status int, code, message string) {
+	c.status, c.code = status, code
+	s.setCommonHeaders(ctx, c)
+	ctx.Response.SetStatusCode(status)
+	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
+	ctx.Response.SetBodyRaw(appendError(nil, code, message, c.requestID()))
+}
+
+func appendError(b []byte, code, message, requestID string) []byte {
+	b = append(b, `{"Code":"`...)
+	b = append(b, code...)
+	b = append(b, `","Message":`...)
+	b = appendJSONString(b, message)
+	b = append(b, `,"RequestId":"`...)
+	b = append(b, requestID...)
+	return append(b, '"', '}', '\n')
+}
+
+// appendJSONString appends s as a JSON string.
+func appendJSONString(b []byte, s string) []byte {
+	plain := true
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		b = append(b, '"')
+		b = append(b, s...)
+		return append(b, '"')
+	}
+	q, err := json.Marshal(s)
+	if err != nil { // a string always marshals
+		return append(b, `""`...)
+	}
+	return append(b, q...)
+}

@@ -1,0 +1,385 @@
+package endpoint
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/textproto"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/valyala/fasthttp"
+	"golang.org/x/time/rate"
+)
+
+// ErrServerClosed is returned by [Server.Serve] after [Server.Shutdown].
+var ErrServerClosed = errors.New("endpoint: server closed")
+
+// maxBodyBytes bounds the body of a POST, which carries nothing.
+const maxBodyBytes = 1 << 10
+
+// Server answers HTTP requests for secrets on any number of listeners.
+type Server struct {
+	secrets Secrets
+	opts    Options
+	http    *fasthttp.Server
+
+	prefix       []byte
+	tokenHeaders [][]byte
+	callers      atomic.Pointer[callerSet]
+	hosts        map[string]struct{}
+	etagKey      [32]byte
+	process      [8]byte // random part of request ids
+
+	table    *table
+	hubs     hubs
+	stats    counters
+	logLimit limiter
+	auditRef limiter
+
+	// base ends when running lookups have to give up.
+	base     context.Context
+	cancel   context.CancelFunc
+	stopping atomic.Bool
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	sweeping  bool
+	done      chan struct{} // closed at shutdown: ends the sweep
+	wg        sync.WaitGroup
+	numbers   atomic.Uint64
+}
+
+// New returns a server over secrets. It starts no goroutine and opens no listener. The error
+// names every option at fault.
+func New(secrets Secrets, opts Options) (*Server, error) {
+	if secrets == nil {
+		return nil, errors.New("endpoint: no secrets to serve")
+	}
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	s := &Server{
+		secrets:   secrets,
+		opts:      opts,
+		prefix:    []byte(opts.PathPrefix),
+		hosts:     map[string]struct{}{},
+		table:     newTable(opts),
+		listeners: map[net.Listener]struct{}{},
+		done:      make(chan struct{}),
+		logLimit:  limiter{Limiter: rate.NewLimiter(5, 20)},
+		auditRef:  limiter{Limiter: rate.NewLimiter(100, 200)},
+	}
+	for _, h := range opts.TokenHeaders {
+		s.tokenHeaders = append(s.tokenHeaders, []byte(textproto.CanonicalMIMEHeaderKey(h)))
+	}
+	for _, h := range opts.AllowedHosts {
+		s.hosts[lower(h)] = struct{}{}
+	}
+	if err := s.SetCallers(opts.Callers); err != nil {
+		return nil, err
+	}
+	_, _ = rand.Read(s.etagKey[:]) // never fails
+	_, _ = rand.Read(s.process[:])
+	s.hubs.init(secrets)
+	s.base, s.cancel = context.WithCancel(context.Background())
+	s.http = &fasthttp.Server{
+		Handler:      s.handle,
+		ErrorHandler: s.handleBroken,
+		ConnState:    connState,
+		ExpectHandler: func(*fasthttp.RequestCtx) int {
+			return fasthttp.StatusExpectationFailed
+		},
+		// The table decides who gets in; this is only a backstop for connections that were
+		// told to leave and have not yet.
+		Concurrency:                  2*(opts.MaxConnections+opts.HealthConnections) + opts.MaxWaiters,
+		ReadBufferSize:               opts.MaxHeaderBytes,
+		MaxRequestBodySize:           maxBodyBytes,
+		DisablePreParseMultipartForm: true,
+		KeepHijackedConns:            true, // a parked connection lives on
+		NoDefaultServerHeader:        true,
+		NoDefaultDate:                true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true,
+		Logger:                       quiet{opts.Logger},
+	}
+	return s, nil
+}
+
+// Serve answers on ln until [Server.Shutdown], which makes it return [ErrServerClosed], or
+// until ln fails. It takes ln over and closes it. A plain TCP listener that is not on a
+// loopback address is refused: [ListenTCP] makes those that may be used.
+func (s *Server) Serve(ln net.Listener) error {
+	unix, err := checkListener(ln)
+	if err != nil {
+		_ = ln.Close()
+		return err
+	}
+	s.mu.Lock()
+	if s.stopping.Load() {
+		s.mu.Unlock()
+		_ = ln.Close()
+		return ErrServerClosed
+	}
+	s.listeners[ln] = struct{}{}
+	s.wg.Add(1)
+	if !s.sweeping {
+		s.sweeping = true
+		s.wg.Go(s.sweep)
+	}
+	s.mu.Unlock()
+	defer s.wg.Done()
+	defer func() {
+		_ = ln.Close()
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+
+	for pause := time.Duration(0); ; {
+		nc, err := ln.Accept()
+		if err == nil {
+			pause = 0
+			s.admit(nc, unix)
+			continue
+		}
+		switch {
+		case s.stopping.Load():
+			return ErrServerClosed
+		case !temporary(err):
+			return fmt.Errorf("endpoint: accept on %s: %w", ln.Addr(), err)
+		}
+		if victim := s.table.evict(); victim != nil {
+			s.stats.evicted.Add(1)
+			_ = victim.Conn.Close()
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.opts.Logger.Warn("cannot accept connections", "listener", ln.Addr().String(), "err", err, "retry_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-s.done:
+			return ErrServerClosed
+		}
+	}
+}
+
+// temporary reports whether accepting may work again: the process or the host ran out of
+// something, or a client left before it was accepted.
+func temporary(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// admit starts serving a new connection, or sends it away.
+func (s *Server) admit(nc net.Conn, unix bool) {
+	c := &conn{Conn: nc, srv: s, unix: unix}
+	if unix {
+		c.peer = peerOf(nc)
+	}
+	c.setNumber(s.numbers.Add(1), s.process)
+	victim, ok := s.table.add(c, time.Now())
+	if victim != nil {
+		s.stats.evicted.Add(1)
+		_ = victim.Conn.Close()
+	}
+	if !ok {
+		s.turnAway(c)
+		return
+	}
+	s.wg.Add(1) // not Go: a parked connection changes goroutines and keeps its place
+	go s.serveConn(c)
+}
+
+// turnAway closes a connection that nobody has time for. The socket's buffer is empty, so the
+// farewell does not block; under TLS there is none, since a handshake would.
+func (s *Server) turnAway(c *conn) {
+	s.stats.refused[tooManyConnections].Add(1)
+	if _, plain := c.Conn.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	}); plain {
+		c.begin()
+		row := &refusals[tooManyConnections]
+		body := appendError(nil, row.code, row.message, c.requestID())
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\n"+
+			"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", c.requestID(), len(body), body)
+	}
+	_ = c.Conn.Close()
+}
+
+// serveConn serves requests of c until it is closed or parked.
+func (s *Server) serveConn(c *conn) {
+	c.handoff = false
+	err := s.http.ServeConn(c)
+	if w := c.waiter; w != nil {
+		if err == nil && c.handoff {
+			<-w.drained
+			go s.wait(w)
+			return
+		}
+		s.hubs.leave(w) // the connection broke while it was handed over
+		c.waiter = nil
+	}
+	s.release(c)
+}
+
+// release ends the life of c.
+func (s *Server) release(c *conn) {
+	_ = c.Conn.Close()
+	s.stats.hits.Add(c.hits.Swap(0))
+	s.table.remove(c)
+	s.wg.Done()
+}
+
+// connState keeps the phase of a connection. It is called twice per request.
+func connState(nc net.Conn, state fasthttp.ConnState) {
+	c, ok := nc.(*conn)
+	if !ok {
+		return
+	}
+	switch state {
+	case fasthttp.StateActive:
+		c.setPhase(active)
+	case fasthttp.StateIdle:
+		c.setPhase(idle)
+	}
+}
+
+// sweep ends connections that are stuck, until shutdown.
+func (s *Server) sweep() {
+	every := min(time.Second, s.opts.RequestTimeout/4, s.opts.IdleTimeout/4)
+	ticker := time.NewTicker(max(every, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			s.stats.timedOut.Add(uint64(s.table.sweep(now, s.opts.RequestTimeout, s.opts.IdleTimeout)))
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// Shutdown stops accepting, wakes waiting clients, lets running requests finish and closes
+// every connection. When ctx ends first, what is left is cut off and ctx's error is returned.
+// Further calls wait for the first.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.stopping.Swap(true)
+	for ln := range s.listeners {
+		_ = ln.Close()
+	}
+	if first {
+		close(s.done)
+	}
+	s.mu.Unlock()
+	s.table.stop()
+	s.hubs.wakeAll()
+
+	// A connection that answered just before it could learn of the shutdown becomes idle
+	// afterwards, so idle ones are closed repeatedly.
+	ticker := time.NewTicker(2 * time.Millisecond)
+	defer ticker.Stop()
+	var err error
+	for waiting := true; waiting; {
+		s.table.closeWhere(idle, fresh)
+		select {
+		case <-s.table.empty:
+			waiting = false
+		case <-ctx.Done():
+			err = ctx.Err()
+			s.cancel()
+			s.table.closeWhere(fresh, active, busy, idle, parked)
+			select {
+			case <-s.table.empty:
+			case <-time.After(time.Second): // a lookup that ignores its context
+				return err
+			}
+			waiting = false
+		case <-ticker.C:
+		}
+	}
+	s.cancel()
+	s.wg.Wait()
+	s.hubs.wg.Wait()
+	return err
+}
+
+// handle answers one request.
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	c := ctx.Conn().(*conn)
+	c.begin()
+	defer s.recover(ctx, c)
+	s.dispatch(ctx, c)
+	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
+	if s.stopping.Load() || c.healthOnly || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {
+		ctx.Response.Header.SetConnectionClose()
+	}
+}
+
+// recover turns a panic into an answer. The value of a panic may quote anything, so only its
+// type and the stack are logged.
+func (s *Server) recover(ctx *fasthttp.RequestCtx, c *conn) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	s.stats.panics.Add(1)
+	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), "request_id", c.requestID(), "stack", string(debug.Stack()))
+	ctx.Hijack(nil)
+	ctx.HijackSetNoResponse(false)
+	ctx.Response.ResetBody()
+	s.refuse(ctx, c, internalFailure)
+}
+
+// handleBroken answers what could not be read as a request.
+func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
+	c := ctx.Conn().(*conn)
+	c.begin()
+	var small *fasthttp.ErrSmallBuffer
+	switch {
+	case errors.As(err, &small):
+		s.refuse(ctx, c, headerTooLarge)
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		s.refuse(ctx, c, bodyTooLarge)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.refuse(ctx, c, requestTimeout)
+	default:
+		s.refuse(ctx, c, malformedRequest)
+	}
+}
+
+// quiet is the logger of fasthttp, whose texts may quote the request: they are dropped, and
+// only the fact is kept.
+type quiet struct{ log *slog.Logger }
+
+func (q quiet) Printf(string, ...any) { q.log.Debug("connection ended with an error") }
+
+// limiter bounds how often something is written and counts what was not.
+type limiter struct {
+	*rate.Limiter
+	suppressed atomic.Uint64 // since the last that was written
+	total      atomic.Uint64
+}
+
+// allow reports whether to write now, and how much was left out since the last time.
+func (l *limiter) allow() (ok bool, suppressed uint64) {
+	if !l.Allow() {
+		l.suppressed.Add(1)
+		l.total.Add(1)
+		return false, 0
+	}
+	return true, l.suppressed.Swap(0)
+}

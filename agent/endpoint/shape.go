@@ -1,0 +1,229 @@
+package endpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"secretagent/upstream"
+)
+
+// Format is the shape of a value in an answer. Every format carries the same bytes.
+type Format uint8
+
+const (
+	// FormatKMS is the GetSecretValue response of Alibaba Cloud KMS.
+	FormatKMS Format = iota
+
+	// FormatAWS is the GetSecretValue response of AWS Secrets Manager: ARN, Name, VersionId,
+	// SecretString, VersionStages as an array, CreatedDate as a number. Data of type binary
+	// is SecretBinary, in base64. In requests AWSCURRENT and AWSPREVIOUS mean ACSCurrent and
+	// ACSPrevious. The agent knows neither region nor account, so the ARN leaves them empty.
+	FormatAWS
+
+	// FormatVault is the KV v2 response of Vault. Data that is a JSON object becomes the map,
+	// anything else {"value": "…"}. The version is a number there: that of version ids such as
+	// 7 or v7, otherwise 0; custom_metadata has the id itself and its labels.
+	FormatVault
+
+	// FormatRaw is the bytes alone, as application/json, text/plain or
+	// application/octet-stream.
+	FormatRaw
+
+	numFormats
+)
+
+const formatNames = "kms, aws, vault, raw"
+
+// ParseFormat returns the format of that name: kms, aws, vault or raw.
+func ParseFormat(name string) (Format, error) {
+	if f, ok := formatOf(name); ok {
+		return f, nil
+	}
+	return 0, errors.New("the format must be one of " + formatNames)
+}
+
+func formatOf(name string) (Format, bool) {
+	switch name {
+	case "kms":
+		return FormatKMS, true
+	case "aws":
+		return FormatAWS, true
+	case "vault":
+		return FormatVault, true
+	case "raw":
+		return FormatRaw, true
+	}
+	return 0, false
+}
+
+// String returns the name that [ParseFormat] reads.
+func (f Format) String() string {
+	return [...]string{"kms", "aws", "vault", "raw", "unknown"}[min(f, numFormats)]
+}
+
+// fromAWSStage returns the KMS label that an AWS application means.
+func fromAWSStage(stage string) string {
+	switch stage {
+	case "AWSCURRENT":
+		return string(upstream.ACSCurrent)
+	case "AWSPREVIOUS":
+		return string(upstream.ACSPrevious)
+	}
+	return stage
+}
+
+// body is an encoded value. It is immutable.
+type body struct {
+	contentType []byte
+	data        []byte
+}
+
+// shape encodes v.
+func shape(v *upstream.SecretValue, f Format) *body {
+	switch f {
+	case FormatAWS:
+		return &body{contentTypeJSON, shapeAWS(v)}
+	case FormatVault:
+		return &body{contentTypeJSON, shapeVault(v)}
+	case FormatRaw:
+		return &body{contentTypeOf(v), v.SecretData.Reveal()}
+	default:
+		return &body{contentTypeJSON, upstream.GetSecretValueJSON(v)}
+	}
+}
+
+func contentTypeOf(v *upstream.SecretValue) []byte {
+	data := v.SecretData.Reveal()
+	switch {
+	case v.SecretDataType == upstream.DataTypeBinary || !utf8.Valid(data):
+		return contentTypeBinary
+	case isJSON(data, '{') || isJSON(data, '['):
+		return contentTypeJSON
+	default:
+		return contentTypeText
+	}
+}
+
+// isJSON reports whether data is one JSON text that opens with first.
+func isJSON(data []byte, first byte) bool {
+	data = bytes.TrimLeft(data, " \t\r\n")
+	return len(data) > 0 && data[0] == first && json.Valid(data)
+}
+
+func shapeAWS(v *upstream.SecretValue) []byte {
+	out := struct {
+		ARN           string
+		Name          upstream.SecretName
+		VersionID     upstream.VersionID `json:"VersionId"`
+		SecretString  *string            `json:",omitempty"`
+		SecretBinary  []byte             `json:",omitempty"`
+		VersionStages []upstream.VersionStage
+		CreatedDate   int64
+	}{
+		ARN:           "acs:kms:::secret/" + string(v.SecretName),
+		Name:          v.SecretName,
+		VersionID:     v.VersionID,
+		VersionStages: stagesOf(v),
+		CreatedDate:   v.CreateTime.Unix(),
+	}
+	if v.SecretDataType == upstream.DataTypeBinary {
+		out.SecretBinary = v.SecretData.Reveal()
+	} else {
+		text := string(v.SecretData.Reveal())
+		out.SecretString = &text
+	}
+	return encode(&out)
+}
+
+func shapeVault(v *upstream.SecretValue) []byte {
+	data := json.RawMessage(v.SecretData.Reveal())
+	if !isJSON(data, '{') {
+		data = encode(map[string]string{"value": string(v.SecretData.Reveal())})
+	}
+	stages := make([]string, len(v.VersionStages))
+	for i, s := range v.VersionStages {
+		stages[i] = string(s)
+	}
+	type metadata struct {
+		CreatedTime    string            `json:"created_time"`
+		CustomMetadata map[string]string `json:"custom_metadata"`
+		DeletionTime   string            `json:"deletion_time"`
+		Destroyed      bool              `json:"destroyed"`
+		Version        int               `json:"version"`
+	}
+	type kv struct {
+		Data     json.RawMessage `json:"data"`
+		Metadata metadata        `json:"metadata"`
+	}
+	return encode(&struct {
+		RequestID     string    `json:"request_id"`
+		LeaseID       string    `json:"lease_id"`
+		Renewable     bool      `json:"renewable"`
+		LeaseDuration int       `json:"lease_duration"`
+		Data          kv        `json:"data"`
+		WrapInfo      *struct{} `json:"wrap_info"`
+		Warnings      []string  `json:"warnings"`
+		Auth          *struct{} `json:"auth"`
+	}{
+		RequestID: v.RequestID,
+		Data: kv{data, metadata{
+			CreatedTime:    upstream.WireTime(v.CreateTime),
+			CustomMetadata: map[string]string{"VersionId": string(v.VersionID), "VersionStages": strings.Join(stages, ",")},
+			Version:        vaultVersion(v.VersionID),
+		}},
+	})
+}
+
+// vaultVersion returns 7 for 7 and v7, and 0 for ids that are not numbers.
+func vaultVersion(id upstream.VersionID) int {
+	n, err := strconv.ParseUint(strings.TrimPrefix(string(id), "v"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
+
+func stagesOf(v *upstream.SecretValue) []upstream.VersionStage {
+	if v.VersionStages == nil {
+		return []upstream.VersionStage{}
+	}
+	return v.VersionStages
+}
+
+// encode returns v as JSON without HTML escapes, ended by a newline. It is called with types
+// that always encode.
+func encode(v any) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+	return buf.Bytes()
+}
+
+var errNoField = errors.New("no such field")
+
+// shapeField encodes one key of a secret that is a JSON object: as if the key's value, a
+// string without its quotes, were the whole data. It returns errNoField when the key is
+// missing.
+func shapeField(v *upstream.SecretValue, f Format, field string) (*body, error) {
+	var object map[string]json.RawMessage
+	if data := v.SecretData.Reveal(); !isJSON(data, '{') || json.Unmarshal(data, &object) != nil {
+		return nil, upstream.InvalidParameter("field", "the secret is not a JSON object")
+	}
+	data, ok := object[field]
+	if !ok {
+		return nil, errNoField
+	}
+	part := *v
+	var text string
+	if data[0] == '"' && json.Unmarshal(data, &text) == nil {
+		data = []byte(text)
+	}
+	part.SecretData = upstream.NewSecretData(data)
+	part.SecretDataType = upstream.DataTypeText
+	return shape(&part, f), nil
+}

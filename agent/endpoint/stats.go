@@ -1,0 +1,84 @@
+package endpoint
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"secretagent/upstream"
+)
+
+// Stats is a snapshot of what a [Server] has done and is doing.
+type Stats struct {
+	// Values answered, by how the cache came by them.
+	Hits, Misses, Stale uint64
+
+	NotModified uint64 // 304 answers
+	Batches     uint64
+	Reports     uint64
+	Waits       uint64 // times a client was parked
+
+	// Refused counts the endpoint's own refusals and Failed what the cache answered with, each
+	// by the code the client got.
+	Refused map[string]uint64
+	Failed  map[string]uint64
+
+	Connections       int    // open, not waiting
+	HealthConnections int    // open beyond the limit, for health only
+	Waiting           int    // clients that wait for a change
+	Evicted           uint64 // connections closed to make room
+	TimedOut          uint64 // connections ended because they did not move
+	Panics            uint64
+	AuditDropped      uint64 // refusals that were not audited because there were too many
+}
+
+// counters are those of them that grow. Hits are counted per connection and added here when
+// it ends, so that the hit path of different cores shares no cache line.
+type counters struct {
+	hits, misses, stale, notModified atomic.Uint64
+	batches, reports, waits          atomic.Uint64
+	evicted, timedOut, panics        atomic.Uint64
+	refused                          [numRefusals]atomic.Uint64
+
+	mu     sync.Mutex
+	failed map[string]uint64
+}
+
+func (n *counters) fail(code string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.failed == nil {
+		n.failed = map[string]uint64{}
+	}
+	n.failed[code]++ // codes come from the tables of upstream and this package: a few dozen
+}
+
+// Stats returns a snapshot.
+func (s *Server) Stats() Stats {
+	n := &s.stats
+	out := Stats{
+		Hits: s.table.hits() + n.hits.Load(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
+		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
+		Evicted: n.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
+		AuditDropped: s.auditRef.total.Load(),
+		Refused:      map[string]uint64{}, Failed: map[string]uint64{},
+	}
+	out.Connections, out.HealthConnections, out.Waiting = s.table.counts()
+	for r := allowed + 1; r < numRefusals; r++ {
+		if count := n.refused[r].Load(); count > 0 {
+			out.Refused[refusals[r].code] += count
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for code, count := range n.failed {
+		out.Failed[code] = count
+	}
+	return out
+}
+
+// audit writes a line about an answer, when auditing is on.
+func (s *Server) audit(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string) {
+	if s.opts.Audit != nil {
+		s.opts.Audit.write(s.record(c, ref, version, outcome, 0))
+	}
+}

@@ -1,0 +1,252 @@
+package endpoint
+
+import (
+	"container/list"
+	"os"
+	"sync"
+	"time"
+)
+
+// table knows every connection and decides who gets in and who has to leave.
+type table struct {
+	maxOpen, maxHealth, maxParked int
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	untrusted *list.List // of *conn, oldest first: those that never presented a valid token
+	open      int        // counted connections that are not parked and not health-only
+	health    int
+	parked    int
+	empty     chan struct{} // closed when the last connection leaves after stop
+	stopped   bool
+}
+
+func newTable(o Options) *table {
+	return &table{
+		maxOpen: o.MaxConnections, maxHealth: o.HealthConnections, maxParked: o.MaxWaiters,
+		conns: map[*conn]struct{}{}, untrusted: list.New(), empty: make(chan struct{}),
+	}
+}
+
+// add lets c in. When all slots are taken it names a connection to close in return, or lets c
+// in for health only; ok is false when neither is possible.
+func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopped {
+		return nil, false
+	}
+	if t.open >= t.maxOpen {
+		if victim = t.victimLocked(); victim != nil {
+			t.forgetLocked(victim)
+		} else if t.health < t.maxHealth {
+			c.healthOnly = true
+		} else {
+			return nil, false
+		}
+	}
+	t.conns[c] = struct{}{}
+	c.counted, c.seenAt = true, now
+	c.element = t.untrusted.PushBack(c)
+	if c.healthOnly {
+		t.health++
+	} else {
+		t.open++
+	}
+	return victim, true
+}
+
+// victimLocked returns the connection that is missed least: the oldest that never presented a
+// valid token, else the one that has been idle longest. Health-only connections do not help.
+func (t *table) victimLocked() *conn {
+	for e := t.untrusted.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*conn); !c.healthOnly && c.phase() != parked {
+			return c
+		}
+	}
+	var victim *conn
+	for c := range t.conns {
+		if !c.counted || c.healthOnly || c.phase() != idle {
+			continue
+		}
+		// seenAt is as coarse as the sweep; among equals the older connection goes.
+		if victim == nil || c.seenAt.Before(victim.seenAt) || c.seenAt.Equal(victim.seenAt) && c.number < victim.number {
+			victim = c
+		}
+	}
+	return victim
+}
+
+// evictable closes nothing but returns a connection to close when the process, rather than
+// this server, has run out of descriptors.
+func (t *table) evict() *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	victim := t.victimLocked()
+	if victim != nil {
+		t.forgetLocked(victim)
+	}
+	return victim
+}
+
+// forgetLocked stops counting c; its goroutine removes it when it is done.
+func (t *table) forgetLocked(c *conn) {
+	if !c.counted {
+		return
+	}
+	c.counted = false
+	if c.element != nil {
+		t.untrusted.Remove(c.element)
+		c.element = nil
+	}
+	switch {
+	case c.healthOnly:
+		t.health--
+	case c.phase() == parked:
+		t.parked--
+	default:
+		t.open--
+	}
+}
+
+// trust takes c off the list of those that go first.
+func (t *table) trust(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c.element != nil {
+		t.untrusted.Remove(c.element)
+		c.element = nil
+	}
+	c.trusted.Store(true)
+}
+
+// park moves c from the connections to the waiters; false when there are too many, or when c
+// was chosen to leave.
+func (t *table) park(c *conn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopped || !c.counted || c.healthOnly || t.parked >= t.maxParked {
+		return false
+	}
+	t.open--
+	t.parked++
+	c.setPhase(parked)
+	return true
+}
+
+// unpark moves c back. It may exceed maxOpen for as long as c's answer takes: c held a slot
+// before, and there are at most maxParked of its kind.
+func (t *table) unpark(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c.counted {
+		t.parked--
+		t.open++
+	}
+	c.setPhase(active)
+}
+
+// remove takes c out.
+func (t *table) remove(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.forgetLocked(c)
+	delete(t.conns, c)
+	if t.stopped && len(t.conns) == 0 {
+		t.closeEmptyLocked()
+	}
+}
+
+// stop lets nobody in any more. empty is closed once all have left.
+func (t *table) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stopped = true
+	if len(t.conns) == 0 {
+		t.closeEmptyLocked()
+	}
+}
+
+func (t *table) closeEmptyLocked() {
+	select {
+	case <-t.empty:
+	default:
+		close(t.empty)
+	}
+}
+
+// closeWhere closes the sockets of all connections in one of the phases.
+func (t *table) closeWhere(phases ...phase) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns {
+		for _, p := range phases {
+			if c.phase() == p {
+				_ = c.Conn.Close()
+			}
+		}
+	}
+}
+
+// counts returns open, health-only and parked connections.
+func (t *table) counts() (open, health, waiting int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.open, t.health, t.parked
+}
+
+// hits sums the values answered on live connections.
+func (t *table) hits() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var n uint64
+	for c := range t.conns {
+		n += c.hits.Load()
+	}
+	return n
+}
+
+// sweep ends connections that have not moved for too long and returns how many.
+func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ended := 0
+	for c := range t.conns {
+		state := c.state.Load()
+		if state != c.seenState {
+			c.seenState, c.seenAt, c.warned = state, now, false
+			continue
+		}
+		for_ := now.Sub(c.seenAt)
+		switch phase(state & 7) {
+		case fresh:
+			if for_ >= requestTimeout {
+				_ = c.Conn.Close()
+				ended++
+			}
+		case idle:
+			if for_ >= idleTimeout {
+				_ = c.Conn.Close()
+				ended++
+			}
+		case active:
+			switch {
+			case for_ < requestTimeout:
+			case !c.warned:
+				// A reader that is stuck gets to say 408; a writer that is stuck stays so.
+				c.warned = true
+				_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+				ended++
+			default:
+				_ = c.Conn.Close()
+			}
+		case busy, parked: // bounded by the lookup's context, and by the waiter's own deadline
+		}
+	}
+	return ended
+}
+
+// isTimeout reports whether err is an expired deadline.
+func isTimeout(err error) bool {
+	return os.IsTimeout(err)
+}

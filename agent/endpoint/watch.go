@@ -1,0 +1,238 @@
+package endpoint
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+// A client that waits costs as little as can be. Its connection is taken away from fasthttp,
+// whose buffers go back to their pools, and a small goroutine blocks in a read of one byte:
+//
+//  1. the handler finds that the client's ETag is still right, joins the hub of the reference,
+//     looks once more, and asks fasthttp to hand the connection over;
+//  2. what fasthttp had read beyond this request is collected;
+//  3. the waiter reads until the client leaves, the wait is over, or the hub wakes it by
+//     moving the read deadline into the past;
+//  4. the request is served again from its bytes, through guard and lookup, and is parked
+//     again with what is left of its time if nothing relevant changed.
+
+// parkTicket travels with a replayed request.
+type parkTicket struct {
+	deadline time.Time // no more waiting after this
+}
+
+// waiter is one parked connection.
+type waiter struct {
+	conn     *conn
+	ref      upstream.SecretRef
+	request  []byte // as it came over the wire
+	deadline time.Time
+	leftover []byte // bytes of the next request
+	drained  chan struct{}
+	drainErr error
+
+	mu    sync.Mutex
+	woken bool
+	armed bool // blocked in a read, or about to be
+}
+
+// park takes the connection out of fasthttp's hands until the value of q may have changed. It
+// returns false when the request is to be answered now; it may have been answered already,
+// with a refusal.
+func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, ticket *parkTicket) bool {
+	deadline := ctx.Time().Add(q.wait)
+	if ticket != nil {
+		deadline = ticket.deadline
+	}
+	if s.stopping.Load() || !ctx.Time().Before(deadline) {
+		return false
+	}
+	w := &waiter{conn: c, ref: owned(q.ref), deadline: deadline, drained: make(chan struct{})}
+	// 1.
+	if joined, closed := s.hubs.join(w); !joined {
+		if !closed {
+			s.refuse(ctx, c, tooManyWaiters)
+		}
+		return false
+	}
+	if a, ok := s.secrets.Peek(w.ref); ok && string(s.preparedOf(a).etag) != string(p.etag) {
+		// It changed before we had joined. Take the change as a wake-up.
+		w.wake()
+	}
+	if !s.table.park(c) {
+		s.hubs.leave(w)
+		if !s.stopping.Load() {
+			s.refuse(ctx, c, tooManyWaiters)
+		}
+		return false
+	}
+	h := &ctx.Request.Header
+	w.request = make([]byte, 0, len(h.RequestURI())+len(h.RawHeaders())+32)
+	w.request = append(append(w.request, h.Method()...), ' ')
+	w.request = append(append(w.request, h.RequestURI()...), ' ')
+	w.request = append(append(w.request, h.Protocol()...), '\r', '\n')
+	w.request = append(w.request, h.RawHeaders()...)
+
+	s.stats.waits.Add(1)
+	c.handoff, c.waiter = true, w
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(nc net.Conn) {
+		// 2.
+		w.leftover, w.drainErr = c.drain(nc, s.opts.MaxHeaderBytes)
+		close(w.drained)
+	})
+	return true
+}
+
+// wait blocks until there is a reason to answer, and then serves the connection on. It runs on
+// a goroutine of its own, whose stack is as small as they come.
+func (s *Server) wait(w *waiter) {
+	c := w.conn
+	gone := w.drainErr != nil
+	interrupted := len(w.leftover) > 0 // by the client's next request
+	// 3.
+	if !gone && !interrupted && w.arm() {
+		var next [1]byte
+		n, err := c.Conn.Read(next[:])
+		switch {
+		case n > 0:
+			w.leftover, interrupted = append(w.leftover, next[0]), true
+		case !isTimeout(err):
+			gone = true
+		}
+	}
+	s.hubs.leave(w)
+	c.waiter = nil
+	if gone || c.Conn.SetReadDeadline(time.Time{}) != nil {
+		s.release(c)
+		return
+	}
+	// 4.
+	c.resumed = &parkTicket{deadline: w.deadline}
+	if interrupted {
+		c.resumed.deadline = time.Time{}
+	}
+	c.pending = append(w.request, w.leftover...)
+	s.table.unpark(c)
+	s.serveConn(c)
+}
+
+// arm prepares the read that ends at the deadline; false when the waiter was woken already.
+func (w *waiter) arm() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.woken {
+		return false
+	}
+	w.armed = true
+	return w.conn.Conn.SetReadDeadline(w.deadline) == nil
+}
+
+// wake makes the waiter look again. It does not block.
+func (w *waiter) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.woken = true
+	if w.armed {
+		_ = w.conn.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// hubs connects waiters to the cache: one subscription and one goroutine per reference that is
+// waited for, however many clients wait.
+type hubs struct {
+	secrets Secrets
+	mu      sync.Mutex
+	byRef   map[upstream.SecretRef]*hub
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+type hub struct {
+	waiters map[*waiter]struct{}
+	cancel  func()
+	done    chan struct{}
+}
+
+func (hs *hubs) init(secrets Secrets) {
+	hs.secrets = secrets
+	hs.byRef = map[upstream.SecretRef]*hub{}
+}
+
+// join adds w to the hub of its reference. It fails after wakeAll, when closed says so, and
+// when the cache takes no more subscriptions.
+func (hs *hubs) join(w *waiter) (joined, closed bool) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.closed {
+		return false, true
+	}
+	h := hs.byRef[w.ref]
+	if h == nil {
+		changed, cancel := hs.secrets.Subscribe(w.ref)
+		if changed == nil {
+			cancel()
+			return false, false
+		}
+		h = &hub{waiters: map[*waiter]struct{}{}, cancel: cancel, done: make(chan struct{})}
+		hs.byRef[w.ref] = h
+		hs.wg.Go(func() { hs.listen(h, changed) })
+	}
+	h.waiters[w] = struct{}{}
+	return true, false
+}
+
+// leave takes w out; it is not woken afterwards.
+func (hs *hubs) leave(w *waiter) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.byRef[w.ref]
+	if h == nil {
+		return
+	}
+	if _, member := h.waiters[w]; !member {
+		return
+	}
+	delete(h.waiters, w)
+	if len(h.waiters) == 0 {
+		delete(hs.byRef, w.ref)
+		h.cancel()
+		close(h.done)
+	}
+}
+
+// listen wakes the waiters of h whenever the cache rings.
+func (hs *hubs) listen(h *hub, changed <-chan struct{}) {
+	for {
+		select {
+		case _, ok := <-changed:
+			hs.mu.Lock()
+			for w := range h.waiters {
+				w.wake()
+			}
+			hs.mu.Unlock()
+			if !ok { // the cache rings no more; waits end by their deadlines
+				return
+			}
+		case <-h.done:
+			return
+		}
+	}
+}
+
+// wakeAll wakes everybody and lets nobody join any more.
+func (hs *hubs) wakeAll() {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.closed = true
+	for _, h := range hs.byRef {
+		for w := range h.waiters {
+			w.wake()
+		}
+	}
+}
