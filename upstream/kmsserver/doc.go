@@ -1,0 +1,62 @@
+// Package kmsserver serves an [upstream.Manager] over the KMS API of Alibaba Cloud (product
+// Kms, version 2016-01-20, RPC style), so that its official SDKs and command line work on it
+// unchanged.
+//
+//	server, err := kmsserver.New(store, kmsserver.Options{AccessKeys: keys, Logger: logger})
+//	socket, err := kmsserver.ListenUnix("run/kms.sock")
+//	go server.Serve(socket, kmsserver.Trusted)
+//	public, err := kmsserver.ListenTCP("127.0.0.1:2026", nil)
+//	go server.Serve(public, kmsserver.Signed)
+//	…
+//	err = server.Shutdown(ctx)
+//
+// # Requests
+//
+// GET and POST on / are answered. Parameters are merged from the query, a form body and, for
+// requests signed in their headers, a JSON body. A name that occurs twice is refused, a name
+// that is not known is ignored. Every parameter is text and must be UTF-8.
+//
+// A signed listener verifies signatures V1 (HMAC-SHA1 in the parameters) and V3
+// (ACS3-HMAC-SHA256 in the headers): known key, timestamp within 15 minutes either way,
+// signature, security token, nonce not used before, in this order. Then the action must
+// match the key's actions, and every secret the call names its secrets. A trusted listener
+// decodes the same requests and checks none of that.
+//
+// To a key without rights on a name, a secret that exists and one that does not look the
+// same. ListSecrets and ListTagResources show such a key only what it may use.
+//
+// # Answers
+//
+// Answers are JSON with RequestId, which is also in the header x-acs-request-id. Errors have
+// the codes and statuses of the API. What goes wrong inside the backend is logged and
+// answered with InternalFailure or ServiceUnavailableTemporary, without details.
+//
+// # Design notes
+//
+// Replays. A nonce is remembered after its signature was verified, per access key, until its
+// timestamp has left the window. When the memory of a key is full its requests are throttled
+// (Rejected.Throttling): forgetting early would open the door that the memory keeps shut.
+// The memory does not outlive the process: for 15 minutes after a restart, requests recorded
+// before it could be replayed by somebody who reads the traffic. Loopback and TLS are the
+// protection against that reader.
+//
+// SignatureDoesNotMatch ends with the string to sign, which lets the official SDK tell a
+// wrong secret from a broken signer. For V1 that string contains every parameter, and clients
+// print error messages, so it is left out where a parameter may hold a secret; the message
+// then names the likely cause itself. It is never logged.
+//
+// ListSecrets for a key with globs walks the whole list of the backend so that pages and
+// TotalCount are right for what the key may see. Refusing such keys would be cheaper, but
+// they are the ones that least privilege asks for.
+//
+// Only requests are decoded here, never judged: limits and rules of the object model are the
+// backend's, so that they hold on every way in. Ranges whose zero means "default" inside are
+// the exception, since an explicit zero is lost behind the decoder.
+//
+// The read buffer of a connection holds a whole request line of 160 KiB, because both SDKs
+// put a value of up to 92160 encoded bytes there. It is given back while the connection is
+// idle, and the number of connections is bounded.
+//
+// Left out: XML answers, bearer tokens, the signatures ACS4, ACS3-HMAC-SM3 and ACS3-RSA, and
+// whatever concerns keys and certificates. Requests for them are refused with a reason.
+package kmsserver

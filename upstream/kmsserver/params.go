@@ -1,0 +1,225 @@
+package kmsserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of one request's parameters. The longest request of the API, TagResources with 50
+// secrets and 20 tags in .N form, has about a hundred.
+const (
+	maxParams    = 512
+	maxParamName = 256
+)
+
+// params are the decoded parameters of one request, by name. A name is there once: the API
+// leaves open what a repeated one means, so it is refused.
+type params map[string]string
+
+// add stores a parameter unless its name is malformed or taken.
+func (p params) add(name, value string) error {
+	switch {
+	case name == "" || len(name) > maxParamName || !utf8.ValidString(name):
+		return errParse("a parameter has an empty, overlong or malformed name")
+	case len(p) >= maxParams:
+		return errParse("the request has more than " + strconv.Itoa(maxParams) + " parameters")
+	}
+	if _, taken := p[name]; taken {
+		return errParse("the parameter " + strconv.Quote(name) + " is given more than once")
+	}
+	p[name] = value
+	return nil
+}
+
+// addForm adds the pairs of a query string or form body. A plus sign is a space, as the
+// official clients write it.
+func (p params) addForm(raw []byte) error {
+	for len(raw) > 0 {
+		var pair []byte
+		pair, raw, _ = bytes.Cut(raw, []byte("&"))
+		if len(pair) == 0 {
+			continue
+		}
+		rawName, rawValue, _ := bytes.Cut(pair, []byte("="))
+		name, ok := percentDecode(rawName)
+		if !ok {
+			return errParse("a parameter name has a broken percent-encoding")
+		}
+		value, ok := percentDecode(rawValue)
+		if !ok {
+			return errParse("the parameter " + strconv.Quote(name) + " has a broken percent-encoding")
+		}
+		if err := p.add(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addJSON adds the members of a JSON object. Booleans and numbers become their text, arrays
+// and objects their JSON, null counts as absent.
+func (p params) addJSON(raw []byte) error {
+	notObject := errParse("the body is not a JSON object")
+	if !utf8.Valid(raw) {
+		return errParse("the body is not UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
+		return notObject
+	}
+	for dec.More() {
+		token, err := dec.Token()
+		if err != nil {
+			return notObject
+		}
+		name, _ := token.(string) // an object's odd tokens are strings
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return notObject
+		}
+		value, present, err := textOfJSON(raw)
+		if err != nil {
+			return err
+		}
+		if !present {
+			continue
+		}
+		if err := p.add(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil { // the closing brace
+		return notObject
+	}
+	if dec.More() {
+		return errParse("something follows the JSON object of the body")
+	}
+	return nil
+}
+
+func textOfJSON(raw json.RawMessage) (text string, present bool, err error) {
+	switch raw[0] {
+	case 'n':
+		return "", false, nil
+	case '"':
+		// encoding/json would replace half a surrogate pair without a word, and store
+		// another secret than the one that was sent.
+		if brokenSurrogate(raw) {
+			return "", false, errParse("a JSON string holds half a surrogate pair")
+		}
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return "", false, errParse("a JSON string is malformed")
+		}
+		return text, true, nil
+	case '[', '{':
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, raw); err != nil {
+			return "", false, errParse("a JSON value is malformed")
+		}
+		return compact.String(), true, nil
+	default:
+		return string(raw), true, nil
+	}
+}
+
+// brokenSurrogate reports whether a valid JSON string literal escapes one half of a
+// surrogate pair without the other.
+func brokenSurrogate(literal []byte) bool {
+	high := false // the previous escape was the first half
+	for i := 0; i < len(literal); i++ {
+		unit := uint64(0)
+		if literal[i] == '\\' {
+			i++
+			if literal[i] == 'u' {
+				unit, _ = strconv.ParseUint(string(literal[i+1:i+5]), 16, 32)
+				i += 4
+			}
+		}
+		low := unit >= 0xDC00 && unit <= 0xDFFF
+		if low != high {
+			return true
+		}
+		high = unit >= 0xD800 && unit <= 0xDBFF
+	}
+	return high
+}
+
+// canonical returns all parameters but the one named except in the form that signatures
+// cover: sorted by name and percent-encoded by RFC 3986.
+func (p params) canonical(except string) string {
+	names := make([]string, 0, len(p))
+	size := 0
+	for name, value := range p {
+		if name != except {
+			names = append(names, name)
+			size += len(name) + len(value) + 2
+		}
+	}
+	slices.Sort(names)
+	out := make([]byte, 0, size+size/4)
+	for i, name := range names {
+		if i > 0 {
+			out = append(out, '&')
+		}
+		out = percentEncode(out, name)
+		out = append(out, '=')
+		out = percentEncode(out, p[name])
+	}
+	return string(out)
+}
+
+// percentEncode appends s to dst with every byte outside A-Z a-z 0-9 - _ . ~ encoded.
+func percentEncode(dst []byte, s string) []byte {
+	const upperHex = "0123456789ABCDEF"
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.', c == '~':
+			dst = append(dst, c)
+		default:
+			dst = append(dst, '%', upperHex[c>>4], upperHex[c&15])
+		}
+	}
+	return dst
+}
+
+// percentDecode returns the text that raw encodes, as a copy, and false when an encoding is
+// broken.
+func percentDecode(raw []byte) (string, bool) {
+	var out strings.Builder
+	out.Grow(len(raw))
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '+':
+			out.WriteByte(' ')
+		case '%':
+			if i+2 >= len(raw) {
+				return "", false
+			}
+			high, low := hexDigit(raw[i+1]), hexDigit(raw[i+2])
+			if high < 0 || low < 0 {
+				return "", false
+			}
+			out.WriteByte(byte(high<<4 | low))
+			i += 2
+		default:
+			out.WriteByte(raw[i])
+		}
+	}
+	return out.String(), true
+}
+
+func hexDigit(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}

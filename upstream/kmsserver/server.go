@@ -1,0 +1,289 @@
+package kmsserver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+// Access says who may call over a listener.
+type Access int
+
+const (
+	// Signed listeners demand the signature of an access key on every request.
+	Signed Access = iota
+
+	// Trusted listeners check nothing: whoever can connect may do everything. They are for
+	// unix sockets whose mode keeps others out.
+	Trusted
+)
+
+// ErrServerClosed is returned by [Server.Serve] after [Server.Shutdown].
+var ErrServerClosed = errors.New("kmsserver: the server is shut down")
+
+// Server serves a Manager over the KMS API. Its methods are safe for concurrent use.
+type Server struct {
+	manager upstream.Manager
+	logger  *slog.Logger
+	observe func(action, code string, status int, took time.Duration)
+	clock   func() time.Time
+	limits  Limits
+
+	keys  atomic.Pointer[map[string]*accessKey]
+	keyMu sync.Mutex // serialises SetAccessKeys
+
+	base   context.Context // parent of every call's context
+	cancel context.CancelFunc
+
+	conns connections
+}
+
+// New returns a server that calls m. It starts nothing. It returns an error that names every
+// access key at fault.
+func New(m upstream.Manager, opts Options) (*Server, error) {
+	if m == nil {
+		return nil, errors.New("kmsserver: there is no manager to serve")
+	}
+	limits, err := opts.Limits.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("kmsserver: %w", err)
+	}
+	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: opts.Clock, limits: limits}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.observe == nil {
+		s.observe = func(string, string, int, time.Duration) {}
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	s.keys.Store(&map[string]*accessKey{})
+	if err := s.SetAccessKeys(opts.AccessKeys); err != nil {
+		return nil, err
+	}
+	s.base, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// SetAccessKeys replaces all access keys for requests that arrive from now on. When one of
+// them is at fault nothing changes.
+func (s *Server) SetAccessKeys(keys []AccessKey) error {
+	s.keyMu.Lock()
+	defer s.keyMu.Unlock()
+	checked, err := checkAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
+	if err != nil {
+		return fmt.Errorf("kmsserver: %w", err)
+	}
+	s.keys.Store(&checked)
+	return nil
+}
+
+// Connections returns how many connections are open on all listeners.
+func (s *Server) Connections() int { return s.conns.count() }
+
+// Serve answers requests on ln until [Server.Shutdown], which makes it return nil, or until
+// ln fails. It closes ln. Several listeners may be served at once. Trusted access over TCP is
+// refused.
+func (s *Server) Serve(ln net.Listener, access Access) error {
+	if network := ln.Addr().Network(); access == Trusted && network != "unix" {
+		_ = ln.Close()
+		return fmt.Errorf("kmsserver: a %s listener cannot be trusted: anybody on this host could call it", network)
+	}
+	if !s.conns.addListener(ln) {
+		_ = ln.Close()
+		return ErrServerClosed
+	}
+	defer s.conns.removeListener(ln)
+	server := &fasthttp.Server{
+		Handler:                      func(ctx *fasthttp.RequestCtx) { s.handle(ctx, access) },
+		ErrorHandler:                 s.handleMalformed,
+		ConnState:                    s.conns.track,
+		Concurrency:                  s.limits.Connections,
+		ReadBufferSize:               lineBytes,
+		MaxRequestBodySize:           s.limits.BodyBytes,
+		ReadTimeout:                  s.limits.ReadTimeout,
+		WriteTimeout:                 s.limits.WriteTimeout,
+		IdleTimeout:                  s.limits.IdleTimeout,
+		ReduceMemoryUsage:            true, // gives the read buffer back while a connection is idle
+		DisablePreParseMultipartForm: true,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true,
+		Logger:                       libraryLogger{s.logger},
+	}
+	if err := server.Serve(ln); err != nil && !s.conns.closing() {
+		return fmt.Errorf("kmsserver: serve %s: %w", ln.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown stops accepting, lets running requests finish, and returns when every connection
+// is closed. When ctx ends first, running calls are cancelled, their connections are closed,
+// and the context's error is returned. A server that was shut down serves no more.
+func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.cancel()
+	if s.conns.drain(ctx) {
+		return nil
+	}
+	s.cancel()
+	s.conns.closeAll()
+	return ctx.Err()
+}
+
+// handle answers one request. Nothing of ctx outlives it.
+func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
+	begin := time.Now()
+	requestID := newRequestID()
+	ex := &exchange{requestID: requestID}
+	body, err := s.answer(ctx, access, ex)
+	code, status := "", http.StatusOK
+	if err != nil {
+		f := faultOf(err)
+		code, status = f.code, f.status
+		body = encodeFault(f, requestID, ctx.Request.Header.Host())
+		if f.retryAfter > 0 {
+			ctx.Response.Header.Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
+			ctx.Response.Header.Set("x-acs-retry-after", strconv.FormatInt(f.retryAfter.Milliseconds(), 10))
+		}
+		s.logFault(f, ex, ctx.RemoteAddr())
+	} else {
+		s.logger.Debug("kms api: answered", "action", ex.action, "accessKey", ex.keyID(), "requestId", requestID)
+	}
+	respond(ctx, status, requestID, body)
+	if s.conns.closing() {
+		ctx.SetConnectionClose()
+	}
+	s.observe(ex.action, code, status, time.Since(begin))
+}
+
+// exchange is what is known about a request so far, for the log and for Observe.
+type exchange struct {
+	requestID string
+	action    string // empty until it is one that is served
+	key       *accessKey
+}
+
+func (e *exchange) keyID() string {
+	if e.key == nil {
+		return ""
+	}
+	return e.key.id
+}
+
+// answer takes a request through the checks, in the order of the service: form, action,
+// signature, permission, and last its own parameters.
+func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (body []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// What was thrown may quote the request: only its type is told.
+			err = &fault{status: http.StatusInternalServerError, code: codeInternal, message: documented[codeInternal],
+				cause: fmt.Errorf("panic of type %T\n%s", p, debug.Stack())}
+		}
+	}()
+	req, err := parseRequest(ctx, access == Trusted)
+	if err != nil {
+		return nil, err
+	}
+	act, served := actions[req.action]
+	if !served {
+		return nil, errUnknownAction()
+	}
+	ex.action = req.action
+	if access != Trusted {
+		if ex.key, err = authenticate(req, *s.keys.Load(), s.clock()); err != nil {
+			return nil, err
+		}
+	}
+	if !ex.key.mayCall(req.action) {
+		return nil, errForbidden()
+	}
+	callCtx, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+	defer cancel()
+	c := &call{manager: s.manager, params: req.params, key: ex.key, requestID: ex.requestID}
+	return c.run(callCtx, act)
+}
+
+// handleMalformed answers what fasthttp could not read as a request.
+func (s *Server) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
+	f := errParse("the request is malformed")
+	var netErr net.Error
+	switch {
+	case errors.As(err, new(*fasthttp.ErrSmallBuffer)):
+		f = &fault{status: http.StatusRequestHeaderFieldsTooLarge, code: "InvalidParameter",
+			message: fmt.Sprintf("The request line and headers exceed %d bytes: send long parameters in a form body.", lineBytes)}
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		f = &fault{status: http.StatusRequestEntityTooLarge, code: "InvalidParameter",
+			message: fmt.Sprintf("The request body exceeds %d bytes.", s.limits.BodyBytes)}
+	case errors.As(err, &netErr) && netErr.Timeout():
+		f = &fault{status: http.StatusRequestTimeout, code: "RequestTimeout",
+			message: fmt.Sprintf("The request was not complete after %s.", s.limits.ReadTimeout)}
+	}
+	ex := &exchange{requestID: newRequestID()}
+	respond(ctx, f.status, ex.requestID, encodeFault(f, ex.requestID, nil))
+	s.logFault(f, ex, ctx.RemoteAddr())
+	s.observe("", f.code, f.status, 0)
+}
+
+func respond(ctx *fasthttp.RequestCtx, status int, requestID string, body []byte) {
+	ctx.SetStatusCode(status)
+	ctx.Response.Header.SetContentType("application/json;charset=utf-8")
+	ctx.Response.Header.Set("x-acs-request-id", requestID)
+	ctx.Response.Header.Set("Cache-Control", "no-store")
+	ctx.Response.SetBodyRaw(body)
+}
+
+func encodeFault(f *fault, requestID string, host []byte) []byte {
+	hostID := ""
+	if utf8.Valid(host) && len(host) <= 255 {
+		hostID = string(host)
+	}
+	return encode(faultAnswer{f.status, f.code, f.message, requestID, hostID, f.recommend})
+}
+
+// logFault says what was refused, to whom, and why the backend failed. It repeats nothing
+// that the client sent but the action and the access key, once both are known ones.
+func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
+	level, text := slog.LevelInfo, "kms api: refused"
+	attrs := []any{"action", ex.action, "code", f.code, "accessKey", ex.keyID(), "from", from.String(), "requestId", ex.requestID}
+	switch {
+	case f.cause != nil:
+		level, text = slog.LevelError, "kms api: failed"
+		attrs = append(attrs, "cause", f.cause)
+	case upstream.FromCode(f.code, f.status) == upstream.ErrUnauthenticated, f.code == "Forbidden.NoPermission":
+		level = slog.LevelWarn
+	}
+	s.logger.Log(context.Background(), level, text, attrs...)
+}
+
+// newRequestID returns a random UUID in lower case.
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// libraryLogger passes on what fasthttp complains about without its arguments, which may
+// quote requests.
+type libraryLogger struct{ logger *slog.Logger }
+
+// Printf logs the format alone.
+func (l libraryLogger) Printf(format string, _ ...any) {
+	l.logger.Debug("kms api: connection trouble", "report", format)
+}
