@@ -1,0 +1,231 @@
+package kms
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	sdkerrors "github.com/aliyun/alibaba-cloud-sdk-go/sdk/errors"
+
+	"secretagent/upstream"
+)
+
+// maxHint bounds what a Retry-After may ask for.
+const maxHint = time.Minute
+
+// maxMessage bounds how much of a message of the service is passed on.
+const maxMessage = 300
+
+// errUnreadable stands for answers that the SDK cannot decode.
+var errUnreadable = errors.New("the answer is not one of the KMS API")
+
+// outcome is one attempt, judged.
+type outcome struct {
+	err      error // nil, an *upstream.Error, or the error of the caller's context
+	answered bool  // the service said yes or no
+	fault    bool  // the endpoint is at fault: transport, timeout, 5xx, an answer that is none
+	lost     bool  // the request may have been carried out although no answer says so
+	quit     bool  // repeating it is of no use
+	renew    bool  // the credential was refused and a new one may do better
+}
+
+// judge turns what came over the wire, and what the SDK made of it, into an outcome.
+// Nothing of a value, a credential or a URL passes: texts of errors are taken from a short
+// list of types that cannot quote a request, texts of the service are filtered by scrub.
+func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outcome {
+	if err == nil && got.err == nil {
+		return outcome{answered: true}
+	}
+	out := &upstream.Error{Endpoint: e.name, RequestID: requestID(got.header)}
+	if got.status == 0 {
+		out.Err = upstream.ErrUnavailable
+		if got.err == nil { // the SDK refused to build the request
+			out.Err, out.Message = upstream.ErrInternal, "the SDK could not sign the request"
+			return outcome{err: out, quit: true}
+		}
+		out.Message = "no answer: " + plain(got.err)
+		return outcome{err: out, fault: true, lost: got.connected}
+	}
+
+	out.RetryAfter = retryAfter(got.header, time.Now())
+	var served *sdkerrors.ServerError
+	if errors.As(err, &served) && plainCode(served.ErrorCode()) {
+		out.Code = served.ErrorCode()
+		if out.RequestID == "" {
+			out.RequestID = oneLine(served.RequestId())
+		}
+		out.Message = scrub(served, hide)
+	} else {
+		out.Message = fmt.Sprintf("%v (HTTP status %d)", errUnreadable, got.status)
+	}
+	switch {
+	case out.Code != "":
+		out.Err = upstream.FromCode(out.Code, got.status)
+	case got.status == http.StatusTooManyRequests:
+		out.Err = upstream.ErrThrottled
+	case got.status == http.StatusInternalServerError:
+		out.Err = upstream.ErrInternal
+	default:
+		// Also a 200 that cannot be read and a 404 from a proxy: whoever answered was not
+		// KMS, which says nothing about the secret.
+		out.Err = upstream.ErrUnavailable
+	}
+	fault := errors.Is(out.Err, upstream.ErrUnavailable) && out.Code == "" || got.status >= 500
+	return outcome{
+		err:      out,
+		answered: !fault,
+		fault:    fault,
+		lost:     fault,
+		quit:     !upstream.Retryable(out),
+		renew:    errors.Is(out.Err, upstream.ErrUnauthenticated) && renewable(out.Code),
+	}
+}
+
+// renewable tells refusals of the credential from refusals of clock or nonce, which a new
+// credential would meet as well.
+func renewable(code string) bool {
+	switch code {
+	case "InvalidTimeStamp.Format", "InvalidTimeStamp.Expired", "IllegalTimestamp", "SignatureNonceUsed",
+		"InvalidSignatureMethod", "MissingTimestamp", "MissingSignature", "MissingSignatureNonce":
+		return false
+	}
+	return true
+}
+
+// plain says in words what went wrong on the way. It knows the types of errors whose text
+// holds addresses and reasons but no part of a request or an answer; for all others it says
+// no more than that the connection failed.
+func plain(err error) string {
+	var (
+		urlErr  *url.Error
+		dns     *net.DNSError
+		op      *net.OpError
+		cert    *tls.CertificateVerificationError
+		unknown x509.UnknownAuthorityError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+		errno   syscall.Errno
+	)
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	switch {
+	case errors.Is(err, errTooLarge), errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
+		return err.Error()
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errOutOfTime):
+		return "it did not come in time"
+	case errors.Is(err, context.Canceled):
+		return "the call was cancelled"
+	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return "the host name does not resolve"
+		}
+		return "the name server does not answer"
+	case errors.As(err, &cert), errors.As(err, &unknown):
+		return "the certificate is not trusted (check the host and caFile)"
+	case errors.As(err, &record):
+		return "the other side does not speak TLS"
+	case errors.As(err, &alert):
+		return "the TLS handshake was refused"
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed"
+	case errors.As(err, &op):
+		if op.Timeout() {
+			return "it did not come in time"
+		}
+		return "the connection failed at " + op.Op
+	}
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "it did not come in time"
+	}
+	return "the connection failed"
+}
+
+// scrub returns the service's own message, or the empty string where it could quote what we
+// sent: a refused signature comes with the string that was signed, and the value in it.
+func scrub(served *sdkerrors.ServerError, hide []upstream.SecretData) string {
+	switch served.ErrorCode() {
+	case "SignatureDoesNotMatch", "IncompleteSignature":
+		return "the signature is refused: the access key secret is wrong, or a proxy changed the request"
+	}
+	message := served.Message()
+	for _, h := range hide {
+		text := string(h.Reveal())
+		if text != "" && (strings.Contains(message, text) || strings.Contains(message, url.QueryEscape(text))) {
+			return ""
+		}
+	}
+	message, _, _ = strings.Cut(message, "string to sign")
+	return oneLine(message)
+}
+
+// oneLine makes text of the service fit for one line of a log.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
+	}
+	return strings.TrimSpace(s)
+}
+
+// plainCode reports whether s looks like a code: words joined by dots.
+func plainCode(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for _, c := range s {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func requestID(h http.Header) string { return oneLine(h.Get("x-acs-request-id")) }
+
+// retryAfter returns the longest wait that the headers ask for, at most maxHint: the HTTP
+// header in seconds or as a date, that of the aliyun CLI in milliseconds, and the time left
+// in the window of the gateway's flow control, in milliseconds as well.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	var wait time.Duration
+	if v := h.Get("Retry-After"); v != "" {
+		if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+			wait = time.Duration(n) * time.Second
+		} else if at, err := http.ParseTime(v); err == nil {
+			wait = at.Sub(now)
+		}
+	}
+	if n, err := strconv.ParseUint(h.Get("x-acs-retry-after"), 10, 32); err == nil {
+		wait = max(wait, time.Duration(n)*time.Millisecond)
+	}
+	for _, name := range []string{"x-ratelimit-user-api", "x-ratelimit-user"} {
+		for part := range strings.SplitSeq(h.Get(name), ",") {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(part), "TimeLeft:"); ok {
+				if n, err := strconv.ParseUint(v, 10, 32); err == nil {
+					wait = max(wait, time.Duration(n)*time.Millisecond)
+				}
+			}
+		}
+	}
+	return min(max(wait, 0), maxHint)
+}

@@ -1,0 +1,257 @@
+package kms
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Options configures a [Client]. Only Endpoints is needed; every other zero value means the
+// default named at its field.
+type Options struct {
+	// Endpoints are tried in this order: the first is preferred, the others take over while
+	// it is down.
+	Endpoints []Endpoint
+
+	// Credentials signs the calls. It may be nil only when every endpoint is a socket.
+	Credentials CredentialProvider
+
+	// Timeout bounds one attempt, from borrowing a connection to the last byte of the
+	// answer. Default 5s.
+	Timeout time.Duration
+
+	// Deadline bounds a whole call with all its attempts and waits. A context that ends
+	// earlier wins. Default 20s.
+	Deadline time.Duration
+
+	Retry   Retry
+	Budget  Budget
+	Breaker Breaker
+
+	// MaxConcurrent bounds the calls that are on their way at the same time, and with them
+	// the connections to each endpoint. Default 32.
+	MaxConcurrent int
+
+	// Logger hears of endpoints that rest or return, of the breaker and, at debug level, of
+	// every failed attempt. Nil discards.
+	Logger *slog.Logger
+
+	// Observe, when set, is called after every attempt, from the goroutine of the call. It
+	// must be quick and safe for concurrent use.
+	Observe func(Observation)
+}
+
+// Endpoint is one place that answers the KMS API.
+type Endpoint struct {
+	// Region such as cn-hangzhou. It may be empty where Host tells it, and for loopback
+	// hosts and sockets.
+	Region string
+
+	// Host, with an optional port. Empty: the public shared gateway of Region. A host of a
+	// dedicated gateway (INSTANCE.cryptoservice.kms.aliyuncs.com) serves GetSecretValue
+	// alone; other operations skip it.
+	Host string
+
+	// Scheme is https (also when empty), or http for a loopback host.
+	Scheme string
+
+	// CAFile and RootCAs are the authorities that this endpoint, and no other, is checked
+	// against, in place of the system's. At most one is set. The file is PEM and is read
+	// once, by [New].
+	CAFile  string
+	RootCAs *x509.CertPool
+
+	// Socket is the path of a unix socket, the KMS API of a local agent. The other fields
+	// are then empty. Budget and breaker do not apply to it: the other side is ours.
+	Socket string
+}
+
+// Retry says how often and how patiently a call is repeated.
+type Retry struct {
+	MaxAttempts int           // of one call, on all endpoints together. Default 4
+	Base        time.Duration // upper bound of the first wait; doubles with each wait. Default 200ms
+	Cap         time.Duration // upper bound of every wait. Default 5s
+}
+
+// Budget bounds the rate of attempts.
+type Budget struct {
+	PerSecond float64 // sustained. Default 50
+	Burst     int     // at once after a quiet time. Default 100
+}
+
+// Breaker says when to stop asking a service that only fails.
+type Breaker struct {
+	Failures int           // attempts in a row that open it. Default 10
+	Pause    time.Duration // before the first probe; doubles while probes fail. Default 2s
+	MaxPause time.Duration // upper bound of the pause. Default 1m
+}
+
+// Observation is one finished attempt, for metrics. It never carries a value.
+type Observation struct {
+	Op       string        // such as GetSecretValue
+	Endpoint string        // host, or the path of the socket
+	Attempt  int           // from 1 within its call
+	Code     string        // empty on success, else the KMS code or that of its class
+	Took     time.Duration // of this attempt
+}
+
+// gatewaySuffix marks hosts of dedicated gateways, which serve GetSecretValue alone.
+const gatewaySuffix = ".cryptoservice.kms.aliyuncs.com"
+
+var (
+	regionPattern = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+	hostPattern   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$`)
+	sharedHost    = regexp.MustCompile(`^kms(?:-vpc)?\.([a-z0-9-]+)\.aliyuncs\.com$`)
+)
+
+// withDefaults returns o with every default filled in, or all that is wrong with it.
+func (o Options) withDefaults() (Options, error) {
+	var problems []error
+	check := func(ok bool, field string, value any, reason string) {
+		if !ok {
+			problems = append(problems, fmt.Errorf("%s: %v: %s", field, value, reason))
+		}
+	}
+	setDefault(&o.Timeout, 5*time.Second)
+	setDefault(&o.Deadline, 20*time.Second)
+	setDefault(&o.Retry.MaxAttempts, 4)
+	setDefault(&o.Retry.Base, 200*time.Millisecond)
+	setDefault(&o.Retry.Cap, 5*time.Second)
+	setDefault(&o.Budget.PerSecond, 50)
+	setDefault(&o.Budget.Burst, 100)
+	setDefault(&o.Breaker.Failures, 10)
+	setDefault(&o.Breaker.Pause, 2*time.Second)
+	setDefault(&o.Breaker.MaxPause, time.Minute)
+	setDefault(&o.MaxConcurrent, 32)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+
+	check(o.Timeout > 0, "timeout", o.Timeout, "must be positive")
+	check(o.Deadline > 0, "deadline", o.Deadline, "must be positive")
+	check(o.Retry.MaxAttempts > 0 && o.Retry.MaxAttempts <= 100, "retry.maxAttempts", o.Retry.MaxAttempts, "must be 1 to 100")
+	check(o.Retry.Base > 0, "retry.base", o.Retry.Base, "must be positive")
+	check(o.Retry.Cap >= o.Retry.Base, "retry.cap", o.Retry.Cap, "must not be below retry.base")
+	check(o.Budget.PerSecond >= minPerSecond && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.03 to 1000000")
+	check(o.Budget.Burst > 0, "budget.burst", o.Budget.Burst, "must be positive")
+	check(o.Breaker.Failures > 0, "breaker.failures", o.Breaker.Failures, "must be positive")
+	check(o.Breaker.Pause > 0, "breaker.pause", o.Breaker.Pause, "must be positive")
+	check(o.Breaker.MaxPause >= o.Breaker.Pause, "breaker.maxPause", o.Breaker.MaxPause, "must not be below breaker.pause")
+	check(o.MaxConcurrent > 0 && o.MaxConcurrent <= 1024, "maxConcurrent", o.MaxConcurrent, "must be 1 to 1024")
+
+	if len(o.Endpoints) == 0 {
+		problems = append(problems, errors.New("endpoints: at least one is needed"))
+	}
+	endpoints := make([]Endpoint, len(o.Endpoints))
+	remote := false
+	for i, e := range o.Endpoints {
+		var err error
+		if endpoints[i], err = e.withDefaults(); err != nil {
+			problems = append(problems, fmt.Errorf("endpoints[%d].%w", i, err))
+		}
+		remote = remote || e.Socket == ""
+	}
+	o.Endpoints = endpoints
+	if o.Credentials == nil {
+		if remote && len(o.Endpoints) > 0 {
+			problems = append(problems, errors.New("credentials: needed for an endpoint that is not a socket"))
+		}
+		// Whoever can open the socket may use it; the server does not look at this.
+		o.Credentials = StaticCredential("socket", "socket", "")
+	}
+	return o, errors.Join(problems...)
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// withDefaults returns e with scheme, host and region filled in, or an error that begins
+// with the field at fault.
+func (e Endpoint) withDefaults() (Endpoint, error) {
+	if e.Socket != "" {
+		if e.Host != "" || e.Scheme != "" || e.CAFile != "" || e.RootCAs != nil || e.Region != "" {
+			return e, errors.New("socket: a socket has no region, host, scheme or CA; leave them out")
+		}
+		return e, nil
+	}
+	if e.Host == "" {
+		if e.Region == "" {
+			return e, errors.New("region: give a region such as cn-hangzhou, or a host")
+		}
+		e.Host = "kms." + e.Region + ".aliyuncs.com"
+	}
+	if e.Region != "" && !regionPattern.MatchString(e.Region) {
+		return e, fmt.Errorf("region: %q: only a-z, 0-9 and - are allowed", e.Region)
+	}
+	name, err := hostname(e.Host)
+	if err != nil {
+		return e, err
+	}
+	loopback := isLoopback(name)
+	switch e.Scheme {
+	case "", "https":
+		e.Scheme = "https"
+	case "http":
+		if !loopback {
+			return e, fmt.Errorf("scheme: http would send secrets in clear text to %s; only a loopback host may be http", e.Host)
+		}
+	default:
+		return e, fmt.Errorf("scheme: %q: must be https, or http for a loopback host", e.Scheme)
+	}
+	if e.Region == "" {
+		if m := sharedHost.FindStringSubmatch(strings.ToLower(name)); m != nil {
+			e.Region = m[1]
+		} else if !loopback {
+			return e, fmt.Errorf("region: needed for host %s", e.Host)
+		}
+	}
+	if e.CAFile != "" {
+		if e.RootCAs != nil {
+			return e, errors.New("caFile: authorities are given twice")
+		}
+		pem, err := os.ReadFile(e.CAFile)
+		if err != nil {
+			return e, fmt.Errorf("caFile: %w", err)
+		}
+		e.RootCAs = x509.NewCertPool()
+		if !e.RootCAs.AppendCertsFromPEM(pem) {
+			return e, fmt.Errorf("caFile: %s holds no certificate in PEM form", e.CAFile)
+		}
+	}
+	if e.RootCAs != nil && e.Scheme != "https" {
+		return e, errors.New("caFile: has no use with http")
+	}
+	return e, nil
+}
+
+// hostname checks a host with an optional port and returns it without the port.
+func hostname(host string) (string, error) {
+	name := host
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return "", fmt.Errorf("host: %q: the port is not a number from 1 to 65535", host)
+		}
+		name = h
+	}
+	if net.ParseIP(strings.Trim(name, "[]")) == nil && !hostPattern.MatchString(name) {
+		return "", fmt.Errorf("host: %q: give a host name with an optional port, without scheme or path", host)
+	}
+	return strings.Trim(name, "[]"), nil
+}
+
+func isLoopback(name string) bool {
+	if ip := net.ParseIP(name); ip != nil {
+		return ip.IsLoopback()
+	}
+	return strings.EqualFold(name, "localhost")
+}

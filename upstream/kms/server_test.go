@@ -1,0 +1,161 @@
+package kms_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
+	"secretagent/upstream/local"
+)
+
+const (
+	keyID     = "LTAI5tTestKey"
+	keySecret = "MARKER-access-key-secret"
+)
+
+// backend is a local store whose clock can be moved.
+func backend(t testing.TB) (*local.Store, func(time.Duration)) {
+	t.Helper()
+	var offset atomic.Int64
+	dir := t.TempDir()
+	store, err := local.Open(local.Options{
+		Database: filepath.Join(dir, "data", "secrets.db"),
+		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
+		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return store, func(d time.Duration) { offset.Add(int64(d)) }
+}
+
+// serve answers the KMS API for m on ln until the test ends.
+func serve(t testing.TB, m upstream.Manager, ln net.Listener, access kmsserver.Access, opts kmsserver.Options) *kmsserver.Server {
+	t.Helper()
+	if access == kmsserver.Signed && opts.AccessKeys == nil {
+		opts.AccessKeys = []kmsserver.AccessKey{testKey(keyID, keySecret, "")}
+	}
+	server, err := kmsserver.New(m, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ln, access) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_ = server.Shutdown(ctx)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+// listen opens a signed listener on a free port of the loopback interface.
+func listen(t testing.TB, config *tls.Config) net.Listener {
+	t.Helper()
+	ln, err := kmsserver.ListenTCP("127.0.0.1:0", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+// connect returns a client with small waits that is closed before the servers it talks to.
+func connect(t testing.TB, opts kms.Options) *kms.Client {
+	t.Helper()
+	if opts.Credentials == nil {
+		opts.Credentials = kms.StaticCredential(keyID, keySecret, "")
+	}
+	if opts.Budget == (kms.Budget{}) {
+		opts.Budget = kms.Budget{PerSecond: 100000, Burst: 100000}
+	}
+	client, err := kms.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func plain(addr net.Addr) kms.Endpoint {
+	return kms.Endpoint{Region: "cn-test", Host: addr.String(), Scheme: "http"}
+}
+
+// authority is a private CA with a certificate for 127.0.0.1.
+type authority struct {
+	pool   *x509.CertPool
+	server *tls.Config
+	pem    []byte
+}
+
+func newAuthority(t testing.TB) authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "private test CA"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return authority{
+		pool:   pool,
+		server: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
+	}
+}
+
+func testKey(id, secret, token string) kmsserver.AccessKey {
+	return kmsserver.AccessKey{
+		ID: id, Secret: upstream.NewSecretData([]byte(secret)), SecurityToken: upstream.NewSecretData([]byte(token)),
+		Actions: []string{"*"}, Secrets: []string{"*"},
+	}
+}
+
+func secret(s string) upstream.SecretData { return upstream.NewSecretData([]byte(s)) }
+
+func ref(name string) upstream.SecretRef {
+	return upstream.SecretRef{SecretName: upstream.SecretName(name)}
+}
+
+// create makes a secret directly in the store.
+func create(t testing.TB, m upstream.Manager, name, value string) {
+	t.Helper()
+	_, err := m.CreateSecret(context.Background(), upstream.CreateSecretInput{
+		SecretName: upstream.SecretName(name), VersionID: "v1", SecretData: secret(value),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,84 @@
+package kms
+
+import "time"
+
+// Status is a snapshot for people. It holds no value and no credential.
+type Status struct {
+	Endpoint   string // the one that answered last; empty: none yet
+	Endpoints  []EndpointStatus
+	Breaker    BreakerStatus
+	Budget     BudgetStatus
+	Credential CredentialStatus
+	InFlight   int // attempts on their way
+}
+
+// EndpointStatus is the health of one endpoint.
+type EndpointStatus struct {
+	Name        string // host or socket
+	Region      string
+	State       string    // ready, resting, or due: the next call probes it
+	Failures    int       // in a row
+	RestsUntil  time.Time // zero unless resting
+	LastSuccess time.Time // zero: never
+	LastFailure string    // code of the last failure; empty: never
+}
+
+// BreakerStatus is the state of the breaker.
+type BreakerStatus struct {
+	State string    // closed, open or half-open
+	Until time.Time // when an open breaker lets a probe through
+}
+
+// BudgetStatus is the call budget as it is now.
+type BudgetStatus struct {
+	PerSecond   float64   // at present
+	Max         float64   // as configured
+	Tokens      float64   // calls that may start at once; negative while some wait
+	PausedUntil time.Time // as the service asked; zero: not paused
+}
+
+// Status returns the state of the client. It does not block on any call.
+func (c *Client) Status() Status {
+	now := time.Now()
+	s := Status{
+		Budget:   c.policy.budget.status(now),
+		InFlight: cap(c.sessions) - len(c.sessions),
+	}
+	s.Breaker.State, s.Breaker.Until = c.policy.breaker.state()
+	if e := c.answered.Load(); e != nil {
+		s.Endpoint = e.name
+	}
+	for _, e := range c.endpoints {
+		s.Endpoints = append(s.Endpoints, e.status(now))
+	}
+	if p, ok := c.credentials.(interface{ Status() CredentialStatus }); ok {
+		s.Credential = p.Status()
+	}
+	return s
+}
+
+func (e *endpoint) status(now time.Time) EndpointStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := EndpointStatus{
+		Name: e.name, Region: e.Region, State: "ready", Failures: e.failures,
+		RestsUntil: e.restUntil, LastSuccess: e.lastSuccess, LastFailure: e.lastFailure,
+	}
+	switch {
+	case e.failures > 0 && now.Before(e.restUntil):
+		s.State = "resting"
+	case e.failures > 0:
+		s.State = "due"
+	}
+	return s
+}
+
+func (b *budget) status(now time.Time) BudgetStatus {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := BudgetStatus{PerSecond: b.current, Max: b.max, Tokens: b.limiter.TokensAt(now)}
+	if b.pauseTill.After(now) {
+		s.PausedUntil = b.pauseTill
+	}
+	return s
+}

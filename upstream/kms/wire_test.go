@@ -1,0 +1,375 @@
+package kms_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opentracing/opentracing-go"
+	"github.com/opentracing/opentracing-go/mocktracer"
+
+	"secretagent/upstream"
+	"secretagent/upstream/kms"
+)
+
+// scripted is an HTTP server that answers as told and keeps what it was asked.
+type scripted struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []string // line, headers and body
+}
+
+func script(t testing.TB, answer http.HandlerFunc) *scripted {
+	t.Helper()
+	s := &scripted{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.requests = append(s.requests, fmt.Sprintf("%s %s %v\n%s", r.Method, r.RequestURI, r.Header, body))
+		s.mu.Unlock()
+		if form, err := url.ParseQuery(string(body)); err == nil {
+			r.Form = form
+		}
+		answer(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *scripted) seen() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]string(nil), s.requests...)
+}
+
+func (s *scripted) endpoint() kms.Endpoint { return plain(s.Listener.Addr()) }
+
+func says(status int, body string, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func valueJSON(name, id, data string) string {
+	return string(upstream.GetSecretValueJSON(&upstream.SecretValue{
+		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data),
+		SecretDataType: "text", SecretType: "Generic", VersionStages: []upstream.VersionStage{upstream.ACSCurrent},
+		CreateTime: time.Unix(1e9, 0), RequestID: "r-1",
+	}))
+}
+
+// impatient options try once.
+func impatient(endpoints ...kms.Endpoint) kms.Options {
+	return kms.Options{Endpoints: endpoints, Retry: kms.Retry{MaxAttempts: 1}, Timeout: 2 * time.Second}
+}
+
+func TestNothingStandsInTheURL(t *testing.T) {
+	s := script(t, says(200, `{"SecretName":"app/db","VersionId":"v1","VersionStages":{"VersionStage":["ACSCurrent"]},"RequestId":"r"}`))
+	opts := impatient(s.endpoint())
+	opts.Credentials = kms.StaticCredential(keyID, keySecret, "MARKER-token+/=")
+	client := connect(t, opts)
+	_, err := client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v1", SecretData: secret("MARKER a+b&c=d%é")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := s.seen()[0]
+	line, rest, _ := strings.Cut(request, "\n")
+	if !strings.HasPrefix(line, "POST / map[") || strings.Contains(line, "MARKER") {
+		t.Errorf("the request line and headers are %s", line)
+	}
+	form, err := url.ParseQuery(rest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"SecretData": "MARKER a+b&c=d%é", "SecurityToken": "MARKER-token+/=", "AccessKeyId": keyID, "Action": "PutSecretValue",
+		"SecretName": "app/db", "VersionId": "v1", "RegionId": "cn-test", "Version": "2016-01-20",
+	} {
+		if len(form[name]) != 1 || form.Get(name) != want {
+			t.Errorf("%s is %q in the form, want %q once", name, form[name], want)
+		}
+	}
+	if len(form["Signature"]) != 1 {
+		t.Errorf("Signature occurs %d times", len(form["Signature"]))
+	}
+}
+
+func TestErrorsCarryWhatHelpsAndNothingElse(t *testing.T) {
+	const marker = "MARKER-value"
+	body := func(code, message string) string {
+		b, _ := json.Marshal(map[string]any{"Code": code, "Message": message, "RequestId": "req-1", "HostId": "h", "Recommend": "https://x/?MARKER-value"})
+		return string(b)
+	}
+	for _, c := range []struct {
+		name    string
+		answer  http.HandlerFunc
+		want    error
+		code    string
+		message string
+		retry   time.Duration
+	}{
+		{"not found", says(404, body("Forbidden.ResourceNotFound", "Resource not found")), upstream.ErrNotFound, "Forbidden.ResourceNotFound", "Resource not found", 0},
+		{"denied", says(403, body("Forbidden.NoPermission", "no")), upstream.ErrAccessDenied, "Forbidden.NoPermission", "no", 0},
+		{"throttled by the gateway", says(400, body("Throttling.User", "slow"), "x-acs-retry-after", "1500"), upstream.ErrThrottled, "Throttling.User", "slow", 1500 * time.Millisecond},
+		{"throttled", says(429, body("Rejected.Throttling", "slow"), "Retry-After", "7"), upstream.ErrThrottled, "Rejected.Throttling", "slow", 7 * time.Second},
+		{"throttled without a body", says(429, "", "x-ratelimit-user-api", "Limit:1, Remain:0,TimeLeft:2500"), upstream.ErrThrottled, "", "", 2500 * time.Millisecond},
+		{"a wait without end", says(429, "", "Retry-After", "99999999"), upstream.ErrThrottled, "", "", time.Minute},
+		{"unknown key", says(404, body("InvalidAccessKeyId.NotFound", "no such key")), upstream.ErrUnauthenticated, "InvalidAccessKeyId.NotFound", "no such key", 0},
+		{"wrong signature", says(400, body("SignatureDoesNotMatch", "not matched. server string to sign is:POST&"+marker)), upstream.ErrUnauthenticated, "SignatureDoesNotMatch", "access key secret is wrong", 0},
+		{"a message that quotes the value", says(400, body("InvalidParameter", "bad value "+marker)), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
+		{"a message that quotes the value, encoded", says(400, body("InvalidParameter", "bad form SecretData="+url.QueryEscape(marker+" é"))), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
+		{"a message that quotes the credential", says(400, body("InvalidParameter", "bad key "+keySecret)), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
+		{"a message of several lines", says(400, body("InvalidParameter", "one\ntwo\x1b[31m")), upstream.ErrInvalidParameter, "InvalidParameter", "one two [31m", 0},
+		{"internal", says(500, body("InternalFailure", "Internal Failure")), upstream.ErrInternal, "InternalFailure", "Internal Failure", 0},
+		{"HTML with 500", says(500, "<html>"+marker), upstream.ErrInternal, "", "not one of the KMS API", 0},
+		{"HTML with 502", says(502, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"HTML with 200", says(200, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"HTML with 404", says(404, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"half a JSON", says(200, `{"SecretName":"app/db","SecretData":"`+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"an empty 200", says(200, ""), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"an empty object", says(200, "{}"), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"a list where an object belongs", says(200, "["+marker+"]"), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
+		{"a code that is a number", says(400, `{"Code":17,"Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "", "", 0},
+		{"a code that is no code", says(400, `{"Code":"`+marker+` é","Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "", "", 0},
+		{"a redirect", says(307, "", "Location", "http://127.0.0.1:1/?"+marker), upstream.ErrUnavailable, "", "redirect", 0},
+		{"a hung-up connection", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, _ := w.(http.Hijacker).Hijack()
+			_ = c.Close()
+		}, upstream.ErrUnavailable, "", "connection was closed", 0},
+		{"bytes that are no HTTP", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, _ := w.(http.Hijacker).Hijack()
+			_, _ = io.WriteString(c, marker+"\r\n\r\n")
+			_ = c.Close()
+		}, upstream.ErrUnavailable, "", "connection failed", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := script(t, c.answer)
+			client := connect(t, impatient(s.endpoint()))
+			_, err := client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{
+				SecretName: "app/db", VersionID: "v7", SecretData: secret(marker + " é"),
+			})
+			if c.name == "a message that quotes the value" || c.name == "wrong signature" {
+				_, err = client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v7", SecretData: secret(marker)})
+			}
+			var e *upstream.Error
+			if !errors.As(err, &e) || !errors.Is(err, c.want) {
+				t.Fatalf("got %v, want %v", err, c.want)
+			}
+			if e.Code != c.code || e.RetryAfter != c.retry || !strings.Contains(e.Message, c.message) {
+				t.Errorf("code %q, retry after %v, message %q", e.Code, e.RetryAfter, e.Message)
+			}
+			if e.Op != "PutSecretValue" || e.Ref.SecretName != "app/db" || e.Ref.VersionID != "v7" || e.Endpoint != s.Listener.Addr().String() {
+				t.Errorf("op %q, ref %v, endpoint %q", e.Op, e.Ref, e.Endpoint)
+			}
+			for _, text := range []string{err.Error(), fmt.Sprintf("%+v %#v", e, e)} {
+				if strings.Contains(text, "MARKER") || strings.Contains(text, "http:") || strings.Contains(text, keySecret) {
+					t.Errorf("the error shows too much: %s", text)
+				}
+			}
+		})
+	}
+}
+
+func TestAnAnswerAboutAnotherSecretIsRefused(t *testing.T) {
+	for name, body := range map[string]string{
+		"another secret":  valueJSON("app/other", "v1", "x"),
+		"another version": valueJSON("app/db", "v2", "x"),
+	} {
+		s := script(t, says(200, body))
+		client := connect(t, impatient(s.endpoint()))
+		v, err := client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "app/db", VersionID: "v1"})
+		if !errors.Is(err, upstream.ErrUnavailable) || v.SecretData.Len() != 0 {
+			t.Errorf("%s: got %v, %v", name, v, err)
+		}
+	}
+}
+
+func TestManagedAndSparseAnswers(t *testing.T) {
+	s := script(t, says(200, `{"SecretName":"rds","VersionId":"v1","SecretData":"x","SecretType":"Rds","VersionStages":null,"CreateTime":"2020-01-02T03:04:05.678+08:00",
+		"AutomaticRotation":"Enabled","RotationInterval":"604800s","NextRotationDate":null,"ExtendedConfig":null,"RequestId":"r","Unknown":{"a":[1]}}`))
+	v, err := connect(t, impatient(s.endpoint())).GetSecretValue(t.Context(), ref("rds"))
+	if err != nil || v.Managed == nil || v.Managed.RotationInterval != "604800s" || v.Managed.NextRotationDate != "" {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if want := time.Date(2020, 1, 1, 19, 4, 5, 678e6, time.UTC); !v.CreateTime.Equal(want) {
+		t.Errorf("created %v, want %v", v.CreateTime, want)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr()
+	_ = ln.Close()
+	_, err = connect(t, impatient(plain(addr))).GetSecretValue(t.Context(), ref("app/db"))
+	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("TCP: %v", err)
+	}
+	_, err = connect(t, impatient(kms.Endpoint{Socket: t.TempDir() + "/none.sock"})).GetSecretValue(t.Context(), ref("app/db"))
+	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("socket: %v", err)
+	}
+}
+
+func TestCancellationReturnsAtOnce(t *testing.T) {
+	hang := make(chan struct{})
+	s := script(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	})
+	t.Cleanup(func() { close(hang) })
+	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{s.endpoint()}, Timeout: 10 * time.Second, Deadline: 10 * time.Second})
+	for name, call := range map[string]func(context.Context) error{
+		"read":  func(ctx context.Context) error { _, err := client.GetSecretValue(ctx, ref("app/db")); return err },
+		"write": func(ctx context.Context) error { return client.RestoreSecret(ctx, "app/db") },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, cancel)
+		begin := time.Now()
+		if err := call(ctx); err != context.Canceled {
+			t.Errorf("%s: got %v, want context.Canceled as it is", name, err)
+		}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("%s: it took %v", name, took)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := call(ctx); err != context.DeadlineExceeded {
+			t.Errorf("%s: got %v, want context.DeadlineExceeded as it is", name, err)
+		}
+		cancel()
+	}
+}
+
+// debugChild names the test that runs in a child process with the SDK's debugging on.
+const debugChild = "SECRETAGENT_KMS_DEBUG_CHILD"
+
+func TestDebugVariablesPrintNoSecret(t *testing.T) {
+	if os.Getenv(debugChild) != "" {
+		runDebugChild(t)
+		return
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestDebugVariablesPrintNoSecret$", "-test.v")
+	child.Env = append(os.Environ(), debugChild+"=1", "DEBUG=sdk,credential,tea,dara", "HTTP_PROXY=http://user:MARKER-proxy@127.0.0.1:1", "NO_PROXY=**.corp,127.0.0.1")
+	out, err := child.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the child failed: %v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "> POST /?") {
+		t.Fatalf("the SDK printed nothing, so this test proves nothing:\n%s", out)
+	}
+	for line := range strings.SplitSeq(string(out), "\n") {
+		if strings.Contains(line, "MARKER") {
+			t.Errorf("printed: %.300s", line)
+		}
+	}
+}
+
+func runDebugChild(t *testing.T) {
+	tracer := mocktracer.New()
+	opentracing.SetGlobalTracer(tracer)
+	s := script(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.Form.Get("Action") {
+		case "GetSecretValue":
+			says(200, valueJSON("app/db", "v1", "MARKER-value"))(w, r)
+		case "GetRandomPassword":
+			says(200, `{"RandomPassword":"MARKER-password","RequestId":"r"}`)(w, r)
+		default:
+			b, _ := json.Marshal(map[string]string{"Code": "SignatureDoesNotMatch", "RequestId": "r",
+				"Message": "Specified signature is not matched with our calculation. server string to sign is:" + r.Form.Encode()})
+			says(400, string(b))(w, r)
+		}
+	})
+	opts := impatient(s.endpoint())
+	opts.Credentials = kms.StaticCredential("LTAIdebug", keySecret, "MARKER-token")
+	client := connect(t, opts)
+	if v, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil || string(v.SecretData.Reveal()) != "MARKER-value" {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := client.GetRandomPassword(t.Context(), upstream.RandomPasswordInput{}); err != nil {
+		t.Errorf("password: %v", err)
+	}
+	_, err := client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v2", SecretData: secret("MARKER-put")})
+	t.Logf("put: %v", err)
+	s.CloseClientConnections()
+	s.Close()
+	_, err = client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v2", SecretData: secret("MARKER-put")})
+	t.Logf("put on a dead server: %v", err)
+	for _, span := range tracer.FinishedSpans() {
+		t.Errorf("a span was traced: %s", span.OperationName)
+	}
+}
+
+func TestOptionsNameEveryProblem(t *testing.T) {
+	creds := kms.StaticCredential("id", "secret", "")
+	for _, c := range []struct {
+		opts kms.Options
+		want []string
+	}{
+		{kms.Options{}, []string{"endpoints: at least one"}},
+		{kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-hangzhou"}}}, []string{"credentials: needed"}},
+		{kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{{}, {Host: "kms.example.com"}, {Host: "kms.example.com", Region: "CN!"}}},
+			[]string{"endpoints[0].region", "endpoints[1].region: needed", "endpoints[2].region"}},
+		{kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{{Region: "cn-hangzhou", Scheme: "http"}, {Region: "r", Host: "127.0.0.1.example.com", Scheme: "http"}}},
+			[]string{"endpoints[0].scheme: http would send secrets in clear", "endpoints[1].scheme"}},
+		{kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{{Region: "r", Host: "https://kms"}, {Region: "r", Host: "kms:99999"}, {Region: "r", Host: "kms/x"}, {Region: "r", Scheme: "ftp"}}},
+			[]string{"endpoints[0].host", "endpoints[1].host", "endpoints[2].host", "endpoints[3].scheme"}},
+		{kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{{Region: "r", CAFile: "/does/not/exist"}, {Region: "r", CAFile: os.Args[0]}, {Socket: "/s", Region: "r"}}},
+			[]string{"endpoints[0].caFile", "endpoints[1].caFile", "endpoints[2].socket"}},
+		{kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{{Region: "r"}}, Timeout: -1, Deadline: -1, Retry: kms.Retry{MaxAttempts: -1, Base: time.Hour},
+			Budget: kms.Budget{PerSecond: -1, Burst: -1}, Breaker: kms.Breaker{Failures: -1, Pause: time.Hour}, MaxConcurrent: 5000},
+			[]string{"timeout", "deadline", "retry.maxAttempts", "retry.cap", "budget.perSecond", "budget.burst", "breaker.failures", "breaker.maxPause", "maxConcurrent"}},
+	} {
+		_, err := kms.New(c.opts)
+		for _, want := range c.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q is missing in %v", want, err)
+			}
+		}
+	}
+	for _, e := range []kms.Endpoint{
+		{Region: "cn-hangzhou"}, {Host: "kms-vpc.cn-hangzhou.aliyuncs.com"}, {Host: "localhost:2026", Scheme: "http"}, {Host: "[::1]:2026", Scheme: "http"},
+		{Region: "cn-hangzhou", Host: "kst-abc.cryptoservice.kms.aliyuncs.com"}, {Socket: "/run/kms.sock"},
+	} {
+		client, err := kms.New(kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{e}})
+		if err != nil {
+			t.Errorf("%+v: %v", e, err)
+			continue
+		}
+		_ = client.Close()
+	}
+}
+
+func TestADedicatedGatewayServesValuesAlone(t *testing.T) {
+	gateway := kms.Endpoint{Region: "cn-hangzhou", Host: "kst-x.cryptoservice.kms.aliyuncs.com"}
+	_, err := connect(t, impatient(gateway)).DescribeSecret(t.Context(), "app/db", false)
+	if !errors.Is(err, upstream.ErrUnsupported) || !strings.Contains(err.Error(), "kms.cn-hangzhou.aliyuncs.com") {
+		t.Errorf("alone: %v", err)
+	}
+	s := script(t, says(200, `{"SecretName":"app/db","RequestId":"r"}`))
+	if _, err := connect(t, impatient(gateway, s.endpoint())).DescribeSecret(t.Context(), "app/db", false); err != nil {
+		t.Errorf("beside a shared gateway: %v", err)
+	}
+}
