@@ -1,0 +1,181 @@
+package endpoint_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"secretagent/agent/endpoint"
+	"secretagent/upstream"
+)
+
+func TestAuditLines(t *testing.T) {
+	out := &buffer{}
+	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	r := start(t, endpoint.Options{Audit: log, Callers: []endpoint.Caller{callerWith(t, "web", []string{"web/*"}, token)}})
+	r.put(value("web/db", "v2", marker, upstream.ACSCurrent))
+	r.put(value("web/db", "v1", marker, upstream.ACSPrevious))
+	r.fail("web/gone", &upstream.Error{Err: upstream.ErrNotFound})
+	ids := []string{}
+	ask := func(target string, header ...string) reply {
+		got := r.get(t, target, header...)
+		ids = append(ids, got.header.Get("X-Request-Id"))
+		return got
+	}
+	tag := ask("/v1/web/db").header.Get("Etag")
+	ask("/v1/web/db", "If-None-Match: "+tag)
+	ask("/v1/web/db:ACSPrevious")
+	ask("/v1/web/gone")
+	ask("/v1/other")
+	ask("/secretsmanager/batch?secretId=web/db&secretId=other&secretId=web/gone")
+	c := dial(t, "tcp", r.addr)
+	c.send(request("GET", "/v1/web/db", hostLine, "X-KMS-Token: not-the-token-at-all"))
+	c.receive("GET")
+	log.Flush()
+	var lines []string
+	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		var e struct {
+			Time                                                                             time.Time
+			Caller, From, Operation, SecretName, VersionStage, VersionId, Outcome, RequestId string
+			Status                                                                           int
+		}
+		dec := json.NewDecoder(strings.NewReader(line))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&e); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if time.Since(e.Time) > time.Minute || !regexp.MustCompile(`^127\.0\.0\.1:\d+$`).MatchString(e.From) || len(e.RequestId) != 36 {
+			t.Errorf("%s", line)
+		}
+		lines = append(lines, strings.Join([]string{e.Caller, e.Operation, e.SecretName, e.VersionStage, e.VersionId, e.Outcome, json.Number(itoa(e.Status)).String()}, " "))
+		if len(lines) <= 5 && e.RequestId != ids[len(lines)-1] {
+			t.Errorf("line %d has request id %s, the answer %s", len(lines), e.RequestId, ids[len(lines)-1])
+		}
+	}
+	want := []string{
+		"web GetSecretValue web/db ACSCurrent v2 hit 200",
+		"web GetSecretValue web/db ACSCurrent v2 not-modified 304",
+		"web GetSecretValue web/db ACSPrevious v1 hit 200",
+		"web GetSecretValue web/gone ACSCurrent  Forbidden.ResourceNotFound 404",
+		"web GetSecretValue other   Forbidden.NoPermission 403",
+		"web BatchGetSecretValue web/db ACSCurrent v2 hit 200",
+		"web BatchGetSecretValue other ACSCurrent  Forbidden.NoPermission 403",
+		"web BatchGetSecretValue web/gone ACSCurrent  Forbidden.ResourceNotFound 404",
+		" GetSecretValue    TokenInvalid 403",
+	}
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+func TestAuditFileIsReopened(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	log, err := endpoint.OpenAuditLog(path, endpoint.AuditOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, endpoint.Options{Audit: log})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	r.get(t, "/v1/a")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	r.get(t, "/v1/a")
+	r.get(t, "/v1/a")
+	// Without a flush: lines arrive by themselves.
+	count := func(path string) int {
+		b, _ := os.ReadFile(path)
+		return strings.Count(string(b), "\n")
+	}
+	eventually(t, "the lines are written", func() bool { return count(path+".1") == 1 && count(path) == 2 })
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info.Mode(), err)
+	}
+	r.get(t, "/v1/a")
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := count(path); n != 3 {
+		t.Errorf("%d lines after Close", n)
+	}
+	r.get(t, "/v1/a") // and the server lives on
+	if err := log.Reopen(); err == nil {
+		t.Error("a closed log was reopened")
+	}
+	if _, err := endpoint.OpenAuditLog(filepath.Join(path, "x"), endpoint.AuditOptions{}); err == nil {
+		t.Error("a file below a file was opened")
+	}
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestAuditThatCannotBeWritten(t *testing.T) {
+	var errs []error
+	log := endpoint.NewAuditLog(brokenWriter{errors.New("disk full")}, endpoint.AuditOptions{OnError: func(err error) { errs = append(errs, err) }})
+	r := start(t, endpoint.Options{Audit: log})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	for range 3 {
+		if got := r.get(t, "/v1/a"); got.status != 200 {
+			t.Errorf("%d", got.status)
+		}
+		log.Flush()
+	}
+	if log.Failed() != 3 {
+		t.Errorf("%d lines counted as lost", log.Failed())
+	}
+	log.Flush()
+	if len(errs) != 1 || !strings.Contains(errs[0].Error(), "disk full") {
+		t.Errorf("told %v", errs)
+	}
+}
+
+func TestAuditSampling(t *testing.T) {
+	out := &buffer{}
+	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{Sample: 10})
+	r := start(t, endpoint.Options{Audit: log})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	c := dial(t, "tcp", r.addr)
+	for range 50 {
+		c.send(request("GET", "/v1/a", hostLine, tokenLine))
+		c.receive("GET")
+		c.send(request("GET", "/v1/none", hostLine, tokenLine))
+		c.receive("GET")
+	}
+	log.Flush()
+	if hits, failures := strings.Count(out.String(), `"hit"`), strings.Count(out.String(), "ResourceNotFound"); hits != 5 || failures != 50 {
+		t.Errorf("%d hits and %d failures of 50 each", hits, failures)
+	}
+}
+
+func TestRefusalsCannotFillTheAudit(t *testing.T) {
+	out := &buffer{}
+	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	r := start(t, endpoint.Options{Audit: log})
+	c := dial(t, "tcp", r.addr)
+	for range 1000 {
+		c.send(request("GET", "/v1/a", hostLine))
+		if got := c.receive("GET"); got.status != 403 {
+			t.Fatal(got.status)
+		}
+	}
+	log.Flush()
+	lines, dropped := strings.Count(out.String(), "\n"), r.srv.Stats().AuditDropped
+	if lines > 900 || lines+int(dropped) != 1000 {
+		t.Errorf("%d lines and %d dropped of 1000 refusals", lines, dropped)
+	}
+	if n := strings.Count(r.log.String(), "request refused"); n == 0 || n > 100 {
+		t.Errorf("%d log lines", n)
+	}
+}

@@ -1,0 +1,150 @@
+package endpoint_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"secretagent/agent/endpoint"
+	"secretagent/upstream"
+)
+
+const (
+	webToken   = "web-token-0123456789"
+	batchToken = "batch-token-0123456789"
+)
+
+func callerWith(t testing.TB, name string, globs []string, tokens ...string) endpoint.Caller {
+	c := endpoint.Caller{Name: name, Secrets: globs}
+	for _, text := range tokens {
+		c.Tokens = append(c.Tokens, mustToken(t, text))
+	}
+	return c
+}
+
+func status(t testing.TB, r *rig, target, token string) int {
+	t.Helper()
+	c := dial(t, "tcp", r.addr)
+	defer c.nc.Close()
+	c.send(request("GET", target, hostLine, "X-KMS-Token: "+token))
+	return c.receive("GET").status
+}
+
+func TestCallersReadWhatTheirGlobsSay(t *testing.T) {
+	r := start(t, endpoint.Options{Callers: []endpoint.Caller{
+		callerWith(t, "web", []string{"web/*", "shared/db-?", "exact"}, webToken),
+		callerWith(t, "batch", []string{"*/batch", "a*b*c"}, batchToken, "batch-second-token-0123"),
+	}})
+	for _, name := range []string{"web/db", "web/a/b/c", "web/", "web", "shared/db-1", "shared/db-12", "shared/db-", "exact", "exactly", "x/batch", "a/b/batch", "batch",
+		"abc", "aXbYc", "aXbYcZ", "ab"} {
+		r.put(value(name, "v1", "x", upstream.ACSCurrent))
+	}
+	may := map[string]string{
+		"web/db": webToken, "web/a/b/c": webToken, "web/": webToken, "shared/db-1": webToken, "exact": webToken,
+		"x/batch": batchToken, "a/b/batch": batchToken, "abc": batchToken, "aXbYc": batchToken,
+	}
+	for ref := range r.held {
+		for _, token := range []string{webToken, batchToken} {
+			want := 403
+			if may[string(ref.SecretName)] == token {
+				want = 200
+			}
+			if got := status(t, r, "/v1/"+string(ref.SecretName), token); got != want {
+				t.Errorf("%s with %s: %d, want %d", ref.SecretName, token, got, want)
+			}
+		}
+	}
+	if got := status(t, r, "/v1/abc", "batch-second-token-0123"); got != 200 {
+		t.Errorf("the second token of a caller: %d", got)
+	}
+}
+
+func TestDeniedNamesLookAlike(t *testing.T) {
+	r := start(t, endpoint.Options{Callers: []endpoint.Caller{callerWith(t, "web", []string{"web/*"}, token)}})
+	r.put(value("other/exists", "v1", marker, upstream.ACSCurrent))
+	a, b := r.get(t, "/v1/other/exists"), r.get(t, "/v1/other/does-not")
+	a.header.Del("X-Request-Id")
+	b.header.Del("X-Request-Id")
+	if fmt.Sprint(a.status, a.header, a.json(t)["Message"]) != fmt.Sprint(b.status, b.header, b.json(t)["Message"]) || len(a.body) != len(b.body) {
+		t.Errorf("one can tell which exists:\n%v %s\n%v %s", a.header, a.body, b.header, b.body)
+	}
+	if n := r.lookups.Load() + r.refreshes.Load(); n != 0 {
+		t.Errorf("%d lookups for denied names", n)
+	}
+}
+
+func TestTokensOverlap(t *testing.T) {
+	old := []endpoint.Caller{callerWith(t, "web", []string{"a"}, webToken)}
+	r := start(t, endpoint.Options{Callers: old})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	next := []endpoint.Caller{callerWith(t, "web", []string{"a"}, batchToken)}
+	set := func(callers []endpoint.Caller) {
+		t.Helper()
+		if err := r.srv.SetCallers(callers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlapping := endpoint.WithOverlap(old, next, time.Now().Add(time.Hour))
+	set(overlapping)
+	if a, b := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken); a != 200 || b != 200 {
+		t.Errorf("in the overlap: old %d, new %d", a, b)
+	}
+	set(endpoint.WithOverlap(old, next, time.Now().Add(-time.Second)))
+	if a, b := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken); a != 403 || b != 200 {
+		t.Errorf("after it: old %d, new %d", a, b)
+	}
+	// A second change does not prolong what is ending.
+	third := endpoint.WithOverlap(endpoint.WithOverlap(old, next, time.Now().Add(-time.Second)), []endpoint.Caller{callerWith(t, "web", []string{"a"}, "third-token-0123456789")}, time.Now().Add(time.Hour))
+	set(third)
+	if a, b, c := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken), status(t, r, "/v1/a", "third-token-0123456789"); a != 403 || b != 200 || c != 200 {
+		t.Errorf("two changes: %d %d %d", a, b, c)
+	}
+	// Back to the first token: it is not expired by its own past.
+	set(endpoint.WithOverlap(next, old, time.Now().Add(-time.Second)))
+	if a := status(t, r, "/v1/a", webToken); a != 200 {
+		t.Errorf("the token that came back: %d", a)
+	}
+	if len(next[0].Tokens) != 1 || len(old[0].Tokens) != 1 {
+		t.Error("WithOverlap changed its arguments")
+	}
+	// What cannot be used changes nothing.
+	if err := r.srv.SetCallers(nil); err == nil {
+		t.Error("no callers at all were taken")
+	}
+	if a := status(t, r, "/v1/a", webToken); a != 200 {
+		t.Errorf("after a refused change: %d", a)
+	}
+}
+
+func TestCallersChangeWhileServing(t *testing.T) {
+	r := start(t, endpoint.Options{})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		c := dial(t, "tcp", r.addr)
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c.send(request("GET", "/v1/a", hostLine, tokenLine))
+				if got := c.receive("GET"); got.status != 200 {
+					t.Errorf("%d %s", got.status, got.code)
+					return
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		callers := []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token)), callerWith(t, "other", []string{"*"}, fmt.Sprintf("token-number-%08d", i))}
+		if err := r.srv.SetCallers(callers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}

@@ -1,0 +1,131 @@
+package endpoint
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+// held is a cache of one value.
+type held struct {
+	Secrets
+	ref upstream.SecretRef
+	a   upstream.Answer
+}
+
+func (h *held) Peek(ref upstream.SecretRef) (upstream.Answer, bool) { return h.a, ref == h.ref }
+
+func (h *held) Lookup(context.Context, upstream.SecretRef) (upstream.Answer, error) {
+	return upstream.Answer{}, &upstream.Error{Err: upstream.ErrNotFound}
+}
+
+func newHeld(t testing.TB) (*Server, *conn) {
+	t.Helper()
+	token, err := NewToken([]byte(strings.Repeat("0123456789abcdef", 4)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &upstream.SecretValue{SecretName: "app/db", VersionID: "v1", VersionStages: []upstream.VersionStage{upstream.ACSCurrent},
+		SecretData: upstream.NewSecretData([]byte(`{"username":"app","password":"first"}`)), SecretDataType: upstream.DataTypeText}
+	s, err := New(&held{ref: upstream.SecretRef{SecretName: "app/db", VersionStage: upstream.ACSCurrent},
+		a: upstream.Answer{Value: v, Memo: new(atomic.Value), FetchedAt: time.Now()}}, Options{Callers: []Caller{DefaultCaller(token)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := net.Pipe()
+	t.Cleanup(func() { _, _ = a.Close(), b.Close() })
+	c := &conn{Conn: a, srv: s}
+	c.setNumber(1, s.process)
+	s.table.add(c, time.Now())
+	return s, c
+}
+
+// TestHitAllocatesNothing runs the whole handler, every guard on.
+func TestHitAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	s, c := newHeld(t)
+	for _, target := range []string{"/v1/app/db", "/v1/app%2Fdb", "/v1/app/db:ACSCurrent", "/secretsmanager/get?secretId=app%2Fdb&versionStage=ACSCurrent",
+		"/v1/app/db?format=vault", "/v1/app/db?field=password", "/v1/app/db?format=aws&field=username"} {
+		ctx := &fasthttp.RequestCtx{}
+		ctx.Init2(c, nil, false)
+		h := &ctx.Request.Header
+		h.SetRequestURI(target)
+		h.SetHost("127.0.0.1:2025")
+		h.SetUserAgent("test")
+		h.Set("Accept", "*/*")
+		h.Set("X-KMS-Token", strings.Repeat("0123456789abcdef", 4))
+		n := testing.AllocsPerRun(1000, func() {
+			s.handle(ctx)
+			if ctx.Response.StatusCode() != 200 || len(ctx.Response.Body()) == 0 {
+				t.Fatalf("%s: %d %s", target, ctx.Response.StatusCode(), ctx.Response.Body())
+			}
+			ctx.Response.Header.Reset()
+			ctx.Response.ResetBody()
+		})
+		if n != 0 {
+			t.Errorf("%s: %v allocations", target, n)
+		}
+	}
+}
+
+func BenchmarkHandler(b *testing.B) {
+	s, c := newHeld(b)
+	ctx := &fasthttp.RequestCtx{}
+	ctx.Init2(c, nil, false)
+	h := &ctx.Request.Header
+	h.SetRequestURI("/v1/app/db")
+	h.SetHost("127.0.0.1:2025")
+	h.SetUserAgent("test")
+	h.Set("X-KMS-Token", strings.Repeat("0123456789abcdef", 4))
+	b.ReportAllocs()
+	for b.Loop() {
+		s.handle(ctx)
+		ctx.Response.Header.Reset()
+		ctx.Response.ResetBody()
+	}
+}
+
+// FuzzTarget holds three properties of every request target: it never breaks the server, what
+// is answered with a value is exactly the one reference that is held, and the reference is
+// valid. It also compares the decoder with that of the standard library.
+func FuzzTarget(f *testing.F) {
+	for _, s := range []string{"/v1/app/db", "/v1/app%2Fdb?versionId=v1", "/secretsmanager/get?secretId=a&field=%2B+x", "/v1/..%2f", "/v1/%", "/?", "/v1/a?wait=1s&&"} {
+		f.Add(s)
+	}
+	s, c := newHeld(f)
+	f.Fuzz(func(t *testing.T, target string) {
+		r, name, query := s.routeOf([]byte(target))
+		if r != routeName && r != routeGet {
+			return
+		}
+		c.begin()
+		q := query0()
+		if err := s.parseGet(c, q, r, name, query); err != nil {
+			if upstream.Status(err) != 400 || failureOf(err).message == "" {
+				t.Fatalf("%q: %v", target, err)
+			}
+			return
+		}
+		if err := q.ref.Validate(); err != nil {
+			t.Fatalf("%q gives the invalid reference %v", target, q.ref)
+		}
+		if q.format >= numFormats || q.wait < 0 || q.wait > s.opts.MaxWait || q.wait > 0 && q.refresh {
+			t.Fatalf("%q gives %+v", target, q)
+		}
+		if r == routeName && !bytes.ContainsAny(name, "%:") && string(q.ref.SecretName) != string(name) {
+			t.Fatalf("%q names %q", target, q.ref.SecretName)
+		}
+	})
+}
+
+func query0() *query { return &query{} }

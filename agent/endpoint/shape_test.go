@@ -1,0 +1,103 @@
+package endpoint_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"secretagent/agent/endpoint"
+	"secretagent/upstream"
+)
+
+func TestFormats(t *testing.T) {
+	r := start(t, endpoint.Options{})
+	r.put(value("json", "v3", `{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}}`, upstream.ACSCurrent, "Next"))
+	r.put(value("text", "blue", "line\none \"quoted\" <b>", upstream.ACSCurrent))
+	r.put(value("array", "7", `[1,2]`, upstream.ACSCurrent))
+	binary := value("binary", "v1", "AAEC", upstream.ACSCurrent)
+	binary.SecretDataType = upstream.DataTypeBinary
+	r.put(binary)
+	for _, test := range []struct{ target, contentType, want string }{
+		{"/v1/json?format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"{\"username\":\"app\",\"password\":\"<&>\\u00e9\",\"port\":5432,\"big\":12345678901234567890,\"nested\":{\"a\":[1]}}","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
+		{"/v1/binary?format=aws", "application/json", `{"ARN":"acs:kms:::secret/binary","Name":"binary","VersionId":"v1","SecretBinary":"` + base64.StdEncoding.EncodeToString([]byte("AAEC")) + `","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
+		{"/v1/json?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"v3","VersionStages":"ACSCurrent,Next"},"deletion_time":"","destroyed":false,"version":3}},"wrap_info":null,"warnings":null,"auth":null}`},
+		{"/v1/text?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"line\none \"quoted\" <b>"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"blue","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":0}},"wrap_info":null,"warnings":null,"auth":null}`},
+		{"/v1/array?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"[1,2]"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"7","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":7}},"wrap_info":null,"warnings":null,"auth":null}`},
+		{"/v1/json?format=raw", "application/json", `{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}}`},
+		{"/v1/array?format=raw", "application/json", `[1,2]`},
+		{"/v1/text?format=raw", "text/plain; charset=utf-8", "line\none \"quoted\" <b>"},
+		{"/v1/binary?format=raw", "application/octet-stream", "AAEC"},
+		{"/v1/json?field=username", "text/plain; charset=utf-8", "app"},
+		{"/v1/json?field=password", "text/plain; charset=utf-8", "<&>é"},
+		{"/v1/json?field=port", "text/plain; charset=utf-8", "5432"},
+		{"/v1/json?field=big", "text/plain; charset=utf-8", "12345678901234567890"},
+		{"/v1/json?field=nested", "application/json", `{"a":[1]}`},
+		{"/v1/json?field=%75sername", "text/plain; charset=utf-8", "app"},
+		{"/v1/json?field=username&format=raw", "text/plain; charset=utf-8", "app"},
+		{"/v1/json?field=username&format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"app","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
+	} {
+		for range 2 { // made, then from memory
+			got := r.get(t, test.target)
+			if got.status != 200 || strings.TrimSuffix(got.body, "\n") != test.want || got.header.Get("Content-Type") != test.contentType {
+				t.Errorf("%s: %d %s\n%s\nwant %s\n%s", test.target, got.status, got.header.Get("Content-Type"), got.body, test.contentType, test.want)
+			}
+			if test.contentType == "application/json" && !json.Valid([]byte(got.body)) {
+				t.Errorf("%s: not JSON", test.target)
+			}
+		}
+	}
+	kms := r.get(t, "/v1/json?field=username&format=kms").json(t)
+	if kms["SecretData"] != "app" || kms["VersionId"] != "v3" {
+		t.Errorf("a field in the kms format: %v", kms)
+	}
+	for target, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		"/v1/json?field=missing":  {404, "FieldNotFound"},
+		"/v1/text?field=username": {400, "InvalidParameter"},
+		"/v1/array?field=0":       {400, "InvalidParameter"},
+	} {
+		if got := r.get(t, target); got.status != want.status || got.code != want.code {
+			t.Errorf("%s: %d %s", target, got.status, got.code)
+		}
+	}
+}
+
+func TestDefaultFormat(t *testing.T) {
+	f, err := endpoint.ParseFormat("aws")
+	if err != nil || f.String() != "aws" {
+		t.Fatal(f, err)
+	}
+	if _, err := endpoint.ParseFormat("xml"); err == nil {
+		t.Error("xml is a format")
+	}
+	r := start(t, endpoint.Options{Format: f, PathPrefix: "/secret/", TokenHeaders: []string{"X-My-Token"}, AllowedHosts: []string{"Agent.Local"}})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	c := dial(t, "tcp", r.addr)
+	c.send(request("GET", "/secret/a?versionStage=AWSCURRENT", "Host: agent.local:2025", "X-My-Token: "+token))
+	if got := c.receive("GET"); got.status != 200 || got.json(t)["SecretString"] != "x" {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	if got := r.get(t, "/secret/a"); got.code != "TokenMissing" {
+		t.Errorf("a token in a header that is not configured: %d %s", got.status, got.code)
+	}
+}
+
+func TestManyFieldsAreBounded(t *testing.T) {
+	r := start(t, endpoint.Options{})
+	object := map[string]string{}
+	for i := range 100 {
+		object[itoa(i)] = itoa(i)
+	}
+	data, _ := json.Marshal(object)
+	r.put(value("a", "v1", string(data), upstream.ACSCurrent))
+	c := dial(t, "tcp", r.addr)
+	for i := range 100 {
+		c.send(request("GET", "/v1/a?field="+itoa(i), hostLine, tokenLine))
+		if got := c.receive("GET"); got.status != 200 || got.body != itoa(i) {
+			t.Fatalf("%d: %d %s", i, got.status, got.body)
+		}
+	}
+}
