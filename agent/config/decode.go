@@ -155,8 +155,7 @@ func (d *decoder) table(node ast.Node, f field, key string, v reflect.Value) {
 
 func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 	text, form, ok := textOf(node)
-	secret := v.Type() == secretDataType
-	if ok && !secret {
+	if ok && !f.hidden {
 		d.shown[positionOf(node)] = true
 	}
 	if node.Type() == ast.NullType { // the same as leaving the key out
@@ -170,7 +169,7 @@ func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 		return
 	}
 	shown := text
-	if secret {
+	if f.hidden {
 		shown = ""
 	}
 	if f.off && (text == "" || text == "off") && form == formText {

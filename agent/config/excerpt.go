@@ -8,17 +8,13 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/token"
-
-	"secretagent/upstream"
 )
-
-var secretDataType = reflect.TypeFor[upstream.SecretData]()
 
 // masked stands for text that is not shown.
 const masked = "…"
 
 // excerpts adds the offending line to every problem. Of the line only punctuation, keys
-// and the values of known keys are shown; whatever else stands there may be a secret.
+// and the values of keys that hold no secret are shown; whatever else stands there may be a secret.
 func (d *decoder) excerpts(src []byte, tokens token.Tokens) {
 	lines := maskedLines(src, tokens, d.shown)
 	for _, e := range d.found {
@@ -149,7 +145,7 @@ func plainKeys(t reflect.Type) []string {
 		return nil
 	}
 	for _, f := range fieldsOf(t) {
-		if f.typ != secretDataType && f.name != "contents" {
+		if !f.hidden {
 			names = append(names, f.name)
 		}
 		names = append(names, plainKeys(f.typ)...)

@@ -9,8 +9,8 @@ import (
 
 // Exec is a child process with secrets in its environment.
 type Exec struct {
-	Command []string `yaml:"command"` // program and arguments, no shell; empty: from the command line
-	Dir     Path     `yaml:"dir"`     // working directory; empty: that of the agent
+	Command []string `yaml:"command" show:"never"` // program and arguments, no shell; empty: from the command line
+	Dir     Path     `yaml:"dir"`                  // working directory; empty: that of the agent
 	Env     []EnvVar `yaml:"env"`
 
 	Pristine bool     `yaml:"pristine" default:"false"` // inherit nothing but what Allow names

@@ -186,7 +186,7 @@ func TestMistakes(t *testing.T) {
 		{"inside a set", "out/a", "out/set/b", "templates[0].destination: /etc/secretagent/out/set/b: lies in the directory of sets[0], which holds nothing else"},
 		{"a mode for everyone", "source: a.tmpl, ", `source: a.tmpl, mode: "0666", `, "templates[0].mode: 0666: must not let everyone write"},
 		{"an empty hook", "{command: [true-command]}", "", "templates[0].hook: must have command, signal or http"},
-		{"a hook that leaves the host", "{command: [true-command]}", `{http: {url: "http://example.com/"}}`, "templates[0].hook.http.url: http://example.com/: must point to a loopback host, such as 127.0.0.1"},
+		{"a hook that leaves the host", "{command: [true-command]}", `{http: {url: "http://example.com/"}}`, "templates[0].hook.http.url: must point to a loopback host, such as 127.0.0.1"},
 		{"a file name with a slash", "{name: a, contents: x}", "{name: a/b, contents: x}", "sets[0].files[0].name: a/b: must be a file name: not empty, no slash, no leading dot"},
 		{"the same destination twice", "templates: [", "templates: [{source: b.tmpl, destination: out/a}, ",
 			"templates[1].destination: /etc/secretagent/out/a: templates[0].destination writes the same path: choose another"},
@@ -212,7 +212,9 @@ func TestMistakes(t *testing.T) {
 		{"a deadline below the timeout", "", alibaba("deadline: 1s"), "upstream.alibaba.deadline: 1s: must not be shorter than timeout, 5s: no attempt could use it"},
 		{"a missing credential", "", alibaba("credentials: {type: access_key, accessKeyIdFile: id}"), "upstream.alibaba.credentials.accessKeySecretFile: is missing: type access_key needs it"},
 		{"a credential of another type", "", alibaba("credentials: {type: ecs_ram_role, uri: \"http://127.0.0.1/\"}"), "upstream.alibaba.credentials.uri: is not used by type ecs_ram_role; it belongs to credentials_uri"},
-		{"a credential in the file", "", alibaba("credentials: {accessKeySecret: hunter2}"), "upstream.alibaba.credentials.accessKeySecret: unknown key; allowed here: type, accessKeyIdFile, accessKeySecretFile, securityTokenFile, roleArn, roleSessionName, oidcProviderArn, oidcTokenFile, roleName, uri, profile, profileFile"},
+		{"half a key", "", alibaba("credentials: {type: ram_role_arn, accessKeyIdFile: id}"), "upstream.alibaba.credentials: must have both accessKeyIdFile and accessKeySecretFile, or none"},
+		{"a token in a URL", "", alibaba("credentials: {type: credentials_uri, uri: \"ftp://x/?token=hunter2\"}"), "upstream.alibaba.credentials.uri: must be an http or https URL"},
+		{"a credential in the file", "", alibaba("credentials: {accessKeySecret: hunter2}"), "upstream.alibaba.credentials.accessKeySecret: unknown key; allowed here: type, accessKeyIdFile, accessKeySecretFile, securityTokenFile, roleArn, roleSessionName, sessionDuration, externalId, policy, stsEndpoint, oidcProviderArn, oidcTokenFile, roleName, disableIMDSv1, uri, profile, profileFile"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src := c.new

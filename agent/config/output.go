@@ -49,10 +49,10 @@ type SetFile struct {
 
 // Content says what is in a rendered file: exactly one of Source, Contents and Format is set.
 type Content struct {
-	Source     Path           `yaml:"source" path:"watch"` // template file
-	Contents   string         `yaml:"contents"`            // template text
-	LeftDelim  string         `yaml:"leftDelim"`           // in place of {{
-	RightDelim string         `yaml:"rightDelim"`          // in place of }}
+	Source     Path           `yaml:"source" path:"watch"`   // template file
+	Contents   string         `yaml:"contents" show:"never"` // template text
+	LeftDelim  string         `yaml:"leftDelim"`             // in place of {{
+	RightDelim string         `yaml:"rightDelim"`            // in place of }}
 	Format     string         `yaml:"format" enum:"env|json|yaml|toml|properties|raw|pem"`
 	Secrets    []FormatSecret `yaml:"secrets"` // what Format writes, merged in this order
 }
@@ -85,7 +85,7 @@ type Wait struct {
 // Hook is what happens after a change was published: exactly one of Command, Signal and HTTP
 // is set.
 type Hook struct {
-	Command []string      `yaml:"command"` // program and arguments; no shell
+	Command []string      `yaml:"command" show:"never"` // program and arguments; no shell
 	Timeout time.Duration `yaml:"timeout" default:"30s" min:"100ms" max:"1h"`
 	Signal  *HookSignal   `yaml:"signal"`
 	HTTP    *HookHTTP     `yaml:"http"`
@@ -101,7 +101,7 @@ type HookSignal struct {
 
 // HookHTTP calls a URL on this host.
 type HookHTTP struct {
-	URL    string `yaml:"url" required:"true"`
+	URL    string `yaml:"url" required:"true" show:"never"`
 	Method string `yaml:"method" default:"POST" enum:"GET|POST|PUT"`
 }
 
@@ -257,7 +257,7 @@ func (h *Hook) check(p *problems, at string, child bool) {
 		case u.User != nil:
 			p.addf(at+".http.url", "", "must not contain a user or password")
 		case !loopback(u.Host):
-			p.addf(at+".http.url", h.HTTP.URL, "must point to a loopback host, such as 127.0.0.1")
+			p.addf(at+".http.url", "", "must point to a loopback host, such as 127.0.0.1")
 		}
 	}
 }

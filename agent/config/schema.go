@@ -21,6 +21,7 @@ type field struct {
 	required   bool
 	off        bool // "off" or "" is allowed and means the zero value
 	watched    bool
+	hidden     bool // the value may hold a secret and is not shown
 }
 
 // fieldsOf returns the keys of a section in the order they are declared.
@@ -45,6 +46,7 @@ func fieldsOf(t reflect.Type) []field {
 			required: sf.Tag.Get("required") == "true",
 			off:      sf.Tag.Get("off") == "true",
 			watched:  sf.Tag.Get("path") == "watch",
+			hidden:   sf.Tag.Get("show") == "never" || sf.Type == secretDataType,
 		}
 		f.fallback, f.hasDefault = sf.Tag.Lookup("default")
 		if enum := sf.Tag.Get("enum"); enum != "" {
@@ -54,6 +56,8 @@ func fieldsOf(t reflect.Type) []field {
 	}
 	return fields
 }
+
+var secretDataType = reflect.TypeFor[upstream.SecretData]()
 
 var scalarTypes = []reflect.Type{
 	reflect.TypeFor[string](),
@@ -69,7 +73,7 @@ var scalarTypes = []reflect.Type{
 	reflect.TypeFor[upstream.VersionID](),
 	reflect.TypeFor[upstream.VersionStage](),
 	reflect.TypeFor[upstream.SecretRef](),
-	reflect.TypeFor[upstream.SecretData](),
+	secretDataType,
 }
 
 // isScalar reports whether a value of type t is written as one YAML scalar.

@@ -85,30 +85,42 @@ type KMSEndpoint struct {
 // Credentials says how the agent identifies itself. Which of the keys belong to which type is
 // listed in credentialKeys.
 type Credentials struct {
-	Type                string `yaml:"type" default:"default" enum:"default|access_key|sts|ram_role_arn|ecs_ram_role|oidc_role_arn|credentials_uri|profile"`
-	AccessKeyIDFile     Path   `yaml:"accessKeyIdFile" path:"watch"`
-	AccessKeySecretFile Path   `yaml:"accessKeySecretFile" path:"watch"`
-	SecurityTokenFile   Path   `yaml:"securityTokenFile" path:"watch"`
-	RoleARN             string `yaml:"roleArn"`
-	RoleSessionName     string `yaml:"roleSessionName"`
-	OIDCProviderARN     string `yaml:"oidcProviderArn"`
-	OIDCTokenFile       Path   `yaml:"oidcTokenFile" path:"watch"`
-	RoleName            string `yaml:"roleName"` // of the ECS instance; empty: the metadata service knows
-	URI                 string `yaml:"uri"`
-	Profile             string `yaml:"profile"`
-	ProfileFile         Path   `yaml:"profileFile" path:"watch"` // empty: where the aliyun CLI keeps it
+	Type string `yaml:"type" default:"default" enum:"default|access_key|sts|ram_role_arn|ecs_ram_role|oidc_role_arn|credentials_uri|profile"`
+
+	AccessKeyIDFile     Path `yaml:"accessKeyIdFile" path:"watch"`
+	AccessKeySecretFile Path `yaml:"accessKeySecretFile" path:"watch"`
+	SecurityTokenFile   Path `yaml:"securityTokenFile" path:"watch"`
+
+	RoleARN         string        `yaml:"roleArn"`
+	RoleSessionName string        `yaml:"roleSessionName"`
+	SessionDuration time.Duration `yaml:"sessionDuration" default:"1h" min:"15m" max:"12h"`
+	ExternalID      string        `yaml:"externalId" show:"never"`
+	Policy          string        `yaml:"policy"`      // JSON that narrows the role
+	STSEndpoint     string        `yaml:"stsEndpoint"` // host; empty: sts.aliyuncs.com, or as the environment says
+	OIDCProviderARN string        `yaml:"oidcProviderArn"`
+	OIDCTokenFile   Path          `yaml:"oidcTokenFile" path:"watch"`
+
+	RoleName      string `yaml:"roleName"`                      // of the ECS instance; empty: the metadata service knows
+	DisableIMDSv1 bool   `yaml:"disableIMDSv1" default:"false"` // refuse a metadata service without sessions
+
+	URI string `yaml:"uri" show:"never"` // it may hold a token
+
+	Profile     string `yaml:"profile"`
+	ProfileFile Path   `yaml:"profileFile" path:"watch"` // empty: where the aliyun CLI keeps it
 }
 
-// credentialKeys says which keys each type of credentials needs and which it takes besides.
+// credentialKeys says which keys each type of credentials needs and which it takes besides;
+// the latter come from the environment variables of the cloud where they are not given.
 // :: type → keys
 var credentialKeys = map[string]struct{ needs, takes []string }{
-	"default":         {},
-	"access_key":      {needs: []string{"accessKeyIdFile", "accessKeySecretFile"}},
-	"sts":             {needs: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile"}},
-	"ram_role_arn":    {needs: []string{"accessKeyIdFile", "accessKeySecretFile", "roleArn"}, takes: []string{"securityTokenFile", "roleSessionName"}},
-	"ecs_ram_role":    {takes: []string{"roleName"}},
-	"oidc_role_arn":   {needs: []string{"roleArn", "oidcProviderArn", "oidcTokenFile"}, takes: []string{"roleSessionName"}},
-	"credentials_uri": {needs: []string{"uri"}},
+	"default":    {},
+	"access_key": {needs: []string{"accessKeyIdFile", "accessKeySecretFile"}},
+	"sts":        {needs: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile"}},
+	"ram_role_arn": {takes: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile",
+		"roleArn", "roleSessionName", "sessionDuration", "externalId", "policy", "stsEndpoint"}},
+	"ecs_ram_role":    {takes: []string{"roleName", "disableIMDSv1"}},
+	"oidc_role_arn":   {takes: []string{"roleArn", "oidcProviderArn", "oidcTokenFile", "roleSessionName", "sessionDuration", "policy", "stsEndpoint"}},
+	"credentials_uri": {takes: []string{"uri"}},
 	"profile":         {takes: []string{"profile", "profileFile"}},
 }
 
@@ -251,6 +263,12 @@ func (c *Credentials) check(p *problems, section string) {
 		if p.has(joinKey(section, f)) && !slices.Contains(rule.needs, f) && !slices.Contains(rule.takes, f) {
 			p.addf(joinKey(section, f), "", "is not used by type %s; it belongs to %s", c.Type, strings.Join(typesThatUse(f), ", "))
 		}
+	}
+	if (c.AccessKeyIDFile == "") != (c.AccessKeySecretFile == "") && len(rule.needs) == 0 {
+		p.addf(section, "", "must have both accessKeyIdFile and accessKeySecretFile, or none")
+	}
+	if c.STSEndpoint != "" && !hostPort.MatchString(c.STSEndpoint) {
+		p.addf(section+".stsEndpoint", c.STSEndpoint, "must be a host name, without scheme or path")
 	}
 	for _, role := range []struct{ name, value string }{{"roleArn", c.RoleARN}, {"oidcProviderArn", c.OIDCProviderARN}} {
 		if role.value != "" && !strings.HasPrefix(role.value, "acs:ram::") {
