@@ -118,9 +118,16 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 // created finds out whether a creation whose answer was lost took place.
 func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, bool, error) {
 	unknown := &upstream.Error{Err: upstream.ErrUnavailable,
-		Message: "no answer came, and whether the secret exists now cannot be told: describe it before creating it again"}
+		Message: "no answer came, and whether this call made the secret cannot be told: describe it before creating it again"}
 	if orGeneric(in.SecretType) != upstream.SecretTypeGeneric {
-		return upstream.SecretMetadata{}, false, unknown // the service makes the data of managed types itself
+		// The service makes the data of managed types itself, so there is nothing to compare.
+		switch _, err := c.DescribeSecret(ctx, in.SecretName, false); {
+		case errors.Is(err, upstream.ErrNotFound):
+			return upstream.SecretMetadata{}, false, nil
+		case isContextError(err):
+			return upstream.SecretMetadata{}, false, err
+		}
+		return upstream.SecretMetadata{}, false, unknown
 	}
 	v, err := c.GetSecretValue(ctx, upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID})
 	switch {

@@ -105,7 +105,6 @@ func plain(addr net.Addr) kms.Endpoint {
 type authority struct {
 	pool   *x509.CertPool
 	server *tls.Config
-	pem    []byte
 }
 
 func newAuthority(t testing.TB) authority {

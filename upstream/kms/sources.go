@@ -1,0 +1,296 @@
+package kms
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aliyun/credentials-go/credentials/providers"
+
+	"secretagent/upstream"
+)
+
+// maxCredentialFile bounds a file of one credential part. Tokens have a few KiB.
+const maxCredentialFile = 64 << 10
+
+// Timeouts of one question to STS or a URI, in milliseconds. The library has its own of one
+// second for the metadata service.
+var sourceTimeouts = &providers.HttpOptions{ConnectTimeout: 2000, ReadTimeout: 5000}
+
+// newOpener returns how to make a fetcher of the wanted type, and the files it depends on.
+// An error begins with the option at fault.
+func newOpener(o CredentialOptions) (open func() (fetcher, error), files []string, err error) {
+	if o.SessionDuration != 0 && (o.SessionDuration < 15*time.Minute || o.SessionDuration > 12*time.Hour) {
+		return nil, nil, fmt.Errorf("sessionDuration: %v: must be 15m to 12h", o.SessionDuration)
+	}
+	if o.AccessKeyID != "" && o.AccessKeyIDFile != "" {
+		return nil, nil, errors.New("accessKeyIdFile: the id is given twice")
+	}
+	key := keyFiles{id: o.AccessKeyID, idFile: o.AccessKeyIDFile, secretFile: o.AccessKeySecretFile, tokenFile: o.SecurityTokenFile}
+	if o.STSEndpoint != "" {
+		if _, err := hostname(o.STSEndpoint); err != nil {
+			return nil, nil, fmt.Errorf("stsEndpoint: %q: give a host name, without scheme or path", o.STSEndpoint)
+		}
+	}
+	switch o.Type {
+	case "access_key", "sts":
+		if err := key.check(o.Type == "sts"); err != nil {
+			return nil, nil, err
+		}
+		return func() (fetcher, error) { return key.read, nil }, key.files(), nil
+
+	case "ram_role_arn":
+		if o.RoleARN == "" && os.Getenv("ALIBABA_CLOUD_ROLE_ARN") == "" {
+			return nil, nil, errors.New("roleArn: needed for ram_role_arn")
+		}
+		if !key.empty() {
+			if err := key.check(o.SecurityTokenFile != ""); err != nil {
+				return nil, nil, err
+			}
+		}
+		return func() (fetcher, error) {
+			var first providers.CredentialsProvider = providers.NewDefaultCredentialsProvider()
+			if !key.empty() {
+				first = keyProvider{key}
+			}
+			return library(providers.NewRAMRoleARNCredentialsProviderBuilder().
+				WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
+				WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(o.STSEndpoint).
+				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+		}, key.files(), nil
+
+	case "ecs_ram_role":
+		return func() (fetcher, error) {
+			return library(providers.NewECSRAMRoleCredentialsProviderBuilder().
+				WithRoleName(o.RoleName).WithDisableIMDSv1(o.DisableIMDSv1).Build())
+		}, nil, nil
+
+	case "oidc_role_arn":
+		return func() (fetcher, error) {
+			return library(providers.NewOIDCCredentialsProviderBuilder().
+				WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).WithPolicy(o.Policy).
+				WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(o.STSEndpoint).
+				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+		}, nil, nil // the library reads the token file at each renewal
+
+	case "credentials_uri":
+		if o.URI != "" {
+			if u, err := url.Parse(o.URI); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+				return nil, nil, errors.New("uri: must be an http or https URL") // not quoted: it may hold a token
+			}
+		} else if os.Getenv("ALIBABA_CLOUD_CREDENTIALS_URI") == "" {
+			return nil, nil, errors.New("uri: needed for credentials_uri")
+		}
+		return func() (fetcher, error) {
+			return library(providers.NewURLCredentialsProviderBuilder().WithUrl(o.URI).WithHttpOptions(sourceTimeouts).Build())
+		}, nil, nil
+
+	case "profile":
+		file := cliConfig(o.ProfileFile)
+		return func() (fetcher, error) {
+			if err := refuseProfile(file, o.Profile); err != nil {
+				return nil, err
+			}
+			return library(providers.NewCLIProfileCredentialsProviderBuilder().
+				WithProfileFile(file).WithProfileName(o.Profile).Build())
+		}, []string{file}, nil
+
+	case "default":
+		file := cliConfig("")
+		return func() (fetcher, error) {
+			if os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") == "" && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
+				if err := refuseProfile(file, ""); err != nil {
+					return nil, err
+				}
+			}
+			return library(providers.NewDefaultCredentialsProvider(), nil)
+		}, []string{file, iniConfig()}, nil
+	}
+	return nil, nil, fmt.Errorf("type: %q: must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile", o.Type)
+}
+
+// library returns a fetcher over a provider of credentials-go.
+func library[P providers.CredentialsProvider](p P, err error) (fetcher, error) {
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(strings.Split(os.Getenv("DEBUG"), ","), "credential") {
+		// The library looks at the variable once, at start, and then prints the session
+		// token of the metadata service among the headers.
+		return nil, &upstream.Error{Err: upstream.ErrUnauthenticated,
+			Message: "DEBUG=credential makes the credential library print tokens: unset it and start again"}
+	}
+	return func() (Credential, error) {
+		c, err := p.GetCredentials()
+		if err != nil {
+			return Credential{}, err
+		}
+		return Credential{
+			AccessKeyID:     c.AccessKeyId,
+			AccessKeySecret: upstream.NewSecretData([]byte(c.AccessKeySecret)),
+			SecurityToken:   upstream.NewSecretData([]byte(c.SecurityToken)),
+			Source:          c.ProviderName,
+		}, nil
+	}, nil
+}
+
+// keyFiles is a key whose parts are in files.
+type keyFiles struct{ id, idFile, secretFile, tokenFile string }
+
+func (k keyFiles) empty() bool { return k == keyFiles{} }
+
+func (k keyFiles) check(token bool) error {
+	switch {
+	case k.id == "" && k.idFile == "":
+		return errors.New("accessKeyIdFile: needed, or accessKeyId")
+	case k.secretFile == "":
+		return errors.New("accessKeySecretFile: needed")
+	case token && k.tokenFile == "":
+		return errors.New("securityTokenFile: needed for sts")
+	case !token && k.tokenFile != "":
+		return errors.New("securityTokenFile: has no use with access_key; use type sts")
+	}
+	return nil
+}
+
+func (k keyFiles) files() []string {
+	return slices.DeleteFunc([]string{k.idFile, k.secretFile, k.tokenFile}, func(s string) bool { return s == "" })
+}
+
+// read returns what the files hold now.
+func (k keyFiles) read() (Credential, error) {
+	c := Credential{AccessKeyID: k.id, Source: "access_key"}
+	if k.idFile != "" {
+		id, err := readPart(k.idFile)
+		if err != nil {
+			return Credential{}, err
+		}
+		c.AccessKeyID = string(id)
+	}
+	value, err := readPart(k.secretFile)
+	if err != nil {
+		return Credential{}, err
+	}
+	c.AccessKeySecret = upstream.NewSecretData(value)
+	if k.tokenFile != "" {
+		if value, err = readPart(k.tokenFile); err != nil {
+			return Credential{}, err
+		}
+		c.SecurityToken, c.Source = upstream.NewSecretData(value), "sts"
+	}
+	return c, nil
+}
+
+func readPart(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxCredentialFile {
+		return nil, sourceError("files", name+" is too large for a credential", "check the path")
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if b = bytes.TrimSpace(b); len(b) == 0 {
+		return nil, sourceError("files", name+" is empty", "")
+	}
+	if bytes.ContainsAny(b, "\r\n\x00") {
+		return nil, sourceError("files", name+" has more than one line", "put one value into each file")
+	}
+	return b, nil
+}
+
+// keyProvider gives a key in files to credentials-go.
+type keyProvider struct{ keyFiles }
+
+// GetCredentials implements the library's provider.
+func (k keyProvider) GetCredentials() (*providers.Credentials, error) {
+	c, err := k.read()
+	if err != nil {
+		return nil, err
+	}
+	return &providers.Credentials{
+		AccessKeyId:     c.AccessKeyID,
+		AccessKeySecret: string(c.AccessKeySecret.Reveal()),
+		SecurityToken:   string(c.SecurityToken.Reveal()),
+		ProviderName:    c.Source,
+	}, nil
+}
+
+// GetProviderName implements the library's provider.
+func (k keyProvider) GetProviderName() string { return "access_key" }
+
+// cliConfig returns the configuration file of the aliyun CLI as the library finds it.
+func cliConfig(name string) string {
+	if name == "" {
+		name = os.Getenv("ALIBABA_CLOUD_CONFIG_FILE")
+	}
+	if name == "" {
+		if home, err := os.UserHomeDir(); err == nil {
+			name = filepath.Join(home, ".aliyun", "config.json")
+		}
+	}
+	return name
+}
+
+// iniConfig returns the ini file of the older SDKs as the library finds it.
+func iniConfig() string {
+	if name := os.Getenv("ALIBABA_CLOUD_CREDENTIALS_FILE"); name != "" {
+		return name
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".alibabacloud", "credentials")
+}
+
+type cliProfile struct {
+	Name   string `json:"name"`
+	Mode   string `json:"mode"`
+	Source string `json:"source_profile"`
+}
+
+// refuseProfile refuses what the library must not be given: a profile that runs a program,
+// directly or as its source, because output that is not as expected is printed to stdout,
+// secrets included; and profiles that are sources of each other, which the library follows
+// until the stack ends. What else is wrong with the file is left to the library to find.
+func refuseProfile(file, profile string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var config struct {
+		Current  string       `json:"current"`
+		Profiles []cliProfile `json:"profiles"`
+	}
+	if json.Unmarshal(text, &config) != nil {
+		return nil
+	}
+	for _, name := range []string{os.Getenv("ALIBABA_CLOUD_PROFILE"), config.Current} {
+		if profile == "" {
+			profile = name
+		}
+	}
+	for range len(config.Profiles) + 1 {
+		i := slices.IndexFunc(config.Profiles, func(p cliProfile) bool { return p.Name == profile })
+		if i < 0 {
+			return nil
+		}
+		if config.Profiles[i].Mode == "External" {
+			return sourceError("profile", "a profile of mode External can print what it was given",
+				"use credentials_uri for credentials of your own making")
+		}
+		profile = config.Profiles[i].Source
+	}
+	return sourceError("profile", "the source profiles form a loop", "repair the file")
+}
