@@ -57,7 +57,7 @@ func ListenTCP(opts TCPOptions) (net.Listener, error) {
 	}
 	l := &listener{Listener: ln, addr: ln.Addr()}
 	if opts.TLS != nil {
-		l.tls = opts.TLS.config()
+		l.tls = opts.TLS.Config()
 	}
 	return l, nil
 }

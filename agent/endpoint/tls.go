@@ -100,9 +100,9 @@ func (t *TLS) reloadLocked() error {
 	return nil
 }
 
-// config returns a configuration that takes certificate and authorities anew for each
+// Config returns a configuration that takes certificate and authorities anew for each
 // connection.
-func (t *TLS) config() *tls.Config {
+func (t *TLS) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
