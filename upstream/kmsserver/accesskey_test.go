@@ -106,6 +106,47 @@ func TestPagesOfAFilteredListAreRight(t *testing.T) {
 	}
 }
 
+func TestPagesOfFilteredTagsAreRight(t *testing.T) {
+	key := fullKey()
+	key.Secrets = []string{"even/*"}
+	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = []kmsserver.AccessKey{key} })
+	want := 0
+	for i := range 460 {
+		name := fmt.Sprintf("odd/%03d", i)
+		if i%2 == 0 {
+			name = fmt.Sprintf("even/%03d", i)
+			want++
+		}
+		f.fake.MustCreate(t, name, "v1", "x")
+		if err := f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "other"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newSigner(f.address)
+	seen := map[string]bool{}
+	pages, token := 0, ""
+	for {
+		a := f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil))
+		a.wants(t, "list", 200, "")
+		if strings.Contains(a.raw, "odd/") {
+			t.Fatalf("a forbidden name: %.200s", a.raw)
+		}
+		for _, row := range a.body["TagResources"].(map[string]any)["TagResource"].([]any) {
+			seen[row.(map[string]any)["ResourceId"].(string)] = true
+		}
+		pages++
+		if token = a.text("NextToken"); token == "" {
+			break
+		}
+	}
+	if len(seen) != want || pages != 2 {
+		t.Errorf("%d secrets on %d pages, want %d on 2", len(seen), pages, want)
+	}
+	for _, token := range []string{"x", "0", "-1"} {
+		f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil)).wants(t, token, 400, "InvalidParameter")
+	}
+}
+
 func TestAccessKeysAtFaultAreNamed(t *testing.T) {
 	for what, mutate := range map[string]func(k *kmsserver.AccessKey){
 		"id":          func(k *kmsserver.AccessKey) { k.ID = "" },

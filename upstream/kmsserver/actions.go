@@ -233,50 +233,6 @@ func listSecrets(ctx context.Context, c *call) (any, error) {
 	return answer, nil
 }
 
-// maxListedPages bounds how much of the backend one filtered listing may walk: 100,000
-// secrets.
-const maxListedPages = 1000
-
-// listPermitted lists the secrets that the caller may use as if there were no others: pages
-// and the total count are those of the permitted ones. For a key that may not use all, it
-// walks the whole list of the backend.
-func listPermitted(ctx context.Context, c *call, in upstream.ListSecretsInput) (upstream.ListSecretsOutput, error) {
-	if c.key.mayUseAll() {
-		return c.manager.ListSecrets(ctx, in)
-	}
-	page := in.Page
-	if page.Number == 0 {
-		page.Number = 1
-	}
-	if page.Size == 0 {
-		page.Size = 10
-	}
-	first := (page.Number - 1) * page.Size
-	out := upstream.ListSecretsOutput{Page: page}
-	for number := 1; number <= maxListedPages; number++ {
-		in.Page = upstream.Page{Number: number, Size: 100}
-		walked, err := c.manager.ListSecrets(ctx, in)
-		if err != nil {
-			return upstream.ListSecretsOutput{}, err
-		}
-		for _, s := range walked.Secrets {
-			if !c.key.mayUse(s.SecretName) {
-				continue
-			}
-			if out.TotalCount >= first && len(out.Secrets) < page.Size {
-				out.Secrets = append(out.Secrets, s)
-			}
-			out.TotalCount++
-		}
-		if number*100 >= walked.TotalCount || len(walked.Secrets) == 0 {
-			return out, nil
-		}
-	}
-	return upstream.ListSecretsOutput{}, &upstream.Error{
-		Message: "there are too many secrets to filter for this access key", Err: upstream.ErrLimitExceeded,
-	}
-}
-
 func listSecretVersionIDs(ctx context.Context, c *call) (any, error) {
 	name, err := c.secret("SecretName")
 	if err != nil {
@@ -481,8 +437,6 @@ func untagResources(ctx context.Context, c *call) (any, error) {
 	return c.done(c.manager.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: names, TagKeys: keys, All: all}))
 }
 
-// listTagResources leaves out the rows of secrets that the caller may not use, so that a
-// page may be shorter than others, or empty, while NextToken still leads on.
 func listTagResources(ctx context.Context, c *call) (any, error) {
 	names, err := c.taggedSecrets()
 	if err != nil {
@@ -492,16 +446,14 @@ func listTagResources(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.manager.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: names, Tags: tags, NextToken: c.params["NextToken"]})
+	out, err := tagsPermitted(ctx, c, upstream.ListTagResourcesInput{SecretNames: names, Tags: tags, NextToken: c.params["NextToken"]})
 	if err != nil {
 		return nil, err
 	}
 	answer := listTagsAnswer{NextToken: out.NextToken, RequestID: c.requestID}
 	answer.TagResources.TagResource = []listedTag{}
 	for _, row := range out.Rows {
-		if c.key.mayUse(row.SecretName) {
-			answer.TagResources.TagResource = append(answer.TagResources.TagResource, listedTag{"secret", row.SecretName, row.Tag.Key, row.Tag.Value})
-		}
+		answer.TagResources.TagResource = append(answer.TagResources.TagResource, listedTag{"secret", row.SecretName, row.Tag.Key, row.Tag.Value})
 	}
 	return answer, nil
 }

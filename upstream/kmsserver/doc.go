@@ -45,9 +45,10 @@
 // print error messages, so it is left out where a parameter may hold a secret; the message
 // then names the likely cause itself. It is never logged.
 //
-// ListSecrets for a key with globs walks the whole list of the backend so that pages and
-// TotalCount are right for what the key may see. Refusing such keys would be cheaper, but
-// they are the ones that least privilege asks for.
+// ListSecrets and ListTagResources for a key with globs walk the whole list of the backend,
+// so that pages, counts and tokens are right for what the key may see and tell nothing of the
+// rest. Refusing such keys would be cheaper, but they are the ones that least privilege asks
+// for.
 //
 // Only requests are decoded here, never judged: limits and rules of the object model are the
 // backend's, so that they hold on every way in. Ranges whose zero means "default" inside are

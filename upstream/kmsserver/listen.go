@@ -69,12 +69,15 @@ func listenUnix(path string) (*unixListener, error) {
 	if err := checkReplaceable(path); err != nil { // 1
 		return nil, err
 	}
-	private, err := os.MkdirTemp(folder, ".s") // mode 0700; short, as socket paths end at about 100 bytes
+	private, err := os.MkdirTemp(folder, ".s") // mode 0700
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(private)
 	bound := filepath.Join(private, "s")
+	if longest := max(len(bound), len(path)); longest > maxSocketPath {
+		return nil, fmt.Errorf("the path is %d bytes too long for a unix socket", longest-maxSocketPath)
+	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: bound, Net: "unix"}) // 2
 	if err != nil {
 		return nil, err
@@ -94,6 +97,9 @@ func listenUnix(path string) (*unixListener, error) {
 	}
 	return &unixListener{UnixListener: ln, path: path, own: own}, nil
 }
+
+// maxSocketPath is the least that the supported systems allow (macOS; Linux has four more).
+const maxSocketPath = 103
 
 func checkReplaceable(path string) error {
 	stat, err := os.Lstat(path)

@@ -137,6 +137,21 @@ func TestTheSocketIsPrivateFromTheStart(t *testing.T) {
 	}
 }
 
+func TestASocketPathThatIsTooLongIsRefusedClearly(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), strings.Repeat("d", 100))
+	ln, err := kmsserver.ListenUnix(filepath.Join(folder, "kms.sock"))
+	if err == nil {
+		_ = ln.Close()
+		t.Fatal("it is served")
+	}
+	if !strings.Contains(err.Error(), "too long") {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(folder); len(left) != 0 {
+		t.Errorf("files left behind: %v", left)
+	}
+}
+
 func TestAStaleSocketIsReplacedAndNothingElse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kms.sock")
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

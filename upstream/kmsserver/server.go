@@ -96,9 +96,10 @@ func (s *Server) SetAccessKeys(keys []AccessKey) error {
 // Connections returns how many connections are open on all listeners.
 func (s *Server) Connections() int { return s.conns.count() }
 
-// Serve answers requests on ln until [Server.Shutdown], which makes it return nil, or until
-// ln fails. It closes ln. Several listeners may be served at once. Trusted access over TCP is
-// refused.
+// Serve answers requests on ln until [Server.Shutdown] or until ln is closed, both of which
+// make it return nil, or until ln fails. It closes ln. Connections of a listener that was
+// closed are served until they have been idle for the idle timeout. Several listeners may be
+// served at once. Trusted access over anything but a unix socket is refused.
 func (s *Server) Serve(ln net.Listener, access Access) error {
 	if network := ln.Addr().Network(); access == Trusted && network != "unix" {
 		_ = ln.Close()

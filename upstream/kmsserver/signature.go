@@ -30,11 +30,9 @@ type credentials struct {
 	timestamp string
 	nonce     string
 
-	// right reports whether the signature is that of the key with the given secret.
-	right func(secret []byte) bool
-
-	// stringToSign is sent back when the signature is wrong; empty when it must not be.
-	stringToSign string
+	// verify reports whether the signature is that of the key with the given secret. The
+	// text is what was signed; empty when it must not be sent back.
+	verify func(secret []byte) (right bool, stringToSign string)
 }
 
 // authenticate returns the key that signed a request. The order follows the service: what is
@@ -56,8 +54,8 @@ func authenticate(req *request, keys map[string]*accessKey, now time.Time) (*acc
 	if now.Sub(stamp).Abs() > timeWindow {
 		return nil, errTimestampExpired()
 	}
-	if !cred.right(key.secret.Reveal()) {
-		return nil, errSignature(cred.stringToSign)
+	if right, stringToSign := cred.verify(key.secret.Reveal()); !right {
+		return nil, errSignature(stringToSign)
 	}
 	switch {
 	case key.token.Len() == 0 && cred.token != "":
@@ -105,17 +103,19 @@ func credentialsV1(method string, p params) (*credentials, error) {
 	if err != nil {
 		return nil, errIncompleteSignature("Signature is not base64.")
 	}
-	stringToSign := stringToSignV1(method, p)
-	cred := &credentials{
+	return &credentials{
 		keyID: p["AccessKeyId"], token: p["SecurityToken"], timestamp: p["Timestamp"], nonce: p["SignatureNonce"],
-		right: func(secret []byte) bool { return hmac.Equal(given, signV1(secret, stringToSign)) },
-	}
-	// Clients print the messages of errors. A secret must not come back that way, although
-	// it is the client's own.
-	if !p.holdSecrets() {
-		cred.stringToSign = stringToSign
-	}
-	return cred, nil
+		verify: func(secret []byte) (bool, string) {
+			stringToSign := stringToSignV1(method, p)
+			right := hmac.Equal(given, signV1(secret, stringToSign))
+			// Clients print the messages of errors. A secret must not come back that way,
+			// although it is the client's own.
+			if p.holdSecrets() {
+				stringToSign = ""
+			}
+			return right, stringToSign
+		},
+	}, nil
 }
 
 // holdSecrets reports whether a parameter may hold a secret.
@@ -210,11 +210,12 @@ func credentialsV3(method string, query params, body []byte, header func(name st
 	if values["x-acs-content-sha256"] != bodyHash {
 		return nil, errIncompleteSignature("x-acs-content-sha256 is not the hash of the body.")
 	}
-	stringToSign := stringToSignV3(method, query, canonicalHeaders.String(), signedHeaders, bodyHash)
 	return &credentials{
 		keyID: keyID, token: values["x-acs-security-token"], timestamp: values["x-acs-date"], nonce: values["x-acs-signature-nonce"],
-		right:        func(secret []byte) bool { return hmac.Equal(given, signV3(secret, stringToSign)) },
-		stringToSign: stringToSign, // a hash: it shows nothing
+		verify: func(secret []byte) (bool, string) {
+			stringToSign := stringToSignV3(method, query, canonicalHeaders.String(), signedHeaders, bodyHash)
+			return hmac.Equal(given, signV3(secret, stringToSign)), stringToSign // a hash: it shows nothing
+		},
 	}, nil
 }
 
