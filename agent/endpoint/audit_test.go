@@ -62,7 +62,7 @@ func TestAuditLines(t *testing.T) {
 		"web GetSecretValue web/db ACSCurrent v2 not-modified 304",
 		"web GetSecretValue web/db ACSPrevious v1 hit 200",
 		"web GetSecretValue web/gone ACSCurrent  Forbidden.ResourceNotFound 404",
-		"web GetSecretValue other   Forbidden.NoPermission 403",
+		"web GetSecretValue other ACSCurrent  Forbidden.NoPermission 403",
 		"web BatchGetSecretValue web/db ACSCurrent v2 hit 200",
 		"web BatchGetSecretValue other ACSCurrent  Forbidden.NoPermission 403",
 		"web BatchGetSecretValue web/gone ACSCurrent  Forbidden.ResourceNotFound 404",

@@ -83,7 +83,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	s.setCommonHeaders(ctx, c)
 	if worst != nil {
 		// Age and X-Cache describe the worst of the values.
-		c.setAge(ctx, worst)
+		c.setAge(ctx, ageOf(ctx, worst))
 		ctx.Response.Header.SetCanonical(headerXCache, xCache[min(worst.Freshness, upstream.Stale)])
 		if worst.Freshness == upstream.Stale && worst.Reason != "" {
 			ctx.Response.Header.SetCanonical(headerXCacheReason, []byte(worst.Reason))

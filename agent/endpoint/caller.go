@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -197,8 +198,22 @@ func checkGlob(g string) error {
 	return nil
 }
 
-// authenticate finds the caller. Every token of every caller is compared, in constant time and
-// without an early exit, so that timing tells nothing about them.
+// find returns the entry of a token. Every token of every caller is compared, in constant time
+// and without an early exit, so that timing tells nothing about them.
+func (set *callerSet) find(token []byte) *callerToken {
+	digest := sha256.Sum256(token)
+	found := -1
+	for i := range set.tokens {
+		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], set.tokens[i].digest[:]), i, found)
+	}
+	if found < 0 {
+		return nil
+	}
+	return &set.tokens[found]
+}
+
+// authenticate finds the caller. A token that this connection has presented before is
+// recognised by comparing it with itself, which tells its owner nothing new.
 func (s *Server) authenticate(c *conn, h *seen, now time.Time) (*caller, refusal) {
 	set := s.callers.Load()
 	if h.tokens == 0 {
@@ -212,15 +227,15 @@ func (s *Server) authenticate(c *conn, h *seen, now time.Time) (*caller, refusal
 	if h.ambiguous || len(h.token) == 0 {
 		return nil, tokenInvalid
 	}
-	digest := sha256.Sum256(h.token)
-	found := -1
-	for i := range set.tokens {
-		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], set.tokens[i].digest[:]), i, found)
+	m := &c.memory
+	if m.callers != set || !bytes.Equal(m.token, h.token) {
+		t := set.find(h.token)
+		if t == nil {
+			return nil, tokenInvalid
+		}
+		m.token, m.callers, m.found = append(m.token[:0], h.token...), set, t
 	}
-	if found < 0 {
-		return nil, tokenInvalid
-	}
-	t := &set.tokens[found]
+	t := m.found
 	if !t.notAfter.IsZero() && now.After(t.notAfter) {
 		return nil, tokenInvalid
 	}

@@ -57,11 +57,11 @@ type conn struct {
 	waiter  *waiter     // while handoff
 	resumed *parkTicket // set while a replayed request is on its way to the handler
 
-	scratch []byte // decoded parameters; strings may alias it until the next request
+	scratch []byte // decoded parameters; strings of query may alias it
 	age     []byte
-	host    []byte // the last Host that was accepted
+	memory  memory
 
-	// What the current request turned out to be, for audit and log.
+	// What the current request turned out to be.
 	query  query
 	caller *caller
 	op     string
@@ -140,7 +140,6 @@ func (c *conn) begin() {
 	}
 	c.idText = ""
 	c.caller, c.op, c.status, c.code = nil, "", 0, ""
-	c.scratch = c.scratch[:0]
 }
 
 // requestID returns the id of the current request.
@@ -151,10 +150,14 @@ func (c *conn) requestID() string {
 	return c.idText
 }
 
-// setAge sets the Age header of an answer, in seconds since the backend confirmed the value.
-func (c *conn) setAge(ctx *fasthttp.RequestCtx, a *upstream.Answer) {
-	age := max(ctx.Time().Sub(a.FetchedAt), 0)
-	c.age = strconv.AppendInt(c.age[:0], int64(age/time.Second), 10)
+// ageOf returns how long ago the backend confirmed a value, in seconds.
+func ageOf(ctx *fasthttp.RequestCtx, a *upstream.Answer) int64 {
+	return int64(max(ctx.Time().Sub(a.FetchedAt), 0) / time.Second)
+}
+
+// setAge sets the Age header of an answer.
+func (c *conn) setAge(ctx *fasthttp.RequestCtx, seconds int64) {
+	c.age = strconv.AppendInt(c.age[:0], seconds, 10)
 	ctx.Response.Header.SetCanonical(headerAge, c.age)
 }
 

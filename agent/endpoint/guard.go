@@ -45,11 +45,11 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return h, forwardedRequest
 	}
 	// 3.
-	if host := req.Host(); !bytes.Equal(host, c.host) || len(host) == 0 {
+	if host := req.Host(); !bytes.Equal(host, c.memory.host) || len(host) == 0 {
 		if !s.hostAllowed(host, c.unix) {
 			return h, hostNotAllowed
 		}
-		c.host = append(c.host[:0], host...)
+		c.memory.host = append(c.memory.host[:0], host...)
 	}
 	// 4.
 	if h.crossOrigin {

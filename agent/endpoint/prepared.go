@@ -18,7 +18,7 @@ const maxFields = 32
 // prepared is what answers with one value have in common. It lives in the value's memo and is
 // filled as it is needed.
 type prepared struct {
-	etag   []byte
+	etag   [24]byte // quotes included
 	bodies [numFormats]atomic.Pointer[body]
 	fields atomic.Pointer[[]fieldBody] // replaced, never modified
 }
@@ -81,7 +81,7 @@ func (p *prepared) fieldOf(v *upstream.SecretValue, f Format, field string) (*bo
 
 // etagOf returns the entity tag of a value, quotes included: a hash under a key that only this
 // process knows, since a plain one would let its reader test guesses of the value.
-func (s *Server) etagOf(v *upstream.SecretValue) []byte {
+func (s *Server) etagOf(v *upstream.SecretValue) (tag [24]byte) {
 	mac := hmac.New(sha256.New, s.etagKey[:])
 	hashField(mac, string(v.SecretName))
 	hashField(mac, string(v.VersionID))
@@ -90,11 +90,9 @@ func (s *Server) etagOf(v *upstream.SecretValue) []byte {
 	for _, stage := range v.VersionStages {
 		hashField(mac, string(stage))
 	}
-	sum := mac.Sum(nil)[:16]
-	tag := make([]byte, 0, 2+base64.RawURLEncoding.EncodedLen(len(sum)))
-	tag = append(tag, '"')
-	tag = base64.RawURLEncoding.AppendEncode(tag, sum)
-	return append(tag, '"')
+	tag[0], tag[23] = '"', '"'
+	base64.RawURLEncoding.Encode(tag[1:23], mac.Sum(nil)[:16])
+	return tag
 }
 
 // hashField writes s with its length, so that no two lists of fields hash alike.

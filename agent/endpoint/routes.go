@@ -67,21 +67,28 @@ var operations = [...]string{
 
 // dispatch takes a request through guard and route.
 func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
-	r, name, query := s.routeOf(ctx.Request.Header.RequestURI())
+	target := ctx.Request.Header.RequestURI()
+	r, _, query := s.routeOf(target)
 	c.op = operations[r]
 	h, refused := s.guard(ctx, c, r)
 	switch {
 	case refused != allowed:
 		s.refuse(ctx, c, refused)
+		return
 	case c.healthOnly && r != routeLive && r != routeReady:
 		s.refuse(ctx, c, tooManyConnections)
+		return
 	case r == routeName, r == routeGet:
-		s.get(ctx, c, &h, r, name, query)
-	case r == routeBatch:
+		s.get(ctx, c, &h, target)
+		return
+	}
+	c.forget()
+	switch r {
+	case routeBatch:
 		s.batch(ctx, c, query)
-	case r == routeReport:
+	case routeReport:
 		s.report(ctx, c, query)
-	case r == routeUnknown:
+	case routeUnknown:
 		s.refuse(ctx, c, pathNotFound)
 	default:
 		s.observe(ctx, c, r, query)
@@ -89,20 +96,18 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 }
 
 // get answers with one value.
-func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen, r route, name, raw []byte) {
+func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen, target []byte) {
 	ticket := c.resumed
 	c.resumed = nil
-	q := &c.query
-	*q = query{}
-	if err := s.parseGet(c, q, r, name, raw); err != nil {
+	if err := s.parse(c, target); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}
+	q := &c.query
 	if !c.caller.may(q.ref.SecretName) {
 		s.deny(ctx, c, q.ref)
 		return
 	}
-	q.ref = q.ref.WithDefaults()
 	if !q.refresh {
 		// The whole of a hit: nothing below this block runs for it.
 		if a, ok := s.secrets.Peek(q.ref); ok {
@@ -110,21 +115,21 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen, r route, name, 
 			return
 		}
 	}
-	q.ref = owned(q.ref)
+	ref := owned(q.ref)
 	c.setPhase(busy)
 	lookup, cancel := context.WithTimeout(s.base, s.opts.LookupTimeout)
 	var a upstream.Answer
 	var err error
 	if q.refresh {
-		a, err = s.secrets.RefreshNow(lookup, q.ref)
+		a, err = s.secrets.RefreshNow(lookup, ref)
 	} else {
-		a, err = s.secrets.Lookup(lookup, q.ref)
+		a, err = s.secrets.Lookup(lookup, ref)
 	}
 	cancel()
 	c.setPhase(active)
 	if err != nil {
-		s.fail(ctx, c, q.ref, err)
-		s.audit(c, q.ref, "", c.code)
+		s.fail(ctx, c, ref, err)
+		s.audit(c, ref, "", c.code)
 		return
 	}
 	s.answer(ctx, c, h, q, a, ticket)
@@ -133,7 +138,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen, r route, name, 
 // answer writes a value, a 304, or parks the connection until there is something to write.
 func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a upstream.Answer, ticket *parkTicket) {
 	p := s.preparedOf(a)
-	if len(h.ifNoneMatch) > 0 && etagMatches(h.ifNoneMatch, p.etag) {
+	if len(h.ifNoneMatch) > 0 && etagMatches(h.ifNoneMatch, p.etag[:]) {
 		if q.wait > 0 && s.park(ctx, c, q, p, ticket) {
 			return
 		}
@@ -158,16 +163,18 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a 
 	} else {
 		b = p.bodyOf(a.Value, format)
 	}
-	s.setValueHeaders(ctx, c, &a, p)
-	ctx.Response.Header.SetContentTypeBytes(b.contentType)
 	ctx.Response.SetBodyRaw(b.data)
-	switch a.Freshness {
-	case upstream.Hit:
+	if a.Freshness == upstream.Hit {
+		s.setHitHeaders(ctx, c, p, b.contentType, ageOf(ctx, &a))
 		c.hits.Add(1)
-	case upstream.Miss:
-		s.stats.misses.Add(1)
-	default:
-		s.stats.stale.Add(1)
+	} else {
+		s.setValueHeaders(ctx, c, &a, p)
+		ctx.Response.Header.SetContentTypeBytes(b.contentType)
+		if a.Freshness == upstream.Miss {
+			s.stats.misses.Add(1)
+		} else {
+			s.stats.stale.Add(1)
+		}
 	}
 	if s.opts.Audit != nil {
 		c.status = fasthttp.StatusOK
@@ -217,7 +224,8 @@ var (
 	noStore       = []byte("no-store")
 	noSniff       = []byte("nosniff")
 	retryAfterOne = []byte("1")
-	xCache        = [...][]byte{upstream.Hit: []byte("hit"), upstream.Miss: []byte("miss"), upstream.Stale: []byte("stale")}
+	xCacheHit     = []byte("hit")
+	xCache        = [...][]byte{upstream.Hit: xCacheHit, upstream.Miss: []byte("miss"), upstream.Stale: []byte("stale")}
 
 	contentTypeJSON   = []byte("application/json")
 	contentTypeText   = []byte("text/plain; charset=utf-8")
@@ -234,8 +242,8 @@ func (s *Server) setCommonHeaders(ctx *fasthttp.RequestCtx, c *conn) {
 func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer, p *prepared) {
 	s.setCommonHeaders(ctx, c)
 	h := &ctx.Response.Header
-	h.SetCanonical(headerETag, p.etag)
-	c.setAge(ctx, a)
+	h.SetCanonical(headerETag, p.etag[:])
+	c.setAge(ctx, ageOf(ctx, a))
 	h.SetCanonical(headerXCache, xCache[min(a.Freshness, upstream.Stale)])
 	if a.Freshness == upstream.Stale && a.Reason != "" {
 		h.SetCanonical(headerXCacheReason, []byte(a.Reason))
