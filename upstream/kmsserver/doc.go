@@ -55,8 +55,8 @@
 // the exception, since an explicit zero is lost behind the decoder.
 //
 // The read buffer of a connection holds a whole request line of 160 KiB, because both SDKs
-// put a value of up to 92160 encoded bytes there. It is given back while the connection is
-// idle, and the number of connections is bounded.
+// put a value of up to 92160 encoded bytes there. It is given back as soon as the request was
+// read, and the number of connections is bounded: 128 clients that send slowly hold 20 MiB.
 //
 // Left out: XML answers, bearer tokens, the signatures ACS4, ACS3-HMAC-SM3 and ACS3-RSA, and
 // whatever concerns keys and certificates. Requests for them are refused with a reason.

@@ -29,8 +29,8 @@ type Options struct {
 
 // Limits bound what clients can cost. A zero field means its default.
 type Limits struct {
-	// Connections per listener. An idle connection costs a few KiB, one with a request in
-	// flight about 200 KiB and its body. Default 128.
+	// Connections per listener. A connection costs about 10 KiB, and 160 KiB more while a
+	// request is being read. Default 128.
 	Connections int
 
 	// RequestTimeout is how long a call may take in the backend. Default 30 s.

@@ -160,7 +160,7 @@ func (p params) canonical(except string) string {
 		}
 	}
 	slices.Sort(names)
-	out := make([]byte, 0, size+size/4)
+	out := make([]byte, 0, 3*size) // the most that encoding can need
 	for i, name := range names {
 		if i > 0 {
 			out = append(out, '&')

@@ -130,7 +130,10 @@ func (p params) holdSecrets() bool {
 
 // stringToSignV1 covers all parameters of query and form, wherever they were.
 func stringToSignV1(method string, p params) string {
-	return string(percentEncode([]byte(method+"&%2F&"), p.canonical("Signature")))
+	canonical := p.canonical("Signature")
+	out := make([]byte, 0, len(method)+5+2*len(canonical)) // twice encoded text grows by two thirds
+	out = append(out, method+"&%2F&"...)
+	return string(percentEncode(out, canonical))
 }
 
 func signV1(secret []byte, stringToSign string) []byte {
