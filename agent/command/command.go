@@ -1,0 +1,190 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent/config"
+	"secretagent/upstream"
+)
+
+// Process is what the command line gets from the operating system. Every field is required.
+type Process struct {
+	Args           []string // without the program name
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	Version        string // of the program
+}
+
+// Main runs one command and returns the exit code. It blocks until the command is done, for
+// run until ctx ends.
+func Main(ctx context.Context, p Process) int {
+	a := &app{Process: p}
+	root := a.root()
+	root.SetArgs(p.Args)
+	root.SetIn(p.Stdin)
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return upstream.ExitOK
+	}
+	if exit, ok := errors.AsType[exitCode](err); ok {
+		return int(exit)
+	}
+	if _, ran := errors.AsType[failure](err); !ran {
+		err = usageError{err} // cobra refused the arguments
+	}
+	return a.report(err, cmd.CommandPath())
+}
+
+// app holds what the verbs share.
+type app struct {
+	Process
+	configFlag string
+}
+
+// failure marks an error that a verb returned, to tell it from one of cobra.
+type failure struct{ error }
+
+func (e failure) Unwrap() error { return e.error }
+
+// exitCode is an outcome that was reported already.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// run makes a verb out of fn.
+func (a *app) run(fn func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := fn(cmd.Context(), args); err != nil {
+			return failure{err}
+		}
+		return nil
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "secretagent",
+		Short: "Hands secrets to the applications of this host",
+		Long: `secretagent fronts a Secrets Manager, Alibaba Cloud KMS or its own built-in backend,
+keeps the current values in a cache that refreshes itself, and hands them to applications:
+over a localhost HTTP endpoint, as files rendered from templates, and in the environment of
+a child process.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
+5 upstream unavailable.`,
+		Example: `  secretagent run --config agent.yaml
+  secretagent secret create demo/db --data-file value.json
+  secretagent get demo/db --field password`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&a.configFlag, "config", "", "configuration `file` (default $"+config.EnvFile+
+		", agent.yaml, /etc/secretagent/agent.yaml, agent.example.yaml)")
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.AddGroup(&cobra.Group{ID: "agent", Title: "The agent:"}, &cobra.Group{ID: "secrets", Title: "Secrets and keys:"})
+	for _, c := range []*cobra.Command{a.runCommand(), a.checkCommand(), a.getCommand()} {
+		c.GroupID = "agent"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{a.secretCommand(), a.keysCommand()} {
+		c.GroupID = "secrets"
+		root.AddCommand(c)
+	}
+	root.AddCommand(a.versionCommand())
+	return root
+}
+
+// configFile returns the path of the configuration.
+func (a *app) configFile() (string, error) {
+	path, err := config.Find(a.configFlag, a.Getenv, ".")
+	if err != nil {
+		return "", usageError{withHint(err, "agent.example.yaml shows every key")}
+	}
+	return path, nil
+}
+
+// loadConfig finds and reads the configuration.
+func (a *app) loadConfig() (*config.Config, error) {
+	path, err := a.configFile()
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(path)
+}
+
+// logger reports warnings of what a verb opens. The agent itself logs as configured.
+func (a *app) logger() *slog.Logger {
+	return slog.New(&lineHandler{app: a})
+}
+
+// lineHandler writes log records in the form of this interface's warnings.
+type lineHandler struct {
+	app   *app
+	attrs []slog.Attr
+}
+
+func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn
+}
+
+func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString(r.Message)
+	add := func(attr slog.Attr) bool {
+		fmt.Fprintf(&b, " %s=%s", attr.Key, attr.Value)
+		return true
+	}
+	for _, attr := range h.attrs {
+		add(attr)
+	}
+	r.Attrs(add)
+	h.app.warningf("%s", strings.ReplaceAll(b.String(), "\n", "; "))
+	return nil
+}
+
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &lineHandler{app: h.app, attrs: append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+}
+
+func (h *lineHandler) WithGroup(string) slog.Handler { return h }
+
+// outputFlag adds --output to a verb that prints data and returns where its value is.
+func outputFlag(cmd *cobra.Command) *output {
+	o := new(output)
+	cmd.Flags().Var(o, "output", "`form` of the answer: text or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	return o
+}
+
+// output is the value of --output.
+type output struct{ json bool }
+
+func (o *output) String() string {
+	if o.json {
+		return "json"
+	}
+	return "text"
+}
+
+func (o *output) Set(s string) error {
+	switch s {
+	case "text", "json":
+		o.json = s == "json"
+		return nil
+	}
+	return errors.New("must be text or json")
+}
+
+func (o *output) Type() string { return "form" }

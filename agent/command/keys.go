@@ -1,0 +1,167 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent"
+	"secretagent/upstream"
+)
+
+func (a *app) keysCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Manage the keyring of the built-in backend",
+		Long: `List and rotate the keys that encrypt the database of the built-in backend. The keyring is a
+file of its own, upstream.local.keyring. These verbs need the database for themselves:
+stop the agent first.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.keysListCommand(), a.keysRotateCommand())
+	return cmd
+}
+
+func (a *app) keysListCommand() *cobra.Command {
+	var out *output
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the keys",
+		Long: `List the keys of the keyring, never their material: which one encrypts new values, and how
+many secrets and values each still protects. A key that protects none is no longer needed
+by this database.`,
+		Example: `  secretagent keys list`,
+		Args:    cobra.NoArgs,
+		RunE: a.run(func(_ context.Context, _ []string) (err error) {
+			store, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			defer closing(store.Close, &err)
+			keys, err := store.Keys()
+			if err != nil {
+				return err
+			}
+			if out.json {
+				answer := make([]keyAnswer, 0, len(keys))
+				for _, k := range keys {
+					answer = append(answer, keyAnswer{k.ID, k.Primary, k.Status, wireTime(k.CreateTime), k.Secrets, k.Values})
+				}
+				return a.printJSON(map[string]any{"Keys": answer})
+			}
+			var rows [][]string
+			for _, k := range keys {
+				primary := ""
+				if k.Primary {
+					primary = "primary"
+				}
+				rows = append(rows, []string{k.ID, k.Status, primary, wireTime(k.CreateTime), fmt.Sprint(k.Secrets), fmt.Sprint(k.Values)})
+			}
+			return a.printTable([]string{"KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES"}, rows)
+		}),
+	}
+	out = outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) keysRotateCommand() *cobra.Command {
+	var out *output
+	var reencrypt bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Add a key and encrypt with it from now on",
+		Long: `Add a key to the keyring and encrypt with it from now on. Print its id. What was encrypted
+before stays readable under its old key.
+
+With --reencrypt everything is then rewritten under the new key. This may be interrupted,
+also by a crash: "keys rotate --reencrypt --resume" goes on without adding another key.`,
+		Example: `  secretagent keys rotate
+  secretagent keys rotate --reencrypt`,
+		Args: cobra.NoArgs,
+	}
+	var resume bool
+	cmd.RunE = a.run(func(ctx context.Context, _ []string) (err error) {
+		if resume && !reencrypt {
+			return usagef("--resume belongs to --reencrypt")
+		}
+		store, err := a.openStore()
+		if err != nil {
+			return err
+		}
+		defer closing(store.Close, &err)
+		id := ""
+		if resume {
+			keys, err := store.Keys()
+			if err != nil {
+				return err
+			}
+			for _, k := range keys {
+				if k.Primary {
+					id = k.ID
+				}
+			}
+		} else if id, err = store.RotateKey(ctx); err != nil {
+			return err
+		}
+		if reencrypt {
+			progress := func(done, total int) {
+				if isTerminal(a.Stderr) {
+					a.printf("reencrypted %d of %d secrets", done, total)
+				}
+			}
+			if err := store.Reencrypt(ctx, progress); err != nil {
+				return withHint(fmt.Errorf("key %s is in use, but not everything is encrypted with it yet: %w", id, err),
+					"go on with: secretagent keys rotate --reencrypt --resume")
+			}
+		}
+		if out.json {
+			return a.printJSON(map[string]any{"Key": id, "Reencrypted": reencrypt})
+		}
+		return a.write([]byte(id + "\n"))
+	})
+	cmd.Flags().BoolVar(&reencrypt, "reencrypt", false, "rewrite everything under the new key")
+	cmd.Flags().BoolVar(&resume, "resume", false, "go on with a rewrite; add no key")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+// keyAnswer is the JSON form of a key.
+type keyAnswer struct {
+	Key        string
+	Primary    bool
+	Status     string
+	CreateTime string `json:",omitempty"`
+	Secrets    int
+	Values     int
+}
+
+// openStore opens the built-in backend for a verb that needs it for itself.
+func (a *app) openStore() (*agent.Store, error) {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Upstream.Local == nil {
+		return nil, usagef("the keyring belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
+	}
+	return agent.OpenStore(cfg.Upstream.Local, a.logger())
+}
+
+// closing closes what a verb opened and reports a failure of that as its own, unless it has
+// failed already.
+func closing(close func() error, err *error) {
+	if closeErr := close(); *err == nil && closeErr != nil {
+		*err = closeErr
+	}
+}
+
+// wireTime formats t as the KMS API does; empty for the zero time.
+func wireTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return upstream.WireTime(t)
+}

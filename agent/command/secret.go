@@ -1,0 +1,398 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent"
+	"secretagent/upstream"
+)
+
+func (a *app) secretCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "secret",
+		Short: "Manage secrets, on the built-in backend or in the cloud",
+		Long: `Manage secrets on the upstream of the configuration. For the built-in backend the running agent
+is asked over the unix socket of its KMS API; when no agent runs, the database is opened
+here. With upstream.alibaba the calls go to the cloud.
+
+A secret has versions, which never change, and labels, each on one version: ACSCurrent is
+what applications read, ACSPrevious what they read before.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		a.secretCreateCommand(), a.secretPutCommand(), a.secretGetCommand(), a.secretListCommand(),
+		a.secretDescribeCommand(), a.secretVersionsCommand(), a.secretStageCommand(), a.secretUpdateCommand(),
+		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(),
+		a.secretRandomPasswordCommand(),
+	)
+	return cmd
+}
+
+// withManager calls fn with the upstream of the configuration.
+func (a *app) withManager(ctx context.Context, fn func(upstream.Manager) error) (err error) {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	m, closeManager, err := agent.OpenManager(ctx, cfg, a.logger())
+	if err != nil {
+		return err
+	}
+	defer closing(closeManager, &err)
+	return fn(m)
+}
+
+// parseName reads the NAME of a verb that takes a secret as a whole.
+func parseName(arg string) (upstream.SecretName, error) {
+	ref, err := upstream.ParseSecretRef(arg)
+	if err != nil {
+		return "", usageError{err}
+	}
+	if ref.VersionStage != "" {
+		return "", usagef("%s: this verb takes a secret as a whole: leave :%s away", arg, ref.VersionStage)
+	}
+	return ref.SecretName, nil
+}
+
+// checkID checks a version id of the command line, or makes one from the time when there is
+// none.
+func checkID(id string, now time.Time) (upstream.VersionID, error) {
+	if id == "" {
+		return upstream.VersionID(now.UTC().Format("20060102T150405.000Z")), nil
+	}
+	v := upstream.VersionID(id)
+	if err := v.Validate(); err != nil {
+		return "", usageError{fmt.Errorf("--version-id: %w", err)}
+	}
+	return v, nil
+}
+
+// parsePairs reads KEY=VALUE arguments.
+func parsePairs(what string, args []string) ([]upstream.Tag, error) {
+	tags := make([]upstream.Tag, 0, len(args))
+	for _, arg := range args {
+		k, v, ok := strings.Cut(arg, "=")
+		if !ok || k == "" {
+			return nil, usagef("%s %q: must be KEY=VALUE", what, arg)
+		}
+		if slices.ContainsFunc(tags, func(t upstream.Tag) bool { return t.Key == k }) {
+			return nil, usagef("%s %s: is given twice", what, k)
+		}
+		tags = append(tags, upstream.Tag{Key: k, Value: v})
+	}
+	return tags, nil
+}
+
+func (a *app) secretCreateCommand() *cobra.Command {
+	var (
+		out                   *output
+		value                 *valueFlags
+		id, keyID, descriptor string
+		tagArgs               []string
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a secret with its first version",
+		Long: `Create a secret with its first version, which gets the label ACSCurrent. Print name, version id
+and labels. The value is taken byte by byte from a file, standard input or --data, a final
+newline included.
+
+Without --version-id the id is made from the time, such as 20260131T120000.123Z.`,
+		Example: `  secretagent secret create demo/db --version-id v1 --data-file value.json
+  secretagent secret random-password | secretagent secret create demo/pw --data-file -`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
+		name, err := parseName(args[0])
+		if err != nil {
+			return err
+		}
+		version, err := checkID(id, time.Now())
+		if err != nil {
+			return err
+		}
+		tags, err := parsePairs("--tag", tagArgs)
+		if err != nil {
+			return err
+		}
+		data, err := value.read(a)
+		if err != nil {
+			return err
+		}
+		return a.withManager(ctx, func(m upstream.Manager) error {
+			_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{
+				SecretName: name, VersionID: version, SecretData: data, SecretDataType: value.dataType,
+				EncryptionKeyID: keyID, Description: descriptor, Tags: tags,
+			})
+			if errors.Is(err, upstream.ErrExists) {
+				err = withHint(err, "add a version to it with: secretagent secret put %s", name)
+			}
+			if err != nil {
+				return err
+			}
+			return a.printVersion(out, name, upstream.SecretVersion{VersionID: version, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
+		})
+	})
+	value = newValueFlags(cmd)
+	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the first version (default from the time)")
+	cmd.Flags().StringVar(&keyID, "key-id", "", "`id` of the key that encrypts the secret (default chosen by the upstream)")
+	cmd.Flags().StringVar(&descriptor, "description", "", "`text` that says what the secret is for")
+	cmd.Flags().StringArrayVar(&tagArgs, "tag", nil, "tag as `KEY=VALUE`; may be repeated")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) secretPutCommand() *cobra.Command {
+	var (
+		out    *output
+		value  *valueFlags
+		id     string
+		stages []string
+	)
+	cmd := &cobra.Command{
+		Use:   "put NAME",
+		Short: "Add a version to a secret",
+		Long: `Add a version to a secret and move ACSCurrent to it, or the labels of --stage instead. Print
+name, version id and labels. The value is taken byte by byte from a file, standard input or
+--data, a final newline included.
+
+Without --version-id the id is made from the time, such as 20260131T120000.123Z. The same id
+with the same value changes nothing, with another value it is refused: scripts that may be
+repeated should give an id.`,
+		Example: `  secretagent secret put demo/db --version-id v2 --data-file value.json
+  secretagent secret put demo/db --stage Pending --data-file - <value.json`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
+		name, err := parseName(args[0])
+		if err != nil {
+			return err
+		}
+		version, err := checkID(id, time.Now())
+		if err != nil {
+			return err
+		}
+		in := upstream.PutSecretValueInput{SecretName: name, VersionID: version, SecretDataType: value.dataType}
+		for _, s := range stages {
+			stage := upstream.VersionStage(s)
+			if err := stage.Validate(); err != nil {
+				return usageError{fmt.Errorf("--stage: %w", err)}
+			}
+			in.VersionStages = append(in.VersionStages, stage)
+		}
+		if in.SecretData, err = value.read(a); err != nil {
+			return err
+		}
+		return a.withManager(ctx, func(m upstream.Manager) error {
+			version, err := m.PutSecretValue(ctx, in)
+			switch {
+			case errors.Is(err, upstream.ErrExists):
+				err = withHint(err, "a version never changes: choose another --version-id")
+			case errors.Is(err, upstream.ErrNotFound):
+				err = withHint(err, "make it with: secretagent secret create %s", name)
+			}
+			if err != nil {
+				return err
+			}
+			return a.printVersion(out, name, version)
+		})
+	})
+	value = newValueFlags(cmd)
+	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the version (default from the time)")
+	cmd.Flags().StringArrayVar(&stages, "stage", nil, "`label` to move to the version (default ACSCurrent); may be repeated")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+// printVersion prints what a write made.
+func (a *app) printVersion(out *output, name upstream.SecretName, v upstream.SecretVersion) error {
+	if out.json {
+		return a.printJSON(struct {
+			SecretName upstream.SecretName
+			versionAnswerOf
+		}{name, versionOf(v)})
+	}
+	line := fmt.Sprintf("%s %s %s", name, v.VersionID, joinStages(v.VersionStages))
+	return a.write([]byte(strings.TrimRight(line, " ") + "\n"))
+}
+
+// versionAnswerOf is the JSON form of a version.
+type versionAnswerOf struct {
+	VersionID     upstream.VersionID `json:"VersionId"`
+	VersionStages []upstream.VersionStage
+	CreateTime    string `json:",omitempty"`
+}
+
+func versionOf(v upstream.SecretVersion) versionAnswerOf {
+	stages := v.VersionStages
+	if stages == nil {
+		stages = []upstream.VersionStage{}
+	}
+	return versionAnswerOf{v.VersionID, stages, wireTime(v.CreateTime)}
+}
+
+func joinStages(stages []upstream.VersionStage) string {
+	texts := make([]string, len(stages))
+	for i, s := range stages {
+		texts[i] = string(s)
+	}
+	return strings.Join(texts, ",")
+}
+
+func (a *app) secretGetCommand() *cobra.Command {
+	var (
+		out       *output
+		id, field string
+	)
+	cmd := &cobra.Command{
+		Use:   "get NAME[:Label]",
+		Short: "Print the value of a secret from the upstream itself",
+		Long: `Print the value of a version of a secret byte by byte (with a newline after it on a terminal
+only), read from the upstream itself. Without label and --version-id the current version is
+meant. With --output json the answer is the JSON of GetSecretValue.
+
+"secretagent get" asks the endpoint of the running agent instead, as an application would.`,
+		Example: `  secretagent secret get demo/db
+  secretagent secret get demo/db:ACSPrevious --field password
+  secretagent secret get demo/db --version-id v1 --output json`,
+		Args: cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			ref, err := parseRef(args[0], id)
+			if err != nil {
+				return err
+			}
+			if out.json && field != "" {
+				return usagef("--field prints one field and --output json the whole answer: choose one")
+			}
+			return a.withManager(ctx, func(m upstream.Manager) error {
+				value, err := m.GetSecretValue(ctx, ref)
+				switch {
+				case err != nil:
+					return err
+				case out.json:
+					return a.write(upstream.GetSecretValueJSON(&value))
+				case field == "":
+					return a.printRaw(value.SecretData.Reveal())
+				}
+				part, err := fieldOf(ref, value.SecretData, field)
+				if err != nil {
+					return err
+				}
+				return a.printRaw(part)
+			})
+		}),
+	}
+	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the version")
+	cmd.Flags().StringVar(&field, "field", "", "only this top-level `field` of a JSON secret")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) secretStageCommand() *cobra.Command {
+	var to, from string
+	cmd := &cobra.Command{
+		Use:   "stage NAME LABEL",
+		Short: "Attach, move or remove a label",
+		Long: `Attach a label to a version (--to), move it from one version to another (--to and --from), or
+remove it (--from). When ACSCurrent moves, the version that had it gets ACSPrevious.
+ACSCurrent and ACSPrevious can be moved but not removed.`,
+		Example: `  secretagent secret stage demo/db ACSCurrent --to v1     # roll back
+  secretagent secret stage demo/db Pending --from v2`,
+		Args: cobra.ExactArgs(2),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			in := upstream.UpdateSecretVersionStageInput{
+				SecretName: name, VersionStage: upstream.VersionStage(args[1]),
+				MoveToVersion: upstream.VersionID(to), RemoveFromVersion: upstream.VersionID(from),
+			}
+			if err := in.VersionStage.Validate(); err != nil {
+				return usageError{err}
+			}
+			if to == "" && from == "" {
+				return usagef("give --to VERSION to attach or move the label, --from VERSION to remove it")
+			}
+			for _, id := range []upstream.VersionID{in.MoveToVersion, in.RemoveFromVersion} {
+				if id == "" {
+					continue
+				}
+				if err := id.Validate(); err != nil {
+					return usageError{err}
+				}
+			}
+			return a.withManager(ctx, func(m upstream.Manager) error { return m.UpdateSecretVersionStage(ctx, in) })
+		}),
+	}
+	cmd.Flags().StringVar(&to, "to", "", "`version` that gets the label")
+	cmd.Flags().StringVar(&from, "from", "", "`version` that loses the label")
+	return cmd
+}
+
+func (a *app) secretUpdateCommand() *cobra.Command {
+	var description string
+	cmd := &cobra.Command{
+		Use:     "update NAME",
+		Short:   "Change the description of a secret",
+		Long:    `Change the description of a secret. Versions and labels stay as they are.`,
+		Example: `  secretagent secret update demo/db --description "the database of the demo"`,
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
+		name, err := parseName(args[0])
+		if err != nil {
+			return err
+		}
+		if !cmd.Flags().Changed("description") {
+			return usagef("nothing to change: give --description")
+		}
+		return a.withManager(ctx, func(m upstream.Manager) error {
+			return m.UpdateSecret(ctx, upstream.UpdateSecretInput{SecretName: name, Description: &description})
+		})
+	})
+	cmd.Flags().StringVar(&description, "description", "", "new `text`; empty removes it")
+	return cmd
+}
+
+func (a *app) secretRandomPasswordCommand() *cobra.Command {
+	var in upstream.RandomPasswordInput
+	cmd := &cobra.Command{
+		Use:   "random-password",
+		Short: "Print a random password",
+		Long: `Print a random password and nothing else, drawn by the upstream. Nothing is stored. A newline
+is printed after it on a terminal only.`,
+		Example: `  secretagent secret random-password --length 40 --exclude-punctuation
+  secretagent secret random-password | secretagent secret put demo/pw --data-file -`,
+		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			if in.PasswordLength < 8 || in.PasswordLength > 128 {
+				return usagef("--length must be from 8 to 128")
+			}
+			return a.withManager(ctx, func(m upstream.Manager) error {
+				password, err := m.GetRandomPassword(ctx, in)
+				if err != nil {
+					return err
+				}
+				return a.printRaw(password.Reveal())
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.IntVar(&in.PasswordLength, "length", 32, "number of `characters`, 8 to 128")
+	f.StringVar(&in.ExcludeCharacters, "exclude-characters", "", "`characters` that must not be in it")
+	f.BoolVar(&in.ExcludeLowercase, "exclude-lowercase", false, "no lower-case letters")
+	f.BoolVar(&in.ExcludeUppercase, "exclude-uppercase", false, "no upper-case letters")
+	f.BoolVar(&in.ExcludeNumbers, "exclude-numbers", false, "no digits")
+	f.BoolVar(&in.ExcludePunctuation, "exclude-punctuation", false, "no punctuation")
+	f.BoolVar(&in.RequireEachIncludedType, "require-each-type", false, "at least one character of every kind that is not excluded")
+	return cmd
+}

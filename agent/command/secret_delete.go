@@ -1,0 +1,152 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/upstream"
+)
+
+func (a *app) secretDeleteCommand() *cobra.Command {
+	var (
+		out        *output
+		window     int
+		force, yes bool
+	)
+	cmd := &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Delete a secret, after a time in which it can be restored",
+		Long: `Schedule the deletion of a secret with all its versions and print when it happens. From now on it
+can be neither read nor written. Until then "secretagent secret restore" takes the deletion
+back. With --force it is gone at once.
+
+A question is asked first; --yes answers it, and is needed where there is no terminal.`,
+		Example: `  secretagent secret delete demo/db --window 7
+  secretagent secret delete demo/db --force --yes`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
+		name, err := parseName(args[0])
+		if err != nil {
+			return err
+		}
+		switch {
+		case force && cmd.Flags().Changed("window"):
+			return usagef("--force and --window exclude each other")
+		case window < 7 || window > 30:
+			return usagef("--window must be from 7 to 30 days")
+		}
+		if !yes {
+			question := fmt.Sprintf("delete %s? It can be restored for %d days", name, window)
+			if force {
+				question = fmt.Sprintf("delete %s at once? It cannot be restored", name)
+			}
+			if err := a.confirm(question, "--yes"); err != nil {
+				return err
+			}
+		}
+		in := upstream.DeleteSecretInput{SecretName: name, RecoveryWindowInDays: window}
+		if force {
+			in = upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true}
+		}
+		var at time.Time
+		if err := a.withManager(ctx, func(m upstream.Manager) (err error) {
+			at, err = m.DeleteSecret(ctx, in)
+			return err
+		}); err != nil {
+			return err
+		}
+		if !force {
+			a.printf("until %s it can be restored with: secretagent secret restore %s", wireTime(at), name)
+		}
+		if out.json {
+			return a.printJSON(struct {
+				SecretName        upstream.SecretName
+				PlannedDeleteTime string `json:",omitempty"`
+			}{name, wireTime(at)})
+		}
+		if force {
+			return nil
+		}
+		return a.write([]byte(wireTime(at) + "\n"))
+	})
+	cmd.Flags().IntVar(&window, "window", 30, "`days` in which it can be restored, 7 to 30")
+	cmd.Flags().BoolVar(&force, "force", false, "delete at once, without a way back")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) secretRestoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "restore NAME",
+		Short:   "Take the deletion of a secret back",
+		Long:    `Take the scheduled deletion of a secret back. Its versions and labels are as they were.`,
+		Example: `  secretagent secret restore demo/db`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			err = a.withManager(ctx, func(m upstream.Manager) error { return m.RestoreSecret(ctx, name) })
+			if errors.Is(err, upstream.ErrNotPendingDeletion) {
+				err = withHint(err, "there is nothing to do: no deletion is scheduled")
+			}
+			return err
+		}),
+	}
+}
+
+func (a *app) secretTagCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "tag NAME KEY=VALUE...",
+		Short:   "Set tags on a secret",
+		Long:    `Set tags on a secret. A key that is there already gets the new value; other tags stay.`,
+		Example: `  secretagent secret tag demo/db env=prod team=storage`,
+		Args:    cobra.MinimumNArgs(2),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			tags, err := parsePairs("tag", args[1:])
+			if err != nil {
+				return err
+			}
+			return a.withManager(ctx, func(m upstream.Manager) error {
+				return m.TagResources(ctx, []upstream.SecretName{name}, tags)
+			})
+		}),
+	}
+}
+
+func (a *app) secretUntagCommand() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "untag NAME KEY...",
+		Short: "Remove tags from a secret",
+		Long:  `Remove tags from a secret by their keys, or all of them with --all.`,
+		Example: `  secretagent secret untag demo/db team
+  secretagent secret untag demo/db --all`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			if all == (len(args) > 1) {
+				return usagef("give the keys to remove, or --all")
+			}
+			return a.withManager(ctx, func(m upstream.Manager) error {
+				return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{name}, TagKeys: args[1:], All: all})
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "remove all tags")
+	return cmd
+}

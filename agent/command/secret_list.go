@@ -1,0 +1,250 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/upstream"
+)
+
+// Pages are read to the end, but not for ever: a backend that never comes to an end is an
+// error.
+const (
+	pageSize = 100
+	maxPages = 10_000
+)
+
+// filterKeys are what --filter selects by.
+var filterKeys = []string{"SecretName", "Description", "TagKey", "TagValue", "DKMSInstanceId", "SecretType", "Creator"}
+
+func (a *app) secretListCommand() *cobra.Command {
+	var (
+		out     *output
+		filters []string
+		tags    bool
+	)
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List secrets, without their values",
+		Long: `List all secrets, without their values; those that wait for their deletion with its time.
+--filter KEY=VALUE selects those whose KEY equals VALUE; of several filters with the same KEY
+one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:4], ", ") + `,
+` + strings.Join(filterKeys[4:], ", ") + `.`,
+		Example: `  secretagent secret list
+  secretagent secret list --filter TagKey=env --filter TagValue=prod --tags`,
+		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			in := upstream.ListSecretsInput{FetchTags: tags, Page: upstream.Page{Size: pageSize}}
+			for _, f := range filters {
+				k, v, ok := strings.Cut(f, "=")
+				if !ok || v == "" || !slices.Contains(filterKeys, k) {
+					return usagef("--filter %q: must be KEY=VALUE with KEY one of %s", f, strings.Join(filterKeys, ", "))
+				}
+				i := slices.IndexFunc(in.Filters, func(f upstream.Filter) bool { return f.Key == k })
+				if i < 0 {
+					i = len(in.Filters)
+					in.Filters = append(in.Filters, upstream.Filter{Key: k})
+				}
+				in.Filters[i].Values = append(in.Filters[i].Values, v)
+			}
+			var secrets []upstream.SecretMetadata
+			err := a.withManager(ctx, func(m upstream.Manager) error {
+				return eachPage(func(number int) (int, int, error) {
+					in.Page.Number = number
+					page, err := m.ListSecrets(ctx, in)
+					secrets = append(secrets, page.Secrets...)
+					return len(page.Secrets), page.TotalCount, err
+				})
+			})
+			if err != nil {
+				return err
+			}
+			slices.SortStableFunc(secrets, func(a, b upstream.SecretMetadata) int {
+				return strings.Compare(string(a.SecretName), string(b.SecretName))
+			})
+			if out.json {
+				answers := make([]metadataAnswer, 0, len(secrets))
+				for _, s := range secrets {
+					answers = append(answers, metadataOf(s))
+				}
+				return a.printJSON(map[string]any{"Secrets": answers})
+			}
+			header := []string{"NAME", "TYPE", "UPDATED", "DELETED ON"}
+			if tags {
+				header = append(header, "TAGS")
+			}
+			var rows [][]string
+			for _, s := range secrets {
+				row := []string{string(s.SecretName), s.SecretType, wireTime(s.UpdateTime), wireTime(s.PlannedDeleteTime)}
+				if tags {
+					row = append(row, joinTags(s.Tags))
+				}
+				rows = append(rows, row)
+			}
+			return a.printTable(header, rows)
+		}),
+	}
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "`KEY=VALUE` to select by; may be repeated")
+	cmd.Flags().BoolVar(&tags, "tags", false, "also show tags")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+// eachPage calls read for pages 1, 2, … until everything was read. read returns how many
+// items the page had and how many there are in all.
+func eachPage(read func(number int) (items, total int, err error)) error {
+	for number, seen := 1, 0; number <= maxPages; number++ {
+		items, total, err := read(number)
+		if err != nil {
+			return err
+		}
+		if seen += items; items == 0 || seen >= total {
+			return nil
+		}
+	}
+	return fmt.Errorf("the list does not end after %d pages", maxPages)
+}
+
+func (a *app) secretDescribeCommand() *cobra.Command {
+	var out *output
+	cmd := &cobra.Command{
+		Use:     "describe NAME",
+		Short:   "Show what is known about a secret, without its value",
+		Long:    `Show what is known about a secret: type, key, description, tags, times. Never its value.`,
+		Example: `  secretagent secret describe demo/db`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			var s upstream.SecretMetadata
+			if err := a.withManager(ctx, func(m upstream.Manager) (err error) {
+				s, err = m.DescribeSecret(ctx, name, true)
+				return err
+			}); err != nil {
+				return err
+			}
+			if out.json {
+				return a.printJSON(metadataOf(s))
+			}
+			var b strings.Builder
+			for _, line := range [][2]string{
+				{"Name", string(s.SecretName)}, {"ARN", s.ARN}, {"Type", s.SecretType}, {"Description", s.Description},
+				{"Key", s.EncryptionKeyID}, {"Created", wireTime(s.CreateTime)}, {"Updated", wireTime(s.UpdateTime)},
+				{"Deleted on", wireTime(s.PlannedDeleteTime)}, {"Tags", joinTags(s.Tags)},
+			} {
+				if line[1] != "" {
+					fmt.Fprintf(&b, "%-12s %s\n", line[0]+":", oneLine(line[1]))
+				}
+			}
+			return a.write([]byte(b.String()))
+		}),
+	}
+	out = outputFlag(cmd)
+	return cmd
+}
+
+func (a *app) secretVersionsCommand() *cobra.Command {
+	var (
+		out *output
+		all bool
+	)
+	cmd := &cobra.Command{
+		Use:   "versions NAME",
+		Short: "List the versions of a secret, without their values",
+		Long: `List the versions of a secret and their labels, newest first, without their values. Versions
+without a label are shown with --all only; they can be read by their id until they are
+replaced.`,
+		Example: `  secretagent secret versions demo/db --all`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			in := upstream.ListSecretVersionIDsInput{SecretName: name, IncludeDeprecated: all, Page: upstream.Page{Size: pageSize}}
+			var versions []upstream.SecretVersion
+			err = a.withManager(ctx, func(m upstream.Manager) error {
+				return eachPage(func(number int) (int, int, error) {
+					in.Page.Number = number
+					page, err := m.ListSecretVersionIDs(ctx, in)
+					versions = append(versions, page.Versions...)
+					return len(page.Versions), page.TotalCount, err
+				})
+			})
+			if err != nil {
+				return err
+			}
+			if out.json {
+				answers := make([]versionAnswerOf, 0, len(versions))
+				for _, v := range versions {
+					answers = append(answers, versionOf(v))
+				}
+				return a.printJSON(map[string]any{"SecretName": name, "Versions": answers})
+			}
+			var rows [][]string
+			for _, v := range versions {
+				rows = append(rows, []string{string(v.VersionID), wireTime(v.CreateTime), joinStages(v.VersionStages)})
+			}
+			return a.printTable([]string{"VERSION", "CREATED", "LABELS"}, rows)
+		}),
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "also versions without a label")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+// metadataAnswer is the JSON form of a secret without its value.
+type metadataAnswer struct {
+	ARN               string `json:"Arn,omitempty"`
+	SecretName        upstream.SecretName
+	SecretType        string
+	Description       string `json:",omitempty"`
+	EncryptionKeyID   string `json:"EncryptionKeyId,omitempty"`
+	CreateTime        string `json:",omitempty"`
+	UpdateTime        string `json:",omitempty"`
+	PlannedDeleteTime string `json:",omitempty"`
+
+	Tags map[string]string `json:",omitempty"`
+
+	*upstream.ManagedSecret // absent for generic secrets
+}
+
+func metadataOf(s upstream.SecretMetadata) metadataAnswer {
+	answer := metadataAnswer{
+		ARN: s.ARN, SecretName: s.SecretName, SecretType: s.SecretType, Description: s.Description, EncryptionKeyID: s.EncryptionKeyID,
+		CreateTime: wireTime(s.CreateTime), UpdateTime: wireTime(s.UpdateTime), PlannedDeleteTime: wireTime(s.PlannedDeleteTime),
+		ManagedSecret: s.Managed,
+	}
+	for _, t := range s.Tags {
+		if answer.Tags == nil {
+			answer.Tags = map[string]string{}
+		}
+		answer.Tags[t.Key] = t.Value
+	}
+	return answer
+}
+
+func joinTags(tags []upstream.Tag) string {
+	texts := make([]string, len(tags))
+	for i, t := range tags {
+		texts[i] = t.Key + "=" + t.Value
+	}
+	slices.Sort(texts)
+	return strings.Join(texts, ",")
+}
+
+// oneLine keeps a text that somebody else wrote on its line and from driving the terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+			return ' '
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,111 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/upstream"
+)
+
+// maxSecretData is the limit of the KMS API.
+const maxSecretData = 30720
+
+// valueFlags are the flags of a verb that takes a secret value.
+type valueFlags struct {
+	cmd      *cobra.Command
+	data     string
+	file     string
+	dataType string
+}
+
+func newValueFlags(cmd *cobra.Command) *valueFlags {
+	f := &valueFlags{cmd: cmd}
+	cmd.Flags().StringVar(&f.data, "data", "", "the `value` itself; other users can see it in the process list")
+	cmd.Flags().StringVar(&f.file, "data-file", "", "`file` with the value, byte by byte; - for standard input")
+	cmd.Flags().StringVar(&f.dataType, "data-type", upstream.DataTypeText, "`type` mark of the value: text or binary")
+	return f
+}
+
+// read returns the value. Nothing is read when the flags contradict each other.
+func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
+	byFlag, byFile := f.cmd.Flags().Changed("data"), f.cmd.Flags().Changed("data-file")
+	switch {
+	case byFlag && byFile:
+		return upstream.SecretData{}, usagef("--data and --data-file exclude each other")
+	case !byFlag && !byFile:
+		return upstream.SecretData{}, usagef("no value: give --data-file FILE, --data-file - for standard input, or --data VALUE")
+	case f.dataType != upstream.DataTypeText && f.dataType != upstream.DataTypeBinary:
+		return upstream.SecretData{}, usagef("--data-type must be text or binary")
+	}
+	value, source := []byte(f.data), "--data"
+	if byFlag {
+		a.warningf("--data shows in the process list and in the history of the shell: prefer --data-file")
+	} else {
+		var err error
+		if value, source, err = f.readFile(a); err != nil {
+			return upstream.SecretData{}, err
+		}
+	}
+	switch {
+	case len(value) == 0:
+		return upstream.SecretData{}, usagef("%s: the value is empty", source)
+	case len(value) > maxSecretData:
+		return upstream.SecretData{}, usagef("%s: the value is larger than %d bytes", source, maxSecretData)
+	case !utf8.Valid(value):
+		return upstream.SecretData{}, withHint(usagef("%s: the value is not UTF-8 text, which the KMS API cannot carry", source),
+			"encode it, for instance with base64, and mark it with --data-type binary")
+	}
+	return upstream.NewSecretData(value), nil
+}
+
+func (f *valueFlags) readFile(a *app) (value []byte, source string, err error) {
+	in, source := a.Stdin, "standard input"
+	if f.file != "-" {
+		source = f.file
+		file, err := os.Open(f.file)
+		if err != nil {
+			return nil, "", usageError{err}
+		}
+		defer file.Close()
+		in = file
+	} else if isTerminal(in) {
+		a.printf("reading the value from the terminal, where it can be seen; end it with Ctrl-D")
+	}
+	value, err = io.ReadAll(io.LimitReader(in, maxSecretData+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("read %s: %w", source, err)
+	}
+	return value, source, nil
+}
+
+// fieldOf returns one top-level field of a JSON object: text as it is, anything else as JSON
+// spells it. Its errors quote nothing of the value.
+func fieldOf(ref upstream.SecretRef, data upstream.SecretData, field string) ([]byte, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(data.Reveal(), &object); err != nil || object == nil {
+		return nil, &upstream.Error{Ref: ref, Message: "the value is no JSON object, so it has no fields", Err: upstream.ErrNotFound}
+	}
+	raw, ok := object[field]
+	if !ok {
+		return nil, &upstream.Error{Ref: ref, Message: fmt.Sprintf("there is no field %q in the value", field), Err: upstream.ErrNotFound}
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil && raw[0] == '"' {
+		return []byte(text), nil
+	}
+	if string(raw) == "null" {
+		return nil, &upstream.Error{Ref: ref, Message: fmt.Sprintf("the field %q is null", field), Err: upstream.ErrNotFound}
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, raw); err != nil {
+		return nil, errors.New("the value is no valid JSON")
+	}
+	return compact.Bytes(), nil
+}
