@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -83,7 +84,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	s.setCommonHeaders(ctx, c)
 	if worst != nil {
 		// Age and X-Cache describe the worst of the values.
-		c.setAge(ctx, ageOf(ctx, worst))
+		c.setAge(ctx, ageAt(time.Now().UnixNano(), worst))
 		ctx.Response.Header.SetCanonical(headerXCache, xCache[min(worst.Freshness, upstream.Stale)])
 		if worst.Freshness == upstream.Stale && worst.Reason != "" {
 			ctx.Response.Header.SetCanonical(headerXCacheReason, []byte(worst.Reason))

@@ -42,8 +42,8 @@ import (
 //
 //	go test -run '^$' -bench Endpoint ./agent/endpoint
 const (
-	benchRounds = 9
-	benchWindow = 120 * time.Millisecond
+	benchRounds = 21
+	benchWindow = 80 * time.Millisecond
 )
 
 func BenchmarkEndpoint(b *testing.B) {

@@ -214,11 +214,15 @@ func (set *callerSet) find(token []byte) *callerToken {
 
 // authenticate finds the caller. A token that this connection has presented before is
 // recognised by comparing it with itself, which tells its owner nothing new.
-func (s *Server) authenticate(c *conn, h *seen, now time.Time) (*caller, refusal) {
-	set := s.callers.Load()
+func authenticate(c *conn, h *seen, set *callerSet, now int64) (*caller, refusal) {
+	m := &c.memory
+	if m.callers != set { // nothing that was learned under other callers counts
+		m.callers, m.found, m.who = set, nil, nil
+	}
 	if h.tokens == 0 {
 		for _, who := range set.byPeer {
 			if who.matchesPeer(c.peer) {
+				m.found, m.who = nil, nil
 				return who, allowed
 			}
 		}
@@ -227,23 +231,26 @@ func (s *Server) authenticate(c *conn, h *seen, now time.Time) (*caller, refusal
 	if h.ambiguous || len(h.token) == 0 {
 		return nil, tokenInvalid
 	}
-	m := &c.memory
-	if m.callers != set || !bytes.Equal(m.token, h.token) {
+	if m.found == nil || !bytes.Equal(m.token, h.token) {
 		t := set.find(h.token)
 		if t == nil {
 			return nil, tokenInvalid
 		}
-		m.token, m.callers, m.found = append(m.token[:0], h.token...), set, t
+		m.token, m.found, m.who = append(m.token[:0], h.token...), t, nil
 	}
-	t := m.found
-	if !t.notAfter.IsZero() && now.After(t.notAfter) {
+	if m.found.expired(now) {
 		return nil, tokenInvalid
 	}
-	who := set.callers[t.caller]
+	who := set.callers[m.found.caller]
 	if len(who.uids)+len(who.gids) > 0 && !who.matchesPeer(c.peer) {
 		return nil, peerNotAllowed
 	}
 	return who, allowed
+}
+
+// expired reports whether the token is past its time.
+func (t *Token) expired(now int64) bool {
+	return !t.notAfter.IsZero() && now > t.notAfter.UnixNano()
 }
 
 func (c *caller) matchesPeer(p peer) bool {

@@ -150,9 +150,9 @@ func (c *conn) requestID() string {
 	return c.idText
 }
 
-// ageOf returns how long ago the backend confirmed a value, in seconds.
-func ageOf(ctx *fasthttp.RequestCtx, a *upstream.Answer) int64 {
-	return int64(max(ctx.Time().Sub(a.FetchedAt), 0) / time.Second)
+// ageAt returns how long ago the backend confirmed a value, in seconds.
+func ageAt(now int64, a *upstream.Answer) int64 {
+	return max(now-a.FetchedAt.UnixNano(), 0) / int64(time.Second)
 }
 
 // setAge sets the Age header of an answer.

@@ -80,8 +80,13 @@
 // notes its phase in one atomic word and a sweep closes what has not moved for too long. The
 // price is precision: a timeout fires up to two sweeps late.
 //
-// Answers carry no Date and no Server header. They help nobody on a loopback, and Date would
-// start a goroutine that lives as long as the process.
+// For the same reason Age and the end of a token's overlap are read from a clock that the
+// sweep sets, at most a second late. Answers carry no Date and no Server header; they help
+// nobody on a loopback.
+//
+// A connection remembers what its client asked last, see memory.go. Comparing a request with
+// its predecessor byte for byte replaces parsing headers, hashing the token and decoding the
+// target; whatever is not the same takes the full way.
 //
 // A waiting request is parked by hijacking the connection and replayed when it is woken: it
 // passes the whole guard again, so a token revoked meanwhile gets nothing. The alternative, to

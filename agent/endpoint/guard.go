@@ -36,6 +36,10 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		setAllow(ctx, r)
 		return seen{}, methodNotAllowed
 	}
+	set := s.callers.Load()
+	if get && c.passed(req.RawHeaders(), set, s.clock.Load()) {
+		return seen{}, allowed // 1 to 5 are functions of the same bytes
+	}
 	if n := req.ContentLength(); get && (n > 0 || n == -1) {
 		return seen{}, malformedRequest
 	}
@@ -56,7 +60,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return h, originNotAllowed
 	}
 	// 5.
-	who, refused := s.authenticate(c, &h, ctx.Time())
+	who, refused := authenticate(c, &h, set, s.clock.Load())
 	if refused != allowed {
 		if r == routeLive || r == routeReady {
 			return h, allowed
@@ -66,6 +70,9 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 	c.caller = who
 	if !c.trusted.Load() {
 		s.table.trust(c)
+	}
+	if get {
+		c.remember(req.RawHeaders(), &h)
 	}
 	return h, allowed
 }

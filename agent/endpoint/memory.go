@@ -6,40 +6,67 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// maxRemembered bounds the request target that a connection remembers.
-const maxRemembered = 512
+// How much of a request a connection remembers.
+const (
+	maxTarget  = 512
+	maxHeaders = 1 << 10
+)
 
 // memory is what a connection knows from its previous requests. Clients that keep a
-// connection open ask the same over and over; comparing a few bytes with those of the last
-// time saves hashing the token, decoding the target and composing the headers again. It holds
-// no value, and nothing in it grants anything: what it saves are pure functions of bytes that
-// this same client sent, under the same set of callers.
+// connection open ask the same over and over; comparing bytes with those of the last time
+// saves checking the headers, hashing the token, decoding the target and composing the answer's
+// headers again. It holds no value. Nothing in it grants anything: each part is the result of
+// a pure function of bytes that this same client sent, and of the set of callers, and counts
+// only for the same bytes under the same set.
 type memory struct {
-	host []byte // the last Host that was accepted
+	headers []byte // the last header block that passed the guard with a GET,
+	who     *caller
+	callers *callerSet   // under these callers,
+	found   *callerToken // with this token, or by its peer alone when nil
 
-	token   []byte // the last token that was accepted,
-	callers *callerSet
-	found   *callerToken // and whose it is
+	host  []byte // the last Host that was accepted
+	token []byte // the last token that was accepted, under callers
 
 	target []byte // the last target that c.query was parsed from; c.query may alias it
-	parsed bool   // c.query is what target asks for
+	route  route
+	parsed bool // c.query is what target asks for
 
-	// The headers of the last hit, but for its request id.
+	// The headers of the last hit.
 	header      fasthttp.ResponseHeader
+	id          []byte // the value of its X-Request-Id
 	etag        [24]byte
 	contentType *byte // of one of the three slices that content types are
 	age         int64
 	repeated    bool // header is filled: the same was answered twice in a row
 }
 
+// passed reports whether a GET with this header block passes the guard because the last one
+// with the same bytes did, and sets the caller.
+func (c *conn) passed(headers []byte, set *callerSet, now int64) bool {
+	m := &c.memory
+	if m.callers != set || m.who == nil || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
+		m.found != nil && m.found.expired(now) {
+		return false
+	}
+	c.caller = m.who
+	return true
+}
+
+// remember notes that a GET with this header block passed the guard. Blocks with conditions
+// are left out: what follows the guard must see those.
+func (c *conn) remember(headers []byte, h *seen) {
+	m := &c.memory
+	m.who = nil
+	if len(h.ifNoneMatch) == 0 && len(headers) <= maxHeaders {
+		m.headers, m.who = append(m.headers[:0], headers...), c.caller
+	}
+}
+
 // parse fills c.query with what the target of a request for one value asks for.
 func (s *Server) parse(c *conn, target []byte) error {
 	m := &c.memory
-	if m.parsed && bytes.Equal(target, m.target) {
-		return nil
-	}
 	c.forget()
-	remember := len(target) <= maxRemembered
+	remember := len(target) <= maxTarget
 	if remember {
 		m.target = append(m.target[:0], target...)
 		target = m.target
@@ -50,7 +77,7 @@ func (s *Server) parse(c *conn, target []byte) error {
 		return err
 	}
 	c.query.ref = c.query.ref.WithDefaults()
-	m.parsed = remember
+	m.route, m.parsed = r, remember
 	return nil
 }
 
@@ -66,7 +93,7 @@ func (s *Server) setHitHeaders(ctx *fasthttp.RequestCtx, c *conn, p *prepared, c
 	h := &ctx.Response.Header
 	same := m.age == age && m.contentType == &contentType[0] && m.etag == p.etag
 	if same && m.repeated {
-		m.header.SetCanonical(headerRequestID, c.idBuf[:])
+		copy(m.id, c.idBuf[:]) // in place: all ids are as long
 		m.header.CopyTo(h)
 		return
 	}
@@ -77,6 +104,7 @@ func (s *Server) setHitHeaders(ctx *fasthttp.RequestCtx, c *conn, p *prepared, c
 	h.SetContentTypeBytes(contentType)
 	if m.repeated = same; same {
 		h.CopyTo(&m.header)
+		m.id = m.header.PeekCanonical(headerRequestID)
 	}
 	m.age, m.contentType, m.etag = age, &contentType[0], p.etag
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -68,7 +69,14 @@ var operations = [...]string{
 // dispatch takes a request through guard and route.
 func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	target := ctx.Request.Header.RequestURI()
-	r, _, query := s.routeOf(target)
+	var r route
+	var query []byte
+	known := c.memory.parsed && bytes.Equal(target, c.memory.target)
+	if known {
+		r = c.memory.route
+	} else {
+		r, _, query = s.routeOf(target)
+	}
 	c.op = operations[r]
 	h, refused := s.guard(ctx, c, r)
 	switch {
@@ -79,7 +87,13 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		s.refuse(ctx, c, tooManyConnections)
 		return
 	case r == routeName, r == routeGet:
-		s.get(ctx, c, &h, target)
+		if !known {
+			if err := s.parse(c, target); err != nil {
+				s.fail(ctx, c, upstream.SecretRef{}, err)
+				return
+			}
+		}
+		s.get(ctx, c, &h)
 		return
 	}
 	c.forget()
@@ -95,14 +109,10 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 }
 
-// get answers with one value.
-func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen, target []byte) {
+// get answers with the value that c.query asks for.
+func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	ticket := c.resumed
 	c.resumed = nil
-	if err := s.parse(c, target); err != nil {
-		s.fail(ctx, c, upstream.SecretRef{}, err)
-		return
-	}
 	q := &c.query
 	if !c.caller.may(q.ref.SecretName) {
 		s.deny(ctx, c, q.ref)
@@ -165,7 +175,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a 
 	}
 	ctx.Response.SetBodyRaw(b.data)
 	if a.Freshness == upstream.Hit {
-		s.setHitHeaders(ctx, c, p, b.contentType, ageOf(ctx, &a))
+		s.setHitHeaders(ctx, c, p, b.contentType, ageAt(s.clock.Load(), &a))
 		c.hits.Add(1)
 	} else {
 		s.setValueHeaders(ctx, c, &a, p)
@@ -243,7 +253,7 @@ func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.
 	s.setCommonHeaders(ctx, c)
 	h := &ctx.Response.Header
 	h.SetCanonical(headerETag, p.etag[:])
-	c.setAge(ctx, ageOf(ctx, a))
+	c.setAge(ctx, ageAt(time.Now().UnixNano(), a))
 	h.SetCanonical(headerXCache, xCache[min(a.Freshness, upstream.Stale)])
 	if a.Freshness == upstream.Stale && a.Reason != "" {
 		h.SetCanonical(headerXCacheReason, []byte(a.Reason))

@@ -55,6 +55,10 @@ type Server struct {
 	done      chan struct{} // closed at shutdown: ends the sweep
 	wg        sync.WaitGroup
 	numbers   atomic.Uint64
+
+	// clock is the time as of the last sweep, in nanoseconds of Unix time. The hit path reads
+	// it for Age and for the end of tokens, where a second does not matter.
+	clock atomic.Int64
 }
 
 // New returns a server over secrets. It starts no goroutine and opens no listener. The error
@@ -89,6 +93,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	}
 	_, _ = rand.Read(s.etagKey[:]) // never fails
 	_, _ = rand.Read(s.process[:])
+	s.clock.Store(time.Now().UnixNano())
 	s.hubs.init(secrets)
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.http = &fasthttp.Server{
@@ -105,6 +110,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		MaxRequestBodySize:           maxBodyBytes,
 		DisablePreParseMultipartForm: true,
 		KeepHijackedConns:            true, // a parked connection lives on
+		LazyRequestTime:              true,
 		NoDefaultServerHeader:        true,
 		NoDefaultDate:                true,
 		NoDefaultContentType:         true,
@@ -133,6 +139,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.wg.Add(1)
 	if !s.sweeping {
 		s.sweeping = true
+		s.clock.Store(time.Now().UnixNano())
 		s.wg.Go(s.sweep)
 	}
 	s.mu.Unlock()
@@ -265,6 +272,7 @@ func (s *Server) sweep() {
 	for {
 		select {
 		case now := <-ticker.C:
+			s.clock.Store(now.UnixNano())
 			s.stats.timedOut.Add(uint64(s.table.sweep(now, s.opts.RequestTimeout, s.opts.IdleTimeout)))
 		case <-s.done:
 			return

@@ -45,11 +45,12 @@ type waiter struct {
 // returns false when the request is to be answered now; it may have been answered already,
 // with a refusal.
 func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, ticket *parkTicket) bool {
-	deadline := ctx.Time().Add(q.wait)
+	now := time.Now()
+	deadline := now.Add(q.wait)
 	if ticket != nil {
 		deadline = ticket.deadline
 	}
-	if s.stopping.Load() || !ctx.Time().Before(deadline) {
+	if s.stopping.Load() || !now.Before(deadline) {
 		return false
 	}
 	w := &waiter{conn: c, ref: owned(q.ref), deadline: deadline, drained: make(chan struct{})}
