@@ -16,72 +16,125 @@ import (
 )
 
 const (
-	// minPerSecond is the slowest a budget becomes: one call in about half a minute, which
-	// lets 13,000 agents share 450 calls per second.
-	minPerSecond = 0.03
+	// minPerSecond is the slowest a budget becomes: at one call in 20 seconds, 9,000 agents
+	// share 450 calls per second.
+	minPerSecond = 0.05
 
-	// After trouble the rate grows by steps with every answered call: quickly while nobody
-	// complains, slowly once the service has throttled us.
-	fastStep    = 1.5
-	slowStep    = 1.1
-	slowFor     = 2 * time.Minute
-	cutAgain    = time.Second // a burst of refusals counts once
-	restartRate = 0.2         // calls per second after an outage
+	// A budget begins with so many calls at once and per second, or with its maximum when
+	// that is less: where one agent starts, thousands may be starting.
+	startRate = 5
+
+	// The rate grows by steps with every answered call: quickly while nobody complains,
+	// slowly once the service has throttled us.
+	fastStep = 1.5
+	slowStep = 1.2
+	slowFor  = 2 * time.Minute
+
+	// A throttled answer cuts the rate, a second one at the earliest cutAgain later, and more
+	// when not one call was granted in between.
+	cut      = 2
+	deepCut  = 4
+	cutAgain = time.Second
+
+	restartRate = 0.2 // calls per second after a long outage
 )
 
-// budget bounds the rate of attempts and adapts it to what the service grants: it halves
-// when the service throttles and grows again while calls are answered.
+// budget bounds the rate of attempts and adapts it to what the service grants: it is cut when
+// the service throttles and grows again while calls are granted.
 type budget struct {
 	max    float64
 	burst  int
 	logger *slog.Logger
 
-	limiter *rate.Limiter // its limit is changed under mu only
+	turn chan struct{} // held by the first of the line
 
 	mu        sync.Mutex
-	current   float64
+	limiter   *rate.Limiter
+	current   float64       // its limit
+	changed   chan struct{} // closed and replaced when current or pauseTill changes
+	waiting   int
 	cutAt     time.Time // of the last throttled answer that counted
+	granted   bool      // a call was, since then
+	steppedAt time.Time // when the rate last changed
 	pauseTill time.Time // as the service asked
 }
 
 func newBudget(b Budget, logger *slog.Logger) *budget {
+	start := min(b.PerSecond, startRate)
+	burst := b.Burst
+	if start < b.PerSecond {
+		burst = min(b.Burst, startRate)
+	}
 	return &budget{
-		max: b.PerSecond, burst: b.Burst, current: b.PerSecond, logger: logger,
-		limiter: rate.NewLimiter(rate.Limit(b.PerSecond), b.Burst),
+		max: b.PerSecond, burst: b.Burst, current: start, granted: true, logger: logger,
+		turn: make(chan struct{}, 1), changed: make(chan struct{}),
+		limiter: rate.NewLimiter(rate.Limit(start), burst),
 	}
 }
 
 // wait blocks until one attempt may start. It returns the error of ctx when that is done
 // first, and [upstream.ErrThrottled] at once when the turn would come after the deadline:
 // whoever can serve an older value should not wait for a refusal.
+//
+// Waiters stand in line for b.turn, and only the first watches the limiter: a place that was
+// promised at one rate would be kept when the rate is cut.
 func (b *budget) wait(ctx context.Context, deadline time.Time) error {
-	now := time.Now()
 	b.mu.Lock()
-	pause := b.pauseTill.Sub(now)
+	if wait := b.nextLocked(time.Now(), b.waiting); time.Now().Add(wait).After(deadline) {
+		defer b.mu.Unlock()
+		return b.refuseLocked(wait)
+	}
+	b.waiting++
 	b.mu.Unlock()
-	if pause > 0 {
-		if now.Add(pause).After(deadline) {
-			return b.refuse("the service asked for a pause", pause)
+	defer func() {
+		b.mu.Lock()
+		b.waiting--
+		b.mu.Unlock()
+	}()
+
+	select {
+	case b.turn <- struct{}{}:
+		defer func() { <-b.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		now := time.Now()
+		b.mu.Lock()
+		wait, changed := b.nextLocked(now, 0), b.changed
+		if wait <= 0 && b.limiter.AllowN(now, 1) {
+			b.mu.Unlock()
+			return nil
 		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
+		if now.Add(wait).After(deadline) {
+			defer b.mu.Unlock()
+			return b.refuseLocked(wait)
 		}
-		now = time.Now()
+		b.mu.Unlock()
+		t := time.NewTimer(max(wait, time.Millisecond))
+		select {
+		case <-t.C:
+		case <-changed:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+		t.Stop()
 	}
-	r := b.limiter.ReserveN(now, 1)
-	delay := r.DelayFrom(now)
-	if now.Add(delay).After(deadline) {
-		r.CancelAt(now)
-		return b.refuse(fmt.Sprintf("the call budget of this agent, now %.3g per second, is spent", float64(b.limiter.Limit())), delay)
-	}
-	if err := sleep(ctx, delay); err != nil {
-		r.Cancel()
-		return err
-	}
-	return nil
 }
 
-func (b *budget) refuse(why string, wait time.Duration) error {
+// nextLocked returns how long the next call has to wait with so many before it.
+func (b *budget) nextLocked(now time.Time, before int) time.Duration {
+	missing := float64(before+1) - b.limiter.TokensAt(now)
+	wait := time.Duration(max(missing, 0) / b.current * float64(time.Second))
+	return max(wait, b.pauseTill.Sub(now))
+}
+
+func (b *budget) refuseLocked(wait time.Duration) error {
+	why := fmt.Sprintf("the call budget of this agent, now %.3g per second, is spent", b.current)
+	if b.pauseTill.After(time.Now()) {
+		why = "the service asked for a pause"
+	}
 	return &upstream.Error{Err: upstream.ErrThrottled, Message: why, RetryAfter: wait}
 }
 
@@ -98,14 +151,28 @@ func (b *budget) report(out outcome) {
 		if now.Sub(b.cutAt) < cutAgain {
 			return
 		}
-		b.cutAt = now
-		b.setLocked(now, b.current/2)
+		factor := float64(deepCut)
+		if b.granted {
+			factor = cut
+		}
+		b.cutAt, b.steppedAt, b.granted = now, now, false
+		b.setLocked(now, b.current/factor)
 		b.logger.Warn("the service throttles, the call budget is cut", "perSecond", b.current)
-	case out.answered && b.current < b.max:
+	case out.answered:
+		b.granted = true
+		if b.current >= b.max {
+			return
+		}
 		step := fastStep
 		if now.Sub(b.cutAt) < slowFor {
+			// One step up per interval, as there is one step down: else many granted calls
+			// would outweigh the refusals between them.
+			if now.Sub(b.steppedAt) < cutAgain {
+				return
+			}
 			step = slowStep
 		}
+		b.steppedAt = now
 		b.setLocked(now, b.current*step)
 	}
 }
@@ -122,10 +189,15 @@ func (b *budget) setLocked(now time.Time, perSecond float64) {
 	b.current = min(max(perSecond, minPerSecond), b.max)
 	burst := b.burst
 	if b.current < b.max {
-		burst = max(1, min(b.burst, int(b.current)))
+		burst = 1 // the rate is a guess: feel the way
+		if now.Sub(b.cutAt) >= slowFor {
+			burst = max(1, min(b.burst, int(b.current)))
+		}
 	}
 	b.limiter.SetLimitAt(now, rate.Limit(b.current))
 	b.limiter.SetBurstAt(now, burst)
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 // breaker stops attempts after many failures in a row. When its pause is over one attempt

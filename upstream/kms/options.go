@@ -138,7 +138,7 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.Retry.MaxAttempts > 0 && o.Retry.MaxAttempts <= 100, "retry.maxAttempts", o.Retry.MaxAttempts, "must be 1 to 100")
 	check(o.Retry.Base > 0, "retry.base", o.Retry.Base, "must be positive")
 	check(o.Retry.Cap >= o.Retry.Base, "retry.cap", o.Retry.Cap, "must not be below retry.base")
-	check(o.Budget.PerSecond >= minPerSecond && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.03 to 1000000")
+	check(o.Budget.PerSecond >= minPerSecond && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.05 to 1000000")
 	check(o.Budget.Burst > 0, "budget.burst", o.Budget.Burst, "must be positive")
 	check(o.Breaker.Failures > 0, "breaker.failures", o.Breaker.Failures, "must be positive")
 	check(o.Breaker.Pause > 0, "breaker.pause", o.Breaker.Pause, "must be positive")
