@@ -15,6 +15,7 @@ import (
 // often than a budget would allow, so the clients of connect have a large one.
 
 func TestConformanceOverTCP(t *testing.T) {
+	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
 		ln := listen(t, nil)
@@ -26,7 +27,8 @@ func TestConformanceOverTCP(t *testing.T) {
 }
 
 func TestConformanceOverTLSWithAPrivateCA(t *testing.T) {
-	ca := newAuthority(t)
+	t.Parallel()
+	ca := newAuthority()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
 		ln := listen(t, ca.server)
@@ -39,6 +41,7 @@ func TestConformanceOverTLSWithAPrivateCA(t *testing.T) {
 
 // Of two endpoints on one store the preferred one fails every other request.
 func TestConformanceOverTwoEndpoints(t *testing.T) {
+	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
 		ln := listen(t, nil)
@@ -55,6 +58,7 @@ func TestConformanceOverTwoEndpoints(t *testing.T) {
 }
 
 func TestConformanceOverAUnixSocket(t *testing.T) {
+	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
 		client, err := kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket(t, store)}}})

@@ -119,6 +119,7 @@ func TestFaultMatrix(t *testing.T) {
 // A preferred endpoint that falls silent in the middle of a thousand lookups costs none of
 // them more than its share of the time.
 func TestABlackHoleAmongLookups(t *testing.T) {
+	t.Parallel()
 	store, _ := backend(t)
 	const names, workers, lookups = 50, 8, 1000
 	for i := range names {
@@ -182,6 +183,7 @@ func TestABlackHoleAmongLookups(t *testing.T) {
 
 // A lost answer is resolved by reading, for the operations that cannot simply be repeated.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	store, _ := backend(t)
 	ln := listen(t, nil)
 	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
@@ -420,7 +422,7 @@ func TestSixtyFourCallers(t *testing.T) {
 }
 
 func TestAPrivateCAIsTrustedForItsOwnHostOnly(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := newAuthority(), newAuthority()
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
 	ln, stranger := listen(t, ca.server), listen(t, other.server)

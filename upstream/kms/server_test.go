@@ -107,11 +107,14 @@ type authority struct {
 	server *tls.Config
 }
 
-func newAuthority(t testing.TB) authority {
-	t.Helper()
+func (a authority) client() *tls.Config {
+	return &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12}
+}
+
+func newAuthority() authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "private test CA"},
@@ -121,11 +124,11 @@ func newAuthority(t testing.TB) authority {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
