@@ -126,6 +126,7 @@ func TestIdleClientsMakeRoom(t *testing.T) {
 		if got := c.receive("GET"); got.status != 200 {
 			t.Fatalf("%d %s", got.status, got.code)
 		}
+		time.Sleep(5 * time.Millisecond) // the server needs a moment to see that it is idle
 		clients = append(clients, c)
 	}
 	if s := r.srv.Stats(); s.Evicted != 1 || s.Connections > 3 {

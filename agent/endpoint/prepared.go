@@ -15,10 +15,13 @@ import (
 // maxFields bounds how many fields of one value are kept encoded.
 const maxFields = 32
 
-// prepared is what answers with one value have in common. It lives in the value's memo and is
-// filled as it is needed.
+// prepared is what answers with one value have in common. It lives in the value's memo. The
+// form that was asked for first sits beside the tag, where the processor finds it without
+// another trip to memory; the others are added as they are needed.
 type prepared struct {
 	etag   [24]byte // quotes included
+	first  body
+	format Format // of first
 	bodies [numFormats]atomic.Pointer[body]
 	fields atomic.Pointer[[]fieldBody] // replaced, never modified
 }
@@ -29,16 +32,16 @@ type fieldBody struct {
 	body   *body
 }
 
-// preparedOf returns what is prepared for a's value, at first use making it.
-func (s *Server) preparedOf(a upstream.Answer) *prepared {
-	if a.Memo == nil {
-		return &prepared{etag: s.etagOf(a.Value)}
+// preparedOf returns what is prepared for a's value. Whoever needs it first prepares it, in
+// format f.
+func (s *Server) preparedOf(a upstream.Answer, f Format) *prepared {
+	if a.Memo != nil {
+		if p, ok := a.Memo.Load().(*prepared); ok {
+			return p
+		}
 	}
-	if p, ok := a.Memo.Load().(*prepared); ok {
-		return p
-	}
-	p := &prepared{etag: s.etagOf(a.Value)}
-	if !a.Memo.CompareAndSwap(nil, p) {
+	p := &prepared{etag: s.etagOf(a.Value), first: *shape(a.Value, f), format: f}
+	if a.Memo != nil && !a.Memo.CompareAndSwap(nil, p) {
 		if other, ok := a.Memo.Load().(*prepared); ok {
 			return other
 		}
@@ -47,6 +50,9 @@ func (s *Server) preparedOf(a upstream.Answer) *prepared {
 }
 
 func (p *prepared) bodyOf(v *upstream.SecretValue, f Format) *body {
+	if f == p.format {
+		return &p.first
+	}
 	if b := p.bodies[f].Load(); b != nil {
 		return b
 	}

@@ -147,7 +147,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 
 // answer writes a value, a 304, or parks the connection until there is something to write.
 func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a upstream.Answer, ticket *parkTicket) {
-	p := s.preparedOf(a)
+	p := s.preparedOf(a, q.format)
 	if len(h.ifNoneMatch) > 0 && etagMatches(h.ifNoneMatch, p.etag[:]) {
 		if q.wait > 0 && s.park(ctx, c, q, p, ticket) {
 			return

@@ -64,21 +64,36 @@ func (t *table) victimLocked() *conn {
 			return c
 		}
 	}
+	// What the last sweep saw tells who has been idle for how long. Whoever moved since is
+	// younger than all others; among equals the older connection goes.
 	var victim *conn
+	var victimMoved bool
 	for c := range t.conns {
-		if !c.counted || c.healthOnly || c.phase() != idle {
+		state := c.state.Load()
+		if !c.counted || c.healthOnly || phase(state&7) != idle {
 			continue
 		}
-		// seenAt is as coarse as the sweep; among equals the older connection goes.
-		if victim == nil || c.seenAt.Before(victim.seenAt) || c.seenAt.Equal(victim.seenAt) && c.number < victim.number {
-			victim = c
+		moved := state != c.seenState
+		if victim == nil || longerIdle(c, moved, victim, victimMoved) {
+			victim, victimMoved = c, moved
 		}
 	}
 	return victim
 }
 
-// evictable closes nothing but returns a connection to close when the process, rather than
-// this server, has run out of descriptors.
+func longerIdle(a *conn, aMoved bool, b *conn, bMoved bool) bool {
+	switch {
+	case aMoved != bMoved:
+		return bMoved
+	case !aMoved && !a.seenAt.Equal(b.seenAt):
+		return a.seenAt.Before(b.seenAt)
+	default:
+		return a.number < b.number
+	}
+}
+
+// evict returns a connection to close when the process, rather than this server, has run out
+// of descriptors; nil when none can be missed.
 func (t *table) evict() *conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
