@@ -91,3 +91,6 @@ func lockFile(f *os.File, timeout time.Duration) (release func(), err error) {
 		time.Sleep(min(lockRetry, time.Until(deadline)))
 	}
 }
+
+// unlockFile gives the lock back that lockFile took.
+func unlockFile(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }

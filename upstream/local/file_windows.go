@@ -63,7 +63,7 @@ func lockFile(f *os.File, timeout time.Duration) (release func(), err error) {
 		err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_FAIL_IMMEDIATELY|windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, &at)
 		switch {
 		case err == nil:
-			return func() { _ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at) }, nil
+			return func() { unlockFile(f) }, nil
 		case err != windows.ERROR_LOCK_VIOLATION:
 			return nil, fmt.Errorf("lock: %w", err)
 		case !time.Now().Before(deadline):
@@ -71,4 +71,10 @@ func lockFile(f *os.File, timeout time.Duration) (release func(), err error) {
 		}
 		time.Sleep(min(lockRetry, time.Until(deadline)))
 	}
+}
+
+// unlockFile gives the lock back that lockFile or bbolt took.
+func unlockFile(f *os.File) {
+	at := windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
+	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
 }

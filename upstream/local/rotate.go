@@ -155,7 +155,7 @@ func (t *tx) keySeen(id uint32) (time.Time, error) {
 	plain, err := t.keys.open(sealed, keyAssociatedData(id))
 	if err != nil || len(plain) != 8 {
 		return time.Time{}, &upstream.Error{
-			Message: fmt.Sprintf("what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put good copies of both in place", id),
+			Message: fmt.Sprintf("what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id),
 			Err:     ErrDamaged,
 		}
 	}
