@@ -64,7 +64,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 		if len(values) > 0 {
 			values = append(values, ',')
 		}
-		values = append(values, trimNewline(s.preparedOf(*a, FormatKMS).bodyOf(a.Value, FormatKMS).data)...)
+		values = append(values, trimNewline(s.preparedOf(a, FormatKMS).bodyOf(a.Value, FormatKMS).data)...)
 		if worst == nil || a.Freshness > worst.Freshness || a.Freshness == worst.Freshness && a.FetchedAt.Before(worst.FetchedAt) {
 			worst = a
 		}

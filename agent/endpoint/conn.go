@@ -41,8 +41,10 @@ type conn struct {
 
 	// state is phase in the low 3 bits and a count of changes above, so that the sweep sees
 	// that something happened without a clock in the request path.
-	state   atomic.Uint32
-	changes uint32
+	state    atomic.Uint32
+	changes  uint32
+	at       phase // the same for the goroutine itself
+	answered bool  // the handler is done with a request
 
 	hits atomic.Uint64 // values answered; summed by Stats
 
@@ -90,12 +92,14 @@ type peer struct {
 
 func (c *conn) setPhase(p phase) {
 	c.changes++
+	c.at = p
 	c.state.Store(c.changes<<3 | uint32(p))
 }
 
 func (c *conn) phase() phase { return phase(c.state.Load() & 7) }
 
-// Read serves pending bytes before those of the socket.
+// Read serves pending bytes before those of the socket. Since fasthttp reads on only after it
+// has written its answers, it is also where a connection becomes idle and active.
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.pending) > 0 {
 		n := copy(p, c.pending)
@@ -108,7 +112,15 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.gate {
 		return 0, errGate
 	}
-	return c.Conn.Read(p)
+	if c.answered {
+		c.answered = false
+		c.setPhase(idle)
+	}
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.at != active {
+		c.setPhase(active)
+	}
+	return n, err
 }
 
 // setNumber gives the connection its number and with it the prefix of its request ids: a

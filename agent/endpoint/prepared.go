@@ -34,7 +34,7 @@ type fieldBody struct {
 
 // preparedOf returns what is prepared for a's value. Whoever needs it first prepares it, in
 // format f.
-func (s *Server) preparedOf(a upstream.Answer, f Format) *prepared {
+func (s *Server) preparedOf(a *upstream.Answer, f Format) *prepared {
 	if a.Memo != nil {
 		if p, ok := a.Memo.Load().(*prepared); ok {
 			return p

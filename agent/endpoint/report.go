@@ -34,7 +34,7 @@ func (s *Server) report(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 		s.audit(c, ref, "", c.code)
 		return
 	}
-	s.setValueHeaders(ctx, c, &a, s.preparedOf(a, s.opts.Format))
+	s.setValueHeaders(ctx, c, &a, s.preparedOf(&a, s.opts.Format))
 	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
 	b := append([]byte(nil), `{"SecretName":"`...) // validated: nothing needs escaping
 	b = append(b, ref.SecretName...)

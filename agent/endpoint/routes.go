@@ -121,7 +121,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	if !q.refresh {
 		// The whole of a hit: nothing below this block runs for it.
 		if a, ok := s.secrets.Peek(q.ref); ok {
-			s.answer(ctx, c, h, q, a, ticket)
+			s.answer(ctx, c, h, &a, ticket)
 			return
 		}
 	}
@@ -142,11 +142,12 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 		s.audit(c, ref, "", c.code)
 		return
 	}
-	s.answer(ctx, c, h, q, a, ticket)
+	s.answer(ctx, c, h, &a, ticket)
 }
 
 // answer writes a value, a 304, or parks the connection until there is something to write.
-func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a upstream.Answer, ticket *parkTicket) {
+func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, a *upstream.Answer, ticket *parkTicket) {
+	q := &c.query
 	p := s.preparedOf(a, q.format)
 	if len(h.ifNoneMatch) > 0 && etagMatches(h.ifNoneMatch, p.etag[:]) {
 		if q.wait > 0 && s.park(ctx, c, q, p, ticket) {
@@ -175,10 +176,10 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a 
 	}
 	ctx.Response.SetBodyRaw(b.data)
 	if a.Freshness == upstream.Hit {
-		s.setHitHeaders(ctx, c, p, b.contentType, ageAt(s.clock.Load(), &a))
+		s.setHitHeaders(ctx, c, p, b.contentType, ageAt(s.clock.Load(), a))
 		c.hits.Add(1)
 	} else {
-		s.setValueHeaders(ctx, c, &a, p)
+		s.setValueHeaders(ctx, c, a, p)
 		ctx.Response.Header.SetContentTypeBytes(b.contentType)
 		if a.Freshness == upstream.Miss {
 			s.stats.misses.Add(1)
@@ -192,8 +193,8 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, q *query, a 
 	}
 }
 
-func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, a upstream.Answer, p *prepared) {
-	s.setValueHeaders(ctx, c, &a, p)
+func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, p *prepared) {
+	s.setValueHeaders(ctx, c, a, p)
 	ctx.Response.SetStatusCode(fasthttp.StatusNotModified)
 	s.stats.notModified.Add(1)
 	c.status = fasthttp.StatusNotModified

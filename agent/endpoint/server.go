@@ -99,7 +99,6 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	s.http = &fasthttp.Server{
 		Handler:      s.handle,
 		ErrorHandler: s.handleBroken,
-		ConnState:    connState,
 		ExpectHandler: func(*fasthttp.RequestCtx) int {
 			return fasthttp.StatusExpectationFailed
 		},
@@ -250,20 +249,6 @@ func (s *Server) release(c *conn) {
 	s.wg.Done()
 }
 
-// connState keeps the phase of a connection. It is called twice per request.
-func connState(nc net.Conn, state fasthttp.ConnState) {
-	c, ok := nc.(*conn)
-	if !ok {
-		return
-	}
-	switch state {
-	case fasthttp.StateActive:
-		c.setPhase(active)
-	case fasthttp.StateIdle:
-		c.setPhase(idle)
-	}
-}
-
 // sweep ends connections that are stuck, until shutdown.
 func (s *Server) sweep() {
 	every := min(time.Second, s.opts.RequestTimeout/4, s.opts.IdleTimeout/4)
@@ -329,6 +314,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	c.begin()
+	c.answered = true
 	defer s.recover(ctx, c)
 	s.dispatch(ctx, c)
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.

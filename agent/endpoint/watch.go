@@ -61,7 +61,7 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, 
 		}
 		return false
 	}
-	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(a, q.format).etag != p.etag {
+	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(&a, q.format).etag != p.etag {
 		// It changed before we had joined. Take the change as a wake-up.
 		w.wake()
 	}
@@ -119,6 +119,7 @@ func (s *Server) wait(w *waiter) {
 		c.resumed.deadline = time.Time{}
 	}
 	c.pending = append(w.request, w.leftover...)
+	c.answered = false
 	s.table.unpark(c)
 	s.serveConn(c)
 }
