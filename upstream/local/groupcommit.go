@@ -152,7 +152,7 @@ func (s *Store) execute(batch []*write) error {
 		rollBack  error
 		commitsAs int
 	)
-	err := s.transact(s.db.Update, func(current *tx) error {
+	err := s.transact(s.update, func(current *tx) error {
 		t = current
 		commitsAs = t.bolt.ID()
 		for _, w := range batch {
@@ -174,6 +174,7 @@ func (s *Store) execute(batch []*write) error {
 		s.committed(t)
 		return nil
 	case errors.Is(err, errNothing):
+		s.committed(t)
 		return nil
 	case errors.Is(err, errPartial), s.broken.Load() != nil, t == nil:
 		return err
@@ -205,7 +206,7 @@ func (s *Store) visible(id int) bool {
 	return err == nil && latest >= id
 }
 
-// committed does what follows a commit, before the writers are answered.
+// committed does what follows a transaction that went well, before the writers are answered.
 func (s *Store) committed(t *tx) {
 	for name, at := range t.planned {
 		s.schedule.set(name, at)

@@ -101,7 +101,8 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 				if err != nil {
 					return err
 				}
-				if r == nil || !r.gone(t.now) { // deleted by force, or restored meanwhile
+				if r == nil || !r.gone(t.now) { // the plan has changed since it was looked up
+					t.plan(name, r.plannedFor())
 					continue
 				}
 				if err := t.remove(name, r); err != nil {
@@ -119,8 +120,13 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 		for _, name := range purged {
 			s.log.Info("secret purged: its deletion window has passed", "secret", name)
 		}
-		if len(purged) == 0 { // the plans have changed since they were looked up
-			return s.now(), nil
-		}
 	}
+}
+
+// plannedFor returns when the secret goes; zero: never. A nil record is that of no secret.
+func (r *record) plannedFor() int64 {
+	if r == nil {
+		return 0
+	}
+	return r.plannedDelete
 }

@@ -26,8 +26,9 @@ type Store struct {
 	opts Options
 	log  *slog.Logger
 
-	db   *bbolt.DB
-	file *os.File // the one that db has open
+	db     *bbolt.DB
+	file   *os.File                          // the one that db has open
+	update func(func(*bbolt.Tx) error) error // db.Update; tests let it fail
 
 	keys   atomic.Pointer[keys]
 	rotate sync.Mutex // one change of the keyring at a time
@@ -93,6 +94,7 @@ func Open(opts Options) (*Store, error) {
 	if s.db, s.file, err = openDatabase(opts.Database, opts.LockTimeout); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
 	}
+	s.update = s.db.Update
 	if err := s.load(keyring); err != nil {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", opts.Database, err), s.closeDatabase())
 	}
