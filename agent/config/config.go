@@ -45,25 +45,25 @@ func (c *Config) check(p *problems) {
 }
 
 // collectWatched returns the paths below v that are tagged path:"watch".
-func collectWatched(v reflect.Value) []string {
+func collectWatched(s schema, v reflect.Value) []string {
 	var files []string
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			files = collectWatched(v.Elem())
+			files = collectWatched(s, v.Elem())
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			files = append(files, collectWatched(v.Index(i))...)
+			files = append(files, collectWatched(s, v.Index(i))...)
 		}
 	case reflect.Struct:
 		if isScalar(v.Type()) {
 			return nil
 		}
-		for _, f := range fieldsOf(v.Type()) {
+		for _, f := range s.fields(v.Type()) {
 			fv := v.FieldByIndex(f.index)
 			if !f.watched {
-				files = append(files, collectWatched(fv)...)
+				files = append(files, collectWatched(s, fv)...)
 			} else if fv.String() != "" && !slices.Contains(files, fv.String()) {
 				files = append(files, fv.String())
 			}

@@ -13,8 +13,9 @@ import (
 // decoder walks a YAML document and the schema side by side. It never stops at a mistake.
 type decoder struct {
 	*problems
-	dir   string            // relative paths start here
-	shown map[position]bool // scalars and keys that are no secrets
+	schema schema
+	dir    string            // relative paths start here
+	shown  map[position]bool // scalars and keys that are no secrets
 }
 
 // document decodes the body of a document into v, a struct with defaults filled in.
@@ -63,11 +64,11 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 	}
 	pairs, ok := pairsOf(node)
 	if !ok {
-		d.addf(key, "", "must be a section with keys: %s", strings.Join(namesOf(v.Type()), ", "))
+		d.addf(key, "", "must be a section with keys: %s", strings.Join(d.schema.names(v.Type()), ", "))
 		return
 	}
 	given := map[string]bool{}
-	fields := fieldsOf(v.Type())
+	fields := d.schema.fields(v.Type())
 	for _, pair := range pairs {
 		name, pos := keyOf(pair.Key), positionOf(pair.Key)
 		path := joinKey(key, name)
@@ -78,7 +79,7 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 		}
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		if i < 0 {
-			d.addAt(pos, path, "", unknownKey(name, namesOf(v.Type())))
+			d.addAt(pos, path, "", unknownKey(name, d.schema.names(v.Type())))
 			continue
 		}
 		if given[name] {
@@ -93,7 +94,7 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 
 // requireAll reports the required keys of a section that are not given.
 func (d *decoder) requireAll(t reflect.Type, key string, given map[string]bool) {
-	for _, f := range fieldsOf(t) {
+	for _, f := range d.schema.fields(t) {
 		if f.required && !given[f.name] {
 			d.addf(joinKey(key, f.name), "", "is missing: it must be set")
 		}
@@ -200,7 +201,7 @@ func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 
 // defaults fills the fields of a section, and of the sections in it, that have a default.
 func (d *decoder) defaults(v reflect.Value) {
-	for _, f := range fieldsOf(v.Type()) {
+	for _, f := range d.schema.fields(v.Type()) {
 		fv := v.FieldByIndex(f.index)
 		switch {
 		case f.hasDefault:
@@ -236,14 +237,6 @@ func unknownKey(name string, allowed []string) string {
 		return fmt.Sprintf("unknown key; did you mean %s?", meant)
 	}
 	return "unknown key; allowed here: " + strings.Join(allowed, ", ")
-}
-
-func namesOf(t reflect.Type) []string {
-	var names []string
-	for _, f := range fieldsOf(t) {
-		names = append(names, f.name)
-	}
-	return names
 }
 
 // pairsOf returns the keys and values of a mapping.

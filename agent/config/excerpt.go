@@ -124,6 +124,7 @@ func syntaxExcerpt(src []byte, n, column int) string {
 			value := line[at[1]:]
 			hidden = true
 			unclosed = unclosed || strings.Count(value, `"`)%2 == 1 || strings.Count(value, "'")%2 == 1
+			break // the rest of the line is hidden, and counted, with it
 		}
 	}
 	line := strings.TrimRight(lines[n-1], " \t\r")

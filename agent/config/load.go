@@ -102,13 +102,14 @@ func Parse(path string, src []byte) (*Config, error) {
 		d.excerpts(src, tokens)
 		return nil, d.sorted()
 	}
-	cfg.watched = append([]string{abs}, collectWatched(reflect.ValueOf(cfg))...)
+	cfg.watched = append([]string{abs}, collectWatched(d.schema, reflect.ValueOf(cfg))...)
 	return cfg, nil
 }
 
 func newDecoder(file, dir string) *decoder {
 	return &decoder{
 		problems: &problems{file: file, seen: map[string]bool{}, at: map[string]position{}},
+		schema:   schema{},
 		dir:      dir,
 		shown:    map[position]bool{},
 	}

@@ -24,6 +24,28 @@ type field struct {
 	hidden     bool // the value may hold a secret and is not shown
 }
 
+// schema remembers what the tags of each section say. It is not safe for concurrent use.
+type schema map[reflect.Type][]field
+
+// fields is fieldsOf, remembered.
+func (s schema) fields(t reflect.Type) []field {
+	f, ok := s[t]
+	if !ok {
+		f = fieldsOf(t)
+		s[t] = f
+	}
+	return f
+}
+
+// names returns the keys of a section.
+func (s schema) names(t reflect.Type) []string {
+	var names []string
+	for _, f := range s.fields(t) {
+		names = append(names, f.name)
+	}
+	return names
+}
+
 // fieldsOf returns the keys of a section in the order they are declared.
 func fieldsOf(t reflect.Type) []field {
 	var fields []field
@@ -86,13 +108,14 @@ func suggest(word string, candidates []string) (string, bool) {
 		bestDistance = 2
 	}
 	plain := func(s string) string {
-		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s))
+		return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), "-", ""))
 	}
+	plainWord := plain(word)
 	for _, c := range candidates {
-		if plain(c) == plain(word) {
+		if plain(c) == plainWord {
 			return c, true
 		}
-		if d := editDistance(plain(word), plain(c)); d < bestDistance {
+		if d := editDistance(plainWord, plain(c)); d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}
