@@ -12,9 +12,9 @@ import (
 func (a *app) versionCommand() *cobra.Command {
 	var out *output
 	cmd := &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Long:    `Print the version of this program, the Go release and platform it was built with, and the
+		Use:   "version",
+		Short: "Print the version",
+		Long: `Print the version of this program, the Go release and platform it was built with, and the
 commit where it is known.`,
 		Example: `  secretagent version --output json`,
 		Args:    cobra.NoArgs,
