@@ -79,7 +79,8 @@ type Retry struct {
 	Cap         time.Duration // upper bound of every wait. Default 5s
 }
 
-// Budget bounds the rate of attempts.
+// Budget bounds the rate of attempts. It is the ceiling: the budget starts lower and adapts
+// to what the service grants.
 type Budget struct {
 	PerSecond float64 // sustained. Default 50
 	Burst     int     // at once after a quiet time. Default 100
@@ -138,7 +139,7 @@ func (o Options) withDefaults() (Options, error) {
 	check(o.Retry.MaxAttempts > 0 && o.Retry.MaxAttempts <= 100, "retry.maxAttempts", o.Retry.MaxAttempts, "must be 1 to 100")
 	check(o.Retry.Base > 0, "retry.base", o.Retry.Base, "must be positive")
 	check(o.Retry.Cap >= o.Retry.Base, "retry.cap", o.Retry.Cap, "must not be below retry.base")
-	check(o.Budget.PerSecond >= minPerSecond && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.05 to 1000000")
+	check(o.Budget.PerSecond >= 0.03 && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.03 to 1000000")
 	check(o.Budget.Burst > 0, "budget.burst", o.Budget.Burst, "must be positive")
 	check(o.Breaker.Failures > 0, "breaker.failures", o.Breaker.Failures, "must be positive")
 	check(o.Breaker.Pause > 0, "breaker.pause", o.Breaker.Pause, "must be positive")
@@ -196,6 +197,9 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 	name, err := hostname(e.Host)
 	if err != nil {
 		return e, err
+	}
+	if name == e.Host && strings.Contains(name, ":") {
+		e.Host = "[" + name + "]" // as it stands in a URL
 	}
 	loopback := isLoopback(name)
 	switch e.Scheme {

@@ -2,10 +2,12 @@ package kms_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -317,8 +319,73 @@ func runDebugChild(t *testing.T) {
 	s.Close()
 	_, err = client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v2", SecretData: secret("MARKER-put")})
 	t.Logf("put on a dead server: %v", err)
+	source, err := kms.NewCredentials(kms.CredentialOptions{Type: "ecs_ram_role"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.Credential(t.Context()); err == nil || !strings.Contains(err.Error(), "DEBUG=credential") {
+		t.Errorf("a library that prints tokens is used: %v", err)
+	}
+	_ = source.Close()
 	for _, span := range tracer.FinishedSpans() {
 		t.Errorf("a span was traced: %s", span.OperationName)
+	}
+}
+
+// proxyChild names the test that runs in a child process behind a proxy: the variables are
+// read once in the life of a process.
+const proxyChild = "SECRETAGENT_KMS_PROXY_CHILD"
+
+func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
+	if os.Getenv(proxyChild) == "" {
+		child := exec.Command(os.Args[0], "-test.run=^TestTheProxyOfTheEnvironmentIsUsed$")
+		child.Env = append(os.Environ(), proxyChild+"=1")
+		if out, err := child.CombinedOutput(); err != nil {
+			t.Fatalf("the child failed: %v\n%s", err, out)
+		}
+		return
+	}
+	kmsTLS := httptest.NewUnstartedServer(says(200, valueJSON("app/db", "v1", "x")))
+	kmsTLS.TLS = fakeCA.server.Clone()
+	kmsTLS.StartTLS()
+	t.Cleanup(kmsTLS.Close)
+	var asked []string
+	var wg sync.WaitGroup
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host)
+		target, err := net.Dial("tcp", kmsTLS.Listener.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		w.WriteHeader(200)
+		c, _, _ := w.(http.Hijacker).Hijack()
+		wg.Go(func() { _, _ = io.Copy(target, c); _ = target.Close() })
+		wg.Go(func() { _, _ = io.Copy(c, target); _ = c.Close() })
+	}))
+	t.Cleanup(wg.Wait)
+	t.Cleanup(proxy.Close)
+	t.Setenv("HTTPS_PROXY", proxy.URL)
+	t.Setenv("NO_PROXY", "")
+	client := connect(t, impatient(kms.Endpoint{Host: "kms.cn-proxied.aliyuncs.com", RootCAs: fakeCA.pool}))
+	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
+		t.Error(err)
+	}
+	if len(asked) != 1 || asked[0] != "CONNECT kms.cn-proxied.aliyuncs.com:443" {
+		t.Errorf("the proxy was asked for %v", asked)
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	old := httptest.NewUnstartedServer(says(200, valueJSON("app/db", "v1", "x")))
+	old.TLS = fakeCA.server.Clone()
+	old.TLS.MinVersion, old.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	old.Config.ErrorLog = log.New(io.Discard, "", 0)
+	old.StartTLS()
+	t.Cleanup(old.Close)
+	_, err := connect(t, impatient(kms.Endpoint{Host: old.Listener.Addr().String(), RootCAs: fakeCA.pool})).GetSecretValue(t.Context(), ref("app/db"))
+	if !errors.Is(err, upstream.ErrUnavailable) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -350,7 +417,7 @@ func TestOptionsNameEveryProblem(t *testing.T) {
 		}
 	}
 	for _, e := range []kms.Endpoint{
-		{Region: "cn-hangzhou"}, {Host: "kms-vpc.cn-hangzhou.aliyuncs.com"}, {Host: "localhost:2026", Scheme: "http"}, {Host: "[::1]:2026", Scheme: "http"},
+		{Region: "cn-hangzhou"}, {Host: "kms-vpc.cn-hangzhou.aliyuncs.com"}, {Host: "localhost:2026", Scheme: "http"}, {Host: "[::1]:2026", Scheme: "http"}, {Host: "::1", Scheme: "http"},
 		{Region: "cn-hangzhou", Host: "kst-abc.cryptoservice.kms.aliyuncs.com"}, {Socket: "/run/kms.sock"},
 	} {
 		client, err := kms.New(kms.Options{Credentials: creds, Endpoints: []kms.Endpoint{e}})

@@ -1,0 +1,383 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"secretagent/upstream"
+)
+
+var (
+	discard    = slog.New(slog.DiscardHandler)
+	grantedOut = outcome{answered: true}
+	throttled  = outcome{answered: true, err: &upstream.Error{Err: upstream.ErrThrottled}}
+	broken     = outcome{fault: true, err: &upstream.Error{Err: upstream.ErrUnavailable}}
+)
+
+func rateOf(b *budget) float64 { return b.status(time.Now()).PerSecond }
+
+func TestBudgetFeelsItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(Budget{PerSecond: 50, Burst: 100}, discard)
+		if r := rateOf(b); r != startRate {
+			t.Errorf("it starts at %v", r)
+		}
+		for range 20 {
+			b.report(grantedOut)
+		}
+		if r := rateOf(b); r != 50 {
+			t.Errorf("after 20 granted calls it is %v", r)
+		}
+		for range 10 {
+			b.report(throttled)
+		}
+		if r := rateOf(b); r != 25 {
+			t.Errorf("after a burst of refusals it is %v, want half", r)
+		}
+		time.Sleep(cutAgain)
+		b.report(throttled)
+		if r := rateOf(b); r != 25.0/4 {
+			t.Errorf("refused again with nothing granted in between: %v, want a quarter of 25", r)
+		}
+		for range 20 {
+			b.report(grantedOut)
+		}
+		if r := rateOf(b); r != 25.0/4 {
+			t.Errorf("within a second of a cut it grew to %v", r)
+		}
+		time.Sleep(cutAgain)
+		for range 20 {
+			b.report(grantedOut)
+		}
+		if r := rateOf(b); r != 25.0/4*slowStep {
+			t.Errorf("a second later it is %v, want one slow step", r)
+		}
+		for range 30 {
+			time.Sleep(cutAgain)
+			b.report(throttled)
+		}
+		if r := rateOf(b); r != minPerSecond {
+			t.Errorf("at the end it is %v", r)
+		}
+		time.Sleep(slowFor)
+		for range 30 {
+			b.report(grantedOut)
+		}
+		if r := rateOf(b); r != 50 {
+			t.Errorf("forgiven, it is %v", r)
+		}
+		b.restart(4 * time.Second)
+		if r := rateOf(b); r != 10 {
+			t.Errorf("after an outage of 4s it is %v, want a fifth", r)
+		}
+		b.restart(time.Hour)
+		if r := rateOf(b); r != restartRate {
+			t.Errorf("after an outage of an hour it is %v", r)
+		}
+	})
+}
+
+func TestBudgetNeverExceedsItsRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(Budget{PerSecond: 4, Burst: 4}, discard)
+		begun := time.Now()
+		var mu sync.Mutex
+		var starts []time.Duration
+		var wg sync.WaitGroup
+		for range 40 {
+			wg.Go(func() {
+				if err := b.wait(t.Context(), begun.Add(time.Minute)); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				starts = append(starts, time.Since(begun))
+			})
+		}
+		wg.Wait()
+		for i, s := range starts {
+			if earliest := time.Duration(i-3) * time.Second / 4; s < earliest-time.Millisecond {
+				t.Errorf("call %d started at %v, not before %v is allowed", i, s, earliest)
+			}
+		}
+		if last := starts[len(starts)-1]; last > 9*time.Second+100*time.Millisecond {
+			t.Errorf("the last started at %v, 9s would do", last)
+		}
+	})
+}
+
+func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(Budget{PerSecond: 1, Burst: 1}, discard)
+		begun := time.Now()
+		if err := b.wait(t.Context(), begun.Add(time.Second)); err != nil {
+			t.Error(err)
+		}
+		var waiting sync.WaitGroup
+		for range 3 { // places 1 to 3 of the line
+			waiting.Go(func() {
+				if err := b.wait(t.Context(), begun.Add(10*time.Second)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		err := b.wait(t.Context(), begun.Add(3*time.Second))
+		var e *upstream.Error
+		if !errors.As(err, &e) || !errors.Is(err, upstream.ErrThrottled) || e.RetryAfter != 4*time.Second || time.Since(begun) > 0 {
+			t.Errorf("the fourth in line, with time for three: %v after %v", err, time.Since(begun))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if err := b.wait(ctx, begun.Add(time.Minute)); err != context.DeadlineExceeded || time.Since(begun) != time.Second/2 {
+			t.Errorf("an impatient one: %v after %v", err, time.Since(begun))
+		}
+		waiting.Wait()
+
+		hint := outcome{answered: true, err: &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: 30 * time.Second}}
+		b.report(hint)
+		paused := time.Now()
+		if err := b.wait(t.Context(), paused.Add(20*time.Second)); !errors.Is(err, upstream.ErrThrottled) || time.Since(paused) > 0 {
+			t.Errorf("during a pause: %v after %v", err, time.Since(paused))
+		}
+		if err := b.wait(t.Context(), paused.Add(time.Minute)); err != nil || time.Since(paused) != 30*time.Second {
+			t.Errorf("with time for the pause: %v after %v", err, time.Since(paused))
+		}
+	})
+}
+
+func TestBreakerPausesLongerAndProbesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var outage time.Duration
+		b := newBreaker(Breaker{Failures: 3, Pause: 2 * time.Second, MaxPause: 10 * time.Second}, discard, func(d time.Duration) { outage = d })
+		calls := 0
+		try := func(out outcome) outcome { return b.run(func() outcome { calls++; return out }) }
+		try(broken)
+		try(throttled) // an answer: the count begins anew
+		for range 3 {
+			try(broken)
+		}
+		if s, until := b.state(); s != "open" || time.Until(until) < time.Second || time.Until(until) > 2*time.Second {
+			t.Errorf("%s, for %v", s, time.Until(until))
+		}
+		opened := time.Now()
+		calls = 0
+		if out := try(grantedOut); !errors.Is(out.err, upstream.ErrUnavailable) || hintOf(out.err) <= 0 || calls != 0 {
+			t.Errorf("open: %v after %d calls", out.err, calls)
+		}
+		for _, most := range []time.Duration{4, 8, 10, 10} {
+			_, until := b.state()
+			time.Sleep(time.Until(until))
+			try(broken) // the probe fails
+			_, until = b.state()
+			if pause := time.Until(until); pause < most*time.Second/2 || pause > most*time.Second {
+				t.Errorf("the pause is %v, want half to all of %ds", pause, most)
+			}
+		}
+		_, until := b.state()
+		time.Sleep(time.Until(until))
+		calls = 0
+		release := make(chan struct{})
+		var probe sync.WaitGroup
+		probe.Go(func() {
+			if out := b.run(func() outcome { calls++; <-release; return grantedOut }); out.err != nil {
+				t.Error(out.err)
+			}
+		})
+		synctest.Wait()
+		for range 5 {
+			if out := try(grantedOut); !errors.Is(out.err, upstream.ErrUnavailable) {
+				t.Errorf("beside the probe: %v", out.err)
+			}
+		}
+		close(release)
+		probe.Wait()
+		if s, _ := b.state(); s != "closed" || calls != 1 || outage != time.Since(opened) {
+			t.Errorf("%s after %d calls, an outage of %v is reported, it was %v", s, calls, outage, time.Since(opened))
+		}
+		// Callers that leave say nothing about the service.
+		for range 10 {
+			try(outcome{err: context.Canceled, quit: true})
+		}
+		if s, _ := b.state(); s != "closed" {
+			t.Errorf("%s after calls that were cancelled", s)
+		}
+	})
+}
+
+// testPolicy is a policy over endpoints whose calls are answered by send.
+func testPolicy(t *testing.T, change func(*Options), names ...string) *policy {
+	t.Helper()
+	o := Options{Credentials: StaticCredential("a", "b", "")}
+	for _, n := range names {
+		o.Endpoints = append(o.Endpoints, Endpoint{Region: n})
+	}
+	if change != nil {
+		change(&o)
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []*endpoint
+	for _, e := range o.Endpoints {
+		list = append(list, newEndpoint(e, 1))
+	}
+	return newPolicy(o, list)
+}
+
+func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := true
+		var order []string
+		p := testPolicy(t, nil, "one", "two")
+		ask := func() error {
+			return p.do(t.Context(), &call{op: "X", valueOnly: true, send: func(ctx context.Context, e *endpoint) outcome {
+				deadline, _ := ctx.Deadline()
+				order = append(order, e.Region+" "+time.Until(deadline).String())
+				if e.Region == "one" && down {
+					<-ctx.Done() // silent
+					return broken
+				}
+				return grantedOut
+			}})
+		}
+		expect := func(what string, want ...string) {
+			t.Helper()
+			if err := ask(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			if strings.Join(order, ", ") != strings.Join(want, ", ") {
+				t.Errorf("%s: asked %v, want %v", what, order, want)
+			}
+			order = nil
+		}
+		expect("healthy, then silent", "one 5s", "two 5s")
+		expect("resting", "two 5s")
+		time.Sleep(firstRest)
+		expect("probe", "one 1.25s", "two 5s")
+		expect("resting longer", "two 5s")
+		down = false
+		time.Sleep(2 * firstRest)
+		expect("probe", "one 1.25s")
+		expect("returned", "one 5s")
+	})
+}
+
+func TestASilentEndpointLeavesTimeForTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPolicy(t, nil, "one", "two", "three")
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begun := time.Now()
+		err := p.do(ctx, &call{op: "X", send: func(ctx context.Context, e *endpoint) outcome {
+			if e.Region != "three" {
+				<-ctx.Done()
+				return broken
+			}
+			return grantedOut
+		}})
+		if took := time.Since(begun); err != nil || took != 2*time.Second {
+			t.Errorf("%v after %v, want the answer of the third after 2s of 3s", err, took)
+		}
+	})
+}
+
+func TestWaitsHaveFullJitterAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		seen := map[time.Duration]bool{}
+		for range 20 {
+			p := testPolicy(t, nil, "one")
+			begun := time.Now()
+			calls := 0
+			err := p.do(t.Context(), &call{op: "X", send: func(context.Context, *endpoint) outcome { calls++; return broken }})
+			took := time.Since(begun)
+			if !errors.Is(err, upstream.ErrUnavailable) || calls != 4 || took > 1400*time.Millisecond {
+				t.Errorf("%v after %d calls and %v; the waits are at most 200, 400 and 800ms", err, calls, took)
+			}
+			seen[took] = true
+		}
+		if len(seen) < 15 {
+			t.Errorf("20 calls waited %d different times", len(seen))
+		}
+		p := testPolicy(t, nil, "one")
+		begun := time.Now()
+		err := p.do(t.Context(), &call{op: "X", send: func(ctx context.Context, _ *endpoint) outcome { <-ctx.Done(); return broken }})
+		if took := time.Since(begun); !errors.Is(err, upstream.ErrUnavailable) || took > 20*time.Second {
+			t.Errorf("silence: %v after %v", err, took)
+		}
+	})
+}
+
+// roundTripper is an endpoint's transport in one function.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// cannedClient is a client whose endpoint answers with status and body.
+func cannedClient(tb testing.TB, status int, body string) *Client {
+	c, err := New(Options{
+		Endpoints: []Endpoint{{Region: "r"}}, Credentials: StaticCredential("id", "secret", ""),
+		Retry: Retry{MaxAttempts: 1}, Budget: Budget{PerSecond: 1e6, Burst: 1e6}, MaxConcurrent: 1,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = c.Close() })
+	for c.policy.budget.current < 1e6 {
+		c.policy.budget.report(grantedOut)
+	}
+	c.endpoints[0].transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+	})
+	return c
+}
+
+const cannedValue = `{"SecretName":"app/db","VersionId":"v1","SecretData":"x","SecretDataType":"text","SecretType":"Generic","VersionStages":{"VersionStage":["ACSCurrent"]},"CreateTime":"2024-02-21T15:39:26Z","RequestId":"r"}`
+
+// Whatever is answered, the result is the secret that was asked for, or an error and nothing.
+func FuzzAnswer(f *testing.F) {
+	f.Add(200, cannedValue)
+	f.Add(200, `{"SecretName":"app/db","VersionId":1,"SecretData":true,"VersionStages":null,"RequestId":2}`)
+	f.Add(200, `{"SecretName":"app/db"`)
+	f.Add(200, `[]`)
+	f.Add(404, `{"Code":"Forbidden.ResourceNotFound","Message":"no","RequestId":"r"}`)
+	f.Add(400, `{"Code":1,"Message":{},"RequestId":[],"AccessDeniedDetail":"x"}`)
+	f.Add(503, "<html>")
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		if status < 200 || status > 599 {
+			return
+		}
+		v, err := cannedClient(t, status, body).GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "app/db"})
+		if err != nil {
+			if !errors.As(err, new(*upstream.Error)) || v.VersionID != "" || v.SecretData.Len() != 0 {
+				t.Fatalf("%d %q: %T %v with version %q", status, body, err, err, v.VersionID)
+			}
+			return
+		}
+		if status >= 300 || v.SecretName != "app/db" || v.VersionID == "" || v.RequestID == "" {
+			t.Fatalf("%d %q became %+v", status, body, v)
+		}
+	})
+}
+
+// A read from signing to decoding, without a network.
+func BenchmarkGetSecretValue(b *testing.B) {
+	c := cannedClient(b, 200, cannedValue)
+	ref := upstream.SecretRef{SecretName: "app/db"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.GetSecretValue(b.Context(), ref); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
