@@ -1,0 +1,300 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"secretagent/upstream"
+)
+
+// maxRounds bounds how often several labels of one secret are read again because they
+// changed while they were read.
+const maxRounds = 64
+
+// maxParallel bounds the secrets of one batch that are looked up at the same time.
+const maxParallel = 16
+
+// LookupAll answers every reference as [Cache.Lookup] does, from one consistent moment:
+// all references to one secret are answered as they were at one and the same time, so that
+// two labels never mix two rotations. It asks the upstream only for what is not held, or not
+// known to belong together.
+//
+// Both results have the length of refs; for each reference either the answer or the error is
+// set. When the labels of one secret cannot be brought together, because the upstream is
+// down or changes them faster than they can be read, each reference to it has an error that
+// wraps [upstream.ErrUnavailable].
+func (c *Cache) LookupAll(ctx context.Context, refs []upstream.SecretRef) ([]upstream.Answer, []error) {
+	answers, errs := make([]upstream.Answer, len(refs)), make([]error, len(refs))
+	var g errgroup.Group
+	g.SetLimit(maxParallel)
+	for _, group := range groupBySecret(refs) {
+		if len(group.refs) == 1 {
+			if answer, ok := c.Peek(group.refs[0]); ok {
+				for i := range group.indices {
+					answers[i] = answer
+				}
+				continue
+			}
+		}
+		g.Go(func() error {
+			found := c.lookupGroup(ctx, group.refs)
+			for i, at := range group.indices {
+				answers[i], errs[i] = found[at].answer, found[at].err
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return nil
+	return answers, errs
+}
+
+// GetSecretValues returns the values of [Cache.LookupAll], or, when one of them fails, no
+// value and the error of the first that did, which names its reference.
+func (c *Cache) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
+	answers, errs := c.LookupAll(ctx, refs)
+	values := make([]upstream.SecretValue, len(refs))
+	for i, ref := range refs {
+		if errs[i] != nil {
+			return nil, named(ref, errs[i])
+		}
+		values[i] = *answers[i].Value
+	}
+	return values, nil
+}
+
+// named returns err with ref in its text; nil for nil.
+func named(ref upstream.SecretRef, err error) error {
+	var detail *upstream.Error
+	if err == nil || errors.As(err, &detail) && detail.Ref.WithDefaults() == ref.WithDefaults() {
+		return err
+	}
+	return fmt.Errorf("secret %s: %w", ref, err)
+}
+
+// group is the references of a batch to one secret.
+type group struct {
+	refs    []upstream.SecretRef // with defaults, each once
+	indices map[int]int          // :: index in the batch → index in refs
+}
+
+func groupBySecret(refs []upstream.SecretRef) []*group {
+	var groups []*group
+	byName := make(map[upstream.SecretName]*group, len(refs))
+	for i, ref := range refs {
+		ref = ref.WithDefaults()
+		g := byName[ref.SecretName]
+		if g == nil {
+			g = &group{indices: map[int]int{}}
+			byName[ref.SecretName] = g
+			groups = append(groups, g)
+		}
+		at := slices.Index(g.refs, ref)
+		if at < 0 {
+			at = len(g.refs)
+			g.refs = append(g.refs, ref)
+		}
+		g.indices[i] = at
+	}
+	return groups
+}
+
+// sighting is what is known about one reference of a group. The state (answer or err) held
+// at every moment from tick since to tick confirmed; since is unproven when nothing was seen.
+type sighting struct {
+	answer           upstream.Answer
+	err              error
+	since, confirmed uint64
+}
+
+// lookupGroup answers refs, which are to one secret, from one moment.
+//
+//  1. Start with what is held and fresh.
+//  2. Read what is missing, and what was last confirmed before the newest state was first
+//     seen. A state that is the same in two reads held all the time between them.
+//  3. Stop when there is a moment at which all of them held. The two reads of each then
+//     lie around that moment.
+func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []sighting {
+	found := make([]sighting, len(refs))
+	fail := func(err error) []sighting {
+		for i := range found {
+			found[i] = sighting{err: err}
+		}
+		return found
+	}
+	if len(refs) == 1 {
+		found[0].answer, found[0].err = c.Lookup(ctx, refs[0])
+		return found
+	}
+	for i, ref := range refs {
+		if err := ref.Validate(); err != nil {
+			// One bad label does not spoil the others.
+			rest := slices.Delete(slices.Clone(refs), i, i+1)
+			return slices.Insert(c.lookupGroup(ctx, rest), i, sighting{err: upstream.Wrap(err, opGet, ref)})
+		}
+	}
+	limits := c.limits.Load()
+	sh := c.shardOf(refs[0].SecretName)
+
+	// 1.
+	sh.mu.Lock()
+	now := c.now()
+	for i, ref := range refs {
+		found[i].since = unproven
+		e := sh.find(ref)
+		if e == nil {
+			continue
+		}
+		if now < e.expires {
+			found[i] = sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
+			c.touch(sh, e, now)
+		} else if e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err) && now < e.fail.until {
+			found[i] = sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
+		}
+	}
+	if together(found) {
+		c.countHits(sh, found)
+		sh.mu.Unlock()
+		return found
+	}
+	sh.mu.Unlock()
+
+	for range maxRounds {
+		// 2.
+		flights := make([]*flight, len(refs))
+		newest := newestState(found)
+		sh.mu.Lock()
+		for i, ref := range refs {
+			if found[i].since != unproven && found[i].confirmed > newest {
+				continue
+			}
+			e := sh.obtain(ref)
+			c.touch(sh, e, c.now())
+			f, err := c.join(sh, e, found[i].since != unproven)
+			if err != nil {
+				c.settle(sh, e)
+				sh.mu.Unlock()
+				return c.heldGroup(sh, refs, err, limits)
+			}
+			flights[i] = f
+		}
+		sh.mu.Unlock()
+		for i, f := range flights {
+			if f == nil {
+				continue
+			}
+			answer, err := c.outcome(ctx, f)
+			if ctx.Err() != nil {
+				return fail(ctx.Err())
+			}
+			if upstream.Outage(err) {
+				return c.heldGroup(sh, refs, err, limits)
+			}
+			found[i].see(answer, err, f.begin, f.end)
+		}
+		// 3.
+		if together(found) {
+			c.misses.Add(uint64(len(found)))
+			return found
+		}
+	}
+	return fail(&upstream.Error{
+		Op: opGet, Ref: upstream.SecretRef{SecretName: refs[0].SecretName}, Err: upstream.ErrUnavailable,
+		Message: fmt.Sprintf("its labels move faster than they can be read: no consistent answer in %d attempts", maxRounds),
+	})
+}
+
+// see adds what a call between begin and end found.
+func (s *sighting) see(answer upstream.Answer, err error, begin, end uint64) {
+	same := s.since != unproven && sameValue(s.answer.Value, answer.Value) && upstream.Code(s.err) == upstream.Code(err)
+	if !same {
+		s.since = end
+	}
+	s.answer, s.err, s.confirmed = answer, err, begin
+}
+
+// newestState returns the tick at which the youngest known state was first seen.
+func newestState(found []sighting) (newest uint64) {
+	for i := range found {
+		if found[i].since != unproven {
+			newest = max(newest, found[i].since)
+		}
+	}
+	return newest
+}
+
+// together reports whether there is a moment at which all of found held, and that they do
+// not contradict each other, as they would if a label moved away and back between two reads.
+func together(found []sighting) bool {
+	var newest uint64
+	confirmed := ^uint64(0)
+	for i := range found {
+		newest = max(newest, found[i].since)
+		confirmed = min(confirmed, found[i].confirmed)
+		for j := range i {
+			a, b := found[i].answer.Value, found[j].answer.Value
+			if a != nil && b != nil && contradict(a, b) {
+				return false
+			}
+		}
+	}
+	return newest < confirmed
+}
+
+// heldGroup answers refs during an outage: with what is held, if it is young enough and
+// known to belong together.
+func (c *Cache) heldGroup(sh *shard, refs []upstream.SecretRef, outage error, limits *Limits) []sighting {
+	found := make([]sighting, len(refs))
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := c.now()
+	complete := true
+	for i, ref := range refs {
+		e := sh.find(ref)
+		switch {
+		case e != nil && e.value != nil && (now < e.expires || c.servable(e, limits)):
+			found[i] = sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
+			if now >= e.expires {
+				found[i].answer.Freshness, found[i].answer.Reason = upstream.Stale, upstream.Code(outage)
+			}
+		case e != nil && e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err):
+			found[i] = sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
+		default:
+			found[i] = sighting{err: outage, since: unproven}
+			complete = false
+		}
+	}
+	if complete && together(found) {
+		c.countHits(sh, found)
+		return found
+	}
+	c.errors.Add(1)
+	for i, ref := range refs {
+		if found[i].answer.Value != nil {
+			found[i] = sighting{err: &upstream.Error{
+				Op: opGet, Ref: ref, Err: upstream.ErrUnavailable, Code: upstream.Code(outage),
+				Message: "it is held, but the upstream cannot confirm that it belongs together with the other labels asked for",
+			}}
+		} else if found[i].err == nil {
+			found[i].err = outage
+		}
+	}
+	return found
+}
+
+// countHits counts a group that was answered from memory. The caller holds the shard.
+func (c *Cache) countHits(sh *shard, found []sighting) {
+	for i := range found {
+		switch {
+		case found[i].err != nil:
+			c.negatives.Add(1)
+		case found[i].answer.Freshness == upstream.Stale:
+			sh.stale[found[i].answer.Reason]++
+		default:
+			sh.hits++
+		}
+	}
+}

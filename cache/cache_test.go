@@ -1,0 +1,504 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func TestLookupFetchesOnceAndAgainAfterTheLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+
+		if _, ok := c.Peek(ref("app/db")); ok {
+			t.Fatal("an empty cache has a value")
+		}
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db:ACSCurrent"), "first", upstream.Hit)
+		time.Sleep(time.Minute - 1)
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
+		wantCalls(t, fake, 1)
+
+		fake.MustPut(t, "app/db", "v2", "second")
+		time.Sleep(1)
+		if _, ok := c.Peek(ref("app/db")); ok {
+			t.Fatal("Peek gives out an expired value")
+		}
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+		wantCalls(t, fake, 2)
+	})
+}
+
+func TestDefaultStageIsAppliedEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{})
+		bare := upstream.SecretRef{SecretName: "app/db"}
+		if _, err := c.Lookup(t.Context(), bare); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := c.Peek(bare); !ok {
+			t.Fatal("Peek without a stage misses what Lookup without a stage fetched")
+		}
+		if _, ok := c.Peek(ref("app/db:ACSCurrent")); !ok {
+			t.Fatal("the default stage is another entry than ACSCurrent")
+		}
+		wantCalls(t, fake, 1)
+	})
+}
+
+func TestUnchangedValueKeepsItsMemo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+		before := look(t, c, "app/db")
+		before.Memo.Store("prepared")
+		time.Sleep(2 * time.Minute)
+		after := look(t, c, "app/db")
+		if after.Value != before.Value || after.Memo != before.Memo {
+			t.Fatal("a refresh that found the same value replaced it")
+		}
+		if !after.FetchedAt.After(before.FetchedAt) {
+			t.Fatal("a refresh did not move FetchedAt")
+		}
+		fake.MustPut(t, "app/db", "v2", "first")
+		time.Sleep(2 * time.Minute)
+		if changed := look(t, c, "app/db"); changed.Memo == before.Memo || changed.Memo.Load() != nil {
+			t.Fatal("another version shares the memo of the old one")
+		}
+	})
+}
+
+func TestThousandParallelMissesAreOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		fake.Delay(get, 50*time.Millisecond)
+		c := open(t, fake, cache.Options{})
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() { wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss) })
+		}
+		synctest.Wait()
+		if got := c.Stats().Waiting; got != 1000 {
+			t.Errorf("%d callers wait, want 1000", got)
+		}
+		wg.Wait()
+		wantCalls(t, fake, 1)
+		if s := c.Stats(); s.Misses != 1000 || s.Waiting != 0 || s.Flights != 0 {
+			t.Errorf("stats %+v", s)
+		}
+	})
+}
+
+func TestImpatientCallerFailsAloneAndAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		fake.Delay(get, time.Second)
+		c := open(t, fake, cache.Options{})
+		begin := time.Now()
+		patient := make(chan upstream.Answer, 1)
+		go func() {
+			// The caller whose lookup starts the flight gives up.
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, err := c.Lookup(ctx, ref("app/db"))
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 100*time.Millisecond {
+				t.Errorf("impatient caller: %v after %s", err, time.Since(begin))
+			}
+		}()
+		synctest.Wait()
+		go func() { patient <- look(t, c, "app/db") }()
+		wantAnswer(t, <-patient, "first", upstream.Miss)
+		if waited := time.Since(begin); waited != time.Second {
+			t.Errorf("patient caller waited %s", waited)
+		}
+		wantCalls(t, fake, 1)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Lookup(ctx, ref("other")); !errors.Is(err, context.Canceled) {
+			t.Errorf("lookup with a dead context: %v", err)
+		}
+		wantCalls(t, fake, 1)
+	})
+}
+
+func TestHungUpstreamIsUnavailableNotACallersDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		defer fake.Block(get)()
+		c := open(t, fake, cache.Options{FetchTimeout: 3 * time.Second})
+		begin := time.Now()
+		_, err := c.Lookup(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrUnavailable)
+		if errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "3s") || time.Since(begin) != 3*time.Second {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+	})
+}
+
+func TestUpstreamCallsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.Delay(get, time.Second)
+		c := open(t, fake, cache.Options{MaxFetches: 4, FetchTimeout: time.Hour})
+		var wg sync.WaitGroup
+		for i := range 20 {
+			name := fmt.Sprintf("s%d", i)
+			fake.MustCreate(t, name, "v1", "x")
+			wg.Go(func() { look(t, c, name) })
+		}
+		wg.Wait()
+		if got := fake.MaxRunning(get); got != 4 {
+			t.Errorf("%d calls at once, want 4", got)
+		}
+	})
+}
+
+func TestWaitForASlotIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		defer fake.Block(get)()
+		c := open(t, fake, cache.Options{MaxFetches: 1, FetchTimeout: time.Second})
+		for range 2 {
+			go func() { _, _ = c.Lookup(t.Context(), ref("first")) }()
+		}
+		synctest.Wait()
+		begin := time.Now()
+		_, err := c.Lookup(t.Context(), ref("second"))
+		wantError(t, err, upstream.ErrUnavailable)
+		if waited := time.Since(begin); waited != time.Second {
+			t.Errorf("waited %s for a slot", waited)
+		}
+	})
+}
+
+func TestInvalidReferenceIsRefusedWithoutACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		c := open(t, fake, cache.Options{})
+		bad := upstream.SecretRef{SecretName: "a b"}
+		_, err := c.Lookup(t.Context(), bad)
+		wantError(t, err, upstream.ErrInvalidParameter)
+		_, err = c.RefreshNow(t.Context(), bad)
+		wantError(t, err, upstream.ErrInvalidParameter)
+		_, err = c.Report(t.Context(), bad)
+		wantError(t, err, upstream.ErrInvalidParameter)
+		_, err = c.GetSecretValues(t.Context(), bad, ref("x"))
+		wantError(t, err, upstream.ErrInvalidParameter)
+		bell, cancel := c.Subscribe(bad)
+		cancel()
+		if rung(bell) || fake.Calls(upstreamtest.AnyOperation) != 1 { // the lookup of x
+			t.Errorf("%d calls", fake.Calls(upstreamtest.AnyOperation))
+		}
+		if got := len(c.Entries()); got != 1 {
+			t.Errorf("%d entries", got)
+		}
+	})
+}
+
+func TestAnnouncedChangeIsVisibleToTheNextLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{}) // nobody runs it
+		fake.OnChange(c.Invalidate)
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
+		fake.MustPut(t, "app/db", "v2", "second")
+		if _, ok := c.Peek(ref("app/db")); ok {
+			t.Fatal("Peek gives out what was announced to have changed")
+		}
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
+		fake.MustDelete(t, "app/db")
+		_, err := c.Lookup(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrNotFound)
+		fake.MustCreate(t, "app/db", "v1", "third") // the remembered refusal is void as well
+		wantAnswer(t, look(t, c, "app/db"), "third", upstream.Miss)
+	})
+}
+
+func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := make(chan struct{}), make(chan struct{})
+		calls := 0
+		up := fetchFunc(func(_ context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
+			calls++
+			value := upstream.SecretValue{SecretName: r.SecretName, VersionID: upstream.VersionID(fmt.Sprint("v", calls)), SecretData: upstream.NewSecretData([]byte(fmt.Sprint(calls)))}
+			if calls == 1 {
+				<-old
+			} else {
+				<-fresh
+			}
+			return value, nil
+		})
+		c := open(t, up, cache.Options{})
+		early, late := make(chan upstream.Answer, 1), make(chan upstream.Answer, 1)
+		go func() { early <- look(t, c, "app/db") }()
+		synctest.Wait()
+		c.Invalidate("app/db") // the first call may already have read the old value
+		go func() { late <- look(t, c, "app/db") }()
+		synctest.Wait()
+		close(old)
+		wantAnswer(t, <-early, "1", upstream.Miss) // asked before the change: either answer is right
+		synctest.Wait()
+		if _, ok := c.Peek(ref("app/db")); ok {
+			t.Fatal("the result of a call from before the announcement is served as fresh")
+		}
+		close(fresh)
+		wantAnswer(t, <-late, "2", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db"), "2", upstream.Hit)
+		if calls != 2 {
+			t.Errorf("%d calls", calls)
+		}
+	})
+}
+
+func TestAnnouncementRefreshesAndRings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{})
+		fake.OnChange(c.Invalidate)
+		start(t, c)
+		bell, cancel := c.Subscribe(ref("app/db"))
+		defer cancel()
+		look(t, c, "app/db")
+		rung(bell) // the first value may ring
+
+		begin := time.Now()
+		fake.MustPut(t, "app/db", "v2", "second")
+		<-bell
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("the bell rang after %s", waited)
+		}
+
+		c.Invalidate("app/db") // a false alarm
+		c.Invalidate("unknown")
+		synctest.Wait()
+		if rung(bell) {
+			t.Error("the bell rang although nothing changed")
+		}
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+
+		fake.MustDelete(t, "app/db")
+		<-bell
+		_, err := c.Lookup(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrNotFound)
+	})
+}
+
+func TestVolleyOfAnnouncementsCoalesces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{})
+		start(t, c)
+		look(t, c, "app/db")
+		fake.Delay(get, time.Second)
+		for range 1000 {
+			c.Invalidate("app/db")
+		}
+		time.Sleep(10 * time.Second)
+		if got := fake.Calls(get); got > 3 {
+			t.Errorf("%d calls for a volley", got)
+		}
+	})
+}
+
+func TestRotationSeenByOneLabelExpiresTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		fake.MustPut(t, "app/db", "v2", "second")
+		c := open(t, fake, cache.Options{})
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
+		fake.MustPut(t, "app/db", "v3", "third") // not announced
+		if _, err := c.RefreshNow(t.Context(), ref("app/db")); err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "second", upstream.Miss)
+	})
+}
+
+func TestOversizedValueIsAnsweredButNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "small", "v1", "x")
+		fake.MustCreate(t, "big", "v1", strings.Repeat("x", 20000))
+		c := open(t, fake, cache.Options{Limits: cache.Limits{MaxBytes: 10000}})
+		look(t, c, "small")
+		look(t, c, "big")
+		wantAnswer(t, look(t, c, "small"), "x", upstream.Hit)
+		if s := c.Stats(); s.Entries != 1 || s.Oversized != 1 || s.Evictions != 0 {
+			t.Errorf("stats %+v", s)
+		}
+		if a := look(t, c, "big"); a.Freshness != upstream.Miss {
+			t.Error("the big value was kept")
+		}
+	})
+}
+
+func TestOptionsNameEveryProblem(t *testing.T) {
+	_, err := cache.New(upstreamtest.NewFake(), cache.Options{
+		Limits: cache.Limits{
+			TTL: -time.Second, MaxStale: -2, NegativeTTL: -5, MaxEntries: -1, MaxBytes: -1,
+			Pins: []cache.Pin{{Ref: upstream.SecretRef{SecretName: "a b"}}, {Ref: ref("x")}, {Ref: ref("x:ACSCurrent"), TTL: -1}},
+		},
+		FetchTimeout: -1, Patience: -1, MaxFetches: -1, MaxRefreshes: -1, MaxNegative: -1, MaxSubscriptions: -1,
+		ForcedPerSecond: -1, ForcedBurst: -1, ReportInterval: -1, Sealed: &cache.Sealed{MaxBytes: -1},
+	})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, field := range []string{
+		"TTL: -1s", "MaxStale", "NegativeTTL", "MaxEntries", "MaxBytes", "Pins[0].Ref", "Pins[2].Ref", "declared twice", "Pins[2].TTL",
+		"FetchTimeout", "Patience", "MaxFetches", "MaxRefreshes", "MaxNegative", "MaxSubscriptions", "ForcedPerSecond", "ForcedBurst",
+		"ReportInterval", "Sealed.Path", "Sealed.Keyring", "Sealed.MaxBytes",
+	} {
+		if !strings.Contains(err.Error(), field) {
+			t.Errorf("the error does not name %s", field)
+		}
+	}
+	if _, err := cache.New(nil, cache.Options{}); err == nil {
+		t.Error("a cache without an upstream")
+	}
+}
+
+func TestRunEndsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "held", "v1", "x")
+		defer fake.Block("nothing")()
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+		stop := start(t, c)
+		look(t, c, "held")
+		release := fake.Block(get)
+		defer release()
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := c.Lookup(t.Context(), ref("other"))
+			waiting <- err
+		}()
+		synctest.Wait()
+		if err := c.Run(t.Context()); err == nil {
+			t.Error("Run twice is no error")
+		}
+		begin := time.Now()
+		stop()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("stopping took %s", took)
+		}
+		wantError(t, <-waiting, upstream.ErrUnavailable)
+		wantAnswer(t, look(t, c, "held"), "x", upstream.Hit)
+		_, err := c.Lookup(t.Context(), ref("third"))
+		wantError(t, err, upstream.ErrUnavailable)
+		time.Sleep(2 * time.Minute)
+		wantAnswer(t, look(t, c, "held"), "x", upstream.Stale)
+	})
+}
+
+func TestRunReportsCallsThatDoNotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		deaf := make(chan struct{})
+		c, err := cache.New(fetchFunc(func(context.Context, upstream.SecretRef) (upstream.SecretValue, error) {
+			<-deaf
+			return upstream.SecretValue{}, upstream.ErrInternal
+		}), cache.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = c.Lookup(context.Background(), ref("x")) }()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.Run(ctx); err == nil || !strings.Contains(err.Error(), "did not return") {
+			t.Errorf("Run: %v", err)
+		}
+		close(deaf)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAnyoneMayCallAnythingAtAnyTime(t *testing.T) {
+	fake := upstreamtest.NewFake()
+	names := []string{"a", "b", "c", "d"}
+	for _, n := range names {
+		fake.MustCreate(t, n, "v0", "0")
+	}
+	c := open(t, fake, cache.Options{
+		Limits:          cache.Limits{TTL: 2 * time.Millisecond, NegativeTTL: time.Millisecond, MaxEntries: 3},
+		ForcedPerSecond: 1e6, ForcedBurst: 1000, ReportInterval: time.Millisecond,
+	})
+	fake.OnChange(c.Invalidate)
+	stop := start(t, c)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
+	each := func(fn func(i int, name string)) {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				fn(i, names[i%len(names)])
+			}
+		})
+	}
+	each(func(i int, name string) {
+		fake.MustPut(t, name, fmt.Sprint("v", i+1), fmt.Sprint(i))
+		time.Sleep(time.Millisecond)
+	})
+	for range 2 {
+		each(func(_ int, name string) { _, _ = c.Lookup(ctx, ref(name)) })
+		each(func(_ int, name string) { c.Peek(ref(name)) })
+	}
+	each(func(_ int, name string) { _, _ = c.RefreshNow(ctx, ref(name)) })
+	each(func(_ int, name string) { _, _ = c.Report(ctx, ref(name)) })
+	each(func(_ int, name string) {
+		c.LookupAll(ctx, []upstream.SecretRef{ref(name), ref(name + ":ACSPrevious"), ref("none")})
+	})
+	each(func(_ int, name string) { c.Invalidate(upstream.SecretName(name)); time.Sleep(time.Millisecond) })
+	each(func(_ int, name string) {
+		bell, cancel := c.Subscribe(ref(name), ref(name+":Other"))
+		rung(bell)
+		cancel()
+		cancel()
+	})
+	each(func(i int, name string) {
+		limits := cache.Limits{TTL: time.Duration(1+i%3) * time.Millisecond, MaxEntries: 1 + i%5, NegativeTTL: time.Millisecond}
+		if i%2 == 0 {
+			limits.Pins = []cache.Pin{{Ref: ref(name)}}
+		}
+		if err := c.SetLimits(limits); err != nil {
+			t.Error(err)
+		}
+	})
+	each(func(int, string) { c.Stats(); c.Entries(); c.Missing(); _ = c.Warm(ctx) })
+	each(func(i int, name string) {
+		fake.FailNext(get, 1, []error{upstream.ErrThrottled, upstream.ErrAccessDenied, upstream.ErrInvalidParameter}[i%3])
+		time.Sleep(time.Millisecond)
+	})
+	wg.Wait()
+	stop()
+	if s := c.Stats(); s.Flights != 0 || s.Waiting != 0 || s.Subscriptions != 0 || s.Entries < 0 || s.Bytes < 0 || s.PinnedBytes < 0 {
+		t.Errorf("stats do not add up: %+v", s)
+	}
+}

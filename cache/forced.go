@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// RefreshNow returns what the upstream says now, whatever is held; callers who ask at the
+// same time share one call that starts after they asked. An error is returned even when a
+// value is held, and leaves that value in place, unless it says that the secret is gone.
+//
+// Calls that clients force are limited by [Options.ForcedPerSecond]; beyond that the error
+// wraps [upstream.ErrThrottled] and the upstream is not asked.
+func (c *Cache) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	if err := ctx.Err(); err != nil {
+		return upstream.Answer{}, err
+	}
+	ref = ref.WithDefaults()
+	if err := ref.Validate(); err != nil {
+		return upstream.Answer{}, upstream.Wrap(err, opGet, ref)
+	}
+	sh := c.shardOf(ref.SecretName)
+	sh.mu.Lock()
+	e := sh.obtain(ref)
+	c.touch(sh, e, c.now())
+	f, err := c.force(sh, e)
+	c.settle(sh, e)
+	sh.mu.Unlock()
+	if err != nil {
+		return upstream.Answer{}, err
+	}
+	return c.outcome(ctx, f)
+}
+
+// Report says that the value of ref was refused where it was used. However many callers
+// complain, the upstream is asked at most once per [Options.ReportInterval] and secret, and
+// within the limit of forced calls; Report answers with what it said, or, when it was not
+// asked or could not answer, as [Cache.Lookup] does.
+func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	if err := ctx.Err(); err != nil {
+		return upstream.Answer{}, err
+	}
+	ref = ref.WithDefaults()
+	sh := c.shardOf(ref.SecretName)
+	sh.mu.Lock()
+	f := c.complain(sh, sh.find(ref))
+	sh.mu.Unlock()
+	if f != nil {
+		answer, err := c.outcome(ctx, f)
+		if err == nil || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+	return c.Lookup(ctx, ref)
+}
+
+// complain returns the flight that answers a complaint about e, or nil when a lookup does.
+// The caller holds the shard.
+func (c *Cache) complain(sh *shard, e *entry) *flight {
+	if e == nil || e.value == nil {
+		return nil // nothing was given out that could have been refused
+	}
+	c.touch(sh, e, c.now())
+	for f := e.flight; f != nil; f = f.next {
+		if f.reported {
+			return f
+		}
+	}
+	now := max(c.now(), 1)
+	if e.reported != 0 && now < e.reported+int64(c.reportEvery) {
+		return nil
+	}
+	f, err := c.force(sh, e)
+	if err != nil {
+		return nil
+	}
+	e.reported = now
+	f.reported = true
+	return f
+}
+
+// force returns a flight whose call starts after now, taking a token when it is a new one.
+// The caller holds the shard.
+func (c *Cache) force(sh *shard, e *entry) (*flight, error) {
+	if f := e.joinable(true); f != nil {
+		return f, nil
+	}
+	if !c.forced.AllowN(time.Now(), 1) {
+		c.throttled.Add(1)
+		return nil, &upstream.Error{
+			Op: opGet, Ref: e.ref, Err: upstream.ErrThrottled,
+			Message:    "too many refreshes are asked for",
+			RetryAfter: time.Duration(float64(time.Second) / float64(c.forced.Limit())),
+		}
+	}
+	return c.join(sh, e, true)
+}
+
+// outcome waits for f and returns what the upstream said.
+func (c *Cache) outcome(ctx context.Context, f *flight) (upstream.Answer, error) {
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
+	select {
+	case <-f.done:
+		return f.answer, f.err
+	case <-ctx.Done():
+		return upstream.Answer{}, ctx.Err()
+	}
+}

@@ -1,0 +1,134 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func TestMain(m *testing.M) {
+	if runSealedWriter() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const get = "GetSecretValue"
+
+// ref parses a reference as users write it.
+func ref(s string) upstream.SecretRef {
+	r, err := upstream.ParseSecretRef(s)
+	if err != nil {
+		panic(err)
+	}
+	return r.WithDefaults()
+}
+
+// open returns a cache that nobody runs.
+func open(t testing.TB, up cache.Upstream, opts cache.Options) *cache.Cache {
+	t.Helper()
+	c, err := cache.New(up, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// start runs c until the test ends or stop is called.
+func start(t testing.TB, c *cache.Cache) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// look is a lookup that must succeed.
+func look(t testing.TB, c *cache.Cache, name string) upstream.Answer {
+	t.Helper()
+	answer, err := c.Lookup(t.Context(), ref(name))
+	if err != nil {
+		t.Fatalf("Lookup(%s): %v", name, err)
+	}
+	return answer
+}
+
+// wantAnswer checks value and freshness.
+func wantAnswer(t testing.TB, got upstream.Answer, data string, freshness upstream.Freshness) {
+	t.Helper()
+	if got.Value == nil || string(got.Value.SecretData.Reveal()) != data || got.Freshness != freshness {
+		t.Fatalf("got %s %+v, want %s with data %q", got.Freshness, got.Value, freshness, data)
+	}
+	if (got.Reason != "") != (freshness == upstream.Stale) {
+		t.Fatalf("%s answer has reason %q", freshness, got.Reason)
+	}
+	if got.Memo == nil || got.FetchedAt.IsZero() {
+		t.Fatalf("answer lacks Memo or FetchedAt: %+v", got)
+	}
+}
+
+func wantError(t testing.TB, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+func wantCalls(t testing.TB, fake *upstreamtest.Fake, want int) {
+	t.Helper()
+	if got := fake.Calls(get); got != want {
+		t.Fatalf("%d upstream calls, want %d", got, want)
+	}
+}
+
+// rung reports whether the bell rings, and takes the ring.
+func rung(bell <-chan struct{}) bool {
+	select {
+	case <-bell:
+		return true
+	default:
+		return false
+	}
+}
+
+// fetchFunc is an upstream made of one function.
+type fetchFunc func(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error)
+
+func (f fetchFunc) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	return f(ctx, ref)
+}
+
+// constant answers every name at once with a value of size bytes.
+func constant(size int) fetchFunc {
+	return func(_ context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+		return upstream.SecretValue{
+			SecretName: ref.SecretName, VersionID: "v1", VersionStages: []upstream.VersionStage{upstream.ACSCurrent},
+			SecretData: upstream.NewSecretData(make([]byte, size)), SecretDataType: upstream.DataTypeText,
+			SecretType: upstream.SecretTypeGeneric, CreateTime: time.Unix(1, 0), RequestID: "00000000-0000-4000-8000-000000000000",
+		}, nil
+	}
+}

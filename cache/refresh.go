@@ -1,0 +1,186 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"secretagent/upstream"
+)
+
+// recoverySpread is the time over which overdue refreshes are spread after an outage.
+const recoverySpread = 15 * time.Second
+
+// stopGrace bounds how long [Cache.Close] waits for upstream calls that it cancelled.
+const stopGrace = 5 * time.Second
+
+// refreshAfter returns the age at which a value is refreshed: somewhere between 80 and 95
+// percent of its lifetime, so that secrets fetched together are not refreshed together.
+func refreshAfter(ttl time.Duration) int64 {
+	return int64(float64(ttl) * (0.80 + 0.15*rand.Float64()))
+}
+
+// Run refreshes values before they expire and writes the sealed file behind the lookups. It
+// returns nil after ctx ended, when every call it or a lookup started has returned and the
+// sealed file is flushed and closed; an error says which of these could not be done. The
+// cache serves what it holds afterwards and fetches nothing. Run may be called once.
+func (c *Cache) Run(ctx context.Context) error {
+	if !c.ran.CompareAndSwap(false, true) {
+		return errors.New("cache: Run was called twice")
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { c.sealed.run(ctx) })
+	c.dispatch(ctx, &wg)
+	if err := c.stopFlights(); err != nil {
+		return errors.Join(err, c.sealed.close()) // whoever waits for those calls is stuck with them
+	}
+	wg.Wait()
+	return c.Close()
+}
+
+// Close ends all fetching and closes the sealed file. [Cache.Run] calls it; only a cache
+// that was never run needs it. It may be called more than once.
+func (c *Cache) Close() error {
+	return errors.Join(c.stopFlights(), c.sealed.close())
+}
+
+// stopFlights cancels every upstream call and waits for them, within a bound.
+func (c *Cache) stopFlights() error {
+	empty := c.air.close()
+	c.endLife()
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case <-empty:
+		return nil
+	case <-grace.C:
+		return errors.New("cache: upstream calls did not return after they were cancelled")
+	}
+}
+
+// dispatch starts a refresh for every entry that is due, at most cap(c.refreshes) at once.
+func (c *Cache) dispatch(ctx context.Context, wg *sync.WaitGroup) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if wait := c.untilDue(); wait > 0 {
+			timer.Reset(wait)
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.due.wake:
+			case <-timer.C:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case c.refreshes <- struct{}{}:
+		}
+		f := c.startRefresh()
+		if f == nil {
+			<-c.refreshes
+			continue
+		}
+		wg.Go(func() {
+			<-f.done
+			<-c.refreshes
+		})
+	}
+}
+
+// untilDue returns how long nothing is to be done.
+func (c *Cache) untilDue() time.Duration {
+	due, ok := c.due.next()
+	if !ok {
+		return time.Hour
+	}
+	if until, blocked := c.guard.blocked(); blocked && due != urgent {
+		due = max(due, until)
+	}
+	return time.Duration(due - c.now())
+}
+
+// startRefresh starts the refresh that is due first. It returns nil when there is nothing
+// to wait for.
+func (c *Cache) startRefresh() *flight {
+	now := c.now()
+	e, announced := c.due.pop(now)
+	if e == nil {
+		return nil
+	}
+	sh := c.shardOf(e.ref.SecretName)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	switch {
+	case e.wanted() == held:
+	case e.value == nil:
+		return nil // dropped since it was scheduled
+	case !e.asked && !announced:
+		e.idle = true // nobody wants it: let it expire
+		return nil
+	}
+	if e.flight != nil && e.joinable(false) == e.flight {
+		return nil // a lookup was faster; landing schedules the next refresh
+	}
+	f, err := c.join(sh, e, false)
+	if err != nil {
+		c.due.set(e, now+int64(time.Second))
+		return nil
+	}
+	f.background = true
+	c.guard.begin(now, c.fetchTimeout)
+	return f
+}
+
+// Warm fetches every declared secret that has no fresh value, in parallel within the bounds
+// of the cache. It returns the failures joined, each naming its secret; [Cache.Run] goes on
+// trying. A secret that can be served stale is no failure.
+func (c *Cache) Warm(ctx context.Context) error {
+	pins := c.limits.Load().Pins
+	errs := make([]error, len(pins))
+	var g errgroup.Group
+	g.SetLimit(cap(c.slots))
+	for i, p := range pins {
+		g.Go(func() error {
+			_, err := c.Lookup(ctx, p.Ref)
+			errs[i] = named(p.Ref, err)
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return nil
+	return errors.Join(errs...)
+}
+
+// MissingSecret is a declared secret without a value.
+type MissingSecret struct {
+	Ref upstream.SecretRef
+	Err error // why; never nil
+}
+
+// Missing returns the declared secrets that could not be served now, in order of
+// declaration. An empty result means that the cache is ready.
+func (c *Cache) Missing() []MissingSecret {
+	limits := c.limits.Load()
+	var missing []MissingSecret
+	for _, p := range limits.Pins {
+		sh := c.shardOf(p.Ref.SecretName)
+		sh.mu.Lock()
+		e := sh.find(p.Ref)
+		switch {
+		case e == nil || e.value == nil && e.fail == nil:
+			missing = append(missing, MissingSecret{p.Ref, &upstream.Error{Op: opGet, Ref: p.Ref, Message: "not fetched yet", Err: upstream.ErrUnavailable}})
+		case e.value == nil:
+			missing = append(missing, MissingSecret{p.Ref, c.failureError(e, limits)})
+		case e.expires <= c.now() && !c.servable(e, limits):
+			missing = append(missing, MissingSecret{p.Ref, c.tooOldError(e, limits, e.fetchedAt)})
+		}
+		sh.mu.Unlock()
+	}
+	return missing
+}

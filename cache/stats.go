@@ -1,0 +1,200 @@
+package cache
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// Outcome is what an upstream call found.
+type Outcome uint8
+
+// The values of Outcome.
+const (
+	First     Outcome = iota // a value where none was held
+	Changed                  // another value than the one held
+	Unchanged                // the value that is held
+	Gone                     // there is no value for us: not found, being deleted, denied
+	Refused                  // the call was refused for another reason
+	Failed                   // no answer about the secret: an outage
+	outcomes                 // how many there are
+)
+
+// String returns the name as a metric spells it.
+func (o Outcome) String() string {
+	return [...]string{"first", "changed", "unchanged", "gone", "refused", "failed"}[o]
+}
+
+// outcomeOf returns the outcome of a call that failed with err; First for nil.
+func outcomeOf(err error) Outcome {
+	switch {
+	case err == nil:
+		return First
+	case gone(err):
+		return Gone
+	case upstream.Outage(err):
+		return Failed
+	default:
+		return Refused
+	}
+}
+
+// Fetch is one upstream call, for [Options.Observe].
+type Fetch struct {
+	Ref        upstream.SecretRef
+	Outcome    Outcome
+	Background bool // begun by Run, not for a caller
+	Duration   time.Duration
+}
+
+// Stats are counts since [New] and sizes now. They are read one after the other, not at one
+// moment.
+type Stats struct {
+	// Lookups by how they ended. Negative were refused with what the upstream said about
+	// the secret, Errors with an outage or a bound of the cache.
+	Hits, Misses, Negative, Errors uint64
+	Stale                          map[string]uint64 // :: reason → lookups
+
+	Fetches   map[Outcome]uint64 // upstream calls
+	Evictions uint64             // values pushed out by newer ones
+	Oversized uint64             // values too big to be kept
+	Throttled uint64             // forced refreshes over the limit
+
+	Entries, Pinned    int   // values in the LRU; entries outside it: pinned or subscribed to
+	Bytes, PinnedBytes int64 // what they cost
+	Remembered         int   // refusals
+	Flights            int   // upstream calls under way or waiting for a slot
+	Waiting            int   // callers that wait for one
+	Scheduled          int   // refreshes that are planned
+
+	Subscriptions        int
+	SubscriptionsRefused uint64
+
+	Outage string // reason while the upstream as a whole is taken to be down
+
+	Sealed SealedStats
+}
+
+// SealedStats are the counts of the sealed file.
+type SealedStats struct {
+	Open    bool  // false: off, in use by another process, or given up
+	Records int   // in the file
+	Bytes   int64 // of the records
+	Pending int   // changes not yet written
+	Loaded  int   // values found at start
+	Refused int   // records found at start that were damaged, foreign or too old
+	Skipped int   // values not written because the file is full
+	Errors  int   // failed writes
+	Rebuilt int   // times the file was started anew because it was damaged
+}
+
+// Stats returns the counts of the cache.
+func (c *Cache) Stats() Stats {
+	reason, _ := c.guard.outage()
+	s := Stats{
+		Misses:               c.misses.Load(),
+		Negative:             c.negatives.Load(),
+		Errors:               c.errors.Load(),
+		Stale:                map[string]uint64{},
+		Fetches:              map[Outcome]uint64{},
+		Evictions:            c.evictions.Load(),
+		Oversized:            c.oversized.Load(),
+		Throttled:            c.throttled.Load(),
+		Entries:              int(c.entries.Load()),
+		Pinned:               int(c.held.Load()),
+		Bytes:                c.bytes.Load(),
+		PinnedBytes:          c.heldBytes.Load(),
+		Flights:              c.air.count(),
+		Waiting:              int(c.waiting.Load()),
+		Subscriptions:        int(c.subscriptions.Load()),
+		SubscriptionsRefused: c.subsRefused.Load(),
+		Outage:               reason,
+		Scheduled:            c.due.count(),
+		Sealed:               c.sealed.stats(),
+	}
+	for o := range c.fetches {
+		s.Fetches[Outcome(o)] = c.fetches[o].Load()
+	}
+	for _, sh := range c.shards {
+		sh.mu.Lock()
+		s.Hits += sh.hits
+		s.Remembered += sh.negative.Len()
+		for reason, n := range sh.stale {
+			s.Stale[reason] += n
+		}
+		sh.mu.Unlock()
+	}
+	return s
+}
+
+// EntryStatus is what is known about one reference, without its value.
+type EntryStatus struct {
+	Ref           upstream.SecretRef
+	VersionID     upstream.VersionID // empty: no value is held
+	VersionStages []upstream.VersionStage
+	Size          int // bytes it costs
+
+	Fresh       bool
+	FetchedAt   time.Time // last confirmation by the upstream; zero: never
+	FreshUntil  time.Time // zero when not fresh
+	NextRefresh time.Time // zero when none is planned
+
+	LastError   string    // KMS code of the last call, if it failed
+	LastErrorAt time.Time // zero when the last call succeeded
+	Failures    int       // in a row
+
+	Pinned      bool
+	Subscribers int
+}
+
+// Entries returns the status of everything held, ordered by reference. It is for people and
+// dashboards: it visits every entry.
+func (c *Cache) Entries() []EntryStatus {
+	var all []EntryStatus
+	for _, sh := range c.shards {
+		sh.mu.Lock()
+		now, wall := c.now(), time.Now().Round(0)
+		for _, siblings := range sh.secrets {
+			for _, e := range siblings {
+				all = append(all, c.status(e, now, wall))
+			}
+		}
+		sh.mu.Unlock()
+	}
+	slices.SortFunc(all, func(a, b EntryStatus) int {
+		return cmp.Or(
+			cmp.Compare(a.Ref.SecretName, b.Ref.SecretName),
+			cmp.Compare(a.Ref.VersionStage, b.Ref.VersionStage),
+			cmp.Compare(a.Ref.VersionID, b.Ref.VersionID))
+	})
+	return all
+}
+
+func (c *Cache) status(e *entry, now int64, wall time.Time) EntryStatus {
+	s := EntryStatus{
+		Ref: e.ref, Size: e.size, FetchedAt: e.fetchedAt.Round(0),
+		Fresh: now < e.expires, Pinned: e.pinned, Subscribers: len(e.subs),
+	}
+	if e.value != nil {
+		s.VersionID = e.value.VersionID
+		s.VersionStages = slices.Clone(e.value.VersionStages)
+	}
+	if s.Fresh {
+		s.FreshUntil = wall.Add(time.Duration(e.expires - now))
+	}
+	if due, ok := c.due.dueOf(e); ok {
+		s.NextRefresh = wall.Add(time.Duration(max(due-now, 0)))
+	}
+	if e.fail != nil {
+		s.LastError, s.LastErrorAt, s.Failures = upstream.Code(e.fail.err), e.fail.at.Round(0), e.fail.count
+	}
+	return s
+}
+
+func (s *schedule) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.heap)
+}

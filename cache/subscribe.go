@@ -1,0 +1,85 @@
+package cache
+
+import (
+	"sync"
+
+	"secretagent/upstream"
+)
+
+// subscription is one bell. One ring is remembered until it is heard, more are the same.
+type subscription struct {
+	bell chan struct{}
+}
+
+// Subscribe returns a channel that gets a value whenever the value of one of refs changes,
+// vanishes upstream or first appears: "ask again". It says neither which nor what, several
+// changes may ring once, and a ring may be for nothing. The channel is never closed.
+//
+// Secrets with a subscription are kept fresh by [Cache.Run] and not evicted until cancel is
+// called, which may happen more than once. References that are not valid never ring. When
+// [Options.MaxSubscriptions] are live, changed is nil, which never rings either: callers
+// that can wait otherwise check for it.
+func (c *Cache) Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func()) {
+	if c.subscriptions.Add(1) > c.maxSubs {
+		c.subscriptions.Add(-1)
+		c.subsRefused.Add(1)
+		return nil, func() {}
+	}
+	sub := &subscription{bell: make(chan struct{}, 1)}
+	var entries []*entry
+	for _, ref := range refs {
+		ref = ref.WithDefaults()
+		if ref.Validate() == nil {
+			entries = append(entries, c.subscribe(sub, ref))
+		}
+	}
+	return sub.bell, sync.OnceFunc(func() {
+		c.subscriptions.Add(-1)
+		for _, e := range entries {
+			c.unsubscribe(sub, e)
+		}
+	})
+}
+
+func (c *Cache) subscribe(sub *subscription, ref upstream.SecretRef) *entry {
+	limits := c.limits.Load()
+	sh := c.shardOf(ref.SecretName)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.obtain(ref)
+	if e.subs == nil {
+		e.subs = subscriptions{}
+	}
+	e.subs[sub] = struct{}{}
+	e.idle = false
+	c.settle(sh, e)
+	// A subscriber asks for the value itself. Only if it does not, or was refused, is there
+	// something to do for the background.
+	wait := int64(max(limits.NegativeTTL, 0))
+	if e.value != nil {
+		wait = 0
+	}
+	c.due.ensure(e, c.now()+wait)
+	return e
+}
+
+func (c *Cache) unsubscribe(sub *subscription, e *entry) {
+	sh := c.shardOf(e.ref.SecretName)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	delete(e.subs, sub)
+	if len(e.subs) == 0 {
+		e.subs = nil
+		c.settle(sh, e)
+	}
+}
+
+// ring rings bells. It never blocks.
+func ring(bells []*subscription) {
+	for _, sub := range bells {
+		select {
+		case sub.bell <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,162 @@
+package cache_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func TestSubscriberHearsWhatARefreshFinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+		start(t, c)
+		bell, cancel := c.Subscribe(ref("app/db"))
+		look(t, c, "app/db")
+		rung(bell)
+		time.Sleep(time.Hour) // subscribed secrets are kept fresh though nobody asks
+		if rung(bell) {
+			t.Error("rung without a change")
+		}
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
+		fake.MustPut(t, "app/db", "v2", "second")
+		begin := time.Now()
+		<-bell
+		if waited := time.Since(begin); waited > time.Minute {
+			t.Errorf("the bell rang after %s", waited)
+		}
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+
+		cancel()
+		cancel()
+		if s := c.Stats(); s.Subscriptions != 0 || s.Pinned != 0 || s.Entries != 1 {
+			t.Errorf("after cancel: %+v", s)
+		}
+		calls := fake.Calls(get)
+		time.Sleep(time.Hour)
+		if got := fake.Calls(get) - calls; got > 1 {
+			t.Errorf("%d calls for a secret nobody wants any more", got)
+		}
+	})
+}
+
+func TestBellRemembersOneRing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "a", "v0", "0")
+		fake.MustCreate(t, "b", "v0", "0")
+		c := open(t, fake, cache.Options{})
+		fake.OnChange(c.Invalidate)
+		start(t, c)
+		bell, cancel := c.Subscribe(ref("a"), ref("b"), ref("a"))
+		defer cancel()
+		for i := range 10 {
+			fake.MustPut(t, "a", fmt.Sprint("v", i+1), "x")
+			fake.MustPut(t, "b", fmt.Sprint("v", i+1), "x")
+			synctest.Wait() // nobody listens, nobody blocks
+		}
+		if !rung(bell) || rung(bell) {
+			t.Error("want exactly one remembered ring")
+		}
+	})
+}
+
+func TestSubscriberHearsOfASecretThatAppears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		c := open(t, fake, cache.Options{})
+		start(t, c)
+		bell, cancel := c.Subscribe(ref("late"))
+		defer cancel()
+		time.Sleep(10 * time.Minute)
+		if rung(bell) {
+			t.Error("rung for nothing")
+		}
+		// The back-off for what does not exist is bounded.
+		if calls := fake.Calls(get); calls < 15 || calls > 60 {
+			t.Errorf("%d calls in ten minutes", calls)
+		}
+		fake.MustCreate(t, "late", "v1", "x")
+		begin := time.Now()
+		<-bell
+		if waited := time.Since(begin); waited > 40*time.Second {
+			t.Errorf("the bell rang after %s", waited)
+		}
+	})
+}
+
+func TestSubscribedSecretIsNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		c := open(t, fake, cache.Options{Limits: cache.Limits{MaxEntries: 2}})
+		for i := range 5 {
+			fake.MustCreate(t, fmt.Sprint("s", i), "v1", "x")
+		}
+		look(t, c, "s0")
+		_, cancel := c.Subscribe(ref("s0"))
+		for i := 1; i < 5; i++ {
+			look(t, c, fmt.Sprint("s", i))
+		}
+		wantAnswer(t, look(t, c, "s0"), "x", upstream.Hit)
+		cancel()
+		look(t, c, "s1")
+		if s := c.Stats(); s.Entries > 2 || s.Pinned != 0 {
+			t.Errorf("after cancel: %+v", s)
+		}
+	})
+}
+
+func TestSubscriptionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, upstreamtest.NewFake(), cache.Options{MaxSubscriptions: 2})
+		_, cancel := c.Subscribe(ref("a"))
+		c.Subscribe(ref("a"))
+		bell, cancelNone := c.Subscribe(ref("b"))
+		if bell != nil {
+			t.Error("a third subscription is granted")
+		}
+		cancelNone()
+		cancel()
+		if bell, _ := c.Subscribe(ref("a")); bell == nil {
+			t.Error("a cancelled subscription is not given back")
+		}
+		if s := c.Stats(); s.Subscriptions != 2 || s.SubscriptionsRefused != 1 {
+			t.Errorf("stats %+v", s)
+		}
+	})
+}
+
+func TestThousandsWaitForOneChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{})
+		fake.OnChange(c.Invalidate)
+		start(t, c)
+		look(t, c, "app/db")
+		const n = 5000
+		heard := make(chan upstream.VersionID, n)
+		for range n {
+			bell, cancel := c.Subscribe(ref("app/db"))
+			go func() {
+				defer cancel()
+				<-bell
+				answer, _ := c.Peek(ref("app/db"))
+				heard <- answer.Value.VersionID
+			}()
+		}
+		fake.MustPut(t, "app/db", "v2", "second")
+		for range n {
+			if got := <-heard; got != "v2" {
+				t.Fatalf("woken with %q", got)
+			}
+		}
+		wantCalls(t, fake, 2)
+	})
+}
