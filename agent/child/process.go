@@ -1,0 +1,249 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// pipeDelay is how long output is read after the application has ended, when a process
+	// that escaped still holds the pipe.
+	pipeDelay = 2 * time.Second
+
+	// emptyDelay is how long to wait for killed members of the group to be gone, so that the
+	// next application finds ports and locks free.
+	emptyDelay = time.Second
+)
+
+// process is a running application as the supervisor sees it. All methods are safe for
+// concurrent use.
+type process interface {
+	// PID returns the process id, also after the end.
+	PID() int
+
+	// Signal sends sig. It returns os.ErrProcessDone after the end.
+	Signal(sig os.Signal) error
+
+	// Stop sends sig and lets a stopped application run so that it can act on it.
+	Stop(sig os.Signal) error
+
+	// Kill ends the application and its group without asking.
+	Kill() error
+
+	// Done is closed when the application has ended, its group is killed and its output is
+	// passed on.
+	Done() <-chan struct{}
+
+	// End says how it ended. It may be called once Done is closed.
+	End() end
+}
+
+// end is how an application ended.
+type end struct {
+	code   int       // exit code, or 128+n after signal n
+	signal os.Signal // nil unless a signal ended it
+}
+
+// launcher starts applications with one command line.
+type launcher struct {
+	command        []string
+	dir            string
+	stdin          *os.File
+	stdout, stderr io.Writer
+	shareGroup     bool // no group of its own: the terminal talks to us and it at once
+	signalGroup    bool
+}
+
+// resolve returns the path of the program. The error wraps exec.ErrNotFound or
+// fs.ErrPermission.
+func (l *launcher) resolve() (string, error) {
+	name := l.command[0]
+	if strings.ContainsRune(name, filepath.Separator) || strings.Contains(name, "/") {
+		if !filepath.IsAbs(name) {
+			// The kernel would resolve it after changing to the directory; so do we.
+			abs, err := filepath.Abs(filepath.Join(l.dir, name))
+			if err != nil {
+				return "", err
+			}
+			name = abs
+		}
+	}
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(found)
+}
+
+// start starts the application with env as its whole environment.
+func (l *launcher) start(env []string) (process, error) {
+	program, err := l.resolve()
+	if err != nil {
+		return nil, err
+	}
+	p := &osProcess{
+		cmd: &exec.Cmd{
+			Path: program, Args: l.command, Dir: l.dir, Env: env,
+			Stdout: l.stdout, Stderr: l.stderr,
+			WaitDelay: pipeDelay, SysProcAttr: attributes(l.shareGroup),
+		},
+		ownGroup:    !l.shareGroup,
+		signalGroup: l.signalGroup && !l.shareGroup,
+		done:        make(chan struct{}),
+	}
+	if l.stdin != nil {
+		p.cmd.Stdin = l.stdin
+	}
+	started := make(chan error)
+	go p.live(started)
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// osProcess is a process of the operating system.
+type osProcess struct {
+	cmd         *exec.Cmd
+	ownGroup    bool
+	signalGroup bool
+	done        chan struct{}
+	end         end // written before done is closed
+
+	mu    sync.Mutex
+	group group // its id is ours while reaped is false
+	gone  bool  // the application may have been reaped
+}
+
+// live starts the application, stays until it has ended and cleans up after it. It holds on
+// to one thread: the parent-death signal is tied to the thread that forked.
+func (p *osProcess) live(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	err := p.cmd.Start()
+	p.cmd.Env = nil // not needed any more
+	if err != nil {
+		started <- err
+		return
+	}
+	p.group, err = newGroup(p.cmd.Process, p.ownGroup)
+	if err != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		started <- fmt.Errorf("set up the process group: %w", err)
+		return
+	}
+	started <- nil
+
+	awaitExit(p.cmd.Process.Pid)
+	p.mu.Lock()
+	if p.ownGroup {
+		_ = p.group.kill() // whatever the application left behind
+	}
+	p.gone = true
+	p.mu.Unlock()
+	_ = p.cmd.Wait() // a failed pipe says nothing about how the application ended
+	if p.ownGroup {
+		p.group.awaitEmpty(emptyDelay)
+	}
+	p.group.close()
+	p.end = endOf(p.cmd.ProcessState)
+	close(p.done)
+}
+
+func (p *osProcess) PID() int              { return p.cmd.Process.Pid }
+func (p *osProcess) Done() <-chan struct{} { return p.done }
+func (p *osProcess) End() end              { return p.end }
+
+func (p *osProcess) Signal(sig os.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return os.ErrProcessDone
+	}
+	if p.signalGroup {
+		return p.group.signal(sig)
+	}
+	return signalProcess(p.cmd.Process, sig)
+}
+
+func (p *osProcess) Stop(sig os.Signal) error {
+	if err := p.Signal(sig); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.gone {
+		wake(p.cmd.Process)
+	}
+	return nil
+}
+
+func (p *osProcess) Kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return os.ErrProcessDone
+	}
+	if !p.ownGroup {
+		return p.cmd.Process.Kill()
+	}
+	return p.group.kill()
+}
+
+// endOf returns how a process ended whose state is s, nil when that is not known.
+func endOf(s *os.ProcessState) end {
+	if s == nil {
+		return end{code: unknownCode}
+	}
+	if sig := signalOf(s); sig != nil {
+		return end{code: 128 + signalNumber(sig), signal: sig}
+	}
+	return end{code: s.ExitCode()}
+}
+
+// unknownCode stands for the exit code when another part of the program took it.
+const unknownCode = 255
+
+// ExitError says that the application ended other than with exit code 0.
+type ExitError struct {
+	// Code is its exit code, 1 to 255 on Unix; 128+n when signal n ended it.
+	Code int
+
+	// Signal is what ended it; nil when it exited by itself.
+	Signal os.Signal
+
+	// Killed tells that it was killed because it did not end within Options.Grace.
+	Killed bool
+}
+
+func (e *ExitError) Error() string {
+	switch {
+	case e.Killed:
+		return "the application did not end within the grace period and was killed"
+	case e.Signal != nil:
+		return fmt.Sprintf("the application was ended by signal %q", e.Signal.String())
+	default:
+		return fmt.Sprintf("the application exited with code %d", e.Code)
+	}
+}
+
+// temporaryStart reports whether starting may succeed soon although it just failed with err:
+// the system is short of something, or the program is being replaced.
+func temporaryStart(err error) bool {
+	for _, e := range temporaryStartErrors {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

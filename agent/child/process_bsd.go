@@ -1,0 +1,11 @@
+//go:build unix && !linux && !freebsd
+
+package child
+
+import "syscall"
+
+// attributes of the application: a group of its own unless the terminal has to see one job.
+// There is no parent-death signal here.
+func attributes(shareGroup bool) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: !shareGroup}
+}

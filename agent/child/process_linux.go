@@ -1,0 +1,73 @@
+package child
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes of the application: a group of its own unless the terminal has to see one job,
+// and death together with us.
+func attributes(shareGroup bool) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: !shareGroup, Pdeathsig: syscall.SIGKILL}
+}
+
+// awaitExit returns when the child pid has ended, and leaves it to be reaped.
+func awaitExit(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// groupRuns reports whether the process group has members that are not zombies. A zombie has
+// closed its files and waits only for whoever adopted it.
+func groupRuns(id int) bool {
+	if unix.Kill(-id, 0) != nil {
+		return false
+	}
+	pids, err := processes()
+	if err != nil {
+		return true
+	}
+	for _, pid := range pids {
+		if of, err := unix.Getpgid(pid); err != nil || of != id {
+			continue
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // gone by now
+		}
+		// The name before the state is in parentheses and may contain any of them.
+		if state := stat[bytes.LastIndexByte(stat, ')')+1:]; !bytes.HasPrefix(state, []byte(" Z")) && !bytes.HasPrefix(state, []byte(" X")) {
+			return true
+		}
+	}
+	return false
+}
+
+// processes returns the ids of all processes that this one can see.
+func processes() ([]int, error) {
+	folder, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = folder.Close() }()
+	names, err := folder.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}

@@ -1,0 +1,305 @@
+package child
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	roles["orphans"] = playOrphans
+	roles["orphan-maker"] = playOrphanMaker
+	roles["terminal"] = playTerminal
+}
+
+func TestLinuxApplicationDiesWithItsSupervisor(t *testing.T) {
+	cmd, out := startSupervisor(t, supervised{Role: []string{"serve", "stubborn"}}, nil)
+	pid := out.pid(t, "started", 1)
+	// Threads of the supervisor come and go meanwhile; the application must not mind.
+	time.Sleep(200 * time.Millisecond)
+	if !alive(pid) {
+		t.Fatal("the application died early")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, pid)
+}
+
+func TestLinuxValuesAreInNoCommandLine(t *testing.T) {
+	r := newReal(t, Options{}, "serve")
+	pid := r.out.pid(t, "started", 1)
+	for _, pid := range []int{pid, os.Getpid()} {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || bytes.Contains(line, []byte(marker)) {
+			t.Errorf("%q, %v", line, err)
+		}
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil || !bytes.Contains(env, []byte("P="+marker+"-0\x00")) {
+		t.Errorf("the value is not in the environment: %v", err)
+	}
+	r.cancel()
+	wantCode(t, r.wait(t), 0)
+}
+
+func TestLinuxApplicationHasAGroupOfItsOwn(t *testing.T) {
+	r := newReal(t, Options{}, "serve")
+	pid := r.out.pid(t, "started", 1)
+	if group, err := unix.Getpgid(pid); err != nil || group != pid {
+		t.Errorf("group %d of process %d, %v", group, pid, err)
+	}
+	r.cancel()
+	wantCode(t, r.wait(t), 0)
+}
+
+func TestLinuxNoFilesLeakIntoTheApplication(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "open")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	r := newReal(t, Options{}, "serve")
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.out.pid(t, "started", 1)))
+	if err != nil || len(links) < 3 {
+		t.Fatal(links, err)
+	}
+	for _, link := range links {
+		if target, _ := os.Readlink(link); target == path {
+			t.Errorf("the application has %s", link)
+		}
+	}
+	r.cancel()
+	wantCode(t, r.wait(t), 0)
+}
+
+// playOrphans makes n orphans and waits to be told to end. Half of them leave the group.
+func playOrphans(args []string) int {
+	n, _ := strconv.Atoi(args[0])
+	self, _ := os.Executable()
+	for i := range n {
+		cmd := exec.Command(self, "orphan-maker", strconv.Itoa(i))
+		cmd.Stdout = os.Stdout
+		if err := cmd.Run(); err != nil {
+			say("error", err)
+		}
+	}
+	say("made", n)
+	return playServe(nil)
+}
+
+// playOrphanMaker starts a process that ends soon, and ends before it.
+func playOrphanMaker(args []string) int {
+	i, _ := strconv.Atoi(args[0])
+	cmd := exec.Command("sleep", "0.1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: i%2 == 0}
+	if err := cmd.Start(); err != nil {
+		say("error", err)
+		return 1
+	}
+	say("orphan", cmd.Process.Pid)
+	return 0
+}
+
+func TestLinuxSubreaperReapsOrphansAndNothingElse(t *testing.T) {
+	const orphans = 6
+	cmd, out := startSupervisor(t, supervised{Role: []string{"orphans", strconv.Itoa(orphans)}, Subreaper: true, Hooks: 150}, nil)
+	out.line(t, "made", 1)
+	for i := range orphans {
+		pid := out.pid(t, "orphan", i+1)
+		adopted := false
+		for late := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if err != nil {
+				break // reaped
+			}
+			adopted = adopted || strings.Contains(string(stat), fmt.Sprintf(" %d ", cmd.Process.Pid))
+			if time.Now().After(late) {
+				t.Fatalf("orphan %d is still there: %s", pid, stat)
+			}
+		}
+		if !adopted && i == 0 {
+			t.Logf("orphan %d was never seen as a child of the supervisor", pid)
+		}
+	}
+	if err := cmd.Process.Signal(unix.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	if code := waitCode(t, cmd); code != 42 {
+		t.Errorf("exit code %d: the reaper took the status of the application", code)
+	}
+	if strings.Contains(out.String(), "failed") || strings.Contains(out.String(), "error") {
+		t.Errorf("the reaper took what others wait for:\n%s", out)
+	}
+}
+
+func TestLinuxReaperCollectsAStrangerOnlyAfterSeveralLooks(t *testing.T) {
+	r := &reaper{group: func() (int, int) { return 0, 0 }, log: slogDiscard(), seen: map[int]sighting{}}
+	self, _ := os.Executable()
+	cmd := exec.Command(self, "exit", "5")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(cmd.Process.Pid)
+	for range reapLooks - 1 {
+		if !r.look() {
+			t.Fatal("a zombie was not noticed")
+		}
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("its parent got %v", err)
+	}
+	if r.look() {
+		t.Error("a zombie is noticed that is gone")
+	}
+	cmd = exec.Command(self, "exit", "5")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	awaitExit(cmd.Process.Pid)
+	r.group = func() (int, int) { return cmd.Process.Pid, cmd.Process.Pid }
+	for range reapLooks + 1 {
+		r.look()
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("the application was reaped: %v", err)
+	}
+}
+
+// openTerminal returns both ends of a new terminal.
+func openTerminal(t *testing.T) (outside, inside *os.File) {
+	t.Helper()
+	outside, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = outside.Close() })
+	var n int
+	conn, err := outside.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err2 := conn.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	})
+	if err != nil || err2 != nil {
+		t.Skipf("no terminals here: %v, %v", err, err2)
+	}
+	inside, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	return outside, inside
+}
+
+// playTerminal talks to its terminal.
+func playTerminal([]string) int {
+	signals := make(chan os.Signal, 10)
+	signal.Notify(signals, unix.SIGINT)
+	go func() {
+		for range signals {
+			say("interrupted")
+		}
+	}()
+	foreground, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	say("foreground", foreground == unix.Getpgrp(), err)
+	in := newOutput()
+	done := make(chan struct{})
+	go func() { readLines(os.Stdin, in); close(done) }()
+	for {
+		select {
+		case <-in.written:
+			if strings.Contains(in.String(), "quit\n") {
+				return 7
+			}
+			say("read", strings.TrimSpace(in.String()))
+		case <-done:
+			return 1
+		}
+	}
+}
+
+// inTerminal starts a supervisor that has a terminal.
+func inTerminal(t *testing.T, role ...string) (cmd *exec.Cmd, terminal *os.File, out *output) {
+	t.Helper()
+	outside, inside := openTerminal(t)
+	cmd, _ = startSupervisor(t, supervised{Role: role}, func(cmd *exec.Cmd) {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = inside, inside, inside
+		cmd.Env = append(cmd.Env, "TERM=dumb")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	})
+	_ = inside.Close()
+	out = newOutput()
+	read := make(chan struct{})
+	go func() { readLines(outside, out); close(read) }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = outside.Close(); <-read })
+	return cmd, outside, out
+}
+
+func TestLinuxTerminalWorks(t *testing.T) {
+	cmd, terminal, out := inTerminal(t, "terminal")
+	if got := out.line(t, "foreground", 1); got != "true <nil>" {
+		t.Errorf("in the foreground: %s", got)
+	}
+	if _, err := terminal.WriteString("hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	out.line(t, "read hello", 1)
+	if _, err := terminal.WriteString("\x03"); err != nil { // Ctrl-C
+		t.Fatal(err)
+	}
+	out.line(t, "^Cinterrupted", 1)
+	if _, err := terminal.WriteString("quit\n"); err != nil {
+		t.Fatal(err)
+	}
+	if code := waitCode(t, cmd); code != 7 {
+		t.Errorf("exit code %d, want 7; output %q", code, out)
+	}
+	if n := strings.Count(out.String(), "interrupted"); n != 1 {
+		t.Errorf("Ctrl-C arrived %d times", n)
+	}
+}
+
+func TestLinuxShellInATerminalHasJobControl(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash here")
+	}
+	cmd, terminal, out := inTerminal(t, bash, "--norc", "--noprofile", "-i")
+	for _, line := range []string{
+		"PS1=", "echo result=$((40+2))",
+		"sleep 100", // cut short by Ctrl-C, which must not end the shell or its supervisor
+	} {
+		if _, err := terminal.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out.line(t, "result=42", 1)
+	time.Sleep(300 * time.Millisecond) // until sleep runs
+	for _, line := range []string{"\x03", "\n", "echo after=$?\n", "sleep 101 &\n", "jobs; kill %1; wait; echo jobs-done=$?\n", "exit 3\n"} {
+		if _, err := terminal.WriteString(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out.line(t, "after=130", 1)
+	out.line(t, "jobs-done=", 1)
+	if code := waitCode(t, cmd); code != 3 {
+		t.Errorf("exit code %d, want 3; output %q", code, out)
+	}
+	if strings.Contains(out.String(), "no job control") {
+		t.Errorf("the shell complains: %q", out)
+	}
+}

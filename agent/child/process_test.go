@@ -1,0 +1,680 @@
+//go:build unix
+
+package child
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a test waits for something that should happen at once.
+const patience = 10 * time.Second
+
+func init() {
+	roles["env"] = playEnv
+	roles["exit"] = playExit
+	roles["serve"] = playServe
+	roles["parent"] = playParent
+	roles["supervise"] = playSupervise
+}
+
+// playEnv prints the environment as JSON.
+func playEnv([]string) int {
+	out, _ := json.Marshal(os.Environ())
+	fmt.Printf("%s\n", out)
+	return 0
+}
+
+// playExit ends with the code, or by the signal, that it is told.
+func playExit(args []string) int {
+	if sig, ok := strings.CutPrefix(args[0], "signal "); ok {
+		n, _ := strconv.Atoi(sig)
+		_ = unix.Kill(os.Getpid(), syscall.Signal(n))
+		select {}
+	}
+	code, _ := strconv.Atoi(args[0])
+	return code
+}
+
+// playServe prints what happens to it and runs until it is told to end. With "stubborn" it
+// does not listen.
+func playServe(args []string) int {
+	signals := make(chan os.Signal, 10)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	say("started", os.Getpid(), os.Getenv("P"))
+	for sig := range signals {
+		say("got", sig)
+		if slices.Contains(args, "stubborn") {
+			continue
+		}
+		switch sig {
+		case unix.SIGTERM:
+			return 0
+		case unix.SIGUSR2:
+			return 42
+		}
+	}
+	return 0
+}
+
+// playParent starts a stubborn descendant and does as playServe.
+func playParent(args []string) int {
+	self, _ := os.Executable()
+	cmd := exec.Command(self, "serve", "stubborn")
+	cmd.Stdout = os.Stdout
+	if err := cmd.Start(); err != nil {
+		say("error", err)
+		return 1
+	}
+	say("descendant", cmd.Process.Pid)
+	if slices.Contains(args, "leave") {
+		return 0
+	}
+	return playServe(args)
+}
+
+func say(words ...any) { _, _ = os.Stdout.WriteString(fmt.Sprintln(words...)) }
+
+// supervised says what playSupervise runs.
+type supervised struct {
+	Role      []string
+	Values    map[string]string
+	Subreaper bool
+	Hooks     int // processes that the supervisor runs beside the application
+}
+
+const supervisedVariable = "SECRETAGENT_TEST_SUPERVISED"
+
+// playSupervise is a program that does nothing but supervise.
+func playSupervise([]string) int {
+	var what supervised
+	if err := json.Unmarshal([]byte(os.Getenv(supervisedVariable)), &what); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	self, _ := os.Executable()
+	command := append([]string{self}, what.Role...)
+	if !slices.Contains([]string{"env", "exit", "serve", "parent", "terminal", "orphans"}, what.Role[0]) {
+		command = what.Role
+	}
+	s, err := New(newSource(what.Values), Options{
+		Command: command, Subreaper: what.Subreaper, Grace: time.Second,
+		Env:   []Variable{{Name: "P", Ref: ref("s")}},
+		Deny:  []string{supervisedVariable},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	signals := make(chan os.Signal, 10)
+	signal.Notify(signals, ForwardedSignals()...)
+	go func() {
+		for sig := range signals {
+			_ = s.Signal(sig)
+		}
+	}()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(context.Background()) }()
+	for range what.Hooks {
+		if err := exec.Command(self, "exit", "0").Run(); err != nil {
+			say("hook failed:", err)
+		}
+	}
+	err = <-ended
+	var exit *ExitError
+	switch {
+	case errors.As(err, &exit):
+		return exit.Code
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// output collects the lines that an application prints.
+type output struct {
+	mu      sync.Mutex
+	text    []byte
+	written chan struct{}
+}
+
+func newOutput() *output { return &output{written: make(chan struct{}, 1)} }
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	o.text = append(o.text, b...)
+	o.mu.Unlock()
+	select {
+	case o.written <- struct{}{}:
+	default:
+	}
+	return len(b), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.text)
+}
+
+// line waits for the nth line that starts with prefix and returns the rest of it.
+func (o *output) line(t *testing.T, prefix string, nth int) string {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		seen := 0
+		all := o.String()
+		for l := range strings.Lines(all[:strings.LastIndexByte(all, '\n')+1]) {
+			if rest, ok := strings.CutPrefix(strings.TrimRight(l, "\r\n"), prefix); ok {
+				if seen++; seen == nth {
+					return strings.TrimSpace(rest)
+				}
+			}
+		}
+		select {
+		case <-o.written:
+		case <-late:
+			t.Fatalf("no %q (%d) in %q", prefix, nth, all)
+		}
+	}
+}
+
+func (o *output) pid(t *testing.T, prefix string, nth int) int {
+	t.Helper()
+	word, _, _ := strings.Cut(o.line(t, prefix, nth), " ")
+	pid, err := strconv.Atoi(word)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// real is a supervisor of a real process.
+type real struct {
+	*Supervisor
+	src    *fakeSource
+	out    *output
+	log    *output
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func newReal(t *testing.T, opts Options, role ...string) *real {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &real{src: newSource(map[string]string{"s": marker + "-0"}), out: newOutput(), log: newOutput(), done: make(chan error, 1)}
+	if opts.Command == nil {
+		opts.Command = append([]string{self}, role...)
+	}
+	if opts.Env == nil {
+		opts.Env = []Variable{{Name: "P", Ref: ref("s")}}
+	}
+	if opts.Stdout == nil {
+		opts.Stdout = r.out
+	}
+	opts.Debounce = 10 * time.Millisecond
+	opts.Stderr = r.log
+	opts.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if r.Supervisor, err = New(r.src, opts); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r.cancel = cancel
+	go func() { r.done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if strings.Contains(r.log.String(), marker) {
+			t.Errorf("a value shows in the log:\n%s", r.log)
+		}
+	})
+	return r
+}
+
+// wait returns what Run returned.
+func (r *real) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-r.done:
+		if err != nil && strings.Contains(err.Error(), marker) {
+			t.Errorf("a value shows in %v", err)
+		}
+		return err
+	case <-time.After(patience):
+		t.Fatalf("Run has not returned; output %q, log\n%s", r.out, r.log)
+		return nil
+	}
+}
+
+func wantCode(t *testing.T, err error, code int) *ExitError {
+	t.Helper()
+	var exit *ExitError
+	if code == 0 {
+		if err != nil {
+			t.Errorf("ended with %v, want code 0", err)
+		}
+		return nil
+	}
+	if !errors.As(err, &exit) || exit.Code != code {
+		t.Errorf("ended with %v, want code %d", err, code)
+		return &ExitError{}
+	}
+	return exit
+}
+
+// gone waits until a process has ended. Zombies count as ended: their parent is none of the
+// test's business.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	for late := time.Now().Add(patience); alive(pid); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("process %d is still there", pid)
+		}
+	}
+}
+
+func alive(pid int) bool {
+	if unix.Kill(pid, 0) != nil {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return runtime.GOOS != "linux"
+	}
+	_, state, _ := bytes.Cut(stat, []byte(") "))
+	return len(state) > 0 && state[0] != 'Z' && state[0] != 'X'
+}
+
+func TestProcessHasExactlyTheEnvironmentPromised(t *testing.T) {
+	t.Setenv("TEST_ALLOWED", "yes")
+	t.Setenv("TEST_DENIED", "no")
+	t.Setenv("P", "inherited, but replaced")
+	t.Setenv("NOTIFY_SOCKET", "@none")
+	for name, c := range map[string]struct {
+		opts Options
+		want func() []string
+	}{
+		"pristine": {Options{Pristine: true}, func() []string { return []string{"P=" + marker + "-0"} }},
+		"allow and deny": {Options{Pristine: true, Allow: []string{"TEST_*"}, Deny: []string{"*_DENIED"}},
+			func() []string { return []string{"P=" + marker + "-0", "TEST_ALLOWED=yes"} }},
+		"inherited": {Options{Deny: []string{"TEST_D*"}}, func() []string {
+			want := []string{"P=" + marker + "-0"}
+			for _, pair := range os.Environ() {
+				if name, _, _ := strings.Cut(pair, "="); name != "P" && name != "TEST_DENIED" && name != "NOTIFY_SOCKET" {
+					want = append(want, pair)
+				}
+			}
+			slices.Sort(want)
+			return want
+		}},
+		"spread": {Options{Pristine: true, Env: []Variable{{Name: "PATH", Ref: ref("path")}},
+			EnvFrom: []Spread{{Ref: ref("json"), Prefix: "DB_", Case: UpperCase}}},
+			func() []string { return []string{"DB_PASSWORD=" + marker + "\n$x", "DB_PORT=5432", "PATH=/named"} }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			self, _ := os.Executable()
+			out := newOutput()
+			c.opts.Command, c.opts.Stdout = []string{self, "env"}, out
+			if c.opts.Env == nil {
+				c.opts.Env = []Variable{{Name: "P", Ref: ref("s")}}
+			}
+			s, err := New(newSource(map[string]string{
+				"s": marker + "-0", "path": "/named", "json": `{"password":"` + marker + `\n$x","port":5432}`,
+			}), c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
+				t.Fatal(err)
+			}
+			if slices.Sort(got); !slices.Equal(got, c.want()) {
+				t.Errorf("got  %q\nwant %q", got, c.want())
+			}
+		})
+	}
+}
+
+func TestProcessPasswordChangeRestarts(t *testing.T) {
+	r := newReal(t, Options{}, "serve")
+	if got := r.out.line(t, "started", 1); !strings.HasSuffix(got, " "+marker+"-0") {
+		t.Fatalf("started with %q", got)
+	}
+	first := r.out.pid(t, "started", 1)
+	r.src.set("s", marker+"-0") // unchanged
+	time.Sleep(100 * time.Millisecond)
+	r.src.set("s", marker+"-1")
+	if got := r.out.line(t, "started", 2); !strings.HasSuffix(got, " "+marker+"-1") {
+		t.Fatalf("started again with %q", got)
+	}
+	if got := r.out.line(t, "got", 1); got != "terminated" {
+		t.Errorf("the first one got %q", got)
+	}
+	gone(t, first)
+	if s := r.Status(); s.Restarts != 1 || s.PID != r.out.pid(t, "started", 2) {
+		t.Errorf("%+v", s)
+	}
+	r.cancel()
+	wantCode(t, r.wait(t), 0)
+	if n := strings.Count(r.out.String(), "started"); n != 2 {
+		t.Errorf("started %d times, want 2", n)
+	}
+}
+
+func TestProcessExitCodeIsPassedOn(t *testing.T) {
+	for _, c := range []struct {
+		how  string
+		code int
+		sig  os.Signal
+	}{{"0", 0, nil}, {"1", 1, nil}, {"42", 42, nil}, {"255", 255, nil}, {"signal 9", 137, unix.SIGKILL}, {"signal 15", 143, unix.SIGTERM}} {
+		exit := wantCode(t, newReal(t, Options{}, "exit", c.how).wait(t), c.code)
+		if exit != nil && (exit.Signal != c.sig || exit.Killed) {
+			t.Errorf("%s: %+v", c.how, exit)
+		}
+	}
+}
+
+func TestProcessSignals(t *testing.T) {
+	t.Run("SIGTERM is passed on and ends it", func(t *testing.T) {
+		r := newReal(t, Options{}, "serve")
+		r.out.line(t, "started", 1)
+		if err := r.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, r.wait(t), 0)
+		r.out.line(t, "got terminated", 1)
+	})
+	t.Run("SIGUSR1 is passed on and changes nothing", func(t *testing.T) {
+		r := newReal(t, Options{}, "serve")
+		r.out.line(t, "started", 1)
+		if err := r.Signal(unix.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		r.out.line(t, "got user defined signal 1", 1)
+		if s := r.Status(); s.State != Running {
+			t.Errorf("%+v", s)
+		}
+		r.cancel()
+		wantCode(t, r.wait(t), 0)
+	})
+	t.Run("another stop signal", func(t *testing.T) {
+		r := newReal(t, Options{StopSignal: unix.SIGUSR2}, "serve")
+		r.out.line(t, "started", 1)
+		r.cancel()
+		wantCode(t, r.wait(t), 42)
+	})
+	t.Run("a change is signalled", func(t *testing.T) {
+		r := newReal(t, Options{OnChange: SignalChild}, "serve")
+		r.out.line(t, "started", 1)
+		r.src.set("s", marker+"-1")
+		r.out.line(t, "got hangup", 1)
+		r.cancel()
+		wantCode(t, r.wait(t), 0)
+	})
+	t.Run("a suspended application can be stopped", func(t *testing.T) {
+		r := newReal(t, Options{Grace: patience}, "serve")
+		r.out.line(t, "started", 1)
+		if err := r.Signal(unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		r.cancel()
+		wantCode(t, r.wait(t), 0)
+	})
+	t.Run("the whole group when asked", func(t *testing.T) {
+		r := newReal(t, Options{SignalGroup: true}, "parent")
+		r.out.line(t, "started", 2)
+		if err := r.Signal(unix.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		r.out.line(t, "got user defined signal 1", 2)
+		r.cancel()
+		wantCode(t, r.wait(t), 0)
+	})
+}
+
+func TestProcessThatIgnoresTheStopSignalIsKilled(t *testing.T) {
+	r := newReal(t, Options{Grace: 200 * time.Millisecond}, "serve", "stubborn")
+	pid := r.out.pid(t, "started", 1)
+	begin := time.Now()
+	r.cancel()
+	exit := wantCode(t, r.wait(t), 137)
+	if took := time.Since(begin); took < 200*time.Millisecond || exit.Signal != unix.SIGKILL || !exit.Killed {
+		t.Errorf("%+v after %v", exit, took)
+	}
+	r.out.line(t, "got terminated", 1)
+	gone(t, pid)
+}
+
+func TestProcessDescendantsAreKilled(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, r *real){
+		"after a stop":            func(t *testing.T, r *real) { r.cancel(); wantCode(t, r.wait(t), 0) },
+		"after it ends by itself": func(t *testing.T, r *real) { _ = r.Signal(unix.SIGUSR2); wantCode(t, r.wait(t), 42) },
+		"after a kill":            func(t *testing.T, r *real) { _ = r.Signal(os.Kill); wantCode(t, r.wait(t), 137) },
+		"before a restart": func(t *testing.T, r *real) {
+			old := r.out.pid(t, "descendant", 1)
+			r.src.set("s", marker+"-1")
+			r.out.line(t, "descendant", 2)
+			if alive(old) {
+				t.Error("the new application met descendants of the old one")
+			}
+			r.out.line(t, "started", 4)
+			r.cancel()
+			wantCode(t, r.wait(t), 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReal(t, Options{}, "parent")
+			pid := r.out.pid(t, "descendant", 1)
+			r.out.line(t, "started", 2) // both
+			end(t, r)
+			gone(t, pid)
+		})
+	}
+	t.Run("when it leaves them behind", func(t *testing.T) {
+		r := newReal(t, Options{}, "parent", "leave")
+		wantCode(t, r.wait(t), 0)
+		gone(t, r.out.pid(t, "descendant", 1))
+	})
+}
+
+func TestProcessOutputToAFileIsHandedOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	wantCode(t, newReal(t, Options{Stdout: f, Pristine: true}, "env").wait(t), 0)
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != `["P=`+marker+`-0"]`+"\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestProcessInput(t *testing.T) {
+	in, feed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	r := newReal(t, Options{Command: []string{"cat"}, Stdin: in})
+	_, _ = io.WriteString(feed, "hello\n")
+	r.out.line(t, "hello", 1)
+	_ = feed.Close()
+	wantCode(t, r.wait(t), 0)
+	if r.Interactive() {
+		t.Error("a pipe passes for a terminal")
+	}
+}
+
+func TestProcessWorkingDirectory(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "app.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\npwd\necho pwd=$PWD arg=$1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PWD", "/")
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newReal(t, Options{Command: []string{"./app.sh", "a b"}, Dir: dir})
+	wantCode(t, r.wait(t), 0)
+	if r.out.line(t, real, 1); r.out.line(t, "pwd="+dir, 1) != "arg=a b" {
+		t.Errorf("%q", r.out)
+	}
+}
+
+func TestProcessThatCannotBeStarted(t *testing.T) {
+	dir := t.TempDir()
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := filepath.Join(dir, "broken")
+	if err := os.WriteFile(broken, []byte("\x7fELF, but no more"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		opts Options
+		want error
+	}{
+		"a program that is nowhere":       {Options{Command: []string{"no-such-program"}}, exec.ErrNotFound},
+		"a path that is nowhere":          {Options{Command: []string{"./no-such-program"}, Dir: dir}, fs.ErrNotExist},
+		"a file that is not executable":   {Options{Command: []string{plain}}, fs.ErrPermission},
+		"a folder":                        {Options{Command: []string{dir}}, unix.EISDIR},
+		"a file that is not a program":    {Options{Command: []string{broken}}, unix.ENOEXEC},
+		"a working directory that is not": {Options{Command: []string{"/bin/sh"}, Dir: filepath.Join(dir, "x")}, fs.ErrNotExist},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := newReal(t, c.opts).wait(t); !errors.Is(err, c.want) {
+				t.Errorf("Run returned %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestParseSignalOfUnix(t *testing.T) {
+	for in, want := range map[string]os.Signal{"SIGUSR1": unix.SIGUSR1, "hup": unix.SIGHUP, "WINCH": unix.SIGWINCH, "15": unix.SIGTERM, "34": syscall.Signal(34)} {
+		if got, err := ParseSignal(in); err != nil || got != want {
+			t.Errorf("ParseSignal(%q) = %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, sig := range ForwardedSignals() {
+		switch sig {
+		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGKILL, unix.SIGSTOP:
+			t.Errorf("%v is forwarded", sig)
+		}
+	}
+}
+
+// startSupervisor runs the test binary as a supervisor, a process that can be killed.
+func startSupervisor(t *testing.T, what supervised, change func(*exec.Cmd)) (*exec.Cmd, *output) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if what.Values == nil {
+		what.Values = map[string]string{"s": marker + "-0"}
+	}
+	encoded, err := json.Marshal(what)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "supervise")
+	cmd.Env = append(os.Environ(), supervisedVariable+"="+string(encoded))
+	cmd.WaitDelay = time.Second
+	out := newOutput()
+	if change != nil {
+		change(cmd)
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout, cmd.Stderr = out, out
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd, out
+}
+
+// waitCode waits for a supervisor and returns its exit code.
+func waitCode(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode()
+	case <-time.After(patience):
+		_ = cmd.Process.Kill()
+		t.Fatal("the supervisor has not ended")
+		return 0
+	}
+}
+
+func TestSupervisorAsAProgram(t *testing.T) {
+	cmd, out := startSupervisor(t, supervised{Role: []string{"serve"}}, nil)
+	out.line(t, "started", 1)
+	for i, name := range []string{"HUP", "USR1", "INT"} {
+		sig, err := ParseSignal(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		out.line(t, "got "+sig.String(), 1)
+		out.line(t, "got", i+1)
+	}
+	if err := cmd.Process.Signal(unix.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	if code := waitCode(t, cmd); code != 42 {
+		t.Errorf("exit code %d, want that of the application", code)
+	}
+}
+
+// readLines copies lines from r to out until it ends.
+func readLines(r io.Reader, out *output) {
+	for s := bufio.NewReader(r); ; {
+		line, err := s.ReadString('\n')
+		_, _ = out.Write([]byte(line))
+		if err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package child
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	reapInterval = time.Second            // between looks that count
+	reapPause    = 100 * time.Millisecond // at least between looks, whatever happens
+	reapLooks    = 3                      // after so many a stranger is nobody's child but ours
+)
+
+// reaper collects the orphans that the kernel hands to this process.
+type reaper struct {
+	// group returns the application, which is not the reaper's business, and the id of its
+	// group; zeros when there is none.
+	group func() (leader, id int)
+	log   *slog.Logger
+
+	interval time.Duration    // between looks that count
+	seen     map[int]sighting // :: process id of a zombie → how often it was found
+}
+
+// sighting is what is known about a zombie that may be somebody else's child.
+type sighting struct {
+	looks int       // that found it and count
+	last  time.Time // of them
+}
+
+// startReaper starts a reaper when this process has to be one. The returned function stops
+// it and waits for that.
+func startReaper(subreaper bool, group func() (leader, id int), log *slog.Logger) (stop func(), err error) {
+	if !subreaper && os.Getpid() != 1 {
+		return func() {}, nil
+	}
+	if subreaper {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("become the reaper of orphans: %w", err)
+		}
+	}
+	r := &reaper{group: group, log: log, interval: reapInterval, seen: map[int]sighting{}}
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, unix.SIGCHLD)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.run(ctx, children)
+	}()
+	return func() {
+		signal.Stop(children)
+		cancel()
+		<-done
+		if subreaper {
+			_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+		}
+	}, nil
+}
+
+func (r *reaper) run(ctx context.Context, children <-chan os.Signal) {
+	again := time.NewTimer(0) // orphans may be there already
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-children:
+		case <-again.C:
+		}
+		if r.look() {
+			again.Reset(reapInterval)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(reapPause):
+		}
+	}
+}
+
+// look reaps what it may and reports whether zombies were left for a later look.
+func (r *reaper) look() (again bool) {
+	pids, err := processes()
+	if err != nil {
+		r.log.Warn("cannot look for orphans", "error", err)
+		return true
+	}
+	leader, group := r.group()
+	now := time.Now()
+	still := map[int]sighting{}
+	for _, pid := range pids {
+		if pid == leader || !isZombieChild(pid) {
+			continue
+		}
+		if of, err := unix.Getpgid(pid); group == 0 || err != nil || of != group {
+			seen := r.seen[pid]
+			if now.Sub(seen.last) >= r.interval {
+				seen = sighting{seen.looks + 1, now}
+			}
+			if seen.looks < reapLooks {
+				still[pid] = seen
+				continue
+			}
+		}
+		var status unix.WaitStatus
+		if got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil); err == nil && got == pid {
+			r.log.Debug("orphan reaped", "pid", pid)
+		}
+	}
+	r.seen = still
+	return len(still) > 0
+}
+
+// isZombieChild reports whether pid is a child of ours that has ended and is not reaped yet.
+func isZombieChild(pid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo != 0
+}
