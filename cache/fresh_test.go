@@ -497,7 +497,7 @@ func TestLimitsChangeAtRunTime(t *testing.T) {
 		if err := c.SetLimits(cache.Limits{TTL: -1, Pins: []cache.Pin{{}}}); err == nil {
 			t.Fatal("bad limits are accepted")
 		}
-		time.Sleep(1) // uses in the same instant have no order
+		time.Sleep(time.Nanosecond) // uses in the same instant have no order
 		wantAnswer(t, look(t, c, "s1"), "x", upstream.Hit)
 
 		limits.MaxEntries = 3
