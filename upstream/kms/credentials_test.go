@@ -64,10 +64,12 @@ func newIssuer(t *testing.T) (*issuer, kms.Endpoint) {
 	// The library makes a new transport for each request and leaves its connection open.
 	i.uri.Config.SetKeepAlivesEnabled(false)
 	i.sts.Config.SetKeepAlivesEnabled(false)
-	fakeIMDS.Store(i.uri.URL)
 	i.rotate()
 	return i, plain(ln.Addr())
 }
+
+// metadata makes i the metadata service of this process.
+func (i *issuer) metadata() { fakeIMDS.Store(i.uri.URL) }
 
 // rotate gives out another credential from now on.
 func (i *issuer) rotate() {
@@ -172,6 +174,7 @@ func clean(t *testing.T) {
 func TestEveryTypeOfCredential(t *testing.T) {
 	clean(t)
 	i, endpoint := newIssuer(t)
+	i.metadata()
 	dir := t.TempDir()
 	id, secretFile := write(t, dir, "id", keyID+"\n"), write(t, dir, "secret", keySecret+"\n")
 	oidc := write(t, dir, "oidc", "MARKER-oidc")
@@ -235,6 +238,7 @@ func TestCredentialOptionsNameTheProblem(t *testing.T) {
 func TestSourcesThatGiveNothing(t *testing.T) {
 	clean(t)
 	i, endpoint := newIssuer(t)
+	i.metadata()
 	dir := t.TempDir()
 	sts := strings.TrimPrefix(i.sts.URL, "https://")
 	other := write(t, dir, "other", "MARKER-other")
@@ -324,7 +328,6 @@ func hammer(t *testing.T, client *kms.Client, names []string, stop <-chan struct
 // Credentials rotate while eight workers read. First they are renewed before they end, from
 // a source that takes its time; then they are revoked without notice.
 func TestRotationUnderLoad(t *testing.T) {
-	clean(t)
 	const slow = 300 * time.Millisecond // a whole renewal
 	for _, c := range []struct {
 		name  string
@@ -339,9 +342,13 @@ func TestRotationUnderLoad(t *testing.T) {
 			return kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "r", AccessKeyID: keyID, AccessKeySecretFile: write(t, dir, "s", keySecret),
 				STSEndpoint: strings.TrimPrefix(i.sts.URL, "https://")}
 		}},
-		{"metadata service", 4, func(*issuer) kms.CredentialOptions { return kms.CredentialOptions{Type: "ecs_ram_role"} }},
+		{"metadata service", 4, func(i *issuer) kms.CredentialOptions {
+			i.metadata()
+			return kms.CredentialOptions{Type: "ecs_ram_role"}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			i, endpoint := newIssuer(t)
 			// The library renews what has three minutes left or less; so it does at every check.
 			i.set(func(i *issuer) { i.lifetime, i.delay = 2*time.Minute, slow/time.Duration(c.trips) })
@@ -394,6 +401,7 @@ func TestSourceOutageAndRecovery(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			clean(t)
 			i, endpoint := newIssuer(t)
+			i.metadata()
 			o := kms.CredentialOptions{Type: kind}
 			switch kind {
 			case "credentials_uri":
@@ -474,6 +482,7 @@ func (l *lockedBuffer) String() string {
 func TestChangedFilesArePickedUp(t *testing.T) {
 	clean(t)
 	i, endpoint := newIssuer(t)
+	i.metadata()
 	dir := t.TempDir()
 	put := func(name, id, value string) {
 		t.Helper()

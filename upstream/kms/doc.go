@@ -85,7 +85,8 @@
 // twice the quota. Too short a TTL is not an error, only late: the service sees half again its
 // quota and grants all of it.
 //
-// Budget and breaker do not apply to a unix socket, whose other side is our own agent.
+// Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
+// socket that nobody serves is tried once.
 //
 // # Credentials
 //

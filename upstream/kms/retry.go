@@ -174,6 +174,8 @@ func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) 
 	var out outcome
 	if t.endpoint.local() {
 		out = try()
+		// Nobody listens: our own agent does not run, and waiting does not start it.
+		out.quit = out.quit || out.fault && !out.lost && !c.tour.open()
 	} else {
 		if out.err = p.breaker.refusal(); out.err == nil {
 			if out.err = p.budget.wait(ctx, deadline); out.err == nil {

@@ -228,7 +228,13 @@ func TestUnreachable(t *testing.T) {
 	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("TCP: %v", err)
 	}
-	_, err = connect(t, impatient(kms.Endpoint{Socket: t.TempDir() + "/none.sock"})).GetSecretValue(t.Context(), ref("app/db"))
+	attempts := 0
+	_, err = connect(t, kms.Options{
+		Endpoints: []kms.Endpoint{{Socket: t.TempDir() + "/none.sock"}}, Observe: func(kms.Observation) { attempts++ },
+	}).GetSecretValue(t.Context(), ref("app/db"))
+	if attempts != 1 {
+		t.Errorf("a socket that nobody serves was tried %d times", attempts)
+	}
 	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("socket: %v", err)
 	}
