@@ -1,0 +1,348 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"secretagent/agent/child"
+	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
+	"secretagent/cache"
+	"secretagent/render"
+	"secretagent/upstream/kmsserver"
+)
+
+// stopTimeout bounds how long requests that run at shutdown may take to finish.
+const stopTimeout = 10 * time.Second
+
+// errChildEnded takes the agent down after the supervised application ended well.
+var errChildEnded = errors.New("the application has ended")
+
+// Deps are what an [Agent] gets from outside its configuration.
+type Deps struct {
+	// Logger gets what happens, never a value. Nil discards.
+	Logger *slog.Logger
+
+	// Version of the program, for metrics and status.
+	Version string
+
+	// Stderr gets the audit log when it is configured to go there. Nil means os.Stderr.
+	Stderr io.Writer
+}
+
+func (d Deps) withDefaults() Deps {
+	if d.Logger == nil {
+		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	if d.Stderr == nil {
+		d.Stderr = os.Stderr
+	}
+	return d
+}
+
+// Agent is a whole agent. Its methods are safe for concurrent use.
+type Agent struct {
+	deps Deps
+	cfg  *config.Config
+	log  *slog.Logger
+
+	backend  *backend
+	cache    *cache.Cache
+	renderer *render.Renderer
+	endpoint *endpoint.Server
+	api      *kmsserver.Server  // nil: no KMS API
+	audit    *endpoint.AuditLog // nil: no audit log
+	child    *child.Supervisor  // nil: no application to supervise
+	metrics  *metrics
+	renders  renderCounts
+
+	endpointListeners []net.Listener
+	apiListeners      []apiListener
+
+	undo    cleanups
+	started atomic.Bool
+}
+
+// New builds an agent and opens everything it needs, listeners included. It starts no
+// goroutine that outlives an error: when New fails, nothing is left open. The caller runs the
+// agent with [Agent.Run] or drops it with [Agent.Close]. It blocks for as long as it takes to open
+// the database and write its seed; ctx can end that.
+func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err error) {
+	// One straight function on purpose: each step uses what the steps before it made, and
+	// what needs undoing is registered as soon as it exists.
+	deps = deps.withDefaults()
+	a := &Agent{deps: deps, cfg: cfg, log: deps.Logger, metrics: newMetrics(deps.Version)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.undo.run(a.log))
+		}
+	}()
+
+	if err := hardenProcess(cfg.Process, a.log); err != nil {
+		return nil, err
+	}
+
+	if a.backend, err = openBackend(ctx, cfg, a.log, a.metrics.observeCall); err != nil {
+		return nil, err
+	}
+	a.undo.add("upstream", a.backend.close)
+
+	if a.cache, err = cache.New(a.backend, cacheOptions(cfg, a.log)); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	a.undo.add("cache", a.cache.Close)
+	if a.backend.store != nil {
+		cancel := a.backend.store.OnChange(a.cache.Invalidate)
+		a.undo.add("change notices", func() error { cancel(); return nil })
+	}
+
+	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
+		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil); err != nil {
+			return nil, err
+		}
+	}
+
+	renderOptions := renderOptions(cfg, a.log)
+	renderOptions.Observe = a.renders.observe
+	if a.child != nil {
+		renderOptions.Signal = a.child.Signal
+	}
+	if a.renderer, err = render.New(a.cache, renderOptions); err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+
+	if a.audit, err = openAudit(cfg.Endpoint.Audit, deps.Stderr, a.log); err != nil {
+		return nil, err
+	}
+	if a.audit != nil {
+		a.undo.add("audit log", a.audit.Close)
+	}
+	callers, err := loadCallers(&cfg.Endpoint, a.log)
+	if err != nil {
+		return nil, err
+	}
+	endpointOptions, err := a.endpointOptions(callers)
+	if err != nil {
+		return nil, err
+	}
+	if a.endpoint, err = endpoint.New(a.cache, endpointOptions); err != nil {
+		return nil, err
+	}
+	if a.endpointListeners, err = listenEndpoint(&cfg.Endpoint, a.log); err != nil {
+		return nil, err
+	}
+	for _, ln := range a.endpointListeners {
+		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
+	}
+
+	if cfg.Upstream.Local != nil {
+		if err := a.openAPI(&cfg.Upstream.Local.API); err != nil {
+			return nil, err
+		}
+	}
+	a.metrics.registry.MustRegister(collector{a})
+	return a, nil
+}
+
+// openAPI makes the KMS API of the built-in backend and its listeners.
+func (a *Agent) openAPI(api *config.API) (err error) {
+	if api.Socket == "" && api.Listen == "" {
+		return nil
+	}
+	keys, err := loadAccessKeys(api.AccessKeys)
+	if err != nil {
+		return err
+	}
+	a.api, err = kmsserver.New(a.backend, kmsserver.Options{AccessKeys: keys, Logger: a.log.With("part", "kms-api")})
+	if err != nil {
+		return err
+	}
+	a.apiListeners, err = listenAPI(api)
+	for _, ln := range a.apiListeners {
+		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
+	}
+	return err
+}
+
+// Addrs returns where the endpoint listens: TCP first, then the unix socket, as far as they
+// are configured.
+func (a *Agent) Addrs() []net.Addr {
+	var addrs []net.Addr
+	for _, ln := range a.endpointListeners {
+		addrs = append(addrs, ln.Addr())
+	}
+	return addrs
+}
+
+// APIAddrs returns where the KMS API of the built-in backend listens: the unix socket first,
+// then TCP, as far as they are configured.
+func (a *Agent) APIAddrs() []net.Addr {
+	var addrs []net.Addr
+	for _, ln := range a.apiListeners {
+		addrs = append(addrs, ln.Addr())
+	}
+	return addrs
+}
+
+// Close drops an agent that was never run.
+func (a *Agent) Close() error {
+	if a.started.Swap(true) {
+		return nil // Run takes everything down itself
+	}
+	return a.undo.run(a.log)
+}
+
+// Run serves until ctx ends or a part fails, takes everything down, and returns the failure;
+// nil after ctx ended. It may be called once.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	if a.started.Swap(true) {
+		return errors.New("agent: Run was called twice")
+	}
+	defer func() { err = errors.Join(err, a.undo.run(a.log)) }()
+
+	// The parts that answer others stop first, those that they need go on until then.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	outer, outerCtx := errgroup.WithContext(ctx)
+	base, baseCtx := errgroup.WithContext(inner)
+
+	base.Go(func() error { return a.cache.Run(baseCtx) })
+	base.Go(func() error { return a.backend.run(baseCtx) })
+	outer.Go(func() error { // a base part that dies takes the outer ones with it
+		select {
+		case <-baseCtx.Done():
+			return context.Cause(baseCtx)
+		case <-outerCtx.Done():
+			return nil
+		}
+	})
+	for _, ln := range a.endpointListeners {
+		outer.Go(func() error { return ignore(a.endpoint.Serve(ln), endpoint.ErrServerClosed) })
+	}
+	for _, ln := range a.apiListeners {
+		outer.Go(func() error { return ignore(a.api.Serve(ln.Listener, ln.access), kmsserver.ErrServerClosed) })
+	}
+	outer.Go(func() error { return a.renderer.Run(outerCtx) })
+	if a.child != nil {
+		outer.Go(func() error {
+			if err := a.child.Run(outerCtx); err != nil {
+				return err
+			}
+			return errChildEnded
+		})
+	}
+	outer.Go(func() error { return a.start(outerCtx) })
+	outer.Go(func() error {
+		<-outerCtx.Done()
+		a.log.Info("stopping")
+		notify(a.log, notifyStopping)
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		a.shutdown(stopCtx)
+		return nil
+	})
+
+	err = ignore(outer.Wait(), errChildEnded)
+	stopInner()
+	return errors.Join(err, base.Wait())
+}
+
+// start fetches what is declared while the agent already serves, and says when it is there.
+func (a *Agent) start(ctx context.Context) error {
+	for _, addr := range a.Addrs() {
+		a.log.Info("serving", "network", addr.Network(), "address", addr.String())
+	}
+	for _, ln := range a.apiListeners {
+		a.log.Info("serving the KMS API", "network", ln.Addr().Network(), "address", ln.Addr().String(), "signed", ln.access == kmsserver.Signed)
+	}
+	notify(a.log, notifyReady)
+	if err := a.cache.Warm(ctx); err != nil && ctx.Err() == nil {
+		// The cache goes on trying; /ready and this line say what is missing.
+		a.log.Warn("declared secrets are missing", "err", err)
+	}
+	return nil
+}
+
+func (a *Agent) shutdown(ctx context.Context) {
+	for _, s := range []struct {
+		name string
+		stop func(context.Context) error
+	}{{"endpoint", a.endpoint.Shutdown}, {"kms-api", a.shutdownAPI}} {
+		if err := s.stop(ctx); err != nil {
+			a.log.Warn("requests were cut off", "part", s.name, "err", err)
+		}
+	}
+}
+
+func (a *Agent) shutdownAPI(ctx context.Context) error {
+	if a.api == nil {
+		return nil
+	}
+	return a.api.Shutdown(ctx)
+}
+
+// readiness says which declared secrets and rendered files are missing.
+func (a *Agent) readiness() endpoint.Readiness {
+	var problems []endpoint.Problem
+	for _, m := range a.cache.Missing() {
+		problems = append(problems, endpoint.Problem{
+			Subject: "secret " + m.Ref.String(), SecretName: m.Ref.SecretName, Reason: m.Err.Error(),
+		})
+	}
+	_, reasons := a.renderer.Ready()
+	for _, reason := range reasons {
+		subject, reason, _ := strings.Cut(reason, ": ")
+		if len(a.cfg.Endpoint.Callers) > 0 {
+			reason = "not in order; the log says why" // the reason can name secrets of other callers
+		}
+		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason})
+	}
+	return endpoint.Readiness{Ready: len(problems) == 0, Problems: problems}
+}
+
+// cleanups are named steps that undo what was opened, last first.
+type cleanups []cleanup
+
+type cleanup struct {
+	name string
+	undo func() error
+}
+
+func (c *cleanups) add(name string, undo func() error) { *c = append(*c, cleanup{name, undo}) }
+
+// run undoes everything once and joins what went wrong, each with its name.
+func (c *cleanups) run(log *slog.Logger) error {
+	var errs []error
+	for i := len(*c) - 1; i >= 0; i-- {
+		step := (*c)[i]
+		if err := step.undo(); err != nil {
+			log.Error("closing failed", "part", step.name, "err", err)
+			errs = append(errs, fmt.Errorf("close %s: %w", step.name, err))
+		}
+	}
+	*c = nil
+	return errors.Join(errs...)
+}
+
+// closeListener closes ln unless its server already has.
+func closeListener(ln net.Listener) func() error {
+	return func() error { return ignore(ln.Close(), net.ErrClosed) }
+}
+
+// ignore returns err unless it is target.
+func ignore(err, target error) error {
+	if errors.Is(err, target) {
+		return nil
+	}
+	return err
+}

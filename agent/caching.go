@@ -1,0 +1,48 @@
+package agent
+
+import (
+	"log/slog"
+
+	"secretagent/agent/config"
+	"secretagent/cache"
+)
+
+// cacheOptions turns the configuration into that of the cache.
+func cacheOptions(cfg *config.Config, log *slog.Logger) cache.Options {
+	opts := cache.Options{
+		Limits:       cacheLimits(cfg),
+		FetchTimeout: cfg.Endpoint.LookupTimeout,
+		Logger:       log.With("part", "cache"),
+	}
+	if a := cfg.Upstream.Alibaba; a != nil {
+		// The client gives up by itself, and says why.
+		opts.FetchTimeout = max(opts.FetchTimeout, a.Deadline)
+		opts.MaxFetches = a.MaxConcurrent
+	}
+	if s := cfg.Cache.Sealed; s != nil {
+		opts.Sealed = &cache.Sealed{Path: string(s.Path), Keyring: string(s.Keyring), MaxBytes: int64(s.MaxBytes)}
+	}
+	return opts
+}
+
+// cacheLimits are the settings of the cache that can change while it works.
+func cacheLimits(cfg *config.Config) cache.Limits {
+	limits := cache.Limits{
+		TTL:         cfg.Cache.TTL,
+		MaxStale:    cfg.Cache.MaxStale,
+		NegativeTTL: cfg.Cache.NegativeTTL,
+		MaxEntries:  cfg.Cache.MaxEntries,
+		MaxBytes:    int64(cfg.Cache.MaxBytes),
+	}
+	// Zero means "off" in the configuration and "the default" in the cache.
+	if limits.MaxStale == 0 {
+		limits.MaxStale = cache.Never
+	}
+	if limits.NegativeTTL == 0 {
+		limits.NegativeTTL = cache.Never
+	}
+	for _, s := range cfg.Secrets {
+		limits.Pins = append(limits.Pins, cache.Pin{Ref: s.Name, TTL: s.TTL})
+	}
+	return limits
+}

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
+	"secretagent/upstream/kmsserver"
+)
+
+// maxTokenFile is far more than any token.
+const maxTokenFile = 4096
+
+// loadCallers returns who may ask the endpoint: the configured callers or, without any, whoever
+// holds the token of the agent. Token files that are missing are created.
+func loadCallers(cfg *config.Endpoint, log *slog.Logger) ([]endpoint.Caller, error) {
+	if len(cfg.Callers) == 0 {
+		token, err := loadToken(string(cfg.TokenFile), log)
+		if err != nil {
+			return nil, fmt.Errorf("endpoint.tokenFile: %w", err)
+		}
+		return []endpoint.Caller{endpoint.DefaultCaller(token)}, nil
+	}
+	var callers []endpoint.Caller
+	var errs []error
+	for _, c := range cfg.Callers {
+		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets}
+		if c.TokenFile != "" {
+			token, err := loadToken(string(c.TokenFile), log)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("endpoint.callers: %s: tokenFile: %w", c.Name, err))
+				continue
+			}
+			caller.Tokens = []endpoint.Token{token}
+		}
+		callers = append(callers, caller)
+	}
+	return callers, errors.Join(errs...)
+}
+
+func ids(configured []int) []uint32 {
+	var out []uint32
+	for _, id := range configured {
+		out = append(out, uint32(id))
+	}
+	return out
+}
+
+// loadToken reads a token file and creates it, 0600 in a folder of 0700, where it is missing.
+func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
+	text, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = createToken(path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return endpoint.Token{}, err
+		}
+		log.Info("token created", "file", path)
+		text, err = readSmall(path)
+	}
+	if err != nil {
+		return endpoint.Token{}, err
+	}
+	token, err := endpoint.NewToken(text)
+	if err != nil {
+		return endpoint.Token{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 {
+		log.Warn("everyone on this host can read the token", "file", path, "fix", "chmod o-r "+path)
+	}
+	return token, nil
+}
+
+func readSmall(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxTokenFile {
+		return nil, fmt.Errorf("%s: must be a plain file of at most %d bytes", path, maxTokenFile)
+	}
+	return os.ReadFile(path)
+}
+
+// createToken writes a random token of 256 bits. The file appears with its content: an
+// application that waits for it never reads half of it.
+func createToken(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".token-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails
+	_, err = f.WriteString(hex.EncodeToString(random[:]) + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path) // refuses to replace a file that came in between
+}
+
+// loadAccessKeys reads the secrets of the KMS API's access keys, and creates missing ones.
+func loadAccessKeys(configured []config.AccessKey) ([]kmsserver.AccessKey, error) {
+	var keys []kmsserver.AccessKey
+	var errs []error
+	for _, k := range configured {
+		secret, err := kmsserver.LoadAccessKeySecret(string(k.SecretFile))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("upstream.local.api.accessKeys: %s: %w", k.ID, err))
+			continue
+		}
+		keys = append(keys, kmsserver.AccessKey{ID: k.ID, Secret: secret, Actions: k.Actions, Secrets: k.Secrets})
+	}
+	return keys, errors.Join(errs...)
+}

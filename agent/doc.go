@@ -1,0 +1,29 @@
+// Package agent is the running agent: it builds every part from a checked configuration, owns
+// their goroutines, and takes them down again in order.
+//
+//	a, err := agent.New(cfg, agent.Deps{Logger: logger, Version: version})
+//	if err != nil { … }          // nothing is left open
+//	err = a.Run(ctx)             // until ctx ends, or a part fails
+//
+// [New] opens everything that can fail, the listeners among them, but serves nothing: a taken
+// port or an unreadable keyring is an error from New. [Agent.Run] starts the goroutines; the
+// death of any of them ends all of them, visibly. It is the only package that knows which
+// upstream was chosen.
+//
+// # The order of things
+//
+// The endpoint answers as soon as Run starts, before any secret was fetched: a lookup that
+// comes early waits for its own fetch. Declared secrets are fetched at the same time; /ready
+// says what is still missing. On the way down, running requests and hooks finish first, within
+// a bound, then the cache writes what it has not written, then the database closes.
+//
+// # Design notes
+//
+// When endpoint.callers are configured, they are everybody: the token of endpoint.tokenFile
+// then opens nothing. The alternative, a master token beside the callers, would undo the least
+// privilege that the callers are there for.
+//
+// The seed of the built-in backend never touches a secret that exists, not even one that is
+// scheduled for deletion: it is there for demonstrations and tests, and must not undo what
+// somebody did on purpose.
+package agent

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"secretagent/agent/child"
+	"secretagent/agent/config"
+	"secretagent/cache"
+	"secretagent/upstream/local"
+)
+
+// ExitError says that a supervised application ended other than with exit code 0.
+type ExitError = child.ExitError
+
+// Child is an application with secrets in its environment, without the rest of the agent: no
+// endpoint and no files. It reads the upstream itself, or through the agent that already runs
+// on the same built-in backend.
+type Child struct {
+	supervisor *child.Supervisor
+	cache      *cache.Cache
+	undo       cleanups
+	deps       Deps
+}
+
+// NewChild prepares cfg.Exec, with command in place of its own when that is not empty. The
+// caller runs it with [Child.Run].
+func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []string) (_ *Child, err error) {
+	c := &Child{deps: deps.withDefaults()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.undo.run(c.deps.Logger))
+		}
+	}()
+	if err := hardenProcess(cfg.Process, c.deps.Logger); err != nil {
+		return nil, err
+	}
+	manager, closeManager, err := OpenManager(ctx, cfg, c.deps.Logger)
+	if err != nil {
+		return nil, err
+	}
+	c.undo.add("upstream", closeManager)
+	opts := cacheOptions(cfg, c.deps.Logger)
+	opts.Sealed = nil // it belongs to the agent proper, one at a time
+	opts.Pins = nil   // only what the application needs
+	if c.cache, err = cache.New(manager, opts); err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	c.undo.add("cache", c.cache.Close)
+	if store, ok := manager.(*local.Store); ok {
+		cancel := store.OnChange(c.cache.Invalidate)
+		c.undo.add("change notices", func() error { cancel(); return nil })
+	}
+	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command)
+	return c, err
+}
+
+// newSupervisor prepares the application of cfg, which may be nil, over the standard streams of
+// this process.
+func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string) (*child.Supervisor, error) {
+	var opts child.Options
+	if cfg != nil {
+		var err error
+		if opts, err = childOptions(cfg, deps.Logger); err != nil {
+			return nil, err
+		}
+	}
+	if len(command) > 0 {
+		opts.Command = command
+	}
+	opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
+	supervisor, err := child.New(source, opts)
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	return supervisor, nil
+}
+
+// Signal passes a signal on to the application; see [child.Supervisor.Signal].
+func (c *Child) Signal(sig os.Signal) error { return c.supervisor.Signal(sig) }
+
+// Interactive tells that the terminal sends its signals to the application by itself.
+func (c *Child) Interactive() bool { return c.supervisor.Interactive() }
+
+// Run runs the application until it ends: nil after exit code 0, an [*ExitError] after
+// another end. When ctx ends the application is asked to.
+func (c *Child) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, c.undo.run(c.deps.Logger)) }()
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	base, baseCtx := errgroup.WithContext(inner)
+	base.Go(func() error { return c.cache.Run(baseCtx) })
+	err = c.supervisor.Run(ctx)
+	stop()
+	return errors.Join(err, base.Wait())
+}

@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+
+	"secretagent/agent/config"
+	"secretagent/cache"
+	"secretagent/render"
+)
+
+// renderOptions turns the configuration into that of the renderer.
+func renderOptions(cfg *config.Config, log *slog.Logger) render.Options {
+	opts := render.Options{
+		Root:     string(cfg.Render.Root),
+		StateDir: string(cfg.Render.StateDir),
+		Timeout:  cfg.Endpoint.LookupTimeout,
+		Logger:   log.With("part", "render"),
+	}
+	if len(cfg.Templates) == 0 && len(cfg.Sets) == 0 {
+		opts.StateDir = "" // nothing to remember
+	}
+	for i := range cfg.Templates {
+		t := &cfg.Templates[i]
+		opts.Targets = append(opts.Targets, render.Target{
+			Content:     content(&t.Content),
+			Destination: string(t.Destination),
+			Mode:        t.Mode.Perm(),
+			User:        string(t.User),
+			Group:       string(t.Group),
+			Backup:      t.Backup,
+			OnRemoved:   render.OnRemoved(t.OnRemoved),
+			NoSync:      !t.Sync,
+			Wait:        render.Wait{Min: t.Wait.Min, Max: t.Wait.Max},
+			Splay:       t.Splay,
+			Hook:        hook(t.Hook),
+		})
+	}
+	for i := range cfg.Sets {
+		s := &cfg.Sets[i]
+		set := render.Set{
+			Directory: string(s.Directory),
+			Mode:      s.Mode.Perm(),
+			User:      string(s.User),
+			Group:     string(s.Group),
+			OnRemoved: render.OnRemoved(s.OnRemoved),
+			NoSync:    !s.Sync,
+			Wait:      render.Wait{Min: s.Wait.Min, Max: s.Wait.Max},
+			Splay:     s.Splay,
+			Hook:      hook(s.Hook),
+		}
+		for j := range s.Files {
+			f := &s.Files[j]
+			set.Files = append(set.Files, render.SetFile{
+				Content: content(&f.Content), Name: f.Name,
+				Mode: f.Mode.Perm(), User: string(f.User), Group: string(f.Group),
+			})
+		}
+		opts.Sets = append(opts.Sets, set)
+	}
+	return opts
+}
+
+func content(c *config.Content) render.Content {
+	out := render.Content{
+		Source: string(c.Source), Contents: c.Contents,
+		LeftDelim: c.LeftDelim, RightDelim: c.RightDelim,
+		Format: render.Format(c.Format),
+	}
+	for _, s := range c.Secrets {
+		secret := render.FormatSecret{Ref: s.Name, Key: s.Key, Field: s.Field, Prefix: s.Prefix, UpperCase: s.Case == "upper"}
+		for field, name := range s.Keys {
+			secret.Pick = append(secret.Pick, field)
+			if name == "" {
+				continue // keeps its name
+			}
+			if secret.Rename == nil {
+				secret.Rename = map[string]string{}
+			}
+			secret.Rename[field] = name
+		}
+		out.Secrets = append(out.Secrets, secret)
+	}
+	return out
+}
+
+func hook(h *config.Hook) *render.Hook {
+	if h == nil {
+		return nil
+	}
+	out := &render.Hook{Command: h.Command, Timeout: h.Timeout}
+	if s := h.Signal; s != nil {
+		out.PIDFile, out.Child, out.Signal = string(s.PIDFile), s.Child, s.Name
+	}
+	if c := h.HTTP; c != nil {
+		out.URL, out.Method = c.URL, c.Method
+	}
+	return out
+}
+
+// RenderOptions choose what [RenderOnce] does.
+type RenderOptions struct {
+	// Partial publishes what could be rendered although something else could not.
+	Partial bool
+
+	// NoHooks runs no hooks and owes none.
+	NoHooks bool
+}
+
+// RenderOnce renders the configured files once, without serving anything, and returns what it
+// could not do, joined. It blocks until everything is rendered or has failed, or ctx ends.
+func RenderOnce(ctx context.Context, cfg *config.Config, deps Deps, opts RenderOptions) (err error) {
+	return withRenderer(ctx, cfg, deps, opts, func(r *render.Renderer) error { return r.RenderOnce(ctx) })
+}
+
+// withRenderer calls fn with a renderer that reads the upstream as a command does.
+func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts RenderOptions, fn func(*render.Renderer) error) (err error) {
+	deps = deps.withDefaults()
+	manager, closeManager, err := OpenManager(ctx, cfg, deps.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeManager()) }()
+	cacheOpts := cacheOptions(cfg, deps.Logger)
+	cacheOpts.Sealed = nil // it belongs to the agent, which may be running
+	cacheOpts.Pins = nil
+	c, err := cache.New(manager, cacheOpts)
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	renderOpts := renderOptions(cfg, deps.Logger)
+	renderOpts.Partial, renderOpts.NoHooks = opts.Partial, opts.NoHooks
+	r, err := render.New(c, renderOpts)
+	if err != nil {
+		return err
+	}
+	return fn(r)
+}
+
+// renderCounts counts what the renderer did, for metrics.
+type renderCounts struct {
+	mu     sync.Mutex
+	counts map[renderOutcome]uint64
+}
+
+// renderOutcome is one way in which a render or a hook can end.
+type renderOutcome struct{ kind, outcome string }
+
+func (o renderOutcome) help() string {
+	if o.kind == "hooks" {
+		return "Runs of hooks, by outcome."
+	}
+	return "Attempts to bring a rendered file up to date, by outcome."
+}
+
+func (c *renderCounts) observe(e render.Event) {
+	key := renderOutcome{"renders", "unchanged"}
+	if e.Hook {
+		key = renderOutcome{"hooks", "succeeded"}
+	} else if e.Changed {
+		key.outcome = "published"
+	}
+	if e.Err != nil {
+		key.outcome = "failed"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[renderOutcome]uint64{}
+	}
+	c.counts[key]++
+}
+
+func (c *renderCounts) snapshot() map[renderOutcome]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.counts)
+}

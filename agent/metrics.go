@@ -1,0 +1,234 @@
+package agent
+
+import (
+	"io"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"secretagent/upstream/kms"
+)
+
+// metrics is what the agent shows at /metrics. Parts that count for themselves are read when
+// somebody scrapes, so that the lookup path pays nothing for being seen; only upstream calls,
+// which are rare and slow, are observed as they happen.
+//
+// Labels take their values from closed sets, operations, codes and outcomes, or from the
+// configuration. What clients ask for never becomes a label.
+type metrics struct {
+	registry *prometheus.Registry
+
+	upstreamCalls   *prometheus.CounterVec   // by operation and code
+	upstreamSeconds *prometheus.HistogramVec // by operation
+}
+
+func newMetrics(version string) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		upstreamCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretagent_upstream_calls_total",
+			Help: "Attempts to call Alibaba Cloud KMS, by operation and code; the code is OK or that of the KMS API.",
+		}, []string{"operation", "code"}),
+		upstreamSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "secretagent_upstream_call_duration_seconds",
+			Help:    "Duration of attempts to call Alibaba Cloud KMS.",
+			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5},
+		}, []string{"operation"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "secretagent_build_info",
+		Help:        "Always 1; the labels say what is running.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// observeCall counts one attempt of the cloud client.
+func (m *metrics) observeCall(o kms.Observation) {
+	code := o.Code
+	if code == "" {
+		code = "OK"
+	}
+	m.upstreamCalls.WithLabelValues(o.Op, code).Inc()
+	m.upstreamSeconds.WithLabelValues(o.Op).Observe(o.Took.Seconds())
+}
+
+// write writes the Prometheus text format.
+func (m *metrics) write(w io.Writer) error {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return err
+	}
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collector reads the parts of an agent when somebody scrapes.
+type collector struct{ agent *Agent }
+
+// Describe sends nothing: which series exist depends on what happened so far.
+func (c collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads every part once.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := sink{ch}
+	c.endpoint(s)
+	c.cache(s)
+	c.files(s)
+	c.backend(s)
+}
+
+func (c collector) endpoint(s sink) {
+	e := c.agent.endpoint.Stats()
+	const lookups, lookupsHelp = "secretagent_endpoint_lookups_total", "Values answered, by how the cache came by them; not_modified are answers without a value."
+	s.counter(lookups, lookupsHelp, e.Hits, "result", "hit")
+	s.counter(lookups, lookupsHelp, e.Misses, "result", "miss")
+	s.counter(lookups, lookupsHelp, e.Stale, "result", "stale")
+	s.counter(lookups, lookupsHelp, e.NotModified, "result", "not_modified")
+	for code, n := range e.Refused {
+		s.counter("secretagent_endpoint_refusals_total", "Requests that the guard or a limit refused, by code.", n, "code", code)
+	}
+	for code, n := range e.Failed {
+		s.counter("secretagent_endpoint_errors_total", "Requests answered with an error of the upstream, by code.", n, "code", code)
+	}
+	s.counter("secretagent_endpoint_batches_total", "Batch requests.", e.Batches)
+	s.counter("secretagent_endpoint_reports_total", "Reports of refused values.", e.Reports)
+	s.counter("secretagent_endpoint_waits_total", "Clients that began to wait for a change.", e.Waits)
+	s.gauge("secretagent_endpoint_connections", "Open connections that do not wait.", float64(e.Connections))
+	s.gauge("secretagent_endpoint_connections_limit", "The limit of connections.", float64(c.agent.cfg.Endpoint.MaxConnections))
+	s.gauge("secretagent_endpoint_waiting_clients", "Clients that wait for a change.", float64(e.Waiting))
+	s.gauge("secretagent_endpoint_waiting_clients_limit", "The limit of waiting clients.", float64(c.agent.cfg.Endpoint.MaxWaiting))
+	s.counter("secretagent_endpoint_connections_evicted_total", "Connections closed to make room for others.", e.Evicted)
+	s.counter("secretagent_endpoint_connections_timed_out_total", "Connections closed because they did not move.", e.TimedOut)
+	s.counter("secretagent_endpoint_panics_total", "Defects caught while answering.", e.Panics)
+	if c.agent.audit != nil {
+		s.counter("secretagent_audit_lines_failed_total", "Audit lines that could not be written.", c.agent.audit.Failed())
+	}
+}
+
+func (c collector) cache(s sink) {
+	st := c.agent.cache.Stats()
+	const lookups, lookupsHelp = "secretagent_cache_lookups_total", "Lookups by every reader (endpoint, templates, child), by how they ended."
+	s.counter(lookups, lookupsHelp, st.Hits, "result", "hit")
+	s.counter(lookups, lookupsHelp, st.Misses, "result", "miss")
+	s.counter(lookups, lookupsHelp, st.Negative, "result", "negative")
+	s.counter(lookups, lookupsHelp, st.Errors, "result", "error")
+	for reason, n := range st.Stale {
+		s.counter("secretagent_cache_stale_answers_total", "Values served past their lifetime, by the code of the failure.", n, "reason", reason)
+	}
+	for outcome, n := range st.Fetches {
+		s.counter("secretagent_cache_fetches_total", "Calls to the upstream, by what they found.", n, "outcome", outcome.String())
+	}
+	s.counter("secretagent_cache_evictions_total", "Values pushed out by newer ones.", st.Evictions)
+	s.counter("secretagent_cache_oversized_total", "Values too large to be kept.", st.Oversized)
+	s.counter("secretagent_cache_forced_refreshes_throttled_total", "Refreshes that clients asked for beyond the limit.", st.Throttled)
+	const entries, entriesHelp = "secretagent_cache_entries", "Values held; pinned are declared or subscribed to and never evicted."
+	s.gauge(entries, entriesHelp, float64(st.Entries), "kind", "lru")
+	s.gauge(entries, entriesHelp, float64(st.Pinned), "kind", "pinned")
+	const bytes, bytesHelp = "secretagent_cache_bytes", "What the values held cost."
+	s.gauge(bytes, bytesHelp, float64(st.Bytes), "kind", "lru")
+	s.gauge(bytes, bytesHelp, float64(st.PinnedBytes), "kind", "pinned")
+	s.gauge("secretagent_cache_entries_limit", "The limit of entries of kind lru.", float64(c.agent.cfg.Cache.MaxEntries))
+	s.gauge("secretagent_cache_bytes_limit", "The limit of bytes of kind lru.", float64(c.agent.cfg.Cache.MaxBytes))
+	s.gauge("secretagent_cache_negative_entries", "Remembered refusals, such as not found.", float64(st.Remembered))
+	s.gauge("secretagent_cache_fetches_in_flight", "Calls to the upstream under way or in line.", float64(st.Flights))
+	s.gauge("secretagent_cache_waiting_lookups", "Lookups that wait for one.", float64(st.Waiting))
+	s.gauge("secretagent_cache_refreshes_scheduled", "Refreshes that are planned.", float64(st.Scheduled))
+	s.gauge("secretagent_cache_subscriptions", "Live subscriptions.", float64(st.Subscriptions))
+	s.gauge("secretagent_cache_upstream_outage", "1 while the upstream as a whole is taken to be down.", boolean(st.Outage != ""))
+	if c.agent.cfg.Cache.Sealed != nil {
+		s.gauge("secretagent_cache_sealed_open", "1 while the sealed cache is in use, 0 when it was given up.", boolean(st.Sealed.Open))
+		s.gauge("secretagent_cache_sealed_records", "Values in the sealed cache.", float64(st.Sealed.Records))
+		s.gauge("secretagent_cache_sealed_bytes", "Size of the values in the sealed cache.", float64(st.Sealed.Bytes))
+		s.gauge("secretagent_cache_sealed_pending", "Changes not yet written to the sealed cache.", float64(st.Sealed.Pending))
+		s.counter("secretagent_cache_sealed_refused_total", "Records refused at start: damaged, foreign or too old.", uint64(st.Sealed.Refused))
+		s.counter("secretagent_cache_sealed_errors_total", "Failed writes of the sealed cache.", uint64(st.Sealed.Errors))
+	}
+	c.declared(s)
+}
+
+// declared shows the secrets that the configuration names, which bounds the series.
+func (c collector) declared(s sink) {
+	now := time.Now()
+	for _, e := range c.agent.cache.Entries() {
+		if !e.Pinned {
+			continue
+		}
+		ref := e.Ref.String()
+		s.gauge("secretagent_secret_available", "1 while a value of the declared secret is held.", boolean(e.VersionID != ""), "secret", ref)
+		s.gauge("secretagent_secret_refresh_failures", "Failed refreshes of the declared secret in a row.", float64(e.Failures), "secret", ref)
+		if !e.FetchedAt.IsZero() {
+			s.gauge("secretagent_secret_age_seconds", "Time since the upstream last confirmed the declared secret.", now.Sub(e.FetchedAt).Seconds(), "secret", ref)
+		}
+		if !e.NextRefresh.IsZero() {
+			s.gauge("secretagent_secret_next_refresh_seconds", "Time until the declared secret is refreshed.", max(0, e.NextRefresh.Sub(now).Seconds()), "secret", ref)
+		}
+	}
+}
+
+func (c collector) files(s sink) {
+	for outcome, n := range c.agent.renders.snapshot() {
+		s.counter("secretagent_render_"+outcome.kind+"_total", outcome.help(), n, "outcome", outcome.outcome)
+	}
+	s.gauge("secretagent_ready", "1 when every declared secret is held and every file is in order.", boolean(c.agent.readiness().Ready))
+}
+
+func (c collector) backend(s sink) {
+	if store := c.agent.backend.store; store != nil {
+		st := store.Stats()
+		s.counter("secretagent_local_reads_total", "Read transactions of the built-in backend.", st.Reads)
+		s.counter("secretagent_local_writes_total", "Write operations of the built-in backend.", st.Writes)
+		s.counter("secretagent_local_commits_total", "Commits of the built-in backend; fewer than writes when writers share one.", st.Commits)
+		s.counter("secretagent_local_purged_total", "Secrets removed after their deletion window.", st.Purged)
+		s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.Queued))
+		s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.QueueLimit))
+	}
+	if cloud := c.agent.backend.cloud; cloud != nil {
+		st := cloud.Status()
+		for _, state := range []string{"closed", "open", "half-open"} {
+			s.gauge("secretagent_upstream_breaker_state", "1 for the state that the breaker is in.", boolean(st.Breaker.State == state), "state", state)
+		}
+		s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
+		s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
+		s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
+		for _, e := range st.Endpoints {
+			s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
+		}
+	}
+}
+
+// sink makes constant metrics. Labels are name and value in turn.
+type sink struct{ ch chan<- prometheus.Metric }
+
+func (s sink) counter(name, help string, n uint64, labels ...string) {
+	s.send(prometheus.CounterValue, name, help, float64(n), labels)
+}
+
+func (s sink) gauge(name, help string, v float64, labels ...string) {
+	s.send(prometheus.GaugeValue, name, help, v, labels)
+}
+
+func (s sink) send(kind prometheus.ValueType, name, help string, v float64, labels []string) {
+	var names, values []string
+	for i := 0; i+1 < len(labels); i += 2 {
+		names, values = append(names, labels[i]), append(values, labels[i+1])
+	}
+	s.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, v, values...)
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,196 @@
+package agent
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os/user"
+	"strconv"
+
+	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
+	"secretagent/upstream/kmsserver"
+)
+
+// endpointOptions turns the configuration into that of the endpoint.
+func (a *Agent) endpointOptions(callers []endpoint.Caller) (endpoint.Options, error) {
+	cfg := &a.cfg.Endpoint
+	format, err := endpoint.ParseFormat(cfg.Format)
+	if err != nil {
+		return endpoint.Options{}, fmt.Errorf("endpoint.format: %w", err)
+	}
+	return endpoint.Options{
+		Callers:        callers,
+		TokenHeaders:   cfg.Headers,
+		PathPrefix:     cfg.PathPrefix,
+		Format:         format,
+		AllowedHosts:   cfg.AllowedHosts,
+		MaxConnections: cfg.MaxConnections,
+		MaxWaiters:     cfg.MaxWaiting,
+		MaxWait:        cfg.MaxWait,
+		RequestTimeout: cfg.RequestTimeout,
+		LookupTimeout:  cfg.LookupTimeout,
+		IdleTimeout:    cfg.IdleTimeout,
+		Ready:          a.readiness,
+		Metrics:        a.metrics.write,
+		Audit:          a.audit,
+		Logger:         a.log.With("part", "endpoint"),
+	}, nil
+}
+
+// listenEndpoint opens the endpoint's listeners: TCP first, then the unix socket.
+func listenEndpoint(cfg *config.Endpoint, log *slog.Logger) (listeners []net.Listener, err error) {
+	if cfg.Listen == "" && cfg.Socket == "" {
+		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only")
+	}
+	if cfg.Listen != "" {
+		opts := endpoint.TCPOptions{Address: cfg.Listen, AllowNonLoopback: cfg.AllowNonLoopback}
+		if t := cfg.TLS; t != nil {
+			opts.TLS, err = endpoint.LoadTLS(endpoint.TLSOptions{
+				CertFile: string(t.CertFile), KeyFile: string(t.KeyFile), ClientCAFile: string(t.ClientCAFile),
+			}, func(err error) {
+				log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
+			})
+			if err != nil {
+				return nil, fmt.Errorf("endpoint.tls: %w", err)
+			}
+		}
+		ln, err := endpoint.ListenTCP(opts)
+		if err != nil {
+			return nil, fmt.Errorf("endpoint.listen: %w", err)
+		}
+		listeners = append(listeners, ln)
+	}
+	if cfg.Socket != "" {
+		ln, err := listenEndpointSocket(cfg)
+		if err != nil {
+			for _, open := range listeners {
+				err = errors.Join(err, open.Close())
+			}
+			return nil, err
+		}
+		listeners = append(listeners, ln)
+	}
+	return listeners, nil
+}
+
+func listenEndpointSocket(cfg *config.Endpoint) (net.Listener, error) {
+	owner, err := accountID(cfg.SocketUser, func(name string) (string, error) {
+		u, err := user.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		return u.Uid, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("endpoint.socketUser: %w", err)
+	}
+	group, err := accountID(cfg.SocketGroup, func(name string) (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("endpoint.socketGroup: %w", err)
+	}
+	ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: string(cfg.Socket), Mode: cfg.SocketMode.Perm(), Owner: owner, Group: group})
+	if err != nil {
+		return nil, fmt.Errorf("endpoint.socket: %w", err)
+	}
+	return ln, nil
+}
+
+// accountID returns the number of a user or group that is given by name or number; nil for
+// none.
+func accountID(account config.Account, lookup func(name string) (id string, err error)) (*int, error) {
+	if account == "" {
+		return nil, nil
+	}
+	id, err := strconv.Atoi(string(account))
+	if err != nil {
+		text, err := lookup(string(account))
+		if err != nil {
+			return nil, err
+		}
+		if id, err = strconv.Atoi(text); err != nil {
+			return nil, fmt.Errorf("%s has no number on this operating system", account)
+		}
+	}
+	return &id, nil
+}
+
+// apiListener is a listener of the KMS API and who may call over it.
+type apiListener struct {
+	net.Listener
+	access kmsserver.Access
+}
+
+// listenAPI opens the listeners of the built-in backend's KMS API: the unix socket first, then
+// TCP.
+func listenAPI(cfg *config.API) (listeners []apiListener, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, open := range listeners {
+			err = errors.Join(err, open.Close())
+		}
+		listeners = nil
+	}()
+	if cfg.Socket != "" {
+		ln, err := kmsserver.ListenUnix(string(cfg.Socket))
+		if err != nil {
+			return listeners, fmt.Errorf("upstream.local.api.socket: %w", err)
+		}
+		listeners = append(listeners, apiListener{ln, kmsserver.Trusted})
+	}
+	if cfg.Listen != "" {
+		tlsConfig, err := apiTLS(cfg.TLS)
+		if err != nil {
+			return listeners, fmt.Errorf("upstream.local.api.tls: %w", err)
+		}
+		ln, err := kmsserver.ListenTCP(cfg.Listen, tlsConfig)
+		if err != nil {
+			return listeners, fmt.Errorf("upstream.local.api.listen: %w", err)
+		}
+		listeners = append(listeners, apiListener{ln, kmsserver.Signed})
+	}
+	return listeners, nil
+}
+
+func apiTLS(cfg *config.TLS) (*tls.Config, error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	t, err := endpoint.LoadTLS(endpoint.TLSOptions{
+		CertFile: string(cfg.CertFile), KeyFile: string(cfg.KeyFile), ClientCAFile: string(cfg.ClientCAFile),
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return t.Config(), nil
+}
+
+// openAudit opens the audit log; nil when none is configured.
+func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*endpoint.AuditLog, error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	opts := endpoint.AuditOptions{
+		Sample:  cfg.Sample,
+		OnError: func(err error) { log.Error("the audit log cannot be written", "part", "endpoint", "err", err) },
+	}
+	if cfg.File == "" {
+		return endpoint.NewAuditLog(stderr, opts), nil
+	}
+	audit, err := endpoint.OpenAuditLog(string(cfg.File), opts)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint.audit.file: %w", err)
+	}
+	return audit, nil
+}

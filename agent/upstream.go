@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"time"
+
+	"secretagent/agent/config"
+	"secretagent/upstream"
+	"secretagent/upstream/kms"
+	"secretagent/upstream/local"
+)
+
+// backend is the chosen upstream as the agent needs it.
+type backend struct {
+	upstream.Manager
+
+	store *local.Store // nil: not the built-in backend
+	cloud *kms.Client  // nil: not the cloud
+	close func() error
+}
+
+// openBackend opens the upstream of cfg. The built-in backend gets its seed.
+func openBackend(ctx context.Context, cfg *config.Config, log *slog.Logger, observe func(kms.Observation)) (*backend, error) {
+	if cfg.Upstream.Alibaba != nil {
+		return openCloud(cfg.Upstream.Alibaba, log, observe)
+	}
+	store, err := openStore(cfg.Upstream.Local, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := seed(ctx, store, cfg.Upstream.Local.Seed, log); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return &backend{Manager: store, store: store, close: store.Close}, nil
+}
+
+// run does what the backend does in the background, until ctx ends.
+func (b *backend) run(ctx context.Context) error {
+	if b.store == nil {
+		return nil
+	}
+	return b.store.Run(ctx)
+}
+
+// OpenManager opens the upstream of cfg for a command: the cloud, or the built-in backend,
+// over the socket of the agent that runs on it or, when none runs, by opening its files. The
+// caller closes it.
+//
+// An error wraps [upstream.ErrUnavailable] when the backend is there but in use.
+func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ upstream.Manager, close func() error, _ error) {
+	if cfg.Upstream.Alibaba != nil {
+		b, err := openCloud(cfg.Upstream.Alibaba, log, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return b.Manager, b.close, nil
+	}
+	socket := string(cfg.Upstream.Local.API.Socket)
+	running, err := answers(ctx, socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	if running {
+		client, err := kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
+		if err != nil {
+			return nil, nil, err
+		}
+		return client, client.Close, nil
+	}
+	store, err := openStore(cfg.Upstream.Local, log)
+	switch {
+	case errors.Is(err, local.ErrLocked) && socket == "":
+		return nil, nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
+	case errors.Is(err, local.ErrLocked):
+		return nil, nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
+	case err != nil:
+		return nil, nil, err
+	}
+	return store, store.Close, nil
+}
+
+// Store is the built-in backend, for commands on its keyring.
+type Store = local.Store
+
+// OpenStore opens the files of the built-in backend. It fails while an agent runs on them,
+// with an error that wraps [upstream.ErrUnavailable].
+func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
+	store, err := openStore(cfg, log)
+	if errors.Is(err, local.ErrLocked) {
+		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}
+	}
+	return store, err
+}
+
+// answers reports whether somebody serves the unix socket. That it is not there, or that
+// nobody serves it any more, is no error; that we may not open it is one, because then
+// somebody else's agent does.
+func answers(ctx context.Context, socket string) (bool, error) {
+	if socket == "" {
+		return false, nil
+	}
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	switch {
+	case err == nil:
+		return true, conn.Close()
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case errors.Is(err, fs.ErrPermission):
+		return false, &upstream.Error{Message: socket + ": no permission to open the socket; an agent of another user serves it", Err: upstream.ErrAccessDenied}
+	}
+	return false, nil
+}
+
+func openStore(cfg *config.Local, log *slog.Logger) (*local.Store, error) {
+	return local.Open(local.Options{
+		Database: string(cfg.Database), Keyring: string(cfg.Keyring),
+		MaxVersions: cfg.MaxVersions, Logger: log.With("part", "backend"),
+	})
+}
+
+// seed creates the configured secrets that are missing and leaves all others alone.
+func seed(ctx context.Context, m upstream.Manager, seeds []config.Seed, log *slog.Logger) error {
+	for _, s := range seeds {
+		_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: s.Name, VersionID: s.VersionID, SecretData: s.Data})
+		switch {
+		case err == nil:
+			log.Info("seeded", "secret", s.Name, "version", s.VersionID)
+		case errors.Is(err, upstream.ErrExists):
+		case errors.Is(err, upstream.ErrPendingDeletion):
+			log.Warn("not seeded: the secret is scheduled for deletion", "secret", s.Name)
+		default:
+			return fmt.Errorf("upstream.local.seed: %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observation)) (*backend, error) {
+	log = log.With("part", "kms")
+	c := cfg.Credentials
+	credentials, err := kms.NewCredentials(kms.CredentialOptions{
+		Type:                c.Type,
+		AccessKeyIDFile:     string(c.AccessKeyIDFile),
+		AccessKeySecretFile: string(c.AccessKeySecretFile),
+		SecurityTokenFile:   string(c.SecurityTokenFile),
+		RoleARN:             c.RoleARN,
+		RoleSessionName:     c.RoleSessionName,
+		SessionDuration:     c.SessionDuration,
+		ExternalID:          c.ExternalID,
+		Policy:              c.Policy,
+		STSEndpoint:         c.STSEndpoint,
+		OIDCProviderARN:     c.OIDCProviderARN,
+		OIDCTokenFile:       string(c.OIDCTokenFile),
+		RoleName:            c.RoleName,
+		DisableIMDSv1:       c.DisableIMDSv1,
+		URI:                 c.URI,
+		Profile:             c.Profile,
+		ProfileFile:         string(c.ProfileFile),
+		Logger:              log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("upstream.alibaba.%w", err) // it begins with "credentials."
+	}
+	opts := kms.Options{
+		Credentials: credentials,
+		Timeout:     cfg.Timeout, Deadline: cfg.Deadline,
+		Retry:         kms.Retry{MaxAttempts: cfg.Retry.MaxAttempts, Base: cfg.Retry.Base, Cap: cfg.Retry.Cap},
+		Budget:        kms.Budget{PerSecond: cfg.Budget.PerSecond, Burst: cfg.Budget.Burst},
+		Breaker:       kms.Breaker{Failures: cfg.Breaker.Failures, Pause: cfg.Breaker.Pause, MaxPause: cfg.Breaker.MaxPause},
+		MaxConcurrent: cfg.MaxConcurrent,
+		Logger:        log,
+		Observe:       observe,
+	}
+	for _, e := range cfg.Endpoints {
+		opts.Endpoints = append(opts.Endpoints, kms.Endpoint{Region: e.Region, Host: e.Host, Scheme: e.Scheme, CAFile: string(e.CAFile)})
+	}
+	client, err := kms.New(opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("upstream.alibaba: %w", err), credentials.Close())
+	}
+	return &backend{
+		Manager: client, cloud: client,
+		close: func() error { return errors.Join(client.Close(), credentials.Close()) },
+	}, nil
+}
