@@ -1,0 +1,39 @@
+// Package alibaba holds configurations for Alibaba Cloud KMS; this test reads all of them.
+package alibaba
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"secretagent/agent/config"
+)
+
+func TestConfigurationsAreValid(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no configuration found: %v", err)
+	}
+	for _, file := range files {
+		cfg, err := config.Load(file)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if cfg.Upstream.Alibaba == nil {
+			t.Errorf("%s does not use Alibaba Cloud", file)
+		}
+	}
+}
+
+func TestPolicyIsJSON(t *testing.T) {
+	text, err := os.ReadFile("ram-policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var policy struct{ Statement []struct{ Effect, Action, Resource string } }
+	if err := json.Unmarshal(text, &policy); err != nil || len(policy.Statement) != 1 || policy.Statement[0].Action != "kms:GetSecretValue" {
+		t.Errorf("%+v, %v", policy, err)
+	}
+}
