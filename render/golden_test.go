@@ -1,0 +1,88 @@
+package render
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the wanted part of testdata/*.txtar")
+
+// TestGolden renders the archives of testdata. An archive holds files named
+//
+//	secret REF     a value; REF is name, name:Label or name@version
+//	template       a template, or
+//	content.json   a Content
+//	want           what it renders, or
+//	error          what its error says
+//
+// The last line break of a file belongs to the archive, not to the file.
+func TestGolden(t *testing.T) {
+	paths, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("testdata holds no archive: %v", err)
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := newFakeSource()
+			var content Content
+			for _, f := range archive.Files {
+				data := strings.TrimSuffix(string(f.Data), "\n")
+				name, isSecret := strings.CutPrefix(f.Name, "secret ")
+				switch {
+				case isSecret:
+					src.put(name, data)
+				case f.Name == "template":
+					content.Contents = data
+				case f.Name == "content.json":
+					if err := json.Unmarshal(f.Data, &content); err != nil {
+						t.Fatal(err)
+					}
+				case f.Name == "want", f.Name == "error":
+				default:
+					t.Fatalf("%s holds a file of an unknown kind: %s", path, f.Name)
+				}
+			}
+			kind, got := renderContent(src, content)
+			if *update {
+				last := &archive.Files[len(archive.Files)-1]
+				if last.Name != "want" && last.Name != "error" {
+					archive.Files = append(archive.Files, txtar.File{})
+					last = &archive.Files[len(archive.Files)-1]
+				}
+				last.Name, last.Data = kind, []byte(got+"\n")
+				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want := archive.Files[len(archive.Files)-1]
+			if want.Name != kind || strings.TrimSuffix(string(want.Data), "\n") != got {
+				t.Errorf("got %s:\n%s\nwant %s:\n%s", kind, got, want.Name, want.Data)
+			}
+		})
+	}
+}
+
+// renderContent renders without a file. kind is want or error.
+func renderContent(src Source, content Content) (kind, text string) {
+	doc, err := documentOf(&content, "file")
+	if err == nil {
+		u := &unit{name: "file", files: []string{"file"}, docs: []document{doc}}
+		var result *rendering
+		if result, err = u.compute(contextForTest(), src, time.Second, nil); err == nil {
+			return "want", string(result.outs[0].bytes)
+		}
+	}
+	return "error", err.Error()
+}

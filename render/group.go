@@ -1,0 +1,90 @@
+package render
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+)
+
+// hookGroup is one hook and the units that share it. It is guarded by Renderer.mu.
+type hookGroup struct {
+	hook  *Hook
+	splay time.Duration
+
+	owing     map[*unit]uint64 // :: unit → number of its record in the owedBook
+	owedSince time.Time
+	working   int // units that are queued or rendered now
+	running   bool
+	notBefore time.Time // splay, or the pause after a failure; zero: at once
+	failure   error
+	backoff   retry.Backoff
+	timer     *time.Timer
+}
+
+// owe makes the hook owed for u. The caller holds Renderer.mu.
+func (g *hookGroup) owe(u *unit, seq uint64) {
+	if len(g.owing) == 0 {
+		g.owedSince = time.Now()
+		g.notBefore = g.owedSince.Add(randomUpTo(g.splay))
+	}
+	g.owing[u] = seq
+}
+
+func (g *hookGroup) owes(mu *sync.Mutex) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	return len(g.owing) > 0
+}
+
+// runHook runs the hook of g once and settles what it owed when it began. Something that
+// changed meanwhile stays owed. The caller makes sure that it does not run twice at a time.
+func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
+	r.mu.Lock()
+	settled := maps.Clone(g.owing)
+	first := ""
+	for _, u := range r.units {
+		if _, ok := settled[u]; ok {
+			first = u.name
+			break
+		}
+	}
+	r.mu.Unlock()
+
+	started := time.Now()
+	err := g.hook.run(ctx, r.log, r.opts.Signal, r.masker)
+	elapsed := time.Since(started)
+
+	r.mu.Lock()
+	g.failure = err
+	if err == nil {
+		g.backoff, g.notBefore = newBackoff(), time.Time{}
+		for u, seq := range settled {
+			if g.owing[u] == seq {
+				delete(g.owing, u)
+			}
+		}
+		if len(g.owing) > 0 {
+			g.owedSince = time.Now()
+			g.notBefore = g.owedSince.Add(randomUpTo(g.splay))
+		}
+	} else {
+		g.notBefore = time.Now().Add(pause(g.backoff, nil))
+	}
+	r.mu.Unlock()
+
+	if err != nil {
+		r.log.Warn("hook failed; it stays owed", "file", first, "targets", len(settled), "error", err)
+	} else {
+		r.log.Info("hook done", "file", first, "targets", len(settled), "hook", g.hook.String(), "elapsed", elapsed)
+		for u, seq := range settled {
+			if err := r.owed.settle(u.name, seq); err != nil {
+				r.log.Warn("the hook may run again after a restart", "file", u.name, "error", err)
+			}
+		}
+	}
+	r.observe(Event{Name: first, Hook: true, Elapsed: elapsed, Err: err})
+	return err
+}

@@ -1,0 +1,601 @@
+package render
+
+import (
+	"bytes"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/BurntSushi/toml"
+	"github.com/Masterminds/sprig/v3"
+	"github.com/goccy/go-yaml"
+
+	"secretagent/upstream"
+)
+
+// unrepeatable are functions of sprig's hermetic set that still read the clock, the time zone
+// or a random source, so that equal secrets would give other bytes each time, that make key
+// material, or that print their errors into the output (seq).
+var unrepeatable = []string{
+	"ago", "toDate", "mustToDate", "must_date_modify", "mustDateModify", "duration", "durationRound", "unixEpoch",
+	"seq", "shuffle", "randInt", "bcrypt", "htpasswd", "encryptAES", "decryptAES", "derivePassword",
+	"genPrivateKey", "genCA", "genCAWithKey", "genSelfSignedCert", "genSelfSignedCertWithKey",
+	"genSignedCert", "genSignedCertWithKey", "buildCustomCert",
+}
+
+// helpers returns every function a template may call, bound to c.
+func (c *compiled) helpers() template.FuncMap {
+	funcs := sprig.HermeticTxtFuncMap()
+	for _, name := range unrepeatable {
+		delete(funcs, name)
+	}
+	maps.Copy(funcs, template.FuncMap{
+		"secret":        c.secret,
+		"secretJSON":    c.secretJSON,
+		"secretField":   c.secretField,
+		"secretVersion": c.secretVersion,
+		"secretOr":      c.secretOr,
+
+		"parseJSON": parseJSON, "fromJson": parseJSON, "mustFromJson": parseJSON,
+		"parseYAML": parseYAML, "fromYaml": parseYAML,
+		"parseTOML": parseTOML, "fromToml": parseTOML,
+		"toJSON": toJSON, "toJson": toJSON, "mustToJson": toJSON, "toRawJson": toJSON, "mustToRawJson": toJSON,
+		"toJSONPretty": toJSONPretty, "toPrettyJson": toJSONPretty, "mustToPrettyJson": toJSONPretty,
+		"toYAML": toYAML, "toYaml": toYAML,
+		"toTOML": toTOML, "toToml": toTOML,
+
+		"base64Encode": encoder(base64.StdEncoding), "base64URLEncode": encoder(base64.URLEncoding),
+		"base64Decode": decoder("base64", base64.StdEncoding.DecodeString), "b64dec": decoder("base64", base64.StdEncoding.DecodeString),
+		"base64URLDecode": decoder("URL-safe base64", base64.URLEncoding.DecodeString),
+		"b32dec":          decoder("base32", base32.StdEncoding.DecodeString),
+
+		// These replace functions that print "<no value>" for what is missing, leave it out,
+		// give another order each time, or allocate without a bound.
+		"print": checkedPrint(fmt.Sprint), "println": checkedPrint(fmt.Sprintln), "printf": printf,
+		"html": checkedPrint(template.HTMLEscaper), "js": checkedPrint(template.JSEscaper), "urlquery": checkedPrint(template.URLQueryEscaper),
+		"toString": printable, "quote": quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
+		"get": get, "keys": sortedKeys, "values": sortedValues,
+		"repeat": repeat, "until": until, "untilStep": untilStep,
+		"indent": indent, "nindent": func(n int, s string) (string, error) { s, err := indent(n, s); return "\n" + s, err },
+		"atoi": integer, "int": integer, "int64": integer64, "float64": float,
+		"fail": c.fail,
+	})
+	return funcs
+}
+
+// builtins names the functions of text/template, for the parser.
+func builtins() map[string]any {
+	all := map[string]any{}
+	for _, name := range []string{
+		"and", "call", "html", "index", "slice", "js", "len", "not", "or", "print", "printf", "println", "urlquery",
+		"eq", "ge", "gt", "le", "lt", "ne",
+	} {
+		all[name] = true
+	}
+	return all
+}
+
+// whyUnknown says what to do about a function that does not exist here.
+func whyUnknown(name string) string {
+	if _, known := sprig.GenericFuncMap()[name]; known {
+		return "it is left out because the same secrets must always give the same file: templates read no environment, files, network, clock or random source"
+	}
+	switch name {
+	case "file", "key", "service", "mustEnv", "envOrDefault", "writeToFile", "plugin", "timestamp":
+		return "templates read secrets only: no environment, files, network, clock or random source"
+	}
+	return "allowed are secret, secretJSON, secretField, secretVersion, secretOr, parseJSON, parseYAML, parseTOML, toJSON, toYAML, toTOML, " +
+		"base64Encode, base64Decode, and the functions of text/template and sprig"
+}
+
+// lookup reads ref, which the template wrote as name. The source's error is shown only when
+// the template spells the name out: a name that is computed may come from a secret.
+func (c *compiled) lookup(name string, ref upstream.SecretRef, optional bool) (upstream.SecretValue, error) {
+	value, err := c.scope.get(ref, optional)
+	switch {
+	case err == nil:
+		return value, nil
+	case c.spells(name):
+		return value, &refusal{reason: err.Error(), err: err}
+	default:
+		return value, &refusal{reason: "the secret whose name is computed here: " + upstream.Code(err), err: err}
+	}
+}
+
+// parseRef reads "name" or "name:Label". Its errors do not quote the text.
+func parseRef(s string) (upstream.SecretRef, error) {
+	ref, err := upstream.ParseSecretRef(s)
+	if err != nil {
+		return ref, &refusal{reason: err.Error(), err: err}
+	}
+	return ref, nil
+}
+
+func (c *compiled) secret(name string) (string, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return "", err
+	}
+	value, err := c.lookup(name, ref, false)
+	return string(value.SecretData.Reveal()), err
+}
+
+func (c *compiled) secretVersion(name, version string) (string, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return "", err
+	}
+	ref.VersionID = upstream.VersionID(version)
+	if err := ref.VersionID.Validate(); err != nil {
+		return "", &refusal{reason: err.Error(), err: err}
+	}
+	value, err := c.lookup(name, ref, false)
+	return string(value.SecretData.Reveal()), err
+}
+
+func (c *compiled) secretOr(name, fallback string) (string, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return "", err
+	}
+	value, err := c.lookup(name, ref, true)
+	if errors.Is(err, upstream.ErrNotFound) {
+		return fallback, nil
+	}
+	return string(value.SecretData.Reveal()), err
+}
+
+// secretJSON decodes anew on every call: functions such as set change what they are given.
+func (c *compiled) secretJSON(name string) (any, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	value, err := c.lookup(name, ref, false)
+	if err != nil {
+		return nil, err
+	}
+	v, err := decodeJSON(value.SecretData.Reveal())
+	if err != nil {
+		return nil, refuse("secret %s is not JSON", ref)
+	}
+	switch v.(type) {
+	case map[string]any, []any:
+		return v, nil
+	}
+	return nil, refuse("secret %s is neither a JSON object nor a list", ref)
+}
+
+func (c *compiled) secretField(name, field string) (string, error) {
+	ref, err := parseRef(name)
+	if err != nil {
+		return "", err
+	}
+	value, err := c.lookup(name, ref, false)
+	if err != nil {
+		return "", err
+	}
+	object, known := c.decoded[ref]
+	if !known {
+		if object, err = decodeObject(ref, value); err != nil {
+			return "", err
+		}
+		if c.decoded == nil {
+			c.decoded = map[upstream.SecretRef]map[string]any{}
+		}
+		c.decoded[ref] = object
+	}
+	v, ok := object[field]
+	if !ok {
+		return "", c.noField(ref, field)
+	}
+	text, err := scalarText(v)
+	if err != nil {
+		return "", refuse("the field of secret %s is null", ref)
+	}
+	return text, nil
+}
+
+// noField names the field only when the template spells it out; it may come from a secret.
+func (c *compiled) noField(ref upstream.SecretRef, field string) error {
+	if c.spells(field) {
+		return refuse("secret %s has no field %q; names are case-sensitive", ref, field)
+	}
+	return refuse("secret %s has no such field", ref)
+}
+
+// spells reports whether the template itself holds s in quotes.
+func (c *compiled) spells(s string) bool {
+	return strings.Contains(c.source, strconv.Quote(s)) || strings.Contains(c.source, "`"+s+"`")
+}
+
+// fail stops the execution. Its message is shown only when the template spells it out.
+func (c *compiled) fail(message string) (string, error) {
+	if c.spells(message) {
+		return "", refuse("%s", message)
+	}
+	return "", refuse("the template calls fail (the message is not part of the template and may be secret)")
+}
+
+// decodeObject reads a value that must be a JSON object.
+func decodeObject(ref upstream.SecretRef, value upstream.SecretValue) (map[string]any, error) {
+	v, err := decodeJSON(value.SecretData.Reveal())
+	if err != nil {
+		return nil, refuse("secret %s is not JSON", ref)
+	}
+	object, ok := v.(map[string]any)
+	if !ok {
+		return nil, refuse("secret %s is not a JSON object", ref)
+	}
+	return object, nil
+}
+
+// decodeJSON reads exactly one JSON document and keeps numbers as they are written.
+func decodeJSON(b []byte) (any, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("more than one JSON document")
+	}
+	return v, nil
+}
+
+// scalarText returns a decoded JSON value as text: strings and numbers as they are, objects
+// and lists as compact JSON. Null has no text.
+func scalarText(v any) (string, error) {
+	switch v := v.(type) {
+	case nil:
+		return "", errors.New("null")
+	case string:
+		return v, nil
+	case json.Number:
+		return v.String(), nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	default:
+		return toJSON(v)
+	}
+}
+
+func parseJSON(s string) (any, error) {
+	v, err := decodeJSON([]byte(s))
+	if err != nil {
+		return nil, refuse("the text is not JSON")
+	}
+	return v, nil
+}
+
+func parseYAML(s string) (v any, err error) {
+	if err := yaml.Unmarshal([]byte(s), &v); err != nil {
+		return nil, refuse("the text is not YAML")
+	}
+	return v, nil
+}
+
+func parseTOML(s string) (map[string]any, error) {
+	var v map[string]any
+	if err := toml.Unmarshal([]byte(s), &v); err != nil {
+		return nil, refuse("the text is not TOML")
+	}
+	return v, nil
+}
+
+// marshalJSON is json.Marshal that leaves <, > and & alone.
+func marshalJSON(v any, indent string) (string, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	if err := enc.Encode(v); err != nil {
+		return "", refuse("the value cannot be written as JSON")
+	}
+	return strings.TrimSuffix(buf.String(), "\n"), nil
+}
+
+func toJSON(v any) (string, error)       { return marshalJSON(v, "") }
+func toJSONPretty(v any) (string, error) { return marshalJSON(v, "  ") }
+
+func toYAML(v any) (string, error) {
+	v, err := nativeNumbers(v)
+	if err != nil {
+		return "", err
+	}
+	b, err := yaml.Marshal(v)
+	if err != nil {
+		return "", refuse("the value cannot be written as YAML")
+	}
+	return strings.TrimSuffix(string(b), "\n"), nil
+}
+
+func toTOML(v any) (string, error) {
+	v, err := nativeNumbers(v)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := v.(map[string]any); !ok {
+		return "", refuse("TOML needs an object at the top")
+	}
+	if hasNull(v) {
+		return "", refuse("TOML has no null; remove it with omit or unset")
+	}
+	var buf bytes.Buffer
+	enc := toml.NewEncoder(&buf)
+	enc.Indent = ""
+	if err := enc.Encode(v); err != nil {
+		return "", refuse("the value cannot be written as TOML")
+	}
+	return strings.TrimSuffix(buf.String(), "\n"), nil
+}
+
+// nativeNumbers copies v with json.Number replaced by the Go number that is exactly as large.
+func nativeNumbers(v any) (any, error) {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
+			return n, nil
+		}
+		if n, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+			return n, nil
+		}
+		f, err := strconv.ParseFloat(v.String(), 64)
+		if err != nil || f == math.Trunc(f) && math.Abs(f) >= 1<<53 {
+			return nil, refuse("a number is too large to be kept exact; quote it in the secret")
+		}
+		return f, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			var err error
+			if out[k], err = nativeNumbers(e); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			var err error
+			if out[i], err = nativeNumbers(e); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	default:
+		return v, nil
+	}
+}
+
+func hasNull(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		for _, e := range v {
+			if hasNull(e) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, hasNull)
+	}
+	return false
+}
+
+func encoder(e *base64.Encoding) func(string) string {
+	return func(s string) string { return e.EncodeToString([]byte(s)) }
+}
+
+// decoder wraps a decoding whose error may quote its input.
+func decoder(name string, decode func(string) ([]byte, error)) func(string) (string, error) {
+	return func(s string) (string, error) {
+		b, err := decode(s)
+		if err != nil {
+			return "", refuse("the text is not %s", name)
+		}
+		return string(b), nil
+	}
+}
+
+// printable returns the text of a value, and refuses what has none that anybody would want
+// in a file.
+func printable(v any) (string, error) {
+	switch v := v.(type) {
+	case nil:
+		return "", refuse("the value is null or missing")
+	case string:
+		return v, nil
+	case []byte:
+		return string(v), nil
+	case fmt.Stringer, error:
+		if rv := reflect.ValueOf(v); rv.Kind() == reflect.Pointer && rv.IsNil() {
+			return "", refuse("the value is null or missing")
+		}
+		return fmt.Sprint(v), nil
+	}
+	switch reflect.ValueOf(v).Kind() {
+	case reflect.Map, reflect.Struct:
+		return "", refuse("the value is an object; name one of its fields, or use toJSON, toYAML or toTOML")
+	case reflect.Slice, reflect.Array:
+		return "", refuse("the value is a list; use range, index, join or toJSON")
+	case reflect.Pointer, reflect.Func, reflect.Chan, reflect.Interface, reflect.UnsafePointer:
+		return "", refuse("the value has no text")
+	}
+	return fmt.Sprint(v), nil
+}
+
+// noNull refuses arguments that fmt would print as <nil>.
+func noNull(args []any) error {
+	for i, arg := range args {
+		if arg == nil {
+			return refuse("argument %d is null or missing", i+1)
+		}
+	}
+	return nil
+}
+
+func checkedPrint(print func(...any) string) func(...any) (string, error) {
+	return func(args ...any) (string, error) {
+		if err := noNull(args); err != nil {
+			return "", err
+		}
+		return print(args...), nil
+	}
+}
+
+func printf(format string, args ...any) (string, error) {
+	if err := noNull(args); err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf(format, args...)
+	// A verb that does not fit is printed as %!verb(…). Data may hold "%!" as well, so only
+	// one that neither the format nor an argument brought counts.
+	if strings.Contains(text, "%!") && !strings.Contains(format, "%%!") &&
+		!slices.ContainsFunc(args, func(a any) bool { return strings.Contains(fmt.Sprint(a), "%!") }) {
+		return "", refuse("printf: a verb does not fit its argument, or their numbers differ")
+	}
+	return text, nil
+}
+
+// quoted replaces sprig's quoting, which leaves nulls out.
+func quoted(quote func(string) string) func(...any) (string, error) {
+	return func(args ...any) (string, error) {
+		out := make([]string, len(args))
+		for i, arg := range args {
+			text, err := printable(arg)
+			if err != nil {
+				return "", err
+			}
+			out[i] = quote(text)
+		}
+		return strings.Join(out, " "), nil
+	}
+}
+
+// get replaces sprig's, which returns "" for a missing key.
+func get(object map[string]any, key string) (any, error) {
+	v, ok := object[key]
+	if !ok {
+		return nil, refuse("the object has no such key; hasKey or dig can ask whether it is there")
+	}
+	return v, nil
+}
+
+func sortedKeys(objects ...map[string]any) []string {
+	var all []string
+	for _, object := range objects {
+		all = append(all, slices.Sorted(maps.Keys(object))...)
+	}
+	return all
+}
+
+func sortedValues(object map[string]any) []any {
+	all := make([]any, 0, len(object))
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		all = append(all, object[key])
+	}
+	return all
+}
+
+func repeat(count int, s string) (string, error) {
+	if count < 0 || len(s) > 0 && count > maxOutput/len(s) {
+		return "", refuse("repeat: the result must have 0 to %d bytes", maxOutput)
+	}
+	return strings.Repeat(s, count), nil
+}
+
+// maxSteps bounds lists that are made from a number.
+const maxSteps = 1 << 16
+
+func until(count int) ([]int, error) {
+	step := 1
+	if count < 0 {
+		step = -1
+	}
+	return untilStep(0, count, step)
+}
+
+func untilStep(start, stop, step int) ([]int, error) {
+	var list []int
+	if step == 0 {
+		return list, nil
+	}
+	for i := start; step > 0 && i < stop || step < 0 && i > stop; i += step {
+		if len(list) == maxSteps {
+			return nil, refuse("the list would have more than %d numbers", maxSteps)
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+func indent(spaces int, s string) (string, error) {
+	if spaces < 0 || spaces > 1000 {
+		return "", refuse("indent: 0 to 1000 spaces are allowed")
+	}
+	pad := strings.Repeat(" ", spaces)
+	if int64(len(pad))*int64(strings.Count(s, "\n")+1) > maxOutput {
+		return "", refuse("indent: the result is larger than %d bytes", maxOutput)
+	}
+	return pad + strings.ReplaceAll(s, "\n", "\n"+pad), nil
+}
+
+// integer and float replace sprig's, which turn text that is no number into 0.
+func integer(v any) (int, error) {
+	n, err := integer64(v)
+	if err == nil && int64(int(n)) != n {
+		return 0, refuse("the number is too large")
+	}
+	return int(n), err
+}
+
+func integer64(v any) (int64, error) {
+	rv := reflect.ValueOf(v)
+	switch {
+	case !rv.IsValid():
+		return 0, refuse("the value is null or missing")
+	case rv.CanInt():
+		return rv.Int(), nil
+	case rv.CanUint() && rv.Uint() <= math.MaxInt64:
+		return int64(rv.Uint()), nil
+	case rv.CanFloat() && math.Abs(rv.Float()) < 1<<63:
+		return int64(rv.Float()), nil
+	case rv.Kind() == reflect.String: // json.Number among them
+		if n, err := strconv.ParseInt(rv.String(), 10, 64); err == nil {
+			return n, nil
+		}
+	}
+	return 0, refuse("the value is not a whole number")
+}
+
+func float(v any) (float64, error) {
+	rv := reflect.ValueOf(v)
+	switch {
+	case !rv.IsValid():
+		return 0, refuse("the value is null or missing")
+	case rv.CanInt():
+		return float64(rv.Int()), nil
+	case rv.CanUint():
+		return float64(rv.Uint()), nil
+	case rv.CanFloat():
+		return rv.Float(), nil
+	case rv.Kind() == reflect.String:
+		if f, err := strconv.ParseFloat(rv.String(), 64); err == nil {
+			return f, nil
+		}
+	}
+	return 0, refuse("the value is not a number")
+}

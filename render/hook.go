@@ -1,0 +1,346 @@
+package render
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxHookOutput = 8 << 10  // bytes of a command's output that reach the log
+	maxHookBody   = 64 << 10 // bytes of an HTTP answer that are read
+	hookPipeWait  = 2 * time.Second
+)
+
+// Hook is what to do after a change: exactly one of Command, PIDFile, Child and URL.
+//
+// It runs after a change was published and is owed until it succeeds, with a growing,
+// jittered pause between attempts. It never runs twice at the same time, and targets with an
+// equal hook share one run when they change together. A hook that is cut short because the
+// agent stops stays owed.
+type Hook struct {
+	// Command is a program and its arguments. No shell reads it, unless the program is one.
+	// It runs in a process group of its own, which is killed when the timeout ends, with
+	// PATH, HOME, the locale and the time zone as its whole environment. Its output goes to
+	// the log, at most 8 KiB, with known secret values masked. Exit code 0 is success.
+	Command []string
+
+	// PIDFile names a file that holds the number of a process to send Signal to.
+	PIDFile string
+
+	// Child sends Signal to the supervised child process, through Options.Signal.
+	Child bool
+
+	// Signal is a name such as HUP or SIGHUP; empty: HUP.
+	Signal string
+
+	// URL is called on this host: a loopback address or localhost, http or https. Redirects
+	// are not followed; a status of 200 to 299 is success.
+	URL string
+
+	// Method is GET or POST; empty: POST.
+	Method string
+
+	// Timeout bounds one run; zero means DefaultHookTimeout.
+	Timeout time.Duration
+}
+
+// hook validates h.
+func (p *problems) hook(key string, h *Hook, o *Options) {
+	if h == nil {
+		return
+	}
+	given := 0
+	for _, set := range []bool{len(h.Command) > 0, h.PIDFile != "", h.Child, h.URL != ""} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		p.add(key, "exactly one of command, pidFile, child and url is needed, %d are given", given)
+		return
+	}
+	if len(h.Command) > 0 && h.Command[0] == "" {
+		p.add(key+".command", "the name of the program is empty")
+	}
+	for i, arg := range h.Command {
+		if strings.ContainsRune(arg, 0) {
+			p.add(fmt.Sprintf("%s.command[%d]", key, i), "an argument cannot hold a NUL byte")
+		}
+	}
+	if h.Timeout < 0 {
+		p.add(key+".timeout", "%s is negative; leave it out for %s", h.Timeout, DefaultHookTimeout)
+	}
+	switch {
+	case h.PIDFile != "" || h.Child:
+		if _, err := parseSignal(h.signal()); err != nil {
+			p.add(key+".signal", "%w", err)
+		}
+		if h.Child && o.Signal == nil && !o.NoHooks {
+			p.add(key+".child", "there is no supervised child process to signal")
+		}
+	case h.Signal != "":
+		p.add(key+".signal", "only pidFile and child send a signal")
+	}
+	switch {
+	case h.URL != "":
+		if _, err := loopbackURL(h.URL); err != nil {
+			p.add(key+".url", "%w", err)
+		}
+		if m := h.method(); m != http.MethodGet && m != http.MethodPost {
+			p.add(key+".method", "%q is not one of GET, POST", h.Method)
+		}
+	case h.Method != "":
+		p.add(key+".method", "only url has a method")
+	}
+}
+
+func (h *Hook) signal() string {
+	if h.Signal == "" {
+		return "HUP"
+	}
+	return h.Signal
+}
+
+func (h *Hook) method() string {
+	if h.Method == "" {
+		return http.MethodPost
+	}
+	return h.Method
+}
+
+func (h *Hook) timeout() time.Duration {
+	if h.Timeout == 0 {
+		return DefaultHookTimeout
+	}
+	return h.Timeout
+}
+
+// key is equal for equal hooks.
+func (h *Hook) key(splay time.Duration) string {
+	b, err := json.Marshal(struct {
+		*Hook
+		Splay time.Duration
+	}{h, splay})
+	if err != nil {
+		panic(err) // strings, booleans and numbers can be encoded
+	}
+	return string(b)
+}
+
+// String says which hook it is, for logs and errors, without arguments: these may hold what
+// should not be in a log.
+func (h *Hook) String() string {
+	switch {
+	case len(h.Command) > 0:
+		return "command " + h.Command[0]
+	case h.PIDFile != "":
+		return "signal " + h.signal() + " to the process of " + h.PIDFile
+	case h.Child:
+		return "signal " + h.signal() + " to the child process"
+	}
+	if u, err := url.Parse(h.URL); err == nil {
+		return h.method() + " " + u.Scheme + "://" + u.Host + u.Path
+	}
+	return h.method()
+}
+
+// run does it once. mask hides values in the output of a command.
+func (h *Hook) run(ctx context.Context, log *slog.Logger, signal func(os.Signal) error, mask func() *masker) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout(), fmt.Errorf("not finished after %s", h.timeout()))
+	defer cancel()
+	var err error
+	switch {
+	case len(h.Command) > 0:
+		err = h.runCommand(ctx, log, mask)
+	case h.URL != "":
+		err = h.call(ctx)
+	default:
+		err = h.send(signal)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("hook: %s: %w", h, err)
+	}
+	return nil
+}
+
+// hookEnvironment are the variables a command inherits: what a program needs to be found and
+// to print, nothing that could hold a credential.
+var hookEnvironment = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR",
+	"SystemRoot", "SystemDrive", "PATHEXT", "TEMP", "TMP", "ComSpec", // Windows
+}
+
+func (h *Hook) runCommand(ctx context.Context, log *slog.Logger, mask func() *masker) error {
+	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
+	cmd.Env = []string{}
+	for _, name := range hookEnvironment {
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	out := &head{}
+	cmd.Stdout, cmd.Stderr = out, out
+	ownGroup(cmd)
+	cmd.Cancel = func() error { return killGroup(cmd) }
+	// A daemon started by the command may keep the pipe open; the command itself is done.
+	cmd.WaitDelay = hookPipeWait
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil {
+		err = nil
+	}
+	if out.Len() > 0 {
+		log.Info("hook output", "hook", h.String(), "output", mask().mask(out.text(), out.dropped > 0), "droppedBytes", out.dropped)
+	}
+	if err == nil {
+		return nil
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return errors.New(exit.ProcessState.String())
+	}
+	return err
+}
+
+// head keeps the beginning of what is written and counts the rest.
+type head struct {
+	bytes.Buffer
+	dropped int
+}
+
+func (h *head) Write(b []byte) (int, error) {
+	n := len(b)
+	if room := maxHookOutput - h.Len(); len(b) > room {
+		h.dropped += len(b) - room
+		b = b[:room]
+	}
+	h.Buffer.Write(b)
+	return n, nil
+}
+
+// ReadFrom hides that of bytes.Buffer, which knows no bound.
+func (h *head) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{h}, r)
+}
+
+func (h *head) text() string { return h.Buffer.String() }
+
+// send sends the signal.
+func (h *Hook) send(toChild func(os.Signal) error) error {
+	sig, err := parseSignal(h.signal())
+	if err != nil {
+		return err
+	}
+	if h.Child {
+		return toChild(sig)
+	}
+	f, err := os.OpenFile(h.PIDFile, os.O_RDONLY|nonBlock, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 64))
+	if err != nil {
+		return err
+	}
+	// 0 and negative numbers would mean a whole group.
+	pid, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 31)
+	if err != nil || pid == 0 {
+		return errors.New("the file does not hold the number of a process")
+	}
+	process, err := os.FindProcess(int(pid))
+	if err != nil {
+		return err
+	}
+	defer process.Release()
+	return process.Signal(sig)
+}
+
+// loopbackURL parses a URL whose host is this host.
+func loopbackURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, errors.New("it is not a URL") // the parser's error quotes it
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("its scheme must be http or https")
+	}
+	if u.User != nil {
+		return nil, errors.New("it must not hold a user or password")
+	}
+	if host := u.Hostname(); host != "localhost" {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			return nil, errors.New("its host must be a loopback address or localhost: hooks do not leave this host")
+		}
+	}
+	return u, nil
+}
+
+// call sends the HTTP request.
+func (h *Hook) call(ctx context.Context) error {
+	u, err := loopbackURL(h.URL)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, h.method(), u.String(), http.NoBody)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{
+		Proxy:             nil, // the environment must not lead the call away
+		DisableKeepAlives: true,
+		DialContext:       dialLoopback,
+	}
+	client := &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // without the URL, whose query may hold a token
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxHookBody))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return fmt.Errorf("the answer was %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	}
+	return nil
+}
+
+// dialLoopback resolves localhost itself: a resolver may answer with any address.
+func dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if host != "localhost" {
+		return d.DialContext(ctx, network, address)
+	}
+	conn, err := d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		if conn6, err6 := d.DialContext(ctx, network, net.JoinHostPort("::1", port)); err6 == nil {
+			return conn6, nil
+		}
+	}
+	return conn, err
+}

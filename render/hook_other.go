@@ -1,0 +1,20 @@
+//go:build !unix
+
+package render
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+)
+
+const nonBlock = 0
+
+// ownGroup does nothing: there are no process groups here.
+func ownGroup(*exec.Cmd) {}
+
+func killGroup(cmd *exec.Cmd) error { return cmd.Process.Kill() }
+
+func parseSignal(string) (os.Signal, error) {
+	return nil, errors.New("this platform has no signals; use command or url")
+}

@@ -1,0 +1,111 @@
+package render
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"secretagent/upstream"
+)
+
+const (
+	masked = "[masked]"
+
+	// minMasked is the shortest value that is masked. Anything shorter is found everywhere in
+	// ordinary text: masking it would make the text unreadable and show, by its gaps, what
+	// the value is.
+	minMasked = 4
+)
+
+// masker replaces known values in text.
+type masker struct{ values []string }
+
+// newMasker knows values, each field of those that are JSON, each line of those that have
+// several, and the common encodings of all of them.
+func newMasker(values []upstream.SecretValue) *masker {
+	seen := map[string]bool{}
+	add := func(s string) {
+		if len(s) >= minMasked {
+			seen[s] = true
+		}
+	}
+	addAll := func(s string) {
+		for _, line := range append(strings.Split(s, "\n"), s) {
+			line = strings.TrimSpace(line)
+			add(line)
+			add(base64.StdEncoding.EncodeToString([]byte(line)))
+			add(url.QueryEscape(line))
+			add(envQuote(line))
+			if quoted, err := toJSON(line); err == nil {
+				add(strings.Trim(quoted, `"`))
+			}
+		}
+	}
+	var fields func(v any)
+	fields = func(v any) {
+		switch v := v.(type) {
+		case string:
+			addAll(v)
+		case json.Number:
+			add(v.String())
+		case map[string]any:
+			for _, e := range v {
+				fields(e)
+			}
+		case []any:
+			for _, e := range v {
+				fields(e)
+			}
+		}
+	}
+	for _, value := range values {
+		raw := value.SecretData.Reveal()
+		addAll(string(raw))
+		if v, err := decodeJSON(raw); err == nil {
+			fields(v)
+		}
+	}
+	return &masker{values: slices.Collect(maps.Keys(seen))}
+}
+
+// mask returns text without the values. cut says that text was cut off at its end, where a
+// piece of a value may have remained.
+func (m *masker) mask(text string, cut bool) string {
+	hidden := make([]bool, len(text)) // values may overlap
+	for _, v := range m.values {
+		for at := 0; ; at++ {
+			i := strings.Index(text[at:], v)
+			if i < 0 {
+				break
+			}
+			at += i
+			for j := range len(v) {
+				hidden[at+j] = true
+			}
+		}
+		if !cut {
+			continue
+		}
+		for n := min(len(v)-1, len(text)); n > 0; n-- {
+			if strings.HasSuffix(text, v[:n]) {
+				for j := len(text) - n; j < len(text); j++ {
+					hidden[j] = true
+				}
+				break
+			}
+		}
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		switch {
+		case !hidden[i]:
+			b.WriteByte(text[i])
+		case i == 0 || !hidden[i-1]:
+			b.WriteString(masked)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,135 @@
+package render
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+const (
+	owedPrefix = "hook-owed-"
+	owedSuffix = ".json"
+)
+
+// owedRecord is one file of the state folder: the hook of a target is owed if what is
+// published there still is one of Stamps. It is written before a change is published, so that
+// a kill right after the publish cannot lose the hook, and removed when the hook succeeded.
+// Without the stamp, a kill right before the publish would run a hook that nothing changed
+// for.
+//
+//	{"name": "/run/app/app.env", "stamps": ["64768:1311"]}
+type owedRecord struct {
+	Name   string   `json:"name"`
+	Stamps []string `json:"stamps"`
+}
+
+// owedBook remembers across restarts which hooks are owed. Records are not synced: after a
+// loss of power every process that a hook could tell starts anew anyway.
+type owedBook struct {
+	dir string // empty: nothing is remembered
+
+	mu  sync.Mutex
+	seq map[string]uint64 // :: name of a target → number of its latest record
+}
+
+func newOwedBook(dir string) *owedBook {
+	return &owedBook{dir: dir, seq: map[string]uint64{}}
+}
+
+func (b *owedBook) path(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return filepath.Join(b.dir, owedPrefix+hex.EncodeToString(sum[:8])+owedSuffix)
+}
+
+// intend records that the hook of name will be owed once stamp is published, or is owed
+// already as of one of the earlier stamps. It returns a number for settle.
+func (b *owedBook) intend(name, stamp string, earlier ...string) (uint64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.seq[name]++
+	n := b.seq[name]
+	if b.dir == "" {
+		return n, nil
+	}
+	record, err := json.Marshal(owedRecord{Name: name, Stamps: append(slices.Clone(earlier), stamp)})
+	if err != nil {
+		return n, err
+	}
+	if err := os.MkdirAll(b.dir, DefaultFolderMode); err != nil {
+		return n, err
+	}
+	path := b.path(name)
+	temp := path + ".new"
+	if err := os.WriteFile(temp, append(record, '\n'), 0o600); err != nil {
+		return n, err
+	}
+	return n, os.Rename(temp, path)
+}
+
+// settle forgets the record numbered seq. A later record stays.
+func (b *owedBook) settle(name string, seq uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dir == "" || b.seq[name] != seq {
+		return nil
+	}
+	err := os.Remove(b.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// load returns the names that are owed a hook, each with the number for settle. stampOf
+// returns what is published for a name, false for a name that has no hook any more. Records
+// that no longer hold are removed; so are unreadable ones, which a kill cannot leave.
+func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]uint64, error) {
+	if b.dir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	owed := map[string]uint64{}
+	var problems []error
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), owedPrefix) || !e.Type().IsRegular() {
+			continue
+		}
+		path := filepath.Join(b.dir, e.Name())
+		var record owedRecord
+		if strings.HasSuffix(path, owedSuffix) {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				problems = append(problems, err)
+				continue
+			}
+			if err := json.Unmarshal(text, &record); err != nil {
+				problems = append(problems, fmt.Errorf("%s is not a record of an owed hook; it is removed", path))
+			}
+		}
+		if stamp, ok := stampOf(record.Name); ok && slices.Contains(record.Stamps, stamp) {
+			b.mu.Lock()
+			b.seq[record.Name]++
+			owed[record.Name] = b.seq[record.Name]
+			b.mu.Unlock()
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
+	}
+	return owed, errors.Join(problems...)
+}

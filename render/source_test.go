@@ -1,0 +1,281 @@
+package render
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"secretagent/upstream"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(victimDir); dir != "" {
+		runVictim(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// fakeSource is a Source in memory. Every call of GetSecretValues sees one moment.
+type fakeSource struct {
+	mu     sync.Mutex
+	values map[upstream.SecretRef]upstream.SecretValue
+	errs   map[upstream.SecretName]error // answers instead of the value
+	subs   map[upstream.SecretRef]map[chan struct{}]bool
+	calls  int
+	asked  map[upstream.SecretRef]int
+	before func(refs []upstream.SecretRef) // called without the lock at the start of each read
+}
+
+func newFakeSource() *fakeSource {
+	return &fakeSource{
+		values: map[upstream.SecretRef]upstream.SecretValue{},
+		errs:   map[upstream.SecretName]error{},
+		subs:   map[upstream.SecretRef]map[chan struct{}]bool{},
+		asked:  map[upstream.SecretRef]int{},
+	}
+}
+
+// ref parses "name", "name:Label" or "name@version".
+func ref(s string) upstream.SecretRef {
+	name, version, _ := strings.Cut(s, "@")
+	r, err := upstream.ParseSecretRef(name)
+	if err != nil {
+		panic(err)
+	}
+	r.VersionID = upstream.VersionID(version)
+	return r.WithDefaults()
+}
+
+func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
+	if f.before != nil {
+		f.before(refs)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	out := make([]upstream.SecretValue, len(refs))
+	for i, r := range refs {
+		f.asked[r.WithDefaults()]++
+		if err := f.errs[r.SecretName]; err != nil {
+			return nil, upstream.Wrap(err, "GetSecretValue", r)
+		}
+		v, ok := f.values[r.WithDefaults()]
+		if !ok {
+			return nil, upstream.Wrap(&upstream.Error{Err: upstream.ErrNotFound}, "GetSecretValue", r)
+		}
+		out[i] = v
+	}
+	return out, nil
+}
+
+func (f *fakeSource) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range refs {
+		r = r.WithDefaults()
+		if f.subs[r] == nil {
+			f.subs[r] = map[chan struct{}]bool{}
+		}
+		f.subs[r][ch] = true
+	}
+	return ch, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, r := range refs {
+			delete(f.subs[r.WithDefaults()], ch)
+		}
+	}
+}
+
+// put sets several values at one moment, "ref", "value", …, and rings.
+func (f *fakeSource) put(pairs ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := 0; i < len(pairs); i += 2 {
+		r := ref(pairs[i])
+		old := f.values[r]
+		version := r.VersionID
+		if version == "" {
+			version = upstream.VersionID(fmt.Sprintf("v%d", versionNumber(old)+1))
+		}
+		f.values[r] = upstream.SecretValue{
+			SecretName: r.SecretName, VersionID: version, SecretData: upstream.NewSecretData([]byte(pairs[i+1])),
+		}
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		f.ring(ref(pairs[i]))
+	}
+}
+
+func versionNumber(v upstream.SecretValue) (n int) {
+	_, _ = fmt.Sscanf(string(v.VersionID), "v%d", &n)
+	return n
+}
+
+// fail makes every read of name fail; nil heals it.
+func (f *fakeSource) fail(name string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.errs[upstream.SecretName(name)] = err
+	for r := range f.subs {
+		if r.SecretName == upstream.SecretName(name) {
+			f.ring(r)
+		}
+	}
+}
+
+func (f *fakeSource) ring(r upstream.SecretRef) {
+	for ch := range f.subs[r] {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (f *fakeSource) subscriptions() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, chans := range f.subs {
+		n += len(chans)
+	}
+	return n
+}
+
+func (f *fakeSource) reads(s string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked[ref(s)]
+}
+
+// unavailable is an outage as an upstream reports it.
+func unavailable() error {
+	return &upstream.Error{Err: upstream.ErrUnavailable, Code: "ServiceUnavailableTemporary"}
+}
+
+// inline is the content of a template without a file.
+func inline(text string) Content { return Content{Contents: text} }
+
+// target is a target that needs no fsync, for tests that do not look at it.
+func target(dest, text string) Target {
+	return Target{Content: inline(text), Destination: dest, NoSync: true}
+}
+
+func mustNew(t testing.TB, src Source, opts Options) *Renderer {
+	t.Helper()
+	r, err := New(src, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func mustRender(t testing.TB, r *Renderer) {
+	t.Helper()
+	if err := r.RenderOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustRead(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func mustWrite(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names returns what is in a folder.
+func names(t testing.TB, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+func wantNames(t testing.TB, dir string, want ...string) {
+	t.Helper()
+	if got := names(t, dir); !slices.Equal(got, want) {
+		t.Errorf("%s holds %q, want %q", dir, got, want)
+	}
+}
+
+// start runs r until the test ends or stop is called.
+func start(t testing.TB, r *Renderer) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// eventually waits until ok; what says what for.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("never happened: %s", what)
+}
+
+// logBuffer is a log that a test reads.
+type logBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}

@@ -1,0 +1,348 @@
+package render
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+)
+
+func contextForTest() context.Context { return context.Background() }
+
+const marker = "hunter2-MARKER-0xC0FFEE"
+
+// Ensure that no error of any helper, and no error of the template engine, quotes a value.
+func TestErrorsNeverQuoteAValue(t *testing.T) {
+	src := newFakeSource()
+	src.put("plain", marker, "object", `{"password":"`+marker+`","n":null,"list":["`+marker+`"]}`, "broken", `{"password":"`+marker)
+	p := `(secret "plain")`
+	templates := []string{
+		`{{ secretJSON "plain" }}`, `{{ secretJSON "broken" }}`, `{{ secretField "plain" "x" }}`, `{{ secretField "broken" "x" }}`,
+		`{{ secretField "object" ` + p + ` }}`, `{{ secretField "object" "n" }}`, `{{ secret ` + p + ` }}`, `{{ secretOr (print "::" ` + p + `) "x" }}`,
+		`{{ secretVersion "plain" (print "#" ` + p + `) }}`, `{{ secretVersion "plain" ` + p + ` }}`,
+		`{{ parseJSON ` + p + ` }}`, `{{ fromJson ` + p + ` }}`, `{{ parseYAML (print "a: [" ` + p + `) }}`, `{{ parseTOML ` + p + ` }}`, `{{ toTOML ` + p + ` }}`,
+		`{{ base64Decode ` + p + ` }}`, `{{ b64dec ` + p + ` }}`, `{{ b32dec ` + p + ` }}`, `{{ base64URLDecode (print "*" ` + p + `) }}`,
+		`{{ fail ` + p + ` }}`, `{{ int ` + p + ` }}`, `{{ atoi ` + p + ` }}`, `{{ float64 ` + p + ` }}`, `{{ toDecimal ` + p + ` | fail }}`,
+		`{{ range ` + p + ` }}{{ end }}`, `{{ index ` + p + ` 99 }}`, `{{ index ` + p + ` "x" }}`, `{{ slice ` + p + ` 1 0 }}`,
+		`{{ (secretJSON "object").missing }}`, `{{ (secretJSON "object").n }}`, `{{ (secretJSON "object").password.x }}`, `{{ (secretJSON "object").list }}`, `{{ secretJSON "object" }}`,
+		`{{ index (secretJSON "object") ` + p + ` }}`, `{{ get (secretJSON "object") ` + p + ` }}`, `{{ get (secretJSON "object") "x" }}`,
+		`{{ call ` + p + ` }}`, `{{ len 3 }}{{ ` + p + ` | len | index "x" }}`, `{{ lt ` + p + ` 3 }}`, `{{ eq (secretJSON "object") ` + p + ` }}`,
+		`{{ printf "%d" ` + p + ` }}`, `{{ printf "%s %s" ` + p + ` }}`, `{{ print (secretJSON "object").n }}`, `{{ html (secretJSON "object").n }}`,
+		`{{ mustRegexMatch ` + p + ` (print "[" ` + p + `) }}`, `{{ regexMatch (print "[" ` + p + `) ` + p + ` }}`, `{{ regexReplaceAll (print "(" ` + p + `) "a" "b" }}`,
+		`{{ mustRegexFindAll (print "[" ` + p + `) ` + p + ` 1 }}`, `{{ semver ` + p + ` }}`, `{{ semverCompare ` + p + ` ` + p + ` }}`,
+		`{{ mustMerge ` + p + ` ` + p + ` }}`, `{{ mustSlice ` + p + ` 1 }}`, `{{ mustFirst ` + p + ` }}`, `{{ mustAppend ` + p + ` 1 }}`, `{{ mustHas 1 ` + p + ` }}`,
+		`{{ mustUniq ` + p + ` }}`, `{{ mustWithout ` + p + ` 1 }}`, `{{ mustChunk 2 ` + p + ` }}`, `{{ chunk 0 ` + p + ` }}`, `{{ dig "a" ` + p + ` }}`, `{{ concat ` + p + ` }}`,
+		`{{ urlParse (print "::%zz" ` + p + `) }}`, `{{ urlJoin (dict "host" ` + p + ` "scheme" 3) }}`, `{{ repeat -1 ` + p + ` }}`, `{{ indent -1 ` + p + ` }}`,
+		`{{ template "none" ` + p + ` }}`, `{{ define "t" }}{{ .x.y }}{{ end }}{{ template "t" ` + p + ` }}`, `{{ define "` + "t" + `" }}{{ template "t" . }}{{ end }}{{ template "t" ` + p + ` }}`,
+		`{{ $x := secretJSON "object" }}{{ $x.password.y.z }}`, `{{ with secretJSON "object" }}{{ .password 3 }}{{ end }}`, `{{ not }}`,
+		`{{ mustToDuration ` + p + ` }}`, `{{ toYAML (dict "a" (parseJSON "123456789012345678901234567890")) }}`,
+		`{{ substr 5 1 ` + p + ` }}`, `{{ trunc 3 (secretJSON "object") }}`, `{{ mustDeepCopy ` + p + ` | index "k" }}`, `{{ div 1 0 }}`, `{{ mod 1 0 }}`,
+		`{{ dict "a" ` + p + ` | set "x" }}`, `{{ set (secretJSON "object") "a" ` + p + ` }}`, `{{ pick (secretJSON "object") ` + p + ` }}`, `{{ ternary ` + p + ` }}`,
+	}
+	failed := 0
+	for _, text := range templates {
+		kind, got := renderContent(src, inline("line one\n"+text))
+		if kind == "want" {
+			if !strings.Contains(text, "substr") && !strings.Contains(text, "trunc") {
+				t.Logf("renders: %s", text)
+			}
+			continue
+		}
+		failed++
+		for _, piece := range []string{marker, "hunter2", "C0FFEE", "MARKER"} {
+			if strings.Contains(got, piece) {
+				t.Errorf("%s: the error quotes a value: %s", text, got)
+			}
+		}
+		if !strings.Contains(got, ":2:") && !strings.Contains(got, "not defined") && !strings.Contains(got, ":2: ") {
+			t.Errorf("%s: the error does not say where: %s", text, got)
+		}
+	}
+	if failed < 60 {
+		t.Errorf("only %d templates failed", failed)
+	}
+	// The Unwrap chain is printed by careless callers: it must be as quiet.
+	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unit{files: []string{"x"}, docs: []document{doc}}
+	_, err = u.compute(t.Context(), src, time.Second, nil)
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if strings.Contains(fmt.Sprintf("%v %+v %#v", e, e, e), marker) {
+			t.Errorf("a wrapped error quotes a value: %#v", e)
+		}
+	}
+}
+
+// Ensure that what a template may not do is not there, and says why.
+func TestHermeticFunctions(t *testing.T) {
+	for _, name := range []string{
+		"env", "expandenv", "getHostByName", "now", "date", "ago", "toDate", "htmlDate", "randAlphaNum", "randBytes", "randInt", "uuidv4", "shuffle",
+		"genPrivateKey", "genCA", "genSelfSignedCert", "genSignedCert", "buildCustomCert", "bcrypt", "htpasswd", "encryptAES",
+	} {
+		_, err := compile("x.tmpl", "a\n{{ "+name+" }}", "", "")
+		if err == nil || !strings.Contains(err.Error(), "x.tmpl:2:4:") || !strings.Contains(err.Error(), "environment") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range []string{"file", "writeToFile", "plugin", "nonsense"} {
+		if _, err := compile("x.tmpl", "{{ "+name+" }}", "", ""); err == nil {
+			t.Errorf("%s is there", name)
+		}
+	}
+	// The same input gives the same bytes, maps included.
+	src := newFakeSource()
+	src.put("o", `{"c":1,"a":2,"b":3,"d":4,"e":5,"f":6}`)
+	text := `{{ $o := secretJSON "o" }}{{ keys $o | join "," }} {{ values $o | join "," }} {{ toJSON $o }} {{ toYAML $o }} {{ range $k, $v := $o }}{{ $k }}{{ $v }}{{ end }}`
+	_, first := renderContent(src, inline(text))
+	for range 50 {
+		if _, got := renderContent(src, inline(text)); got != first {
+			t.Fatalf("differs:\n%s\n%s", got, first)
+		}
+	}
+}
+
+func TestSecretOr(t *testing.T) {
+	src := newFakeSource()
+	text := `{{ secretOr "a" "default" }}`
+	if kind, got := renderContent(src, inline(text)); kind != "want" || got != "default" {
+		t.Errorf("not found: %s %q", kind, got)
+	}
+	for _, err := range []error{
+		unavailable(), &upstream.Error{Err: upstream.ErrAccessDenied}, &upstream.Error{Err: upstream.ErrThrottled},
+		&upstream.Error{Err: upstream.ErrPendingDeletion}, context.DeadlineExceeded,
+	} {
+		src.fail("a", err)
+		if kind, got := renderContent(src, inline(text)); kind != "error" {
+			t.Errorf("%v: the default hides it: %q", err, got)
+		}
+	}
+	src.fail("a", nil)
+	src.put("a", "value")
+	if kind, got := renderContent(src, inline(text)); kind != "want" || got != "value" {
+		t.Errorf("found: %s %q", kind, got)
+	}
+}
+
+// Ensure that absent secrets with a default do not keep the others from being read together,
+// and that one which is needed elsewhere is still an error.
+func TestSecretOrBesideOthers(t *testing.T) {
+	src := newFakeSource()
+	src.put("a", "1", "b", "2")
+	dir := t.TempDir()
+	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/f", `{{ secret "a" }}{{ secretOr "no" "-" }}{{ secret "b" }}{{ secretOr "none" "-" }}`)}})
+	for range 2 { // the second time the references are known
+		mustRender(t, r)
+		if got := mustRead(t, dir+"/f"); got != "1-2-" {
+			t.Fatalf("got %q", got)
+		}
+	}
+	src.put("none", "3")
+	mustRender(t, r)
+	if got := mustRead(t, dir+"/f"); got != "1-23" {
+		t.Fatalf("got %q", got)
+	}
+	if kind, _ := renderContent(src, inline(`{{ secretOr "no" "-" }}{{ secret "no" }}`)); kind != "error" {
+		t.Error("a missing secret that is needed was not an error")
+	}
+}
+
+// Ensure that what a template writes is made of one moment, although it learns only while it
+// executes what to read.
+func TestOneMoment(t *testing.T) {
+	src := newFakeSource()
+	n := 0
+	src.put("a", "0", "b", "0", "c", "0")
+	src.before = func([]upstream.SecretRef) { // every read meets a rotation, three times
+		if n < 3 {
+			n++
+			v := fmt.Sprint(n)
+			src.put("a", v, "b", v, "c", v)
+		}
+	}
+	kind, got := renderContent(src, inline(`{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`))
+	if kind != "want" || got != strings.Repeat(got[:1], 3) {
+		t.Errorf("%s %q", kind, got)
+	}
+	if n != 3 {
+		t.Errorf("only %d rotations happened", n)
+	}
+
+	// A source that never rests gives an error, not an endless loop and not a mix.
+	calls := 0
+	src.before = func([]upstream.SecretRef) {
+		calls++
+		v := fmt.Sprint(calls)
+		src.put("a", v, "b", v, "c", v)
+	}
+	kind, got = renderContent(src, inline(`{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`))
+	if kind == "want" && got != strings.Repeat(got[:len(got)/3], 3) {
+		t.Errorf("mix: %q", got)
+	}
+	if calls > 100 {
+		t.Errorf("%d reads", calls)
+	}
+}
+
+// Ensure that a template which fails only because it saw two moments is executed again.
+func TestMixedMomentIsNoError(t *testing.T) {
+	src := newFakeSource()
+	src.put("which", "old", "old", "x")
+	once := false
+	src.before = func(refs []upstream.SecretRef) {
+		if refs[0].SecretName == "old" && !once { // between the two reads "old" goes away
+			once = true
+			src.mu.Lock()
+			delete(src.values, ref("old"))
+			src.mu.Unlock()
+			src.put("which", "new", "new", "y")
+		}
+	}
+	// "old" is asked for although "which" says "new" by then: not found, nothing to repeat.
+	kind, got := renderContent(src, inline(`{{ secret (secret "which") }}`))
+	if kind != "error" || strings.Contains(got, `"old"`) {
+		t.Errorf("%s %q", kind, got)
+	}
+	if kind, got := renderContent(src, inline(`{{ secret (secret "which") }}`)); kind != "want" || got != "y" {
+		t.Errorf("%s %q", kind, got)
+	}
+}
+
+// Ensure that a secret that is no longer needed may go away.
+func TestDependencyThatIsNoLongerUsed(t *testing.T) {
+	src := newFakeSource()
+	src.put("mode", "a", "a", "1", "b", "2")
+	dir := t.TempDir()
+	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/f", `{{ if eq (secret "mode") "a" }}{{ secret "a" }}{{ else }}{{ secret "b" }}{{ end }}`)}})
+	mustRender(t, r)
+	src.put("mode", "b")
+	src.mu.Lock()
+	delete(src.values, ref("a"))
+	src.mu.Unlock()
+	mustRender(t, r)
+	if got := mustRead(t, dir+"/f"); got != "2" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Ensure that the usual render of a known template reads the source once.
+func TestOneReadWhenDependenciesAreKnown(t *testing.T) {
+	src := newFakeSource()
+	src.put("a", "1", "b", "2", "c", "3")
+	r := mustNew(t, src, Options{Targets: []Target{target(t.TempDir()+"/f", `{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`)}})
+	mustRender(t, r)
+	src.calls = 0
+	src.put("b", "4")
+	mustRender(t, r)
+	if src.calls != 1 {
+		t.Errorf("%d reads, want 1", src.calls)
+	}
+}
+
+// Ensure that a helper that changes an object does not change it for others.
+func TestObjectsAreNotShared(t *testing.T) {
+	src := newFakeSource()
+	src.put("o", `{"a":"1"}`)
+	text := `{{ $x := set (secretJSON "o") "a" "2" }}{{ $x.a }}{{ (secretJSON "o").a }}{{ secretField "o" "a" }}`
+	for range 2 {
+		if _, got := renderContent(src, inline(text)); got != "211" {
+			t.Errorf("got %q", got)
+		}
+	}
+}
+
+func TestOutputIsBounded(t *testing.T) {
+	src := newFakeSource()
+	src.put("a", "x")
+	for _, text := range []string{
+		`{{ repeat 99999999999 (secret "a") }}`, `{{ $s := repeat 1000000 "x" }}{{ range until 60000 }}{{ $s }}{{ end }}`,
+		`{{ range until 99999999 }}{{ end }}`, `{{ range untilStep 0 99999999 1 }}{{ end }}`, `{{ indent 999999 "x" }}`,
+	} {
+		if kind, got := renderContent(src, inline(text)); kind != "error" || len(got) > 1000 {
+			t.Errorf("%s: %s, %d bytes", text, kind, len(got))
+		}
+	}
+}
+
+func TestTemplateFiles(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "v")
+	mustWrite(t, dir+"/x.tmpl", "<<secret \"a\">> {{ stays }}\n")
+	r := mustNew(t, src, Options{Targets: []Target{{
+		Content: Content{Source: dir + "/x.tmpl", LeftDelim: "<<", RightDelim: ">>"}, Destination: dir + "/out", NoSync: true,
+	}}})
+	mustRender(t, r)
+	if got := mustRead(t, dir+"/out"); got != "v {{ stays }}\n" {
+		t.Errorf("got %q", got)
+	}
+	mustWrite(t, dir+"/large.tmpl", strings.Repeat("x", maxTemplate+1))
+	mustWrite(t, dir+"/bad.tmpl", "ok\n{{ secret \"a\" ")
+	for _, path := range []string{dir + "/none.tmpl", dir + "/large.tmpl", dir + "/bad.tmpl", dir} {
+		_, err := New(src, Options{Targets: []Target{{Content: Content{Source: path}, Destination: dir + "/out2"}}})
+		if err == nil || !strings.Contains(err.Error(), "targets[0]: ") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "out2")); err == nil {
+		t.Error("New wrote a file")
+	}
+	// An empty template, and one that only defines, render an empty file.
+	for _, text := range []string{"{{/* nothing */}}", `{{ define "x" }}y{{ end }}`} {
+		if kind, got := renderContent(src, inline(text)); kind != "want" || got != "" {
+			t.Errorf("%q: %s %q", text, kind, got)
+		}
+	}
+}
+
+// Ensure that exactly the bytes that came from an action count as values.
+func TestValuesAreKnownByPlace(t *testing.T) {
+	src := newFakeSource()
+	src.put("a", "AA", "b", "")
+	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unit{files: []string{"x"}, docs: []document{doc}}
+	result, err := u.compute(t.Context(), src, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := result.outs[0].lines()[0].String(); got != "x=[masked];y=[masked];[[masked]]" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// FuzzTemplate holds that a template of any text, given secrets of any text, never makes an
+// error that quotes the secret, and never panics.
+func FuzzTemplate(f *testing.F) {
+	for _, seed := range []string{`{{ secret "a" }}`, `{{ (secretJSON "a").b }}`, `{{ range secretJSON "a" }}{{ . }}{{ end }}`, `{{ printf "%d" (secret "a") }}`, `{{ index (secret "a") 100 }}`} {
+		f.Add(seed, `{"b":"c"}`)
+		f.Add(seed, "QxZsecretvalueZxQ")
+	}
+	f.Fuzz(func(t *testing.T, text, value string) {
+		if len(value) < 8 || strings.Contains(text, "range until") || len(text) > 200 {
+			t.Skip()
+		}
+		src := newFakeSource()
+		src.put("a", value)
+		kind, got := renderContent(src, inline(text))
+		if kind != "error" || strings.Contains(text, value) || slices.Contains(strings.Fields(vocabulary), value) {
+			return
+		}
+		if strings.Contains(got, value) && !strings.Contains(shorten(text), shorten(value)) && !strings.Contains(vocabulary, value) {
+			t.Errorf("%q with %q: %s", text, value, got)
+		}
+	})
+}
+
+// vocabulary is text of our own errors, in which a value may stand by chance.
+const vocabulary = "template function secret secretJSON which is not shown may be secret (inline template)"
