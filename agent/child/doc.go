@@ -53,7 +53,8 @@
 // reading from the terminal works, and an interactive shell inside does its own job control.
 // The terminal then delivers SIGINT itself, so the caller must hand SIGINT to
 // [Supervisor.Signal], which does not repeat it, and must not end on it. There is no group of
-// the application's own to kill in this mode.
+// the application's own to kill in this mode. An interactive shell ignores SIGTERM; SIGHUP
+// as Options.StopSignal ends it without the grace period.
 //
 // On Linux and FreeBSD the kernel kills the application when this process dies in whatever
 // way, kill -9 included, unless the application is set-user-id or has file capabilities. On

@@ -82,6 +82,7 @@ func playServe(args []string) int {
 func playParent(args []string) int {
 	self, _ := os.Executable()
 	cmd := exec.Command(self, "serve", "stubborn")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: slices.Contains(args, "escape")}
 	cmd.Stdout = os.Stdout
 	if err := cmd.Start(); err != nil {
 		say("error", err)
@@ -101,7 +102,7 @@ type supervised struct {
 	Role      []string
 	Values    map[string]string
 	Subreaper bool
-	Hooks     int // processes that the supervisor runs beside the application
+	Hooks     bool // run other processes beside the application
 }
 
 const supervisedVariable = "SECRETAGENT_TEST_SUPERVISED"
@@ -135,14 +136,22 @@ func playSupervise([]string) int {
 			_ = s.Signal(sig)
 		}
 	}()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(context.Background()) }()
-	for range what.Hooks {
-		if err := exec.Command(self, "exit", "0").Run(); err != nil {
-			say("hook failed:", err)
+	ctx, over := context.WithCancel(context.Background())
+	hooks := make(chan int)
+	go func() {
+		n := 0
+		for ; what.Hooks && ctx.Err() == nil; n++ {
+			if err := exec.Command("true").Run(); err != nil {
+				say("hook failed:", err)
+			}
 		}
+		hooks <- n
+	}()
+	err = s.Run(context.Background())
+	over()
+	if n := <-hooks; what.Hooks {
+		say("hooks", n)
 	}
-	err = <-ended
 	var exit *ExitError
 	switch {
 	case errors.As(err, &exit):
@@ -505,6 +514,53 @@ func TestProcessDescendantsAreKilled(t *testing.T) {
 	})
 }
 
+func TestProcessThatEscapesDoesNotHoldRunUp(t *testing.T) {
+	r := newReal(t, Options{}, "parent", "leave", "escape")
+	pid := r.out.pid(t, "descendant", 1)
+	defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
+	begin := time.Now()
+	wantCode(t, r.wait(t), 0) // although its output is still open
+	if took := time.Since(begin); took > pipeDelay+emptyDelay+2*time.Second {
+		t.Errorf("Run took %v", took)
+	}
+}
+
+func TestProcessMethodsInParallel(t *testing.T) {
+	r := newReal(t, Options{MaxRestarts: 1000}, "serve")
+	r.out.line(t, "started", 1)
+	stop := make(chan struct{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+				}
+				// A signal that every process ignores.
+				if err := r.Signal(unix.SIGWINCH); err != nil && !errors.Is(err, ErrNotRunning) {
+					t.Errorf("Signal: %v", err)
+				}
+				if s := r.Status(); s.State == Running && s.PID == 0 {
+					t.Errorf("%+v", s)
+				}
+				_, _ = r.Refs(), r.Interactive()
+			}
+		})
+	}
+	for i := range 5 {
+		r.src.set("s", fmt.Sprintf("%s-%d", marker, i+1))
+		if got := r.out.line(t, "started", i+2); !strings.HasSuffix(got, fmt.Sprintf("-%d", i+1)) {
+			t.Errorf("started with %q", got)
+		}
+	}
+	close(stop)
+	callers.Wait()
+	r.cancel()
+	wantCode(t, r.wait(t), 0)
+}
+
 func TestProcessOutputToAFileIsHandedOver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
 	f, err := os.Create(path)
@@ -597,7 +653,7 @@ func TestParseSignalOfUnix(t *testing.T) {
 }
 
 // startSupervisor runs the test binary as a supervisor, a process that can be killed.
-func startSupervisor(t *testing.T, what supervised, change func(*exec.Cmd)) (*exec.Cmd, *output) {
+func startSupervisor(t *testing.T, what supervised, change func(*exec.Cmd)) (*program, *output) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -623,24 +679,33 @@ func startSupervisor(t *testing.T, what supervised, change func(*exec.Cmd)) (*ex
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return cmd, out
+	p := &program{Cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.ended)
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-p.ended })
+	return p, out
 }
 
-// waitCode waits for a supervisor and returns its exit code.
-func waitCode(t *testing.T, cmd *exec.Cmd) int {
+// program is a supervisor that runs as a process of its own.
+type program struct {
+	*exec.Cmd
+	ended chan struct{}
+	err   error // valid once ended is closed
+}
+
+// code waits for the end and returns the exit code.
+func (p *program) code(t *testing.T) int {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
 	select {
-	case err := <-done:
+	case <-p.ended:
 		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
-			t.Fatal(err)
+		if p.err != nil && !errors.As(p.err, &exit) && !errors.Is(p.err, exec.ErrWaitDelay) {
+			t.Fatal(p.err)
 		}
-		return cmd.ProcessState.ExitCode()
+		return p.ProcessState.ExitCode()
 	case <-time.After(patience):
-		_ = cmd.Process.Kill()
 		t.Fatal("the supervisor has not ended")
 		return 0
 	}
@@ -663,7 +728,7 @@ func TestSupervisorAsAProgram(t *testing.T) {
 	if err := cmd.Process.Signal(unix.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
-	if code := waitCode(t, cmd); code != 42 {
+	if code := cmd.code(t); code != 42 {
 		t.Errorf("exit code %d, want that of the application", code)
 	}
 }

@@ -129,7 +129,7 @@ func (s *Supervisor) Signal(sig os.Signal) error {
 // application is asked to end, killed after Options.Grace, and Run returns how it ended. Any
 // other error means that it was not started, or not started again. Errors that a secret
 // caused wrap the sentinels of package upstream; one that a missing program caused wraps
-// [os/exec.ErrNotFound].
+// [os/exec.ErrNotFound] or, when its path was given, [io/fs.ErrNotExist].
 //
 // Run works once. It owns all goroutines and processes that it starts and leaves none behind.
 func (s *Supervisor) Run(ctx context.Context) (err error) {
