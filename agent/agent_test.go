@@ -25,7 +25,13 @@ import (
 	"secretagent/upstream"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// fasthttp's servers leave a goroutine that ends within ten seconds, and one that
+		// lives as long as the process.
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
+}
 
 // marker is a value that must not be found anywhere but where it was asked for.
 const marker = "MARKER-first-secret"
