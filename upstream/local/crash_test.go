@@ -216,6 +216,7 @@ func checkCrashed(t *testing.T, s *Store, w int, acked *acknowledged) {
 	if n != acked.put[w] && n != acked.put[w]+1 {
 		t.Errorf("%s: current is version %d, acknowledged was %d", name, n, acked.put[w])
 	}
+	acked.put[w] = n                    // seen now, so it must stay
 	for i := max(1, n-8); i <= n; i++ { // 10 versions, of which one may be kept by its label
 		v, err := s.GetSecretValue(ctx, upstream.SecretRef{SecretName: name, VersionID: upstream.VersionID(strconv.Itoa(i))})
 		if err != nil || !v.SecretData.Equal(crashValue(name, i)) {

@@ -33,6 +33,9 @@ type keyEntry struct {
 	aead   tink.AEAD // nil unless enabled
 }
 
+// Format prints no key material, whatever the verb.
+func (k keys) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "%d keys", len(k.entries)) }
+
 func (k *keys) find(id uint32) *keyEntry {
 	for i := range k.entries {
 		if k.entries[i].id == id {

@@ -103,6 +103,12 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
+// Format prints where the store is, for every verb. Otherwise fmt would, for some verbs, follow
+// the pointers into key material and into the map of the file, which has no end it could see.
+func (s *Store) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "local.Store(%s)", s.opts.Database)
+}
+
 // load makes the keyring usable with this database and checks every secret.
 func (s *Store) load(keyring *keys) error {
 	if keyring == nil {
