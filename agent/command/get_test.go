@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -57,7 +59,9 @@ func TestEndpointClient(t *testing.T) {
 		{"a timeout", problem(504, "UpstreamTimeout"), "", upstream.ErrUnavailable, "why"},
 		{"a request that was too slow", problem(408, "RequestTimeout"), "", upstream.ErrUnavailable, "why"},
 		{"somebody else's server", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hello", 404) }, "", upstream.ErrUnavailable, "is something else listening there?"},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://example.com/", 302) }, "", upstream.ErrUnavailable, "status 302"},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://example.com/", http.StatusFound)
+		}, "", upstream.ErrUnavailable, "status 302"},
 		{"a broken answer", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			_, _ = w.Write([]byte("hal"))
@@ -98,7 +102,9 @@ func problem(status int, code string) http.HandlerFunc {
 }
 
 func TestEndpointClientAcceptsTheConfiguredCertificateOnly(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("value")) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("value")) }))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // the refused handshake
+	server.StartTLS()
 	defer server.Close()
 	right := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	cfg := endpointConfig(t, server.Listener.Addr().String(), "tls: {certFile: a.crt, keyFile: a.key}")

@@ -27,7 +27,7 @@ so that a fresh checkout runs.`,
 			}
 			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
 			logger.Info("starting", "version", a.Version, "config", cfg.File())
-			ag, err := agent.New(cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr})
+			ag, err := agent.New(ctx, cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr})
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,8 +39,12 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE PROGRAM ARGS...   like exec, and holds the exit code
 //	await SOCKET|URL             waits until somebody serves the socket, or the URL answers 200
+//	await-file FILE [TEXT]       waits until the file is there, and contains the text
 //	freeport VAR                 sets VAR to a port that was free a moment ago
 func TestScripts(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the scripts call sh and send signals")
+	}
 	scripts, err := filepath.Glob("testdata/script/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
@@ -49,9 +54,10 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    scriptExits,
-			"await":    scriptAwait,
-			"freeport": scriptFreePort,
+			"exits":      scriptExits,
+			"await":      scriptAwait,
+			"await-file": scriptAwaitFile,
+			"freeport":   scriptFreePort,
 		},
 	})
 }
@@ -99,6 +105,24 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 			return nil
 		}
 	}
+	eventually(ts, args[0], ready)
+}
+
+func scriptAwaitFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: await-file FILE [TEXT]")
+	}
+	eventually(ts, args[0], func() error {
+		content, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && len(args) == 2 && !strings.Contains(string(content), args[1]) {
+			err = errors.New(args[1] + " is not in it")
+		}
+		return err
+	})
+}
+
+// eventually waits until ready returns nil, for at most ten seconds.
+func eventually(ts *testscript.TestScript, what string, ready func() error) {
 	var err error
 	for range 500 {
 		if err = ready(); err == nil {
@@ -106,7 +130,7 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	ts.Fatalf("%s: %v", args[0], err)
+	ts.Fatalf("%s: %v", what, err)
 }
 
 func scriptFreePort(ts *testscript.TestScript, neg bool, args []string) {

@@ -1,0 +1,85 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent"
+)
+
+func (a *app) execCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "exec [-- PROGRAM ARGS...]",
+		Short: "Run a program with secrets in its environment",
+		Long: `Run a program with secrets in its environment, as exec in the configuration says, and end as it
+ends: its exit code is that of this command. The program starts when all variables are
+known. When a secret changes, it is restarted, signalled or left alone (exec.onChange).
+
+Signals are passed on. SIGTERM asks the program to end with exec.stopSignal and kills it
+after exec.grace.
+
+No agent is needed: the values come from the running agent of the built-in backend where
+there is one, else from the upstream itself.`,
+		Example: `  secretagent exec -- /usr/local/bin/app --serve
+  secretagent exec --config agent.yaml -- sh -c 'psql -h db'`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return errors.New("write the program after --, so that its flags are not taken for ours")
+			}
+			return nil
+		},
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			cfg, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 && (cfg.Exec == nil || len(cfg.Exec.Command) == 0) {
+				return usagef("no program: write it after --, or set exec.command")
+			}
+			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
+			child, err := agent.NewChild(ctx, cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}, args)
+			if err != nil {
+				return err
+			}
+			err = runChild(ctx, child)
+			if exit, ok := errors.AsType[*agent.ExitError](err); ok && !exit.Killed && exit.Signal == nil {
+				return exitCode(exit.Code) // the program has said what there is to say
+			}
+			return err
+		}),
+	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+// runChild runs child and passes signals on to it. The context of the command line ends with
+// SIGINT, which is the program's to judge, and so is not used.
+func runChild(ctx context.Context, child *agent.Child) error {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var forwarder sync.WaitGroup
+	defer forwarder.Wait()
+	defer stop()
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, append(passedOn(), terminate)...)
+	defer signal.Stop(signals)
+	forwarder.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case sig := <-signals:
+				if sig == terminate {
+					stop()
+				} else if err := child.Signal(sig); err != nil && sig == os.Interrupt {
+					stop() // there is no program yet that could judge it
+				}
+			}
+		}
+	})
+	return child.Run(ctx)
+}

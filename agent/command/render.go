@@ -1,0 +1,79 @@
+package command
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent"
+)
+
+func (a *app) renderCommand() *cobra.Command {
+	var (
+		once, dryRun, diff, partial, noHooks bool
+		timeout                              time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "render --once",
+		Short: "Render the files of the configuration once, then exit",
+		Long: `Render all templates and sets of the configuration once, run the hooks of what changed, and exit:
+for init containers and CI. No agent is needed: the values come from the running agent of the
+built-in backend where there is one, else from the upstream itself.
+
+It is all or nothing: a secret that is missing, a template that fails or a full disk leaves
+every file as it was. Reads that fail for a passing reason are repeated until --timeout; then
+the exit code is 5. "secretagent run" keeps files current.
+
+--dry-run publishes nothing and lists the files that would change; --diff shows the lines,
+with values masked.`,
+		Example: `  secretagent render --once --timeout 1m
+  secretagent render --once --dry-run --diff`,
+		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			switch {
+			case !once:
+				return withHint(usagef("--once is needed: this verb does not stay"), "secretagent run keeps files current")
+			case diff && !dryRun:
+				return usagef("--diff belongs to --dry-run")
+			case timeout <= 0:
+				return usagef("--timeout must be positive")
+			case dryRun && (partial || noHooks):
+				return usagef("--dry-run publishes nothing and runs no hook: leave --partial and --no-hooks away")
+			}
+			cfg, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
+			deps := agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}
+			if !dryRun {
+				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: partial, NoHooks: noHooks})
+			}
+			diffs, err := agent.RenderDiff(ctx, cfg, deps)
+			if err != nil {
+				return err
+			}
+			var b strings.Builder
+			for _, d := range diffs {
+				if diff {
+					b.WriteString(d.String())
+				} else {
+					b.WriteString(d.Path + "\n")
+				}
+			}
+			return a.write([]byte(b.String()))
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVar(&once, "once", false, "render once, then exit")
+	f.BoolVar(&dryRun, "dry-run", false, "publish nothing; list the files that would change")
+	f.BoolVar(&diff, "diff", false, "with --dry-run: show the lines that would change, values masked")
+	f.BoolVar(&partial, "partial", false, "publish what could be rendered although something else could not")
+	f.BoolVar(&noHooks, "no-hooks", false, "run no hooks and owe none")
+	f.DurationVar(&timeout, "timeout", 30*time.Second, "longest wait for the upstream")
+	return cmd
+}

@@ -1,0 +1,18 @@
+//go:build unix
+
+package command
+
+import (
+	"os"
+	"syscall"
+)
+
+// terminate asks a program to end.
+const terminate = syscall.SIGTERM
+
+// passedOn returns the other signals that mean something to a program.
+func passedOn() []os.Signal {
+	return []os.Signal{
+		os.Interrupt, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT,
+	}
+}
