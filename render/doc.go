@@ -22,8 +22,8 @@
 //	secretOr "name" "default"      the default only when there is no such secret
 //
 // and besides them parseJSON, parseYAML, parseTOML, toJSON, toJSONPretty, toYAML, toTOML,
-// base64Encode, base64Decode, base64URLEncode, base64URLDecode, the functions of
-// text/template and the repeatable part of sprig. Nothing reads the environment, files, the
+// base64Encode, base64Decode, base64URLEncode, base64URLDecode, shellQuote, the functions of
+// text/template and the repeatable part of sprig, none of which hides an error. Nothing reads the environment, files, the
 // network, the clock or a random source: the same secrets give the same bytes. Which secrets
 // a template reads is learned while it executes and need not be declared.
 //

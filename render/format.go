@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -342,38 +343,44 @@ func writeJSON(out *output, pairs []pair) error {
 }
 
 func yamlLine(out *output, p pair) error {
-	out.text(yamlString(p.key) + ": ")
-	out.value(flow(p.value, yamlString))
+	key := p.key
+	if !yamlPlain.MatchString(key) || yamlReserved.MatchString(key) {
+		key = doubleQuoted(key)
+	}
+	out.text(key + ": ")
+	out.value(flow(p.value))
 	return nil
 }
 
+var (
+	yamlPlain    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
+	yamlReserved = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`) // YAML 1.1 and 1.2
+)
+
 // flow writes a decoded JSON value on one line. JSON is YAML once its strings are escaped
 // the YAML way.
-func flow(v any, quote func(string) string) string {
+func flow(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "null"
 	case string:
-		return quote(v)
+		return doubleQuoted(v)
 	case map[string]any:
 		parts := make([]string, 0, len(v))
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			parts = append(parts, quote(key)+": "+flow(v[key], quote))
+			parts = append(parts, doubleQuoted(key)+": "+flow(v[key]))
 		}
 		return "{" + strings.Join(parts, ", ") + "}"
 	case []any:
 		parts := make([]string, len(v))
 		for i, e := range v {
-			parts[i] = flow(e, quote)
+			parts[i] = flow(e)
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	default:
 		return fmt.Sprint(v) // json.Number and bool
 	}
 }
-
-// yamlString returns s as a double-quoted scalar on one line.
-func yamlString(s string) string { return doubleQuoted(s) }
 
 // doubleQuoted escapes what YAML and TOML both unescape: quotes and backslashes by a
 // backslash, everything that is not printable by \u and \U.

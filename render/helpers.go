@@ -39,6 +39,14 @@ func (c *compiled) helpers() template.FuncMap {
 	for _, name := range unrepeatable {
 		delete(funcs, name)
 	}
+	// Of sprig's pairs such as regexMatch and mustRegexMatch, the first hides errors.
+	for name, fn := range funcs {
+		if rest, ok := strings.CutPrefix(name, "must"); ok && rest != "" {
+			if lenient := strings.ToLower(rest[:1]) + rest[1:]; funcs[lenient] != nil {
+				funcs[lenient] = fn
+			}
+		}
+	}
 	maps.Copy(funcs, template.FuncMap{
 		"secret":        c.secret,
 		"secretJSON":    c.secretJSON,
@@ -63,7 +71,9 @@ func (c *compiled) helpers() template.FuncMap {
 		// give another order each time, or allocate without a bound.
 		"print": checkedPrint(fmt.Sprint), "println": checkedPrint(fmt.Sprintln), "printf": printf,
 		"html": checkedPrint(template.HTMLEscaper), "js": checkedPrint(template.JSEscaper), "urlquery": checkedPrint(template.URLQueryEscaper),
-		"toString": printable, "quote": quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
+		"shellQuote": envQuote,
+		"toString":   printable,
+		"quote":      quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
 		"get": get, "keys": sortedKeys, "values": sortedValues,
 		"repeat": repeat, "until": until, "untilStep": untilStep,
 		"indent": indent, "nindent": func(n int, s string) (string, error) { s, err := indent(n, s); return "\n" + s, err },
@@ -98,18 +108,29 @@ func whyUnknown(name string) string {
 		"base64Encode, base64Decode, and the functions of text/template and sprig"
 }
 
-// lookup reads ref, which the template wrote as name. The source's error is shown only when
-// the template spells the name out: a name that is computed may come from a secret.
-func (c *compiled) lookup(name string, ref upstream.SecretRef, optional bool) (upstream.SecretValue, error) {
+// lookup reads ref, which the template wrote as names. The source's error is shown only when
+// the template spells all of them out: a name that is computed may come from a secret.
+func (c *compiled) lookup(ref upstream.SecretRef, optional bool, names ...string) (upstream.SecretValue, error) {
 	value, err := c.scope.get(ref, optional)
-	switch {
-	case err == nil:
+	if err == nil {
 		return value, nil
-	case c.spells(name):
-		return value, &refusal{reason: err.Error(), err: err}
-	default:
-		return value, &refusal{reason: "the secret whose name is computed here: " + upstream.Code(err), err: err}
 	}
+	for _, name := range names {
+		if !c.spells(name) {
+			err = conceal(err)
+			return value, &refusal{reason: "the secret or version whose name is computed here: " + err.Error(), err: err}
+		}
+	}
+	return value, &refusal{reason: err.Error(), err: err}
+}
+
+// conceal returns err without the reference and the texts in it.
+func conceal(err error) error {
+	var ue *upstream.Error
+	if errors.As(err, &ue) {
+		return &upstream.Error{Err: ue.Err, RequestID: ue.RequestID, RetryAfter: ue.RetryAfter}
+	}
+	return &upstream.Error{Err: upstream.FromCode(upstream.Code(err), upstream.Status(err))}
 }
 
 // parseRef reads "name" or "name:Label". Its errors do not quote the text.
@@ -126,7 +147,7 @@ func (c *compiled) secret(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	value, err := c.lookup(name, ref, false)
+	value, err := c.lookup(ref, false, name)
 	return string(value.SecretData.Reveal()), err
 }
 
@@ -139,7 +160,7 @@ func (c *compiled) secretVersion(name, version string) (string, error) {
 	if err := ref.VersionID.Validate(); err != nil {
 		return "", &refusal{reason: err.Error(), err: err}
 	}
-	value, err := c.lookup(name, ref, false)
+	value, err := c.lookup(ref, false, name, version)
 	return string(value.SecretData.Reveal()), err
 }
 
@@ -148,7 +169,7 @@ func (c *compiled) secretOr(name, fallback string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	value, err := c.lookup(name, ref, true)
+	value, err := c.lookup(ref, true, name)
 	if errors.Is(err, upstream.ErrNotFound) {
 		return fallback, nil
 	}
@@ -161,7 +182,7 @@ func (c *compiled) secretJSON(name string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, err := c.lookup(name, ref, false)
+	value, err := c.lookup(ref, false, name)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +202,7 @@ func (c *compiled) secretField(name, field string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	value, err := c.lookup(name, ref, false)
+	value, err := c.lookup(ref, false, name)
 	if err != nil {
 		return "", err
 	}

@@ -108,12 +108,16 @@ func makeFolders(path string, sync bool) error {
 			return err
 		}
 	}
-	err := os.Mkdir(path, DefaultFolderMode)
-	if err != nil {
-		if fi, statErr := os.Stat(path); statErr == nil && fi.IsDir() {
+	if err := os.Mkdir(path, DefaultFolderMode); err != nil {
+		fi, statErr := os.Stat(path)
+		switch {
+		case statErr != nil:
+			return err
+		case fi.IsDir():
 			return nil // somebody else was faster
+		default:
+			return fmt.Errorf("%s is a file, but a folder is needed there", path)
 		}
-		return err
 	}
 	if !sync {
 		return nil

@@ -279,3 +279,15 @@ func (l *logBuffer) String() string {
 func (l *logBuffer) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
+
+// hangingSource never answers.
+type hangingSource struct{ *fakeSource }
+
+func (hangingSource) GetSecretValues(ctx context.Context, _ ...upstream.SecretRef) ([]upstream.SecretValue, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
