@@ -53,6 +53,11 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			// Under the race detector every process sleeps for a second before it exits.
+			env.Setenv("GORACE", "atexit_sleep_ms=20")
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      scriptExits,
 			"await":      scriptAwait,
