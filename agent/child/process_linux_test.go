@@ -7,9 +7,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,15 +28,42 @@ func init() {
 func TestLinuxApplicationDiesWithItsSupervisor(t *testing.T) {
 	cmd, out := startSupervisor(t, supervised{Role: []string{"serve", "stubborn"}}, nil)
 	pid := out.pid(t, "started", 1)
-	// Threads of the supervisor come and go meanwhile; the application must not mind.
-	time.Sleep(200 * time.Millisecond)
-	if !alive(pid) {
-		t.Fatal("the application died early")
-	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, pid)
+}
+
+// Whichever thread forked the application must live as long as it: its death would be taken
+// for ours.
+func TestLinuxApplicationOutlivesTheThreadsOfItsSupervisor(t *testing.T) {
+	stop := make(chan struct{})
+	var churn sync.WaitGroup
+	churn.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+			}
+			churn.Go(runtime.LockOSThread) // a goroutine that ends locked ends its thread
+		}
+	})
+	var apps []*real
+	for range 10 {
+		r := newReal(t, Options{Command: []string{"sleep", "100"}})
+		apps = append(apps, r)
+	}
+	time.Sleep(500 * time.Millisecond)
+	close(stop)
+	churn.Wait()
+	for _, r := range apps {
+		if s := r.Status(); s.State != Running {
+			t.Errorf("%+v", s)
+		}
+		r.cancel()
+		wantCode(t, r.wait(t), 143)
+	}
 }
 
 func TestLinuxValuesAreInNoCommandLine(t *testing.T) {
