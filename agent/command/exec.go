@@ -46,15 +46,24 @@ there is one, else from the upstream itself.`,
 			if err != nil {
 				return err
 			}
-			err = runChild(ctx, child)
-			if exit, ok := errors.AsType[*agent.ExitError](err); ok && !exit.Killed && exit.Signal == nil {
-				return exitCode(exit.Code) // the program has said what there is to say
-			}
-			return err
+			return a.childEnded(runChild(ctx, child))
 		}),
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// childEnded turns the end of a supervised program into our own: its exit code is ours. What it
+// had to say when it exited it has said itself.
+func (a *app) childEnded(err error) error {
+	exit, ok := errors.AsType[*agent.ExitError](err)
+	if !ok {
+		return err
+	}
+	if exit.Killed || exit.Signal != nil {
+		a.printf("%v", exit)
+	}
+	return exitCode(exit.Code)
 }
 
 // runChild runs child and passes signals on to it. The context of the command line ends with

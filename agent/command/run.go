@@ -14,7 +14,8 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the agent",
 		Long: `Run the agent in the foreground until SIGINT or SIGTERM: fetch the declared secrets, serve the
 endpoint, render the templates, and keep all of it current. What happens is logged on
-standard error, as log.level and log.format say.
+standard error, as log.level and log.format say. With exec.command it also runs that program,
+ends as it ends, and exits with its code.
 
 Without a configuration file of your own, agent.example.yaml in the current folder is used,
 so that a fresh checkout runs.`,
@@ -31,7 +32,7 @@ so that a fresh checkout runs.`,
 			if err != nil {
 				return err
 			}
-			return ag.Run(ctx)
+			return a.childEnded(ag.Run(ctx))
 		}),
 	}
 }

@@ -42,6 +42,9 @@ func (c *Config) check(p *problems) {
 		c.Exec.check(p)
 	}
 	checkWrittenPaths(p, c)
+	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
+		p.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are templates, sets or exec: nobody could use the agent")
+	}
 }
 
 // collectWatched returns the paths below v that are tagged path:"watch".

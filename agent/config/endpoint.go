@@ -79,9 +79,6 @@ func (e *Endpoint) check(p *problems) {
 	if e.Listen == "" && e.TLS != nil {
 		p.addf("endpoint.tls", "", "has no use without endpoint.listen")
 	}
-	if e.Listen == "" && e.Socket == "" {
-		p.addf("endpoint.socket", "", "must be set when endpoint.listen is off: nobody could reach the agent")
-	}
 	if e.SocketMode&0o600 != 0o600 {
 		p.addf("endpoint.socketMode", e.SocketMode.String(), `must let the owner read and write, as "0600" does`)
 	}

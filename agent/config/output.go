@@ -102,7 +102,7 @@ type HookSignal struct {
 // HookHTTP calls a URL on this host.
 type HookHTTP struct {
 	URL    string `yaml:"url" required:"true" show:"never"`
-	Method string `yaml:"method" default:"POST" enum:"GET|POST|PUT"`
+	Method string `yaml:"method" default:"POST" enum:"GET|POST"`
 }
 
 // checkOutputs checks everything that is rendered.
