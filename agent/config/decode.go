@@ -69,15 +69,21 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 	}
 	given := map[string]bool{}
 	fields := d.schema.fields(v.Type())
+	holdsSecret := slices.ContainsFunc(fields, func(f field) bool { return f.typ == secretDataType })
 	for _, pair := range pairs {
 		name, pos := keyOf(pair.Key), positionOf(pair.Key)
 		path := joinKey(key, name)
+		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
+		if i < 0 && holdsSecret && !isMisspelt(name, fields) {
+			// "data: first,second" without quotes: the second half of a secret looks like a key.
+			d.addAt(pos, joinKey(key, masked), "", unknownKey("", d.schema.names(v.Type()))+"; or a value with a comma lacks its quotes")
+			continue
+		}
 		d.shown[pos] = true
 		if pair.Key.Type() == ast.MergeKeyType {
 			d.addAt(pos, path, "", "YAML merge keys are not supported: write the keys out")
 			continue
 		}
-		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		if i < 0 {
 			d.addAt(pos, path, "", unknownKey(name, d.schema.names(v.Type())))
 			continue
@@ -230,6 +236,16 @@ func mustScalar(t reflect.Type, text, dir string) reflect.Value {
 		panic(fmt.Sprintf("config: default %q of a %s: %v", text, t, err)) // a test reads every tag
 	}
 	return v
+}
+
+// isMisspelt reports whether name is close to one of fields.
+func isMisspelt(name string, fields []field) bool {
+	names := make([]string, len(fields))
+	for i, f := range fields {
+		names[i] = f.name
+	}
+	_, ok := suggest(name, names)
+	return ok
 }
 
 func unknownKey(name string, allowed []string) string {

@@ -203,6 +203,8 @@ func TestMistakes(t *testing.T) {
 		{"an empty seed", "local: {", `local: {seed: [{name: x, data: ""}], `, "upstream.local.seed[0].data: must have 1 to 30720 bytes, these are 0"},
 		{"an object as seed", "local: {", `local: {seed: [{name: x, data: {password: hunter2}}], `, "upstream.local.seed[0].data: must be a single value, not a section or list"},
 
+		{"a comma in a seed without quotes", "local: {", `local: {seed: [{name: x, data: first,hunter2}], `, "upstream.local.seed[0].…: unknown key; allowed here: name, versionId, data; or a value with a comma lacks its quotes"},
+
 		{"no endpoint", "", "upstream: {alibaba: {}}\n", "upstream.alibaba.endpoints: is missing: it must be set"},
 		{"an empty list of endpoints", "", "upstream: {alibaba: {endpoints: []}}\n", "upstream.alibaba.endpoints: must hold at least one endpoint"},
 		{"plain http to the cloud", "", "upstream: {alibaba: {endpoints: [{region: cn-hangzhou, scheme: http, host: kms.example}]}}\n",
