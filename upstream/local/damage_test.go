@@ -281,6 +281,13 @@ func TestExchangedCiphertexts(t *testing.T) {
 			if !sm.check(t, test.name, content, false) {
 				t.Error("not noticed")
 			}
+			// Whatever is not inside a value is noticed at once.
+			if s, err := Open(sm.opts); err == nil {
+				_ = s.Close()
+				if !strings.Contains(test.name, "values") && !strings.Contains(test.name, "place of a value") {
+					t.Error("not noticed by Open")
+				}
+			}
 		})
 	}
 }
@@ -302,7 +309,6 @@ func TestDamageNamesTheSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := mustOpen(t, sm.opts)
-	_, err = get(s, "secret/03:ACSPrevious")
 	for range 2 { // the store goes on
 		_, err = s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "secret/03", VersionID: "v1"})
 		wantErr(t, err, ErrDamaged)

@@ -145,7 +145,7 @@ func createKeyring(path string) (*keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyring: new key: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeFolder(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	text, err := encodeKeyring(handle)

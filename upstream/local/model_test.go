@@ -649,8 +649,8 @@ func (sys *system) compareLists(t *rapid.T) {
 // everything that can be observed, errors included.
 func TestModel(t *testing.T) {
 	sequences := "2000"
-	if testing.Short() {
-		sequences = "200"
+	if testing.Short() || raceDetector {
+		sequences = "300"
 	}
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		if err := f.Value.Set(sequences); err != nil {

@@ -186,7 +186,7 @@ func createDatabase(path string) error {
 		return err
 	}
 	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if err := makeFolder(folder); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(folder, "."+filepath.Base(path)) // mode 0600
