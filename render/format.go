@@ -377,9 +377,28 @@ func flow(v any) string {
 			parts[i] = flow(e)
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
+	case json.Number:
+		return yamlNumber(v.String())
 	default:
-		return fmt.Sprint(v) // json.Number and bool
+		return fmt.Sprint(v) // bool
 	}
+}
+
+// yamlNumber writes exponents the way YAML 1.1 needs them, with a point before and a sign
+// after the e: readers of that version take 1e5 for text.
+func yamlNumber(s string) string {
+	at := strings.IndexAny(s, "eE")
+	if at < 0 {
+		return s
+	}
+	mantissa, exponent := s[:at], s[at+1:]
+	if !strings.Contains(mantissa, ".") {
+		mantissa += ".0"
+	}
+	if exponent[0] != '-' && exponent[0] != '+' {
+		exponent = "+" + exponent
+	}
+	return mantissa + "e" + exponent
 }
 
 // doubleQuoted escapes what YAML and TOML both unescape: quotes and backslashes by a

@@ -191,9 +191,12 @@ type Target struct {
 // Each file by itself is old or new, never torn, and its path never disappears. A reader that
 // needs files of one generation opens the folder Directory/..data once and opens the files
 // relative to it (openat), or reads the link ..data once and uses the path it gives. It then
-// sees files of one generation only; when that generation has just been replaced, an open
-// fails with "no such file" and the reader starts again. A reader that opens two files by
-// their paths under Directory may meet the swap between the two and see one of each.
+// sees files of one generation only. A reader that opens two files by their paths under
+// Directory may meet the swap between the two and see one of each.
+//
+// The old generation is removed right after the swap. An open that had already followed the
+// link to it, and one relative to its folder, then fails with "no such file": the reader
+// starts again and finds the new one.
 type Set struct {
 	// Directory is the folder. It is created where missing and must not be a symbolic link.
 	Directory string

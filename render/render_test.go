@@ -287,24 +287,24 @@ func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newFakeSource()
 		src.put("a", "0")
-		renders := 0
+		var renders atomic.Int32
 		tg := target(dir+"/a", `{{ secret "a" }}`)
 		tg.Wait = Wait{Min: time.Second, Max: 3 * time.Second}
-		r := mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders++ }})
+		r := mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }})
 		stop := start(t, r)
 		synctest.Wait()
-		if renders != 1 {
-			t.Fatalf("the first render waits: %d", renders)
+		if renders.Load() != 1 {
+			t.Fatalf("the first render waits: %d", renders.Load())
 		}
 		src.put("a", "1") // min
 		time.Sleep(999 * time.Millisecond)
 		synctest.Wait()
-		if renders != 1 {
+		if renders.Load() != 1 {
 			t.Error("min: rendered too early")
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if renders != 2 {
+		if renders.Load() != 2 {
 			t.Error("min: not rendered")
 		}
 		time.Sleep(time.Minute)
@@ -313,13 +313,13 @@ func TestWait(t *testing.T) {
 		src.put("a", "3")
 		time.Sleep(600 * time.Millisecond)
 		synctest.Wait()
-		if renders != 2 {
+		if renders.Load() != 2 {
 			t.Error("snooze: rendered too early")
 		}
 		time.Sleep(400 * time.Millisecond)
 		synctest.Wait()
-		if renders != 3 || mustRead(t, dir+"/a") != "3" {
-			t.Errorf("snooze: %d renders", renders)
+		if renders.Load() != 3 || mustRead(t, dir+"/a") != "3" {
+			t.Errorf("snooze: %d renders", renders.Load())
 		}
 		time.Sleep(time.Minute)
 		for range 10 { // max
@@ -327,8 +327,8 @@ func TestWait(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 		}
 		synctest.Wait()
-		if renders != 4 {
-			t.Errorf("max: %d renders in 5 s, want one after 3 s", renders-3)
+		if renders.Load() != 4 {
+			t.Errorf("max: %d renders in 5 s, want one after 3 s", renders.Load()-3)
 		}
 		stop()
 	})

@@ -32,7 +32,6 @@ type fakeSource struct {
 	errs   map[upstream.SecretName]error // answers instead of the value
 	subs   map[upstream.SecretRef]map[chan struct{}]bool
 	calls  int
-	asked  map[upstream.SecretRef]int
 	before func(refs []upstream.SecretRef) // called without the lock at the start of each read
 }
 
@@ -41,7 +40,6 @@ func newFakeSource() *fakeSource {
 		values: map[upstream.SecretRef]upstream.SecretValue{},
 		errs:   map[upstream.SecretName]error{},
 		subs:   map[upstream.SecretRef]map[chan struct{}]bool{},
-		asked:  map[upstream.SecretRef]int{},
 	}
 }
 
@@ -68,7 +66,6 @@ func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.Secre
 	f.calls++
 	out := make([]upstream.SecretValue, len(refs))
 	for i, r := range refs {
-		f.asked[r.WithDefaults()]++
 		if err := f.errs[r.SecretName]; err != nil {
 			return nil, upstream.Wrap(err, "GetSecretValue", r)
 		}
@@ -154,12 +151,6 @@ func (f *fakeSource) subscriptions() (n int) {
 		n += len(chans)
 	}
 	return n
-}
-
-func (f *fakeSource) reads(s string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.asked[ref(s)]
 }
 
 // unavailable is an outage as an upstream reports it.
