@@ -7,31 +7,43 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"secretagent/agent"
 	"secretagent/agent/config"
 	"secretagent/upstream"
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	var out *output
+	var (
+		out  *output
+		ping bool
+	)
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check the configuration",
 		Long: `Check the configuration file and report every problem of it at once, each with line, column,
 key and what is allowed. Nothing is opened, started or created.
 
-Exit code 0: the file is valid; 2: it is not.`,
+With --probe a valid configuration is also tried: every declared secret is read once from every
+endpoint of the upstream, and its value thrown away. The answer says which credential source
+was used, never what it gave.
+
+Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 		Example: `  secretagent check --config agent.yaml
+  secretagent check --config agent.yaml --probe
   secretagent check --output json | jq -r '.Problems[].Key'`,
 		Args: cobra.NoArgs,
-		RunE: a.run(func(_ context.Context, _ []string) error {
+		RunE: a.run(func(ctx context.Context, _ []string) error {
 			path, err := a.configFile()
 			if err != nil {
 				return err
 			}
-			_, err = config.Load(path)
+			cfg, err := config.Load(path)
 			if !out.json {
 				if err != nil {
 					return err
+				}
+				if ping {
+					return a.probe(ctx, cfg)
 				}
 				return a.write(fmt.Appendf(nil, "%s is valid\n", path))
 			}
@@ -40,17 +52,55 @@ Exit code 0: the file is valid; 2: it is not.`,
 			for _, p := range problems {
 				answer.Problems = append(answer.Problems, checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason})
 			}
+			var probeErr error
+			if ping && err == nil {
+				answer.Probes, probeErr = a.probes(ctx, cfg)
+			}
 			if err := a.printJSON(answer); err != nil {
 				return err
 			}
 			if err != nil {
 				return exitCode(upstream.ExitUsage)
 			}
-			return nil
+			return probeErr
 		}),
 	}
+	cmd.Flags().BoolVar(&ping, "probe", false, "also read every declared secret from every endpoint")
 	out = outputFlag(cmd)
 	return cmd
+}
+
+// probe tries a valid configuration and prints a table.
+func (a *app) probe(ctx context.Context, cfg *config.Config) error {
+	probes, probeErr := a.probes(ctx, cfg)
+	var rows [][]string
+	for _, p := range probes {
+		result := "ok"
+		if p.Error != "" {
+			result = p.Error
+		}
+		rows = append(rows, []string{p.Endpoint, p.Credential, p.SecretName, result})
+	}
+	if err := a.printTable([]string{"ENDPOINT", "CREDENTIAL", "SECRET", "RESULT"}, rows); err != nil {
+		return err
+	}
+	return probeErr
+}
+
+// probes returns what every endpoint answered. The error is that of the first failure.
+func (a *app) probes(ctx context.Context, cfg *config.Config) (probes []checkProbe, failed error) {
+	results, failed := agent.Probe(ctx, cfg, a.logger())
+	for _, r := range results {
+		p := checkProbe{Endpoint: r.Endpoint, Credential: r.Credential, SecretName: string(r.Secret)}
+		if r.Err != nil {
+			p.Error = r.Err.Error()
+			if failed == nil {
+				failed = r.Err
+			}
+		}
+		probes = append(probes, p)
+	}
+	return probes, failed
 }
 
 // checkAnswer is the JSON form of check.
@@ -58,6 +108,14 @@ type checkAnswer struct {
 	File     string
 	Valid    bool
 	Problems []checkProblem
+	Probes   []checkProbe `json:",omitempty"`
+}
+
+type checkProbe struct {
+	Endpoint   string
+	Credential string `json:",omitempty"`
+	SecretName string
+	Error      string `json:",omitempty"`
 }
 
 type checkProblem struct {
