@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 
 	"secretagent/agent/child"
 	"secretagent/agent/config"
@@ -15,9 +16,11 @@ func childOptions(cfg *config.Exec, log *slog.Logger) (child.Options, error) {
 	if err != nil {
 		return child.Options{}, fmt.Errorf("exec.stopSignal: %w", err)
 	}
-	change, err := child.ParseSignal(cfg.ChangeSignal)
-	if err != nil {
-		return child.Options{}, fmt.Errorf("exec.changeSignal: %w", err)
+	var change os.Signal // used on a change only; not every operating system has it
+	if child.OnChange(cfg.OnChange) == child.SignalChild {
+		if change, err = child.ParseSignal(cfg.ChangeSignal); err != nil {
+			return child.Options{}, fmt.Errorf("exec.changeSignal: %w", err)
+		}
 	}
 	opts := child.Options{
 		Command:       cfg.Command,
