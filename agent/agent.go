@@ -33,6 +33,9 @@ type Deps struct {
 	// Logger gets what happens, never a value. Nil discards.
 	Logger *slog.Logger
 
+	// Level is the level that Logger obeys, so that a reload can change it. Nil: it cannot.
+	Level *slog.LevelVar
+
 	// Version of the program, for metrics and status.
 	Version string
 
@@ -53,12 +56,12 @@ func (d Deps) withDefaults() Deps {
 // Agent is a whole agent. Its methods are safe for concurrent use.
 type Agent struct {
 	deps Deps
-	cfg  *config.Config
 	log  *slog.Logger
+
+	live atomic.Pointer[live] // what a reload replaces
 
 	backend  *backend
 	cache    *cache.Cache
-	renderer *render.Renderer
 	endpoint *endpoint.Server
 	api      *kmsserver.Server  // nil: no KMS API
 	audit    *endpoint.AuditLog // nil: no audit log
@@ -66,12 +69,29 @@ type Agent struct {
 	metrics  *metrics
 	renders  renderCounts
 
-	endpointListeners []net.Listener
-	apiListeners      []apiListener
+	apiListeners []apiListener
+
+	reloads chan reloadRequest
+	reload  reloadStatus
 
 	undo    cleanups
 	started atomic.Bool
 }
+
+// live is the part of an agent that a reload replaces, as one. It is immutable.
+type live struct {
+	cfg      *config.Config
+	renderer *render.Renderer
+	sources  string // fingerprint of the template files that renderer has read
+	callers  []endpoint.Caller
+	serving  []*served // the endpoint's listeners
+}
+
+// config returns the configuration in force.
+func (a *Agent) config() *config.Config { return a.live.Load().cfg }
+
+// renderer returns the renderer at work.
+func (a *Agent) renderer() *render.Renderer { return a.live.Load().renderer }
 
 // New builds an agent and opens everything it needs, listeners included. It starts no
 // goroutine that outlives an error: when New fails, nothing is left open. The caller runs the
@@ -81,7 +101,8 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	// One straight function on purpose: each step uses what the steps before it made, and
 	// what needs undoing is registered as soon as it exists.
 	deps = deps.withDefaults()
-	a := &Agent{deps: deps, cfg: cfg, log: deps.Logger, metrics: newMetrics(deps.Version)}
+	a := &Agent{deps: deps, log: deps.Logger, metrics: newMetrics(deps.Version), reloads: make(chan reloadRequest)}
+	now := &live{cfg: cfg}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.undo.run(a.log))
@@ -107,18 +128,14 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	}
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
-		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil); err != nil {
+		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil, nil); err != nil {
 			return nil, err
 		}
 	}
 
-	renderOptions := renderOptions(cfg, a.log)
-	renderOptions.Observe = a.renders.observe
-	if a.child != nil {
-		renderOptions.Signal = a.child.Signal
-	}
-	if a.renderer, err = render.New(a.cache, renderOptions); err != nil {
-		return nil, fmt.Errorf("templates: %w", err)
+	now.sources = fingerprint(templateFiles(cfg))
+	if now.renderer, err = a.newRenderer(cfg); err != nil {
+		return nil, err
 	}
 
 	if a.audit, err = openAudit(cfg.Endpoint.Audit, deps.Stderr, a.log); err != nil {
@@ -127,23 +144,21 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if a.audit != nil {
 		a.undo.add("audit log", a.audit.Close)
 	}
-	callers, err := loadCallers(&cfg.Endpoint, a.log)
-	if err != nil {
+	if now.callers, err = loadCallers(&cfg.Endpoint, a.log); err != nil {
 		return nil, err
 	}
-	endpointOptions, err := a.endpointOptions(callers)
+	endpointOptions, err := a.endpointOptions(&cfg.Endpoint, now.callers)
 	if err != nil {
 		return nil, err
 	}
 	if a.endpoint, err = endpoint.New(a.cache, endpointOptions); err != nil {
 		return nil, err
 	}
-	if a.endpointListeners, err = listenEndpoint(&cfg.Endpoint, a.log); err != nil {
+	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.log); err != nil {
 		return nil, err
 	}
-	for _, ln := range a.endpointListeners {
-		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
-	}
+	a.live.Store(now) // closeServing looks there
+	a.undo.add("endpoint listeners", a.closeServing)
 
 	if cfg.Upstream.Local != nil {
 		if err := a.openAPI(&cfg.Upstream.Local.API); err != nil {
@@ -152,6 +167,31 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	}
 	a.metrics.registry.MustRegister(collector{a})
 	return a, nil
+}
+
+// newRenderer prepares the renderer of cfg. It starts and writes nothing.
+func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
+	opts := renderOptions(cfg, a.log)
+	opts.Observe = a.renders.observe
+	if a.child != nil {
+		opts.Signal = a.child.Signal
+	}
+	r, err := render.New(a.cache, opts)
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	return r, nil
+}
+
+// closeServing closes the endpoint's listeners, those of an agent that was never run included.
+func (a *Agent) closeServing() error {
+	var errs []error
+	if now := a.live.Load(); now != nil {
+		for _, ln := range now.serving {
+			errs = append(errs, ignore(ln.Close(), net.ErrClosed))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // openAPI makes the KMS API of the built-in backend and its listeners.
@@ -163,7 +203,7 @@ func (a *Agent) openAPI(api *config.API) (err error) {
 	if err != nil {
 		return err
 	}
-	a.api, err = kmsserver.New(a.backend, kmsserver.Options{AccessKeys: keys, Logger: a.log.With("part", "kms-api")})
+	a.api, err = kmsserver.New(a.backend.store, kmsserver.Options{AccessKeys: keys, Logger: a.log.With("part", "kms-api")})
 	if err != nil {
 		return err
 	}
@@ -174,11 +214,19 @@ func (a *Agent) openAPI(api *config.API) (err error) {
 	return err
 }
 
+// Signal passes a signal on to the supervised application, if there is one that runs.
+func (a *Agent) Signal(sig os.Signal) error {
+	if a.child == nil {
+		return nil
+	}
+	return ignore(a.child.Signal(sig), child.ErrNotRunning)
+}
+
 // Addrs returns where the endpoint listens: TCP first, then the unix socket, as far as they
 // are configured.
 func (a *Agent) Addrs() []net.Addr {
 	var addrs []net.Addr
-	for _, ln := range a.endpointListeners {
+	for _, ln := range a.live.Load().serving {
 		addrs = append(addrs, ln.Addr())
 	}
 	return addrs
@@ -226,13 +274,17 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			return nil
 		}
 	})
-	for _, ln := range a.endpointListeners {
-		outer.Go(func() error { return ignore(a.endpoint.Serve(ln), endpoint.ErrServerClosed) })
+	now := a.live.Load()
+	for _, ln := range now.serving {
+		outer.Go(func() error { return ln.serve(a.endpoint) })
 	}
 	for _, ln := range a.apiListeners {
 		outer.Go(func() error { return ignore(a.api.Serve(ln.Listener, ln.access), kmsserver.ErrServerClosed) })
 	}
-	outer.Go(func() error { return a.renderer.Run(outerCtx) })
+	nextRenderer := make(chan *render.Renderer)
+	outer.Go(func() error { return runRenderers(outerCtx, now.renderer, nextRenderer) })
+	outer.Go(func() error { return a.serveReloads(outerCtx, outer, nextRenderer) })
+	outer.Go(func() error { return a.watchFiles(outerCtx) })
 	if a.child != nil {
 		outer.Go(func() error {
 			if err := a.child.Run(outerCtx); err != nil {
@@ -299,15 +351,24 @@ func (a *Agent) readiness() endpoint.Readiness {
 			Subject: "secret " + m.Ref.String(), SecretName: m.Ref.SecretName, Reason: m.Err.Error(),
 		})
 	}
-	_, reasons := a.renderer.Ready()
+	_, reasons := a.renderer().Ready()
 	for _, reason := range reasons {
 		subject, reason, _ := strings.Cut(reason, ": ")
-		if len(a.cfg.Endpoint.Callers) > 0 {
+		if len(a.config().Endpoint.Callers) > 0 {
 			reason = "not in order; the log says why" // the reason can name secrets of other callers
 		}
 		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason})
 	}
-	return endpoint.Readiness{Ready: len(problems) == 0, Problems: problems}
+	ready := len(problems) == 0
+	if err := a.reload.failure(); err != nil {
+		// What is in force still works, so that nobody is taken out of service for it.
+		reason := err.Error()
+		if len(a.config().Endpoint.Callers) > 0 {
+			reason = "the log says why" // it can name secrets of other callers
+		}
+		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: reason})
+	}
+	return endpoint.Readiness{Ready: ready, Problems: problems}
 }
 
 // cleanups are named steps that undo what was opened, last first.

@@ -55,13 +55,13 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		cancel := store.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
 	}
-	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command)
+	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command, os.Stdin)
 	return c, err
 }
 
-// newSupervisor prepares the application of cfg, which may be nil, over the standard streams of
-// this process.
-func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string) (*child.Supervisor, error) {
+// newSupervisor prepares the application of cfg, which may be nil. It shares our standard output
+// and error; stdin may be nil.
+func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string, stdin *os.File) (*child.Supervisor, error) {
 	var opts child.Options
 	if cfg != nil {
 		var err error
@@ -72,7 +72,7 @@ func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []s
 	if len(command) > 0 {
 		opts.Command = command
 	}
-	opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
+	opts.Stdin, opts.Stdout, opts.Stderr = stdin, os.Stdout, os.Stderr
 	supervisor, err := child.New(source, opts)
 	if err != nil {
 		return nil, fmt.Errorf("exec: %w", err)

@@ -65,6 +65,25 @@ func renderOptions(cfg *config.Config, log *slog.Logger) render.Options {
 	return opts
 }
 
+// templateFiles returns the template files that the configuration names.
+func templateFiles(cfg *config.Config) []string {
+	var files []string
+	add := func(c *config.Content) {
+		if c.Source != "" {
+			files = append(files, string(c.Source))
+		}
+	}
+	for i := range cfg.Templates {
+		add(&cfg.Templates[i].Content)
+	}
+	for i := range cfg.Sets {
+		for j := range cfg.Sets[i].Files {
+			add(&cfg.Sets[i].Files[j].Content)
+		}
+	}
+	return files
+}
+
 func content(c *config.Content) render.Content {
 	out := render.Content{
 		Source: string(c.Source), Contents: c.Contents,

@@ -105,9 +105,9 @@ func (c collector) endpoint(s sink) {
 	s.counter("secretagent_endpoint_reports_total", "Reports of refused values.", e.Reports)
 	s.counter("secretagent_endpoint_waits_total", "Clients that began to wait for a change.", e.Waits)
 	s.gauge("secretagent_endpoint_connections", "Open connections that do not wait.", float64(e.Connections))
-	s.gauge("secretagent_endpoint_connections_limit", "The limit of connections.", float64(c.agent.cfg.Endpoint.MaxConnections))
+	s.gauge("secretagent_endpoint_connections_limit", "The limit of connections.", float64(c.agent.config().Endpoint.MaxConnections))
 	s.gauge("secretagent_endpoint_waiting_clients", "Clients that wait for a change.", float64(e.Waiting))
-	s.gauge("secretagent_endpoint_waiting_clients_limit", "The limit of waiting clients.", float64(c.agent.cfg.Endpoint.MaxWaiting))
+	s.gauge("secretagent_endpoint_waiting_clients_limit", "The limit of waiting clients.", float64(c.agent.config().Endpoint.MaxWaiting))
 	s.counter("secretagent_endpoint_connections_evicted_total", "Connections closed to make room for others.", e.Evicted)
 	s.counter("secretagent_endpoint_connections_timed_out_total", "Connections closed because they did not move.", e.TimedOut)
 	s.counter("secretagent_endpoint_panics_total", "Defects caught while answering.", e.Panics)
@@ -138,15 +138,15 @@ func (c collector) cache(s sink) {
 	const bytes, bytesHelp = "secretagent_cache_bytes", "What the values held cost."
 	s.gauge(bytes, bytesHelp, float64(st.Bytes), "kind", "lru")
 	s.gauge(bytes, bytesHelp, float64(st.PinnedBytes), "kind", "pinned")
-	s.gauge("secretagent_cache_entries_limit", "The limit of entries of kind lru.", float64(c.agent.cfg.Cache.MaxEntries))
-	s.gauge("secretagent_cache_bytes_limit", "The limit of bytes of kind lru.", float64(c.agent.cfg.Cache.MaxBytes))
+	s.gauge("secretagent_cache_entries_limit", "The limit of entries of kind lru.", float64(c.agent.config().Cache.MaxEntries))
+	s.gauge("secretagent_cache_bytes_limit", "The limit of bytes of kind lru.", float64(c.agent.config().Cache.MaxBytes))
 	s.gauge("secretagent_cache_negative_entries", "Remembered refusals, such as not found.", float64(st.Remembered))
 	s.gauge("secretagent_cache_fetches_in_flight", "Calls to the upstream under way or in line.", float64(st.Flights))
 	s.gauge("secretagent_cache_waiting_lookups", "Lookups that wait for one.", float64(st.Waiting))
 	s.gauge("secretagent_cache_refreshes_scheduled", "Refreshes that are planned.", float64(st.Scheduled))
 	s.gauge("secretagent_cache_subscriptions", "Live subscriptions.", float64(st.Subscriptions))
 	s.gauge("secretagent_cache_upstream_outage", "1 while the upstream as a whole is taken to be down.", boolean(st.Outage != ""))
-	if c.agent.cfg.Cache.Sealed != nil {
+	if c.agent.config().Cache.Sealed != nil {
 		s.gauge("secretagent_cache_sealed_open", "1 while the sealed cache is in use, 0 when it was given up.", boolean(st.Sealed.Open))
 		s.gauge("secretagent_cache_sealed_records", "Values in the sealed cache.", float64(st.Sealed.Records))
 		s.gauge("secretagent_cache_sealed_bytes", "Size of the values in the sealed cache.", float64(st.Sealed.Bytes))
@@ -180,6 +180,12 @@ func (c collector) files(s sink) {
 	for outcome, n := range c.agent.renders.snapshot() {
 		s.counter("secretagent_render_"+outcome.kind+"_total", outcome.help(), n, "outcome", outcome.outcome)
 	}
+	c.agent.reload.mu.Lock()
+	succeeded, failed := c.agent.reload.succeeded, c.agent.reload.failed
+	c.agent.reload.mu.Unlock()
+	const reloads, reloadsHelp = "secretagent_reloads_total", "Reloads of the configuration, by outcome."
+	s.counter(reloads, reloadsHelp, succeeded, "outcome", "succeeded")
+	s.counter(reloads, reloadsHelp, failed, "outcome", "failed")
 	s.gauge("secretagent_ready", "1 when every declared secret is held and every file is in order.", boolean(c.agent.readiness().Ready))
 }
 
@@ -193,7 +199,7 @@ func (c collector) backend(s sink) {
 		s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.Queued))
 		s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.QueueLimit))
 	}
-	if cloud := c.agent.backend.cloud; cloud != nil {
+	if cloud := c.agent.backend.client(); cloud != nil {
 		st := cloud.Status()
 		for _, state := range []string{"closed", "open", "half-open"} {
 			s.gauge("secretagent_upstream_breaker_state", "1 for the state that the breaker is in.", boolean(st.Breaker.State == state), "state", state)

@@ -46,7 +46,7 @@ func Probe(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]ProbeRe
 		one.Endpoints = cfg.Upstream.Alibaba.Endpoints[i : i+1]
 		one.Retry.MaxAttempts = 1
 		one.Deadline = one.Timeout
-		b, err := openCloud(&one, log, nil)
+		c, err := openCloud(&one, log, nil)
 		if err != nil {
 			return results, err
 		}
@@ -54,11 +54,11 @@ func Probe(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]ProbeRe
 		if host == "" {
 			host = "kms." + e.Region + ".aliyuncs.com"
 		}
-		for _, r := range probe(ctx, b, host, names) {
-			r.Credential = b.cloud.Status().Credential.Source
+		for _, r := range probe(ctx, c, host, names) {
+			r.Credential = c.Status().Credential.Source
 			results = append(results, r)
 		}
-		if err := b.close(); err != nil {
+		if err := c.close(); err != nil {
 			return results, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os/user"
 	"strconv"
+	"sync/atomic"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -16,8 +17,7 @@ import (
 )
 
 // endpointOptions turns the configuration into that of the endpoint.
-func (a *Agent) endpointOptions(callers []endpoint.Caller) (endpoint.Options, error) {
-	cfg := &a.cfg.Endpoint
+func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) (endpoint.Options, error) {
 	format, err := endpoint.ParseFormat(cfg.Format)
 	if err != nil {
 		return endpoint.Options{}, fmt.Errorf("endpoint.format: %w", err)
@@ -41,43 +41,113 @@ func (a *Agent) endpointOptions(callers []endpoint.Caller) (endpoint.Options, er
 	}, nil
 }
 
-// listenEndpoint opens the endpoint's listeners: TCP first, then the unix socket.
-func listenEndpoint(cfg *config.Endpoint, log *slog.Logger) (listeners []net.Listener, err error) {
+// served is a listener of the endpoint.
+type served struct {
+	net.Listener
+	identity any           // what it was opened for; an equal one need not be opened again
+	tls      *endpoint.TLS // nil: plain, or a unix socket
+	retired  atomic.Bool   // closed on purpose, because the configuration changed
+}
+
+// serve answers on the listener until the server is shut down or the listener retired.
+func (l *served) serve(srv *endpoint.Server) error {
+	err := srv.Serve(l.Listener)
+	if l.retired.Load() {
+		return nil
+	}
+	return ignore(err, endpoint.ErrServerClosed)
+}
+
+// retire stops accepting. Connections that are open stay.
+func (l *served) retire() error {
+	l.retired.Store(true)
+	return ignore(l.Close(), net.ErrClosed)
+}
+
+// tcpIdentity and socketIdentity are what a listener is opened for.
+type tcpIdentity struct {
+	address          string
+	allowNonLoopback bool
+	tls              endpoint.TLSOptions
+}
+
+type socketIdentity struct {
+	path        config.Path
+	mode        config.FileMode
+	user, group config.Account
+}
+
+// listenEndpoint returns the endpoint's listeners: TCP first, then the unix socket. Those of
+// open that are still wanted are kept, the others are opened; when that fails, only the new
+// ones are closed.
+func listenEndpoint(cfg *config.Endpoint, open []*served, log *slog.Logger) (listeners []*served, err error) {
 	if cfg.Listen == "" && cfg.Socket == "" {
 		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only")
 	}
-	if cfg.Listen != "" {
-		opts := endpoint.TCPOptions{Address: cfg.Listen, AllowNonLoopback: cfg.AllowNonLoopback}
-		if t := cfg.TLS; t != nil {
-			opts.TLS, err = endpoint.LoadTLS(endpoint.TLSOptions{
-				CertFile: string(t.CertFile), KeyFile: string(t.KeyFile), ClientCAFile: string(t.ClientCAFile),
-			}, func(err error) {
-				log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
-			})
-			if err != nil {
-				return nil, fmt.Errorf("endpoint.tls: %w", err)
+	var opened []*served
+	defer func() {
+		if err != nil {
+			for _, ln := range opened {
+				err = errors.Join(err, ln.Close())
+			}
+			listeners = nil
+		}
+	}()
+	add := func(identity any, listen func() (*served, error)) error {
+		for _, ln := range open {
+			if ln.identity == identity {
+				listeners = append(listeners, ln)
+				return nil
 			}
 		}
-		ln, err := endpoint.ListenTCP(opts)
+		ln, err := listen()
 		if err != nil {
-			return nil, fmt.Errorf("endpoint.listen: %w", err)
+			return err
 		}
-		listeners = append(listeners, ln)
+		ln.identity = identity
+		listeners, opened = append(listeners, ln), append(opened, ln)
+		return nil
+	}
+	if cfg.Listen != "" {
+		identity := tcpIdentity{address: cfg.Listen, allowNonLoopback: cfg.AllowNonLoopback}
+		if cfg.TLS != nil {
+			identity.tls = tlsOptions(cfg.TLS)
+		}
+		if err := add(identity, func() (*served, error) { return listenEndpointTCP(identity, log) }); err != nil {
+			return listeners, err
+		}
 	}
 	if cfg.Socket != "" {
-		ln, err := listenEndpointSocket(cfg)
-		if err != nil {
-			for _, open := range listeners {
-				err = errors.Join(err, open.Close())
-			}
-			return nil, err
+		identity := socketIdentity{cfg.Socket, cfg.SocketMode, cfg.SocketUser, cfg.SocketGroup}
+		if err := add(identity, func() (*served, error) { return listenEndpointSocket(cfg) }); err != nil {
+			return listeners, err
 		}
-		listeners = append(listeners, ln)
 	}
 	return listeners, nil
 }
 
-func listenEndpointSocket(cfg *config.Endpoint) (net.Listener, error) {
+func listenEndpointTCP(identity tcpIdentity, log *slog.Logger) (_ *served, err error) {
+	opts := endpoint.TCPOptions{Address: identity.address, AllowNonLoopback: identity.allowNonLoopback}
+	if identity.tls != (endpoint.TLSOptions{}) {
+		opts.TLS, err = endpoint.LoadTLS(identity.tls, func(err error) {
+			log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("endpoint.tls: %w", err)
+		}
+	}
+	ln, err := endpoint.ListenTCP(opts)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint.listen: %w", err)
+	}
+	return &served{Listener: ln, tls: opts.TLS}, nil
+}
+
+func tlsOptions(cfg *config.TLS) endpoint.TLSOptions {
+	return endpoint.TLSOptions{CertFile: string(cfg.CertFile), KeyFile: string(cfg.KeyFile), ClientCAFile: string(cfg.ClientCAFile)}
+}
+
+func listenEndpointSocket(cfg *config.Endpoint) (*served, error) {
 	owner, err := accountID(cfg.SocketUser, func(name string) (string, error) {
 		u, err := user.Lookup(name)
 		if err != nil {
@@ -102,7 +172,7 @@ func listenEndpointSocket(cfg *config.Endpoint) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("endpoint.socket: %w", err)
 	}
-	return ln, nil
+	return &served{Listener: ln}, nil
 }
 
 // accountID returns the number of a user or group that is given by name or number; nil for
@@ -167,9 +237,7 @@ func apiTLS(cfg *config.TLS) (*tls.Config, error) {
 	if cfg == nil {
 		return nil, nil
 	}
-	t, err := endpoint.LoadTLS(endpoint.TLSOptions{
-		CertFile: string(cfg.CertFile), KeyFile: string(cfg.KeyFile), ClientCAFile: string(cfg.ClientCAFile),
-	}, nil)
+	t, err := endpoint.LoadTLS(tlsOptions(cfg), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"secretagent/agent/config"
@@ -15,28 +16,57 @@ import (
 	"secretagent/upstream/local"
 )
 
-// backend is the chosen upstream as the agent needs it.
+// backend is the chosen upstream as the agent needs it. The cloud client can be exchanged while
+// it works.
 type backend struct {
-	upstream.Manager
-
-	store *local.Store // nil: not the built-in backend
-	cloud *kms.Client  // nil: not the cloud
-	close func() error
+	store *local.Store          // nil: not the built-in backend
+	cloud atomic.Pointer[cloud] // nil: not the cloud
 }
+
+// cloud is a client of Alibaba Cloud KMS and its credentials.
+type cloud struct {
+	*kms.Client
+	credentials *kms.CredentialSource
+}
+
+// close ends the client and then what signs for it.
+func (c *cloud) close() error { return errors.Join(c.Client.Close(), c.credentials.Close()) }
 
 // openBackend opens the upstream of cfg. The built-in backend gets its seed.
 func openBackend(ctx context.Context, cfg *config.Config, log *slog.Logger, observe func(kms.Observation)) (*backend, error) {
+	b := new(backend)
 	if cfg.Upstream.Alibaba != nil {
-		return openCloud(cfg.Upstream.Alibaba, log, observe)
+		c, err := openCloud(cfg.Upstream.Alibaba, log, observe)
+		if err != nil {
+			return nil, err
+		}
+		b.cloud.Store(c)
+		return b, nil
 	}
-	store, err := openStore(cfg.Upstream.Local, log)
-	if err != nil {
+	var err error
+	if b.store, err = openStore(cfg.Upstream.Local, log); err != nil {
 		return nil, err
 	}
-	if err := seed(ctx, store, cfg.Upstream.Local.Seed, log); err != nil {
-		return nil, errors.Join(err, store.Close())
+	if err := seed(ctx, b.store, cfg.Upstream.Local.Seed, log); err != nil {
+		return nil, errors.Join(err, b.store.Close())
 	}
-	return &backend{Manager: store, store: store, close: store.Close}, nil
+	return b, nil
+}
+
+// GetSecretValue reads from whichever upstream it is; see [upstream.Manager].
+func (b *backend) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	if b.store != nil {
+		return b.store.GetSecretValue(ctx, ref)
+	}
+	return b.cloud.Load().GetSecretValue(ctx, ref)
+}
+
+// client returns the client of the cloud in use, or nil.
+func (b *backend) client() *kms.Client {
+	if c := b.cloud.Load(); c != nil {
+		return c.Client
+	}
+	return nil
 }
 
 // run does what the backend does in the background, until ctx ends.
@@ -47,6 +77,13 @@ func (b *backend) run(ctx context.Context) error {
 	return b.store.Run(ctx)
 }
 
+func (b *backend) close() error {
+	if b.store != nil {
+		return b.store.Close()
+	}
+	return b.cloud.Load().close()
+}
+
 // OpenManager opens the upstream of cfg for a command: the cloud, or the built-in backend,
 // over the socket of the agent that runs on it or, when none runs, by opening its files. The
 // caller closes it.
@@ -54,11 +91,11 @@ func (b *backend) run(ctx context.Context) error {
 // An error wraps [upstream.ErrUnavailable] when the backend is there but in use.
 func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ upstream.Manager, close func() error, _ error) {
 	if cfg.Upstream.Alibaba != nil {
-		b, err := openCloud(cfg.Upstream.Alibaba, log, nil)
+		c, err := openCloud(cfg.Upstream.Alibaba, log, nil)
 		if err != nil {
 			return nil, nil, err
 		}
-		return b.Manager, b.close, nil
+		return c, c.close, nil
 	}
 	socket := string(cfg.Upstream.Local.API.Socket)
 	running, err := answers(ctx, socket)
@@ -141,7 +178,7 @@ func seed(ctx context.Context, m upstream.Manager, seeds []config.Seed, log *slo
 	return nil
 }
 
-func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observation)) (*backend, error) {
+func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observation)) (*cloud, error) {
 	log = log.With("part", "kms")
 	c := cfg.Credentials
 	credentials, err := kms.NewCredentials(kms.CredentialOptions{
@@ -184,8 +221,5 @@ func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observati
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("upstream.alibaba: %w", err), credentials.Close())
 	}
-	return &backend{
-		Manager: client, cloud: client,
-		close: func() error { return errors.Join(client.Close(), credentials.Close()) },
-	}, nil
+	return &cloud{client, credentials}, nil
 }

@@ -2,6 +2,9 @@ package command
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +18,12 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run the agent in the foreground until SIGINT or SIGTERM: fetch the declared secrets, serve the
 endpoint, render the templates, and keep all of it current. What happens is logged on
 standard error, as log.level and log.format say. With exec.command it also runs that program,
-ends as it ends, and exits with its code.
+passes signals on to it, ends as it ends, and exits with its code.
+
+The configuration is read again on SIGHUP, and when it or a file that it names changes:
+templates, hooks, declared secrets, limits, callers, tokens, log level, endpoints,
+credentials, certificates and listeners change without a restart. A file that is wrong, or
+changes what only a restart can change, leaves the agent as it was and says why in the log.
 
 Without a configuration file of your own, agent.example.yaml in the current folder is used,
 so that a fresh checkout runs.`,
@@ -26,13 +34,42 @@ so that a fresh checkout runs.`,
 			if err != nil {
 				return err
 			}
-			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
+			logger, level := agent.NewLogger(cfg.Log, a.Stderr)
 			logger.Info("starting", "version", a.Version, "config", cfg.File())
-			ag, err := agent.New(ctx, cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr})
+			ag, err := agent.New(ctx, cfg, agent.Deps{Logger: logger, Level: level, Version: a.Version, Stderr: a.Stderr})
 			if err != nil {
 				return err
 			}
+			defer handleSignals(ctx, ag)()
 			return a.childEnded(ag.Run(ctx))
 		}),
+	}
+}
+
+// handleSignals makes SIGHUP reload the agent and passes on to its program what is meant for
+// it, until the returned function is called. The agent logs what comes of a reload.
+func handleSignals(ctx context.Context, ag *agent.Agent) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, append(passedOnByRun(), hangup)...)
+	var handler sync.WaitGroup
+	handler.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case sig := <-signals:
+				if sig == hangup {
+					_ = ag.Reload(ctx)
+				} else {
+					_ = ag.Signal(sig)
+				}
+			}
+		}
+	})
+	return func() {
+		signal.Stop(signals)
+		cancel()
+		handler.Wait()
 	}
 }

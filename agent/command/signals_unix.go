@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// hangup asks the agent to reload.
+const hangup = syscall.SIGHUP
+
 // terminate asks a program to end.
 const terminate = syscall.SIGTERM
 
@@ -15,4 +18,9 @@ func passedOn() []os.Signal {
 	return []os.Signal{
 		os.Interrupt, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGCONT,
 	}
+}
+
+// passedOnByRun returns those that the agent itself has no use for.
+func passedOnByRun() []os.Signal {
+	return []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH}
 }

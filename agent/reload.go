@@ -1,0 +1,302 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
+	"secretagent/render"
+)
+
+// reloadRequest asks the running agent to read its configuration again.
+type reloadRequest struct{ done chan<- error }
+
+// reloadStatus is how the reloads so far went.
+type reloadStatus struct {
+	mu        sync.Mutex
+	last      time.Time // zero: none yet
+	err       error     // of the last one
+	succeeded uint64
+	failed    uint64
+}
+
+func (s *reloadStatus) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last, s.err = time.Now(), err
+	if err != nil {
+		s.failed++
+	} else {
+		s.succeeded++
+	}
+}
+
+// failure returns why the last reload failed; nil when it did not.
+func (s *reloadStatus) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Reload reads the configuration file again, and everything that it names, and changes the
+// running agent to it: templates, hooks, declared secrets, limits of the cache, callers and
+// tokens, log level, endpoints and credentials of the cloud, certificates and listeners of the
+// endpoint. No lookup fails meanwhile.
+//
+// It is all or nothing. A file that is wrong, or that changes what only a restart can change,
+// is an error that names the keys, and the agent goes on as it was. Reloads run one at a time;
+// Reload blocks until this one is done or ctx ends, and fails when the agent does not run.
+func (a *Agent) Reload(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case a.reloads <- reloadRequest{done}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serveReloads carries out reloads until ctx ends. What they start belongs to group.
+func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case request := <-a.reloads:
+			notify(a.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			err := a.reloadNow(ctx, group, nextRenderer)
+			a.reload.note(err)
+			if err != nil {
+				a.log.Error("the configuration was not reloaded, the agent goes on as it was", "err", err)
+			} else {
+				a.log.Info("configuration reloaded")
+			}
+			notify(a.log, notifyReady)
+			request.done <- err
+		}
+	}
+}
+
+// reloadNow works in two halves: everything that can fail, then the switch. An error of the
+// first half leaves nothing behind.
+func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) (err error) {
+	old := a.live.Load()
+	cfg, err := config.Load(old.cfg.File())
+	if err != nil {
+		return err
+	}
+	if err := onlyRestartChanges(old.cfg, cfg); err != nil {
+		return err
+	}
+	next := &live{cfg: cfg, renderer: old.renderer, sources: fingerprint(templateFiles(cfg))}
+	if next.sources != old.sources || !sameFiles(old.cfg, cfg) {
+		if next.renderer, err = a.newRenderer(cfg); err != nil {
+			return err
+		}
+	}
+	fresh, err := loadCallers(&cfg.Endpoint, a.log)
+	if err != nil {
+		return err
+	}
+	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
+	limits := cacheLimits(cfg)
+	var newCloud *cloud
+	if cfg.Upstream.Alibaba != nil && !reflect.DeepEqual(old.cfg.Upstream.Alibaba, cfg.Upstream.Alibaba) {
+		if newCloud, err = openCloud(cfg.Upstream.Alibaba, a.log, a.metrics.observeCall); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, newCloud.close())
+			}
+		}()
+	}
+	var keys func() error = func() error { return nil }
+	if l := cfg.Upstream.Local; l != nil {
+		if a.api != nil {
+			accessKeys, err := loadAccessKeys(l.API.AccessKeys)
+			if err != nil {
+				return err
+			}
+			keys = func() error { return a.api.SetAccessKeys(accessKeys) }
+		}
+		if err := seed(ctx, a.backend.store, l.Seed, a.log); err != nil {
+			return err
+		}
+	}
+	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.log); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeOthers(next.serving, old.serving, (*served).Close))
+		}
+	}()
+	// These check before they change anything, and nothing after them can fail.
+	if err := keys(); err != nil {
+		return err
+	}
+	if err := a.cache.SetLimits(limits); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	if err := a.endpoint.SetCallers(next.callers); err != nil {
+		return errors.Join(err, a.cache.SetLimits(cacheLimits(old.cfg)))
+	}
+
+	a.live.Store(next)
+	if a.deps.Level != nil {
+		a.deps.Level.Set(logLevel(cfg.Log.Level))
+	}
+	if newCloud != nil {
+		previous := a.backend.cloud.Swap(newCloud)
+		group.Go(func() error {
+			// Reads that are on their way may finish.
+			select {
+			case <-time.After(old.cfg.Upstream.Alibaba.Deadline):
+			case <-ctx.Done():
+			}
+			if err := previous.close(); err != nil {
+				a.log.Warn("closing the previous client failed", "part", "kms", "err", err)
+			}
+			return nil
+		})
+	}
+	for _, ln := range next.serving {
+		if ln.tls != nil {
+			if err := ln.tls.Reload(); err != nil {
+				a.log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
+			}
+		}
+	}
+	_ = closeOthers(next.serving, old.serving, func(ln *served) error {
+		group.Go(func() error { return ln.serve(a.endpoint) })
+		a.log.Info("serving", "network", ln.Addr().Network(), "address", ln.Addr().String())
+		return nil
+	})
+	if err := closeOthers(old.serving, next.serving, (*served).retire); err != nil {
+		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err)
+	}
+	if a.audit != nil {
+		if err := a.audit.Reopen(); err != nil {
+			a.log.Error("the audit log cannot be reopened, the old file stays in use", "part", "endpoint", "err", err)
+		}
+	}
+	if next.renderer != old.renderer {
+		select {
+		case nextRenderer <- next.renderer:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// sameFiles reports whether both configurations render the same, so that a renderer, and the
+// hooks it is running, can be left alone.
+func sameFiles(a, b *config.Config) bool {
+	return reflect.DeepEqual(a.Templates, b.Templates) && reflect.DeepEqual(a.Sets, b.Sets) && a.Render == b.Render
+}
+
+// closeOthers calls do for every listener of list that is not in except.
+func closeOthers(list, except []*served, do func(*served) error) error {
+	var errs []error
+	for _, ln := range list {
+		kept := false
+		for _, other := range except {
+			kept = kept || other == ln
+		}
+		if !kept {
+			errs = append(errs, do(ln))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// runRenderers runs a renderer until ctx ends, and each that comes over next in place of the
+// one before. A file is thus never written by two at the same time.
+func runRenderers(ctx context.Context, r *render.Renderer, next <-chan *render.Renderer) error {
+	for {
+		runCtx, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- r.Run(runCtx) }()
+		select {
+		case err := <-done:
+			stop()
+			return err
+		case r = <-next:
+			stop()
+			if err := <-done; err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// onlyRestartChanges refuses a configuration that differs from the one in force in what is
+// fixed when the agent starts. The error names every such key.
+func onlyRestartChanges(old, next *config.Config) error {
+	if (old.Upstream.Local == nil) != (next.Upstream.Local == nil) {
+		return errors.New("upstream: changing between local and alibaba needs a restart")
+	}
+	type fixed struct {
+		key       string
+		old, next any
+	}
+	o, n := &old.Endpoint, &next.Endpoint
+	keys := []fixed{
+		{"cache.sealed", old.Cache.Sealed, next.Cache.Sealed},
+		{"endpoint.headers", o.Headers, n.Headers},
+		{"endpoint.pathPrefix", o.PathPrefix, n.PathPrefix},
+		{"endpoint.format", o.Format, n.Format},
+		{"endpoint.allowedHosts", o.AllowedHosts, n.AllowedHosts},
+		{"endpoint.maxConnections", o.MaxConnections, n.MaxConnections},
+		{"endpoint.maxWaiting", o.MaxWaiting, n.MaxWaiting},
+		{"endpoint.maxWait", o.MaxWait, n.MaxWait},
+		{"endpoint.requestTimeout", o.RequestTimeout, n.RequestTimeout},
+		{"endpoint.lookupTimeout", o.LookupTimeout, n.LookupTimeout},
+		{"endpoint.idleTimeout", o.IdleTimeout, n.IdleTimeout},
+		{"endpoint.audit", o.Audit, n.Audit},
+		{"exec", old.Exec, next.Exec},
+		{"log.format", old.Log.Format, next.Log.Format},
+		{"process", old.Process, next.Process},
+	}
+	if o.Listen == n.Listen && o.Listen != "" {
+		keys = append(keys,
+			fixed{"endpoint.tls, on the same address,", o.TLS, n.TLS},
+			fixed{"endpoint.allowNonLoopback, on the same address,", o.AllowNonLoopback, n.AllowNonLoopback})
+	}
+	if o.Socket == n.Socket && o.Socket != "" {
+		keys = append(keys,
+			fixed{"endpoint.socketMode, on the same socket,", o.SocketMode, n.SocketMode},
+			fixed{"endpoint.socketUser, on the same socket,", o.SocketUser, n.SocketUser},
+			fixed{"endpoint.socketGroup, on the same socket,", o.SocketGroup, n.SocketGroup})
+	}
+	if l, m := old.Upstream.Local, next.Upstream.Local; l != nil {
+		keys = append(keys,
+			fixed{"upstream.local.database", l.Database, m.Database},
+			fixed{"upstream.local.keyring", l.Keyring, m.Keyring},
+			fixed{"upstream.local.maxVersions", l.MaxVersions, m.MaxVersions},
+			fixed{"upstream.local.api.socket", l.API.Socket, m.API.Socket},
+			fixed{"upstream.local.api.listen", l.API.Listen, m.API.Listen},
+			fixed{"upstream.local.api.tls", l.API.TLS, m.API.TLS})
+	}
+	var errs []error
+	for _, k := range keys {
+		if !reflect.DeepEqual(k.old, k.next) {
+			errs = append(errs, fmt.Errorf("%s cannot change while the agent runs: restart it", k.key))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,207 @@
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// reconfigure replaces the configuration file as an editor does, by renaming.
+func (w *world) reconfigure(text string) {
+	w.t.Helper()
+	next := w.path("agent.yaml.next")
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(next, w.path("agent.yaml")); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) reload() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return w.agent.Reload(ctx)
+}
+
+func TestReloadChangesWhatIsRendered(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	w.reconfigure(strings.Replace(basic, "'PASSWORD=", "'NEW=", 1))
+	if err := w.reload(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the new template", func() bool { return w.rendered() == "NEW="+marker })
+	w.put("demo/db", "v2", `{"password":"second"}`)
+	w.eventually("the new renderer follows changes", func() bool { return w.rendered() == "NEW=second" })
+}
+
+func TestReloadOfABadFileChangesNothing(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	for name, c := range map[string]struct{ text, want string }{
+		"syntax":            {"upstream: [", "agent.yaml"},
+		"unknown key":       {basic + "chache: {}\n", "chache"},
+		"template":          {strings.Replace(basic, "'PASSWORD={{", "'PASSWORD={{ nope ", 1), "nope"},
+		"only by a restart": {strings.Replace(basic, "  listen:", "  maxConnections: 5\n  listen:", 1), "endpoint.maxConnections cannot change"},
+		"another database":  {strings.Replace(basic, "data/secrets.db", "data/other.db", 1), "upstream.local.database cannot change"},
+	} {
+		w.reconfigure(c.text)
+		if err := w.reload(); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), marker) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if status, body := w.get("/ready"); status != http.StatusOK || !strings.Contains(body, "not reloaded") {
+			t.Errorf("%s: /ready says %d %s", name, status, body)
+		}
+		w.put("demo/db", upstream.VersionID("v-"+versionOf(name)), `{"password":"`+name+`"}`)
+		w.eventually("still rendered after "+name, func() bool { return w.rendered() == "PASSWORD="+name })
+	}
+	w.reconfigure(basic)
+	if err := w.reload(); err != nil {
+		t.Fatal(err)
+	}
+	if _, body := w.get("/ready"); strings.Contains(body, "not reloaded") {
+		t.Errorf("/ready still says %s", body)
+	}
+}
+
+func TestReloadMovesTheListener(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	before := w.url
+	w.reconfigure(strings.Replace(basic, "127.0.0.1:0", "localhost:0", 1))
+	if err := w.reload(); err != nil {
+		t.Fatal(err)
+	}
+	w.url = "http://" + w.agent.Addrs()[0].String()
+	if w.url == before {
+		t.Fatal("the listener did not move")
+	}
+	if version, _ := w.lookup("/v1/demo/db"); version != "v1" {
+		t.Errorf("the new listener gave %s", version)
+	}
+	w.client.CloseIdleConnections()
+	if res, err := w.client.Get(before + "/live"); err == nil {
+		res.Body.Close()
+		t.Error("the old listener still accepts")
+	}
+}
+
+func TestChangedTokenFileIsPickedUpAndTheOldOneOverlaps(t *testing.T) {
+	w := start(t, shortTempDir(t), strings.Replace(basic, "tokenFile: ./run/token", "tokenFile: ./run/token\n  tokenGrace: 2s", 1))
+	w.ready()
+	old := w.token()
+	next := strings.Repeat("n", 40)
+	if err := os.WriteFile(w.path("run/token"), []byte(next+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(token string) int {
+		req, err := http.NewRequest(http.MethodGet, w.url+"/v1/demo/db", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Vault-Token", token)
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	w.eventually("the new token works", func() bool { return with(next) == http.StatusOK })
+	if status := with(old); status != http.StatusOK {
+		t.Errorf("the old token is refused at once: %d", status)
+	}
+	w.eventually("the old token ends", func() bool { return with(old) == http.StatusForbidden })
+}
+
+func TestKubernetesStyleSwapOfTheConfigurationReloads(t *testing.T) {
+	dir := shortTempDir(t)
+	publish := func(generation, text string) {
+		t.Helper()
+		folder := filepath.Join(dir, ".."+generation)
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, "app.tmpl"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(".."+generation, filepath.Join(dir, "..data_tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("1", "ONE")
+	if err := os.Symlink("..data/app.tmpl", filepath.Join(dir, "app.tmpl")); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(basic, "contents: 'PASSWORD={{ (secretJSON \"demo/db\").password }}'", "source: ./app.tmpl", 1)
+	w := start(t, dir, text)
+	w.ready()
+	publish("2", "TWO")
+	w.eventually("the new template is in use", func() bool { return w.rendered() == "TWO" })
+}
+
+// TestNoLookupFailsDuringReloads reloads while clients ask, with the listener moving now and
+// then between TCP and the socket staying in place.
+func TestNoLookupFailsDuringReloads(t *testing.T) {
+	reloads := 1000
+	if testing.Short() {
+		reloads = 100
+	}
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	var lookups atomic.Uint64
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				req, _ := http.NewRequest(http.MethodGet, w.url+"/v1/demo/db", nil)
+				req.Header.Set("X-KMS-Token", w.token())
+				res, err := w.client.Do(req)
+				if err != nil {
+					t.Errorf("a lookup failed: %v", err)
+					return
+				}
+				res.Body.Close()
+				if res.StatusCode != http.StatusOK {
+					t.Errorf("a lookup answered %d", res.StatusCode)
+					return
+				}
+				lookups.Add(1)
+			}
+		})
+	}
+	for i := range reloads {
+		text := strings.Replace(basic, "'PASSWORD=", fmt.Sprintf("'P%d=", i), 1)
+		text += fmt.Sprintf("cache: {ttl: %ds, maxEntries: %d}\n", 60+i, 100+i)
+		w.reconfigure(text)
+		if err := w.reload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	clients.Wait()
+	t.Logf("%d lookups during %d reloads", lookups.Load(), reloads)
+	w.eventually("the last template", func() bool { return w.rendered() == fmt.Sprintf("P%d=%s", reloads-1, marker) })
+}
+
+// versionOf makes a version id of a test's name.
+func versionOf(name string) string { return strings.ReplaceAll(name, " ", "-") }

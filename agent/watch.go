@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// watchSettle is how long files must be quiet before they are read: an editor writes in
+	// steps, and certificate and key arrive one after the other.
+	watchSettle = 300 * time.Millisecond
+
+	// watchPoll is how often the files are looked at in case no notice came, as on some
+	// network file systems or when the system's limit of watches is reached.
+	watchPoll = 30 * time.Second
+)
+
+// watchFiles reloads the agent when the configuration or a file that it names changes, until
+// ctx ends. Folders are watched, not files: editors and Kubernetes replace files by renaming,
+// and a file may not exist yet.
+func (a *Agent) watchFiles(ctx context.Context) error {
+	var events chan fsnotify.Event
+	var failures chan error
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		a.log.Warn("changes of files are noticed late", "every", watchPoll, "err", err)
+	} else {
+		defer watcher.Close()
+		events, failures = watcher.Events, watcher.Errors
+	}
+	var folders []string
+	follow := func() {
+		if watcher == nil {
+			return
+		}
+		for _, file := range a.config().Files() {
+			folder := filepath.Dir(file)
+			if slices.Contains(folders, folder) {
+				continue
+			}
+			if err := watcher.Add(folder); err != nil {
+				a.log.Debug("folder is not watched", "folder", folder, "err", err) // looked at by the poll
+				continue
+			}
+			folders = append(folders, folder)
+		}
+	}
+	follow()
+
+	seen := fingerprint(a.config().Files())
+	poll := time.NewTicker(watchPoll)
+	defer poll.Stop()
+	settle := time.NewTimer(watchSettle)
+	defer settle.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events:
+			settle.Reset(watchSettle)
+		case err := <-failures:
+			a.log.Warn("a change of a file may be noticed late", "err", err)
+			settle.Reset(watchSettle)
+		case <-poll.C:
+			settle.Reset(0)
+		case <-settle.C:
+			now := fingerprint(a.config().Files())
+			if now == seen {
+				continue
+			}
+			// A file that fails is not tried again before it changes again.
+			seen = now
+			if err := a.Reload(ctx); err == nil {
+				follow()
+				seen = fingerprint(a.config().Files())
+			}
+		}
+	}
+}
+
+// fingerprint returns a text that changes when one of the files does. Symbolic links are
+// followed, also those of folders on the way, as Kubernetes exchanges them.
+func fingerprint(files []string) string {
+	var b strings.Builder
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			fmt.Fprintf(&b, "%s missing\n", file)
+			continue
+		}
+		real, _ := filepath.EvalSymlinks(file)
+		fmt.Fprintf(&b, "%s %s %d %d %s\n", file, real, info.Size(), info.ModTime().UnixNano(), info.Mode())
+	}
+	return b.String()
+}
