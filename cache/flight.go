@@ -309,7 +309,7 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 	ttl := c.ttlOf(e, limits)
 	e.expires = c.at(f.beganAt) + int64(ttl)
 	c.due.set(e, c.at(f.beganAt)+refreshAfter(ttl))
-	c.sealed.put(e, changed)
+	c.sealed.put(e, changed, limits)
 }
 
 // refused drops the value of e because the upstream says there is none for us.

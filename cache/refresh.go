@@ -25,9 +25,9 @@ func refreshAfter(ttl time.Duration) int64 {
 }
 
 // Run refreshes values before they expire and writes the sealed file behind the lookups. It
-// returns nil after ctx ended, when every call it or a lookup started has returned and the
-// sealed file is flushed and closed; an error says which of these could not be done. The
-// cache serves what it holds afterwards and fetches nothing. Run may be called once.
+// returns after ctx ended, when the sealed file is flushed and closed and every upstream call
+// has returned; an error says that some did not although they were cancelled. The cache
+// serves what it holds afterwards and fetches nothing. Run may be called once.
 func (c *Cache) Run(ctx context.Context) error {
 	if !c.ran.CompareAndSwap(false, true) {
 		return errors.New("cache: Run was called twice")
@@ -36,7 +36,8 @@ func (c *Cache) Run(ctx context.Context) error {
 	wg.Go(func() { c.sealed.run(ctx) })
 	c.dispatch(ctx, &wg)
 	if err := c.stopFlights(); err != nil {
-		return errors.Join(err, c.sealed.close()) // whoever waits for those calls is stuck with them
+		c.sealed.close() // whoever waits for those calls is stuck with them
+		return err
 	}
 	wg.Wait()
 	return c.Close()
@@ -45,7 +46,9 @@ func (c *Cache) Run(ctx context.Context) error {
 // Close ends all fetching and closes the sealed file. [Cache.Run] calls it; only a cache
 // that was never run needs it. It may be called more than once.
 func (c *Cache) Close() error {
-	return errors.Join(c.stopFlights(), c.sealed.close())
+	err := c.stopFlights()
+	c.sealed.close()
+	return err
 }
 
 // stopFlights cancels every upstream call and waits for them, within a bound.
