@@ -30,6 +30,9 @@ type Secret struct {
 }
 
 func (c *Cache) check(p *problems) {
+	if !p.has("cache.negativeTTL") {
+		c.NegativeTTL = min(c.NegativeTTL, c.TTL) // who shortens ttl alone did not ask for a conflict
+	}
 	if c.NegativeTTL > c.TTL {
 		p.addf("cache.negativeTTL", c.NegativeTTL.String(), "must not be longer than cache.ttl, %s", c.TTL)
 	}

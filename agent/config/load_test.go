@@ -392,3 +392,14 @@ func TestByteSize(t *testing.T) {
 		}
 	}
 }
+
+// A short ttl alone must not collide with the default of negativeTTL.
+func TestNegativeTTLFollowsAShortTTL(t *testing.T) {
+	cfg, err := Parse(filepath.Join(t.TempDir(), "agent.yaml"), []byte("upstream: {local: {}}\ncache: {ttl: 1s}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Cache.NegativeTTL != time.Second {
+		t.Errorf("negativeTTL is %s", cfg.Cache.NegativeTTL)
+	}
+}
