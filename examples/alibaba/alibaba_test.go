@@ -32,7 +32,9 @@ func TestPolicyIsJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var policy struct{ Statement []struct{ Effect, Action, Resource string } }
+	var policy struct {
+		Statement []struct{ Effect, Action, Resource string }
+	}
 	if err := json.Unmarshal(text, &policy); err != nil || len(policy.Statement) != 1 || policy.Statement[0].Action != "kms:GetSecretValue" {
 		t.Errorf("%+v, %v", policy, err)
 	}
