@@ -285,6 +285,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	outer.Go(func() error { return runRenderers(outerCtx, now.renderer, nextRenderer) })
 	outer.Go(func() error { return a.serveReloads(outerCtx, outer, nextRenderer) })
 	outer.Go(func() error { return a.watchFiles(outerCtx) })
+	outer.Go(func() error { return a.watchdog(outerCtx) })
 	if a.child != nil {
 		outer.Go(func() error {
 			if err := a.child.Run(outerCtx); err != nil {
