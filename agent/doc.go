@@ -14,8 +14,16 @@
 //
 // The endpoint answers as soon as Run starts, before any secret was fetched: a lookup that
 // comes early waits for its own fetch. Declared secrets are fetched at the same time; /ready
-// says what is still missing. On the way down, running requests and hooks finish first, within
-// a bound, then the cache writes what it has not written, then the database closes.
+// says what is still missing. On the way down, running requests finish first, within a bound;
+// a hook that runs is ended and stays owed; then the cache writes what it has not written, and
+// the database closes last.
+//
+// # Reload
+//
+// [Agent.Reload] reads the configuration again, and so does the agent by itself when a file
+// that it names changes. Everything that can fail comes first, then one switch. What lives on
+// (backend, cache, endpoint, connections) is told its new settings; what does not (renderer,
+// cloud client, listeners) is built anew beside the old and takes its place.
 //
 // # Design notes
 //
