@@ -65,9 +65,10 @@ func DefaultCaller(tokens ...Token) Caller {
 // WithOverlap returns next, where each caller also keeps, until the given time, the tokens
 // that the caller of the same name had in previous. Applications that read a token file once
 // thus keep working while they are moved to the new token. Tokens that were to end earlier
-// still do.
+// still do, and those that have ended are dropped, so that nothing piles up.
 func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 	next = slices.Clone(next)
+	now := time.Now()
 	for i := range next {
 		for _, old := range previous {
 			if old.Name != next[i].Name {
@@ -75,6 +76,9 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 			}
 			for _, t := range old.Tokens {
 				if slices.ContainsFunc(next[i].Tokens, func(n Token) bool { return n.digest == t.digest }) {
+					continue
+				}
+				if !t.notAfter.IsZero() && !t.notAfter.After(now) {
 					continue
 				}
 				if t.notAfter.IsZero() || t.notAfter.After(until) {

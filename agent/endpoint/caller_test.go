@@ -100,6 +100,9 @@ func TestTokensOverlap(t *testing.T) {
 	if a, b, c := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken), status(t, r, "/v1/a", "third-token-0123456789"); a != 403 || b != 200 || c != 200 {
 		t.Errorf("two changes: %d %d %d", a, b, c)
 	}
+	if n := len(third[0].Tokens); n != 2 {
+		t.Errorf("the third change keeps %d tokens: the one that has ended is still there", n)
+	}
 	// Back to the first token: it is not expired by its own past.
 	set(endpoint.WithOverlap(next, old, time.Now().Add(-time.Second)))
 	if a := status(t, r, "/v1/a", webToken); a != 200 {
