@@ -288,10 +288,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	outer.Go(func() error { return a.watchdog(outerCtx) })
 	if a.child != nil {
 		outer.Go(func() error {
-			if err := a.child.Run(outerCtx); err != nil {
-				return err
+			err := a.child.Run(outerCtx)
+			if err == nil || outerCtx.Err() != nil && errors.Is(err, context.Canceled) {
+				return errChildEnded // the latter: before it was started
 			}
-			return errChildEnded
+			return err
 		})
 	}
 	outer.Go(func() error { return a.start(outerCtx) })
