@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -46,7 +47,7 @@ type place interface {
 // must be called.
 type staged interface {
 	// stamp is what place.stamp returns after commit.
-	stamp() string
+	stamp() (string, error)
 
 	// commit publishes. visible says whether readers see the new content, which they may do
 	// even when commit fails late.
@@ -73,10 +74,12 @@ type folder struct {
 // symbolic link meanwhile redirects nothing.
 func (d folder) open(create bool) (*os.Root, error) {
 	if d.root == "" {
-		if create {
-			if err := makeFolders(d.path, d.sync); err != nil {
-				return nil, err
-			}
+		dir, err := os.OpenRoot(d.path)
+		if err == nil || !create {
+			return dir, err
+		}
+		if err := makeFolders(d.path, d.sync); err != nil {
+			return nil, err
 		}
 		return os.OpenRoot(d.path)
 	}
@@ -137,13 +140,18 @@ type filePlace struct {
 	mode   fs.FileMode
 	owner  owner
 	backup bool
+
+	// seed and held are a hash of what was published last; held is 0 before that. Other
+	// content need not be compared with the file. The hash never leaves the process.
+	seed maphash.Seed
+	held uint64
 }
 
 // prepare implements place:
 //
 //  1. Open the folder; create what is missing of it.
 //  2. Refuse a destination that is not a regular file.
-//  3. Equal content: repair mode and owner, done.
+//  3. Equal content: repair mode and owner, done. What is known to differ is not read.
 //  4. Write a temporary file, 0600, with a random name, in the same folder.
 //  5. Set group, mode and owner; sync.
 //  6. With backup: write the old content to a second temporary file.
@@ -167,52 +175,71 @@ func (p *filePlace) prepare(outs []*output) (_ staged, err error) {
 		}
 	}()
 	// 2.
-	old, err := openRegular(dir, p.base)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	fi, err := dir.Lstat(p.base)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		fi = nil
+	case err != nil:
 		return nil, err
+	default:
+		if err := mustBeRegular(dir, p.base, fi); err != nil {
+			return nil, err
+		}
 	}
-	if old != nil {
-		defer old.Close()
-		fi, err := old.Stat()
+	// 3.
+	hash := maphash.Bytes(p.seed, content)
+	if fi != nil && fi.Size() == int64(len(content)) && (p.held == 0 || p.held == hash) {
+		equal, err := p.repairEqual(dir, content)
 		if err != nil {
 			return nil, err
 		}
-		// 3.
-		if fi.Size() == int64(len(content)) {
-			held, err := io.ReadAll(io.LimitReader(old, maxOutput+1))
-			if err != nil {
-				return nil, err
-			}
-			if bytes.Equal(held, content) {
-				s.abort()
-				if !p.owner.right(fi, p.mode) {
-					return nil, p.owner.give(old, p.mode)
-				}
-				return nil, nil
-			}
+		if equal {
+			p.held = hash
+			s.abort()
+			return nil, nil
 		}
 	}
+	s.hash = hash
 	// 4 and 5.
-	if s.temp, s.id, err = writeTemp(dir, p.base, content, p.mode, p.owner, p.folder.sync); err != nil {
+	if s.temp, err = writeTemp(dir, p.base, content, p.mode, p.owner, p.folder.sync); err != nil {
 		return nil, err
 	}
 	// 6.
-	if p.backup && old != nil {
-		if _, err := old.Seek(0, io.SeekStart); err != nil {
-			return nil, err
-		}
-		held, err := io.ReadAll(io.LimitReader(old, maxOutput+1))
+	if p.backup && fi != nil {
+		held, err := readRegular(dir, p.base)
 		if err != nil {
 			return nil, err
 		}
-		if len(held) > maxOutput {
-			return nil, fmt.Errorf("%s is larger than %d bytes and cannot be backed up", p.base, maxOutput)
-		}
-		if s.backup, _, err = writeTemp(dir, p.base, held, DefaultMode, owner{-1, -1}, p.folder.sync); err != nil {
+		if s.backup, err = writeTemp(dir, p.base, held, DefaultMode, owner{-1, -1}, p.folder.sync); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// repairEqual reports whether the file holds content, and repairs its mode and owner if so.
+func (p *filePlace) repairEqual(dir *os.Root, content []byte) (bool, error) {
+	f, err := openRegular(dir, p.base)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // gone meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	held := make([]byte, len(content)+1) // one more byte would be seen
+	n, err := io.ReadFull(f, held)
+	if err != io.ErrUnexpectedEOF && err != io.EOF {
+		return false, err
+	}
+	if !bytes.Equal(held[:n], content) {
+		return false, nil
+	}
+	fi, err := f.Stat()
+	if err == nil && !p.owner.right(fi, p.mode) {
+		err = p.owner.give(f, p.mode)
+	}
+	return true, err
 }
 
 // current implements place.
@@ -222,12 +249,7 @@ func (p *filePlace) current(int) ([]byte, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	f, err := openRegular(dir, p.base)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxOutput))
+	return readRegular(dir, p.base)
 }
 
 // stamp implements place.
@@ -283,10 +305,19 @@ type stagedFile struct {
 	dir    *os.Root // nil while parked
 	temp   string
 	backup string // empty: none to make
-	id     string
+	hash   uint64
 }
 
-func (s *stagedFile) stamp() string { return s.id }
+func (s *stagedFile) stamp() (string, error) {
+	if err := s.open(); err != nil {
+		return "", err
+	}
+	fi, err := s.dir.Lstat(s.temp)
+	if err != nil {
+		return "", err
+	}
+	return identity(fi), nil
+}
 
 func (s *stagedFile) park() {
 	if s.dir != nil {
@@ -329,7 +360,7 @@ func (s *stagedFile) commit() (bool, error) {
 	if err := s.dir.Rename(s.temp, s.place.base); err != nil {
 		return false, err
 	}
-	s.temp = ""
+	s.temp, s.place.held = "", s.hash
 	// 8.
 	if s.place.folder.sync {
 		return true, syncFolder(s.dir)
@@ -361,6 +392,20 @@ func openRegular(dir *os.Root, name string) (*os.File, error) {
 	return f, nil
 }
 
+// readRegular reads the file name, up to a bound.
+func readRegular(dir *os.Root, name string) ([]byte, error) {
+	f, err := openRegular(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxOutput+1))
+	if err == nil && len(b) > maxOutput {
+		return nil, fmt.Errorf("%s is larger than %d bytes", filepath.Join(dir.Name(), name), maxOutput)
+	}
+	return b, err
+}
+
 func mustBeRegular(dir *os.Root, name string, fi fs.FileInfo) error {
 	path := filepath.Join(dir.Name(), name)
 	switch mode := fi.Mode(); {
@@ -386,29 +431,24 @@ func removeRegular(dir *os.Root, name string) error {
 	return dir.Remove(name)
 }
 
-// writeTemp writes content to a new file for base in dir and returns its name and identity.
-// On failure nothing is left behind.
-func writeTemp(dir *os.Root, base string, content []byte, mode fs.FileMode, own owner, sync bool) (name, id string, err error) {
-	name = tempName(base)
+// writeTemp writes content to a new file for base in dir and returns its name. On failure
+// nothing is left behind.
+func writeTemp(dir *os.Root, base string, content []byte, mode fs.FileMode, own owner, sync bool) (string, error) {
+	name := tempName(base)
 	// O_EXCL does not follow a link either.
 	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	if err = fill(f, content, mode, own, sync); err == nil {
-		var fi fs.FileInfo
-		if fi, err = f.Stat(); err == nil {
-			id = identity(fi)
-		}
-	}
+	err = fill(f, content, mode, own, sync)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
 		_ = dir.Remove(name)
-		return "", "", err
+		return "", err
 	}
-	return name, id, nil
+	return name, nil
 }
 
 // fill writes content to f and gives it mode and owner, in the order that keeps others out.

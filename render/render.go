@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -15,6 +17,10 @@ import (
 
 	"secretagent/upstream"
 )
+
+// maxOpenFolders is how many folders RenderOnce keeps open between making everything ready
+// and publishing it.
+const maxOpenFolders = 128
 
 // errBusy is returned by Run, RenderOnce and Diff while another of them works.
 var errBusy = errors.New("the renderer is already at work")
@@ -57,7 +63,7 @@ func New(src Source, opts Options) (*Renderer, error) {
 		p.addErr(key, err)
 		in := folder{root: opts.Root, path: filepath.Dir(t.Destination), sync: !t.NoSync}
 		base := filepath.Base(t.Destination)
-		u.place = &filePlace{folder: in, base: base, mode: orMode(t.Mode, DefaultMode), owner: own, backup: t.Backup}
+		u.place = &filePlace{folder: in, base: base, mode: orMode(t.Mode, DefaultMode), owner: own, backup: t.Backup, seed: maphash.MakeSeed()}
 		if _, ok := folders[in]; !ok {
 			u.leftovers = func() error { return in.removeLeftovers(folders[in]) }
 		}
@@ -145,6 +151,7 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 	}
 
 	ready := make([]staged, len(r.units))
+	var open atomic.Int32
 	prepared := r.each(func(i int, u *unit) error {
 		if results[i] == nil {
 			return nil
@@ -155,7 +162,9 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 			return err
 		}
 		if s != nil {
-			s.park()
+			if open.Add(1) > maxOpenFolders {
+				s.park()
+			}
 			ready[i] = s
 		}
 		return nil
@@ -173,8 +182,9 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 		if results[i] == nil || prepared[i] != nil {
 			return nil
 		}
+		begun := time.Now()
 		changed, err := r.commit(u, ready[i])
-		r.finished(u, time.Now(), results[i], changed, err)
+		r.finished(u, begun, results[i], changed, err)
 		return err
 	})
 	all := []error{joinNamed(r.units, errs), joinNamed(r.units, prepared), joinNamed(r.units, published)}
@@ -242,7 +252,11 @@ func (r *Renderer) commit(u *unit, s staged) (changed bool, err error) {
 	}
 	var seq uint64
 	if u.group != nil {
-		if seq, err = r.intend(u, s.stamp()); err != nil {
+		stamp, err := s.stamp()
+		if err == nil {
+			seq, err = r.intend(u, stamp)
+		}
+		if err != nil {
 			s.abort()
 			return false, fmt.Errorf("remember that the hook is owed: %w", err)
 		}

@@ -65,15 +65,16 @@ func checkSetName(name string) error {
 //
 // and commit:
 //
-//  6. Make a new link to the generation, beside ..data.
-//  7. Rename it to ..data. Nothing is visible before, everything after.
+//  6. Make the links to files that are new in the set, and a new link to the generation,
+//     beside ..data.
+//  7. Rename that to ..data. Nothing is visible before, everything after.
 //  8. Sync the folder.
-//  9. Make the links to new files, remove those to files that are no longer in the set.
-//  10. Remove every other generation.
+//  9. Remove the links to files that are no longer in the set, and every other generation.
 //
-// A kill before 7 leaves the old generation published and a folder that step 10 of the next
-// commit, or removeLeftovers, deletes. A kill after 7 leaves links to make or generations to
-// remove: step 3 of the next prepare, or step 9 and 10 of the next commit, does it.
+// A kill before 7 leaves the old generation published, a folder that step 9 of the next
+// commit, or removeLeftovers, deletes, and perhaps links to files that are not there yet. A
+// kill after 7 leaves something to remove: step 3 of the next prepare, or step 9 of the next
+// commit, does it.
 func (p *setPlace) prepare(outs []*output) (_ staged, err error) {
 	// 1.
 	dir, err := p.open(true)
@@ -104,10 +105,10 @@ func (p *setPlace) prepare(outs []*output) (_ staged, err error) {
 		}
 		if equal {
 			defer s.park()
-			if err := p.tidy(dir, current); err != nil {
+			if err := p.link(dir); err != nil {
 				return nil, err
 			}
-			return nil, nil
+			return nil, p.tidy(dir, current)
 		}
 	}
 	// 4.
@@ -296,9 +297,8 @@ func (p *setPlace) write(dir *os.Root, generation string, outs []*output) error 
 	return p.giveFolder(dir, generation)
 }
 
-// tidy makes the links of the set complete and removes what does not belong to the published
-// generation: steps 9 and 10.
-func (p *setPlace) tidy(dir *os.Root, current string) error {
+// link makes the links of the set that are missing.
+func (p *setPlace) link(dir *os.Root) error {
 	for _, f := range p.files {
 		ours, err := ourLink(dir, f.name)
 		if err != nil {
@@ -311,6 +311,11 @@ func (p *setPlace) tidy(dir *os.Root, current string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// tidy removes what does not belong to the published generation.
+func (p *setPlace) tidy(dir *os.Root, current string) error {
 	names, err := list(dir)
 	if err != nil {
 		return err
@@ -391,12 +396,7 @@ func (p *setPlace) current(i int) ([]byte, error) {
 		return nil, err
 	}
 	defer sub.Close()
-	f, err := openRegular(sub, p.files[i].name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxOutput))
+	return readRegular(sub, p.files[i].name)
 }
 
 // stamp implements place.
@@ -456,7 +456,7 @@ type stagedSet struct {
 	generation string   // empty: nothing to abort
 }
 
-func (s *stagedSet) stamp() string { return s.generation }
+func (s *stagedSet) stamp() (string, error) { return s.generation, nil }
 
 func (s *stagedSet) park() {
 	if s.dir != nil {
@@ -488,6 +488,9 @@ func (s *stagedSet) commit() (bool, error) {
 		return false, err
 	}
 	// 6.
+	if err := s.place.link(s.dir); err != nil {
+		return false, err
+	}
 	if err := s.dir.RemoveAll(dataLinkNew); err != nil {
 		return false, err
 	}
@@ -507,6 +510,6 @@ func (s *stagedSet) commit() (bool, error) {
 			return true, err
 		}
 	}
-	// 9 and 10.
+	// 9.
 	return true, s.place.tidy(s.dir, published)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -187,11 +188,13 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var stop atomic.Bool
-	killed := make(chan int)
-	go func() {
-		n := 0
-		defer func() { killed <- n }()
-		for deadline := time.Now().Add(4 * time.Second); time.Now().Before(deadline); n++ {
+	kills := 0
+	var killer sync.WaitGroup
+	defer killer.Wait()
+	defer stop.Store(true)
+	killer.Go(func() {
+		defer stop.Store(true)
+		for deadline := time.Now().Add(4 * time.Second); time.Now().Before(deadline) && !stop.Load(); kills++ {
 			cmd := exec.Command(os.Args[0], "-test.run=^$")
 			cmd.Env = append(os.Environ(), victimDir+"="+dir)
 			cmd.Stderr = os.Stderr
@@ -203,8 +206,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		}
-		stop.Store(true)
-	}()
+	})
 
 	var pairs, retries, single int
 	seen := map[string]bool{}
@@ -249,10 +251,10 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 			single++
 		}
 	}
-	n := <-killed
-	t.Logf("%d kills, %d pairs read (%d different), %d reads started again, %d single reads", n, pairs, len(seen), retries, single)
-	if n < 10 || len(seen) < 20 || single < 20 {
-		t.Errorf("too little happened: %d kills, %d pairs", n, len(seen))
+	killer.Wait()
+	t.Logf("%d kills, %d pairs read (%d different), %d reads started again, %d single reads", kills, pairs, len(seen), retries, single)
+	if kills < 10 || len(seen) < 20 || single < 20 {
+		t.Errorf("too little happened: %d kills, %d pairs", kills, len(seen))
 	}
 
 	src := newFakeSource()

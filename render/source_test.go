@@ -282,3 +282,20 @@ func (hangingSource) GetSecretValues(ctx context.Context, _ ...upstream.SecretRe
 func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), d)
 }
+
+func (s *slowSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
+	if string(refs[0].SecretName) == s.slow {
+		select {
+		case <-time.After(s.delay):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return s.fakeSource.GetSecretValues(ctx, refs...)
+}
+
+func (f *fakeSource) ringAll(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ring(ref(name))
+}

@@ -1,0 +1,532 @@
+package render
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// sh is a hook that runs a script.
+func sh(script string) *Hook { return &Hook{Command: []string{"/bin/sh", "-c", script}} }
+
+// appendLine is a hook that adds a line to a file each time it runs.
+func appendLine(path string) *Hook { return sh("echo run >> " + path) }
+
+func countRuns(path string) int {
+	b, _ := os.ReadFile(path)
+	return strings.Count(string(b), "run\n")
+}
+
+// hooked is a target with a hook.
+func hooked(dest, text string, hook *Hook) Target {
+	tg := target(dest, text)
+	tg.Hook = hook
+	return tg
+}
+
+// Ensure that a hook runs after a change, the first one included, and only then.
+func TestHookRunsAfterAChangeOnly(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1")
+	opts := Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh(`cat `+dir+`/f >> `+dir+`/seen; echo run >> `+dir+`/runs`))}, StateDir: dir + "/state"}
+	for i, want := range []int{1, 1, 2, 2} {
+		if i == 2 {
+			src.put("a", "2")
+		}
+		mustRender(t, mustNew(t, src, opts))
+		if got := countRuns(dir + "/runs"); got != want {
+			t.Errorf("pass %d: %d runs, want %d", i, got, want)
+		}
+	}
+	if got := mustRead(t, dir+"/seen"); got != "12" { // the file is there before the hook
+		t.Errorf("the hook saw %q", got)
+	}
+	if err := os.Chmod(dir+"/f", 0o644); err != nil { // a repair is no change
+		t.Fatal(err)
+	}
+	mustRender(t, mustNew(t, src, opts))
+	if got := countRuns(dir + "/runs"); got != 2 {
+		t.Errorf("a repair ran the hook")
+	}
+	wantNames(t, dir+"/state")
+	src.put("a", "3")
+	opts.NoHooks = true
+	mustRender(t, mustNew(t, src, opts))
+	opts.NoHooks = false
+	mustRender(t, mustNew(t, src, opts))
+	if got := countRuns(dir + "/runs"); got != 2 || mustRead(t, dir+"/f") != "3" {
+		t.Errorf("NoHooks ran or owed the hook")
+	}
+}
+
+// Ensure that a hook that fails is owed until it succeeds, although the file no longer
+// differs, and that readiness says so.
+func TestHookIsOwedUntilItSucceeds(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1")
+	r := mustNew(t, src, Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh("echo run >> "+dir+"/runs; test -e "+dir+"/ok"))}})
+	stop := start(t, r)
+	eventually(t, "the hook failed twice", func() bool { return countRuns(dir+"/runs") >= 2 })
+	s := r.Status()[0]
+	if ok, why := r.Ready(); ok || !strings.Contains(why[0], "exit status 1") || s.State != Current || !s.HookOwed {
+		t.Errorf("ready %v, %q, %+v", ok, why, s)
+	}
+	mustWrite(t, dir+"/ok", "")
+	eventually(t, "ready", func() bool { ok, _ := r.Ready(); return ok && !r.Status()[0].HookOwed })
+	n := countRuns(dir + "/runs")
+	time.Sleep(50 * time.Millisecond)
+	if got := countRuns(dir + "/runs"); got != n {
+		t.Errorf("it ran again: %d, %d", n, got)
+	}
+	stop()
+}
+
+// Ensure that an owed hook survives the agent, runs once, and is forgotten when the file it
+// was owed for is not there any more.
+func TestHookIsOwedAcrossRestarts(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1", "crt", "c", "key", "k")
+	set := pairSet(dir + "/set")
+	set.Hook = sh("echo run >> " + dir + "/setruns; test -e " + dir + "/ok")
+	opts := Options{
+		Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh("echo run >> "+dir+"/runs; test -e "+dir+"/ok"))},
+		Sets:    []Set{set}, StateDir: dir + "/state",
+	}
+	if err := mustNew(t, src, opts).RenderOnce(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 1") {
+		t.Fatalf("got %v", err)
+	}
+	for _, name := range names(t, dir+"/state") {
+		wantMode(t, dir+"/state/"+name, 0o600)
+	}
+	wantMode(t, dir+"/state", 0o700)
+	mustWrite(t, dir+"/ok", "")
+	mustRender(t, mustNew(t, src, opts)) // no change, but owed
+	mustRender(t, mustNew(t, src, opts))
+	if a, b := countRuns(dir+"/runs"), countRuns(dir+"/setruns"); a != 2 || b != 2 {
+		t.Errorf("%d and %d runs, want 2 and 2", a, b)
+	}
+	wantNames(t, dir+"/state")
+
+	// Run takes it over as well.
+	os.Remove(dir + "/ok")
+	src.put("a", "2")
+	if err := mustNew(t, src, opts).RenderOnce(t.Context()); err == nil {
+		t.Fatal("the hook did not fail")
+	}
+	mustWrite(t, dir+"/ok", "")
+	r := mustNew(t, src, opts)
+	stop := start(t, r)
+	eventually(t, "the owed hook ran", func() bool { return countRuns(dir+"/runs") == 4 && !r.Status()[0].HookOwed })
+	stop()
+
+	// A kill between the record and the publish: the file is the old one, nothing is owed.
+	book := newOwedBook(opts.StateDir)
+	if _, err := book.intend(dir+"/f", "1:1"); err != nil {
+		t.Fatal(err)
+	}
+	// A kill between the publish and the hook: it is.
+	stamp, err := r.units[1].place.stamp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := book.intend(dir+"/set", stamp); err != nil {
+		t.Fatal(err)
+	}
+	// Records of what is configured no longer, damaged ones, and strangers.
+	if _, err := book.intend(dir+"/gone", "x"); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, opts.StateDir+"/hook-owed-0000.json", "{")
+	mustWrite(t, opts.StateDir+"/notes", "mine")
+	mustRender(t, mustNew(t, src, opts))
+	if a, b := countRuns(dir+"/runs"), countRuns(dir+"/setruns"); a != 4 || b != 3 {
+		t.Errorf("%d and %d runs, want 4 and 3", a, b)
+	}
+	wantNames(t, opts.StateDir, "notes")
+}
+
+// Ensure that a publish that fails does not make an earlier debt forgotten.
+func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
+	book := newOwedBook(t.TempDir())
+	first, _ := book.intend("f", "old")
+	second, err := book.intend("f", "new", "old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := book.settle("f", first); err != nil { // the hook of the first change is done late
+		t.Fatal(err)
+	}
+	for _, published := range []string{"old", "new"} {
+		owed, err := newOwedBook(book.dir).load(func(string) (string, bool) { return published, true })
+		if err != nil || len(owed) != 1 {
+			t.Errorf("%s: %v, %v", published, owed, err)
+		}
+	}
+	if err := book.settle("f", second); err != nil {
+		t.Fatal(err)
+	}
+	wantNames(t, book.dir)
+}
+
+// Ensure that targets with an equal hook share one run when one change makes them all
+// different, and that different hooks do not.
+func TestEqualHooksRunOnceForAChange(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1", "b", "1")
+	var targets []Target
+	for i := range 40 {
+		targets = append(targets, hooked(fmt.Sprintf("%s/f%d", dir, i), `{{ secret "a" }}`, appendLine(dir+"/shared")))
+	}
+	targets = append(targets, hooked(dir+"/own", `{{ secret "a" }}`, appendLine(dir+"/own-runs")), hooked(dir+"/other", `{{ secret "b" }}`, appendLine(dir+"/shared")))
+	r := mustNew(t, src, Options{Targets: targets, StateDir: dir + "/state"})
+	stop := start(t, r)
+	settled := func() bool {
+		for _, s := range r.Status() {
+			if s.State != Current || s.HookOwed {
+				return false
+			}
+		}
+		return true
+	}
+	eventually(t, "first pass", settled)
+	if a, b := countRuns(dir+"/shared"), countRuns(dir+"/own-runs"); a != 1 || b != 1 {
+		t.Errorf("first pass: %d and %d runs", a, b)
+	}
+	src.put("a", "2")
+	eventually(t, "second pass", func() bool { return mustRead(t, dir+"/f39") == "2" && countRuns(dir+"/shared") == 2 && settled() })
+	time.Sleep(20 * time.Millisecond)
+	if a, b := countRuns(dir+"/shared"), countRuns(dir+"/own-runs"); a != 2 || b != 2 {
+		t.Errorf("second pass: %d and %d runs", a, b)
+	}
+	stop()
+}
+
+// Ensure that a hook never runs twice at a time, and that what changes while it runs is not
+// forgotten.
+func TestHookNeverOverlaps(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "0")
+	script := `mkdir ` + dir + `/lock || { echo overlap >> ` + dir + `/overlap; exit 0; }; sleep 0.05; cat ` + dir + `/f > ` + dir + `/last; rmdir ` + dir + `/lock`
+	r := mustNew(t, src, Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh(script)), hooked(dir+"/g", `{{ secret "a" }}`, sh(script))}})
+	stop := start(t, r)
+	for i := range 30 {
+		src.put("a", fmt.Sprint(i))
+		time.Sleep(10 * time.Millisecond)
+	}
+	eventually(t, "settled", func() bool {
+		return !r.Status()[0].HookOwed && !r.Status()[1].HookOwed && r.Status()[0].State == Current
+	})
+	if _, err := os.Stat(dir + "/overlap"); err == nil {
+		t.Error("two runs at a time")
+	}
+	if got := mustRead(t, dir+"/last"); got != "29" {
+		t.Errorf("the last run saw %q", got)
+	}
+	stop()
+}
+
+// Ensure that a hook that hangs is killed with all it started.
+func TestHookTimeoutKillsTheGroup(t *testing.T) {
+	dir := t.TempDir()
+	h := sh(`sleep 60 & echo $! > ` + dir + `/pid; sleep 60`)
+	h.Timeout = 200 * time.Millisecond
+	started := time.Now()
+	err := h.run(t.Context(), discard(), nil, noMask)
+	if err == nil || !strings.Contains(err.Error(), "not finished after 200ms") {
+		t.Errorf("got %v", err)
+	}
+	if d := time.Since(started); d > 5*time.Second {
+		t.Errorf("it took %s", d)
+	}
+	var pid int
+	if _, err := fmt.Sscan(mustRead(t, dir+"/pid"), &pid); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the grandchild is gone", func() bool { return gone(pid) })
+}
+
+// gone reports whether a process runs no longer; a zombie that nobody waits for counts.
+func gone(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(b), ") Z ")
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func noMask() *masker { return newMasker(nil) }
+
+// Ensure that a command that leaves a daemon behind succeeds and leaves it alone.
+func TestHookMayStartADaemon(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the pipe")
+	}
+	dir := t.TempDir()
+	err := sh(`sleep 30 & echo $! > `+dir+`/pid`).run(t.Context(), discard(), nil, noMask)
+	if err != nil {
+		t.Error(err)
+	}
+	var pid int
+	if _, err := fmt.Sscan(mustRead(t, dir+"/pid"), &pid); err != nil {
+		t.Fatal(err)
+	}
+	if gone(pid) {
+		t.Error("the daemon was killed")
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// Ensure that Run ends at once while a hook runs, and that the hook stays owed.
+func TestRunEndsDuringAHook(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1")
+	opts := Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh("echo run >> "+dir+"/runs; test -e "+dir+"/ok || sleep 60"))}, StateDir: dir + "/state"}
+	stop := start(t, mustNew(t, src, opts))
+	eventually(t, "the hook runs", func() bool { return countRuns(dir+"/runs") == 1 })
+	started := time.Now()
+	stop()
+	if d := time.Since(started); d > 5*time.Second {
+		t.Errorf("Run ended after %s", d)
+	}
+	mustWrite(t, dir+"/ok", "")
+	mustRender(t, mustNew(t, src, opts))
+	if got := countRuns(dir + "/runs"); got != 2 {
+		t.Errorf("%d runs, want 2", got)
+	}
+}
+
+// Ensure that a program is not given to a shell, and that it inherits nothing secret.
+func TestHookEnvironmentAndArguments(t *testing.T) {
+	t.Setenv("AWS_SECRET_ACCESS_KEY", marker)
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", marker)
+	var log logBuffer
+	h := &Hook{Command: []string{"/usr/bin/env", "printf", "%s|", "$HOME", "a b", "*", "$(id)"}}
+	if err := h.run(t.Context(), log.logger(), nil, noMask); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), `$HOME|a b|*|$(id)|`) {
+		t.Errorf("log: %s", log.String())
+	}
+	log = logBuffer{}
+	if err := (&Hook{Command: []string{"/usr/bin/env"}}).run(t.Context(), log.logger(), nil, noMask); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(log.String(), marker) || !strings.Contains(log.String(), "PATH=") {
+		t.Errorf("environment: %s", log.String())
+	}
+	err := (&Hook{Command: []string{"/no/such/program"}}).run(t.Context(), discard(), nil, noMask)
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Ensure that the output of a hook is bounded and shows no value, however it is encoded and
+// wherever it is cut.
+func TestHookOutputIsMaskedAndBounded(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	pem := "-----BEGIN X-----\nabcdefghijklmnop\nqrstuvwxyz012345\n-----END X-----\n"
+	src.put("plain", marker, "object", `{"password":"pass-`+marker+`\"quoted","port":54321}`, "pem", pem)
+	var log logBuffer
+	script := `cat ` + dir + `/f; base64 -w0 ` + dir + `/f; while read l; do echo "line: $l"; done < ` + dir + `/f; echo old-` + marker
+	r := mustNew(t, src, Options{
+		Targets: []Target{hooked(dir+"/f", "{{ secret \"plain\" }}\n{{ secretField \"object\" \"password\" }} {{ secret \"object\" }}\n{{ secret \"pem\" }}", sh(script))},
+		Logger:  log.logger(),
+	})
+	mustRender(t, r)
+	for _, leak := range []string{marker, "MARKER", "abcdefghijklmnop", "qrstuvwxyz012345", "54321"} {
+		if strings.Contains(log.String(), leak) {
+			t.Errorf("the log shows %s: %s", leak, log.String())
+		}
+	}
+	if !strings.Contains(log.String(), "line: ") || !strings.Contains(log.String(), masked) {
+		t.Errorf("the log shows nothing: %s", log.String())
+	}
+
+	// Cut at every place of a value.
+	m := newMasker(r.units[0].values)
+	for i := 1; i < len(marker); i++ {
+		if got := m.mask("x="+marker[:i], true); got != "x="+masked {
+			t.Fatalf("cut after %d: %q", i, got)
+		}
+	}
+	log = logBuffer{}
+	h := sh(`i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done`)
+	if err := h.run(t.Context(), log.logger(), nil, noMask); err != nil {
+		t.Fatal(err)
+	}
+	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "droppedBytes=24808") {
+		t.Errorf("%d bytes in the log", len(log.String()))
+	}
+}
+
+func TestMaskOverlappingValues(t *testing.T) {
+	m := &masker{values: []string{"abcd", "cdef"}}
+	for in, want := range map[string]string{"abcdef": masked, "xabcdx": "x" + masked + "x", "abcdabcd": masked, "abc": "abc", "": ""} {
+		if got := m.mask(in, false); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
+
+// Ensure that a signal reaches the process of a pid file, and that nothing else does.
+func TestSignalHook(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("/bin/sh", "-c", `trap "echo hup >> `+dir+`/got" HUP; trap "echo usr1 >> `+dir+`/got" USR1; echo ready > `+dir+`/ready; while :; do sleep 0.02; done`)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	eventually(t, "it listens", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
+	pidFile := dir + "/pid"
+	mustWrite(t, pidFile, fmt.Sprintf("%d\n", cmd.Process.Pid))
+	for _, signal := range []string{"", "USR1", "sigusr1"} {
+		if err := (&Hook{PIDFile: pidFile, Signal: signal}).run(t.Context(), discard(), nil, noMask); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(60 * time.Millisecond)
+	}
+	eventually(t, "three signals", func() bool { b, _ := os.ReadFile(dir + "/got"); return string(b) == "hup\nusr1\nusr1\n" })
+
+	for content, want := range map[string]string{
+		"0": "number of a process", "-1": "number of a process", "": "number of a process", "12 13": "number of a process",
+		"4194304999": "number of a process", "2147483646": "process",
+	} {
+		mustWrite(t, pidFile, content)
+		err := (&Hook{PIDFile: pidFile}).run(t.Context(), discard(), nil, noMask)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+	if err := (&Hook{PIDFile: dir + "/none"}).run(t.Context(), discard(), nil, noMask); err == nil {
+		t.Error("a missing pid file is no error")
+	}
+
+	var got os.Signal
+	toChild := func(s os.Signal) error { got = s; return nil }
+	if err := (&Hook{Child: true, Signal: "TERM"}).run(t.Context(), discard(), toChild, noMask); err != nil || got != syscall.SIGTERM {
+		t.Errorf("child: %v, %v", got, err)
+	}
+}
+
+func TestHTTPHook(t *testing.T) {
+	var calls atomic.Int32
+	status := http.StatusNoContent
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		switch r.URL.Path {
+		case "/redirect":
+			http.Redirect(w, r, "/", http.StatusFound)
+		case "/hang":
+			<-r.Context().Done()
+		case "/get":
+			if r.Method != http.MethodGet {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+			}
+		default:
+			w.WriteHeader(status)
+		}
+	}))
+	defer server.Close()
+	t.Setenv("HTTP_PROXY", "http://192.0.2.1:1") // must not be used
+	run := func(h *Hook) error { return h.run(t.Context(), discard(), nil, noMask) }
+	if err := run(&Hook{URL: server.URL + "/x?token=" + marker}); err != nil || calls.Load() != 1 {
+		t.Errorf("%v, %d calls", err, calls.Load())
+	}
+	if err := run(&Hook{URL: strings.Replace(server.URL, "127.0.0.1", "localhost", 1)}); err != nil {
+		t.Error(err)
+	}
+	if err := run(&Hook{URL: server.URL + "/get", Method: "GET"}); err != nil {
+		t.Error(err)
+	}
+	status = http.StatusInternalServerError
+	for _, h := range []*Hook{{URL: server.URL + "/x?token=" + marker}, {URL: server.URL + "/redirect"}, {URL: server.URL + "/hang", Timeout: 50 * time.Millisecond}, {URL: "http://127.0.0.1:1/?token=" + marker}} {
+		if err := run(h); err == nil || strings.Contains(err.Error(), marker) {
+			t.Errorf("%s: %v", h, err)
+		}
+	}
+}
+
+// Ensure that splay delays the hook and not the file, within its bound.
+func TestSplay(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		src := newFakeSource()
+		src.put("a", "1")
+		var ran time.Time
+		tg := hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})
+		tg.Splay = time.Minute
+		r := mustNew(t, src, Options{Targets: []Target{tg}, Signal: func(os.Signal) error { ran = time.Now(); return nil }})
+		started := time.Now()
+		stop := start(t, r)
+		synctest.Wait()
+		if got := mustRead(t, dir+"/f"); got != "1" {
+			t.Errorf("the file waits: %q", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if ran.IsZero() {
+			t.Error("the hook did not run within its splay")
+		}
+		t.Logf("ran after %s", ran.Sub(started))
+		stop()
+	})
+}
+
+// Ensure that a hook does not wait for ever for a target that keeps changing.
+func TestHookIsNotStarved(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		src := &slowSource{fakeSource: newFakeSource(), delay: 8 * time.Second, slow: "b"}
+		src.put("a", "1", "b", "1")
+		var runs atomic.Int32
+		hook := &Hook{Child: true}
+		r := mustNew(t, src, Options{
+			Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, hook), hooked(dir+"/g", `{{ secret "b" }}`, hook)},
+			Signal:  func(os.Signal) error { runs.Add(1); return nil },
+		})
+		stop := start(t, r)
+		var ringing sync.WaitGroup
+		ringing.Go(func() {
+			for ctx.Err() == nil {
+				src.ringAll("b") // it is always dirty, and never different after the first time
+				time.Sleep(100 * time.Millisecond)
+			}
+		})
+		time.Sleep(30 * time.Second)
+		if runs.Load() == 0 {
+			t.Error("the hook waits")
+		}
+		cancel()
+		stop()
+		ringing.Wait()
+	})
+}
+
+// slowSource takes its time for one secret.
+type slowSource struct {
+	*fakeSource
+	slow  string
+	delay time.Duration
+}
