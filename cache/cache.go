@@ -15,9 +15,9 @@ import (
 	"secretagent/upstream"
 )
 
-// shardCount is how many locks the cache has. Measured on the hit path: enough that readers
-// of different secrets rarely meet, few enough that an eviction, which looks at every shard,
-// costs nothing beside the fetch that caused it. It is a power of two.
+// shardCount is how many locks the cache has: enough that readers of different secrets rarely
+// meet, few enough that an eviction, which looks at every shard, costs little beside the
+// fetch that caused it.
 const shardCount = 32
 
 // Upstream is where values come from. Every backend of secretagent satisfies it.
@@ -346,7 +346,7 @@ func (c *Cache) Invalidate(name upstream.SecretName) {
 	sh := c.shardOf(name)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for _, e := range sh.secrets[name] {
+	for e := sh.secrets[name]; e != nil; e = e.next {
 		c.distrust(e)
 	}
 }
@@ -388,8 +388,8 @@ func (c *Cache) applyLimits(limits *Limits) {
 	}
 	for _, sh := range c.shards {
 		sh.mu.Lock()
-		for _, siblings := range sh.secrets {
-			for _, e := range siblings {
+		for _, e := range sh.secrets {
+			for ; e != nil; e = e.next {
 				c.renew(e, limits)
 			}
 		}

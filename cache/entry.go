@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -36,14 +37,19 @@ const overhead = 640
 // entry is what the cache knows about one reference. The lock of its shard guards it, but
 // for the fields that say otherwise.
 type entry struct {
-	ref upstream.SecretRef // immutable
-
+	// What a hit needs comes first, to be in few cache lines.
+	ref       upstream.SecretRef    // immutable
+	expires   int64                 // end of freshness on the cache's clock; 0 when not fresh
 	value     *upstream.SecretValue // nil when there is none
 	memo      *atomic.Value         // belongs to value
 	fetchedAt time.Time             // when the call began that last confirmed value; outlives it
-
-	expires int64 // end of freshness on the cache's clock; 0 when not fresh
-	used    int64 // last use on the cache's clock
+	used      int64                 // last use on the cache's clock
+	home      home
+	touched   bool // in the list of the shard
+	asked     bool // since the last refresh
+	idle      bool // not asked for when it was due: no refresh is scheduled
+	pinned    bool
+	next      *entry // another reference to the same secret
 
 	// The state (value or refusal) was the same at every moment from tick since to tick
 	// confirmed. since is unproven after an announced change and for a state that was
@@ -56,11 +62,7 @@ type entry struct {
 	ttl      time.Duration // of the pin; zero for the common one
 	reported int64         // last refresh caused by Report on the cache's clock; 0 for none
 
-	size   int // counted in the sums of the cache
-	home   home
-	pinned bool
-	asked  bool // since the last refresh
-	idle   bool // not asked for when it was due: no refresh is scheduled
+	size int // counted in the sums of the cache
 
 	// Guarded by the lock of the schedule.
 	due  int64
@@ -98,9 +100,10 @@ func (s subscriptions) bells() []*subscription {
 // one secret are under one lock.
 type shard struct {
 	mu       sync.Mutex
-	secrets  map[upstream.SecretName][]*entry // :: secret → its references, each once
-	recent   *simplelru.LRU[*entry, struct{}] // order of use
-	negative *simplelru.LRU[*entry, struct{}] // order of arrival or renewal
+	secrets  map[upstream.SecretName]*entry   // :: secret → chain of its references, each once
+	recent   *simplelru.LRU[*entry, struct{}] // in order of use, once replayed
+	touched  []*entry                         // used since the last replay
+	negative *simplelru.LRU[*entry, struct{}] // in order of arrival
 	maxNeg   int                              // bound of negative
 	hits     uint64                           // lookups answered by a fresh value
 	stale    map[string]uint64                // :: reason → lookups answered by a stale value
@@ -110,7 +113,7 @@ type shard struct {
 
 func newShard(maxNegative int) *shard {
 	return &shard{
-		secrets:  map[upstream.SecretName][]*entry{},
+		secrets:  map[upstream.SecretName]*entry{},
 		recent:   newOrder(),
 		negative: newOrder(),
 		maxNeg:   maxNegative,
@@ -130,12 +133,11 @@ func newOrder() *simplelru.LRU[*entry, struct{}] {
 
 // find returns the entry of ref, or nil.
 func (sh *shard) find(ref upstream.SecretRef) *entry {
-	for _, e := range sh.secrets[ref.SecretName] {
-		if e.ref.VersionStage == ref.VersionStage && e.ref.VersionID == ref.VersionID {
-			return e
-		}
+	e := sh.secrets[ref.SecretName]
+	for e != nil && (e.ref.VersionStage != ref.VersionStage || e.ref.VersionID != ref.VersionID) {
+		e = e.next
 	}
-	return nil
+	return e
 }
 
 // obtain returns the entry of ref, made when it is missing. The caller settles it before it
@@ -144,17 +146,17 @@ func (sh *shard) obtain(ref upstream.SecretRef) *entry {
 	if e := sh.find(ref); e != nil {
 		return e
 	}
-	siblings := sh.secrets[ref.SecretName]
-	name := upstream.SecretName(strings.Clone(string(ref.SecretName)))
-	if len(siblings) > 0 {
-		name = siblings[0].ref.SecretName
-	}
-	e := &entry{since: unproven, ref: upstream.SecretRef{
-		SecretName:   name,
+	first := sh.secrets[ref.SecretName]
+	e := &entry{since: unproven, next: first, ref: upstream.SecretRef{
 		VersionID:    upstream.VersionID(strings.Clone(string(ref.VersionID))),
 		VersionStage: ownStage(ref.VersionStage),
 	}}
-	sh.secrets[name] = append(siblings, e)
+	if first != nil {
+		e.ref.SecretName = first.ref.SecretName
+	} else {
+		e.ref.SecretName = upstream.SecretName(strings.Clone(string(ref.SecretName)))
+	}
+	sh.secrets[e.ref.SecretName] = e
 	return e
 }
 
@@ -171,15 +173,51 @@ func ownStage(s upstream.VersionStage) upstream.VersionStage {
 
 // forget takes e out of the index.
 func (sh *shard) forget(e *entry) {
-	siblings := sh.secrets[e.ref.SecretName]
-	i := slices.Index(siblings, e)
-	switch {
-	case i < 0:
-	case len(siblings) == 1:
-		delete(sh.secrets, e.ref.SecretName)
-	default:
-		sh.secrets[e.ref.SecretName] = slices.Delete(siblings, i, i+1)
+	first := sh.secrets[e.ref.SecretName]
+	if first == e {
+		if e.next == nil {
+			delete(sh.secrets, e.ref.SecretName)
+		} else {
+			sh.secrets[e.ref.SecretName] = e.next
+		}
+		return
 	}
+	for s := first; s != nil; s = s.next {
+		if s.next == e {
+			s.next = e.next
+			return
+		}
+	}
+}
+
+// noteUse remembers that the place of e in the order of use has changed.
+func (sh *shard) noteUse(e *entry) {
+	if !e.touched {
+		e.touched = true
+		sh.touched = append(sh.touched, e)
+	}
+}
+
+// replay brings the order of use up to date. Uses are only stamped when they happen, and
+// put in order when someone needs the oldest entry: a hit touches one entry and not its
+// neighbours in a list, and a cache that is not full never pays for order.
+func (sh *shard) replay() {
+	slices.SortStableFunc(sh.touched, func(a, b *entry) int { return cmp.Compare(a.used, b.used) })
+	for _, e := range sh.touched {
+		e.touched = false
+		if e.home == recent {
+			sh.recent.Get(e)
+		}
+	}
+	clear(sh.touched)
+	sh.touched = sh.touched[:0]
+}
+
+// oldest returns the least recently used entry, or nil.
+func (sh *shard) oldest() *entry {
+	sh.replay()
+	e, _, _ := sh.recent.GetOldest()
+	return e
 }
 
 // wanted returns the home that follows from what e holds.
@@ -242,6 +280,11 @@ func (c *Cache) move(sh *shard, e *entry, want home) {
 		e.used = c.now()
 		sh.recent.Add(e, struct{}{})
 		c.entries.Add(1)
+		if len(sh.touched) > 2*sh.recent.Len()+64 {
+			sh.replay() // entries come and go although nothing is evicted
+		}
+		sh.noteUse(e)
+		sh.touched = slices.Grow(sh.touched, max(0, sh.recent.Len()-len(sh.touched))) // so that hits need not
 	case negative:
 		sh.negative.Add(e, struct{}{})
 		for sh.negative.Len() > sh.maxNeg {
@@ -257,7 +300,7 @@ func (c *Cache) touch(sh *shard, e *entry, now int64) {
 	e.used = now
 	e.asked = true
 	if e.home == recent {
-		sh.recent.Get(e)
+		sh.noteUse(e)
 	}
 	if e.idle {
 		// It was due when nobody had asked for it. Refresh it now, before it expires.
@@ -292,7 +335,7 @@ func (c *Cache) evict() {
 		var oldest int64
 		for _, sh := range c.shards {
 			sh.mu.Lock()
-			if e, _, ok := sh.recent.GetOldest(); ok && (victims == nil || e.used < oldest) {
+			if e := sh.oldest(); e != nil && (victims == nil || e.used < oldest) {
 				victims, oldest = sh, e.used
 			}
 			sh.mu.Unlock()
@@ -301,7 +344,7 @@ func (c *Cache) evict() {
 			return
 		}
 		victims.mu.Lock()
-		if e, _, ok := victims.recent.GetOldest(); ok {
+		if e := victims.oldest(); e != nil {
 			e.clear()
 			e.fail = nil
 			c.sealed.drop(e.ref)

@@ -249,10 +249,10 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 	c.settle(sh, e)
 	sh.mu.Unlock()
 
-	// 2. Wake the waiters first: they are in a hurry.
+	// 2. Keep the bounds, then wake who waited.
+	c.evict()
 	close(f.done)
 	ring(bells)
-	c.evict()
 
 	// 3. Draw conclusions about the upstream as a whole, and tell.
 	for _, ev := range f.events {
@@ -400,7 +400,7 @@ func (sh *shard) suspects(e *entry, f *flight, moved bool) []*entry {
 		return nil
 	}
 	var found []*entry
-	for _, s := range sh.secrets[e.ref.SecretName] {
+	for s := sh.secrets[e.ref.SecretName]; s != nil; s = s.next {
 		if s == e || s.confirmed > f.begin {
 			continue
 		}

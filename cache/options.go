@@ -84,8 +84,8 @@ type Options struct {
 	// Sealed keeps an encrypted copy of the values on disk. Nil means memory only.
 	Sealed *Sealed
 
-	// Observe is called after every upstream call, without locks. It must not block.
-	// May be nil.
+	// Observe is called after every upstream call, without locks and from several
+	// goroutines at once. It must not block. May be nil.
 	Observe func(Fetch)
 
 	// Logger gets failures and recoveries, never a value. Nil means none.

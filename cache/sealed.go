@@ -189,8 +189,8 @@ func (c *Cache) records() []*record {
 	var all []*record
 	for _, sh := range c.shards {
 		sh.mu.Lock()
-		for _, siblings := range sh.secrets {
-			for _, e := range siblings {
+		for _, e := range sh.secrets {
+			for ; e != nil; e = e.next {
 				if e.value != nil && c.servable(e, limits) {
 					all = append(all, recordOf(e))
 				}

@@ -513,7 +513,10 @@ func TestFileDamagedWhileInUseIsRebuilt(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, 60000), 8192)
+				st, err := f.Stat()
+				if err == nil { // all but the headers
+					_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, int(st.Size()-8192)), 8192)
+				}
 				return errors.Join(err, f.Close())
 			},
 		} {
@@ -604,7 +607,7 @@ func TestKeyringOthersCanReadIsRefused(t *testing.T) {
 	c.Close()
 	good := fileBytes(t, keyring)
 	write := func(content []byte, mode os.FileMode) {
-		if err := errors.Join(os.WriteFile(keyring, content, mode), os.Chmod(keyring, mode)); err != nil {
+		if err := errors.Join(os.RemoveAll(keyring), os.WriteFile(keyring, content, mode), os.Chmod(keyring, mode)); err != nil {
 			t.Fatal(err)
 		}
 	}

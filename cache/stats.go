@@ -156,8 +156,8 @@ func (c *Cache) Entries() []EntryStatus {
 	for _, sh := range c.shards {
 		sh.mu.Lock()
 		now, wall := c.now(), time.Now().Round(0)
-		for _, siblings := range sh.secrets {
-			for _, e := range siblings {
+		for _, e := range sh.secrets {
+			for ; e != nil; e = e.next {
 				all = append(all, c.status(e, now, wall))
 			}
 		}

@@ -38,6 +38,7 @@ func (c *Cache) Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, 
 		for _, e := range entries {
 			c.unsubscribe(sub, e)
 		}
+		c.evict() // what is not held any more counts again
 	})
 }
 

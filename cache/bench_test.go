@@ -1,0 +1,189 @@
+package cache_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+// large returns a cache that holds n secrets of size bytes, and their references.
+func large(tb testing.TB, n, size int) (*cache.Cache, []upstream.SecretRef) {
+	tb.Helper()
+	c := open(tb, constant(size), cache.Options{Limits: cache.Limits{TTL: time.Hour, MaxEntries: n, MaxBytes: 1 << 40}})
+	refs := make([]upstream.SecretRef, n)
+	for i := range refs {
+		refs[i] = ref(fmt.Sprintf("team-%02d/service-%05d/database", i%100, i))
+		if _, err := c.Lookup(context.Background(), refs[i]); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return c, refs
+}
+
+func TestHitAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	c, refs := large(t, 100, 300)
+	bare := upstream.SecretRef{SecretName: refs[0].SecretName}
+	fake := upstreamtest.NewFake()
+	fake.MustCreate(t, "a", "v1", "x")
+	for name, fn := range map[string]func(){
+		"Peek":                 func() { c.Peek(refs[7]) },
+		"Peek without a stage": func() { c.Peek(bare) },
+		"Peek of nothing":      func() { c.Peek(upstream.SecretRef{SecretName: "none"}) },
+		"Lookup":               func() { _, _ = c.Lookup(context.Background(), refs[8]) },
+	} {
+		if n := testing.AllocsPerRun(1000, fn); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// What a cached secret costs beside its own bytes must stay below 1 KiB, with everything
+// that the upstream hands over counted as overhead.
+func TestOverheadPerSecret(t *testing.T) {
+	if raceEnabled || testing.Short() {
+		t.Skip("measures memory")
+	}
+	const n, size = 100_000, 256
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	c, refs := large(t, n, size)
+	overhead := int(heap()-before)/n - size
+	counted := int(c.Stats().Bytes)/n - size
+	t.Logf("%d secrets of %d bytes: %d bytes of overhead each, %d are counted", n, size, overhead, counted)
+	if overhead > 1024 {
+		t.Errorf("%d bytes of overhead per secret", overhead)
+	}
+	if counted < overhead*8/10 || counted > overhead*13/10 {
+		t.Errorf("%d bytes are counted, %d are used", counted, overhead)
+	}
+	runtime.KeepAlive(refs)
+}
+
+func BenchmarkPeek(b *testing.B) {
+	for _, n := range []int{1, 1000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c, refs := large(b, n, 300)
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, ok := c.Peek(refs[i*7919%n]); !ok {
+					b.Fatal("miss")
+				}
+				i++
+			}
+		})
+	}
+}
+
+func BenchmarkPeekParallel(b *testing.B) {
+	for _, n := range []int{1, 1000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c, refs := large(b, n, 300)
+			b.ReportAllocs()
+			b.ResetTimer()
+			var start atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				i := int(start.Add(1)) * 104729
+				for pb.Next() {
+					if _, ok := c.Peek(refs[i*7919%n]); !ok {
+						b.Error("miss")
+						return
+					}
+					i++
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkLookupHit(b *testing.B) {
+	c, refs := large(b, 100_000, 300)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if _, err := c.Lookup(b.Context(), refs[i*7919%len(refs)]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}
+
+// Every lookup is a miss, and evicts.
+func BenchmarkLookupMiss(b *testing.B) {
+	c := open(b, constant(300), cache.Options{Limits: cache.Limits{MaxEntries: 1000}})
+	refs := make([]upstream.SecretRef, 10_000)
+	for i := range refs {
+		refs[i] = ref(fmt.Sprint("s", i))
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if _, err := c.Lookup(b.Context(), refs[i%len(refs)]); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+}
+
+func BenchmarkLookupAll(b *testing.B) {
+	c, refs := large(b, 100_000, 300)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		at := i * 7919 % (len(refs) - 10)
+		c.LookupAll(b.Context(), refs[at:at+10])
+		i++
+	}
+}
+
+func BenchmarkLookupPair(b *testing.B) {
+	fake := upstreamtest.NewFake()
+	fake.MustCreate(b, "app/db", "v1", "1")
+	fake.MustPut(b, "app/db", "v2", "2")
+	c := open(b, fake, cache.Options{Limits: cache.Limits{TTL: time.Hour}})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, errs := c.LookupAll(b.Context(), pair); errs[0] != nil || errs[1] != nil {
+			b.Fatal(errs)
+		}
+	}
+}
+
+// From the announcement of a change to the subscriber who holds the new value.
+func BenchmarkInvalidateToRing(b *testing.B) {
+	fake := upstreamtest.NewFake()
+	fake.MustCreate(b, "app/db", "v0", "0")
+	c := open(b, fake, cache.Options{})
+	start(b, c)
+	bell, cancel := c.Subscribe(ref("app/db"))
+	defer cancel()
+	look(b, c, "app/db")
+	rung(bell)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		fake.MustPut(b, "app/db", fmt.Sprint("v", i), "x")
+		c.Invalidate("app/db")
+		<-bell
+		if _, ok := c.Peek(ref("app/db")); !ok {
+			b.Fatal("rung without a fresh value")
+		}
+	}
+}

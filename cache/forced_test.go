@@ -1,0 +1,201 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func contains(s, part string) bool { return strings.Contains(s, part) }
+
+func TestRefreshNowBypassesWhatIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{})
+		look(t, c, "app/db")
+		fake.MustPut(t, "app/db", "v2", "second")
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
+		answer, err := c.RefreshNow(t.Context(), ref("app/db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, answer, "second", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+
+		// A failure is returned, and the held value stays.
+		fake.FailNext(get, 1, upstream.ErrUnavailable)
+		_, err = c.RefreshNow(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrUnavailable)
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+
+		// "Gone" is no failure.
+		fake.MustDelete(t, "app/db")
+		_, err = c.RefreshNow(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrNotFound)
+		_, err = c.Lookup(t.Context(), ref("app/db"))
+		wantError(t, err, upstream.ErrNotFound)
+
+		// It passes remembered refusals, too.
+		fake.MustCreate(t, "app/db", "v3", "third")
+		answer, err = c.RefreshNow(t.Context(), ref("app/db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, answer, "third", upstream.Miss)
+	})
+}
+
+func TestForcedRefreshesShareACallThatStartsAfterThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		fake.Delay(get, time.Second)
+		c := open(t, fake, cache.Options{ForcedPerSecond: 1, ForcedBurst: 1})
+		go func() { look(t, c, "app/db") }() // reads the first version, slowly
+		synctest.Wait()
+		time.Sleep(500 * time.Millisecond)
+		// The call under way may have read already; ours must not be answered by it.
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				answer, err := c.RefreshNow(t.Context(), ref("app/db"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if age := time.Since(answer.FetchedAt); age > time.Second {
+					t.Errorf("answered by a call that began %s ago", age)
+				}
+			})
+		}
+		wg.Wait()
+		wantCalls(t, fake, 2)
+	})
+}
+
+func TestForcedRefreshesAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{ForcedPerSecond: 2, ForcedBurst: 5})
+		throttled := 0
+		for range 1000 { // ten seconds
+			if _, err := c.RefreshNow(t.Context(), ref("app/db")); err != nil {
+				wantError(t, err, upstream.ErrThrottled)
+				var detail *upstream.Error
+				if !errors.As(err, &detail) || detail.RetryAfter != 500*time.Millisecond {
+					t.Fatalf("no RetryAfter: %+v", detail)
+				}
+				throttled++
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if calls := fake.Calls(get); calls < 23 || calls > 25 || throttled != 1000-calls {
+			t.Errorf("%d calls and %d refused, want 2 a second and a burst of 5", calls, throttled)
+		}
+		if s := c.Stats(); s.Throttled != uint64(throttled) {
+			t.Errorf("stats %+v", s)
+		}
+		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
+	})
+}
+
+func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{ReportInterval: 10 * time.Second})
+		look(t, c, "app/db")
+		fake.MustPut(t, "app/db", "v2", "second")
+		fake.Delay(get, 100*time.Millisecond)
+		complain := func(n int, want string) {
+			t.Helper()
+			var wg sync.WaitGroup
+			for i := range n {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * time.Millisecond)
+					answer, err := c.Report(t.Context(), ref("app/db"))
+					if err != nil || string(answer.Value.SecretData.Reveal()) != want {
+						t.Errorf("%d: %v %v, want %s", i, answer.Value, err, want)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		complain(1000, "second")
+		wantCalls(t, fake, 2)
+		fake.MustPut(t, "app/db", "v3", "third")
+		time.Sleep(8 * time.Second)
+		complain(1, "second") // too soon: answered with what is held
+		wantCalls(t, fake, 2)
+		time.Sleep(2 * time.Second)
+		complain(10, "third")
+		wantCalls(t, fake, 3)
+	})
+}
+
+func TestReportAnswersWithWhatIsHeldWhenItCannotAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		c := open(t, fake, cache.Options{ForcedPerSecond: 0.001, ForcedBurst: 2})
+
+		// Nothing was given out: a complaint is a lookup and forces nothing.
+		answer, err := c.Report(t.Context(), ref("app/db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, answer, "first", upstream.Miss)
+
+		fake.FailNext(get, 1, upstream.ErrUnavailable)
+		answer, err = c.Report(t.Context(), ref("app/db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, answer, "first", upstream.Hit)
+
+		if _, err = c.RefreshNow(t.Context(), ref("app/db")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		calls := fake.Calls(get)
+		answer, err = c.Report(t.Context(), ref("app/db")) // over the limit of forced calls
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, answer, "first", upstream.Hit)
+		wantCalls(t, fake, calls)
+
+		_, err = c.Report(t.Context(), ref("none"))
+		wantError(t, err, upstream.ErrNotFound)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = c.Report(ctx, ref("app/db"))
+		wantError(t, err, context.Canceled)
+	})
+}
+
+func TestForcedCallsOfManySecretsShareOneLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		c := open(t, fake, cache.Options{ForcedPerSecond: 1, ForcedBurst: 10})
+		for i := range 100 {
+			name := fmt.Sprint("s", i)
+			fake.MustCreate(t, name, "v1", "x")
+			look(t, c, name)
+			_, _ = c.RefreshNow(t.Context(), ref(name))
+			_, _ = c.Report(t.Context(), ref(name))
+		}
+		wantCalls(t, fake, 100+10)
+	})
+}

@@ -1,0 +1,186 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+// A marked secret goes through everything and is found nowhere but in its answer.
+func TestNothingLeaks(t *testing.T) {
+	const marker = "correct-horse-battery-staple"
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		var text strings.Builder
+		opts := sealedIn(t)
+		opts.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		var mu sync.Mutex
+		opts.Observe = func(f cache.Fetch) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(&text, "%+v %s\n", f, f.Outcome)
+		}
+		opts.Pins = []cache.Pin{{Ref: ref("app/db")}}
+		opts.MaxEntries = 2
+		fake := upstreamtest.NewFake()
+		for i, name := range []string{"app/db", "b", "c", "d"} {
+			fake.MustCreate(t, name, "v1", fmt.Sprint(marker, i))
+		}
+		note := func(x ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(&text, "%v %+v %#v\n", x, x, x)
+		}
+		c := open(t, fake, opts)
+		stop := start(t, c)
+		bell, cancel := c.Subscribe(ref("app/db"))
+		defer cancel()
+		for _, name := range []string{"app/db", "b", "c", "d", "none", "b"} {
+			answer, err := c.Lookup(t.Context(), ref(name))
+			note(answer, err)
+		}
+		for _, err := range []error{upstream.ErrThrottled, errors.New("odd"), upstream.ErrInvalidParameter, upstream.ErrAccessDenied} {
+			fake.FailNext(get, 1, err)
+			answer, err := c.RefreshNow(t.Context(), ref("b"))
+			note(answer, err)
+		}
+		fake.MustPut(t, "app/db", "v2", marker+"2")
+		c.Invalidate("app/db")
+		<-bell
+		answers, errs := c.LookupAll(t.Context(), append(pair, ref("none"), ref("d")))
+		note(answers, errs)
+		value, err := c.GetSecretValue(t.Context(), ref("app/db"))
+		note(value, err)
+		fake.Fail(get, upstream.ErrUnavailable)
+		time.Sleep(2 * time.Hour)
+		for _, name := range []string{"app/db", "d"} {
+			answer, err := c.Lookup(t.Context(), ref(name))
+			note(answer, err)
+		}
+		note(c.Stats(), c.Entries(), c.Missing(), opts)
+		fake.Fail(get, nil)
+		time.Sleep(time.Minute)
+		stop()
+		note(c)
+
+		for what, got := range map[string]string{"logs": log.String(), "formatted answers, errors and statistics": text.String()} {
+			if strings.Contains(got, marker) {
+				t.Errorf("the secret is in %s:\n%s", what, got)
+			}
+			if got == "" {
+				t.Errorf("no %s", what)
+			}
+		}
+		root := filepath.Dir(filepath.Dir(opts.Sealed.Path))
+		files := 0
+		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			files++
+			content, err := os.ReadFile(path)
+			if bytes.Contains(content, []byte(marker)) {
+				t.Errorf("the secret is in %s", path)
+			}
+			return err
+		})
+		if err != nil || files != 2 {
+			t.Errorf("%d files, %v", files, err)
+		}
+	})
+}
+
+func TestObserveSeesEveryCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v1", "first")
+		fake.Delay(get, 100*time.Millisecond)
+		var mu sync.Mutex
+		var seen []string
+		c := open(t, fake, cache.Options{
+			Limits: cache.Limits{TTL: time.Minute},
+			Observe: func(f cache.Fetch) {
+				if f.Duration != 100*time.Millisecond || f.Ref != ref("app/db") {
+					t.Errorf("%+v", f)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				seen = append(seen, fmt.Sprintf("%s:%v", f.Outcome, f.Background))
+			},
+		})
+		look(t, c, "app/db")
+		refresh := func() {
+			_, _ = c.RefreshNow(context.Background(), ref("app/db"))
+			synctest.Wait() // the waiters are woken before the observer is told
+		}
+		synctest.Wait()
+		refresh()
+		fake.MustPut(t, "app/db", "v2", "second")
+		refresh()
+		fake.FailNext(get, 1, upstream.ErrThrottled)
+		refresh()
+		fake.FailNext(get, 1, upstream.ErrInvalidParameter)
+		refresh()
+		fake.FailNext(get, 1, upstream.ErrAccessDenied)
+		refresh()
+		refresh()
+		look(t, c, "app/db")
+		stop := start(t, c)
+		time.Sleep(70 * time.Second)
+		stop()
+		want := "first:false unchanged:false changed:false failed:false refused:false gone:false first:false unchanged:true"
+		if got := strings.Join(seen, " "); got != want {
+			t.Errorf("saw  %s\nwant %s", got, want)
+		}
+		s := c.Stats()
+		if s.Fetches[cache.First] != 2 || s.Fetches[cache.Unchanged] != 2 || s.Fetches[cache.Changed] != 1 ||
+			s.Fetches[cache.Gone] != 1 || s.Fetches[cache.Failed] != 1 || s.Fetches[cache.Refused] != 1 {
+			t.Errorf("%+v", s.Fetches)
+		}
+	})
+}
+
+func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "b", "v1", "x")
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute, Pins: []cache.Pin{{Ref: ref("b")}}}})
+		_, cancel := c.Subscribe(ref("b"))
+		defer cancel()
+		begin := time.Now()
+		look(t, c, "b")
+		_, _ = c.Lookup(t.Context(), ref("a"))
+		time.Sleep(time.Second)
+		fake.FailNext(get, 1, upstream.ErrThrottled)
+		_, _ = c.RefreshNow(t.Context(), ref("b"))
+
+		got := c.Entries()
+		if len(got) != 2 || got[0].Ref != ref("a") || got[1].Ref != ref("b") {
+			t.Fatalf("%+v", got)
+		}
+		if a := got[0]; a.VersionID != "" || a.Fresh || a.LastError != "Forbidden.ResourceNotFound" || a.Failures != 1 || a.Pinned || !a.NextRefresh.IsZero() || !a.FreshUntil.IsZero() {
+			t.Errorf("%+v", a)
+		}
+		b := got[1]
+		if b.VersionID != "v1" || len(b.VersionStages) != 1 || !b.Fresh || !b.Pinned || b.Subscribers != 1 || b.Size == 0 ||
+			!b.FetchedAt.Equal(begin) || !b.FreshUntil.Equal(begin.Add(time.Minute)) ||
+			b.LastError != "Rejected.Throttling" || !b.LastErrorAt.Equal(begin.Add(time.Second)) || b.Failures != 1 ||
+			b.NextRefresh.Before(time.Now()) || b.NextRefresh.After(time.Now().Add(2*time.Second)) {
+			t.Errorf("%+v", b)
+		}
+	})
+}
