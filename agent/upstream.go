@@ -85,8 +85,8 @@ func (b *backend) close() error {
 }
 
 // OpenManager opens the upstream of cfg for a command: the cloud, or the built-in backend,
-// over the socket of the agent that runs on it or, when none runs, by opening its files. The
-// caller closes it.
+// over the socket of the agent that runs on it or, when none runs, by opening its files, seed
+// included. The caller closes it.
 //
 // An error wraps [upstream.ErrUnavailable] when the backend is there but in use.
 func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ upstream.Manager, close func() error, _ error) {
@@ -117,6 +117,9 @@ func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ u
 		return nil, nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
 	case err != nil:
 		return nil, nil, err
+	}
+	if err := seed(ctx, store, cfg.Upstream.Local.Seed, log); err != nil {
+		return nil, nil, errors.Join(err, store.Close())
 	}
 	return store, store.Close, nil
 }
