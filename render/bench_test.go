@@ -97,29 +97,41 @@ func bareLoop(b *testing.B, r *Renderer, src Source, units []*unit, sync bool) {
 // bare loop over the same templates.
 func BenchmarkFirstRender(b *testing.B) {
 	for where, dir := range benchDirs(b) {
-		for _, sync := range []bool{true, false} {
+		for _, mode := range []struct{ sync, once bool }{{true, false}, {false, false}, {true, true}, {false, true}} {
+			sync, once := mode.sync, mode.once
 			if sync && where == "tmpfs" {
 				continue
 			}
-			name := fmt.Sprintf("%s/sync=%v", where, sync)
-			b.Run(name, func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s/sync=%v/once=%v", where, sync, once), func(b *testing.B) {
 				src := manySource()
 				var ours, floor time.Duration
+				var ended []func()
 				n := 0
 				for b.Loop() {
 					n++
 					// In turn, so that both meet the same noise.
-					sub := fmt.Sprintf("%s/%d-%v", dir, n, sync)
+					sub := fmt.Sprintf("%s/%d-%v-%v", dir, n, sync, once)
 					bareSub := sub + "-bare"
 					for _, d := range []string{sub, bareSub} {
 						if err := os.Mkdir(d, 0o700); err != nil {
 							b.Fatal(err)
 						}
 					}
-					r := mustNew(b, src, manyOptions(sub, sync))
+					opts := manyOptions(sub, sync)
+					done := make(chan Event, manyTargets)
+					opts.Observe = func(e Event) { done <- e }
+					r := mustNew(b, src, opts)
 					started := time.Now()
-					if err := r.RenderOnce(context.Background()); err != nil {
-						b.Fatal(err)
+					if once {
+						mustRender(b, r)
+					} else {
+						stop := start(b, r)
+						for range manyTargets {
+							if e := <-done; e.Err != nil {
+								b.Fatal(e.Err)
+							}
+						}
+						ended = append(ended, stop)
 					}
 					ours += time.Since(started)
 
@@ -127,6 +139,10 @@ func BenchmarkFirstRender(b *testing.B) {
 					started = time.Now()
 					bareLoop(b, bare, src, bare.units, sync)
 					floor += time.Since(started)
+					for _, stop := range ended {
+						stop()
+					}
+					ended = nil
 					os.RemoveAll(sub)
 					os.RemoveAll(bareSub)
 				}

@@ -76,7 +76,7 @@ func TestGolden(t *testing.T) {
 
 // renderContent renders without a file. kind is want or error.
 func renderContent(src Source, content Content) (kind, text string) {
-	doc, err := documentOf(&content, "file")
+	doc, err := documentOf(&content, "file", helpers())
 	if err == nil {
 		u := &unit{name: "file", files: []string{"file"}, docs: []document{doc}}
 		var result *rendering

@@ -33,8 +33,21 @@ var unrepeatable = []string{
 	"genSignedCert", "genSignedCertWithKey", "buildCustomCert",
 }
 
-// helpers returns every function a template may call, bound to c.
-func (c *compiled) helpers() template.FuncMap {
+// secrets returns the functions that read secrets, bound to c, and those that need its text.
+func (c *compiled) secrets() template.FuncMap {
+	return template.FuncMap{
+		"secret":        c.secret,
+		"secretJSON":    c.secretJSON,
+		"secretField":   c.secretField,
+		"secretVersion": c.secretVersion,
+		"secretOr":      c.secretOr,
+		"fail":          c.fail,
+	}
+}
+
+// helpers returns every other function a template may call. They keep no state; all templates
+// of a Renderer share one table.
+func helpers() template.FuncMap {
 	funcs := sprig.HermeticTxtFuncMap()
 	for _, name := range unrepeatable {
 		delete(funcs, name)
@@ -48,12 +61,6 @@ func (c *compiled) helpers() template.FuncMap {
 		}
 	}
 	maps.Copy(funcs, template.FuncMap{
-		"secret":        c.secret,
-		"secretJSON":    c.secretJSON,
-		"secretField":   c.secretField,
-		"secretVersion": c.secretVersion,
-		"secretOr":      c.secretOr,
-
 		"parseJSON": parseJSON, "fromJson": parseJSON, "mustFromJson": parseJSON,
 		"parseYAML": parseYAML, "fromYaml": parseYAML,
 		"parseTOML": parseTOML, "fromToml": parseTOML,
@@ -78,7 +85,6 @@ func (c *compiled) helpers() template.FuncMap {
 		"repeat": repeat, "until": until, "untilStep": untilStep,
 		"indent": indent, "nindent": func(n int, s string) (string, error) { s, err := indent(n, s); return "\n" + s, err },
 		"atoi": integer, "int": integer, "int64": integer64, "float64": float,
-		"fail": c.fail,
 	})
 	return funcs
 }

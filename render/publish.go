@@ -465,7 +465,7 @@ func fill(f *os.File, content []byte, mode fs.FileMode, own owner, sync bool) er
 	return nil
 }
 
-// tempName returns a name that nobody can guess and that [tempOwner] recognises.
+// tempName returns a name that nobody can guess and that tempOwner recognises.
 func tempName(base string) string {
 	return tempPrefix + tempKey(base) + "-" + randomHex() + ".tmp"
 }

@@ -50,13 +50,14 @@ func New(src Source, opts Options) (*Renderer, error) {
 	}
 	r := &Renderer{src: src, opts: opts, log: opts.logger(), owed: newOwedBook(opts.StateDir)}
 	var p problems
+	funcs := helpers()
 	groups := map[string]*hookGroup{}
 	folders := map[folder][]string{}
 	for i := range opts.Targets {
 		t := &opts.Targets[i]
 		key := fmt.Sprintf("targets[%d]", i)
 		u := &unit{name: t.Destination, files: []string{t.Destination}, onRemoved: t.OnRemoved, wait: t.Wait}
-		doc, err := documentOf(&t.Content, t.Destination)
+		doc, err := documentOf(&t.Content, t.Destination, funcs)
 		p.addErr(key, err)
 		u.docs = []document{doc}
 		own, err := lookupOwner(t.User, t.Group)
@@ -81,7 +82,7 @@ func New(src Source, opts Options) (*Renderer, error) {
 		for j := range s.Files {
 			f := &s.Files[j]
 			fkey := fmt.Sprintf("%s.files[%d]", key, j)
-			doc, err := documentOf(&f.Content, f.Name)
+			doc, err := documentOf(&f.Content, f.Name, funcs)
 			p.addErr(fkey, err)
 			fown, err := lookupOwner(f.User, f.Group)
 			p.addErr(fkey, err)

@@ -101,11 +101,11 @@ func loadTemplate(path string) (string, error) {
 	return string(text), nil
 }
 
-// compile parses text. file is what errors call it.
-func compile(file, text, left, right string) (*compiled, error) {
+// compile parses text, which may call funcs. file is what errors call it.
+func compile(file, text, left, right string, funcs template.FuncMap) (*compiled, error) {
 	c := &compiled{file: file, source: text, printed: map[parse.Pos]string{}}
-	all := c.helpers()
-	trees, err := parse.Parse(templateName, text, left, right, all, builtins())
+	own := c.secrets()
+	trees, err := parse.Parse(templateName, text, left, right, own, funcs, builtins())
 	if err != nil {
 		return nil, c.explainParse(err)
 	}
@@ -117,7 +117,9 @@ func compile(file, text, left, right string) (*compiled, error) {
 		walk(tree.Root, func(n parse.Node) {
 			switch n := n.(type) {
 			case *parse.IdentifierNode:
-				if fn, ok := all[n.Ident]; ok {
+				if fn, ok := own[n.Ident]; ok {
+					used[n.Ident] = fn
+				} else if fn, ok := funcs[n.Ident]; ok {
 					used[n.Ident] = fn
 				}
 			case *parse.ActionNode:
@@ -333,7 +335,7 @@ func shorten(s string) string {
 }
 
 // documentOf builds the document of c. name is the file it is for.
-func documentOf(c *Content, name string) (document, error) {
+func documentOf(c *Content, name string, funcs template.FuncMap) (document, error) {
 	switch {
 	case c.Format != "":
 		return &formatted{format: c.Format, secrets: c.Secrets}, nil
@@ -342,8 +344,8 @@ func documentOf(c *Content, name string) (document, error) {
 		if err != nil {
 			return nil, err
 		}
-		return compile(c.Source, text, c.LeftDelim, c.RightDelim)
+		return compile(c.Source, text, c.LeftDelim, c.RightDelim, funcs)
 	default:
-		return compile(filepath.Base(name)+" (inline template)", c.Contents, c.LeftDelim, c.RightDelim)
+		return compile(filepath.Base(name)+" (inline template)", c.Contents, c.LeftDelim, c.RightDelim, funcs)
 	}
 }

@@ -69,7 +69,7 @@ func TestErrorsNeverQuoteAValue(t *testing.T) {
 		t.Errorf("only %d templates failed", failed)
 	}
 	// The Unwrap chain is printed by careless callers: it must be as quiet.
-	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "")
+	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "", helpers())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,13 +88,13 @@ func TestHermeticFunctions(t *testing.T) {
 		"env", "expandenv", "getHostByName", "now", "date", "ago", "toDate", "htmlDate", "randAlphaNum", "randBytes", "randInt", "uuidv4", "shuffle",
 		"genPrivateKey", "genCA", "genSelfSignedCert", "genSignedCert", "buildCustomCert", "bcrypt", "htpasswd", "encryptAES",
 	} {
-		_, err := compile("x.tmpl", "a\n{{ "+name+" }}", "", "")
+		_, err := compile("x.tmpl", "a\n{{ "+name+" }}", "", "", helpers())
 		if err == nil || !strings.Contains(err.Error(), "x.tmpl:2:4:") || !strings.Contains(err.Error(), "environment") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, name := range []string{"file", "writeToFile", "plugin", "nonsense"} {
-		if _, err := compile("x.tmpl", "{{ "+name+" }}", "", ""); err == nil {
+		if _, err := compile("x.tmpl", "{{ "+name+" }}", "", "", helpers()); err == nil {
 			t.Errorf("%s is there", name)
 		}
 	}
@@ -307,7 +307,7 @@ func TestTemplateFiles(t *testing.T) {
 func TestValuesAreKnownByPlace(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "AA", "b", "")
-	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "")
+	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "", helpers())
 	if err != nil {
 		t.Fatal(err)
 	}
