@@ -55,8 +55,9 @@ func (d Deps) withDefaults() Deps {
 
 // Agent is a whole agent. Its methods are safe for concurrent use.
 type Agent struct {
-	deps Deps
-	log  *slog.Logger
+	deps  Deps
+	log   *slog.Logger
+	began time.Time
 
 	live atomic.Pointer[live] // what a reload replaces
 
@@ -101,7 +102,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	// One straight function on purpose: each step uses what the steps before it made, and
 	// what needs undoing is registered as soon as it exists.
 	deps = deps.withDefaults()
-	a := &Agent{deps: deps, log: deps.Logger, metrics: newMetrics(deps.Version), reloads: make(chan reloadRequest)}
+	a := &Agent{deps: deps, log: deps.Logger, began: time.Now(), metrics: newMetrics(deps.Version), reloads: make(chan reloadRequest)}
 	now := &live{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -118,7 +119,9 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	}
 	a.undo.add("upstream", a.backend.close)
 
-	if a.cache, err = cache.New(a.backend, cacheOptions(cfg, a.log)); err != nil {
+	cacheOpts := cacheOptions(cfg, a.log)
+	cacheOpts.Observe = a.metrics.observeFetch
+	if a.cache, err = cache.New(a.backend, cacheOpts); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	a.undo.add("cache", a.cache.Close)
@@ -128,7 +131,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	}
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
-		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil, nil); err != nil {
+		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil, nil, a.metrics.observeChild); err != nil {
 			return nil, err
 		}
 	}
@@ -203,7 +206,7 @@ func (a *Agent) openAPI(api *config.API) (err error) {
 	if err != nil {
 		return err
 	}
-	a.api, err = kmsserver.New(a.backend.store, kmsserver.Options{AccessKeys: keys, Logger: a.log.With("part", "kms-api")})
+	a.api, err = kmsserver.New(a.backend.store, kmsserver.Options{AccessKeys: keys, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -11,6 +12,7 @@ import (
 	"secretagent/agent/child"
 	"secretagent/agent/config"
 	"secretagent/cache"
+	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/local"
 )
 
@@ -19,10 +21,13 @@ type ExitError = child.ExitError
 
 // Child is an application with secrets in its environment, without the rest of the agent: no
 // endpoint and no files. It reads the upstream itself, or through the agent that already runs
-// on the same built-in backend.
+// on the same built-in backend. Where it opens that backend itself it also serves its socket,
+// so that commands can change what the application has.
 type Child struct {
 	supervisor *child.Supervisor
 	cache      *cache.Cache
+	api        *kmsserver.Server // nil: somebody else serves it, or nobody
+	socket     net.Listener
 	undo       cleanups
 	deps       Deps
 }
@@ -54,14 +59,32 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 	if store, ok := manager.(*local.Store); ok {
 		cancel := store.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
+		if err := c.openSocket(store, &cfg.Upstream.Local.API); err != nil {
+			return nil, err
+		}
 	}
-	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command, os.Stdin)
+	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command, os.Stdin, nil)
 	return c, err
 }
 
+// openSocket makes the KMS API of a store that this process has opened, for commands.
+func (c *Child) openSocket(store *local.Store, api *config.API) error {
+	if api.Socket == "" {
+		return nil
+	}
+	listeners, err := listenAPI(&config.API{Socket: api.Socket})
+	if err != nil {
+		return err
+	}
+	c.socket = listeners[0]
+	c.undo.add("socket", closeListener(c.socket))
+	c.api, err = kmsserver.New(store, kmsserver.Options{Logger: c.deps.Logger.With("part", "kms-api")})
+	return err
+}
+
 // newSupervisor prepares the application of cfg, which may be nil. It shares our standard output
-// and error; stdin may be nil.
-func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string, stdin *os.File) (*child.Supervisor, error) {
+// and error; stdin and observe may be nil.
+func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string, stdin *os.File, observe func(child.Event)) (*child.Supervisor, error) {
 	var opts child.Options
 	if cfg != nil {
 		var err error
@@ -73,6 +96,7 @@ func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []s
 		opts.Command = command
 	}
 	opts.Stdin, opts.Stdout, opts.Stderr = stdin, os.Stdout, os.Stderr
+	opts.Observe = observe
 	supervisor, err := child.New(source, opts)
 	if err != nil {
 		return nil, fmt.Errorf("exec: %w", err)
@@ -93,7 +117,17 @@ func (c *Child) Run(ctx context.Context) (err error) {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	base, baseCtx := errgroup.WithContext(inner)
 	base.Go(func() error { return c.cache.Run(baseCtx) })
+	if c.api != nil {
+		base.Go(func() error { return ignore(c.api.Serve(c.socket, kmsserver.Trusted), kmsserver.ErrServerClosed) })
+	}
 	err = c.supervisor.Run(ctx)
+	if c.api != nil {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if err := c.api.Shutdown(stopCtx); err != nil {
+			c.deps.Logger.Warn("requests were cut off", "part", "kms-api", "err", err)
+		}
+	}
 	stop()
 	return errors.Join(err, base.Wait())
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"secretagent/agent/config"
 	"secretagent/cache"
@@ -163,8 +165,9 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 
 // renderCounts counts what the renderer did, for metrics.
 type renderCounts struct {
-	mu     sync.Mutex
-	counts map[renderOutcome]uint64
+	mu      sync.Mutex
+	counts  map[renderOutcome]uint64
+	failing map[string]time.Time // :: target whose last attempt failed → first failure in a row
 }
 
 // renderOutcome is one way in which a render or a hook can end.
@@ -190,9 +193,32 @@ func (c *renderCounts) observe(e render.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.counts == nil {
-		c.counts = map[renderOutcome]uint64{}
+		c.counts, c.failing = map[renderOutcome]uint64{}, map[string]time.Time{}
 	}
 	c.counts[key]++
+	switch {
+	case e.Hook:
+	case e.Err == nil:
+		delete(c.failing, e.Name)
+	case c.failing[e.Name].IsZero():
+		c.failing[e.Name] = time.Now()
+	}
+}
+
+// failingSince returns since when attempts at the target fail; zero when the last one did not.
+func (c *renderCounts) failingSince(target string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failing[target]
+}
+
+// forget drops what is known about targets that are not among those of the renderer any more.
+func (c *renderCounts) forget(targets []render.TargetStatus) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.failing, func(name string, _ time.Time) bool {
+		return !slices.ContainsFunc(targets, func(t render.TargetStatus) bool { return t.Name == name })
+	})
 }
 
 func (c *renderCounts) snapshot() map[renderOutcome]uint64 {

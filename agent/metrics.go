@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"io"
 	"runtime"
 	"time"
@@ -9,12 +10,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 
+	"secretagent/agent/child"
+	"secretagent/cache"
+	"secretagent/render"
 	"secretagent/upstream/kms"
 )
 
 // metrics is what the agent shows at /metrics. Parts that count for themselves are read when
-// somebody scrapes, so that the lookup path pays nothing for being seen; only upstream calls,
-// which are rare and slow, are observed as they happen.
+// somebody scrapes, so that the lookup path pays nothing for being seen; only what is rare and
+// slow, such as upstream calls, is observed as it happens.
 //
 // Labels take their values from closed sets, operations, codes and outcomes, or from the
 // configuration. What clients ask for never becomes a label.
@@ -23,9 +27,18 @@ type metrics struct {
 
 	upstreamCalls   *prometheus.CounterVec   // by operation and code
 	upstreamSeconds *prometheus.HistogramVec // by operation
+
+	apiRequests *prometheus.CounterVec   // by action and code
+	apiSeconds  *prometheus.HistogramVec // by action
+
+	fetchSeconds *prometheus.HistogramVec // by outcome
+	childEvents  *prometheus.CounterVec   // by event
 }
 
 func newMetrics(version string) *metrics {
+	// For a service on another host, and for one in this process.
+	callBuckets := []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5}
+	apiBuckets := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		upstreamCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -35,8 +48,26 @@ func newMetrics(version string) *metrics {
 		upstreamSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretagent_upstream_call_duration_seconds",
 			Help:    "Duration of attempts to call Alibaba Cloud KMS.",
-			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5},
+			Buckets: callBuckets,
 		}, []string{"operation"}),
+		apiRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretagent_kms_api_requests_total",
+			Help: "Requests to the KMS API of the built-in backend, by action and code; unknown is every action that is not served.",
+		}, []string{"action", "code"}),
+		apiSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "secretagent_kms_api_request_duration_seconds",
+			Help:    "Duration of requests to the KMS API of the built-in backend.",
+			Buckets: apiBuckets,
+		}, []string{"action"}),
+		fetchSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "secretagent_cache_fetch_duration_seconds",
+			Help:    "Duration of calls of the cache to the upstream, retries and waits included, by what they found.",
+			Buckets: callBuckets,
+		}, []string{"outcome"}),
+		childEvents: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretagent_child_events_total",
+			Help: "What happened to the supervised application and its variables.",
+		}, []string{"event"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretagent_build_info",
@@ -44,20 +75,31 @@ func newMetrics(version string) *metrics {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds,
+	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds, m.apiRequests, m.apiSeconds, m.fetchSeconds, m.childEvents,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 // observeCall counts one attempt of the cloud client.
 func (m *metrics) observeCall(o kms.Observation) {
-	code := o.Code
-	if code == "" {
-		code = "OK"
-	}
-	m.upstreamCalls.WithLabelValues(o.Op, code).Inc()
+	m.upstreamCalls.WithLabelValues(o.Op, cmp.Or(o.Code, "OK")).Inc()
 	m.upstreamSeconds.WithLabelValues(o.Op).Observe(o.Took.Seconds())
 }
+
+// observeRequest counts one request to the KMS API.
+func (m *metrics) observeRequest(action, code string, _ int, took time.Duration) {
+	action = cmp.Or(action, "unknown")
+	m.apiRequests.WithLabelValues(action, cmp.Or(code, "OK")).Inc()
+	m.apiSeconds.WithLabelValues(action).Observe(took.Seconds())
+}
+
+// observeFetch times one call of the cache to the upstream.
+func (m *metrics) observeFetch(f cache.Fetch) {
+	m.fetchSeconds.WithLabelValues(f.Outcome.String()).Observe(f.Duration.Seconds())
+}
+
+// observeChild counts what happens to the supervised application.
+func (m *metrics) observeChild(e child.Event) { m.childEvents.WithLabelValues(string(e.Kind)).Inc() }
 
 // write writes the Prometheus text format.
 func (m *metrics) write(w io.Writer) error {
@@ -85,6 +127,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.endpoint(s)
 	c.cache(s)
 	c.files(s)
+	c.child(s)
+	c.agentItself(s)
 	c.backend(s)
 }
 
@@ -111,7 +155,13 @@ func (c collector) endpoint(s sink) {
 	s.counter("secretagent_endpoint_connections_evicted_total", "Connections closed to make room for others.", e.Evicted)
 	s.counter("secretagent_endpoint_connections_timed_out_total", "Connections closed because they did not move.", e.TimedOut)
 	s.counter("secretagent_endpoint_panics_total", "Defects caught while answering.", e.Panics)
+	for _, ln := range c.agent.live.Load().serving {
+		if expires := ln.certificateExpiry(); !expires.IsZero() {
+			s.gauge("secretagent_endpoint_certificate_expiry_timestamp_seconds", "When the certificate of the TCP listener ends.", seconds(expires))
+		}
+	}
 	if c.agent.audit != nil {
+		s.counter("secretagent_audit_lines_suppressed_total", "Refusals that were not audited because there were too many.", e.AuditDropped)
 		s.counter("secretagent_audit_lines_failed_total", "Audit lines that could not be written.", c.agent.audit.Failed())
 	}
 }
@@ -145,6 +195,7 @@ func (c collector) cache(s sink) {
 	s.gauge("secretagent_cache_waiting_lookups", "Lookups that wait for one.", float64(st.Waiting))
 	s.gauge("secretagent_cache_refreshes_scheduled", "Refreshes that are planned.", float64(st.Scheduled))
 	s.gauge("secretagent_cache_subscriptions", "Live subscriptions.", float64(st.Subscriptions))
+	s.counter("secretagent_cache_subscriptions_refused_total", "Subscriptions beyond the limit.", st.SubscriptionsRefused)
 	s.gauge("secretagent_cache_upstream_outage", "1 while the upstream as a whole is taken to be down.", boolean(st.Outage != ""))
 	if c.agent.config().Cache.Sealed != nil {
 		s.gauge("secretagent_cache_sealed_open", "1 while the sealed cache is in use, 0 when it was given up.", boolean(st.Sealed.Open))
@@ -166,6 +217,7 @@ func (c collector) declared(s sink) {
 		}
 		ref := e.Ref.String()
 		s.gauge("secretagent_secret_available", "1 while a value of the declared secret is held.", boolean(e.VersionID != ""), "secret", ref)
+		s.gauge("secretagent_secret_fresh", "1 while the declared secret would be served without asking the upstream.", boolean(e.Fresh && e.VersionID != ""), "secret", ref)
 		s.gauge("secretagent_secret_refresh_failures", "Failed refreshes of the declared secret in a row.", float64(e.Failures), "secret", ref)
 		if !e.FetchedAt.IsZero() {
 			s.gauge("secretagent_secret_age_seconds", "Time since the upstream last confirmed the declared secret.", now.Sub(e.FetchedAt).Seconds(), "secret", ref)
@@ -180,13 +232,51 @@ func (c collector) files(s sink) {
 	for outcome, n := range c.agent.renders.snapshot() {
 		s.counter("secretagent_render_"+outcome.kind+"_total", outcome.help(), n, "outcome", outcome.outcome)
 	}
+	targets := c.agent.renderer().Status()
+	c.agent.renders.forget(targets)
+	now := time.Now()
+	for _, t := range targets {
+		outOfOrder := 0.0
+		if t.State != render.Current {
+			since := c.agent.renders.failingSince(t.Name)
+			if since.IsZero() {
+				since = t.LastChange // removed on purpose
+			}
+			if since.IsZero() {
+				since = c.agent.began
+			}
+			outOfOrder = max(0, now.Sub(since).Seconds())
+		}
+		s.gauge("secretagent_render_target_in_order", "1 while the file or set is what the secrets say.", boolean(t.State == render.Current), "target", t.Name)
+		s.gauge("secretagent_render_target_out_of_order_seconds", "Time since the file or set was last in order; 0 while it is.", outOfOrder, "target", t.Name)
+		s.gauge("secretagent_render_target_hook_owed", "1 while the hook has not succeeded since the last change.", boolean(t.HookOwed), "target", t.Name)
+	}
+}
+
+func (c collector) child(s sink) {
+	if c.agent.child == nil {
+		return
+	}
+	st := c.agent.child.Status()
+	for _, state := range []child.State{child.Waiting, child.Running, child.Ended} {
+		s.gauge("secretagent_child_state", "1 for the state that the application is in.", boolean(st.State == state), "state", string(state))
+	}
+	s.counter("secretagent_child_restarts_total", "Restarts because of changed secrets.", uint64(st.Restarts))
+	s.counter("secretagent_child_signals_total", "Signals sent because of changed secrets.", uint64(st.Signals))
+	s.gauge("secretagent_child_outdated", "1 while the application runs with other values than the current ones.", boolean(st.Outdated))
+	s.gauge("secretagent_child_failing", "1 while the variables cannot be read or the application cannot be started.", boolean(st.Failing))
+}
+
+// agentItself shows what belongs to no part.
+func (c collector) agentItself(s sink) {
+	s.gauge("secretagent_ready", "1 when every declared secret is held and every file is in order.", boolean(c.agent.readiness().Ready))
 	c.agent.reload.mu.Lock()
-	succeeded, failed := c.agent.reload.succeeded, c.agent.reload.failed
+	succeeded, failed, failing := c.agent.reload.succeeded, c.agent.reload.failed, c.agent.reload.err != nil
 	c.agent.reload.mu.Unlock()
 	const reloads, reloadsHelp = "secretagent_reloads_total", "Reloads of the configuration, by outcome."
 	s.counter(reloads, reloadsHelp, succeeded, "outcome", "succeeded")
 	s.counter(reloads, reloadsHelp, failed, "outcome", "failed")
-	s.gauge("secretagent_ready", "1 when every declared secret is held and every file is in order.", boolean(c.agent.readiness().Ready))
+	s.gauge("secretagent_reload_failing", "1 while the last reload has failed and the agent goes on with what it had.", boolean(failing))
 }
 
 func (c collector) backend(s sink) {
@@ -207,6 +297,11 @@ func (c collector) backend(s sink) {
 		s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
 		s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
 		s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
+		s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
+		s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
+		if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
+			s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
+		}
 		for _, e := range st.Endpoints {
 			s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
 		}
@@ -238,3 +333,5 @@ func boolean(b bool) float64 {
 	}
 	return 0
 }
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

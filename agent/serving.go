@@ -35,6 +35,7 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		LookupTimeout:  cfg.LookupTimeout,
 		IdleTimeout:    cfg.IdleTimeout,
 		Ready:          a.readiness,
+		Status:         a.status,
 		Metrics:        a.metrics.write,
 		Audit:          a.audit,
 		Logger:         a.log.With("part", "endpoint"),

@@ -1,0 +1,235 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"secretagent/upstream"
+)
+
+// series reads /metrics: series with its labels, as the text has it → value. Histograms are
+// there with their count.
+func (w *world) series() map[string]float64 {
+	w.t.Helper()
+	status, text := w.get("/metrics")
+	if status != http.StatusOK {
+		w.t.Fatalf("/metrics: %d %s", status, text)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		w.t.Fatalf("/metrics is no Prometheus text: %v", err)
+	}
+	all := map[string]float64{}
+	for name, family := range families {
+		if !strings.HasPrefix(name, "secretagent_") {
+			continue // of the runtime
+		}
+		if counter := family.GetType() == dto.MetricType_COUNTER; counter != strings.HasSuffix(name, "_total") {
+			w.t.Errorf("%s is a %v: counters, and only they, end in _total", name, family.GetType())
+		}
+		if family.GetHelp() == "" {
+			w.t.Errorf("%s has no help", name)
+		}
+		for _, m := range family.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			key := name
+			if len(labels) > 0 {
+				key += "{" + strings.Join(labels, ",") + "}"
+			}
+			all[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return all
+}
+
+// difference returns how much each series has grown; what is not named in want is left out.
+func difference(before, after map[string]float64, want map[string]float64) map[string]float64 {
+	got := map[string]float64{}
+	for name := range want {
+		if n, ok := after[name]; ok {
+			got[name] = n - before[name]
+		}
+	}
+	return got
+}
+
+func TestMetricsCountWhatWasDone(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	w.lookup("/v1/demo/db")
+	w.lookup("/v1/demo/db?versionStage=ACSCurrent")
+	before := w.series()
+
+	for range 7 {
+		w.lookup("/v1/demo/db") // hits
+	}
+	if status, _ := w.get("/v1/demo/db?versionId=v1"); status != http.StatusOK { // a miss
+		t.Fatalf("version v1: %d", status)
+	}
+	for range 2 { // asked once, and remembered
+		if status, _ := w.get("/v1/not/there"); status != http.StatusNotFound {
+			t.Fatalf("a name that does not exist: %d", status)
+		}
+	}
+	for range 3 { // refusals
+		res, err := w.client.Get(w.url + "/v1/demo/db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusForbidden {
+			t.Fatalf("without a token: %d", res.StatusCode)
+		}
+	}
+	w.put("demo/db", "v2", `{"password":"`+marker+`-second"}`)
+	w.eventually("rendered", func() bool { return strings.HasSuffix(w.rendered(), "-second") })
+	w.manage(func(ctx context.Context, m upstream.Manager) error {
+		if _, err := m.DescribeSecret(ctx, "not/there", false); !errors.Is(err, upstream.ErrNotFound) {
+			return fmt.Errorf("describing what is not there: %w", err)
+		}
+		return nil
+	})
+
+	want := map[string]float64{
+		`secretagent_endpoint_lookups_total{result="hit"}`:                                              7,
+		`secretagent_endpoint_lookups_total{result="miss"}`:                                             1,
+		`secretagent_endpoint_lookups_total{result="stale"}`:                                            0,
+		`secretagent_endpoint_refusals_total{code="TokenMissing"}`:                                      3,
+		`secretagent_endpoint_errors_total{code="Forbidden.ResourceNotFound"}`:                          2,
+		`secretagent_render_renders_total{outcome="published"}`:                                         1,
+		`secretagent_local_writes_total`:                                                                1,
+		`secretagent_kms_api_requests_total{action="PutSecretValue",code="OK"}`:                         1,
+		`secretagent_kms_api_requests_total{action="DescribeSecret",code="Forbidden.ResourceNotFound"}`: 1,
+		`secretagent_kms_api_request_duration_seconds{action="PutSecretValue"}`:                         1,
+		`secretagent_cache_fetches_total{outcome="gone"}`:                                               1,
+		`secretagent_cache_fetch_duration_seconds{outcome="gone"}`:                                      1,
+		`secretagent_ready`: 0,
+		`secretagent_secret_available{secret="demo/db:ACSCurrent"}`:                       0,
+		`secretagent_render_target_in_order{target="` + w.path("rendered/app.env") + `"}`: 0,
+		`secretagent_reloads_total{outcome="failed"}`:                                     0,
+	}
+	// The last of it is counted after it is answered.
+	var got map[string]float64
+	w.eventually("the counts", func() bool {
+		got = difference(before, w.series(), want)
+		return got[`secretagent_kms_api_requests_total{action="DescribeSecret",code="Forbidden.ResourceNotFound"}`] == 1 &&
+			got[`secretagent_render_renders_total{outcome="published"}`] == 1
+	})
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	now := w.series()
+	for name, want := range map[string]float64{
+		`secretagent_ready`: 1,
+		`secretagent_secret_available{secret="demo/db:ACSCurrent"}`:                                   1,
+		`secretagent_secret_fresh{secret="demo/db:ACSCurrent"}`:                                       1,
+		`secretagent_render_target_in_order{target="` + w.path("rendered/app.env") + `"}`:             1,
+		`secretagent_render_target_out_of_order_seconds{target="` + w.path("rendered/app.env") + `"}`: 0,
+		`secretagent_render_target_hook_owed{target="` + w.path("rendered/app.env") + `"}`:            0,
+	} {
+		if got, ok := now[name]; !ok || got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	_, text := w.get("/metrics")
+	for _, secret := range []string{marker, w.token()} {
+		if strings.Contains(text, secret) {
+			t.Error("/metrics holds a secret")
+		}
+	}
+}
+
+func TestMetricsOfWhatIsNotInOrder(t *testing.T) {
+	text := basic + `
+exec:
+  command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.01; done']
+  env: [{name: DB, secret: demo/db}]
+  debounce: 1ms
+`
+	text = strings.Replace(text, "templates:\n", `templates:
+  - {contents: '{{ secret "not/there" }}', destination: ./rendered/other}
+  - {contents: '{{ secret "demo/db" }}', destination: ./rendered/hooked, hook: {command: ["false"]}}
+`, 1)
+	w := start(t, shortTempDir(t), text)
+	broken, hooked := w.path("rendered/other"), w.path("rendered/hooked")
+	w.eventually("everything has been tried", func() bool {
+		now := w.series()
+		return now[`secretagent_child_state{state="running"}`] == 1 && now[`secretagent_render_hooks_total{outcome="failed"}`] >= 1 &&
+			now[`secretagent_render_target_out_of_order_seconds{target="`+broken+`"}`] > 0 && now[`secretagent_render_renders_total{outcome="failed"}`] >= 1
+	})
+	w.put("demo/db", "v2", "other")
+	w.eventually("a restart", func() bool {
+		now := w.series()
+		return now[`secretagent_child_restarts_total`] == 1 && now[`secretagent_child_events_total{event="restarted"}`] == 1
+	})
+	now := w.series()
+	for name, want := range map[string]float64{
+		`secretagent_ready`: 0,
+		`secretagent_render_target_in_order{target="` + broken + `"}`:  0,
+		`secretagent_render_target_in_order{target="` + hooked + `"}`:  1,
+		`secretagent_render_target_hook_owed{target="` + hooked + `"}`: 1,
+		`secretagent_child_failing`:                                    0,
+		`secretagent_child_events_total{event="started"}`:              1,
+	} {
+		if got, ok := now[name]; !ok || got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestMetricsAreBounded asks for ten thousand names in every way that clients have.
+func TestMetricsAreBounded(t *testing.T) {
+	names := 10_000
+	if testing.Short() {
+		names = 500
+	}
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	ask := func(i int) {
+		w.get(fmt.Sprintf("/v1/no/such/%d", i))
+		switch i % 10 {
+		case 0:
+			w.get(fmt.Sprintf("/v1/demo/db?versionId=v%d", i+10))
+		case 1:
+			w.get(fmt.Sprintf("/v1/demo/db?versionStage=Label%d", i))
+		case 2:
+			w.get(fmt.Sprintf("/path-%d?parameter-%d=1", i, i))
+		case 3:
+			w.get(fmt.Sprintf("/v1/demo/db?parameter-%d=1", i))
+		case 4:
+			w.get(fmt.Sprintf("/secretsmanager/batch?secretId=no/batch/%d", i))
+		}
+	}
+	for i := range 10 {
+		ask(i)
+	}
+	w.manage(func(ctx context.Context, m upstream.Manager) error {
+		if _, err := m.DescribeSecret(ctx, "no/such", false); !errors.Is(err, upstream.ErrNotFound) {
+			return fmt.Errorf("describing what is not there: %w", err)
+		}
+		return nil
+	})
+	before := slices.Sorted(maps.Keys(w.series()))
+	for i := 10; i < names; i++ {
+		ask(i)
+	}
+	after := slices.Sorted(maps.Keys(w.series()))
+	if !slices.Equal(before, after) {
+		t.Errorf("%d series before, %d after; the first of both that differ: %v", len(before), len(after),
+			slices.DeleteFunc(after, func(s string) bool { return slices.Contains(before, s) }))
+	}
+}
