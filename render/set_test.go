@@ -210,6 +210,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 
 	var pairs, retries, single int
 	seen := map[string]bool{}
+	appeared := map[string]bool{} // :: path → it was there once, and must stay
 	published := false
 	for !stop.Load() {
 		crt, key, err := readPair(dir + "/set")
@@ -231,7 +232,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 		}
 		for _, path := range []string{"/file", "/set/tls.crt", "/set/tls.key"} {
 			b, err := os.ReadFile(dir + path)
-			if errors.Is(err, fs.ErrNotExist) && single == 0 {
+			if errors.Is(err, fs.ErrNotExist) && !appeared[path] {
 				continue // its first publish comes after that of the pair
 			}
 			if errors.Is(err, fs.ErrNotExist) && path != "/file" {
@@ -248,6 +249,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 			if len(b) != 400*21 || strings.Count(string(b), string(b[:21])) != 400 {
 				t.Fatalf("%s is torn: %d bytes", path, len(b))
 			}
+			appeared[path] = true
 			single++
 		}
 	}
