@@ -18,22 +18,12 @@ import (
 	"time"
 )
 
-// sh is a hook that runs a script.
-func sh(script string) *Hook { return &Hook{Command: []string{"/bin/sh", "-c", script}} }
-
 // appendLine is a hook that adds a line to a file each time it runs.
 func appendLine(path string) *Hook { return sh("echo run >> " + path) }
 
 func countRuns(path string) int {
 	b, _ := os.ReadFile(path)
 	return strings.Count(string(b), "run\n")
-}
-
-// hooked is a target with a hook.
-func hooked(dest, text string, hook *Hook) Target {
-	tg := target(dest, text)
-	tg.Hook = hook
-	return tg
 }
 
 // Ensure that a hook runs after a change, the first one included, and only then.
@@ -522,11 +512,4 @@ func TestHookIsNotStarved(t *testing.T) {
 		stop()
 		ringing.Wait()
 	})
-}
-
-// slowSource takes its time for one secret.
-type slowSource struct {
-	*fakeSource
-	slow  string
-	delay time.Duration
 }

@@ -23,7 +23,8 @@ type Source interface {
 
 	// Subscribe returns a channel of size one on which the source says, without blocking,
 	// that one of refs may have changed, appeared or gone since. It calls back nothing.
-	// cancel ends the subscription.
+	// A nil channel says that the source takes no more subscriptions: Run then looks once a
+	// minute. cancel ends the subscription.
 	Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func())
 }
 

@@ -84,6 +84,18 @@ func TestRenderOnceAllOrNothing(t *testing.T) {
 	}
 }
 
+// Ensure that equal templates for different files are different targets.
+func TestEqualTemplates(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1")
+	same := func(name string) Target { return target(dir+"/"+name, `{{ secret "a" }}`) }
+	mustRender(t, mustNew(t, src, Options{Targets: []Target{same("x"), same("y")}}))
+	if got := mustRead(t, dir+"/x") + mustRead(t, dir+"/y"); got != "11" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestRenderOnceReportsEveryFailure(t *testing.T) {
 	dir := t.TempDir()
 	src := newFakeSource()
@@ -419,6 +431,25 @@ func TestSlowSource(t *testing.T) {
 		if d := time.Since(started); d != 0 {
 			t.Errorf("Run ended after %s", d)
 		}
+	})
+}
+
+// Ensure that a source without subscriptions left is looked at from time to time.
+func TestNoSubscriptionLeft(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		src := silentSource{newFakeSource()}
+		src.put("a", "1")
+		r := mustNew(t, src, Options{Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}})
+		stop := start(t, r)
+		synctest.Wait()
+		src.put("a", "2")
+		time.Sleep(lookAgain)
+		synctest.Wait()
+		if got := mustRead(t, dir+"/a"); got != "2" {
+			t.Errorf("got %q", got)
+		}
+		stop()
 	})
 }
 

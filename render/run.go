@@ -16,6 +16,9 @@ const (
 
 	// maxHooks is how many different hooks run at the same time.
 	maxHooks = 8
+
+	// lookAgain is how often a secret is looked at that the source gives no bell for.
+	lookAgain = time.Minute
 )
 
 // Run renders everything, follows every change until ctx ends, and returns nil. Failures are
@@ -126,6 +129,9 @@ func (s *session) watch(u *unit, ref upstream.SecretRef) {
 	w := s.watchers[ref]
 	if w == nil {
 		changed, cancel := s.r.src.Subscribe(ref)
+		if changed == nil {
+			s.r.log.Warn("no more subscriptions: changes of this secret are noticed late", "secret", ref.String(), "every", lookAgain)
+		}
 		w = &watcher{users: map[*unit]bool{}, cancel: cancel, quit: make(chan struct{})}
 		s.watchers[ref] = w
 		s.wg.Go(func() { s.listen(w, changed) })
@@ -135,12 +141,19 @@ func (s *session) watch(u *unit, ref upstream.SecretRef) {
 
 // listen marks the users of w dirty whenever its secret changes.
 func (s *session) listen(w *watcher, changed <-chan struct{}) {
+	var tick <-chan time.Time
+	if changed == nil {
+		t := time.NewTicker(lookAgain)
+		defer t.Stop()
+		tick = t.C
+	}
 	for {
 		select {
 		case _, open := <-changed:
 			if !open {
 				return
 			}
+		case <-tick:
 		case <-w.quit:
 			return
 		}

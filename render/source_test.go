@@ -283,6 +283,13 @@ func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context
 	return context.WithTimeout(t.Context(), d)
 }
 
+// slowSource takes its time for one secret.
+type slowSource struct {
+	*fakeSource
+	slow  string
+	delay time.Duration
+}
+
 func (s *slowSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
 	if string(refs[0].SecretName) == s.slow {
 		select {
@@ -298,4 +305,21 @@ func (f *fakeSource) ringAll(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ring(ref(name))
+}
+
+// silentSource takes no subscriptions.
+type silentSource struct{ *fakeSource }
+
+func (silentSource) Subscribe(...upstream.SecretRef) (<-chan struct{}, func()) {
+	return nil, func() {}
+}
+
+// sh is a hook that runs a script.
+func sh(script string) *Hook { return &Hook{Command: []string{"/bin/sh", "-c", script}} }
+
+// hooked is a target with a hook.
+func hooked(dest, text string, hook *Hook) Target {
+	tg := target(dest, text)
+	tg.Hook = hook
+	return tg
 }
