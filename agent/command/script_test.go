@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 //	exits CODE PROGRAM ARGS...   like exec, and holds the exit code
 //	await SOCKET|URL             waits until somebody serves the socket, or the URL answers 200
 //	await-file FILE [TEXT]       waits until the file is there, and contains the text
+//	await-status TEXT            waits until secretagent status prints the text
 //	freeport VAR                 sets VAR to a port that was free a moment ago
 func TestScripts(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -59,10 +61,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":      scriptExits,
-			"await":      scriptAwait,
-			"await-file": scriptAwaitFile,
-			"freeport":   scriptFreePort,
+			"exits":        scriptExits,
+			"await":        scriptAwait,
+			"await-file":   scriptAwaitFile,
+			"await-status": scriptAwaitStatus,
+			"freeport":     scriptFreePort,
 		},
 	})
 }
@@ -123,6 +126,19 @@ func scriptAwaitFile(ts *testscript.TestScript, neg bool, args []string) {
 			err = errors.New(args[1] + " is not in it")
 		}
 		return err
+	})
+}
+
+func scriptAwaitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await-status TEXT")
+	}
+	eventually(ts, args[0], func() error {
+		err := ts.Exec("secretagent", "status")
+		if !strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return fmt.Errorf("not in the status: %w", err)
+		}
+		return nil
 	})
 }
 

@@ -1,0 +1,150 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"secretagent/agent"
+	"secretagent/upstream"
+)
+
+const (
+	watchEvery    = time.Second
+	statusTimeout = 10 * time.Second // of one question
+
+	clearScreen = "\x1b[H\x1b[2J\x1b[3J"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var (
+		out    *output
+		caller string
+		watch  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the running agent holds, how fresh it is, and what failed last",
+		Long: `Ask the endpoint of the running agent for its state and print it in 80 columns: the upstream,
+every secret with its version, age and next refresh, every file with its hook, and the
+application. It never shows a value. As which caller to ask is chosen as for "get"; a caller
+sees only the secrets that it may read.
+
+With --watch the picture is drawn again every second until it is interrupted. Colours are
+used on a terminal only, and not when NO_COLOR is set. The schema of --output json is that of
+GET /status, described in "go doc secretagent/agent.Status".
+
+Exit codes: 0 the agent is ready, 1 it runs but something that it was told to hold or write
+is missing, 5 no agent answers.`,
+		Example: `  secretagent status
+  secretagent status --watch
+  secretagent status --output json | jq '.Secrets[] | select(.Fresh | not)'`,
+		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			switch {
+			case watch && out.json:
+				return usagef("--watch draws a picture for people and --output json is for programs: choose one")
+			case watch && !isTerminal(a.Stdout):
+				return usagef("--watch needs a terminal to draw on")
+			}
+			cfg, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			ask := func(ctx context.Context) ([]byte, error) {
+				ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+				defer cancel()
+				client, err := newEndpointClient(cfg, caller) // anew: a token may have changed
+				if err != nil {
+					return nil, err
+				}
+				return client.get(ctx, "/status", nil)
+			}
+			if watch {
+				return a.watchStatus(ctx, ask)
+			}
+			body, err := ask(ctx)
+			if err != nil {
+				return err
+			}
+			status, err := parseStatus(body)
+			if err != nil {
+				return err
+			}
+			if out.json {
+				err = a.writeIndented(body) // with keys that a newer agent may have
+			} else {
+				err = a.write([]byte(statusText(status, a.palette())))
+			}
+			if err == nil && !status.Ready {
+				return exitCode(upstream.ExitFailed)
+			}
+			return err
+		}),
+	}
+	cmd.Flags().StringVar(&caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
+	cmd.Flags().BoolVar(&watch, "watch", false, "draw it again every second")
+	out = outputFlag(cmd)
+	return cmd
+}
+
+// watchStatus draws the answers of ask until ctx ends. An agent that does not answer is
+// shown as such, and asked again.
+func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte, error)) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		body, err := ask(ctx)
+		var status agent.Status
+		if err == nil {
+			status, err = parseStatus(body)
+		}
+		if _, usage := errors.AsType[usageError](err); usage {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		text := ""
+		if err == nil {
+			text = statusText(status, a.palette())
+		} else {
+			text = statusUnknown(err, a.palette())
+		}
+		if err := a.write([]byte(clearScreen + text)); err != nil {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func parseStatus(body []byte) (agent.Status, error) {
+	var s agent.Status
+	if err := json.Unmarshal(body, &s); err != nil || s.Version == "" {
+		return s, &upstream.Error{Message: "the answer is not the status of an agent", Err: upstream.ErrUnavailable}
+	}
+	return s, nil
+}
+
+// writeIndented writes a JSON text for people to read.
+func (a *app) writeIndented(text []byte) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return fmt.Errorf("the answer is no JSON: %w", err)
+	}
+	return a.write(b.Bytes())
+}
+
+// palette returns how to colour standard output.
+func (a *app) palette() palette {
+	return palette(isTerminal(a.Stdout) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb")
+}

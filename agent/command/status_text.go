@@ -1,0 +1,400 @@
+package command
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"secretagent/agent"
+	"secretagent/agent/child"
+	"secretagent/render"
+	"secretagent/upstream"
+)
+
+// screenWidth is how wide the picture of a status is at most.
+const screenWidth = 80
+
+// palette colours text when it is true.
+type palette bool
+
+// mood is what a cell says about the state of things.
+type mood uint8
+
+const (
+	plain mood = iota
+	good
+	doubtful
+	bad
+	heading
+)
+
+func (p palette) paint(m mood, text string) string {
+	code := [...]string{"", "32", "33", "31", "1"}[m]
+	if !p || code == "" || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// statusText draws s for people. All of it fits screenWidth, and no text of others, such as
+// an error, can control the terminal.
+func statusText(s agent.Status, p palette) string {
+	b := &picture{palette: p, now: s.Time}
+	state, m := "ready", good
+	if !s.Ready {
+		state, m = "not ready", bad
+	}
+	b.line(p.paint(heading, "secretagent "+printable(s.Version)) + "  " + p.paint(m, state) + "  up " + short(time.Duration(s.UptimeSeconds*float64(time.Second))))
+	b.wrap("", upstreamLine(s.Upstream, b), upstreamMood(s.Upstream))
+	for _, problem := range s.Problems {
+		b.wrap("! ", problem.Subject+": "+problem.Reason, bad)
+	}
+	if r := s.Reload; r != nil {
+		b.line("configuration reloaded " + map[bool]string{false: "", true: "in vain "}[r.Failed] + b.ago(r.At) + " ago")
+	}
+	b.secrets(s)
+	b.files(s.Files)
+	b.child(s.Child)
+	return b.String()
+}
+
+// statusUnknown says that the agent cannot be asked.
+func statusUnknown(err error, p palette) string {
+	b := &picture{palette: p}
+	b.wrap("", err.Error(), bad)
+	if hint := hintFor(err, "secretagent status"); hint != "" {
+		b.wrap("", "hint: "+hint, plain)
+	}
+	return b.String()
+}
+
+// picture collects lines.
+type picture struct {
+	strings.Builder
+	palette
+	now time.Time
+}
+
+func (b *picture) line(text string) { b.WriteString(strings.TrimRight(text, " ") + "\n") }
+
+// wrap writes text in lines of at most screenWidth, those after the first indented.
+func (b *picture) wrap(lead, text string, m mood) {
+	line := lead
+	width := utf8.RuneCountInString(lead)
+	empty := true
+	flush := func() {
+		b.line(b.paint(m, line))
+		line, width, empty = "  ", 2, true
+	}
+	for _, word := range strings.Fields(printable(text)) {
+		for {
+			room := screenWidth - width
+			if !empty {
+				room--
+			}
+			n := utf8.RuneCountInString(word)
+			if n <= room {
+				if !empty {
+					line, width = line+" ", width+1
+				}
+				line, width, empty = line+word, width+n, false
+				break
+			}
+			if !empty {
+				flush()
+				continue
+			}
+			head := string([]rune(word)[:room])
+			line, word, empty = line+head, word[len(head):], false
+			flush()
+		}
+	}
+	if !empty {
+		flush()
+	}
+}
+
+// ago returns the time from t to the status; "-" when t is unknown.
+func (b *picture) ago(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return short(b.now.Sub(t))
+}
+
+// until returns the time from the status to t; "-" when t is unknown.
+func (b *picture) until(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return short(t.Sub(b.now))
+}
+
+func upstreamLine(u agent.UpstreamStatus, b *picture) string {
+	parts := []string{"upstream: " + u.Kind}
+	if u.Outage != "" {
+		parts[0] += " is DOWN: " + u.Outage
+	}
+	if l := u.Local; l != nil {
+		parts = append(parts, fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
+		if l.WritesQueued > 0 {
+			parts = append(parts, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit))
+		}
+	}
+	if c := u.Alibaba; c != nil {
+		for _, e := range c.Endpoints {
+			text := e.Name + " " + e.State
+			if e.Name == c.Endpoint {
+				text += " (in use)"
+			}
+			if e.State != "ready" && e.LastFailure != "" {
+				text += " after " + e.LastFailure
+			}
+			parts = append(parts, text)
+		}
+		text := "credential " + c.Credential.Type
+		if c.Credential.Source != "" && c.Credential.Source != c.Credential.Type {
+			text += " from " + c.Credential.Source
+		}
+		if !c.Credential.RenewedAt.IsZero() {
+			text += " renewed " + b.ago(c.Credential.RenewedAt) + " ago"
+		}
+		if c.Credential.Error != "" {
+			text += " FAILS: " + c.Credential.Error
+		}
+		parts = append(parts, text, "breaker "+c.Breaker.State,
+			fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
+		if c.Budget.PausedUntil.After(b.now) {
+			parts = append(parts, "paused for "+b.until(c.Budget.PausedUntil))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+func upstreamMood(u agent.UpstreamStatus) mood {
+	switch c := u.Alibaba; {
+	case u.Outage != "":
+		return bad
+	case c != nil && (c.Breaker.State != "closed" || c.Credential.Error != ""):
+		return doubtful
+	}
+	return plain
+}
+
+func (b *picture) secrets(s agent.Status) {
+	t := table{columns: []column{{name: "SECRET", least: 20}, {name: "VERSION", least: 8}, {name: "AGE"}, {name: "FRESH"}, {name: "NEXT"}, {name: "STATE", least: 18}}}
+	for _, e := range s.Secrets {
+		state, m := "fresh", good
+		switch {
+		case !e.Held && e.Error == "":
+			state, m = "not fetched yet", doubtful
+		case !e.Held:
+			state, m = e.Error, bad
+		case !e.Fresh && e.Error != "":
+			state, m = "stale: "+e.Error, bad
+		case !e.Fresh:
+			state, m = "expired", plain // asked for again at the next lookup
+		case e.Error != "":
+			state, m = e.Error, doubtful
+		}
+		if e.Failures > 1 {
+			state += " ×" + strconv.Itoa(e.Failures)
+		}
+		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
+		t.add(m, name, dash(string(e.VersionID)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), state)
+	}
+	b.table(t)
+	if s.SecretsOmitted > 0 {
+		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
+	}
+}
+
+func (b *picture) files(files []agent.FileStatus) {
+	t := table{columns: []column{{name: "FILE", least: 20, tail: true}, {name: "CHANGED"}, {name: "HOOK"}, {name: "STATE", least: 10}}}
+	for _, f := range files {
+		state, m := string(f.State), good
+		if f.Failures > 1 {
+			state += " ×" + strconv.Itoa(f.Failures)
+		}
+		hook := "-"
+		switch {
+		case f.HookFailed:
+			hook, m = "failed", bad
+		case f.HookOwed:
+			hook, m = "owed", doubtful
+		}
+		switch f.State {
+		case render.Failed, render.Removed:
+			m = bad
+		case render.Pending:
+			m = doubtful
+		}
+		t.add(m, f.Path, b.ago(f.ChangedAt), hook, state)
+	}
+	b.table(t)
+}
+
+func (b *picture) child(c *agent.ChildStatus) {
+	if c == nil {
+		return
+	}
+	t := table{columns: []column{{name: "PROGRAM", least: 20, tail: true}, {name: "PID"}, {name: "UP"}, {name: "RESTARTS"}, {name: "STATE", least: 10}}}
+	state, m, pid, up := string(c.State), good, "-", "-"
+	if c.State == child.Running {
+		pid, up = strconv.Itoa(c.PID), b.ago(c.StartedAt)
+	} else {
+		m = doubtful
+	}
+	if c.Outdated {
+		state, m = state+", old values", doubtful
+	}
+	if c.Failing {
+		state, m = state+", failing", bad
+	}
+	t.add(m, c.Command, pid, up, strconv.Itoa(c.Restarts), state)
+	b.table(t)
+	if c.Failing && c.Error != "" {
+		b.wrap("! ", c.Error, bad)
+	}
+}
+
+// table is rows under headings; the last column is coloured.
+type table struct {
+	columns []column
+	rows    []row
+}
+
+// column may be cut down to least characters when the table is too wide; never when that is
+// zero. With tail the end of a text is kept, otherwise its beginning.
+type column struct {
+	name  string
+	least int
+	tail  bool
+}
+
+type row struct {
+	cells []string
+	mood  mood
+}
+
+func (t *table) add(m mood, cells ...string) {
+	for i := range cells {
+		cells[i] = printable(cells[i])
+	}
+	t.rows = append(t.rows, row{cells, m})
+}
+
+// widths returns how wide the columns are: as their content needs, and then the widest of
+// those that can be cut are, one character at a time, until the table fits.
+func (t *table) widths() []int {
+	widths := make([]int, len(t.columns))
+	total := 2 * (len(t.columns) - 1)
+	for i, c := range t.columns {
+		widths[i] = utf8.RuneCountInString(c.name)
+		for _, r := range t.rows {
+			widths[i] = max(widths[i], utf8.RuneCountInString(r.cells[i]))
+		}
+		total += widths[i]
+	}
+	for ; total > screenWidth; total-- {
+		widest := -1
+		for i, c := range t.columns {
+			if c.least > 0 && widths[i] > c.least && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			break
+		}
+		widths[widest]--
+	}
+	return widths
+}
+
+// table writes t after an empty line; nothing when it has no rows.
+func (b *picture) table(t table) {
+	if len(t.rows) == 0 {
+		return
+	}
+	widths := t.widths()
+	write := func(cells []string, m mood, all bool) {
+		var line strings.Builder
+		for i, cell := range cells {
+			cell = fit(cell, widths[i], t.columns[i].tail)
+			last := i == len(cells)-1
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
+			if last {
+				pad = ""
+			}
+			if all || last {
+				cell = b.paint(m, cell)
+			}
+			line.WriteString(cell + pad)
+		}
+		b.line(line.String())
+	}
+	b.line("")
+	var names []string
+	for _, c := range t.columns {
+		names = append(names, c.name)
+	}
+	write(names, heading, true)
+	for _, r := range t.rows {
+		write(r.cells, r.mood, false)
+	}
+}
+
+// fit cuts text to width characters and marks where.
+func fit(text string, width int, tail bool) string {
+	runes := []rune(text)
+	switch {
+	case len(runes) <= width:
+		return text
+	case tail:
+		return "…" + string(runes[len(runes)-width+1:])
+	}
+	return string(runes[:width-1]) + "…"
+}
+
+// short returns d in at most four characters, such as 250m or 3d; "0s" when it is over.
+func short(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return "0s"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", min(d/(24*time.Hour), 999))
+}
+
+func dash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+// printable replaces what could control a terminal.
+func printable(text string) string {
+	if !slices.ContainsFunc([]rune(text), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case unicode.IsPrint(r):
+			return r
+		}
+		return '?'
+	}, text)
+}
