@@ -20,6 +20,10 @@ import (
 // fetch that caused it.
 const shardCount = 32
 
+// failureMemory is how long the failure of a call makes lookups of what is held not wait for
+// the next one. It is longer than the longest back-off.
+const failureMemory = time.Minute
+
 // Upstream is where values come from. Every backend of secretagent satisfies it.
 //
 // GetSecretValue may block; it must return promptly once ctx is done and be safe for
@@ -145,7 +149,8 @@ func (e *entry) answer() upstream.Answer {
 
 // Lookup returns the value of ref: a fresh one from memory, or one that the upstream gives
 // now, shared with everyone who asks at the same time, or, when the upstream cannot answer,
-// the last good one, marked [upstream.Stale] with the reason.
+// the last good one, marked [upstream.Stale] with the reason. Once a call has failed, lookups
+// of that value do not wait for the next call.
 //
 // It returns the error of ctx as soon as ctx is done, without disturbing others who wait for
 // the same value. Other errors wrap the sentinels of package upstream: what the upstream
@@ -204,12 +209,17 @@ func (c *Cache) withoutUpstream(sh *shard, e *entry, now int64, limits *Limits) 
 		}
 		return answer, err, true
 	}
+	// During an outage nobody waits who can be served something. Someone has to notice that
+	// it is over, though, so the upstream is asked behind the lookup.
 	reason, down := c.guard.outage()
+	until, _ := c.guard.blocked()
+	if e.fail != nil && e.fail.until != 0 && upstream.Outage(e.fail.err) && time.Since(e.fail.at) < failureMemory+c.fetchTimeout {
+		reason, down, until = upstream.Code(e.fail.err), true, max(until, e.fail.until)
+	}
 	if !down || e.value == nil || !c.servable(e, limits) {
 		return answer, nil, false
 	}
-	if until, _ := c.guard.blocked(); now >= until {
-		// Someone has to notice that the upstream is back. Nobody needs to wait for that.
+	if now >= until {
 		if _, err := c.join(sh, e, false); err == nil {
 			c.guard.begin(now, c.fetchTimeout)
 		}

@@ -73,7 +73,7 @@ type entry struct {
 type failure struct {
 	err     error
 	at      time.Time
-	until   int64 // no lookup tries again before, on the cache's clock
+	until   int64 // no lookup tries again before, on the cache's clock; 0: try at once
 	count   int   // in a row
 	backoff retry.Backoff
 

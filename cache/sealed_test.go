@@ -754,3 +754,27 @@ func TestKilledWriterLeavesAGoodFile(t *testing.T) {
 	}
 	t.Logf("%d kills, %d values loaded", kills, loadedEver)
 }
+
+// Whatever is written over a sealed file, the cache starts, and serves for each secret its
+// own value or none.
+func FuzzDamagedFile(f *testing.F) {
+	const n = 150
+	opts := sealedIn(f)
+	fillSealed(f, opts, n)
+	good := fileBytes(f, opts.Sealed.Path)
+	f.Add(uint32(0), []byte{0})
+	f.Add(uint32(4096+16), bytes.Repeat([]byte{0xff}, 64))
+	f.Add(uint32(3*4096), binary.NativeEndian.AppendUint64(nil, 3))
+	f.Add(uint32(4*4096+10), []byte{0xff, 0xff, 0xff, 0xff})
+	f.Add(uint32(5*4096+16), bytes.Repeat([]byte{1, 0, 0, 0}, 20))
+	f.Fuzz(func(t *testing.T, at uint32, with []byte) {
+		bad := bytes.Clone(good)
+		copy(bad[int(at)%len(bad):], with)
+		opts := opts
+		opts.Sealed = &cache.Sealed{Path: filepath.Join(t.TempDir(), "cache.db"), Keyring: opts.Sealed.Keyring}
+		if err := os.WriteFile(opts.Sealed.Path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		survivors(t, opts, n)
+	})
+}

@@ -172,6 +172,22 @@ func (c *Cache) Entries() []EntryStatus {
 	return all
 }
 
+// Pinned returns the status of the declared secrets, in order of declaration. Unlike
+// [Cache.Entries] it costs nothing that grows with the cache.
+func (c *Cache) Pinned() []EntryStatus {
+	pins := c.limits.Load().Pins
+	all := make([]EntryStatus, 0, len(pins))
+	for _, p := range pins {
+		sh := c.shardOf(p.Ref.SecretName)
+		sh.mu.Lock()
+		if e := sh.find(p.Ref); e != nil {
+			all = append(all, c.status(e, c.now(), time.Now().Round(0)))
+		}
+		sh.mu.Unlock()
+	}
+	return all
+}
+
 func (c *Cache) status(e *entry, now int64, wall time.Time) EntryStatus {
 	s := EntryStatus{
 		Ref: e.ref, Size: e.size, FetchedAt: e.fetchedAt.Round(0),

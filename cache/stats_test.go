@@ -175,6 +175,9 @@ func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
 		if a := got[0]; a.VersionID != "" || a.Fresh || a.LastError != "Forbidden.ResourceNotFound" || a.Failures != 1 || a.Pinned || !a.NextRefresh.IsZero() || !a.FreshUntil.IsZero() {
 			t.Errorf("%+v", a)
 		}
+		if pinned := c.Pinned(); len(pinned) != 1 || pinned[0].Ref != ref("b") || pinned[0].VersionID != "v1" {
+			t.Errorf("pinned: %+v", pinned)
+		}
 		b := got[1]
 		if b.VersionID != "v1" || len(b.VersionStages) != 1 || !b.Fresh || !b.Pinned || b.Subscribers != 1 || b.Size == 0 ||
 			!b.FetchedAt.Equal(begin) || !b.FreshUntil.Equal(begin.Add(time.Minute)) ||
