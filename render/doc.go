@@ -58,7 +58,7 @@
 // Publishing does not use renameio. That package cannot be built on Windows, always syncs,
 // does not sync the folder, gives its temporary files their final mode while they are still
 // empty, and names them in a way that a restarted agent could not recognise as its own
-// leftovers. The price is the forty lines of publish.go.
+// leftovers. The price is the code of publish.go.
 //
 // All file operations go through an [os.Root] of the destination's folder, so that a folder
 // swapped for a symbolic link in the middle of a publish leads nowhere; with Options.Root the
