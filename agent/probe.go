@@ -25,7 +25,10 @@ type ProbeResult struct {
 // each, and says how that went. It blocks for at most the configured timeout per read, or
 // until ctx ends. An error means that not even trying was possible.
 func Probe(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]ProbeResult, error) {
-	names := []upstream.SecretRef{}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	var names []upstream.SecretRef
 	for _, s := range cfg.Secrets {
 		names = append(names, s.Name)
 	}
