@@ -108,6 +108,7 @@ type sighting struct {
 	answer           upstream.Answer
 	err              error
 	since, confirmed uint64
+	end              uint64 // of the call that confirmed it; 0 when it was held
 }
 
 // lookupGroup answers refs, which are to one secret, from one moment.
@@ -198,6 +199,7 @@ func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []si
 		// 3.
 		if together(found) {
 			c.misses.Add(uint64(len(found)))
+			c.remember(sh, refs, found)
 			return found
 		}
 	}
@@ -207,13 +209,34 @@ func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []si
 	})
 }
 
+// remember keeps the proof that found belongs together for the next batch, where an entry
+// knows less: one that was distrusted between the two reads has only seen the second. The
+// proof goes to the sealed file as well.
+func (c *Cache) remember(sh *shard, refs []upstream.SecretRef, found []sighting) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	limits := c.limits.Load()
+	for i, ref := range refs {
+		e := sh.find(ref)
+		if e == nil || found[i].end == 0 {
+			continue
+		}
+		if e.since == found[i].end {
+			e.since = found[i].since
+		}
+		if e.value != nil && e.since != unproven {
+			c.sealed.put(e, true, limits)
+		}
+	}
+}
+
 // see adds what a call between begin and end found.
 func (s *sighting) see(answer upstream.Answer, err error, begin, end uint64) {
 	same := s.since != unproven && sameValue(s.answer.Value, answer.Value) && upstream.Code(s.err) == upstream.Code(err)
 	if !same {
 		s.since = end
 	}
-	s.answer, s.err, s.confirmed = answer, err, begin
+	s.answer, s.err, s.confirmed, s.end = answer, err, begin, end
 }
 
 // newestState returns the tick at which the youngest known state was first seen.
