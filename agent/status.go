@@ -130,7 +130,7 @@ type SecretStatus struct {
 type FileStatus struct {
 	Path       string
 	Files      []string `json:",omitempty"` // of a set
-	State      render.State
+	State      FileState
 	Error      string          `json:",omitzero"`
 	Failures   int             // in a row
 	ChangedAt  time.Time       `json:",omitzero"` // by this process
@@ -173,6 +173,16 @@ type ListenerStatus struct {
 	CertificateExpires time.Time `json:",omitzero"`
 	Signed             bool      // calls of the KMS API need a signature
 }
+
+// FileState is where a rendered file stands.
+type FileState = render.State
+
+// The states of a file that need a word; in the other one it is in order.
+const (
+	FilePending = render.Pending // not rendered yet
+	FileFailed  = render.Failed  // the last attempt failed; what was published stays
+	FileRemoved = render.Removed // deleted, because a secret it needs was deleted
+)
 
 // ReloadStatus is how the last reload of the configuration ended.
 type ReloadStatus struct {

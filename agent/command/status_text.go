@@ -12,7 +12,6 @@ import (
 
 	"secretagent/agent"
 	"secretagent/agent/child"
-	"secretagent/render"
 	"secretagent/upstream"
 )
 
@@ -229,9 +228,9 @@ func (b *picture) files(files []agent.FileStatus) {
 			hook, m = "owed", doubtful
 		}
 		switch f.State {
-		case render.Failed, render.Removed:
+		case agent.FileFailed, agent.FileRemoved:
 			m = bad
-		case render.Pending:
+		case agent.FilePending:
 			m = doubtful
 		}
 		t.add(m, f.Path, b.ago(f.ChangedAt), hook, state)
