@@ -1,0 +1,391 @@
+// Package observability holds alert rules and a dashboard; this test holds them against the
+// metrics that two running agents really produce.
+package observability
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"secretagent/agent"
+	"secretagent/agent/config"
+)
+
+// produced is what /metrics shows: name → label → values.
+type produced map[string]map[string][]string
+
+func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
+	metrics := everyMetric(t)
+	var file struct {
+		Groups []struct {
+			Name  string
+			Rules []struct {
+				Alert, Expr, For    string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	read(t, "rules.yml", yaml.Unmarshal, &file)
+	seen := map[string]bool{}
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			if seen[r.Alert] || r.Alert == "" {
+				t.Errorf("%s/%s: the name is missing or there twice", g.Name, r.Alert)
+			}
+			seen[r.Alert] = true
+			if _, err := model.ParseDuration(r.For); err != nil {
+				t.Errorf("%s: for: %v", r.Alert, err)
+			}
+			if !slices.Contains([]string{"warning", "critical"}, r.Labels["severity"]) || r.Annotations["summary"] == "" || r.Annotations["runbook"] == "" {
+				t.Errorf("%s lacks a severity, summary or runbook", r.Alert)
+			}
+			labels := metrics.mustCheck(t, r.Alert, r.Expr)
+			for _, text := range r.Annotations {
+				for _, match := range regexp.MustCompile(`\$labels\.(\w+)`).FindAllStringSubmatch(text, -1) {
+					if !slices.Contains(labels, match[1]) {
+						t.Errorf("%s: an annotation uses $labels.%s, which its metrics do not have: %v", r.Alert, match[1], labels)
+					}
+				}
+				metrics.mustCheck(t, r.Alert+", annotation", text)
+			}
+		}
+	}
+	if len(seen) < 10 {
+		t.Errorf("only %d rules were read", len(seen))
+	}
+
+	var board struct {
+		Panels []struct {
+			Title, Type string
+			Targets     []struct{ Expr, LegendFormat string }
+		}
+		Templating struct {
+			List []struct{ Name, Definition string }
+		}
+	}
+	read(t, "dashboard.json", json.Unmarshal, &board)
+	targets := 0
+	for _, p := range board.Panels {
+		for _, target := range p.Targets {
+			targets++
+			labels := metrics.mustCheck(t, "dashboard, "+p.Title, target.Expr)
+			for _, match := range regexp.MustCompile(`{{(\w+)}}`).FindAllStringSubmatch(target.LegendFormat, -1) {
+				if !slices.Contains(labels, match[1]) {
+					t.Errorf("dashboard, %s: the legend uses %s, which its metrics do not have: %v", p.Title, match[1], labels)
+				}
+			}
+		}
+		if p.Type != "row" && len(p.Targets) == 0 {
+			t.Errorf("dashboard, %s: a panel without a query", p.Title)
+		}
+	}
+	for _, v := range board.Templating.List {
+		metrics.mustCheck(t, "dashboard, variable "+v.Name, v.Definition)
+	}
+	if targets < 20 {
+		t.Errorf("only %d queries were read", targets)
+	}
+}
+
+// TestRulesFire runs the unit tests of the rules where Prometheus is installed.
+func TestRulesFire(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skipf("promtool comes with Prometheus: %v", err)
+	}
+	for _, args := range [][]string{{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml"}} {
+		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %v: %v\n%s", args, err, out)
+		}
+	}
+}
+
+var (
+	selectors = regexp.MustCompile(`\b(secretagent_\w+)(\{[^}]*\})?`)
+	matchers  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
+	groupings = regexp.MustCompile(`\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)`)
+)
+
+// check returns the labels that the metrics in expr have, and every metric, label and label
+// value there that is not produced.
+func (p produced) check(expr string) (labels, problems []string) {
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	labels = []string{"instance", "job"} // of the scrape
+	for _, s := range selectors.FindAllStringSubmatch(expr, -1) {
+		have, ok := p[s[1]]
+		if !ok {
+			problem("there is no metric %s", s[1])
+			continue
+		}
+		labels = slices.AppendSeq(labels, maps.Keys(have))
+		for _, m := range matchers.FindAllStringSubmatch(s[2], -1) {
+			label, op, value := m[1], m[2], m[3]
+			switch values, ok := have[label]; {
+			case label == "instance" || label == "job":
+			case !ok:
+				problem("%s has no label %s", s[1], label)
+			case op == "=" && !slices.Contains(values, value):
+				problem("%s has no %s %q, but %q", s[1], label, value, values)
+			}
+		}
+	}
+	for _, g := range groupings.FindAllStringSubmatch(expr, -1) {
+		for label := range strings.SplitSeq(g[1], ",") {
+			if label = strings.TrimSpace(label); label != "" && !slices.Contains(labels, label) {
+				problem("grouping by %s, which no metric there has", label)
+			}
+		}
+	}
+	return labels, problems
+}
+
+// mustCheck fails the test for each problem of expr.
+func (p produced) mustCheck(t *testing.T, where, expr string) (labels []string) {
+	t.Helper()
+	labels, problems := p.check(expr)
+	for _, problem := range problems {
+		t.Errorf("%s: %s", where, problem)
+	}
+	return labels
+}
+
+// TestCheckFindsWhatIsWrong keeps the test above honest.
+func TestCheckFindsWhatIsWrong(t *testing.T) {
+	p := produced{"secretagent_a": {"state": {"open"}}}
+	for expr, right := range map[string]bool{
+		`secretagent_a{state="open",job=~"$job"} == 1`: true,
+		`sum by (state, instance) (secretagent_a)`:     true,
+		`secretagent_b`:                      false,
+		`secretagent_a{state="shut"}`:        false,
+		`secretagent_a{stat=~"open"}`:        false,
+		`sum by (status) (secretagent_a)`:    false,
+		`secretagent_a and on(x) vector(0)`:  false,
+		`rate(secretagent_a_total[5m]) > 99`: false,
+	} {
+		if _, problems := p.check(expr); (len(problems) == 0) != right {
+			t.Errorf("%s: problems %q", expr, problems)
+		}
+	}
+}
+
+func read(t *testing.T, file string, unmarshal func([]byte, any) error, into any) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = unmarshal(text, into)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+// everyMetric runs one agent on the built-in backend and another that takes the first for the
+// cloud, and lets happen what makes metrics appear.
+func everyMetric(t *testing.T) produced {
+	if runtime.GOOS == "windows" {
+		t.Skip("the agents use unix sockets and sh")
+	}
+	dir, err := os.MkdirTemp("", "sa") // leaves room for the name of a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	certificate(t, dir)
+
+	backend := start(t, filepath.Join(dir, "backend"), `
+upstream:
+  local:
+    seed: [{name: demo/db, data: first}]
+    api: {socket: off, listen: "127.0.0.1:0", accessKeys: [{id: demo, secretFile: ../secret, actions: ["*"], secrets: ["*"]}]}
+endpoint: {listen: off, socket: agent.sock, tokenFile: token}
+process: {noDump: false}
+`)
+	write(t, filepath.Join(dir, "id"), "demo")
+	front := start(t, filepath.Join(dir, "front"), fmt.Sprintf(`
+upstream:
+  alibaba:
+    endpoints: [{region: cn-hangzhou, host: "%s", scheme: http}]
+    credentials: {type: access_key, accessKeyIdFile: ../id, accessKeySecretFile: ../secret}
+    timeout: 1s
+    deadline: 2s
+    retry: {maxAttempts: 1}
+cache: {ttl: 1s, sealed: {path: ./cache.db, keyring: ./keyring.json}}
+endpoint:
+  listen: 127.0.0.1:0
+  tls: {certFile: ../cert.pem, keyFile: ../key.pem}
+  socket: agent.sock
+  tokenFile: token
+  audit: {file: audit.log}
+secrets: [{name: demo/db}]
+templates: [{contents: '{{ secret "demo/db" }}', destination: ./out, hook: {command: ["false"]}}]
+exec: {command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.02; done'], env: [{name: DB, secret: demo/db}]}
+process: {noDump: false}
+`, backend.APIAddrs()[0]))
+
+	ask(t, front, "/v1/demo/db", http.StatusOK)
+	ask(t, front, "/v1/not/there", http.StatusNotFound)
+	ask(t, front, "/v1/demo/db?what=1", http.StatusBadRequest)
+	askAs(t, front, "/v1/demo/db", "", http.StatusForbidden)
+	all := produced{}
+	all.add(t, scrape(t, front))
+	all.add(t, scrape(t, backend))
+	backend.stop()
+	for deadline := time.Now().Add(10 * time.Second); len(all["secretagent_cache_stale_answers_total"]) == 0 || len(all["secretagent_render_hooks_total"]) == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no stale answer, or no hook, after ten seconds")
+		}
+		ask(t, front, "/v1/demo/db", http.StatusOK)
+		all.add(t, scrape(t, front))
+	}
+	return all
+}
+
+// add puts the metrics of a text into p.
+func (p produced) add(t *testing.T, text string) {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, family := range families {
+		names := []string{name}
+		if family.GetType() == dto.MetricType_HISTOGRAM {
+			names = []string{name + "_bucket", name + "_sum", name + "_count"}
+		}
+		for _, name := range names {
+			if p[name] == nil {
+				p[name] = map[string][]string{}
+			}
+			if strings.HasSuffix(name, "_bucket") {
+				p[name]["le"] = nil
+			}
+			for _, m := range family.GetMetric() {
+				for _, l := range m.GetLabel() {
+					p[name][l.GetName()] = append(p[name][l.GetName()], l.GetValue())
+				}
+			}
+		}
+	}
+}
+
+// running is an agent and how to end it.
+type running struct {
+	*agent.Agent
+	dir  string
+	stop func()
+}
+
+func start(t *testing.T, dir, text string) *running {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "agent.yaml")
+	write(t, path, text)
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := agent.New(t.Context(), cfg, agent.Deps{Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	r := &running{Agent: a, dir: dir, stop: sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the agent in %s ended with: %v", dir, err)
+		}
+	})}
+	t.Cleanup(r.stop)
+	return r
+}
+
+func ask(t *testing.T, r *running, path string, want int) string {
+	t.Helper()
+	token, err := os.ReadFile(filepath.Join(r.dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return askAs(t, r, path, strings.TrimSpace(string(token)), want)
+}
+
+// askAs asks over the unix socket.
+func askAs(t *testing.T, r *running, path, token string, want int) string {
+	t.Helper()
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.dir, "agent.sock"))
+		},
+	}}
+	req, err := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("X-KMS-Token", token)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != want {
+		t.Fatalf("%s: %d %s %v", path, res.StatusCode, text, err)
+	}
+	return string(text)
+}
+
+func scrape(t *testing.T, r *running) string { return ask(t, r, "/metrics", http.StatusOK) }
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// certificate writes cert.pem and key.pem for this host.
+func certificate(t *testing.T, dir string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	cert, err2 := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	private, err3 := x509.MarshalPKCS8PrivateKey(key)
+	if err := errors.Join(err, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+}
