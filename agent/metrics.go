@@ -211,10 +211,7 @@ func (c collector) cache(s sink) {
 // declared shows the secrets that the configuration names, which bounds the series.
 func (c collector) declared(s sink) {
 	now := time.Now()
-	for _, e := range c.agent.cache.Entries() {
-		if !e.Pinned {
-			continue
-		}
+	for _, e := range c.agent.cache.Pinned() {
 		ref := e.Ref.String()
 		s.gauge("secretagent_secret_available", "1 while a value of the declared secret is held.", boolean(e.VersionID != ""), "secret", ref)
 		s.gauge("secretagent_secret_fresh", "1 while the declared secret would be served without asking the upstream.", boolean(e.Fresh && e.VersionID != ""), "secret", ref)
