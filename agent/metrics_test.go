@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -199,6 +201,10 @@ func TestMetricsAreBounded(t *testing.T) {
 	}
 	w := start(t, shortTempDir(t), basic)
 	w.ready()
+	api := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", w.path("run/kms.sock"))
+	}}}
+	defer api.CloseIdleConnections()
 	ask := func(i int) {
 		w.get(fmt.Sprintf("/v1/no/such/%d", i))
 		switch i % 10 {
@@ -212,6 +218,17 @@ func TestMetricsAreBounded(t *testing.T) {
 			w.get(fmt.Sprintf("/v1/demo/db?parameter-%d=1", i))
 		case 4:
 			w.get(fmt.Sprintf("/secretsmanager/batch?secretId=no/batch/%d", i))
+		case 5:
+			for _, query := range []string{"Action=No%d&Version=2016-01-20", "Action=GetSecretValue&Version=2016-01-20&SecretName=no/%d", "Version=%d"} {
+				res, err := api.Get("http://localhost/?" + fmt.Sprintf(query, i))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = io.Copy(io.Discard, res.Body)
+				if err := errors.Join(err, res.Body.Close()); err != nil || res.StatusCode == http.StatusOK {
+					t.Fatalf("%s: %s, %v", query, res.Status, err)
+				}
+			}
 		}
 	}
 	for i := range 10 {

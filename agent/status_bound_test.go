@@ -1,0 +1,38 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"secretagent/cache"
+	"secretagent/upstream"
+)
+
+func TestStatusListsDeclaredSecretsFirstWhenThereAreTooMany(t *testing.T) {
+	var entries []cache.EntryStatus
+	for i := range maxStatusSecrets + 7 {
+		name := upstream.SecretName(fmt.Sprintf("s%05d", i))
+		entries = append(entries, cache.EntryStatus{Ref: upstream.SecretRef{SecretName: name}, Pinned: i >= maxStatusSecrets})
+	}
+	mayNot := entries[3].Ref.SecretName
+	list, omitted := secretStatus(entries, func(n upstream.SecretName) bool { return n != mayNot }, time.Now())
+	if len(list) != maxStatusSecrets || omitted != 6 {
+		t.Fatalf("%d listed, %d omitted", len(list), omitted)
+	}
+	declared := 0
+	for i, s := range list {
+		if s.SecretName == mayNot {
+			t.Errorf("%s is not for this caller", s.SecretName)
+		}
+		if s.Declared {
+			declared++
+		}
+		if i > 0 && list[i-1].SecretName >= s.SecretName {
+			t.Errorf("%s comes after %s", s.SecretName, list[i-1].SecretName)
+		}
+	}
+	if declared != 7 {
+		t.Errorf("%d of 7 declared secrets are listed", declared)
+	}
+}
