@@ -230,7 +230,7 @@ func runRenderers(ctx context.Context, r *render.Renderer, next <-chan *render.R
 	for {
 		runCtx, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- r.Run(runCtx) }()
+		go func(r *render.Renderer) { done <- r.Run(runCtx) }(r)
 		select {
 		case err := <-done:
 			stop()
