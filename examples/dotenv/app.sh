@@ -1,0 +1,7 @@
+#!/bin/sh
+# An application that reads its settings from a .env file.
+set -eu
+set -a
+. ./var/app/.env
+set +a
+printf '%s\n' "$DB_USER" "$DB_PASSWORD" "$STRIPE_KEY"

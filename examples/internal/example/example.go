@@ -1,0 +1,241 @@
+// Package example runs the examples: it builds the program, copies the folder of an example
+// to a temporary one, starts the agent there exactly as its agent.yaml says, and asks and
+// changes it through the command line, as the reader of the example would.
+package example
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Patience bounds every wait of an example's test.
+const Patience = 30 * time.Second
+
+// Build returns the path of the program, built from this module.
+func Build(t *testing.T) string {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("the examples are for unix")
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("building the program needs the go tool")
+	}
+	bin := filepath.Join(t.TempDir(), "secretagent")
+	cmd := exec.Command("go", "build", "-o", bin, "secretagent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// Copy copies the files of the current folder, which is that of the example whose test calls
+// it, to a new folder with a short path: names of unix sockets are limited to about 100 bytes.
+func Copy(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() || strings.HasSuffix(e.Name(), ".go") {
+			continue
+		}
+		text, err := os.ReadFile(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, e.Name()), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// Agent is a running agent.
+type Agent struct {
+	Bin string // the program
+	Dir string // where agent.yaml and everything it names lie
+
+	log     Buffer
+	secrets []string // what was stored, and must not be in the log
+}
+
+// Start starts an agent in a copy of the example and stops it when the test ends. It returns
+// when the agent answers, which is not to say that it is ready. No stored value may have
+// reached its log by the end of the test.
+func Start(t *testing.T) *Agent {
+	t.Helper()
+	a := &Agent{Bin: Build(t), Dir: Copy(t)}
+	cmd := exec.Command(a.Bin, "run", "--config", "agent.yaml")
+	cmd.Dir = a.Dir
+	cmd.Stderr = &a.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("the agent ended with %v", err)
+			}
+		case <-time.After(Patience):
+			_ = cmd.Process.Kill()
+			t.Error("the agent did not end")
+		}
+		log := a.log.String()
+		for _, secret := range a.secrets {
+			if strings.Contains(log, secret) {
+				t.Error("a value is in the log")
+			}
+		}
+		if t.Failed() {
+			t.Logf("log of the agent:\n%s", log)
+		}
+	})
+	Eventually(t, "the agent to answer", func() bool { return a.status() != 5 })
+	return a
+}
+
+// Ready waits until the agent holds every secret and has written every file.
+func (a *Agent) Ready(t *testing.T) {
+	t.Helper()
+	Eventually(t, "the agent to be ready", func() bool { return a.status() == 0 })
+}
+
+// status returns the exit code of "secretagent status".
+func (a *Agent) status() int {
+	cmd := a.command("status", "--config", "agent.yaml")
+	_ = cmd.Run()
+	return cmd.ProcessState.ExitCode()
+}
+
+// Run runs the program with args and "--config agent.yaml" in the folder of the agent, and
+// returns its standard output. Any other exit code than 0 ends the test.
+func (a *Agent) Run(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	cmd := a.command(append(args, "--config", "agent.yaml")...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("secretagent %s: %v\n%s", strings.Join(args, " "), err, errOut.Bytes())
+	}
+	return string(out)
+}
+
+// Create stores a new secret.
+func (a *Agent) Create(t *testing.T, name, value string) {
+	t.Helper()
+	a.secrets = append(a.secrets, value)
+	a.Run(t, value, "secret", "create", name, "--data-file", "-")
+}
+
+// Put stores a new current value of a secret.
+func (a *Agent) Put(t *testing.T, name, value string) {
+	t.Helper()
+	a.secrets = append(a.secrets, value)
+	a.Run(t, value, "secret", "put", name, "--data-file", "-")
+}
+
+// Secret names texts that must not be in the log of the agent.
+func (a *Agent) Secret(values ...string) { a.secrets = append(a.secrets, values...) }
+
+// Path returns the path of a file of the agent.
+func (a *Agent) Path(elem ...string) string {
+	return filepath.Join(append([]string{a.Dir}, elem...)...)
+}
+
+func (a *Agent) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(a.Bin, args...)
+	cmd.Dir = a.Dir
+	return cmd
+}
+
+// Eventually waits until done, or ends the test, which says what it waited for.
+func Eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(Patience)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s", Patience, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Tool skips the test where a program is not installed, and returns its path.
+func Tool(t *testing.T, name string, also ...string) string {
+	t.Helper()
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, pattern := range also {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			return found[len(found)-1]
+		}
+	}
+	t.Skipf("needs %s, which is not installed", name)
+	return ""
+}
+
+// Output runs a command in dir and returns what it printed on both outputs, and its exit code.
+func Output(t *testing.T, dir string, env []string, argv ...string) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatalf("%s: %v", argv[0], err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// Buffer is a writer that may be read meanwhile. Its zero value is empty.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+var _ io.Writer = (*Buffer)(nil)
+
+// Write implements io.Writer.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// String returns everything that was written.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
