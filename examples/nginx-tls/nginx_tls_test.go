@@ -1,0 +1,158 @@
+// Package nginxtls holds a certificate for nginx; this test rotates it under a running nginx.
+package nginxtls
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"secretagent/examples/internal/example"
+)
+
+func TestNginxServesTheNewCertificate(t *testing.T) {
+	a := example.Start(t)
+	a.Create(t, "web/tls", pair(t, a, 1))
+	example.Eventually(t, "the first pair", func() bool { return onDisk(a) == 1 })
+	a.Put(t, "web/tls", pair(t, a, 2))
+	example.Eventually(t, "the second pair", func() bool { return onDisk(a) == 2 })
+
+	t.Run("nginx", func(t *testing.T) {
+		nginx := example.Tool(t, "nginx", "/usr/sbin/nginx")
+		socket := a.Path("var", "nginx.sock")
+		startNginx(t, a, nginx, socket)
+		example.Eventually(t, "nginx to serve", func() bool { n, err := served(socket); return err == nil && n == 2 })
+
+		// Connections all the time: none may fail, and none may see an older certificate
+		// after a newer one was seen by everybody.
+		var stop atomic.Bool
+		var asked atomic.Int64
+		var clients sync.WaitGroup
+		for range 2 {
+			clients.Go(func() {
+				for !stop.Load() {
+					if _, err := served(socket); err != nil {
+						t.Errorf("a connection failed: %v", err)
+						return
+					}
+					asked.Add(1)
+				}
+			})
+		}
+		for serial := int64(3); serial <= 7; serial++ {
+			a.Put(t, "web/tls", pair(t, a, serial))
+			example.Eventually(t, fmt.Sprintf("certificate %d", serial), func() bool {
+				n, err := served(socket)
+				return err == nil && n == serial
+			})
+		}
+		stop.Store(true)
+		clients.Wait()
+		a.Ready(t) // files and hook
+		if asked.Load() == 0 {
+			t.Error("no connection was made meanwhile")
+		}
+		t.Logf("%d connections during 5 rotations", asked.Load())
+	})
+}
+
+// startNginx runs nginx on a unix socket in place of the port until the test ends.
+func startNginx(t *testing.T, a *example.Agent, nginx, socket string) {
+	t.Helper()
+	text, err := os.ReadFile("nginx.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "127.0.0.1:8443", "unix:"+socket, 1)
+	if changed == string(text) {
+		t.Fatal("nginx.conf has no address to replace")
+	}
+	if err := os.WriteFile(a.Path("nginx.conf"), []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log example.Buffer
+	cmd := exec.Command(nginx, "-p", a.Dir, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;")
+	cmd.Dir, cmd.Stderr = a.Dir, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Logf("nginx ended with %v\n%s", err, log.String())
+		}
+	})
+}
+
+// served returns the serial number of the certificate that a new connection is shown.
+func served(socket string) (int64, error) {
+	conn, err := net.DialTimeout("unix", socket, example.Patience)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(example.Patience)); err != nil {
+		return 0, err
+	}
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // only the number counts
+	if err := client.Handshake(); err != nil {
+		return 0, err
+	}
+	return client.ConnectionState().PeerCertificates[0].SerialNumber.Int64(), nil
+}
+
+// onDisk returns the serial number of the published certificate, 0 when certificate and key
+// are missing or do not fit.
+func onDisk(a *example.Agent) int64 {
+	loaded, err := tls.LoadX509KeyPair(a.Path("var", "tls", "tls.crt"), a.Path("var", "tls", "tls.key"))
+	if err != nil {
+		return 0
+	}
+	return loaded.Leaf.SerialNumber.Int64()
+}
+
+// pair returns a new certificate and key as the value of the secret.
+func pair(t *testing.T, a *example.Agent, serial int64) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyText := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	a.Secret(strings.Split(keyText, "\n")[1])
+	value, err := json.Marshal(map[string]string{
+		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
+		"privateKey":  keyText,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(value)
+}
