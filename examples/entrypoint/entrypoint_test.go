@@ -1,0 +1,139 @@
+//go:build unix
+
+// Package entrypoint holds an application in a container with the agent as its entrypoint;
+// this test runs it as a process, and as a container where podman has an image to build on.
+package entrypoint
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"secretagent/examples/internal/example"
+)
+
+const (
+	second = `{"username":"other","password":"second-value"}`
+
+	startedFirst  = "started: user app, a password of 5 characters, INHERITED=\n"
+	startedSecond = "started: user other, a password of 12 characters, INHERITED=\n"
+)
+
+func TestProcess(t *testing.T) {
+	sh := example.Tool(t, "sh")
+	bin, dir := example.Build(t), example.Copy(t)
+	var out, log example.Buffer
+	cmd := exec.Command(bin, "exec", "--config", "agent.yaml", "--", sh, "app.sh")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &log
+	cmd.Env = append(os.Environ(), "INHERITED=yes")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("output:\n%s\nlog:\n%s", out.String(), log.String())
+		}
+	})
+	example.Eventually(t, "the application", func() bool { return strings.Contains(out.String(), startedFirst) })
+
+	put := exec.Command(bin, "secret", "put", "demo/db", "--config", "agent.yaml", "--data-file", "-")
+	put.Dir, put.Stdin = dir, strings.NewReader(second)
+	if text, err := put.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), "stopping\n"+startedSecond) })
+
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(example.Patience):
+		t.Fatal("the application does not end")
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 7 {
+		t.Errorf("exit code %d, not the 7 of the application", code)
+	}
+	if strings.Contains(log.String(), "second-value") {
+		t.Error("a value is in the log")
+	}
+}
+
+func TestContainer(t *testing.T) {
+	podman := example.Tool(t, "podman")
+	// Any image with a shell would do; this one is what the agent itself is built on.
+	const base = "docker.io/library/golang:1.26"
+	if _, code := example.Output(t, "", nil, podman, "image", "exists", base); code != 0 {
+		t.Skipf("needs the image %s", base)
+	}
+	if out, code := example.Output(t, "", nil, podman, "run", "--rm", "--network=none", base, "sh", "-c", ":"); code != 0 {
+		t.Skipf("podman cannot run containers here: %s", out)
+	}
+	bin, dir := example.Build(t), example.Copy(t)
+	name := fmt.Sprintf("secretagent-example-%d", os.Getpid())
+	agentImage, appImage := "localhost/"+name+"-agent", "localhost/"+name
+	build := func(image, folder string, args ...string) {
+		t.Helper()
+		argv := append([]string{podman, "build", "--pull=never", "--network=none", "--no-cache", "-t", image}, args...)
+		if out, code := example.Output(t, "", nil, append(argv, folder)...); code != 0 {
+			t.Fatalf("podman build: %s", out)
+		}
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), example.Patience)
+			defer cancel()
+			if out, err := exec.CommandContext(ctx, podman, "rmi", "-f", image).CombinedOutput(); err != nil {
+				t.Errorf("podman rmi: %s", out)
+			}
+		})
+	}
+	agentDir := filepath.Dir(bin)
+	if err := os.WriteFile(filepath.Join(agentDir, "Dockerfile"), []byte("FROM scratch\nCOPY secretagent /secretagent\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build(agentImage, agentDir)
+	build(appImage, dir, "--build-arg", "AGENT="+agentImage, "--build-arg", "BASE="+base)
+
+	var out, log example.Buffer
+	cmd := exec.Command(podman, "run", "--name", name, "--rm", "--read-only", "--cap-drop=all", "--security-opt", "no-new-privileges",
+		"--network=none", "--env", "INHERITED=yes", appImage,
+		// The base may be as small as a shell and busybox, without a link for sleep.
+		"sh", "-c", `command -v sleep >/dev/null || sleep() { busybox sleep "$@"; }; . ./app.sh`)
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = exec.Command(podman, "rm", "-f", name).Run()
+			t.Logf("output:\n%s\nlog:\n%s", out.String(), log.String())
+		}
+	})
+	example.Eventually(t, "the application", func() bool { return strings.Contains(out.String(), startedFirst) })
+	text, code := example.Output(t, "", nil, podman, "exec", name, "/usr/local/bin/secretagent", "secret", "put", "demo/db", "--config", "/app/agent.yaml", "--data", second)
+	if code != 0 {
+		t.Fatalf("secret put: %s", text)
+	}
+	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), startedSecond) })
+	if text, code := example.Output(t, "", nil, podman, "kill", "-s", "USR1", name); code != 0 {
+		t.Fatalf("podman kill: %s", text)
+	}
+	select {
+	case <-ended:
+	case <-time.After(example.Patience):
+		t.Fatal("the container does not end")
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 7 {
+		t.Errorf("exit code %d, not the 7 of the application", code)
+	}
+}
