@@ -1,0 +1,86 @@
+// Package systemd holds a hardened service; this test has systemd judge it.
+package systemd
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
+)
+
+func TestVerify(t *testing.T) {
+	analyze := example.Tool(t, "systemd-analyze")
+	bin := example.Build(t)
+	unit := strings.ReplaceAll(readFile(t, "secretagent.service"), "/usr/local/bin/secretagent", bin)
+	path := filepath.Join(t.TempDir(), "secretagent.service")
+	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// man pages need not be installed where this runs.
+	out, code := example.Output(t, "", nil, analyze, "verify", "--man=no", path)
+	if code != 0 || strings.Contains(out, "secretagent.service") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	// The same check must be able to fail.
+	broken := strings.Replace(unit, "ProtectSystem=strict", "ProtectSystems=strict", 1)
+	if err := os.WriteFile(path, []byte(broken), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := example.Output(t, "", nil, analyze, "verify", "--man=no", path); !strings.Contains(out, "ProtectSystems") {
+		t.Errorf("a wrong key is not noticed:\n%s", out)
+	}
+}
+
+func TestScoreIsTheOneInTheReadme(t *testing.T) {
+	analyze := example.Tool(t, "systemd-analyze")
+	stated := regexp.MustCompile(`\*\*(\d+\.\d)\*\*`).FindStringSubmatch(readFile(t, "README.md"))
+	if stated == nil {
+		t.Fatal("README.md states no score")
+	}
+	want, err := strconv.ParseFloat(stated[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := example.Output(t, "", nil, analyze, "security", "--no-pager", "--offline=true", "secretagent.service")
+	found := regexp.MustCompile(`Overall exposure level for secretagent\.service: (\d+\.\d)`).FindStringSubmatch(out)
+	if found == nil {
+		t.Skipf("this systemd-analyze cannot judge a file (systemd 250 can): %s", out)
+	}
+	if got, err := strconv.ParseFloat(found[1], 64); err != nil || got > want {
+		t.Errorf("the score is %s, README.md states %s", found[1], stated[1])
+	}
+}
+
+func TestConfigurationFitsTheUnit(t *testing.T) {
+	cfg, err := config.Load("agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := readFile(t, "secretagent.service")
+	// Everything is written to the two folders that the unit makes.
+	for _, path := range []config.Path{
+		cfg.Upstream.Local.Database, cfg.Upstream.Local.Keyring, cfg.Upstream.Local.API.Socket,
+		cfg.Endpoint.TokenFile, cfg.Render.StateDir,
+	} {
+		if p := string(path); !strings.HasPrefix(p, "/var/lib/secretagent/") && !strings.HasPrefix(p, "/run/secretagent/") {
+			t.Errorf("%s is in no folder of the service", p)
+		}
+	}
+	if !strings.Contains(unit, " "+string(cfg.Upstream.Local.Keyring)+"\n") {
+		t.Errorf("the unit does not put the keyring at %s", cfg.Upstream.Local.Keyring)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
