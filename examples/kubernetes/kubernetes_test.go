@@ -1,0 +1,195 @@
+// Package kubernetes holds a pod with a sidecar; this test reads the manifest strictly and
+// holds its parts against each other.
+package kubernetes
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"secretagent/agent/config"
+)
+
+// The types are as much of the API as the manifest uses, spelled as the API does; any other
+// key is an error.
+
+type configMap struct {
+	Meta `yaml:",inline"`
+	Data map[string]string `yaml:"data"`
+}
+
+type pod struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		ServiceAccountName           string `yaml:"serviceAccountName"`
+		AutomountServiceAccountToken *bool  `yaml:"automountServiceAccountToken"`
+		SecurityContext              struct {
+			RunAsNonRoot   bool  `yaml:"runAsNonRoot"`
+			RunAsUser      int64 `yaml:"runAsUser"`
+			RunAsGroup     int64 `yaml:"runAsGroup"`
+			FSGroup        int64 `yaml:"fsGroup"`
+			SeccompProfile struct {
+				Type string `yaml:"type"`
+			} `yaml:"seccompProfile"`
+		} `yaml:"securityContext"`
+		InitContainers []container `yaml:"initContainers"`
+		Containers     []container `yaml:"containers"`
+		Volumes        []volume    `yaml:"volumes"`
+	} `yaml:"spec"`
+}
+
+// Meta begins every object of the API. It is exported for the decoder, which sets it embedded.
+type Meta struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	Metadata   struct {
+		Name string `yaml:"name"`
+	} `yaml:"metadata"`
+}
+
+type container struct {
+	Name          string   `yaml:"name"`
+	Image         string   `yaml:"image"`
+	RestartPolicy string   `yaml:"restartPolicy"`
+	Args          []string `yaml:"args"`
+	Env           []struct {
+		Name  string `yaml:"name"`
+		Value string `yaml:"value"`
+	} `yaml:"env"`
+	StartupProbe *struct {
+		Exec struct {
+			Command []string `yaml:"command"`
+		} `yaml:"exec"`
+		PeriodSeconds    int `yaml:"periodSeconds"`
+		TimeoutSeconds   int `yaml:"timeoutSeconds"`
+		FailureThreshold int `yaml:"failureThreshold"`
+	} `yaml:"startupProbe"`
+	Resources struct {
+		Requests map[string]string `yaml:"requests"`
+		Limits   map[string]string `yaml:"limits"`
+	} `yaml:"resources"`
+	SecurityContext struct {
+		AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
+		ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
+		Capabilities             struct {
+			Drop []string `yaml:"drop"`
+		} `yaml:"capabilities"`
+	} `yaml:"securityContext"`
+	VolumeMounts []struct {
+		Name      string `yaml:"name"`
+		MountPath string `yaml:"mountPath"`
+		ReadOnly  bool   `yaml:"readOnly"`
+	} `yaml:"volumeMounts"`
+}
+
+type volume struct {
+	Name      string `yaml:"name"`
+	ConfigMap *struct {
+		Name string `yaml:"name"`
+	} `yaml:"configMap"`
+	Projected *struct {
+		Sources []struct {
+			ServiceAccountToken struct {
+				Audience          string `yaml:"audience"`
+				ExpirationSeconds int    `yaml:"expirationSeconds"`
+				Path              string `yaml:"path"`
+			} `yaml:"serviceAccountToken"`
+		} `yaml:"sources"`
+	} `yaml:"projected"`
+	EmptyDir *struct {
+		Medium    string `yaml:"medium"`
+		SizeLimit string `yaml:"sizeLimit"`
+	} `yaml:"emptyDir"`
+}
+
+func TestManifestFitsTogether(t *testing.T) {
+	cm, p := read(t)
+	sidecar, app := p.Spec.InitContainers[0], p.Spec.Containers[0]
+	if sidecar.RestartPolicy != "Always" {
+		t.Error("the init container is no sidecar")
+	}
+	volumes := map[string]volume{}
+	for _, v := range p.Spec.Volumes {
+		volumes[v.Name] = v
+	}
+	if v := volumes["config"]; v.ConfigMap == nil || v.ConfigMap.Name != cm.Metadata.Name {
+		t.Error("the configuration's volume is not the ConfigMap")
+	}
+	if v := volumes["shared"]; v.EmptyDir == nil || v.EmptyDir.Medium != "Memory" {
+		t.Error("the shared volume is not in memory")
+	}
+	if p.Spec.AutomountServiceAccountToken == nil || *p.Spec.AutomountServiceAccountToken {
+		t.Error("the token for the API server is mounted")
+	}
+	for _, c := range []container{sidecar, app} {
+		s := c.SecurityContext
+		if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {
+			t.Errorf("%s is not hardened", c.Name)
+		}
+		for _, m := range c.VolumeMounts {
+			if _, known := volumes[m.Name]; !known {
+				t.Errorf("%s mounts %s, which is not declared", c.Name, m.Name)
+			}
+		}
+	}
+	// Every path of the configuration is where something fitting is mounted.
+	mount := func(c container, name string) string {
+		for _, m := range c.VolumeMounts {
+			if m.Name == name {
+				return m.MountPath
+			}
+		}
+		t.Fatalf("%s does not mount %s", c.Name, name)
+		return ""
+	}
+	file := path.Join(mount(sidecar, "config"), "agent.yaml")
+	cfg, err := config.Parse(file, []byte(cm.Data["agent.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, written := range []config.Path{cfg.Endpoint.TokenFile, cfg.Templates[0].Destination, cfg.Render.StateDir} {
+		if !strings.HasPrefix(string(written), mount(sidecar, "shared")+"/") {
+			t.Errorf("%s is not in the shared volume", written)
+		}
+	}
+	token := path.Join(mount(sidecar, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path)
+	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {
+		t.Errorf("the token is read from %s and mounted at %s", got, token)
+	}
+	if !slices.Contains(sidecar.Args, file) || !slices.Equal(sidecar.StartupProbe.Exec.Command, []string{"/secretagent", "status", "--config", file}) {
+		t.Errorf("%v and %v do not use %s", sidecar.Args, sidecar.StartupProbe.Exec.Command, file)
+	}
+	if mount(app, "shared") != mount(sidecar, "shared") ||
+		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
+		t.Error("the application looks elsewhere than the agent offers")
+	}
+}
+
+func read(t *testing.T) (cm configMap, p pod) {
+	t.Helper()
+	text, err := os.ReadFile("sidecar.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := dec.Decode(&cm); err != nil {
+		t.Fatal(err)
+	}
+	if err := dec.Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	if err := dec.Decode(&Meta{}); !errors.Is(err, io.EOF) {
+		t.Errorf("after the pod: %v", err)
+	}
+	if cm.APIVersion != "v1" || cm.Kind != "ConfigMap" || p.APIVersion != "v1" || p.Kind != "Pod" || len(p.Spec.InitContainers) != 1 || len(p.Spec.Containers) != 1 {
+		t.Fatalf("%s and %s are not what is expected", cm.Kind, p.Kind)
+	}
+	return cm, p
+}
