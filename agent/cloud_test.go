@@ -70,6 +70,10 @@ func TestReloadMovesToAnotherEndpoint(t *testing.T) {
 	if _, data := w.lookup("/v1/app/db?refreshNow=true"); data != "from B" {
 		t.Errorf("after the reload, a refresh gave %q", data)
 	}
+	w.reconfigure(strings.Replace(cloudConfig(hostA, fileA), "deadline: 1s", "deadline: 2s", 1))
+	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "upstream.alibaba.deadline cannot change") {
+		t.Errorf("a bound that the cache has taken over: %v", err)
+	}
 	if _, body := w.get("/metrics"); !strings.Contains(body, `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"} 2`) {
 		t.Error("both clients together are not counted as two calls")
 	}

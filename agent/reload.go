@@ -90,8 +90,9 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 	}
 }
 
-// reloadNow works in two halves: everything that can fail, then the switch. An error of the
-// first half leaves nothing behind.
+// reloadNow works in two halves: everything that can fail, then the switch. What the first half
+// does is undone when a later step of it fails; only files that it created because they were
+// missing, tokens and secrets of access keys, stay.
 func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) (err error) {
 	old := a.live.Load()
 	cfg, err := config.Load(old.cfg.File())
@@ -101,59 +102,58 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if err := onlyRestartChanges(old.cfg, cfg); err != nil {
 		return err
 	}
+	var undo cleanups
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo.run(a.log))
+		}
+	}()
 	next := &live{cfg: cfg, renderer: old.renderer, sources: fingerprint(templateFiles(cfg))}
 	if next.sources != old.sources || !sameFiles(old.cfg, cfg) {
 		if next.renderer, err = a.newRenderer(cfg); err != nil {
 			return err
 		}
 	}
-	fresh, err := loadCallers(&cfg.Endpoint, a.log)
-	if err != nil {
-		return err
-	}
-	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
-	limits := cacheLimits(cfg)
 	var newCloud *cloud
 	if cfg.Upstream.Alibaba != nil && !reflect.DeepEqual(old.cfg.Upstream.Alibaba, cfg.Upstream.Alibaba) {
 		if newCloud, err = openCloud(cfg.Upstream.Alibaba, a.log, a.metrics.observeCall); err != nil {
 			return err
 		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, newCloud.close())
-			}
-		}()
+		undo.add("new client", newCloud.close)
 	}
-	var keys func() error = func() error { return nil }
-	if l := cfg.Upstream.Local; l != nil {
-		if a.api != nil {
-			accessKeys, err := loadAccessKeys(l.API.AccessKeys)
-			if err != nil {
-				return err
-			}
-			keys = func() error { return a.api.SetAccessKeys(accessKeys) }
-		}
-		if err := seed(ctx, a.backend.store, l.Seed, a.log); err != nil {
-			return err
-		}
+	fresh, err := loadCallers(&cfg.Endpoint, a.log)
+	if err != nil {
+		return err
 	}
 	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.log); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeOthers(next.serving, old.serving, (*served).Close))
-		}
-	}()
-	// These check before they change anything, and nothing after them can fail.
-	if err := keys(); err != nil {
+	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*served).Close) })
+
+	// Each of these checks before it changes anything.
+	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
+	if err := a.endpoint.SetCallers(next.callers); err != nil {
 		return err
 	}
-	if err := a.cache.SetLimits(limits); err != nil {
+	undo.add("callers", func() error { return a.endpoint.SetCallers(old.callers) })
+	if err := a.cache.SetLimits(cacheLimits(cfg)); err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
-	if err := a.endpoint.SetCallers(next.callers); err != nil {
-		return errors.Join(err, a.cache.SetLimits(cacheLimits(old.cfg)))
+	undo.add("limits of the cache", func() error { return a.cache.SetLimits(cacheLimits(old.cfg)) })
+	if l := cfg.Upstream.Local; l != nil {
+		if a.api != nil {
+			if next.keys, err = loadAccessKeys(l.API.AccessKeys); err != nil {
+				return err
+			}
+			if err := a.api.SetAccessKeys(next.keys); err != nil {
+				return err
+			}
+			undo.add("access keys", func() error { return a.api.SetAccessKeys(old.keys) })
+		}
+		// Last, because what it creates is not taken back.
+		if err := seed(ctx, a.backend.store, l.Seed, a.log); err != nil {
+			return err
+		}
 	}
 
 	a.live.Store(next)
@@ -282,6 +282,12 @@ func onlyRestartChanges(old, next *config.Config) error {
 			fixed{"endpoint.socketMode, on the same socket,", o.SocketMode, n.SocketMode},
 			fixed{"endpoint.socketUser, on the same socket,", o.SocketUser, n.SocketUser},
 			fixed{"endpoint.socketGroup, on the same socket,", o.SocketGroup, n.SocketGroup})
+	}
+	if c, d := old.Upstream.Alibaba, next.Upstream.Alibaba; c != nil {
+		// The cache has bounds of its own that follow from these.
+		keys = append(keys,
+			fixed{"upstream.alibaba.deadline", c.Deadline, d.Deadline},
+			fixed{"upstream.alibaba.maxConcurrent", c.MaxConcurrent, d.MaxConcurrent})
 	}
 	if l, m := old.Upstream.Local, next.Upstream.Local; l != nil {
 		keys = append(keys,

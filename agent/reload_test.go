@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/kms"
 )
 
 // reconfigure replaces the configuration file as an editor does, by renaming.
@@ -205,3 +207,76 @@ func TestNoLookupFailsDuringReloads(t *testing.T) {
 
 // versionOf makes a version id of a test's name.
 func versionOf(name string) string { return strings.ReplaceAll(name, " ", "-") }
+
+// TestReloadThatFailsAtTheLastStepChangesNothing gives two callers one token, which only the
+// endpoint itself notices.
+func TestReloadThatFailsAtTheLastStepChangesNothing(t *testing.T) {
+	text := strings.Replace(basic, "api: {socket: ./run/kms.sock}",
+		`api: {socket: ./run/kms.sock, listen: "127.0.0.1:0", accessKeys: [{id: one, secretFile: ./one.secret, actions: ["*"], secrets: ["*"]}]}`, 1)
+	w := start(t, shortTempDir(t), text)
+	w.ready()
+	for _, name := range []string{"a.token", "b.token", "two.secret"} {
+		if err := os.WriteFile(w.path(name), []byte(strings.Repeat("t", 40)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := strings.Replace(text, "{id: one, secretFile: ./one.secret", "{id: two, secretFile: ./two.secret", 1)
+	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", `  tokenFile: ./run/token
+  callers:
+    - {name: a, tokenFile: ./a.token, secrets: ["*"]}
+    - {name: b, tokenFile: ./b.token, secrets: ["*"]}
+`, 1)
+	bad = strings.Replace(bad, "demo/db, versionId: v1", "demo/new, versionId: v1", 1)
+	w.reconfigure(bad)
+	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "token") {
+		t.Fatalf("two callers with one token: %v", err)
+	}
+	if version, _ := w.lookup("/v1/demo/db"); version != "v1" {
+		t.Errorf("the token of before gave %s", version)
+	}
+	if status, _ := w.get("/v1/demo/new"); status != http.StatusNotFound {
+		t.Errorf("the refused reload left its seed behind: %d", status)
+	}
+	// The access key of before still signs, the one of the refused file does not.
+	for id, want := range map[string]error{"one": nil, "two": upstream.ErrUnauthenticated} {
+		secret, err := os.ReadFile(w.path(id + ".secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := kms.New(kms.Options{
+			Endpoints:   []kms.Endpoint{{Host: w.agent.APIAddrs()[1].String(), Scheme: "http"}},
+			Credentials: kms.StaticCredential(id, strings.TrimSpace(string(secret)), ""),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "demo/db"})
+		if !errors.Is(err, want) {
+			t.Errorf("access key %s: %v", id, err)
+		}
+		client.Close()
+	}
+}
+
+// TestABusyNeighbourDoesNotHideAChange writes another file of the same folder all the time, as
+// a log does.
+func TestABusyNeighbourDoesNotHideAChange(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer close(stop)
+	writer.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				_ = os.WriteFile(w.path("busy.log"), []byte(time.Now().String()), 0o600)
+			}
+		}
+	})
+	w.reconfigure(strings.Replace(basic, "'PASSWORD=", "'NEW=", 1))
+	w.eventually("the change is seen", func() bool { return w.rendered() == "NEW="+marker })
+}
