@@ -55,6 +55,18 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 	follow()
 
 	seen := fingerprint(a.config().Files())
+	look := func() {
+		now := fingerprint(a.config().Files())
+		if now == seen {
+			return
+		}
+		// A file that fails is not tried again before it changes again.
+		seen = now
+		if err := a.Reload(ctx); err == nil {
+			follow()
+			seen = fingerprint(a.config().Files())
+		}
+	}
 	poll := time.NewTicker(watchPoll)
 	defer poll.Stop()
 	settle := time.NewTimer(watchSettle)
@@ -63,26 +75,26 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-events:
-			settle.Reset(watchSettle)
+		case event := <-events:
+			// Other files of the folder, such as a log, may change all the time.
+			if concerns(event.Name, a.config().Files()) {
+				settle.Reset(watchSettle)
+			}
 		case err := <-failures:
 			a.log.Warn("a change of a file may be noticed late", "err", err)
 			settle.Reset(watchSettle)
-		case <-poll.C:
-			settle.Reset(0)
 		case <-settle.C:
-			now := fingerprint(a.config().Files())
-			if now == seen {
-				continue
-			}
-			// A file that fails is not tried again before it changes again.
-			seen = now
-			if err := a.Reload(ctx); err == nil {
-				follow()
-				seen = fingerprint(a.config().Files())
-			}
+			look()
+		case <-poll.C:
+			look()
 		}
 	}
+}
+
+// concerns reports whether a change of path can change one of the files: it is one of them, or
+// a name that Kubernetes exchanges in a folder of one, such as ..data.
+func concerns(path string, files []string) bool {
+	return strings.HasPrefix(filepath.Base(path), "..") || slices.Contains(files, path)
 }
 
 // fingerprint returns a text that changes when one of the files does. Symbolic links are
