@@ -26,7 +26,7 @@ var faults = []struct {
 }{
 	{upstreamtest.Fault{}, nil, false},
 	{upstreamtest.Delay(20 * time.Millisecond), nil, false},
-	{upstreamtest.Delay(2 * time.Second), upstream.ErrUnavailable, true},
+	{upstreamtest.Delay(time.Minute), upstream.ErrUnavailable, true},
 	{upstreamtest.Reset, upstream.ErrUnavailable, true},
 	{upstreamtest.LostAnswer, upstream.ErrUnavailable, true},
 	{upstreamtest.Truncate(0), upstream.ErrUnavailable, true},
@@ -45,12 +45,14 @@ var faults = []struct {
 // TestFaultMatrix states for each fault what the caller gets, in what time and after how many
 // calls: once (the next request is answered), for ever, and with a second endpoint.
 func TestFaultMatrix(t *testing.T) {
+	t.Parallel()
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
 	ln := listen(t, nil)
 	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
 
-	const timeout, attempts = 150 * time.Millisecond, 3
+	// So long that a busy machine does not make a timeout of what is none.
+	const timeout, attempts = 2 * time.Second, 3
 	type row struct {
 		got   string
 		took  time.Duration
@@ -63,7 +65,7 @@ func TestFaultMatrix(t *testing.T) {
 			bad, good := upstreamtest.NewFaulty(t, ln.Addr().String()), upstreamtest.NewFaulty(t, ln.Addr().String())
 			opts := kms.Options{
 				Endpoints: []kms.Endpoint{{Region: "cn-one", Host: bad.Addr(), Scheme: "http"}},
-				Timeout:   timeout, Deadline: 3 * time.Second,
+				Timeout:   timeout, Deadline: time.Minute,
 				Retry: kms.Retry{MaxAttempts: attempts, Base: 10 * time.Millisecond, Cap: 40 * time.Millisecond},
 			}
 			switch scenario {
@@ -97,7 +99,7 @@ func TestFaultMatrix(t *testing.T) {
 				if !errors.Is(err, wantErr) || r.calls != wantCalls {
 					t.Errorf("%s, %s: got %v after %d calls, want %v after %d", f.fault, scenario, err, r.calls, wantErr, wantCalls)
 				}
-				if limit := time.Duration(wantCalls)*(timeout+40*time.Millisecond) + time.Second; r.took > limit {
+				if limit := time.Duration(wantCalls)*(timeout+40*time.Millisecond) + 5*time.Second; r.took > limit {
 					t.Errorf("%s, %s: it took %v, more than %v", f.fault, scenario, r.took, limit)
 				}
 			})
@@ -130,7 +132,7 @@ func TestABlackHoleAmongLookups(t *testing.T) {
 	first, second := upstreamtest.NewFaulty(t, ln.Addr().String()), upstreamtest.NewFaulty(t, ln.Addr().String())
 	client := connect(t, kms.Options{
 		Endpoints: []kms.Endpoint{{Region: "a", Host: first.Addr(), Scheme: "http"}, {Region: "b", Host: second.Addr(), Scheme: "http"}},
-		Timeout:   400 * time.Millisecond,
+		Timeout:   time.Second,
 	})
 	var next, failed atomic.Int64
 	took := make([]time.Duration, lookups)
@@ -146,7 +148,7 @@ func TestABlackHoleAmongLookups(t *testing.T) {
 				if n == lookups/2 {
 					first.Set(upstreamtest.BlackHole)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				start := time.Now()
 				// Each worker reads other secrets, so that no two calls are joined.
 				if _, err := client.GetSecretValue(ctx, ref(fmt.Sprintf("app/%d", n%names))); err != nil {
@@ -168,7 +170,7 @@ func TestABlackHoleAmongLookups(t *testing.T) {
 	}
 
 	first.Set(upstreamtest.Fault{})
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := client.GetSecretValue(t.Context(), ref("app/1")); err != nil {
 			t.Fatal(err)
 		}
@@ -293,9 +295,10 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 
 func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	var calls atomic.Int32
+	wait := "300"
 	s := script(t, func(w http.ResponseWriter, r *http.Request) {
 		if calls.Add(1) == 1 {
-			says(429, `{"Code":"Rejected.Throttling","Message":"slow","RequestId":"r"}`, "x-acs-retry-after", "300")(w, r)
+			says(429, `{"Code":"Rejected.Throttling","Message":"slow","RequestId":"r"}`, "x-acs-retry-after", wait)(w, r)
 			return
 		}
 		says(200, valueJSON("app/db", "v1", "x"))(w, r)
@@ -305,20 +308,21 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took < 290*time.Millisecond || took > 2*time.Second {
+	if took := time.Since(begin); took < 290*time.Millisecond || took > 10*time.Second {
 		t.Errorf("it took %v, the service asked for 300ms", took)
 	}
 
 	calls.Store(0)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	wait = "60000"
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	begin = time.Now()
 	_, err := client.GetSecretValue(ctx, ref("app/db"))
 	var e *upstream.Error
-	if !errors.As(err, &e) || !errors.Is(err, upstream.ErrThrottled) || e.RetryAfter < 200*time.Millisecond {
+	if !errors.As(err, &e) || !errors.Is(err, upstream.ErrThrottled) || e.RetryAfter < 30*time.Second {
 		t.Errorf("a wait beyond the deadline: %v", err)
 	}
-	if took := time.Since(begin); took > 150*time.Millisecond {
+	if took := time.Since(begin); took > 15*time.Second {
 		t.Errorf("it took %v to say that there is no time", took)
 	}
 }
