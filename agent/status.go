@@ -124,6 +124,9 @@ type SecretStatus struct {
 	ErrorAt     time.Time `json:",omitzero"`
 	Failures    int       // in a row
 	Subscribers int       // waiting clients, files and the application
+
+	History        []HistoryEvent `json:",omitempty"` // since the start, oldest first; at most 48, and none while nothing is worth telling
+	HistoryDropped int            `json:",omitzero"`  // older events that had to make room
 }
 
 // FileStatus is the state of a rendered file, or of a set, whose path is a folder.
@@ -272,6 +275,7 @@ func secretStatus(entries []cache.EntryStatus, may func(upstream.SecretName) boo
 			Held: e.VersionID != "", Fresh: e.Fresh && e.VersionID != "", Declared: e.Pinned,
 			ConfirmedAt: e.FetchedAt, NextRefresh: e.NextRefresh,
 			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers,
+			History: historyOf(e.History), HistoryDropped: e.HistoryDropped,
 		}
 		if s.Fresh {
 			s.FreshUntil = e.FreshUntil

@@ -165,3 +165,14 @@ process: {noDump: false}
 		t.Errorf("without a token: %d %s", res.StatusCode, body)
 	}
 }
+
+func TestStatusTellsTheHistoryOfASecret(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	w.put("demo/db", "v2", `{"username":"app","password":"second"}`)
+	w.eventually("both versions", func() bool {
+		s, _ := w.statusOf(w.token())
+		h := s.Secrets[0].History
+		return len(h) == 2 && h[0].Kind == "version" && h[0].VersionID == "v1" && h[1].Kind == "version" && h[1].VersionID == "v2" && !h[1].First.Before(h[0].First)
+	})
+}

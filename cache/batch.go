@@ -157,7 +157,7 @@ func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []si
 		}
 	}
 	if together(found) {
-		c.countHits(sh, found)
+		c.countHits(sh, refs, found)
 		sh.mu.Unlock()
 		return found
 	}
@@ -291,7 +291,7 @@ func (c *Cache) heldGroup(sh *shard, refs []upstream.SecretRef, outage error, li
 		}
 	}
 	if complete && together(found) {
-		c.countHits(sh, found)
+		c.countHits(sh, refs, found)
 		return found
 	}
 	c.errors.Add(1)
@@ -309,13 +309,16 @@ func (c *Cache) heldGroup(sh *shard, refs []upstream.SecretRef, outage error, li
 }
 
 // countHits counts a group that was answered from memory. The caller holds the shard.
-func (c *Cache) countHits(sh *shard, found []sighting) {
+func (c *Cache) countHits(sh *shard, refs []upstream.SecretRef, found []sighting) {
 	for i := range found {
 		switch {
 		case found[i].err != nil:
 			c.negatives.Add(1)
 		case found[i].answer.Freshness == upstream.Stale:
 			sh.stale[found[i].answer.Reason]++
+			if e := sh.find(refs[i]); e != nil {
+				c.noteStale(e, found[i].answer.Reason)
+			}
 		default:
 			sh.hits++
 		}

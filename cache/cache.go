@@ -69,6 +69,7 @@ type Cache struct {
 	throttled, subsRefused          atomic.Uint64
 	waiting, subscriptions          atomic.Int64
 	fetches                         [outcomes]atomic.Uint64
+	events                          atomic.Int64 // remembered, of all entries
 }
 
 // New returns a cache in front of up. It starts no goroutine and calls no upstream; with
@@ -293,6 +294,7 @@ func (c *Cache) instead(sh *shard, e *entry, outage error, limits *Limits) (upst
 // shard.
 func (c *Cache) staleAnswer(sh *shard, e *entry, reason string) upstream.Answer {
 	sh.stale[reason]++
+	c.noteStale(e, reason)
 	answer := e.answer()
 	answer.Freshness, answer.Reason = upstream.Stale, reason
 	return answer

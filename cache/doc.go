@@ -52,6 +52,11 @@
 // a row the upstream as a whole is taken to be down: one call per back-off interval probes,
 // everyone else is served what is held, and what is overdue afterwards is spread over time.
 //
+// History. What is worth telling about a secret (versions that came into use, runs of failed
+// refreshes and of stale answers) is kept with its entry: at most 48 events each and 65,536 in
+// all, and none for what nobody has a stake in. Nothing of it is on the way of a fresh hit, and
+// what is evicted takes its history with it.
+//
 // The sealed file is bbolt with one record per value. A record is sealed under its random id,
 // so that records cannot be exchanged and the file does not tell which secrets it holds; the
 // time of the last confirmation is inside, so that an older copy of the file brings back

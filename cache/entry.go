@@ -61,6 +61,7 @@ type entry struct {
 	subs     subscriptions // nil when none
 	ttl      time.Duration // of the pin; zero for the common one
 	reported int64         // last refresh caused by Report on the cache's clock; 0 for none
+	history  *history      // what happened that is worth telling; nil for nothing
 
 	size int // counted in the sums of the cache
 
@@ -258,6 +259,7 @@ func (c *Cache) settle(sh *shard, e *entry) {
 	}
 	if e.home == homeless && e.flight == nil {
 		c.due.remove(e)
+		c.forgetHistory(e)
 		sh.forget(e)
 	}
 }

@@ -230,15 +230,24 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 		case e.fail != nil && e.wanted() == held:
 			f.note(slog.LevelInfo, "a secret is available again", "secret", e.ref.String(), "failures", e.fail.count)
 		}
+		before, confirmed := e.value, e.fetchedAt
 		c.install(e, f, changed, limits)
+		switch {
+		case changed && e.value != nil:
+			c.noteVersion(e, before, confirmed, f.beganAt)
+		case e.history != nil:
+			e.history.settled()
+		}
 		suspects = sh.suspects(e, f, changed && known)
 	case f.outdated, c.life.Err() != nil:
 	case gone(err):
 		if e.value != nil {
 			bells = e.subs.bells()
 		}
+		c.noteGone(e, err, f.beganAt)
 		c.refused(e, f, err, limits)
 	default:
+		c.noteFailed(e, err, f.beganAt)
 		c.failed(e, f, err, limits)
 	}
 	for _, s := range suspects {
@@ -342,6 +351,7 @@ func (c *Cache) failed(e *entry, f *flight, err error, limits *Limits) {
 
 // lapse drops a value that became too old to be served. The caller settles e.
 func (c *Cache) lapse(e *entry) {
+	c.noteLapsed(e)
 	c.sealed.drop(e.ref)
 	e.clear()
 	if e.fail != nil {

@@ -68,6 +68,7 @@ type Stats struct {
 	Flights            int   // upstream calls under way or waiting for a slot
 	Waiting            int   // callers that wait for one
 	Scheduled          int   // refreshes that are planned
+	Events             int   // remembered in the histories of all entries
 
 	Subscriptions        int
 	SubscriptionsRefused uint64
@@ -112,6 +113,7 @@ func (c *Cache) Stats() Stats {
 		SubscriptionsRefused: c.subsRefused.Load(),
 		Outage:               reason,
 		Scheduled:            c.due.count(),
+		Events:               int(c.events.Load()),
 		Sealed:               c.sealed.stats(),
 	}
 	for o := range c.fetches {
@@ -147,6 +149,11 @@ type EntryStatus struct {
 
 	Pinned      bool
 	Subscribers int
+
+	// History is what happened since the start, oldest first, at most 48 events; only
+	// [Cache.Entries] fills it. HistoryDropped are older ones that had to make room.
+	History        []Event
+	HistoryDropped int
 }
 
 // Entries returns the status of everything held, ordered by reference. It is for people and
@@ -158,7 +165,11 @@ func (c *Cache) Entries() []EntryStatus {
 		now, wall := c.now(), time.Now().Round(0)
 		for _, e := range sh.secrets {
 			for ; e != nil; e = e.next {
-				all = append(all, c.status(e, now, wall))
+				s := c.status(e, now, wall)
+				if h := e.history; h != nil {
+					s.History, s.HistoryDropped = slices.Clone(h.events), h.dropped
+				}
+				all = append(all, s)
 			}
 		}
 		sh.mu.Unlock()
