@@ -27,7 +27,8 @@ const hidden = "the log says why"
 // A caller sees the secrets that it may read and the problems of these. Reasons that belong to
 // a file, the application or a reload can name any secret: with endpoint.callers configured
 // they are replaced by a hint at the log, unless the caller may read every secret that the
-// agent knows of.
+// agent knows of. Of the callers, and as who asked for a secret last, a caller sees itself
+// alone, unless it is allowed every secret ("*").
 type Status struct {
 	Time          time.Time // of this status
 	Version       string    // of the program
@@ -41,6 +42,7 @@ type Status struct {
 	SecretsOmitted int            `json:",omitzero"` // beyond 10000; declared ones come first
 	Files          []FileStatus   // templates and sets, in order of the configuration
 	Child          *ChildStatus   `json:",omitempty"` // of exec
+	Callers        []CallerStatus // who may ask, in order of the configuration
 	Listeners      []ListenerStatus
 	Reload         *ReloadStatus `json:",omitempty"` // the last one
 }
@@ -124,6 +126,8 @@ type SecretStatus struct {
 	ErrorAt     time.Time `json:",omitzero"`
 	Failures    int       // in a row
 	Subscribers int       // waiting clients, files and the application
+	AskedBy     string    `json:",omitzero"` // the caller that was given it last over HTTP
+	AskedAt     time.Time `json:",omitzero"` // to about a second, since the agent started
 
 	History        []HistoryEvent `json:",omitempty"` // since the start, oldest first; at most 48, and none while nothing is worth telling
 	HistoryDropped int            `json:",omitzero"`  // older events that had to make room
@@ -167,6 +171,16 @@ type ChildStatus struct {
 	ExitCode  int       `json:",omitzero"`
 }
 
+// CallerStatus is what one caller of the endpoint has done since the agent started.
+type CallerStatus struct {
+	Name          string    // of endpoint.callers; token-holder where none are configured
+	LastSeen      time.Time `json:",omitzero"` // to about a second; left out: not yet
+	Lookups       uint64    // values answered, and answers that a value is still the same
+	Refusals      uint64
+	Connections   int       // open, waiting ones included
+	OldTokenUntil time.Time `json:",omitzero"` // when the token that it had before a reload ends
+}
+
 // ListenerStatus is an address where the agent answers.
 type ListenerStatus struct {
 	Serves             string    // endpoint or kms-api
@@ -194,8 +208,9 @@ type ReloadStatus struct {
 	Error  string `json:",omitzero"`
 }
 
-// status describes the agent to a caller who may read the secrets for which may is true.
-func (a *Agent) status(may func(upstream.SecretName) bool) any {
+// status describes the agent to a caller.
+func (a *Agent) status(viewer endpoint.Viewer) any {
+	may := viewer.May
 	now := time.Now()
 	entries := a.cache.Entries()
 	files := a.renderer().Status()
@@ -214,6 +229,7 @@ func (a *Agent) status(may func(upstream.SecretName) bool) any {
 		Upstream:  a.upstreamStatus(),
 		Files:     []FileStatus{},
 		Problems:  []endpoint.Problem{},
+		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),
 	}
@@ -224,7 +240,7 @@ func (a *Agent) status(may func(upstream.SecretName) bool) any {
 			s.Problems = append(s.Problems, p)
 		}
 	}
-	s.Secrets, s.SecretsOmitted = secretStatus(entries, may, now)
+	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer, now)
 	for _, f := range files {
 		s.Files = append(s.Files, fileStatus(f, may, reason))
 	}
@@ -258,8 +274,8 @@ func mayReadAll(may func(upstream.SecretName) bool, entries []cache.EntryStatus,
 }
 
 // secretStatus returns what may be shown of entries, and how many of these are too many.
-func secretStatus(entries []cache.EntryStatus, may func(upstream.SecretName) bool, now time.Time) (list []SecretStatus, omitted int) {
-	entries = slices.DeleteFunc(entries, func(e cache.EntryStatus) bool { return !may(e.Ref.SecretName) })
+func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.Time) (list []SecretStatus, omitted int) {
+	entries = slices.DeleteFunc(entries, func(e cache.EntryStatus) bool { return !viewer.May(e.Ref.SecretName) })
 	if omitted = max(0, len(entries)-maxStatusSecrets); omitted > 0 {
 		slices.SortStableFunc(entries, func(a, b cache.EntryStatus) int { // declared first
 			return cmp.Compare(boolean(b.Pinned), boolean(a.Pinned))
@@ -274,8 +290,11 @@ func secretStatus(entries []cache.EntryStatus, may func(upstream.SecretName) boo
 			VersionID: e.VersionID, VersionStages: e.VersionStages,
 			Held: e.VersionID != "", Fresh: e.Fresh && e.VersionID != "", Declared: e.Pinned,
 			ConfirmedAt: e.FetchedAt, NextRefresh: e.NextRefresh,
-			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers,
+			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers, AskedAt: e.AskedAt,
 			History: historyOf(e.History), HistoryDropped: e.HistoryDropped,
+		}
+		if viewer.All || e.AskedBy == viewer.Caller {
+			s.AskedBy = e.AskedBy
 		}
 		if s.Fresh {
 			s.FreshUntil = e.FreshUntil
@@ -342,6 +361,17 @@ func alibabaStatus(st kms.Status) *AlibabaStatus {
 		})
 	}
 	return s
+}
+
+// callerStatus returns what viewer may know of the callers.
+func (a *Agent) callerStatus(viewer endpoint.Viewer) []CallerStatus {
+	list := []CallerStatus{}
+	for _, c := range a.endpoint.Callers() {
+		if viewer.All || c.Name == viewer.Caller {
+			list = append(list, CallerStatus(c))
+		}
+	}
+	return list
 }
 
 func (a *Agent) listenerStatus() []ListenerStatus {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -41,7 +40,7 @@ type entry struct {
 	ref       upstream.SecretRef    // immutable
 	expires   int64                 // end of freshness on the cache's clock; 0 when not fresh
 	value     *upstream.SecretValue // nil when there is none
-	memo      *atomic.Value         // belongs to value
+	memo      *upstream.Memo        // belongs to value
 	fetchedAt time.Time             // when the call began that last confirmed value; outlives it
 	used      int64                 // last use on the cache's clock
 	home      home

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"secretagent/upstream"
@@ -216,7 +215,10 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 		}
 		f.answer = upstream.Answer{Value: e.value, Memo: e.memo, FetchedAt: f.beganAt, Freshness: upstream.Miss}
 		if changed {
-			f.answer.Value, f.answer.Memo = &value, new(atomic.Value)
+			f.answer.Value, f.answer.Memo = &value, new(upstream.Memo)
+			if e.memo != nil {
+				f.answer.Memo.Follow(e.memo)
+			}
 		}
 		if f.outdated {
 			break

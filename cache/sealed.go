@@ -12,7 +12,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
@@ -166,7 +165,7 @@ func (c *Cache) loadSealed() {
 		sh := c.shardOf(r.Ref.SecretName)
 		e := sh.obtain(r.Ref)
 		v.SecretName = sharedName(v.SecretName, e.ref.SecretName)
-		e.value, e.memo = v, new(atomic.Value)
+		e.value, e.memo = v, new(upstream.Memo)
 		e.fetchedAt, e.since, e.confirmed = r.FetchedAt, r.Since, r.Confirmed
 		c.settle(sh, e)
 		s.st.Loaded++

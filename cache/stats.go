@@ -143,6 +143,9 @@ type EntryStatus struct {
 	FreshUntil  time.Time // zero when not fresh
 	NextRefresh time.Time // zero when none is planned
 
+	AskedBy string    // who asked a reader for the value last, see [upstream.Memo]; empty: nobody
+	AskedAt time.Time // zero: never
+
 	LastError   string    // KMS code of the last call, if it failed
 	LastErrorAt time.Time // zero when the last call succeeded
 	Failures    int       // in a row
@@ -207,6 +210,7 @@ func (c *Cache) status(e *entry, now int64, wall time.Time) EntryStatus {
 	if e.value != nil {
 		s.VersionID = e.value.VersionID
 		s.VersionStages = slices.Clone(e.value.VersionStages)
+		s.AskedBy, s.AskedAt = e.memo.LastAsked()
 	}
 	if s.Fresh {
 		s.FreshUntil = wall.Add(time.Duration(e.expires - now))

@@ -31,9 +31,8 @@ func (f Freshness) String() string {
 type Answer struct {
 	Value *SecretValue // read-only
 
-	// Memo belongs to Value and lives as long: a reader keeps there what it derived from
-	// the value, so that the next reader of the same value need not derive it again.
-	Memo *atomic.Value
+	// Memo belongs to Value and lives as long.
+	Memo *Memo
 
 	// FetchedAt is when the upstream last confirmed Value.
 	FetchedAt time.Time
@@ -42,4 +41,40 @@ type Answer struct {
 
 	// Reason is the KMS code of the failure that makes the answer stale; empty otherwise.
 	Reason string
+}
+
+// Memo is what readers keep with a value: what they derived from it, so that the next reader
+// of the same value need not derive it again, and who asked for it last.
+type Memo struct {
+	atomic.Value // what was derived
+
+	asker   atomic.Pointer[string]
+	askedAt atomic.Int64
+}
+
+// Asked notes that by asked for the value at a time in nanoseconds of Unix time. What is there
+// already is not written again: with a clock that stands still for a while, readers that are
+// called the same leave the memory of each other's processors alone. The string must not change.
+func (m *Memo) Asked(by *string, at int64) {
+	if m.asker.Load() != by {
+		m.asker.Store(by)
+	}
+	if m.askedAt.Load() != at {
+		m.askedAt.Store(at)
+	}
+}
+
+// LastAsked returns who asked for the value last and when; an empty name when nobody did.
+func (m *Memo) LastAsked() (by string, at time.Time) {
+	name := m.asker.Load()
+	if name == nil {
+		return "", time.Time{}
+	}
+	return *name, time.Unix(0, m.askedAt.Load())
+}
+
+// Follow makes m, the memo of a secret's new value, go on with who asked for the old one.
+func (m *Memo) Follow(old *Memo) {
+	m.asker.Store(old.asker.Load())
+	m.askedAt.Store(old.askedAt.Load())
 }

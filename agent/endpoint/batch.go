@@ -16,6 +16,7 @@ import (
 // Each value is what GetSecretValue answers. A reference that fails does not fail the others,
 // so the status is 200 as soon as the request itself is right.
 func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
+	c.timed = false // that is for lookups of one secret
 	refs, err := s.parseBatch(c, raw)
 	if err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
@@ -41,7 +42,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	var worst *upstream.Answer
 	for _, ref := range refs {
 		if !c.caller.may(ref.SecretName) {
-			s.stats.refused[nameNotAllowed].Add(1)
+			s.countRefusal(c, nameNotAllowed)
 			row := &refusals[nameNotAllowed]
 			errs = appendBatchError(errs, ref, failure{status: row.status, code: row.code, message: row.message})
 			c.status = row.status
@@ -68,6 +69,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 		if worst == nil || a.Freshness > worst.Freshness || a.Freshness == worst.Freshness && a.FetchedAt.Before(worst.FetchedAt) {
 			worst = a
 		}
+		s.countValue(c, a)
 		c.status = fasthttp.StatusOK
 		s.audit(c, ref, a.Value.VersionID, a.Freshness.String())
 	}

@@ -99,6 +99,7 @@ func (s *Server) SetCallers(callers []Caller) error {
 	if err != nil {
 		return fmt.Errorf("endpoint: %w", err)
 	}
+	s.adopt(set)
 	s.callers.Store(set)
 	return nil
 }
@@ -106,6 +107,7 @@ func (s *Server) SetCallers(callers []Caller) error {
 // caller is a checked Caller.
 type caller struct {
 	name       string
+	account    *account
 	uids, gids []uint32
 	all        bool // may read everything
 	globs      []string

@@ -46,7 +46,11 @@ type conn struct {
 	at       phase // the same for the goroutine itself
 	answered bool  // the handler is done with a request
 
-	hits atomic.Uint64 // values answered; summed by Stats
+	// What it did and for whom, see account.go.
+	hits    atomic.Uint64 // values answered from memory that are not settled
+	account *account      // of the last caller; changed under table.mu
+	timed   bool          // the current request is timed, since
+	began   time.Time
 
 	idPrefix [30]byte // of every request id of this connection
 	idBuf    [36]byte
@@ -81,6 +85,7 @@ type conn struct {
 	seenState uint32
 	seenAt    time.Time
 	warned    bool
+	credited  uint64 // hits when the caller was last noted as seen
 }
 
 // peer is what the kernel says about the other end of a unix socket.
@@ -152,6 +157,7 @@ func (c *conn) begin() {
 	}
 	c.idText = ""
 	c.caller, c.op, c.status, c.code = nil, "", 0, ""
+	c.startClock()
 }
 
 // requestID returns the id of the current request.

@@ -412,8 +412,8 @@ func TestHealth(t *testing.T) {
 	r := start(t, endpoint.Options{
 		Callers: []endpoint.Caller{{Name: "web", Tokens: []endpoint.Token{mustToken(t, token)}, Secrets: []string{"web/*"}}},
 		Ready:   func() endpoint.Readiness { return ready },
-		Status: func(may func(upstream.SecretName) bool) any {
-			return map[string]bool{"web": may("web/db"), "other": may("other/db")}
+		Status: func(v endpoint.Viewer) any {
+			return map[string]bool{"web": v.May("web/db"), "other": v.May("other/db")}
 		},
 	})
 	anonymous := func(target string) reply {

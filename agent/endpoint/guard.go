@@ -68,6 +68,9 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return h, refused
 	}
 	c.caller = who
+	if c.account != who.account {
+		s.settle(c, who.account)
+	}
 	if !c.trusted.Load() {
 		s.table.trust(c)
 	}

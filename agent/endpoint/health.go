@@ -30,6 +30,7 @@ type Problem struct {
 // observe answers the routes that give out no values. Whoever has no token learns from /ready
 // that something is missing, but not what: names are for callers.
 func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte) {
+	s.see(c)
 	p := params{c: c, route: r, rest: raw}
 	if _, _, err := p.next(); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
@@ -52,7 +53,7 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 		}{ready.Ready, ready.Problems})
 	case r == routeStatus && s.opts.Status != nil:
 		var err error
-		if b, err = json.Marshal(s.opts.Status(c.caller.may)); err != nil {
+		if b, err = json.Marshal(s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may})); err != nil {
 			s.opts.Logger.Error("status cannot be encoded", "err", err)
 			s.refuse(ctx, c, internalFailure)
 			return

@@ -71,12 +71,17 @@ type Options struct {
 	// must not block.
 	Ready func() Readiness
 
-	// Status returns what GET /status encodes as JSON. It must leave out secrets for which
-	// may returns false, and must not hold values. Nil means 404.
-	Status func(may func(upstream.SecretName) bool) any
+	// Status returns what GET /status encodes as JSON. It must leave out what the viewer may
+	// not read, and must not hold values. Nil means 404.
+	Status func(Viewer) any
 
 	// Metrics writes the Prometheus text format for GET /metrics. Nil means 404.
 	Metrics func(w io.Writer) error
+
+	// Observe hears how long lookups of one secret took, from the request to the answer: of
+	// every one that was a miss, stale or ended in an error, and of one hit in 64 of each
+	// connection. The result is hit, miss, stale or error. Nil: nothing is timed.
+	Observe func(result string, took time.Duration)
 
 	// Audit receives one line per answer. Nil means none is written. The server does not
 	// close it.
@@ -85,6 +90,13 @@ type Options struct {
 	// Logger receives refusals and defects, never values, tokens or request text. Nil
 	// discards.
 	Logger *slog.Logger
+}
+
+// Viewer is the caller that a status is for.
+type Viewer struct {
+	Caller string
+	All    bool                           // it may read every secret
+	May    func(upstream.SecretName) bool // it may read this one
 }
 
 // withDefaults returns o with zeros replaced, or an error that names every field at fault.

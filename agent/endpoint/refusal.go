@@ -73,7 +73,7 @@ var refusals = [numRefusals]struct {
 
 // refuse answers with a refusal of the table.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r refusal) {
-	s.stats.refused[r].Add(1)
+	s.countRefusal(c, r)
 	row := &refusals[r]
 	if row.close {
 		ctx.Response.Header.SetConnectionClose()
@@ -99,6 +99,7 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 	}
 	f := failureOf(err)
 	s.stats.fail(f.code)
+	s.see(c)
 	if f.retryAfter > 0 {
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}

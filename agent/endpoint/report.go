@@ -29,6 +29,7 @@ func (s *Server) report(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	cancel()
 	c.setPhase(active)
 	s.stats.reports.Add(1)
+	s.see(c)
 	if err != nil {
 		s.fail(ctx, c, ref, err)
 		s.audit(c, ref, "", c.code)

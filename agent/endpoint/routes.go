@@ -127,6 +127,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	}
 	ref := owned(q.ref)
 	c.setPhase(busy)
+	began := time.Now()
 	lookup, cancel := context.WithTimeout(s.base, s.opts.LookupTimeout)
 	var a upstream.Answer
 	var err error
@@ -137,6 +138,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	}
 	cancel()
 	c.setPhase(active)
+	s.timeLookup(&a, err, began)
 	if err != nil {
 		s.fail(ctx, c, ref, err)
 		s.audit(c, ref, "", c.code)
@@ -177,16 +179,11 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, a *upstream.
 	ctx.Response.SetBodyRaw(b.data)
 	if a.Freshness == upstream.Hit {
 		s.setHitHeaders(ctx, c, p, b.contentType, ageAt(s.clock.Load(), a))
-		c.hits.Add(1)
 	} else {
 		s.setValueHeaders(ctx, c, a, p)
 		ctx.Response.Header.SetContentTypeBytes(b.contentType)
-		if a.Freshness == upstream.Miss {
-			s.stats.misses.Add(1)
-		} else {
-			s.stats.stale.Add(1)
-		}
 	}
+	s.countValue(c, a)
 	if s.opts.Audit != nil {
 		c.status = fasthttp.StatusOK
 		s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
@@ -197,6 +194,7 @@ func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, 
 	s.setValueHeaders(ctx, c, a, p)
 	ctx.Response.SetStatusCode(fasthttp.StatusNotModified)
 	s.stats.notModified.Add(1)
+	s.countSlow(c, a)
 	c.status = fasthttp.StatusNotModified
 	s.audit(c, q.ref, a.Value.VersionID, "not-modified")
 }

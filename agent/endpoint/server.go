@@ -34,6 +34,7 @@ type Server struct {
 	prefix       []byte
 	tokenHeaders [][]byte
 	callers      atomic.Pointer[callerSet]
+	accounts     map[string]*account // of callers; guarded by mu
 	hosts        map[string]struct{}
 	etagKey      [32]byte
 	process      [8]byte // random part of request ids
@@ -244,7 +245,7 @@ func (s *Server) serveConn(c *conn) {
 // release ends the life of c.
 func (s *Server) release(c *conn) {
 	_ = c.Conn.Close()
-	s.stats.hits.Add(c.hits.Swap(0))
+	s.settle(c, nil)
 	s.table.remove(c)
 	s.wg.Done()
 }

@@ -9,7 +9,7 @@ import (
 
 // Stats is a snapshot of what a [Server] has done and is doing.
 type Stats struct {
-	// Values answered, by how the cache came by them.
+	// Values answered, those of batches included, by how the cache came by them.
 	Hits, Misses, Stale uint64
 
 	NotModified uint64 // 304 answers
@@ -32,7 +32,7 @@ type Stats struct {
 }
 
 // counters are those of them that grow. Hits are counted per connection and added here when
-// it ends, so that the hit path of different cores shares no cache line.
+// it ends, see [Server.settle], so that the hit path of different cores shares no cache line.
 type counters struct {
 	hits, misses, stale, notModified atomic.Uint64
 	batches, reports, waits          atomic.Uint64
@@ -56,7 +56,7 @@ func (n *counters) fail(code string) {
 func (s *Server) Stats() Stats {
 	n := &s.stats
 	out := Stats{
-		Hits: s.table.hits() + n.hits.Load(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
+		Hits: s.hitCount(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
 		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
 		Evicted: n.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
 		AuditDropped: s.auditRef.total.Load(),

@@ -210,23 +210,13 @@ func (t *table) counts() (open, health, waiting int) {
 	return t.open, t.health, t.parked
 }
 
-// hits sums the values answered on live connections.
-func (t *table) hits() uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var n uint64
-	for c := range t.conns {
-		n += c.hits.Load()
-	}
-	return n
-}
-
 // sweep ends connections that have not moved for too long and returns how many.
 func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ended := 0
 	for c := range t.conns {
+		c.creditLocked(now.UnixNano())
 		state := c.state.Load()
 		if state != c.seenState {
 			c.seenState, c.seenAt, c.warned = state, now, false
