@@ -104,7 +104,8 @@ func (c *conn) setPhase(p phase) {
 func (c *conn) phase() phase { return phase(c.state.Load() & 7) }
 
 // Read serves pending bytes before those of the socket. Since fasthttp reads on only after it
-// has written its answers, it is also where a connection becomes idle and active.
+// has written its answers, it is also where a connection becomes idle and active, and where
+// a repeated request is answered without it, see again.go.
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.pending) > 0 {
 		n := copy(p, c.pending)
@@ -117,15 +118,28 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.gate {
 		return 0, errGate
 	}
+	// Whoever reads into a whole buffer holds nothing back: what comes is a request from its
+	// first byte on.
+	between := c.answered && len(p) >= c.srv.opts.MaxHeaderBytes
 	if c.answered {
 		c.answered = false
 		c.setPhase(idle)
 	}
-	n, err := c.Conn.Read(p)
-	if n > 0 && c.at != active {
-		c.setPhase(active)
+	for {
+		n, err := c.Conn.Read(p)
+		if n > 0 && c.at != active {
+			c.setPhase(active)
+		}
+		if !between || err != nil {
+			return n, err
+		}
+		if answered, err := c.srv.answerAgain(c, p, n); !answered {
+			return n, nil
+		} else if err != nil {
+			return 0, err
+		}
+		c.setPhase(idle)
 	}
-	return n, err
 }
 
 // setNumber gives the connection its number and with it the prefix of its request ids: a

@@ -75,7 +75,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		s.table.trust(c)
 	}
 	if get {
-		c.remember(req.RawHeaders(), &h)
+		c.remember(req, &h)
 	}
 	return h, allowed
 }

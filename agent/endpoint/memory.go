@@ -14,8 +14,7 @@ const (
 
 // memory is what a connection knows from its previous requests. Clients that keep a
 // connection open ask the same over and over; comparing bytes with those of the last time
-// saves checking the headers, hashing the token, decoding the target and composing the answer's
-// headers again. It holds no value. Nothing in it grants anything: each part is the result of
+// saves parsing and checking the headers, hashing the token and decoding the target again. It holds no value. Nothing in it grants anything: each part is the result of
 // a pure function of bytes that this same client sent, and of the set of callers, and counts
 // only for the same bytes under the same set.
 type memory struct {
@@ -30,21 +29,13 @@ type memory struct {
 	target []byte // the last target that c.query was parsed from; c.query may alias it
 	route  route
 	parsed bool // c.query is what target asks for
-
-	// The headers of the last hit.
-	header      fasthttp.ResponseHeader
-	id          []byte // the value of its X-Request-Id
-	etag        [24]byte
-	contentType *byte // of one of the three slices that content types are
-	age         int64
-	repeated    bool // header is filled: the same was answered twice in a row
 }
 
 // passed reports whether a GET with this header block passes the guard because the last one
 // with the same bytes did, and sets the caller.
 func (c *conn) passed(headers []byte, set *callerSet, now int64) bool {
 	m := &c.memory
-	if m.callers != set || m.who == nil || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
+	if m.callers != set || m.who == nil || m.who.account != c.account || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
 		m.found != nil && m.found.expired(now) {
 		return false
 	}
@@ -53,11 +44,12 @@ func (c *conn) passed(headers []byte, set *callerSet, now int64) bool {
 }
 
 // remember notes that a GET with this header block passed the guard. Blocks with conditions
-// are left out: what follows the guard must see those.
-func (c *conn) remember(headers []byte, h *seen) {
+// are left out: what follows the guard must see those. So are those that end the connection or
+// that another version of HTTP would read differently.
+func (c *conn) remember(req *fasthttp.RequestHeader, h *seen) {
 	m := &c.memory
 	m.who = nil
-	if len(h.ifNoneMatch) == 0 && len(headers) <= maxHeaders {
+	if headers := req.RawHeaders(); len(h.ifNoneMatch) == 0 && len(headers) <= maxHeaders && req.IsHTTP11() && !req.ConnectionClose() {
 		m.headers, m.who = append(m.headers[:0], headers...), c.caller
 	}
 }
@@ -85,26 +77,4 @@ func (s *Server) parse(c *conn, target []byte) error {
 func (c *conn) forget() {
 	c.memory.parsed = false
 	c.scratch = c.scratch[:0]
-}
-
-// setHitHeaders sets the headers of a hit.
-func (s *Server) setHitHeaders(ctx *fasthttp.RequestCtx, c *conn, p *prepared, contentType []byte, age int64) {
-	m := &c.memory
-	h := &ctx.Response.Header
-	same := m.age == age && m.contentType == &contentType[0] && m.etag == p.etag
-	if same && m.repeated {
-		copy(m.id, c.idBuf[:]) // in place: all ids are as long
-		m.header.CopyTo(h)
-		return
-	}
-	s.setCommonHeaders(ctx, c)
-	h.SetCanonical(headerETag, p.etag[:])
-	c.setAge(ctx, age)
-	h.SetCanonical(headerXCache, xCacheHit)
-	h.SetContentTypeBytes(contentType)
-	if m.repeated = same; same {
-		h.CopyTo(&m.header)
-		m.id = m.header.PeekCanonical(headerRequestID)
-	}
-	m.age, m.contentType, m.etag = age, &contentType[0], p.etag
 }

@@ -49,6 +49,14 @@ func (s *Server) preparedOf(a *upstream.Answer, f Format) *prepared {
 	return p
 }
 
+// wanted returns the part of v, in the format, that q asks for; errNoField when there is none.
+func (p *prepared) wanted(v *upstream.SecretValue, q *query) (*body, error) {
+	if q.field != "" {
+		return p.fieldOf(v, q.format, q.field)
+	}
+	return p.bodyOf(v, q.format), nil
+}
+
 func (p *prepared) bodyOf(v *upstream.SecretValue, f Format) *body {
 	if f == p.format {
 		return &p.first

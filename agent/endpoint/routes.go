@@ -160,34 +160,22 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, a *upstream.
 		}
 		return
 	}
-	format := q.format
-	var b *body
-	if q.field != "" {
-		var err error
-		if b, err = p.fieldOf(a.Value, format, q.field); err != nil {
-			if err == errNoField {
-				s.refuse(ctx, c, fieldNotFound)
-			} else {
-				s.fail(ctx, c, q.ref, err)
-			}
-			s.audit(c, q.ref, a.Value.VersionID, c.code)
-			return
+	b, err := p.wanted(a.Value, q)
+	if err != nil {
+		if err == errNoField {
+			s.refuse(ctx, c, fieldNotFound)
+		} else {
+			s.fail(ctx, c, q.ref, err)
 		}
-	} else {
-		b = p.bodyOf(a.Value, format)
+		s.audit(c, q.ref, a.Value.VersionID, c.code)
+		return
 	}
+	s.setValueHeaders(ctx, c, a, p)
+	ctx.Response.Header.SetContentTypeBytes(b.contentType)
 	ctx.Response.SetBodyRaw(b.data)
-	if a.Freshness == upstream.Hit {
-		s.setHitHeaders(ctx, c, p, b.contentType, ageAt(s.clock.Load(), a))
-	} else {
-		s.setValueHeaders(ctx, c, a, p)
-		ctx.Response.Header.SetContentTypeBytes(b.contentType)
-	}
 	s.countValue(c, a)
-	if s.opts.Audit != nil {
-		c.status = fasthttp.StatusOK
-		s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
-	}
+	c.status = fasthttp.StatusOK
+	s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
 }
 
 func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, p *prepared) {
@@ -233,8 +221,7 @@ var (
 	noStore       = []byte("no-store")
 	noSniff       = []byte("nosniff")
 	retryAfterOne = []byte("1")
-	xCacheHit     = []byte("hit")
-	xCache        = [...][]byte{upstream.Hit: xCacheHit, upstream.Miss: []byte("miss"), upstream.Stale: []byte("stale")}
+	xCache        = [...][]byte{upstream.Hit: []byte("hit"), upstream.Miss: []byte("miss"), upstream.Stale: []byte("stale")}
 
 	contentTypeJSON   = []byte("application/json")
 	contentTypeText   = []byte("text/plain; charset=utf-8")
@@ -252,7 +239,11 @@ func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.
 	s.setCommonHeaders(ctx, c)
 	h := &ctx.Response.Header
 	h.SetCanonical(headerETag, p.etag[:])
-	c.setAge(ctx, ageAt(time.Now().UnixNano(), a))
+	now := s.clock.Load() // a hit can be a second off
+	if a.Freshness != upstream.Hit {
+		now = time.Now().UnixNano()
+	}
+	c.setAge(ctx, ageAt(now, a))
 	h.SetCanonical(headerXCache, xCache[min(a.Freshness, upstream.Stale)])
 	if a.Freshness == upstream.Stale && a.Reason != "" {
 		h.SetCanonical(headerXCacheReason, []byte(a.Reason))

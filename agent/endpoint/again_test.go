@@ -1,0 +1,244 @@
+package endpoint
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+const warmHeaders = "Host: 127.0.0.1:2025\r\nAccept: */*\r\nX-KMS-Token: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n\r\n"
+
+func again(target string) string { return "GET " + target + " HTTP/1.1\r\n" + warmHeaders }
+
+// shelf is a cache of a few values; one of them makes it panic.
+type shelf struct {
+	Secrets
+	held map[upstream.SecretName]upstream.Answer
+}
+
+func (s shelf) Peek(ref upstream.SecretRef) (upstream.Answer, bool) {
+	if ref.SecretName == "panic" {
+		panic("a defect")
+	}
+	a, ok := s.held[ref.SecretName]
+	return a, ok && ref.VersionID == "" && a.Freshness == upstream.Hit
+}
+
+func (s shelf) Lookup(_ context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	if a, ok := s.held[ref.SecretName]; ok {
+		return a, nil
+	}
+	return upstream.Answer{}, &upstream.Error{Err: upstream.ErrNotFound}
+}
+
+func (s shelf) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	a, err := s.Lookup(ctx, ref)
+	a.Freshness = upstream.Miss
+	return a, err
+}
+
+func newShelf(t testing.TB, opts Options) *Server {
+	t.Helper()
+	held := map[upstream.SecretName]upstream.Answer{}
+	for name, data := range map[upstream.SecretName]string{
+		"app/db": `{"password":"first"}`, "other": "text", "big": strings.Repeat("0123456789abcdef", 4<<10), "stale": "old",
+	} {
+		a := upstream.Answer{Memo: new(upstream.Memo), FetchedAt: time.Now().Add(-time.Minute), Value: &upstream.SecretValue{SecretName: name, VersionID: "v1",
+			VersionStages: []upstream.VersionStage{upstream.ACSCurrent}, SecretData: upstream.NewSecretData([]byte(data)), SecretDataType: upstream.DataTypeText}}
+		if name == "stale" {
+			a.Freshness, a.Reason = upstream.Stale, "ServiceUnavailableTemporary"
+		}
+		held[name] = a
+	}
+	token, err := NewToken([]byte(strings.Repeat("0123456789abcdef", 4)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Callers = []Caller{{Name: "web", Tokens: []Token{token}, Secrets: []string{"app/*", "big", "stale", "panic", "missing"}}}
+	s, err := New(shelf{held: held}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// script is a connection whose client sends each chunk in one piece and then leaves.
+type script struct {
+	loopConn
+	chunks [][]byte
+	sent   bytes.Buffer
+}
+
+func (c *script) Read(p []byte) (int, error) {
+	if len(c.chunks) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.chunks[0])
+	if c.chunks[0] = c.chunks[0][n:]; len(c.chunks[0]) == 0 {
+		c.chunks = c.chunks[1:]
+	}
+	return n, nil
+}
+
+func (c *script) Write(p []byte) (int, error) { return c.sent.Write(p) }
+
+// said is an answer without what differs from one request to the next.
+type said struct {
+	status int
+	header string
+	body   string
+	last   bool // the connection ends with it
+}
+
+// converse returns what s answers to the chunks on a connection of their own.
+func converse(t testing.TB, s *Server, chunks ...string) []said {
+	t.Helper()
+	client := &script{}
+	for _, chunk := range chunks {
+		if chunk != "" {
+			client.chunks = append(client.chunks, []byte(chunk))
+		}
+	}
+	c := &conn{Conn: client, srv: s}
+	c.setNumber(s.numbers.Add(1), s.process)
+	s.table.add(c, time.Now())
+	s.wg.Add(1)
+	s.serveConn(c)
+	var answers []said
+	for r := bufio.NewReader(&client.sent); ; {
+		answer, err := http.ReadResponse(r, nil)
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+			return answers
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := answer.Header.Get("X-Request-Id")
+		answer.Header.Set("X-Request-Id", "ID")
+		var header strings.Builder
+		_ = answer.Header.Write(&header)
+		answers = append(answers, said{answer.StatusCode, header.String(), strings.ReplaceAll(string(body), id, "ID"), answer.Close})
+	}
+}
+
+func sameAnswers(t testing.TB, request string, first, later []said) {
+	t.Helper()
+	if !slices.Equal(first, later) {
+		t.Fatalf("%q: as the first request of a connection\n%+v\nas a later one\n%+v", request, first, later)
+	}
+}
+
+// repeatable are requests whose answers must not depend on what the connection was asked before.
+var repeatable = []string{
+	again("/v1/app/db"), again("/v1/app%2Fdb"), again("/v1/app/db:ACSCurrent"), again("/v1/app/db?format=aws"), again("/v1/app/db?field=password"),
+	again("/v1/app/db?field=none"), again("/secretsmanager/get?secretId=app/db"), again("/secretsmanager/batch?secretId=app/db"), again("/v1/big"), again("/v1/stale"),
+	again("/v1/other"), again("/v1/missing"), again("/v1/panic"), again("/v1/app/db?refreshNow=true"), again("/v1/app/db?foo=1"), again("/v1/app/db?wait=1s"),
+	again("/live"), again("/ready"), again("/nothing"), again("/v1/app/db#x"), again("/v1/app db"), again("/v1/app\tdb"), again("/v1/%zz"), again("http://evil.example/v1/app/db"), again("*"), again(""),
+	again("/v1/app/db") + again("/v1/other"), again("/v1/app/db")[:40], again("/v1/app/db") + "GET ", "\r\n" + again("/v1/app/db"),
+	strings.Replace(again("/v1/app/db"), "GET", "POST", 1), strings.Replace(again("/v1/app/db"), "GET", "get", 1), strings.Replace(again("/v1/app/db"), "1.1", "1.0", 1),
+	strings.Replace(again("/v1/app/db"), "1.1\r", "1.1", 1), strings.ReplaceAll(again("/v1/app/db"), "\r", ""),
+	strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1) + again("/v1/app/db"),
+	strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nContent-Length: 3\r\n\r\nabc", 1), strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nX-Forwarded-For: 1\r\n\r\n", 1),
+	strings.Replace(again("/v1/app/db"), "abcdef", "abcdee", 1), strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nIf-None-Match: *\r\n\r\n", 1),
+}
+
+// TestAnswersDoNotDependOnTheConnection compares answers of the short way with those of the
+// long one.
+func TestAnswersDoNotDependOnTheConnection(t *testing.T) {
+	s := newShelf(t, Options{})
+	warm := again("/v1/app/db?format=vault")
+	for _, request := range repeatable {
+		first := converse(t, s, request)
+		sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
+		sameAnswers(t, request, first, converse(t, s, warm, warm, request)[2:])
+		if n := len(request) / 2; n > 0 {
+			sameAnswers(t, request+" in two pieces", first, converse(t, s, warm, request[:n], request[n:])[1:])
+		}
+	}
+}
+
+func TestRepeatedHitsTakeTheShortWay(t *testing.T) {
+	s := newShelf(t, Options{MaxRequestsPerConnection: 16_000_000})
+	handled := 0
+	s.http.Handler = func(ctx *fasthttp.RequestCtx) { handled++; s.handle(ctx) }
+	hit, longWay := again("/v1/app/db"), again("/v1/missing")
+	// The first request, and the one that is no hit.
+	if got := converse(t, s, hit, hit, again("/v1/big"), hit, longWay, hit); len(got) != 6 || handled != 2 {
+		t.Errorf("%d answers, %d of them the long way", len(got), handled)
+	}
+	if n := s.Stats(); n.Hits != 5 {
+		t.Errorf("%d hits are counted", n.Hits)
+	}
+
+	if raceEnabled {
+		return // the race detector allocates
+	}
+	conversation := func(n int) float64 {
+		return testing.AllocsPerRun(5, func() {
+			c := &conn{Conn: &loopConn{request: []byte(hit), n: n}, srv: s}
+			s.table.add(c, time.Now())
+			s.wg.Add(1)
+			s.serveConn(c)
+		})
+	}
+	if few, many := conversation(10), conversation(10_000); many > few+10 {
+		t.Errorf("10 requests allocate %v times, 10,000 %v times", few, many)
+	}
+}
+
+func TestTheShortWayEnds(t *testing.T) {
+	s := newShelf(t, Options{MaxRequestsPerConnection: 3})
+	got := converse(t, s, slices.Repeat([]string{again("/v1/app/db")}, 5)...)
+	if len(got) != 3 || got[1].last || !got[2].last {
+		t.Errorf("%d answers on a connection of 3", len(got))
+	}
+	s = newShelf(t, Options{})
+	if err := s.SetCallers([]Caller{DefaultCaller(mustNewToken(t, 0))}); err != nil {
+		t.Fatal(err)
+	}
+	if got := converse(t, s, again("/v1/app/db"), again("/v1/app/db")); len(got) != 1 || got[0].status != 403 {
+		t.Errorf("another token: %d answers", len(got))
+	}
+}
+
+func mustNewToken(t testing.TB, fill byte) Token {
+	t.Helper()
+	token, err := NewToken(bytes.Repeat([]byte{'a' + fill}, 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// FuzzRepeatedRequest holds that a request is answered alike as the first one of its
+// connection and after others, whole or in two pieces.
+func FuzzRepeatedRequest(f *testing.F) {
+	for i, request := range repeatable {
+		f.Add(request, i)
+	}
+	s := newShelf(f, Options{})
+	warm := again("/v1/app/db")
+	f.Fuzz(func(t *testing.T, request string, cut int) {
+		if request == "" || len(request) > 2000 {
+			return
+		}
+		cut = min(max(cut, 0), len(request))
+		first := converse(t, s, request)
+		sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
+		sameAnswers(t, request, first, converse(t, s, warm, request[:cut], request[cut:])[1:])
+	})
+}
