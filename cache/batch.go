@@ -174,7 +174,7 @@ func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []si
 			}
 			e := sh.obtain(ref)
 			c.touch(sh, e, c.now())
-			f, err := c.join(sh, e, found[i].since != unproven)
+			f, err := c.join(sh, e, found[i].since != unproven, upstream.CauseOf(ctx))
 			if err != nil {
 				c.settle(sh, e)
 				sh.mu.Unlock()

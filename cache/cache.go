@@ -181,12 +181,12 @@ func (c *Cache) Lookup(ctx context.Context, ref upstream.SecretRef) (upstream.An
 		return answer, nil
 	}
 	c.touch(sh, e, now)
-	if answer, err, ok := c.withoutUpstream(sh, e, now, limits); ok {
+	if answer, err, ok := c.withoutUpstream(ctx, sh, e, now, limits); ok {
 		c.settle(sh, e)
 		sh.mu.Unlock()
 		return answer, err
 	}
-	f, err := c.join(sh, e, false)
+	f, err := c.join(sh, e, false, upstream.CauseOf(ctx))
 	patient := e.value == nil
 	if err != nil {
 		answer, err := c.instead(sh, e, err, limits)
@@ -200,7 +200,7 @@ func (c *Cache) Lookup(ctx context.Context, ref upstream.SecretRef) (upstream.An
 
 // withoutUpstream answers a lookup of a value that is not fresh where asking the upstream is
 // known to be in vain. The caller holds the shard.
-func (c *Cache) withoutUpstream(sh *shard, e *entry, now int64, limits *Limits) (answer upstream.Answer, err error, ok bool) {
+func (c *Cache) withoutUpstream(ctx context.Context, sh *shard, e *entry, now int64, limits *Limits) (answer upstream.Answer, err error, ok bool) {
 	if e.fail != nil && now < e.fail.until {
 		if upstream.Outage(e.fail.err) {
 			answer, err = c.instead(sh, e, e.fail.err, limits)
@@ -221,7 +221,7 @@ func (c *Cache) withoutUpstream(sh *shard, e *entry, now int64, limits *Limits) 
 		return answer, nil, false
 	}
 	if now >= until {
-		if _, err := c.join(sh, e, false); err == nil {
+		if _, err := c.join(sh, e, false, upstream.CauseOf(ctx)); err == nil {
 			c.guard.begin(now, c.fetchTimeout)
 		}
 	}

@@ -57,6 +57,11 @@
 // all, and none for what nobody has a stake in. Nothing of it is on the way of a fresh hit, and
 // what is evicted takes its history with it.
 //
+// Causes. A call to the upstream is made for one request: the one that found no flight to
+// join. It carries that request's [upstream.Cause] alone; the list of all who joined has no
+// bound, and their own lines have their own request ids. A refresh in the background has no
+// cause, also when a lookup joins it later.
+//
 // The sealed file is bbolt with one record per value. A record is sealed under its random id,
 // so that records cannot be exchanged and the file does not tell which secrets it holds; the
 // time of the last confirmation is inside, so that an older copy of the file brings back

@@ -24,6 +24,8 @@ const maxRetryAfter = 5 * time.Minute
 type flight struct {
 	done chan struct{} // closed when the rest is known
 
+	cause upstream.Cause // the request of whoever made it; none in the background
+
 	// Guarded by the shard.
 	started  bool    // the upstream may have looked already
 	outdated bool    // a change was announced after it started
@@ -120,12 +122,13 @@ func (e *entry) joinable(strict bool) *flight {
 }
 
 // join returns a joinable flight, started or queued behind the one under way when there is
-// none. The caller holds the shard.
-func (c *Cache) join(sh *shard, e *entry, strict bool) (*flight, error) {
+// none. A flight has one cause, that of the caller who made it necessary; those who join it
+// later leave it so. The caller holds the shard.
+func (c *Cache) join(sh *shard, e *entry, strict bool, cause upstream.Cause) (*flight, error) {
 	if f := e.joinable(strict); f != nil {
 		return f, nil
 	}
-	f := &flight{done: make(chan struct{})}
+	f := &flight{done: make(chan struct{}), cause: cause}
 	if e.flight != nil {
 		e.flight.next = f // flown by the same goroutine
 		return f, nil
@@ -147,9 +150,10 @@ func (c *Cache) fly(sh *shard, e *entry, f *flight) {
 	}
 }
 
-// call asks the upstream under the flight's own deadline; no caller's context reaches it.
+// call asks the upstream under the flight's own deadline; of the callers' contexts only the
+// cause reaches it.
 func (c *Cache) call(sh *shard, e *entry, f *flight) (upstream.SecretValue, error) {
-	ctx, cancel := context.WithTimeout(c.life, c.fetchTimeout)
+	ctx, cancel := context.WithTimeout(upstream.WithCause(c.life, f.cause), c.fetchTimeout)
 	defer cancel()
 	f.begin, f.beganAt = c.tick.Add(1), time.Now()
 	defer func() { f.end = c.tick.Add(1) }()
@@ -267,7 +271,7 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 
 	// 3. Draw conclusions about the upstream as a whole, and tell.
 	for _, ev := range f.events {
-		c.log.Log(context.Background(), ev.level, ev.text, ev.args...)
+		c.log.Log(context.Background(), ev.level, ev.text, append(ev.args, f.cause.Attr())...)
 	}
 	now := c.now()
 	if c.life.Err() != nil {
@@ -281,6 +285,7 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 		c.log.Info("the upstream answers again")
 		c.due.spread(now, recoverySpread)
 	}
+	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", time.Since(f.beganAt), f.cause.Attr())
 	c.fetches[outcome].Add(1)
 	if c.observe != nil {
 		c.observe(Fetch{Ref: e.ref, Outcome: outcome, Background: f.background, Duration: time.Since(f.beganAt)})

@@ -25,7 +25,7 @@ func (c *Cache) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstrea
 	sh.mu.Lock()
 	e := sh.obtain(ref)
 	c.touch(sh, e, c.now())
-	f, err := c.force(sh, e)
+	f, err := c.force(ctx, sh, e)
 	c.settle(sh, e)
 	sh.mu.Unlock()
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.An
 	ref = ref.WithDefaults()
 	sh := c.shardOf(ref.SecretName)
 	sh.mu.Lock()
-	f := c.complain(sh, sh.find(ref))
+	f := c.complain(ctx, sh, sh.find(ref))
 	sh.mu.Unlock()
 	if f != nil {
 		answer, err := c.outcome(ctx, f)
@@ -58,7 +58,7 @@ func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.An
 
 // complain returns the flight that answers a complaint about e, or nil when a lookup does.
 // The caller holds the shard.
-func (c *Cache) complain(sh *shard, e *entry) *flight {
+func (c *Cache) complain(ctx context.Context, sh *shard, e *entry) *flight {
 	if e == nil || e.value == nil {
 		return nil // nothing was given out that could have been refused
 	}
@@ -72,7 +72,7 @@ func (c *Cache) complain(sh *shard, e *entry) *flight {
 	if e.reported != 0 && now < e.reported+int64(c.reportEvery) {
 		return nil
 	}
-	f, err := c.force(sh, e)
+	f, err := c.force(ctx, sh, e)
 	if err != nil {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (c *Cache) complain(sh *shard, e *entry) *flight {
 
 // force returns a flight whose call starts after now, taking a token when it is a new one.
 // The caller holds the shard.
-func (c *Cache) force(sh *shard, e *entry) (*flight, error) {
+func (c *Cache) force(ctx context.Context, sh *shard, e *entry) (*flight, error) {
 	if f := e.joinable(true); f != nil {
 		return f, nil
 	}
@@ -95,7 +95,7 @@ func (c *Cache) force(sh *shard, e *entry) (*flight, error) {
 			RetryAfter: time.Duration(float64(time.Second) / float64(c.forced.Limit())),
 		}
 	}
-	return c.join(sh, e, true)
+	return c.join(sh, e, true, upstream.CauseOf(ctx))
 }
 
 // outcome waits for f and returns what the upstream said.

@@ -131,7 +131,7 @@ func (c *Cache) startRefresh() *flight {
 	if e.flight != nil && e.joinable(false) == e.flight {
 		return nil // a lookup was faster; landing schedules the next refresh
 	}
-	f, err := c.join(sh, e, false)
+	f, err := c.join(sh, e, false, upstream.Cause{})
 	if err != nil {
 		c.due.set(e, now+int64(time.Second))
 		return nil

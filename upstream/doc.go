@@ -27,4 +27,10 @@
 // [SecretData.Reveal] is the only way to the bytes, so a search for Reveal lists every exit.
 // A [SecretValue] is shared, not copied, once a backend has returned it: treat it as
 // read-only.
+//
+// # Who caused a call
+//
+// The context of a call may carry a [Cause]: the request of a client that made it necessary,
+// and the trace that this client is in. Backends add it to their log lines with [Cause.Attr],
+// and pass the trace on where their protocol has a place for it.
 package upstream

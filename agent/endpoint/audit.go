@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -41,8 +42,9 @@ type AuditOptions struct {
 //	{"Time":"2024-02-21T15:39:26.123Z","Caller":"web","From":"uid=1000 gid=1000 pid=77","Operation":"GetSecretValue",
 //	 "SecretName":"app/db","VersionStage":"ACSCurrent","VersionId":"v2","Outcome":"hit","Status":200,"RequestId":"…"}
 //
-// Outcome is hit, miss, stale, not-modified, or the code of an error. Refusals are written at
-// most about a hundred times a second; Suppressed then says how many were left out before.
+// Outcome is hit, miss, stale, not-modified, or the code of an error. TraceId and SpanId follow
+// when the client sent a traceparent. Refusals are written at most about a hundred times a
+// second; Suppressed then says how many were left out before.
 //
 // Lines are written within a tenth of a second, together. A process that is killed loses those
 // of that time. When the file cannot be written, requests are served all the same, and
@@ -172,12 +174,13 @@ type record struct {
 	outcome    string
 	status     int
 	requestID  []byte
+	trace      upstream.TraceParent
 	suppressed uint64
 }
 
 func (s *Server) record(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) record {
 	r := record{time: time.Now(), from: c.from(), op: c.op, ref: ref, version: version, outcome: outcome,
-		status: c.status, requestID: c.idBuf[:], suppressed: suppressed}
+		status: c.status, requestID: c.idBuf[:], trace: c.trace(), suppressed: suppressed}
 	if c.caller != nil {
 		r.caller = c.caller.name
 	}
@@ -234,6 +237,12 @@ func appendRecord(b []byte, r record) []byte {
 	b = strconv.AppendInt(b, int64(r.status), 10)
 	b = append(b, `,"RequestId":"`...)
 	b = append(b, r.requestID...)
+	if !r.trace.IsZero() {
+		b = append(b, `","TraceId":"`...)
+		b = hex.AppendEncode(b, r.trace.TraceID[:])
+		b = append(b, `","SpanId":"`...)
+		b = hex.AppendEncode(b, r.trace.SpanID[:])
+	}
 	b = append(b, '"')
 	if r.suppressed > 0 {
 		b = append(b, `,"Suppressed":`...)

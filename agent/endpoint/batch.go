@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -32,7 +31,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	var failures []error
 	if len(may) > 0 {
 		c.setPhase(busy)
-		lookup, cancel := context.WithTimeout(s.base, s.opts.LookupTimeout)
+		lookup, cancel := s.lookupContext(c)
 		answers, failures = s.secrets.LookupAll(lookup, may)
 		cancel()
 		c.setPhase(active)
@@ -55,7 +54,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 			f := failureOf(err)
 			s.stats.fail(f.code)
 			if f.defect {
-				s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, "request_id", c.requestID())
+				s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr())
 			}
 			errs = appendBatchError(errs, ref, f)
 			c.status = f.status

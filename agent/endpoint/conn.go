@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"container/list"
 	"encoding/binary"
 	"encoding/hex"
@@ -68,11 +69,12 @@ type conn struct {
 	memory  memory
 
 	// What the current request turned out to be.
-	query  query
-	caller *caller
-	op     string
-	status int
-	code   string // of an error
+	query       query
+	traceparent []byte // as it was sent; memory of the request
+	caller      *caller
+	op          string
+	status      int
+	code        string // of an error
 
 	remote string // who is on the other side; made when asked for
 
@@ -170,6 +172,7 @@ func (c *conn) begin() {
 		c.idBuf[i] = digits[n&15]
 	}
 	c.idText = ""
+	c.traceparent = nil
 	c.caller, c.op, c.status, c.code = nil, "", 0, ""
 	c.startClock()
 }
@@ -180,6 +183,18 @@ func (c *conn) requestID() string {
 		c.idText = string(c.idBuf[:])
 	}
 	return c.idText
+}
+
+// trace returns the trace that the client is in. It is parsed when asked for: most hits leave
+// no line behind.
+func (c *conn) trace() upstream.TraceParent {
+	t, _ := upstream.ParseTraceParent(bytes.Trim(c.traceparent, " \t"))
+	return t
+}
+
+// cause returns the current request as the cause of what it sets off.
+func (c *conn) cause() upstream.Cause {
+	return upstream.Cause{RequestID: c.requestID(), Trace: c.trace()}
 }
 
 // ageAt returns how long ago the backend confirmed a value, in seconds.

@@ -25,6 +25,10 @@
 // stands for itself, since it belongs to the alphabet of names; only in field= it is a space,
 // as form encoders write it.
 //
+// A traceparent header (W3C Trace Context) is followed: the trace is in the log and audit lines
+// of the request and of the call to the backend that it causes. One that is not valid is
+// ignored. tracestate is accepted and not used; a client that sends no trace gets none.
+//
 // Every answer carries X-Request-Id. A value carries ETag, Age, X-Cache (hit, miss or stale)
 // and, when it is stale, X-Cache-Reason. The RequestId inside a kms body is that of the read
 // from the backend that produced the value.

@@ -100,6 +100,13 @@ func (f *fakeSecrets) fail(name string, err error) {
 	f.failing[upstream.SecretName(name)] = err
 }
 
+// hook calls on before every lookup that is not a hit.
+func (f *fakeSecrets) hook(on func(ctx context.Context, ref upstream.SecretRef)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onFetch = on
+}
+
 func (f *fakeSecrets) subscribers() int {
 	f.mu.RLock()
 	defer f.mu.RUnlock()

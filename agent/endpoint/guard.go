@@ -17,6 +17,8 @@ type seen struct {
 	forwarded   bool
 	crossOrigin bool
 	ifNoneMatch []byte
+	traceparent []byte
+	traces      int // traceparent headers
 }
 
 // guard decides whether a request may go on, in this order:
@@ -44,6 +46,9 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return seen{}, malformedRequest
 	}
 	h := s.scan(req)
+	if h.traces == 1 {
+		c.traceparent = h.traceparent
+	}
 	// 2.
 	if h.forwarded {
 		return h, forwardedRequest
@@ -111,6 +116,11 @@ func (s *Server) scan(req *fasthttp.RequestHeader) seen {
 		case 'i':
 			if string(k) == "If-None-Match" {
 				h.ifNoneMatch = v
+			}
+		case 't':
+			if string(k) == "Traceparent" {
+				h.traceparent = v
+				h.traces++
 			}
 		}
 		for _, name := range s.tokenHeaders {
@@ -182,12 +192,12 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 			name = c.caller.name
 		}
 		s.opts.Logger.Warn("request refused", "code", refusals[r].code, "caller", name, "from", c.from(),
-			"request_id", c.requestID(), "suppressed", suppressed)
+			c.cause().Attr(), "suppressed", suppressed)
 	}
 	if s.opts.Audit != nil && r != nameNotAllowed { // a denied name is audited with the name, by its route
 		if ok, suppressed := s.auditRef.allow(); ok {
 			s.opts.Audit.write(record{time: time.Now(), from: c.from(), op: c.op, outcome: refusals[r].code,
-				status: refusals[r].status, requestID: c.idBuf[:], suppressed: suppressed})
+				status: refusals[r].status, requestID: c.idBuf[:], trace: c.trace(), suppressed: suppressed})
 		}
 	}
 }

@@ -1,8 +1,11 @@
 package endpoint
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -101,6 +104,76 @@ func BenchmarkHandler(b *testing.B) {
 		ctx.Response.Header.Reset()
 		ctx.Response.ResetBody()
 	}
+}
+
+// TestTracedHitAllocatesNothing sends another trace with every request, which takes the full
+// way through the guard, with and without an audit line.
+func TestTracedHitAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	s, c := newHeld(t)
+	requests := tracedContexts(t, c)
+	for _, audit := range []*AuditLog{nil, NewAuditLog(io.Discard, AuditOptions{})} {
+		s.opts.Audit = audit
+		turn := 0
+		if n := testing.AllocsPerRun(5000, func() {
+			ctx := requests[turn%len(requests)]
+			turn++
+			s.handle(ctx)
+			if ctx.Response.StatusCode() != 200 || c.trace().IsZero() {
+				t.Fatalf("%d, trace %v", ctx.Response.StatusCode(), c.trace())
+			}
+			ctx.Response.Header.Reset()
+			ctx.Response.ResetBody()
+		}); n != 0 {
+			t.Errorf("audited %v: %v allocations", audit != nil, n)
+		}
+	}
+	if err := s.opts.Audit.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkHandlerTrace compares a client that repeats its request with one that sends a new
+// trace each time, which the connection's memory cannot help.
+func BenchmarkHandlerTrace(b *testing.B) {
+	for _, traced := range []bool{false, true} {
+		b.Run(fmt.Sprintf("traced=%v", traced), func(b *testing.B) {
+			s, c := newHeld(b)
+			requests := tracedContexts(b, c)
+			if !traced {
+				requests = []*fasthttp.RequestCtx{wireContext(b, c, "")}
+			}
+			b.ReportAllocs()
+			for turn := 0; b.Loop(); turn++ {
+				ctx := requests[turn%len(requests)]
+				s.handle(ctx)
+				ctx.Response.Header.Reset()
+				ctx.Response.ResetBody()
+			}
+		})
+	}
+}
+
+func tracedContexts(t testing.TB, c *conn) (requests []*fasthttp.RequestCtx) {
+	for i := range 2 {
+		requests = append(requests, wireContext(t, c, fmt.Sprintf("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333%d-01\r\n", i)))
+	}
+	return requests
+}
+
+// wireContext is a request as it is read from a connection, headers in one block.
+func wireContext(t testing.TB, c *conn, line string) *fasthttp.RequestCtx {
+	t.Helper()
+	ctx := &fasthttp.RequestCtx{}
+	ctx.Init2(c, nil, false)
+	wire := "GET /v1/app/db HTTP/1.1\r\nHost: 127.0.0.1:2025\r\nUser-Agent: test\r\nAccept: */*\r\nX-KMS-Token: " +
+		strings.Repeat("0123456789abcdef", 4) + "\r\n" + line + "\r\n"
+	if err := ctx.Request.Read(bufio.NewReader(strings.NewReader(wire))); err != nil {
+		t.Fatal(err)
+	}
+	return ctx
 }
 
 // FuzzTarget holds three properties of every request target: it never breaks the server, what

@@ -14,9 +14,10 @@ const (
 
 // memory is what a connection knows from its previous requests. Clients that keep a
 // connection open ask the same over and over; comparing bytes with those of the last time
-// saves parsing and checking the headers, hashing the token and decoding the target again. It holds no value. Nothing in it grants anything: each part is the result of
-// a pure function of bytes that this same client sent, and of the set of callers, and counts
-// only for the same bytes under the same set.
+// saves parsing and checking the headers, hashing the token and decoding the target again. It
+// holds no value. Nothing in it grants anything: each part is the result of a pure function of
+// bytes that this same client sent, and of the set of callers, and counts only for the same
+// bytes under the same set.
 type memory struct {
 	headers []byte // the last header block that passed the guard with a GET,
 	who     *caller
@@ -43,13 +44,13 @@ func (c *conn) passed(headers []byte, set *callerSet, now int64) bool {
 	return true
 }
 
-// remember notes that a GET with this header block passed the guard. Blocks with conditions
-// are left out: what follows the guard must see those. So are those that end the connection or
-// that another version of HTTP would read differently.
+// remember notes that a GET with this header block passed the guard. Blocks with a condition
+// or a trace are left out: what follows the guard must see those. So are those that end the
+// connection or that another version of HTTP would read differently.
 func (c *conn) remember(req *fasthttp.RequestHeader, h *seen) {
 	m := &c.memory
 	m.who = nil
-	if headers := req.RawHeaders(); len(h.ifNoneMatch) == 0 && len(headers) <= maxHeaders && req.IsHTTP11() && !req.ConnectionClose() {
+	if headers := req.RawHeaders(); len(h.ifNoneMatch) == 0 && h.traces == 0 && len(headers) <= maxHeaders && req.IsHTTP11() && !req.ConnectionClose() {
 		m.headers, m.who = append(m.headers[:0], headers...), c.caller
 	}
 }

@@ -104,11 +104,11 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}
 	if f.defect {
-		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, "request_id", c.requestID())
+		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr())
 	} else if f.status >= http.StatusInternalServerError || f.status == http.StatusTooManyRequests {
 		if ok, suppressed := s.logLimit.allow(); ok {
 			s.opts.Logger.Warn("no usable value", "secret", ref.String(), "code", f.code, "err", err,
-				"request_id", c.requestID(), "suppressed", suppressed)
+				c.cause().Attr(), "suppressed", suppressed)
 		}
 	}
 	s.answerError(ctx, c, f.status, f.code, f.message)

@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"context"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -24,7 +23,7 @@ func (s *Server) report(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 		return
 	}
 	c.setPhase(busy)
-	lookup, cancel := context.WithTimeout(s.base, s.opts.LookupTimeout)
+	lookup, cancel := s.lookupContext(c)
 	a, err := s.secrets.Report(lookup, ref)
 	cancel()
 	c.setPhase(active)

@@ -128,7 +128,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	ref := owned(q.ref)
 	c.setPhase(busy)
 	began := time.Now()
-	lookup, cancel := context.WithTimeout(s.base, s.opts.LookupTimeout)
+	lookup, cancel := s.lookupContext(c)
 	var a upstream.Answer
 	var err error
 	if q.refresh {
@@ -145,6 +145,11 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 		return
 	}
 	s.answer(ctx, c, h, &a, ticket)
+}
+
+// lookupContext returns the context of what the current request asks of the cache.
+func (s *Server) lookupContext(c *conn) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(upstream.WithCause(s.base, c.cause()), s.opts.LookupTimeout)
 }
 
 // answer writes a value, a 304, or parks the connection until there is something to write.

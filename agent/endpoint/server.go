@@ -332,7 +332,7 @@ func (s *Server) recover(ctx *fasthttp.RequestCtx, c *conn) {
 		return
 	}
 	s.stats.panics.Add(1)
-	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), "request_id", c.requestID(), "stack", string(debug.Stack()))
+	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), c.cause().Attr(), "stack", string(debug.Stack()))
 	ctx.Hijack(nil)
 	ctx.HijackSetNoResponse(false)
 	ctx.Response.ResetBody()

@@ -42,9 +42,8 @@ const (
 // budget bounds the rate of attempts and adapts it to what the service grants: it is cut when
 // the service throttles and grows again while calls are granted.
 type budget struct {
-	max    float64
-	burst  int
-	logger *slog.Logger
+	max   float64
+	burst int
 
 	turn chan struct{} // held by the first of the line
 
@@ -59,14 +58,14 @@ type budget struct {
 	pauseTill time.Time // as the service asked
 }
 
-func newBudget(b Budget, logger *slog.Logger) *budget {
+func newBudget(b Budget) *budget {
 	start := min(b.PerSecond, startRate)
 	burst := b.Burst
 	if start < b.PerSecond {
 		burst = min(b.Burst, startRate)
 	}
 	return &budget{
-		max: b.PerSecond, burst: b.Burst, current: start, granted: true, logger: logger,
+		max: b.PerSecond, burst: b.Burst, current: start, granted: true,
 		turn: make(chan struct{}, 1), changed: make(chan struct{}),
 		limiter: rate.NewLimiter(rate.Limit(start), burst),
 	}
@@ -138,8 +137,8 @@ func (b *budget) refuseLocked(wait time.Duration) error {
 	return &upstream.Error{Err: upstream.ErrThrottled, Message: why, RetryAfter: wait}
 }
 
-// report adapts the rate to the outcome of an attempt.
-func (b *budget) report(out outcome) {
+// report adapts the rate to the outcome of an attempt, whose cause logger adds to its lines.
+func (b *budget) report(out outcome, logger *slog.Logger) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -157,7 +156,7 @@ func (b *budget) report(out outcome) {
 		}
 		b.cutAt, b.steppedAt, b.granted = now, now, false
 		b.setLocked(now, b.current/factor)
-		b.logger.Warn("the service throttles, the call budget is cut", "perSecond", b.current)
+		logger.Warn("the service throttles, the call budget is cut", "perSecond", b.current)
 	case out.answered:
 		b.granted = true
 		if b.current >= b.max {

@@ -26,50 +26,50 @@ func rateOf(b *budget) float64 { return b.status(time.Now()).PerSecond }
 
 func TestBudgetFeelsItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(Budget{PerSecond: 50, Burst: 100}, discard)
+		b := newBudget(Budget{PerSecond: 50, Burst: 100})
 		if r := rateOf(b); r != startRate {
 			t.Errorf("it starts at %v", r)
 		}
 		for range 20 {
-			b.report(grantedOut)
+			b.report(grantedOut, discard)
 		}
 		if r := rateOf(b); r != 50 {
 			t.Errorf("after 20 granted calls it is %v", r)
 		}
 		for range 10 {
-			b.report(throttled)
+			b.report(throttled, discard)
 		}
 		if r := rateOf(b); r != 25 {
 			t.Errorf("after a burst of refusals it is %v, want half", r)
 		}
 		time.Sleep(cutAgain)
-		b.report(throttled)
+		b.report(throttled, discard)
 		if r := rateOf(b); r != 25.0/4 {
 			t.Errorf("refused again with nothing granted in between: %v, want a quarter of 25", r)
 		}
 		for range 20 {
-			b.report(grantedOut)
+			b.report(grantedOut, discard)
 		}
 		if r := rateOf(b); r != 25.0/4 {
 			t.Errorf("within a second of a cut it grew to %v", r)
 		}
 		time.Sleep(cutAgain)
 		for range 20 {
-			b.report(grantedOut)
+			b.report(grantedOut, discard)
 		}
 		if r := rateOf(b); r != 25.0/4*slowStep {
 			t.Errorf("a second later it is %v, want one slow step", r)
 		}
 		for range 30 {
 			time.Sleep(cutAgain)
-			b.report(throttled)
+			b.report(throttled, discard)
 		}
 		if r := rateOf(b); r != minPerSecond {
 			t.Errorf("at the end it is %v", r)
 		}
 		time.Sleep(slowFor)
 		for range 30 {
-			b.report(grantedOut)
+			b.report(grantedOut, discard)
 		}
 		if r := rateOf(b); r != 50 {
 			t.Errorf("forgiven, it is %v", r)
@@ -87,7 +87,7 @@ func TestBudgetFeelsItsWay(t *testing.T) {
 
 func TestBudgetNeverExceedsItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(Budget{PerSecond: 4, Burst: 4}, discard)
+		b := newBudget(Budget{PerSecond: 4, Burst: 4})
 		begun := time.Now()
 		var mu sync.Mutex
 		var starts []time.Duration
@@ -116,7 +116,7 @@ func TestBudgetNeverExceedsItsRate(t *testing.T) {
 
 func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(Budget{PerSecond: 1, Burst: 1}, discard)
+		b := newBudget(Budget{PerSecond: 1, Burst: 1})
 		begun := time.Now()
 		if err := b.wait(t.Context(), begun.Add(time.Second)); err != nil {
 			t.Error(err)
@@ -143,7 +143,7 @@ func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
 		waiting.Wait()
 
 		hint := outcome{answered: true, err: &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: 30 * time.Second}}
-		b.report(hint)
+		b.report(hint, discard)
 		paused := time.Now()
 		if err := b.wait(t.Context(), paused.Add(20*time.Second)); !errors.Is(err, upstream.ErrThrottled) || time.Since(paused) > 0 {
 			t.Errorf("during a pause: %v after %v", err, time.Since(paused))
@@ -333,7 +333,7 @@ func cannedClient(tb testing.TB, status int, body string) *Client {
 	}
 	tb.Cleanup(func() { _ = c.Close() })
 	for c.policy.budget.current < 1e6 {
-		c.policy.budget.report(grantedOut)
+		c.policy.budget.report(grantedOut, discard)
 	}
 	c.endpoints[0].transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		_, _ = io.Copy(io.Discard, r.Body)

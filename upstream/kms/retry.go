@@ -26,7 +26,7 @@ type policy struct {
 }
 
 func newPolicy(o Options, endpoints []*endpoint) *policy {
-	b := newBudget(o.Budget, o.Logger)
+	b := newBudget(o.Budget)
 	return &policy{
 		endpoints: endpoints,
 		budget:    b,
@@ -150,6 +150,7 @@ func (e notTried) Unwrap() error        { return e.error }
 // send passes budget and breaker, sends, and tells everyone how it went.
 func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) outcome {
 	sent := false
+	logger := p.logger.With(upstream.CauseOf(ctx).Attr())
 	try := func() outcome {
 		sent = true
 		c.attempts++
@@ -166,7 +167,9 @@ func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) 
 			p.observe(o)
 		}
 		if out.err != nil {
-			p.logger.Debug("attempt failed", "op", c.op, "ref", c.ref.String(), "attempt", c.attempts, "took", took, "error", out.err)
+			logger.Debug("attempt failed", "op", c.op, "ref", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took, "error", out.err)
+		} else {
+			logger.Debug("attempt answered", "op", c.op, "ref", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took)
 		}
 		return out
 	}
@@ -183,7 +186,7 @@ func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) 
 			}
 		}
 		if sent {
-			p.budget.report(out)
+			p.budget.report(out, logger)
 		}
 	}
 	if !sent {
@@ -192,7 +195,7 @@ func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) 
 		}
 		out.quit = true
 	}
-	t.endpoint.report(t, out, time.Now(), p.logger)
+	t.endpoint.report(t, out, time.Now(), logger)
 	return out
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
+
+	"secretagent/upstream"
 )
 
 const (
@@ -175,6 +177,9 @@ func (s *session) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	out.Header = request.Header.Clone()
+	if trace := upstream.CauseOf(s.ctx).Trace; !trace.IsZero() {
+		out.Header.Set(upstream.TraceParentHeader, trace.String()) // no signature covers headers
+	}
 	response, err := s.endpoint.transport.RoundTrip(out)
 	if err != nil {
 		s.got.err = err

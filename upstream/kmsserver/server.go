@@ -1,6 +1,7 @@
 package kmsserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -150,7 +151,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 	begin := time.Now()
 	requestID := newRequestID()
-	ex := &exchange{requestID: requestID}
+	ex := &exchange{requestID: requestID, trace: traceOf(&ctx.Request.Header)}
 	body, err := s.answer(ctx, access, ex)
 	code, status := "", http.StatusOK
 	if err != nil {
@@ -163,7 +164,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 		}
 		s.logFault(f, ex, ctx.RemoteAddr())
 	} else {
-		s.logger.Debug("kms api: answered", "action", ex.action, "accessKey", ex.keyID(), "requestId", requestID)
+		s.logger.Debug("kms api: answered", "action", ex.action, "accessKey", ex.keyID(), ex.cause().Attr())
 	}
 	respond(ctx, status, requestID, body)
 	if s.conns.closing() {
@@ -175,8 +176,24 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 // exchange is what is known about a request so far, for the log and for Observe.
 type exchange struct {
 	requestID string
+	trace     upstream.TraceParent
 	action    string // empty until it is one that is served
 	key       *accessKey
+}
+
+// cause returns the request as the cause of what the backend does.
+func (e *exchange) cause() upstream.Cause {
+	return upstream.Cause{RequestID: e.requestID, Trace: e.trace}
+}
+
+// traceOf returns the trace of a request that names exactly one.
+func traceOf(h *fasthttp.RequestHeader) upstream.TraceParent {
+	values := h.PeekAll(upstream.TraceParentHeader)
+	if len(values) != 1 {
+		return upstream.TraceParent{}
+	}
+	trace, _ := upstream.ParseTraceParent(bytes.Trim(values[0], " \t"))
+	return trace
 }
 
 func (e *exchange) keyID() string {
@@ -213,7 +230,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	if !ex.key.mayCall(req.action) {
 		return nil, errForbidden()
 	}
-	callCtx, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+	callCtx, cancel := context.WithTimeout(upstream.WithCause(s.base, ex.cause()), s.limits.RequestTimeout)
 	defer cancel()
 	c := &call{manager: s.manager, params: req.params, key: ex.key, requestID: ex.requestID}
 	return c.run(callCtx, act)
@@ -260,7 +277,7 @@ func encodeFault(f *fault, requestID string, host []byte) []byte {
 // that the client sent but the action and the access key, once both are known ones.
 func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
 	level, text := slog.LevelInfo, "kms api: refused"
-	attrs := []any{"action", ex.action, "code", f.code, "accessKey", ex.keyID(), "from", from.String(), "requestId", ex.requestID}
+	attrs := []any{"action", ex.action, "code", f.code, "accessKey", ex.keyID(), "from", from.String(), ex.cause().Attr()}
 	switch {
 	case f.cause != nil:
 		level, text = slog.LevelError, "kms api: failed"

@@ -1,0 +1,90 @@
+package kms_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"secretagent/upstream"
+	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
+	"secretagent/upstream/upstreamtest"
+)
+
+// lines is a log that several goroutines write.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// with returns the lines that contain text.
+func (l *lines) with(text string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// TestTheCauseOfACallIsFollowed makes a call that fails over and is answered in the end: every
+// line on the way names the client's request and trace, and so does the log of the server.
+func TestTheCauseOfACallIsFollowed(t *testing.T) {
+	store, _ := backend(t)
+	create(t, store, "app/db", "value")
+	var ours, theirs lines
+	ln := listen(t, nil)
+	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{Logger: theirs.logger()})
+	bad := upstreamtest.NewFaulty(t, ln.Addr().String())
+	bad.Set(upstreamtest.Unavailable)
+	client := connect(t, kms.Options{
+		Endpoints: []kms.Endpoint{{Region: "cn-one", Host: bad.Addr(), Scheme: "http"}, plain(ln.Addr())},
+		Logger:    ours.logger(),
+	})
+	trace, _ := upstream.ParseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	const fromClient, traced = "request_id=request-of-the-client", "trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331"
+	ctx := upstream.WithCause(t.Context(), upstream.Cause{RequestID: "request-of-the-client", Trace: trace})
+	if _, err := client.GetSecretValue(ctx, ref("app/db")); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"attempt failed", "endpoint rests", "attempt answered"} {
+		found := ours.with(text)
+		if len(found) != 1 || !strings.Contains(found[0], fromClient+" "+traced) {
+			t.Errorf("%s: %q", text, found)
+		}
+	}
+	// The server has a request id of its own, and the trace.
+	if found := theirs.with(traced); len(found) != 1 || strings.Contains(found[0], fromClient) || !strings.Contains(found[0], "action=GetSecretValue") {
+		t.Errorf("the server logs %q", found)
+	}
+	// What it refuses, it finds again too.
+	if _, err := client.GetSecretValue(ctx, ref("app/none")); err == nil {
+		t.Error("there is no such secret")
+	}
+	if found := theirs.with("Forbidden.ResourceNotFound"); len(found) != 1 || !strings.Contains(found[0], traced) {
+		t.Errorf("the server logs %q", found)
+	}
+	// Without a cause nothing is made up.
+	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
+		t.Fatal(err)
+	}
+	for _, found := range [][]string{ours.with("attempt answered"), theirs.with("action=GetSecretValue")} {
+		if last := found[len(found)-1]; strings.Contains(last, "trace_id") || strings.Contains(last, fromClient) {
+			t.Errorf("a call without a cause: %q", last)
+		}
+	}
+}

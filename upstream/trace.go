@@ -1,0 +1,120 @@
+package upstream
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"strings"
+)
+
+// TraceParentHeader is the header that carries a [TraceParent].
+const TraceParentHeader = "traceparent"
+
+// TraceParent says which span of which distributed trace a request belongs to, as W3C Trace
+// Context defines it. The zero value means none. Nothing here makes spans of its own: what a
+// client sent is written to logs and passed on as it is.
+type TraceParent struct {
+	TraceID [16]byte
+	SpanID  [8]byte // of the caller; the specification calls it parent-id
+	Flags   byte    // sampled and random; others are dropped
+}
+
+// The flags that are defined; a sender must leave all others zero.
+const knownFlags = 0x01 | 0x02
+
+// ParseTraceParent reads the value of a traceparent header. It returns false for whatever
+// the specification tells receivers to ignore: another form, upper case, an id of zeros only,
+// version ff, or version 00 with something behind it. Of later versions it reads the part
+// that all versions share.
+func ParseTraceParent[T string | []byte](header T) (TraceParent, bool) {
+	const length = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-00")
+	var t TraceParent
+	var version, flags [1]byte
+	if len(header) < length || header[2] != '-' || header[35] != '-' || header[52] != '-' ||
+		!unhex(version[:], header[:2]) || !unhex(t.TraceID[:], header[3:35]) ||
+		!unhex(t.SpanID[:], header[36:52]) || !unhex(flags[:], header[53:55]) {
+		return TraceParent{}, false
+	}
+	switch {
+	case version[0] == 0xff,
+		version[0] == 0 && len(header) != length,
+		len(header) > length && header[length] != '-',
+		t.TraceID == [16]byte{},
+		t.SpanID == [8]byte{}:
+		return TraceParent{}, false
+	}
+	t.Flags = flags[0] & knownFlags
+	return t, true
+}
+
+// unhex decodes lower-case digits, two for each byte of dst.
+func unhex[T string | []byte](dst []byte, src T) bool {
+	for i := range dst {
+		high, low := digit(src[2*i]), digit(src[2*i+1])
+		if high > 15 || low > 15 {
+			return false
+		}
+		dst[i] = high<<4 | low
+	}
+	return true
+}
+
+// digit returns the value of c, or more than 15.
+func digit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 16
+}
+
+// IsZero reports whether there is no trace.
+func (t TraceParent) IsZero() bool { return t == TraceParent{} }
+
+// String returns the header that passes t on, in version 00; "" when there is no trace.
+func (t TraceParent) String() string {
+	if t.IsZero() {
+		return ""
+	}
+	return strings.Join([]string{"00", hex.EncodeToString(t.TraceID[:]), hex.EncodeToString(t.SpanID[:]), hex.EncodeToString([]byte{t.Flags})}, "-")
+}
+
+// Cause is the request of a client that makes a backend work: it lets the log of a call be
+// found from the request and the other way round. The zero value means that no request is
+// the cause, as with a refresh in the background.
+type Cause struct {
+	RequestID string
+	Trace     TraceParent
+}
+
+type causeKey struct{}
+
+// WithCause returns a context that carries c to the backend.
+func WithCause(ctx context.Context, c Cause) context.Context {
+	if c == (Cause{}) {
+		return ctx
+	}
+	return context.WithValue(ctx, causeKey{}, c)
+}
+
+// CauseOf returns what ctx carries; the zero Cause when there is none.
+func CauseOf(ctx context.Context) Cause {
+	c, _ := ctx.Value(causeKey{}).(Cause)
+	return c
+}
+
+// Attr returns c for a log line: request_id, trace_id and span_id, as far as they are known.
+// It has no name of its own, so that handlers put its members beside the others of the line.
+func (c Cause) Attr() slog.Attr {
+	var attrs []slog.Attr
+	if c.RequestID != "" {
+		attrs = append(attrs, slog.String("request_id", c.RequestID))
+	}
+	if !c.Trace.IsZero() {
+		attrs = append(attrs, slog.String("trace_id", hex.EncodeToString(c.Trace.TraceID[:])),
+			slog.String("span_id", hex.EncodeToString(c.Trace.SpanID[:])))
+	}
+	return slog.Attr{Value: slog.GroupValue(attrs...)}
+}
