@@ -72,8 +72,9 @@
 // ends, and a new one takes its place. A damaged file costs the values in it; it never stops
 // the cache.
 //
-// Evicted values are not overwritten. They are shared with readers without copying, so the
-// cache cannot know when the last reader is done, and Go's runtime may have copied the bytes
-// anyway. Copying every answer to be able to overwrite one copy would protect nothing and
-// leave more copies behind.
+// Values that are evicted, replaced or dropped are shared with readers, so the cache cannot
+// know when the last of them is done. The collector can: the bytes lie in memory that is
+// overwritten when nothing refers to it any more, see [upstream.Erasable]. Copying every
+// answer to be able to overwrite the original would leave more copies behind than it removes.
+// Sealing and opening a record overwrite the plain text; see record.go.
 package cache

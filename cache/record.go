@@ -2,6 +2,7 @@ package cache
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"time"
@@ -12,7 +13,7 @@ import (
 )
 
 // recordContext separates our ciphertexts from everything else that the keyring seals.
-const recordContext = "secretagent sealed cache record 1\x00"
+const recordContext = "secretagent sealed cache record 2\x00"
 
 // recordID is the key of a record in the file. It is random, so that the file does not tell
 // which secrets it holds.
@@ -25,7 +26,10 @@ func newRecordID() (id recordID) {
 
 // record is one value as it is sealed. In the file it is
 //
-//	random id → AEAD(JSON of record; associated data: recordContext, id)
+//	random id → AEAD(length of the JSON, JSON of record, secret data; associated data: recordContext, id)
+//
+// The data stay out of the JSON, whose encoder keeps copies in buffers that cannot be
+// overwritten.
 type record struct {
 	Ref       upstream.SecretRef
 	FetchedAt time.Time // wall clock
@@ -34,20 +38,20 @@ type record struct {
 	// on counting from one run to the next.
 	Since, Confirmed uint64
 
-	Value value
-}
-
-// value is a SecretValue whose data does not hide from the encoder.
-type value struct {
-	upstream.SecretValue
-	SecretData []byte // outweighs the embedded one
+	Value upstream.SecretValue // its data encode as a placeholder
 }
 
 func (r *record) seal(key tink.AEAD, id recordID) ([]byte, error) {
-	plain, err := json.Marshal(r)
+	meta := *r
+	meta.Value.SecretData = upstream.SecretData{}
+	text, err := json.Marshal(&meta)
 	if err != nil {
 		return nil, err
 	}
+	data := r.Value.SecretData.Reveal()
+	plain := make([]byte, 0, 4+len(text)+len(data))
+	plain = binary.BigEndian.AppendUint32(plain, uint32(len(text)))
+	plain = append(append(plain, text...), data...)
 	defer clear(plain)
 	return key.Encrypt(plain, associatedData(id))
 }
@@ -61,11 +65,26 @@ func openRecord(key tink.AEAD, id, sealed []byte) (*record, error) {
 		return nil, err
 	}
 	defer clear(plain)
-	var r record
-	if err := json.Unmarshal(plain, &r); err != nil {
-		return nil, errors.New("not a record") // the error could quote it
+	if len(plain) < 4 {
+		return nil, errors.New("not a record")
 	}
-	return &r, nil
+	n, rest := uint64(binary.BigEndian.Uint32(plain)), plain[4:]
+	if n > uint64(len(rest)) {
+		return nil, errors.New("not a record")
+	}
+	var r struct {
+		record
+		Value struct {
+			upstream.SecretValue
+			SecretData any // outweighs the embedded one, which does not decode
+		}
+	}
+	if json.Unmarshal(rest[:n], &r) != nil {
+		return nil, errors.New("not a record")
+	}
+	r.record.Value = r.Value.SecretValue
+	r.record.Value.SecretData = upstream.NewSecretData(rest[n:])
+	return &r.record, nil
 }
 
 func associatedData(id recordID) []byte {
@@ -76,13 +95,6 @@ func associatedData(id recordID) []byte {
 func recordOf(e *entry) *record {
 	return &record{
 		Ref: e.ref, FetchedAt: e.fetchedAt.Round(0).UTC(), Since: e.since, Confirmed: e.confirmed,
-		Value: value{SecretValue: *e.value, SecretData: e.value.SecretData.Reveal()},
+		Value: *e.value,
 	}
-}
-
-// secretValue returns the value of r.
-func (r *record) secretValue() *upstream.SecretValue {
-	v := r.Value.SecretValue
-	v.SecretData = upstream.NewSecretData(r.Value.SecretData)
-	return &v
 }

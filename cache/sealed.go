@@ -44,7 +44,7 @@ const (
 )
 
 // recordBucket is the bucket of all records; its name is the version of the format.
-var recordBucket = []byte("records 1")
+var recordBucket = []byte("records 2")
 
 // errDamaged marks a file that cannot be used any further.
 var errDamaged = errors.New("damaged")
@@ -69,6 +69,7 @@ type sealedFile struct {
 	pending map[upstream.SecretRef]*record // :: reference → what to write, nil to delete
 	writing map[upstream.SecretRef]*record // the part of it that is being written
 	stored  map[upstream.SecretRef]stored  // what is in the file
+	filling bool                           // a new file is being made: what is in it is not known yet
 	st      SealedStats
 
 	io   sync.Mutex  // around everything that touches the file
@@ -156,7 +157,7 @@ func (c *Cache) loadSealed() {
 	limits := c.limits.Load()
 	newest := uint64(0)
 	for _, r := range found {
-		v := r.secretValue()
+		v := &r.Value
 		if limits.MaxStale == Never || time.Since(r.FetchedAt) > limits.MaxStale || time.Until(r.FetchedAt) > clockSkew ||
 			r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() || int64(sizeOf(v)) > limits.MaxBytes {
 			s.st.Refused++
@@ -326,7 +327,7 @@ func (s *sealedFile) drop(ref upstream.SecretRef) {
 	}
 	_, isStored := s.stored[ref]
 	_, isWritten := s.writing[ref]
-	if isStored || isWritten {
+	if isStored || isWritten || s.filling {
 		s.pending[ref] = nil
 		s.ring()
 	} else {
@@ -622,8 +623,13 @@ func (s *sealedFile) rebuild() error {
 	s.pending = map[upstream.SecretRef]*record{} // all of it is held, or gone
 	s.stored = map[upstream.SecretRef]stored{}
 	s.st.Bytes, s.st.Records = 0, 0
+	s.filling = true
 	s.mu.Unlock()
-	if err := s.fill(temp.Name()); err != nil {
+	err = s.fill(temp.Name())
+	s.mu.Lock()
+	s.filling = false
+	s.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(temp.Name(), s.path); err != nil {

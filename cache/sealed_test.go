@@ -374,7 +374,7 @@ func TestExchangedRecordsAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = db.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket([]byte("records 1"))
+			b := tx.Bucket([]byte("records 2"))
 			var ids, records [][]byte
 			_ = b.ForEach(func(id, r []byte) error {
 				ids, records = append(ids, bytes.Clone(id)), append(records, bytes.Clone(r))

@@ -51,9 +51,11 @@ type SecretData struct {
 	bytes **[]byte
 }
 
-// NewSecretData wraps b. The caller gives b away and must not modify it afterwards.
+// NewSecretData takes the bytes of b over: it moves them to memory that is overwritten when
+// nobody holds them any more, see [Erasable], and overwrites b.
 func NewSecretData(b []byte) SecretData {
-	p := &b
+	own := Erasable(b)
+	p := &own
 	return SecretData{bytes: &p}
 }
 
