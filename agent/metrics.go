@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"io"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,28 +28,38 @@ type metrics struct {
 
 	upstreamCalls   *prometheus.CounterVec   // by operation and code
 	upstreamSeconds *prometheus.HistogramVec // by operation
+	upstreamRetries *prometheus.CounterVec   // by operation
+	upstreamCodes   labelValues
 
 	apiRequests *prometheus.CounterVec   // by action and code
 	apiSeconds  *prometheus.HistogramVec // by action
 
+	lookupSeconds *prometheus.HistogramVec // by result
+
 	fetchSeconds *prometheus.HistogramVec // by outcome
+	refreshes    *prometheus.CounterVec   // by outcome
 	childEvents  *prometheus.CounterVec   // by event
 }
 
 func newMetrics(version string) *metrics {
 	// For a service on another host, and for one in this process.
+	lookupBuckets := []float64{2.5e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 5e-4, 0.0025, 0.01, 0.05, 0.25, 1, 5}
 	callBuckets := []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5}
 	apiBuckets := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		upstreamCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretagent_upstream_calls_total",
-			Help: "Attempts to call Alibaba Cloud KMS, by operation and code; the code is OK or that of the KMS API.",
+			Help: "Attempts to call Alibaba Cloud KMS, by operation and code; the code is OK or that of the KMS API; other when there are too many.",
 		}, []string{"operation", "code"}),
 		upstreamSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "secretagent_upstream_call_duration_seconds",
 			Help:    "Duration of attempts to call Alibaba Cloud KMS.",
 			Buckets: callBuckets,
+		}, []string{"operation"}),
+		upstreamRetries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretagent_upstream_retries_total",
+			Help: "Those of the attempts that were not the first of their call.",
 		}, []string{"operation"}),
 		apiRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretagent_kms_api_requests_total",
@@ -64,6 +75,16 @@ func newMetrics(version string) *metrics {
 			Help:    "Duration of calls of the cache to the upstream, retries and waits included, by what they found.",
 			Buckets: callBuckets,
 		}, []string{"outcome"}),
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secretagent_cache_refreshes_total",
+			Help: "Those of the calls of the cache to the upstream that no lookup waited for, by what they found.",
+		}, []string{"outcome"}),
+		lookupSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "secretagent_endpoint_lookup_duration_seconds",
+			Help: "Duration of lookups of one secret, from request to answer. Every miss, stale answer and error is timed, but only one hit in 64 of each connection: " +
+				"secretagent_endpoint_lookups_total has the counts.",
+			Buckets: lookupBuckets,
+		}, []string{"result"}),
 		childEvents: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretagent_child_events_total",
 			Help: "What happened to the supervised application and its variables.",
@@ -75,15 +96,46 @@ func newMetrics(version string) *metrics {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds, m.apiRequests, m.apiSeconds, m.fetchSeconds, m.childEvents,
+	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds, m.upstreamRetries, m.apiRequests, m.apiSeconds,
+		m.lookupSeconds, m.fetchSeconds, m.refreshes, m.childEvents,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// observeCall counts one attempt of the cloud client.
+// maxUpstreamCodes is more than the service has codes.
+const maxUpstreamCodes = 60
+
+// labelValues are the values that a label has taken. They come from elsewhere, so that there
+// are so many and no more; the zero value is ready.
+type labelValues struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+// bound returns value, or "other" when it would be one too many or is too long.
+func (l *labelValues) bound(value string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.seen[value]:
+		return value
+	case len(l.seen) >= maxUpstreamCodes, len(value) > 64:
+		return "other"
+	}
+	if l.seen == nil {
+		l.seen = map[string]bool{}
+	}
+	l.seen[value] = true
+	return value
+}
+
+// observeCall counts one attempt of the cloud client. The code is what the other side said.
 func (m *metrics) observeCall(o kms.Observation) {
-	m.upstreamCalls.WithLabelValues(o.Op, cmp.Or(o.Code, "OK")).Inc()
+	m.upstreamCalls.WithLabelValues(o.Op, m.upstreamCodes.bound(cmp.Or(o.Code, "OK"))).Inc()
 	m.upstreamSeconds.WithLabelValues(o.Op).Observe(o.Took.Seconds())
+	if o.Attempt > 1 {
+		m.upstreamRetries.WithLabelValues(o.Op).Inc()
+	}
 }
 
 // observeRequest counts one request to the KMS API.
@@ -96,6 +148,14 @@ func (m *metrics) observeRequest(action, code string, _ int, took time.Duration)
 // observeFetch times one call of the cache to the upstream.
 func (m *metrics) observeFetch(f cache.Fetch) {
 	m.fetchSeconds.WithLabelValues(f.Outcome.String()).Observe(f.Duration.Seconds())
+	if f.Background {
+		m.refreshes.WithLabelValues(f.Outcome.String()).Inc()
+	}
+}
+
+// observeLookup times one lookup at the endpoint.
+func (m *metrics) observeLookup(result string, took time.Duration) {
+	m.lookupSeconds.WithLabelValues(result).Observe(took.Seconds())
 }
 
 // observeChild counts what happens to the supervised application.
@@ -134,7 +194,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 
 func (c collector) endpoint(s sink) {
 	e := c.agent.endpoint.Stats()
-	const lookups, lookupsHelp = "secretagent_endpoint_lookups_total", "Values answered, by how the cache came by them; not_modified are answers without a value."
+	const lookups, lookupsHelp = "secretagent_endpoint_lookups_total", "Values answered, those of batches included, by how the cache came by them; not_modified are answers without a value."
 	s.counter(lookups, lookupsHelp, e.Hits, "result", "hit")
 	s.counter(lookups, lookupsHelp, e.Misses, "result", "miss")
 	s.counter(lookups, lookupsHelp, e.Stale, "result", "stale")
@@ -155,9 +215,16 @@ func (c collector) endpoint(s sink) {
 	s.counter("secretagent_endpoint_connections_evicted_total", "Connections closed to make room for others.", e.Evicted)
 	s.counter("secretagent_endpoint_connections_timed_out_total", "Connections closed because they did not move.", e.TimedOut)
 	s.counter("secretagent_endpoint_panics_total", "Defects caught while answering.", e.Panics)
-	for _, ln := range c.agent.live.Load().serving {
-		if expires := ln.certificateExpiry(); !expires.IsZero() {
-			s.gauge("secretagent_endpoint_certificate_expiry_timestamp_seconds", "When the certificate of the TCP listener ends.", seconds(expires))
+	for _, caller := range c.agent.endpoint.Callers() {
+		s.counter("secretagent_endpoint_caller_lookups_total", "Values answered to the caller, and answers that a value is still the same.", caller.Lookups, "caller", caller.Name)
+		s.counter("secretagent_endpoint_caller_refusals_total", "Requests of the caller that the guard or a limit refused.", caller.Refusals, "caller", caller.Name)
+		s.gauge("secretagent_endpoint_caller_connections", "Open connections that last asked as the caller, waiting ones included.", float64(caller.Connections), "caller", caller.Name)
+		if !caller.LastSeen.IsZero() {
+			s.gauge("secretagent_endpoint_caller_last_seen_timestamp_seconds", "When the caller last asked for anything, to about a second.", seconds(caller.LastSeen), "caller", caller.Name)
+		}
+		if !caller.OldTokenUntil.IsZero() {
+			s.gauge("secretagent_endpoint_caller_old_token_expiry_timestamp_seconds", "When the token ends that the caller had before it was replaced; there only until then.",
+				seconds(caller.OldTokenUntil), "caller", caller.Name)
 		}
 	}
 	if c.agent.audit != nil {
@@ -273,6 +340,9 @@ func (c collector) agentItself(s sink) {
 	const reloads, reloadsHelp = "secretagent_reloads_total", "Reloads of the configuration, by outcome."
 	s.counter(reloads, reloadsHelp, succeeded, "outcome", "succeeded")
 	s.counter(reloads, reloadsHelp, failed, "outcome", "failed")
+	for _, cert := range c.agent.certificates() {
+		s.gauge("secretagent_certificate_expiry_timestamp_seconds", "When the certificate ends; of authorities, when the first of them does.", seconds(cert.expires), "certificate", cert.name)
+	}
 	s.gauge("secretagent_reload_failing", "1 while the last reload has failed and the agent goes on with what it had.", boolean(failing))
 }
 
@@ -293,11 +363,18 @@ func (c collector) backend(s sink) {
 		}
 		s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
 		s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
+		s.gauge("secretagent_upstream_budget_waiting_calls", "Attempts in line for the budget.", float64(st.Budget.Waiting))
+		s.counter("secretagent_upstream_budget_waits_total", "Attempts that had to wait for the budget.", st.Budget.Waits)
+		s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.Waited.Seconds(), nil)
+		s.counter("secretagent_upstream_budget_refusals_total", "Attempts that were not made because their turn would have come too late.", st.Budget.Refused)
 		s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
 		s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
 		s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
 		if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
 			s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
+		}
+		if ends := st.Credential.Expires; !ends.IsZero() {
+			s.gauge("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", seconds(ends))
 		}
 		for _, e := range st.Endpoints {
 			s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)

@@ -37,6 +37,7 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		Ready:          a.readiness,
 		Status:         a.status,
 		Metrics:        a.metrics.write,
+		Observe:        a.metrics.observeLookup,
 		Audit:          a.audit,
 		Logger:         a.log.With("part", "endpoint"),
 	}, nil
@@ -199,6 +200,7 @@ func accountID(account config.Account, lookup func(name string) (id string, err 
 type apiListener struct {
 	net.Listener
 	access kmsserver.Access
+	tls    *endpoint.TLS // nil: plain, or a unix socket
 }
 
 // listenAPI opens the listeners of the built-in backend's KMS API: the unix socket first, then
@@ -218,10 +220,10 @@ func listenAPI(cfg *config.API) (listeners []apiListener, err error) {
 		if err != nil {
 			return listeners, fmt.Errorf("upstream.local.api.socket: %w", err)
 		}
-		listeners = append(listeners, apiListener{ln, kmsserver.Trusted})
+		listeners = append(listeners, apiListener{Listener: ln, access: kmsserver.Trusted})
 	}
 	if cfg.Listen != "" {
-		tlsConfig, err := apiTLS(cfg.TLS)
+		cert, tlsConfig, err := apiTLS(cfg.TLS)
 		if err != nil {
 			return listeners, fmt.Errorf("upstream.local.api.tls: %w", err)
 		}
@@ -229,20 +231,20 @@ func listenAPI(cfg *config.API) (listeners []apiListener, err error) {
 		if err != nil {
 			return listeners, fmt.Errorf("upstream.local.api.listen: %w", err)
 		}
-		listeners = append(listeners, apiListener{ln, kmsserver.Signed})
+		listeners = append(listeners, apiListener{ln, kmsserver.Signed, cert})
 	}
 	return listeners, nil
 }
 
-func apiTLS(cfg *config.TLS) (*tls.Config, error) {
+func apiTLS(cfg *config.TLS) (*endpoint.TLS, *tls.Config, error) {
 	if cfg == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	t, err := endpoint.LoadTLS(tlsOptions(cfg), nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return t.Config(), nil
+	return t, t.Config(), nil
 }
 
 // openAudit opens the audit log; nil when none is configured.

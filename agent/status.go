@@ -69,7 +69,8 @@ type AlibabaStatus struct {
 	Credential CredentialStatus
 	Breaker    BreakerStatus
 	Budget     BudgetStatus
-	InFlight   int // attempts on their way
+	InFlight   int       // attempts on their way
+	CAExpires  time.Time `json:",omitzero"` // the first of the authorities in caFile
 }
 
 // KMSEndpointStatus is the health of one gateway.
@@ -89,6 +90,7 @@ type CredentialStatus struct {
 	Source    string    `json:",omitzero"` // what was used, such as default/oidc_role_arn
 	RenewedAt time.Time `json:",omitzero"`
 	CheckedAt time.Time `json:",omitzero"`
+	Expires   time.Time `json:",omitzero"` // left out when it does not end, or when that is not known
 	Error     string    `json:",omitzero"` // why the source gave nothing last time
 }
 
@@ -104,6 +106,10 @@ type BudgetStatus struct {
 	MaxCallsPerSecond float64   // as configured
 	Calls             float64   // that may start at once; negative while some wait
 	PausedUntil       time.Time `json:",omitzero"` // as the service asked
+	Waiting           int       // attempts in line
+	Waits             uint64    // attempts that had to wait, since the client was made
+	WaitSeconds       float64   // all of them together
+	Refused           uint64    // attempts whose turn would have come too late
 }
 
 // SecretStatus is what the agent knows about one secret, or one label or version of it.
@@ -183,11 +189,12 @@ type CallerStatus struct {
 
 // ListenerStatus is an address where the agent answers.
 type ListenerStatus struct {
-	Serves             string    // endpoint or kms-api
-	Network            string    // tcp or unix
-	Address            string    // host:port or path
-	TLS                bool      // of the endpoint
+	Serves             string // endpoint or kms-api
+	Network            string // tcp or unix
+	Address            string // host:port or path
+	TLS                bool
 	CertificateExpires time.Time `json:",omitzero"`
+	ClientCAExpires    time.Time `json:",omitzero"` // the first of the authorities that clients need
 	Signed             bool      // calls of the KMS API need a signature
 }
 
@@ -336,6 +343,7 @@ func (a *Agent) upstreamStatus() UpstreamStatus {
 	}
 	if cloud := a.backend.client(); cloud != nil {
 		s.Alibaba = alibabaStatus(cloud.Status())
+		s.Alibaba.CAExpires = a.backend.cloud.Load().caExpires
 	}
 	return s
 }
@@ -345,12 +353,13 @@ func alibabaStatus(st kms.Status) *AlibabaStatus {
 		Endpoint: st.Endpoint,
 		Credential: CredentialStatus{
 			Type: st.Credential.Type, Source: st.Credential.Source,
-			RenewedAt: st.Credential.RenewedAt, CheckedAt: st.Credential.CheckedAt, Error: st.Credential.Err,
+			RenewedAt: st.Credential.RenewedAt, CheckedAt: st.Credential.CheckedAt, Expires: st.Credential.Expires, Error: st.Credential.Err,
 		},
 		Breaker: BreakerStatus{State: st.Breaker.State, Until: st.Breaker.Until},
 		Budget: BudgetStatus{
 			CallsPerSecond: st.Budget.PerSecond, MaxCallsPerSecond: st.Budget.Max,
 			Calls: st.Budget.Tokens, PausedUntil: st.Budget.PausedUntil,
+			Waiting: st.Budget.Waiting, Waits: st.Budget.Waits, WaitSeconds: st.Budget.Waited.Seconds(), Refused: st.Budget.Refused,
 		},
 		InFlight: st.InFlight,
 	}
@@ -377,29 +386,20 @@ func (a *Agent) callerStatus(viewer endpoint.Viewer) []CallerStatus {
 func (a *Agent) listenerStatus() []ListenerStatus {
 	list := []ListenerStatus{}
 	for _, ln := range a.live.Load().serving {
+		own, clients := expiryOf(ln.tls)
 		list = append(list, ListenerStatus{
 			Serves: "endpoint", Network: ln.Addr().Network(), Address: ln.Addr().String(),
-			TLS: ln.tls != nil, CertificateExpires: ln.certificateExpiry(),
+			TLS: ln.tls != nil, CertificateExpires: own, ClientCAExpires: clients,
 		})
 	}
 	for _, ln := range a.apiListeners {
+		own, clients := expiryOf(ln.tls)
 		list = append(list, ListenerStatus{
 			Serves: "kms-api", Network: ln.Addr().Network(), Address: ln.Addr().String(), Signed: ln.access == kmsserver.Signed,
+			TLS: ln.tls != nil, CertificateExpires: own, ClientCAExpires: clients,
 		})
 	}
 	return list
-}
-
-// certificateExpiry returns when the certificate in use ends; zero without one.
-func (l *served) certificateExpiry() time.Time {
-	if l.tls == nil {
-		return time.Time{}
-	}
-	cfg, err := l.tls.Config().GetConfigForClient(nil)
-	if err != nil || len(cfg.Certificates) == 0 || cfg.Certificates[0].Leaf == nil {
-		return time.Time{}
-	}
-	return cfg.Certificates[0].Leaf.NotAfter
 }
 
 func (a *Agent) reloadStatus(reason func(string) string) *ReloadStatus {

@@ -27,6 +27,7 @@ type backend struct {
 type cloud struct {
 	*kms.Client
 	credentials *kms.CredentialSource
+	caExpires   time.Time // see caExpiry
 }
 
 // close ends the client and then what signs for it.
@@ -224,5 +225,5 @@ func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observati
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("upstream.alibaba: %w", err), credentials.Close())
 	}
-	return &cloud{client, credentials}, nil
+	return &cloud{client, credentials, caExpiry(cfg.Endpoints)}, nil
 }

@@ -158,14 +158,17 @@ func newEndpointClient(cfg *config.Config, caller string) (*endpointClient, erro
 	if err != nil {
 		return nil, err
 	}
-	c := &endpointClient{file: cfg.File(), base: "http://localhost", headers: http.Header{}}
+	c, err := reachEndpoint(cfg)
+	if err != nil {
+		return nil, err
+	}
 	token := ""
 	if tokenFile != "" {
 		token, err = readToken(tokenFile)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, c.notRunning(fmt.Errorf("no token: %w", err))
+		return nil, (&endpointClient{file: c.file}).notRunning(fmt.Errorf("no token: %w", err))
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &upstream.Error{Message: "the token cannot be read: " + err.Error(), Err: upstream.ErrAccessDenied}
 	case err != nil:
@@ -174,7 +177,15 @@ func newEndpointClient(cfg *config.Config, caller string) (*endpointClient, erro
 	if token != "" {
 		c.headers.Set(cfg.Endpoint.Headers[0], token)
 	}
+	return c, nil
+}
 
+// reachEndpoint prepares the way to the endpoint, for questions that need no token.
+func reachEndpoint(cfg *config.Config) (*endpointClient, error) {
+	if cfg.Endpoint.Listen == "" && cfg.Endpoint.Socket == "" {
+		return nil, usagef("endpoint.listen is off and endpoint.socket is not set: the agent cannot be asked")
+	}
+	c := &endpointClient{file: cfg.File(), base: "http://localhost", headers: http.Header{}}
 	transport := &http.Transport{Proxy: nil, DisableCompression: true, DisableKeepAlives: true}
 	c.http = &http.Client{
 		Transport:     transport,
@@ -256,37 +267,43 @@ func pinned(certFile string) (*tls.Config, error) {
 
 // get returns the body of a successful answer.
 func (c *endpointClient) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
+	status, body, err := c.ask(ctx, path, query)
+	if err == nil && status != http.StatusOK {
+		return nil, c.refused(status, body)
+	}
+	return body, err
+}
+
+// ask returns status and body of any answer.
+func (c *endpointClient) ask(ctx context.Context, path string, query url.Values) (int, []byte, error) {
 	u := c.base + (&url.URL{Path: path}).EscapedPath()
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	req.Header = c.headers.Clone()
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("no answer from %s: %w", c.where, ctx.Err())
+			return 0, nil, fmt.Errorf("no answer from %s: %w", c.where, ctx.Err())
 		}
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err // without the URL
 		}
-		return nil, c.notRunning(err)
+		return 0, nil, c.notRunning(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, c.unavailable("the answer broke off: " + err.Error())
+		return 0, nil, c.unavailable("the answer broke off: " + err.Error())
 	}
 	if len(body) > maxAnswer {
-		return nil, c.unavailable("the answer is too large")
+		return 0, nil, c.unavailable("the answer is too large")
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, c.refused(resp.StatusCode, body)
-	}
-	return body, nil
+	return resp.StatusCode, body, nil
 }
 
 // refused turns an error answer into an error.

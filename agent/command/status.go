@@ -26,6 +26,8 @@ func (a *app) statusCommand() *cobra.Command {
 		out    *output
 		caller string
 		watch  bool
+		live   bool
+		ready  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -35,18 +37,27 @@ every secret with its version, age and next refresh, every file with its hook, a
 application. It never shows a value. As which caller to ask is chosen as for "get"; a caller
 sees only the secrets that it may read.
 
-With --watch the picture is drawn again every second until it is interrupted. Colours are
-used on a terminal only, and not when NO_COLOR is set. The schema of --output json is that of
-GET /status, described in "go doc secretagent/agent.Status".
+With --watch the agent is asked every second, and the picture drawn again when it has changed,
+until it is interrupted. Colours are used on a terminal only, and not when NO_COLOR is set. The
+schema of --output json is that of GET /status, described in "go doc secretagent/agent.Status".
 
-Exit codes: 0 the agent is ready, 1 it runs but something that it was told to hold or write
-is missing, 5 no agent answers.`,
+With --live or --ready only that is asked, without a token: made for health checks of
+containers. --live asks whether the agent answers at all, --ready whether it holds and has
+written everything that it was told to.
+
+Exit codes: 0 the agent is ready (with --live: it answers), 1 it runs but something that it was
+told to hold or write is missing, 5 no agent answers.`,
 		Example: `  secretagent status
   secretagent status --watch
+  secretagent status --live
   secretagent status --output json | jq '.Secrets[] | select(.Fresh | not)'`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
 			switch {
+			case live && ready, (live || ready) && watch:
+				return usagef("--live, --ready and --watch exclude each other: choose one")
+			case (live || ready) && caller != "":
+				return usagef("--live and --ready are asked as nobody: leave out --caller")
 			case watch && out.json:
 				return usagef("--watch draws a picture for people and --output json is for programs: choose one")
 			case watch && !isTerminal(a.Stdout):
@@ -55,6 +66,12 @@ is missing, 5 no agent answers.`,
 			cfg, err := a.loadConfig()
 			if err != nil {
 				return err
+			}
+			switch {
+			case live:
+				return a.checkHealth(ctx, cfg, liveness, out.json)
+			case ready:
+				return a.checkHealth(ctx, cfg, readiness, out.json)
 			}
 			ask := func(ctx context.Context) ([]byte, error) {
 				ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -88,7 +105,9 @@ is missing, 5 no agent answers.`,
 		}),
 	}
 	cmd.Flags().StringVar(&caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
-	cmd.Flags().BoolVar(&watch, "watch", false, "draw it again every second")
+	cmd.Flags().BoolVar(&watch, "watch", false, "draw it again when it has changed, as seen every second")
+	cmd.Flags().BoolVar(&live, "live", false, "only whether the agent answers")
+	cmd.Flags().BoolVar(&ready, "ready", false, "only whether the agent is ready")
 	out = outputFlag(cmd)
 	return cmd
 }
@@ -98,6 +117,7 @@ is missing, 5 no agent answers.`,
 func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte, error)) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
+	shown := ""
 	for {
 		body, err := ask(ctx)
 		var status agent.Status
@@ -116,8 +136,11 @@ func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte
 		} else {
 			text = statusUnknown(err, a.palette())
 		}
-		if err := a.write([]byte(clearScreen + text)); err != nil {
-			return err
+		if text != shown {
+			if err := a.write([]byte(clearScreen + text)); err != nil {
+				return err
+			}
+			shown = text
 		}
 		select {
 		case <-ticker.C:

@@ -31,18 +31,28 @@ func busy(now time.Time) agent.Status {
 		Upstream: agent.UpstreamStatus{Kind: "alibaba", Outage: "Rejected.Throttling", Alibaba: &agent.AlibabaStatus{
 			Endpoint:   "kms-vpc.cn-hangzhou.aliyuncs.com",
 			Endpoints:  []agent.KMSEndpointStatus{{Name: "kms-vpc.cn-hangzhou.aliyuncs.com", State: "ready"}, {Name: "kms.cn-hangzhou.aliyuncs.com", State: "resting", LastFailure: "ServiceUnavailable"}},
-			Credential: agent.CredentialStatus{Type: "default", Source: "default/oidc_role_arn", RenewedAt: now.Add(-time.Hour)},
-			Breaker:    agent.BreakerStatus{State: "open"}, Budget: agent.BudgetStatus{CallsPerSecond: 12.5, MaxCallsPerSecond: 50, Calls: -3},
+			Credential: agent.CredentialStatus{Type: "default", Source: "default/oidc_role_arn", RenewedAt: now.Add(-time.Hour), Expires: now.Add(30 * time.Minute)},
+			Breaker:    agent.BreakerStatus{State: "open", Until: now.Add(20 * time.Second)}, Budget: agent.BudgetStatus{CallsPerSecond: 12.5, MaxCallsPerSecond: 50, Calls: -3, Waiting: 4},
 		}},
 		Secrets: []agent.SecretStatus{
-			{Secret: "demo/db:ACSCurrent", VersionID: "v1", Held: true, Fresh: true, ConfirmedAt: now.Add(-90 * time.Second), FreshUntil: now.Add(210 * time.Second), NextRefresh: now.Add(time.Minute)},
+			{Secret: "demo/db:ACSCurrent", VersionID: "v1", Held: true, Fresh: true, ConfirmedAt: now.Add(-90 * time.Second), FreshUntil: now.Add(210 * time.Second), NextRefresh: now.Add(time.Minute), AskedBy: "web", AskedAt: now.Add(-5 * time.Second)},
 			{Secret: "demo/db:ACSPrevious", VersionID: "v0", Held: true, ConfirmedAt: now.Add(-100 * time.Hour), Error: "ServiceUnavailable", Failures: 1234},
-			{Secret: long + ":ACSCurrent", VersionID: upstream.VersionID(strings.Repeat("0123456789", 6)), Held: true, Fresh: true, ConfirmedAt: now.Add(-9999 * 24 * time.Hour), Error: strings.Repeat("Code.", 20), Failures: 1},
+			{Secret: long + ":ACSCurrent", VersionID: upstream.VersionID(strings.Repeat("0123456789", 6)), Held: true, Fresh: true, ConfirmedAt: now.Add(-9999 * 24 * time.Hour), Error: strings.Repeat("Code.", 20), Failures: 1, AskedBy: long, AskedAt: now},
 			{Secret: "gone:ACSCurrent", Error: "Forbidden.ResourceNotFound", Failures: 2},
 			{Secret: "idle:ACSCurrent", VersionID: "v7", Held: true, ConfirmedAt: now.Add(-10 * time.Minute)},
 			{Secret: "new:ACSCurrent"},
 		},
 		SecretsOmitted: 17,
+		Callers: []agent.CallerStatus{
+			{Name: "web", LastSeen: now.Add(-5 * time.Second), Connections: 3, Lookups: 1234567, Refusals: 2, OldTokenUntil: now.Add(10 * time.Minute)},
+			{Name: strings.Repeat("caller-", 9), Lookups: 1e12, Refusals: 1e9, OldTokenUntil: now.Add(time.Hour)},
+		},
+		Listeners: []agent.ListenerStatus{
+			{Serves: "endpoint", Network: "tcp", Address: "127.0.0.1:2025", TLS: true, CertificateExpires: now.Add(72 * time.Hour), ClientCAExpires: now.Add(time.Hour)},
+			{Serves: "endpoint", Network: "unix", Address: "/" + long + "/agent.sock"},
+			{Serves: "kms-api", Network: "tcp", Address: "127.0.0.1:2026", Signed: true},
+			{Serves: "kms-api", Network: "unix", Address: "/run/kms.sock"},
+		},
 		Files: []agent.FileStatus{
 			{Path: "/run/app/app.env", State: render.Current, ChangedAt: now.Add(-time.Minute), HookOwed: true},
 			{Path: "/" + long + "/the-end.env", State: render.Failed, Failures: 12, HookOwed: true, HookFailed: true},
@@ -68,7 +78,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 	for _, want := range []string{
 		"secretagent 1.2.3  not ready  up 3d\n",
 		"upstream: alibaba is DOWN: Rejected.Throttling; kms-vpc.cn-hangzhou.aliyuncs.com",
-		"ready (in use);", "resting after ServiceUnavailable;", "renewed 60m ago;", "breaker open;", "budget 12.5 of 50 calls/s,",
+		"ready (in use);", "resting after ServiceUnavailable;", "renewed 60m ago ends in 30m;", "breaker open for 20s;", "4 calls wait for", "budget 12.5 of 50 calls/s,",
 		"configuration reloaded in vain 60m ago\n",
 		"\nand 17 more\n", "the-end.env", "failed ×12\n", "very/long/name-",
 	} {
@@ -77,11 +87,15 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		}
 	}
 	for _, want := range [][]string{
-		{"demo/db", "v1", "90s", "3m", "60s", "fresh"},
-		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "stale:", "ServiceU"},
-		{"gone", "-", "-", "-", "-", "Forbidden."},
-		{"idle", "v7", "10m", "-", "-", "expired"},
-		{"new", "-", "-", "-", "-", "not", "fetched", "yet"},
+		{"demo/db", "v1", "90s", "3m", "60s", "5s", "web", "fresh"},
+		{"web", "5s", "3", "1234567", "2", "10m", "left"},
+		{"kms-api", "127.0.0.1:2026", "signature"},
+		{"kms-api", "/run/kms.sock", "file", "mode"},
+		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "-", "stale:", "ServiceU"},
+		{"gone", "-", "-", "-", "-", "-", "Forbidden."},
+		{"idle", "v7", "10m", "-", "-", "-", "expired"},
+		{"new", "-", "-", "-", "-", "-", "not", "fetched", "yet"},
+		{"endpoint", "127.0.0.1:2025", "callers,", "TLS", "ends", "in", "3d,", "client", "CA", "in", "60m"},
 		{"/run/app/app.env", "60s", "owed", "current"},
 	} {
 		found := false
@@ -124,7 +138,7 @@ func TestShortDurations(t *testing.T) {
 	}
 }
 
-func TestWatchDrawsEverySecondAndEnds(t *testing.T) {
+func TestWatchDrawsWhatHasChangedAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		a := &app{Process: Process{Stdout: &out, Getenv: func(string) string { return "" }}}
@@ -136,13 +150,14 @@ func TestWatchDrawsEverySecondAndEnds(t *testing.T) {
 			if asked == 3 {
 				return nil, &upstream.Error{Message: "the agent cannot be reached", Err: upstream.ErrUnavailable}
 			}
-			return json.Marshal(agent.Status{Version: "1.2.3", Time: time.Now(), Ready: true})
+			return json.Marshal(agent.Status{Version: "1.2.3", Ready: true})
 		})
 		if err != nil || asked != 5 {
 			t.Fatalf("asked %d times in 4.5s, %v", asked, err)
 		}
 		screens := strings.Split(out.String(), clearScreen)[1:]
-		if len(screens) != 5 || !strings.Contains(screens[2], "cannot be reached") || !strings.HasPrefix(screens[3], "secretagent 1.2.3  ready") {
+		// The second and the fifth look like those before them.
+		if len(screens) != 3 || !strings.Contains(screens[1], "cannot be reached") || !strings.HasPrefix(screens[2], "secretagent 1.2.3  ready") {
 			t.Errorf("screens: %q", screens)
 		}
 	})

@@ -59,6 +59,8 @@ func statusText(s agent.Status, p palette) string {
 	b.secrets(s)
 	b.files(s.Files)
 	b.child(s.Child)
+	b.callers(s.Callers)
+	b.listeners(s.Listeners)
 	return b.String()
 }
 
@@ -163,11 +165,21 @@ func upstreamLine(u agent.UpstreamStatus, b *picture) string {
 		if !c.Credential.RenewedAt.IsZero() {
 			text += " renewed " + b.ago(c.Credential.RenewedAt) + " ago"
 		}
+		if !c.Credential.Expires.IsZero() {
+			text += " ends in " + b.until(c.Credential.Expires)
+		}
 		if c.Credential.Error != "" {
 			text += " FAILS: " + c.Credential.Error
 		}
-		parts = append(parts, text, "breaker "+c.Breaker.State,
+		breaker := "breaker " + c.Breaker.State
+		if c.Breaker.Until.After(b.now) {
+			breaker += " for " + b.until(c.Breaker.Until)
+		}
+		parts = append(parts, text, breaker,
 			fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
+		if c.Budget.Waiting > 0 {
+			parts = append(parts, fmt.Sprintf("%d calls wait for it", c.Budget.Waiting))
+		}
 		if c.Budget.PausedUntil.After(b.now) {
 			parts = append(parts, "paused for "+b.until(c.Budget.PausedUntil))
 		}
@@ -186,7 +198,7 @@ func upstreamMood(u agent.UpstreamStatus) mood {
 }
 
 func (b *picture) secrets(s agent.Status) {
-	t := table{columns: []column{{name: "SECRET", least: 20}, {name: "VERSION", least: 8}, {name: "AGE"}, {name: "FRESH"}, {name: "NEXT"}, {name: "STATE", least: 18}}}
+	t := table{columns: []column{{name: "SECRET", least: 20}, {name: "VERSION", least: 8}, {name: "AGE"}, {name: "FRESH"}, {name: "NEXT"}, {name: "ASKED", least: 8}, {name: "STATE", least: 18}}}
 	for _, e := range s.Secrets {
 		state, m := "fresh", good
 		switch {
@@ -205,12 +217,64 @@ func (b *picture) secrets(s agent.Status) {
 			state += " ×" + strconv.Itoa(e.Failures)
 		}
 		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
-		t.add(m, name, dash(string(e.VersionID)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), state)
+		t.add(m, name, dash(string(e.VersionID)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
 	b.table(t)
 	if s.SecretsOmitted > 0 {
 		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
 	}
+}
+
+// asked says when a secret was asked for last, and by whom where that may be known.
+func (b *picture) asked(e agent.SecretStatus) string {
+	if e.AskedAt.IsZero() {
+		return "-"
+	}
+	return strings.TrimSpace(b.ago(e.AskedAt) + " " + e.AskedBy)
+}
+
+// callers draws who may ask.
+func (b *picture) callers(callers []agent.CallerStatus) {
+	t := table{columns: []column{{name: "CALLER", least: 20}, {name: "SEEN"}, {name: "CONNS"}, {name: "LOOKUPS"}, {name: "REFUSED"}, {name: "OLD TOKEN"}}}
+	for _, c := range callers {
+		old, m := "-", plain
+		if !c.OldTokenUntil.IsZero() {
+			old, m = b.until(c.OldTokenUntil)+" left", doubtful
+		}
+		t.add(m, c.Name, b.ago(c.LastSeen), strconv.Itoa(c.Connections), strconv.FormatUint(c.Lookups, 10), strconv.FormatUint(c.Refusals, 10), old)
+	}
+	b.table(t)
+}
+
+// soonEnds is how long before its end a certificate draws attention.
+const soonEnds = 7 * 24 * time.Hour
+
+func (b *picture) listeners(listeners []agent.ListenerStatus) {
+	t := table{columns: []column{{name: "LISTENER"}, {name: "ADDRESS", least: 20, tail: true}, {name: "GUARD"}}}
+	for _, l := range listeners {
+		guard, m := "callers", plain
+		switch {
+		case l.Serves == "endpoint":
+		case l.Signed:
+			guard = "signature"
+		default:
+			guard = "file mode"
+		}
+		if l.TLS {
+			guard += ", TLS"
+		}
+		if ends := l.CertificateExpires; !ends.IsZero() {
+			guard += " ends in " + b.until(ends)
+			if ends.Sub(b.now) < soonEnds {
+				m = bad
+			}
+		}
+		if ends := l.ClientCAExpires; !ends.IsZero() && ends.Sub(b.now) < soonEnds {
+			guard, m = guard+", client CA in "+b.until(ends), bad
+		}
+		t.add(m, l.Serves, l.Address, guard)
+	}
+	b.table(t)
 }
 
 func (b *picture) files(files []agent.FileStatus) {

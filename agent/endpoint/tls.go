@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -110,6 +111,42 @@ func (t *TLS) Config() *tls.Config {
 			return t.current.Load().config, nil
 		},
 	}
+}
+
+// Expiry returns when the certificate in use ends, and when the authorities of clients do, see
+// [FirstExpiry]; zero without those.
+func (t *TLS) Expiry() (certificate, clientCAs time.Time) {
+	t.refresh()
+	now := t.current.Load()
+	if leaf := now.config.Certificates[0].Leaf; leaf != nil {
+		certificate = leaf.NotAfter
+	}
+	return certificate, FirstExpiry(now.files[2])
+}
+
+// FirstExpiry returns when the first of the certificates in a PEM text ends: of those that
+// have not ended, so that an old one beside its successor counts until then and no longer, or
+// of all when all have. Zero when there is none.
+func FirstExpiry(text []byte) time.Time {
+	var first, last time.Time
+	now := time.Now()
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			continue
+		}
+		end := cert.NotAfter
+		if end.After(now) && (first.IsZero() || end.Before(first)) {
+			first = end
+		}
+		if end.After(last) {
+			last = end
+		}
+	}
+	if first.IsZero() {
+		return last
+	}
+	return first
 }
 
 // refresh reads the files again when that was not done lately. A handshake costs far more than

@@ -54,6 +54,15 @@ type Meta struct {
 	} `yaml:"metadata"`
 }
 
+type probe struct {
+	Exec struct {
+		Command []string `yaml:"command"`
+	} `yaml:"exec"`
+	PeriodSeconds    int `yaml:"periodSeconds"`
+	TimeoutSeconds   int `yaml:"timeoutSeconds"`
+	FailureThreshold int `yaml:"failureThreshold"`
+}
+
 type container struct {
 	Name          string   `yaml:"name"`
 	Image         string   `yaml:"image"`
@@ -63,15 +72,9 @@ type container struct {
 		Name  string `yaml:"name"`
 		Value string `yaml:"value"`
 	} `yaml:"env"`
-	StartupProbe *struct {
-		Exec struct {
-			Command []string `yaml:"command"`
-		} `yaml:"exec"`
-		PeriodSeconds    int `yaml:"periodSeconds"`
-		TimeoutSeconds   int `yaml:"timeoutSeconds"`
-		FailureThreshold int `yaml:"failureThreshold"`
-	} `yaml:"startupProbe"`
-	Resources struct {
+	StartupProbe  *probe `yaml:"startupProbe"`
+	LivenessProbe *probe `yaml:"livenessProbe"`
+	Resources     struct {
 		Requests map[string]string `yaml:"requests"`
 		Limits   map[string]string `yaml:"limits"`
 	} `yaml:"resources"`
@@ -163,8 +166,13 @@ func TestManifestFitsTogether(t *testing.T) {
 	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {
 		t.Errorf("the token is read from %s and mounted at %s", got, token)
 	}
-	if !slices.Contains(sidecar.Args, file) || !slices.Equal(sidecar.StartupProbe.Exec.Command, []string{"/secretagent", "status", "--config", file}) {
-		t.Errorf("%v and %v do not use %s", sidecar.Args, sidecar.StartupProbe.Exec.Command, file)
+	if !slices.Contains(sidecar.Args, file) {
+		t.Errorf("%v does not use %s", sidecar.Args, file)
+	}
+	for flag, p := range map[string]*probe{"--ready": sidecar.StartupProbe, "--live": sidecar.LivenessProbe} {
+		if p == nil || !slices.Equal(p.Exec.Command, []string{"/secretagent", "status", flag, "--config", file}) {
+			t.Errorf("the probe that should ask for %s is %+v", flag, p)
+		}
 	}
 	if mount(app, "shared") != mount(sidecar, "shared") ||
 		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {

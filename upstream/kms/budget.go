@@ -52,6 +52,9 @@ type budget struct {
 	current   float64       // its limit
 	changed   chan struct{} // closed and replaced when current or pauseTill changes
 	waiting   int
+	waits     uint64        // attempts that had to wait
+	waited    time.Duration // how long they did, together
+	refused   uint64        // attempts whose turn would have come too late
 	cutAt     time.Time // of the last throttled answer that counted
 	granted   bool      // a call was, since then
 	steppedAt time.Time // when the rate last changed
@@ -79,15 +82,22 @@ func newBudget(b Budget) *budget {
 // promised at one rate would be kept when the rate is cut.
 func (b *budget) wait(ctx context.Context, deadline time.Time) error {
 	b.mu.Lock()
-	if wait := b.nextLocked(time.Now(), b.waiting); time.Now().Add(wait).After(deadline) {
+	begun := time.Now()
+	expected := b.nextLocked(begun, b.waiting)
+	if begun.Add(expected).After(deadline) {
 		defer b.mu.Unlock()
-		return b.refuseLocked(wait)
+		return b.refuseLocked(expected)
 	}
 	b.waiting++
 	b.mu.Unlock()
+	waited := expected > 0
 	defer func() {
 		b.mu.Lock()
 		b.waiting--
+		if waited {
+			b.waits++
+			b.waited += time.Since(begun)
+		}
 		b.mu.Unlock()
 	}()
 
@@ -110,6 +120,7 @@ func (b *budget) wait(ctx context.Context, deadline time.Time) error {
 			return b.refuseLocked(wait)
 		}
 		b.mu.Unlock()
+		waited = true
 		t := time.NewTimer(max(wait, time.Millisecond))
 		select {
 		case <-t.C:
@@ -130,6 +141,7 @@ func (b *budget) nextLocked(now time.Time, before int) time.Duration {
 }
 
 func (b *budget) refuseLocked(wait time.Duration) error {
+	b.refused++
 	why := fmt.Sprintf("the call budget of this agent, now %.3g per second, is spent", b.current)
 	if b.pauseTill.After(time.Now()) {
 		why = "the service asked for a pause"

@@ -14,6 +14,7 @@ type Credential struct {
 	AccessKeySecret upstream.SecretData
 	SecurityToken   upstream.SecretData // empty for a long-lived key
 	Source          string              // where it comes from, such as ecs_ram_role
+	Expires         time.Time           // zero: never, or not known
 }
 
 // same reports whether both are the same credential, wherever they come from.
@@ -40,6 +41,7 @@ type CredentialStatus struct {
 	Source    string    // what was used, such as default/oidc_role_arn; empty: nothing yet
 	RenewedAt time.Time // when the present credential was first seen; zero: never
 	CheckedAt time.Time // when the source last confirmed it
+	Expires   time.Time // when the present credential ends; zero: never, or not known
 	Err       string    // why the source gave nothing last time; empty when it did
 }
 

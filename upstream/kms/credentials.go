@@ -224,7 +224,7 @@ func (s *CredentialSource) Renew(ctx context.Context, refused Credential) (Crede
 func (s *CredentialSource) Status() CredentialStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := CredentialStatus{Type: s.kind, Source: s.current.Source, RenewedAt: s.renewedAt, CheckedAt: s.checkedAt}
+	st := CredentialStatus{Type: s.kind, Source: s.current.Source, RenewedAt: s.renewedAt, CheckedAt: s.checkedAt, Expires: s.current.Expires}
 	if s.err != nil {
 		st.Err = s.err.Error()
 	}

@@ -188,7 +188,7 @@ func TestEveryTypeOfCredential(t *testing.T) {
 		{kms.CredentialOptions{Type: "access_key", AccessKeyID: keyID, AccessKeySecretFile: secretFile}, "access_key"},
 		{kms.CredentialOptions{Type: "sts", AccessKeyID: "STS.1", AccessKeySecretFile: write(t, dir, "s1", "MARKER-secret-1"), SecurityTokenFile: write(t, dir, "t1", "MARKER-token-1")}, "sts"},
 		{kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: id, AccessKeySecretFile: secretFile, STSEndpoint: sts}, "ram_role_arn/access_key"},
-		{kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: oidc, STSEndpoint: sts}, "oidc_role_arn"},
+		{kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: oidc, STSEndpoint: sts, SessionDuration: 20 * time.Minute}, "oidc_role_arn"},
 		{kms.CredentialOptions{Type: "ecs_ram_role", DisableIMDSv1: true}, "ecs_ram_role"},
 		{kms.CredentialOptions{Type: "ecs_ram_role", RoleName: "the-role"}, "ecs_ram_role"},
 		{kms.CredentialOptions{Type: "credentials_uri", URI: i.uri.URL + "/?token=MARKER-uri"}, "credential_uri"},
@@ -207,6 +207,17 @@ func TestEveryTypeOfCredential(t *testing.T) {
 			st := client.Status().Credential
 			if st.Source != c.source || st.RenewedAt.IsZero() || st.Err != "" {
 				t.Errorf("status %+v, want source %s", st, c.source)
+			}
+			// Of sessions that we ask for we know how long they last.
+			lasts := time.Duration(0)
+			switch c.opts.Type {
+			case "ram_role_arn":
+				lasts = time.Hour
+			case "oidc_role_arn":
+				lasts = c.opts.SessionDuration
+			}
+			if lasts == 0 != st.Expires.IsZero() || lasts != 0 && (st.Expires.After(st.RenewedAt.Add(lasts)) || st.Expires.Before(st.RenewedAt.Add(lasts-time.Minute))) {
+				t.Errorf("the credential that was renewed at %v ends at %v, want %v later", st.RenewedAt, st.Expires, lasts)
 			}
 		})
 	}

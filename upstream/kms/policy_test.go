@@ -381,3 +381,38 @@ func BenchmarkGetSecretValue(b *testing.B) {
 		}
 	}
 }
+
+func TestTheBudgetCountsWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(Budget{PerSecond: 1, Burst: 2}, slog.New(slog.DiscardHandler))
+		soon := time.Now().Add(10 * time.Second)
+		for range 2 { // the burst waits for nothing
+			if err := b.wait(t.Context(), soon); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := b.status(time.Now()); s.Waits != 0 || s.Waited != 0 || s.Refused != 0 {
+			t.Errorf("after the burst: %+v", s)
+		}
+		done := make(chan error)
+		for range 3 { // one second, two, three
+			go func() { done <- b.wait(t.Context(), soon) }()
+			synctest.Wait()
+		}
+		if s := b.status(time.Now()); s.Waiting != 3 {
+			t.Errorf("%d wait, want 3", s.Waiting)
+		}
+		if err := b.wait(t.Context(), time.Now().Add(time.Second)); !errors.Is(err, upstream.ErrThrottled) {
+			t.Errorf("a turn that comes too late: %v", err)
+		}
+		for range 3 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		s := b.status(time.Now())
+		if s.Waiting != 0 || s.Waits != 3 || s.Refused != 1 || s.Waited.Round(10*time.Millisecond) != 6*time.Second {
+			t.Errorf("at the end: %+v", s)
+		}
+	})
+}

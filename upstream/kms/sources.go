@@ -60,10 +60,10 @@ func newOpener(o CredentialOptions) (open func() (fetcher, error), files []strin
 			if !key.empty() {
 				first = keyProvider{key}
 			}
-			return library(providers.NewRAMRoleARNCredentialsProviderBuilder().
+			return lasting(o.SessionDuration)(library(providers.NewRAMRoleARNCredentialsProviderBuilder().
 				WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
 				WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(o.STSEndpoint).
-				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()))
 		}, key.files(), nil
 
 	case "ecs_ram_role":
@@ -74,10 +74,10 @@ func newOpener(o CredentialOptions) (open func() (fetcher, error), files []strin
 
 	case "oidc_role_arn":
 		return func() (fetcher, error) {
-			return library(providers.NewOIDCCredentialsProviderBuilder().
+			return lasting(o.SessionDuration)(library(providers.NewOIDCCredentialsProviderBuilder().
 				WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).WithPolicy(o.Policy).
 				WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(o.STSEndpoint).
-				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()))
 		}, nil, nil // the library reads the token file at each renewal
 
 	case "credentials_uri":
@@ -110,7 +110,7 @@ func newOpener(o CredentialOptions) (open func() (fetcher, error), files []strin
 					return nil, err
 				}
 			}
-			return library(providers.NewDefaultCredentialsProvider(), nil)
+			return lasting(0)(library(providers.NewDefaultCredentialsProvider(), nil))
 		}, []string{file, iniConfig()}, nil
 	}
 	return nil, nil, fmt.Errorf("type: %q: must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile", o.Type)
@@ -139,6 +139,41 @@ func library[P providers.CredentialsProvider](p P, err error) (fetcher, error) {
 			Source:          c.ProviderName,
 		}, nil
 	}, nil
+}
+
+// lasting makes the credentials of a fetcher say when they end, as far as that is known: the
+// library keeps what the service answered about it to itself, but a session that we ask STS
+// for ends so long after it was asked for; zero means one hour, as for the library. Others,
+// such as those of the metadata service, say nothing.
+func lasting(session time.Duration) func(fetcher, error) (fetcher, error) {
+	setDefault(&session, time.Hour)
+	return func(fetch fetcher, err error) (fetcher, error) {
+		if err != nil {
+			return nil, err
+		}
+		var last Credential
+		return func() (Credential, error) {
+			asked := time.Now()
+			c, err := fetch()
+			if err != nil {
+				return Credential{}, err
+			}
+			if !c.same(last) {
+				if assumed(c.Source) {
+					c.Expires = asked.Add(session)
+				}
+				last = c
+			}
+			return last, nil
+		}, nil
+	}
+}
+
+// assumed reports whether source is a role that was assumed as this package asked for, or as
+// the library does by default. A profile has durations of its own.
+func assumed(source string) bool {
+	first, _, _ := strings.Cut(source, "/")
+	return first == "ram_role_arn" || first == "oidc_role_arn" || source == "default/oidc_role_arn"
 }
 
 // keyFiles is a key whose parts are in files.

@@ -35,6 +35,11 @@ type BudgetStatus struct {
 	Max         float64   // as configured
 	Tokens      float64   // calls that may start at once; negative while some wait
 	PausedUntil time.Time // as the service asked; zero: not paused
+
+	Waiting int           // attempts in line now
+	Waits   uint64        // attempts that had to wait
+	Waited  time.Duration // all of them together
+	Refused uint64        // attempts whose turn would have come after their deadline
 }
 
 // Status returns the state of the client. It does not block on any call.
@@ -76,7 +81,8 @@ func (e *endpoint) status(now time.Time) EndpointStatus {
 func (b *budget) status(now time.Time) BudgetStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := BudgetStatus{PerSecond: b.current, Max: b.max, Tokens: b.limiter.TokensAt(now)}
+	s := BudgetStatus{PerSecond: b.current, Max: b.max, Tokens: b.limiter.TokensAt(now),
+		Waiting: b.waiting, Waits: b.waits, Waited: b.waited, Refused: b.refused}
 	if b.pauseTill.After(now) {
 		s.PausedUntil = b.pauseTill
 	}
