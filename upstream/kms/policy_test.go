@@ -384,7 +384,7 @@ func BenchmarkGetSecretValue(b *testing.B) {
 
 func TestTheBudgetCountsWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(Budget{PerSecond: 1, Burst: 2}, slog.New(slog.DiscardHandler))
+		b := newBudget(Budget{PerSecond: 1, Burst: 2})
 		soon := time.Now().Add(10 * time.Second)
 		for range 2 { // the burst waits for nothing
 			if err := b.wait(t.Context(), soon); err != nil {
