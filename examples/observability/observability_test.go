@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,8 +41,16 @@ import (
 // produced is what /metrics shows: name → label → values.
 type produced map[string]map[string][]string
 
+// TestMetricsFollowTheConventions has Prometheus itself look at what agents answer.
+func TestMetricsFollowTheConventions(t *testing.T) {
+	_, texts := everyMetric(t)
+	for _, text := range texts {
+		promtool(t, text, "check", "metrics")
+	}
+}
+
 func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
-	metrics := everyMetric(t)
+	metrics, _ := everyMetric(t)
 	var file struct {
 		Groups []struct {
 			Name  string
@@ -113,15 +122,54 @@ func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
 	}
 }
 
-// TestRulesFire runs the unit tests of the rules where Prometheus is installed.
-func TestRulesFire(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
+// promtool runs the tool of Prometheus, where it is installed.
+func promtool(t *testing.T, stdin string, args ...string) {
+	t.Helper()
+	path, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skipf("promtool comes with Prometheus: %v", err)
+		t.Skipf("NOT RUN: promtool, which comes with Prometheus, is missing: %v", err)
 	}
-	for _, args := range [][]string{{"check", "rules", "rules.yml"}, {"test", "rules", "rules_test.yml"}} {
-		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
-			t.Errorf("promtool %v: %v\n%s", args, err, out)
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool %v: %v\n%s", args, err, out)
+	}
+}
+
+// TestRulesFire runs the unit tests of the rules.
+func TestRulesFire(t *testing.T) {
+	promtool(t, "", "check", "rules", "rules.yml")
+	promtool(t, "", "test", "rules", "rules_test.yml")
+}
+
+// TestEveryRuleIsTested: each alert has a moment in rules_test.yml at which it fires and one at
+// which it does not.
+func TestEveryRuleIsTested(t *testing.T) {
+	var rules struct {
+		Groups []struct{ Rules []struct{ Alert string } }
+	}
+	read(t, "rules.yml", yaml.Unmarshal, &rules)
+	var tests struct {
+		Tests []struct {
+			Cases []struct {
+				Alert  string           `yaml:"alertname"`
+				Expect []map[string]any `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	read(t, "rules_test.yml", yaml.Unmarshal, &tests)
+	fires, rests := map[string]bool{}, map[string]bool{}
+	for _, test := range tests.Tests {
+		for _, c := range test.Cases {
+			fires[c.Alert] = fires[c.Alert] || len(c.Expect) > 0
+			rests[c.Alert] = rests[c.Alert] || len(c.Expect) == 0
+		}
+	}
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if !fires[r.Alert] || !rests[r.Alert] {
+				t.Errorf("%s: tested that it fires: %v; that it does not: %v", r.Alert, fires[r.Alert], rests[r.Alert])
+			}
 		}
 	}
 }
@@ -207,7 +255,7 @@ func read(t *testing.T, file string, unmarshal func([]byte, any) error, into any
 
 // everyMetric runs one agent on the built-in backend and another that takes the first for the
 // cloud, and lets happen what makes metrics appear.
-func everyMetric(t *testing.T) produced {
+func everyMetric(t *testing.T) (all produced, texts []string) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the agents use unix sockets and sh")
 	}
@@ -248,22 +296,58 @@ exec: {command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.02; done'], en
 process: {noDump: false}
 `, backend.APIAddrs()[0]))
 
+	assumed := start(t, filepath.Join(dir, "assumed"), fmt.Sprintf(`
+upstream:
+  alibaba:
+    endpoints: [{region: cn-hangzhou, host: "%s", scheme: http}]
+    credentials: {type: ram_role_arn, roleArn: "acs:ram::1:role/app", accessKeyIdFile: ../id, accessKeySecretFile: ../secret, stsEndpoint: "%s"}
+endpoint: {listen: off, socket: agent.sock, tokenFile: token}
+secrets: [{name: demo/db}]
+process: {noDump: false}
+`, backend.APIAddrs()[0], fakeSTS(t)))
+
 	ask(t, front, "/v1/demo/db", http.StatusOK)
 	ask(t, front, "/v1/not/there", http.StatusNotFound)
 	ask(t, front, "/v1/demo/db?what=1", http.StatusBadRequest)
 	askAs(t, front, "/v1/demo/db", "", http.StatusForbidden)
-	all := produced{}
-	all.add(t, scrape(t, front))
-	all.add(t, scrape(t, backend))
+	all = produced{}
+	take := func(r *running) string {
+		text := scrape(t, r)
+		all.add(t, text)
+		return text
+	}
+	texts = append(texts, take(backend))
+	for deadline := time.Now().Add(10 * time.Second); all["secretagent_upstream_credential_expiry_timestamp_seconds"] == nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no role was assumed after ten seconds: %s", ask(t, assumed, "/status", http.StatusOK))
+		}
+		take(assumed)
+	}
 	backend.stop()
 	for deadline := time.Now().Add(10 * time.Second); len(all["secretagent_cache_stale_answers_total"]) == 0 || len(all["secretagent_render_hooks_total"]) == 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no stale answer, or no hook, after ten seconds")
 		}
 		ask(t, front, "/v1/demo/db", http.StatusOK)
-		all.add(t, scrape(t, front))
+		take(front)
 	}
-	return all
+	return all, append(texts, take(front), take(assumed))
+}
+
+// fakeSTS serves sessions of a role, and has the credential library, which knows no authorities
+// but those of the default transport, trust it. It returns the host.
+func fakeSTS(t *testing.T) string {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"RequestId":"r","Credentials":{"AccessKeyId":"STS.1","AccessKeySecret":"s","SecurityToken":"t","Expiration":"%s"}}`,
+			time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04:05Z"))
+	}))
+	srv.Config.SetKeepAlivesEnabled(false) // the library makes a transport for each request
+	t.Cleanup(srv.Close)
+	transport := http.DefaultTransport.(*http.Transport)
+	before := transport.TLSClientConfig
+	transport.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig
+	t.Cleanup(func() { transport.TLSClientConfig = before })
+	return srv.Listener.Addr().String()
 }
 
 // add puts the metrics of a text into p.
