@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"secretagent/cache"
@@ -47,13 +48,14 @@ func TestHitAllocatesNothing(t *testing.T) {
 	}
 }
 
-// What a cached secret costs beside its own bytes must stay below 1 KiB, with everything
-// that the upstream hands over counted as overhead.
+// What a cached secret costs beside its own bytes must stay below 1 KiB, with everything that
+// the upstream hands over counted as overhead; and what is counted must be what is used, also
+// when readers keep their answers.
 func TestOverheadPerSecret(t *testing.T) {
 	if raceEnabled || testing.Short() {
 		t.Skip("measures memory")
 	}
-	const n, size = 100_000, 256
+	const n, size, answer = 100_000, 256, 640
 	heap := func() uint64 {
 		runtime.GC()
 		runtime.GC()
@@ -64,15 +66,59 @@ func TestOverheadPerSecret(t *testing.T) {
 	before := heap()
 	c, refs := large(t, n, size)
 	overhead := int(heap()-before)/n - size
-	counted := int(c.Stats().Bytes)/n - size
-	t.Logf("%d secrets of %d bytes: %d bytes of overhead each, %d are counted", n, size, overhead, counted)
+	for _, r := range refs {
+		a, ok := c.Peek(r)
+		if !ok {
+			t.Fatal("miss")
+		}
+		a.Memo.Store(make([]byte, answer))
+		a.Memo.Grow(answer + 24)
+	}
+	used := int(heap()-before) / n
+	counted := int(c.Stats().Bytes) / n
+	t.Logf("%d secrets of %d bytes: %d bytes of overhead each; %d bytes in all with answers of %d bytes, %d are counted", n, size, overhead, used, answer, counted)
 	if overhead > 1024 {
 		t.Errorf("%d bytes of overhead per secret", overhead)
 	}
-	if counted < overhead*8/10 || counted > overhead*13/10 {
-		t.Errorf("%d bytes are counted, %d are used", counted, overhead)
+	if counted < used*8/10 || counted > used*13/10 {
+		t.Errorf("%d bytes are counted, %d are used", counted, used)
 	}
 	runtime.KeepAlive(refs)
+}
+
+// Answers that nobody asked for since the last refresh are dropped; what readers keep of the
+// others is counted.
+func TestAnswersKeptWithAValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, constant(100), cache.Options{Limits: cache.Limits{TTL: time.Minute, Pins: []cache.Pin{{Ref: ref("declared")}}}})
+		start(t, c)
+		names := []string{"declared", "asked", "idle"}
+		for _, name := range names {
+			a := look(t, c, name)
+			a.Memo.Store("answer")
+			a.Memo.Grow(5000)
+			a.Memo.Asked(&name, 1)
+		}
+		for range 10 { // less than a lifetime apart
+			time.Sleep(30 * time.Second)
+			look(t, c, "asked")
+		}
+		for _, e := range c.Entries() {
+			name := string(e.Ref.SecretName)
+			if counted := e.Size > 5000; counted != (name == "asked") {
+				t.Errorf("%s: %d bytes are counted", name, e.Size)
+			}
+			if e.AskedBy != name {
+				t.Errorf("%s: last asked for by %q", name, e.AskedBy)
+			}
+		}
+		if a := look(t, c, "asked"); a.Memo.Load() != "answer" {
+			t.Error("an answer that is in use was dropped")
+		}
+		if a := look(t, c, "declared"); a.Memo.Load() != nil {
+			t.Error("an answer that nobody wants was kept")
+		}
+	})
 }
 
 func BenchmarkPeek(b *testing.B) {

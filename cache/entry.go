@@ -33,6 +33,9 @@ const urgent int64 = -1
 // index and LRU, the SecretValue and its memo. TestOverheadPerSecret measures it.
 const overhead = 640
 
+// answerOverhead is what an encoded answer has beside the secret.
+const answerOverhead = 512
+
 // entry is what the cache knows about one reference. The lock of its shard guards it, but
 // for the fields that say otherwise.
 type entry struct {
@@ -240,7 +243,7 @@ func (c *Cache) settle(sh *shard, e *entry) {
 	want := e.wanted()
 	size := 0
 	if e.value != nil {
-		size = sizeOf(e.value)
+		size = e.cost()
 	}
 	if e.home == recent {
 		c.bytes.Add(int64(-e.size))
@@ -354,6 +357,12 @@ func (c *Cache) evict() {
 		}
 		victims.mu.Unlock()
 	}
+}
+
+// cost returns what the value of e and what readers keep with it cost in memory. Room for one
+// encoded answer is counted before it is there: a value is kept in order to be asked for.
+func (e *entry) cost() int {
+	return sizeOf(e.value) + max(e.memo.Size(), answerOverhead+e.value.SecretData.Len())
 }
 
 // sizeOf returns what v costs in memory.

@@ -314,7 +314,7 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 	e.fail = nil
 	e.asked = false
 	e.idle = false
-	if size := sizeOf(e.value); int64(size) > limits.MaxBytes && e.wanted() != held {
+	if int64(e.cost()) > limits.MaxBytes && e.wanted() != held {
 		// It would push everything else out and then go itself.
 		e.clear()
 		c.oversized.Add(1)

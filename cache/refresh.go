@@ -120,6 +120,10 @@ func (c *Cache) startRefresh() *flight {
 	sh := c.shardOf(e.ref.SecretName)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if e.value != nil && !e.asked {
+		e.forgetAnswers()
+		c.settle(sh, e)
+	}
 	switch {
 	case e.wanted() == held:
 	case e.value == nil:
@@ -139,6 +143,13 @@ func (c *Cache) startRefresh() *flight {
 	f.background = true
 	c.guard.begin(now, c.fetchTimeout)
 	return f
+}
+
+// forgetAnswers drops what readers keep with the value of e, but for who asked last.
+func (e *entry) forgetAnswers() {
+	memo := new(upstream.Memo)
+	memo.Follow(e.memo)
+	e.memo = memo
 }
 
 // Warm fetches every declared secret that has no fresh value, in parallel within the bounds

@@ -159,7 +159,7 @@ func (c *Cache) loadSealed() {
 	for _, r := range found {
 		v := &r.Value
 		if limits.MaxStale == Never || time.Since(r.FetchedAt) > limits.MaxStale || time.Until(r.FetchedAt) > clockSkew ||
-			r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() || int64(sizeOf(v)) > limits.MaxBytes {
+			r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() || int64(2*v.SecretData.Len()) > limits.MaxBytes {
 			s.st.Refused++
 			continue
 		}

@@ -47,6 +47,7 @@ type Answer struct {
 // of the same value need not derive it again, and who asked for it last.
 type Memo struct {
 	atomic.Value // what was derived
+	size         atomic.Int64
 
 	asker   atomic.Pointer[string]
 	askedAt atomic.Int64
@@ -73,7 +74,14 @@ func (m *Memo) LastAsked() (by string, at time.Time) {
 	return *name, time.Unix(0, m.askedAt.Load())
 }
 
-// Follow makes m, the memo of a secret's new value, go on with who asked for the old one.
+// Grow says that what readers keep takes n bytes more.
+func (m *Memo) Grow(n int) { m.size.Add(int64(n)) }
+
+// Size returns how many bytes readers keep, as they said.
+func (m *Memo) Size() int { return int(m.size.Load()) }
+
+// Follow makes m go on with who asked for the value that old belongs to: the one before, or the
+// same, of which nothing derived is to be kept.
 func (m *Memo) Follow(old *Memo) {
 	m.asker.Store(old.asker.Load())
 	m.askedAt.Store(old.askedAt.Load())

@@ -12,8 +12,11 @@ import (
 	"secretagent/upstream"
 )
 
-// maxFields bounds how many fields of one value are kept encoded.
-const maxFields = 32
+// maxOthers bounds how many other forms and fields of one value are kept encoded.
+const maxOthers = 32
+
+// preparedSize is what one prepared form costs beside its bytes.
+const preparedSize = 160
 
 // prepared is what answers with one value have in common. It lives in the value's memo. The
 // form that was asked for first sits beside the tag, where the processor finds it without
@@ -21,14 +24,14 @@ const maxFields = 32
 type prepared struct {
 	etag   [24]byte // quotes included
 	first  body
-	format Format // of first
-	bodies [numFormats]atomic.Pointer[body]
-	fields atomic.Pointer[[]fieldBody] // replaced, never modified
+	format Format                      // of first
+	others atomic.Pointer[[]otherBody] // replaced, never modified
+	memo   *upstream.Memo              // where all of this is kept; nil: nowhere
 }
 
-type fieldBody struct {
+type otherBody struct {
 	format Format
-	field  string
+	field  string // empty: the whole value
 	body   *body
 }
 
@@ -40,19 +43,33 @@ func (s *Server) preparedOf(a *upstream.Answer, f Format) *prepared {
 			return p
 		}
 	}
-	p := &prepared{etag: s.etagOf(a.Value), first: *shape(a.Value, f), format: f}
-	if a.Memo != nil && !a.Memo.CompareAndSwap(nil, p) {
-		if other, ok := a.Memo.Load().(*prepared); ok {
-			return other
+	p := &prepared{etag: s.etagOf(a.Value), first: *shape(a.Value, f), format: f, memo: a.Memo}
+	if a.Memo != nil {
+		if !a.Memo.CompareAndSwap(nil, p) {
+			if other, ok := a.Memo.Load().(*prepared); ok {
+				return other
+			}
 		}
+		p.grow(a.Value, &p.first)
 	}
 	return p
+}
+
+// grow tells the cache what keeping b costs.
+func (p *prepared) grow(v *upstream.SecretValue, b *body) {
+	n := preparedSize
+	if own := v.SecretData.Reveal(); len(own) == 0 || len(b.data) == 0 || &own[0] != &b.data[0] {
+		n += len(b.data)
+	}
+	if p.memo != nil {
+		p.memo.Grow(n)
+	}
 }
 
 // wanted returns the part of v, in the format, that q asks for; errNoField when there is none.
 func (p *prepared) wanted(v *upstream.SecretValue, q *query) (*body, error) {
 	if q.field != "" {
-		return p.fieldOf(v, q.format, q.field)
+		return p.otherOf(v, q.format, q.field)
 	}
 	return p.bodyOf(v, q.format), nil
 }
@@ -61,16 +78,14 @@ func (p *prepared) bodyOf(v *upstream.SecretValue, f Format) *body {
 	if f == p.format {
 		return &p.first
 	}
-	if b := p.bodies[f].Load(); b != nil {
-		return b
-	}
-	b := shape(v, f)
-	p.bodies[f].Store(b)
+	b, _ := p.otherOf(v, f, "") // only fields can be missing
 	return b
 }
 
-func (p *prepared) fieldOf(v *upstream.SecretValue, f Format, field string) (*body, error) {
-	held := p.fields.Load()
+// otherOf returns a form that is not the first: of a field, or of the whole value when field
+// is empty.
+func (p *prepared) otherOf(v *upstream.SecretValue, f Format, field string) (b *body, err error) {
+	held := p.others.Load()
 	if held != nil {
 		for i := range *held {
 			if e := &(*held)[i]; e.format == f && e.field == field {
@@ -78,17 +93,20 @@ func (p *prepared) fieldOf(v *upstream.SecretValue, f Format, field string) (*bo
 			}
 		}
 	}
-	b, err := shapeField(v, f, field)
-	if err != nil {
+	if field == "" {
+		b = shape(v, f)
+	} else if b, err = shapeField(v, f, field); err != nil {
 		return nil, err
 	}
-	var more []fieldBody
+	var more []otherBody
 	if held != nil {
 		more = append(more, *held...)
 	}
-	if len(more) < maxFields {
-		more = append(more, fieldBody{f, strings.Clone(field), b})
-		p.fields.CompareAndSwap(held, &more) // whoever loses will try again with its next request
+	if len(more) < maxOthers {
+		more = append(more, otherBody{f, strings.Clone(field), b})
+		if p.others.CompareAndSwap(held, &more) { // whoever loses will try again with its next request
+			p.grow(v, b)
+		}
 	}
 	return b, nil
 }

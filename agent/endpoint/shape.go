@@ -76,7 +76,7 @@ func fromAWSStage(stage string) string {
 	return stage
 }
 
-// body is an encoded value. It is immutable.
+// body is an encoded value. It is immutable, and overwritten when nobody needs it any more.
 type body struct {
 	contentType []byte
 	data        []byte
@@ -86,13 +86,13 @@ type body struct {
 func shape(v *upstream.SecretValue, f Format) *body {
 	switch f {
 	case FormatAWS:
-		return &body{contentTypeJSON, shapeAWS(v)}
+		return &body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
 	case FormatVault:
-		return &body{contentTypeJSON, shapeVault(v)}
+		return &body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
 	case FormatRaw:
 		return &body{contentTypeOf(v), v.SecretData.Reveal()}
 	default:
-		return &body{contentTypeJSON, upstream.GetSecretValueJSON(v)}
+		return &body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
 	}
 }
 
