@@ -12,13 +12,14 @@ import (
 )
 
 // startKMS runs a built-in backend with a KMS API over TCP, as a stand-in for the cloud. Its
-// secret app/db has the given value.
-func startKMS(t *testing.T, value string) (w *world, host, secretFile string) {
+// secret app/db has the given value; more is seed for others.
+func startKMS(t *testing.T, value string, more ...string) (w *world, host, secretFile string) {
 	t.Helper()
 	w = start(t, shortTempDir(t), `
 upstream:
   local:
-    seed: [{name: app/db, data: "`+value+`"}]
+    seed:
+      - {name: app/db, data: "`+value+`"}`+strings.Join(more, "")+`
     api:
       socket: off
       listen: 127.0.0.1:0

@@ -260,6 +260,7 @@ func onlyRestartChanges(old, next *config.Config) error {
 		{"endpoint.headers", o.Headers, n.Headers},
 		{"endpoint.pathPrefix", o.PathPrefix, n.PathPrefix},
 		{"endpoint.format", o.Format, n.Format},
+		{"endpoint.statusPage", o.StatusPage, n.StatusPage},
 		{"endpoint.allowedHosts", o.AllowedHosts, n.AllowedHosts},
 		{"endpoint.maxConnections", o.MaxConnections, n.MaxConnections},
 		{"endpoint.maxWaiting", o.MaxWaiting, n.MaxWaiting},

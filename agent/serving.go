@@ -22,7 +22,7 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 	if err != nil {
 		return endpoint.Options{}, fmt.Errorf("endpoint.format: %w", err)
 	}
-	return endpoint.Options{
+	opts := endpoint.Options{
 		Callers:        callers,
 		TokenHeaders:   cfg.Headers,
 		PathPrefix:     cfg.PathPrefix,
@@ -36,11 +36,16 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		IdleTimeout:    cfg.IdleTimeout,
 		Ready:          a.readiness,
 		Status:         a.status,
+		StatusPage:     cfg.StatusPage,
 		Metrics:        a.metrics.write,
 		Observe:        a.metrics.observeLookup,
 		Audit:          a.audit,
 		Logger:         a.log.With("part", "endpoint"),
-	}, nil
+	}
+	if a.backend.store != nil {
+		opts.Versions = a.versions
+	}
+	return opts, nil
 }
 
 // served is a listener of the endpoint.

@@ -267,20 +267,20 @@ func pinned(certFile string) (*tls.Config, error) {
 
 // get returns the body of a successful answer.
 func (c *endpointClient) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
-	status, body, err := c.ask(ctx, path, query)
+	status, body, err := c.ask(ctx, http.MethodGet, path, query)
 	if err == nil && status != http.StatusOK {
 		return nil, c.refused(status, body)
 	}
 	return body, err
 }
 
-// ask returns status and body of any answer.
-func (c *endpointClient) ask(ctx context.Context, path string, query url.Values) (int, []byte, error) {
+// ask returns status and body of any answer to a request without a body.
+func (c *endpointClient) ask(ctx context.Context, method, path string, query url.Values) (int, []byte, error) {
 	u := c.base + (&url.URL{Path: path}).EscapedPath()
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	req, err := http.NewRequestWithContext(ctx, method, u, nil)
 	if err != nil {
 		return 0, nil, err
 	}

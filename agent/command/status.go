@@ -28,6 +28,7 @@ func (a *app) statusCommand() *cobra.Command {
 		watch  bool
 		live   bool
 		ready  bool
+		open   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -45,11 +46,16 @@ With --live or --ready only that is asked, without a token: made for health chec
 containers. --live asks whether the agent answers at all, --ready whether it holds and has
 written everything that it was told to.
 
+With --open it prints a link to the status page instead, for a browser on this host. The link
+lets one browser in, once, within a minute, with the rights of the caller; the page shows
+state and never a value.
+
 Exit codes: 0 the agent is ready (with --live: it answers), 1 it runs but something that it was
 told to hold or write is missing, 5 no agent answers.`,
 		Example: `  secretagent status
   secretagent status --watch
   secretagent status --live
+  xdg-open "$(secretagent status --open)"
   secretagent status --output json | jq '.Secrets[] | select(.Fresh | not)'`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
@@ -58,6 +64,8 @@ told to hold or write is missing, 5 no agent answers.`,
 				return usagef("--live, --ready and --watch exclude each other: choose one")
 			case (live || ready) && caller != "":
 				return usagef("--live and --ready are asked as nobody: leave out --caller")
+			case open && (live || ready || watch || out.json):
+				return usagef("--open prints a link and nothing else: use it without --live, --ready, --watch and --output json")
 			case watch && out.json:
 				return usagef("--watch draws a picture for people and --output json is for programs: choose one")
 			case watch && !isTerminal(a.Stdout):
@@ -72,6 +80,8 @@ told to hold or write is missing, 5 no agent answers.`,
 				return a.checkHealth(ctx, cfg, liveness, out.json)
 			case ready:
 				return a.checkHealth(ctx, cfg, readiness, out.json)
+			case open:
+				return a.openStatus(ctx, cfg, caller)
 			}
 			ask := func(ctx context.Context) ([]byte, error) {
 				ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -108,6 +118,7 @@ told to hold or write is missing, 5 no agent answers.`,
 	cmd.Flags().BoolVar(&watch, "watch", false, "draw it again when it has changed, as seen every second")
 	cmd.Flags().BoolVar(&live, "live", false, "only whether the agent answers")
 	cmd.Flags().BoolVar(&ready, "ready", false, "only whether the agent is ready")
+	cmd.Flags().BoolVar(&open, "open", false, "print a link that shows the same in a browser; it works once, within a minute")
 	out = outputFlag(cmd)
 	return cmd
 }

@@ -42,7 +42,7 @@ func (a *app) checkHealth(ctx context.Context, cfg *config.Config, h health, asJ
 	if err != nil {
 		return err
 	}
-	status, body, err := client.ask(ctx, h.path, nil)
+	status, body, err := client.ask(ctx, http.MethodGet, h.path, nil)
 	switch {
 	case err != nil && ctx.Err() != nil: // it hangs: as good as absent
 		return &upstream.Error{Message: err.Error(), Err: upstream.ErrUnavailable}

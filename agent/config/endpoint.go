@@ -30,6 +30,7 @@ type Endpoint struct {
 
 	PathPrefix string `yaml:"pathPrefix" default:"/v1/"`
 	Format     string `yaml:"format" default:"kms" enum:"kms|aws|vault|raw"` // of answers to requests that name none
+	StatusPage bool   `yaml:"statusPage" default:"true"`                     // GET /status answers browsers with a page
 
 	MaxConnections int           `yaml:"maxConnections" default:"800" min:"1" max:"1000000"`
 	MaxWaiting     int           `yaml:"maxWaiting" default:"4096" min:"1" max:"1000000"`    // long polls at once

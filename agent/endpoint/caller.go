@@ -101,6 +101,7 @@ func (s *Server) SetCallers(callers []Caller) error {
 	}
 	s.adopt(set)
 	s.callers.Store(set)
+	s.sessions.keep(set, time.Now())
 	return nil
 }
 

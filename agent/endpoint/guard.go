@@ -26,15 +26,17 @@ type seen struct {
 //  1. method: the path must support it, and a GET has no body;
 //  2. forwarded headers: the client must be on this host;
 //  3. Host: it must be ours, so that no foreign name can be rebound to us;
-//  4. Origin and Sec-Fetch-Site: no page may ask through its visitor's browser;
-//  5. token, or the peer's uid and gid.
+//  4. Origin and Sec-Fetch-Site: no page may ask through its visitor's browser, but for the
+//     parts of the status page that page itself, whose forms nothing else may send;
+//  5. token, or the peer's uid and gid, or for the status alone the session of a browser.
 //
-// It returns the caller in c.caller; nil for a health request that presents no valid token.
+// It returns the caller in c.caller; nil for a health request that presents no valid token, and
+// for a browser that is not signed in.
 func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusal) {
 	// 1.
 	req := &ctx.Request.Header
 	get, post := req.IsGet(), req.IsPost()
-	if r == routeReport && !post || r != routeReport && !get && (r != routeUnknown || !post) {
+	if r.posts() && !post || !r.posts() && !get && (r != routeUnknown || !post) {
 		setAllow(ctx, r)
 		return seen{}, methodNotAllowed
 	}
@@ -61,11 +63,17 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		c.memory.host = append(c.memory.host[:0], host...)
 	}
 	// 4.
-	if h.crossOrigin {
+	if (h.crossOrigin || r.fromPage()) && !(r.forBrowsers() && sameOrigin(req, c)) {
 		return h, originNotAllowed
 	}
 	// 5.
 	who, refused := authenticate(c, &h, set, s.clock.Load())
+	lent := refused == tokenMissing
+	if lent {
+		if who, refused = s.admitBrowser(req, c, r, set); who == nil && refused == allowed {
+			return h, allowed
+		}
+	}
 	if refused != allowed {
 		if r == routeLive || r == routeReady {
 			return h, allowed
@@ -73,13 +81,13 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return h, refused
 	}
 	c.caller = who
-	if c.account != who.account {
+	if !lent && c.account != who.account {
 		s.settle(c, who.account)
 	}
 	if !c.trusted.Load() {
 		s.table.trust(c)
 	}
-	if get {
+	if get && !lent { // a session counts for the status alone
 		c.remember(req, &h)
 	}
 	return h, allowed
@@ -87,7 +95,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 
 func setAllow(ctx *fasthttp.RequestCtx, r route) {
 	allow := "GET"
-	if r == routeReport {
+	if r.posts() {
 		allow = "POST"
 	}
 	ctx.Response.Header.Set("Allow", allow)
@@ -182,7 +190,7 @@ func lower(s string) string {
 // not be able to fill a disk.
 func (s *Server) noteRefusal(c *conn, r refusal) {
 	switch r {
-	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, tokenInvalid, peerNotAllowed, nameNotAllowed:
+	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, tokenInvalid, linkInvalid, peerNotAllowed, nameNotAllowed:
 	default:
 		return
 	}

@@ -36,6 +36,10 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}
+	if r == routeStatus && s.wantsPage(&ctx.Request.Header) {
+		s.page(ctx, c, r, nil)
+		return
+	}
 	status := fasthttp.StatusOK
 	contentType := contentTypeJSON
 	var b []byte
@@ -75,6 +79,9 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 	ctx.Response.SetStatusCode(status)
 	ctx.Response.Header.SetContentTypeBytes(contentType)
 	ctx.Response.SetBodyRaw(b)
+	if r == routeStatus {
+		s.setPageHeaders(ctx, c)
+	}
 	if c.caller == nil {
 		// A probe comes back when it likes; its slot is worth more.
 		ctx.Response.Header.SetConnectionClose()

@@ -75,6 +75,14 @@ type Options struct {
 	// not read, and must not hold values. Nil means 404.
 	Status func(Viewer) any
 
+	// StatusPage makes GET /status answer browsers with a page. Off, there is neither page nor
+	// sign-in.
+	StatusPage bool
+
+	// Versions returns what GET /status/versions encodes as JSON: the versions of one secret,
+	// without values. The caller may read the secret. Nil means 404.
+	Versions func(ctx context.Context, name upstream.SecretName) (any, error)
+
 	// Metrics writes the Prometheus text format for GET /metrics. Nil means 404.
 	Metrics func(w io.Writer) error
 

@@ -29,6 +29,7 @@ const (
 	paramFormat
 	paramField
 	paramWait
+	paramCode
 )
 
 // paramsOf says which parameters a route takes, as bits and in words.
@@ -40,10 +41,11 @@ var paramsOf = [...]struct {
 		"versionId, versionStage, refreshNow, format, field, wait"},
 	routeGet: {paramSecretID | paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait,
 		"secretId, versionId, versionStage, refreshNow, format, field, wait"},
-	routeBatch:   {paramSecretID, "secretId, as often as needed"},
-	routeReport:  {paramSecretID | paramVersionStage, "secretId, versionStage"},
-	routeStatus:  {}, // the remaining routes take none
-	routeUnknown: {},
+	routeBatch:    {paramSecretID, "secretId, as often as needed"},
+	routeReport:   {paramSecretID | paramVersionStage, "secretId, versionStage"},
+	routeVersions: {paramSecretID, "secretId"},
+	routePageOpen: {paramCode, "code"},
+	routeSignOut:  {}, // the remaining routes take none
 }
 
 func paramOf(name string) param {
@@ -62,6 +64,8 @@ func paramOf(name string) param {
 		return paramField
 	case "wait":
 		return paramWait
+	case "code":
+		return paramCode
 	}
 	return 0
 }

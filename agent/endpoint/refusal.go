@@ -26,6 +26,8 @@ const (
 	originNotAllowed
 	tokenMissing
 	tokenInvalid
+	sessionEnded
+	linkInvalid
 	peerNotAllowed
 	nameNotAllowed
 	pathNotFound
@@ -56,6 +58,8 @@ var refusals = [numRefusals]struct {
 	originNotAllowed: {"OriginNotAllowed", http.StatusForbidden, "The agent does not answer requests that a browser sends for a page.", true},
 	tokenMissing:     {"TokenMissing", http.StatusForbidden, "The request needs a token in the X-KMS-Token header, or in another header that the configuration allows.", false},
 	tokenInvalid:     {"TokenInvalid", http.StatusForbidden, "The token is not valid.", true},
+	sessionEnded:     {"SessionEnded", http.StatusForbidden, "The session of the status page has ended. Sign in again.", true},
+	linkInvalid:      {"LinkInvalid", http.StatusForbidden, "The link to the status page has been used already, or is too old.", true},
 	peerNotAllowed:   {"PeerNotAllowed", http.StatusForbidden, "The token is not valid for this process. It is bound to a user or group and to the unix socket.", true},
 	nameNotAllowed:   {"Forbidden.NoPermission", http.StatusForbidden, "The caller may not read this secret.", false},
 	pathNotFound:     {"PathNotFound", http.StatusNotFound, "There is nothing at this path.", false},

@@ -24,6 +24,12 @@ const (
 	routeReady
 	routeMetrics
 	routeStatus
+	routeVersions
+	routePageFile
+	routePageLink
+	routePageOpen
+	routeSignIn
+	routeSignOut
 )
 
 // routeOf splits a request target, as it came over the wire, into route, name and query.
@@ -47,6 +53,9 @@ func (s *Server) routeOf(target []byte) (r route, name, query []byte) {
 	case "/status":
 		return routeStatus, nil, query
 	}
+	if r := pageRoute(path); r != routeUnknown {
+		return r, nil, query
+	}
 	if name, ok := bytes.CutPrefix(path, s.prefix); ok {
 		return routeName, name, query
 	}
@@ -64,6 +73,13 @@ var operations = [...]string{
 	routeReady:   "Ready",
 	routeMetrics: "Metrics",
 	routeStatus:  "Status",
+
+	routeVersions: "ListSecretVersionIds",
+	routePageFile: "Page",
+	routePageLink: "MakeLink",
+	routePageOpen: "SignIn",
+	routeSignIn:   "SignIn",
+	routeSignOut:  "SignOut",
 }
 
 // dispatch takes a request through guard and route.
@@ -104,6 +120,10 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		s.report(ctx, c, query)
 	case routeUnknown:
 		s.refuse(ctx, c, pathNotFound)
+	case routePageFile, routePageLink, routePageOpen, routeSignIn, routeSignOut:
+		s.page(ctx, c, r, query)
+	case routeVersions:
+		s.versions(ctx, c, query)
 	default:
 		s.observe(ctx, c, r, query)
 	}

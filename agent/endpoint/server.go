@@ -22,7 +22,7 @@ import (
 // ErrServerClosed is returned by [Server.Serve] after [Server.Shutdown].
 var ErrServerClosed = errors.New("endpoint: server closed")
 
-// maxBodyBytes bounds the body of a POST, which carries nothing.
+// maxBodyBytes bounds the body of a POST, which carries nothing, or a token.
 const maxBodyBytes = 1 << 10
 
 // Server answers HTTP requests for secrets on any number of listeners.
@@ -37,6 +37,7 @@ type Server struct {
 	accounts     map[string]*account // of callers; guarded by mu
 	hosts        map[string]struct{}
 	etagKey      [32]byte
+	sessions     sessions
 	process      [8]byte // random part of request ids
 
 	table    *table

@@ -1,0 +1,191 @@
+package endpoint
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"sync"
+	"time"
+)
+
+// How long links and sessions of the status page last, and how many a caller has at once.
+const (
+	linkLife    = time.Minute
+	sessionIdle = 30 * time.Minute // without a request
+	sessionLife = 12 * time.Hour   // in all
+
+	maxLinks    = 4
+	maxSessions = 8
+)
+
+// grant is the right of a caller to see its status, lent to a browser. It counts for as long
+// as the caller has the token, or the rule for its peer, that it was made with.
+type grant struct {
+	caller string
+	token  [sha256.Size]byte // digest of the token; zero for a caller known by its peer alone
+	peer   peer              // who it was made for, where that is known
+	began  time.Time
+	used   time.Time
+}
+
+// grantOf returns the grant of the caller that c has presented itself as with this request.
+func grantOf(c *conn, now time.Time) grant {
+	g := grant{caller: c.caller.name, peer: c.peer, began: now, used: now}
+	if t := c.memory.found; t != nil {
+		g.token = t.digest
+	}
+	return g
+}
+
+// holder returns the caller that g is of under set; nil when it has lost what g was made with.
+func (g *grant) holder(set *callerSet, now time.Time) *caller {
+	if g.token == ([sha256.Size]byte{}) {
+		for _, who := range set.byPeer {
+			if who.name == g.caller && who.matchesPeer(g.peer) {
+				return who
+			}
+		}
+		return nil
+	}
+	for i := range set.tokens {
+		t := &set.tokens[i]
+		who := set.callers[t.caller]
+		if t.digest != g.token || who.name != g.caller || t.expired(now.UnixNano()) {
+			continue
+		}
+		if len(who.uids)+len(who.gids) > 0 && !who.matchesPeer(g.peer) {
+			return nil
+		}
+		return who
+	}
+	return nil
+}
+
+// grants are kept under the hash of the random text that stands for them, so that a look into
+// the memory gives none away. The zero value is ready for use.
+type grants map[[sha256.Size]byte]*grant
+
+// add keeps g and returns the text that stands for it: 256 random bits. When the caller has
+// limit of them already, the one that was used least recently goes.
+func (m *grants) add(g grant, limit int) string {
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails
+	text := base64.RawURLEncoding.EncodeToString(random[:])
+	for {
+		var oldest [sha256.Size]byte
+		n := 0
+		for id, other := range *m {
+			if other.caller != g.caller {
+				continue
+			}
+			if n++; n == 1 || other.used.Before((*m)[oldest].used) {
+				oldest = id
+			}
+		}
+		if n < limit {
+			break
+		}
+		delete(*m, oldest)
+	}
+	if *m == nil {
+		*m = grants{}
+	}
+	(*m)[sha256.Sum256([]byte(text))] = &g
+	return text
+}
+
+// drop forgets what is over.
+func (m grants) drop(over func(*grant) bool) {
+	for id, g := range m {
+		if over(g) {
+			delete(m, id)
+		}
+	}
+}
+
+// sessions are the browsers that see the status page, and the links that let them in. They
+// live in memory only: a restart ends them all.
+type sessions struct {
+	mu    sync.Mutex
+	links grants
+	open  grants
+}
+
+func linkOver(now time.Time) func(*grant) bool {
+	return func(g *grant) bool { return now.Sub(g.began) > linkLife }
+}
+
+func sessionOver(now time.Time) func(*grant) bool {
+	return func(g *grant) bool { return now.Sub(g.used) > sessionIdle || now.Sub(g.began) > sessionLife }
+}
+
+// link returns a code that [sessions.redeem] takes once.
+func (s *sessions) link(g grant) (code string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links.drop(linkOver(g.began))
+	return s.links.add(g, maxLinks)
+}
+
+// redeem returns the grant that code stands for, at most once; nil when there is none.
+func (s *sessions) redeem(code []byte, now time.Time) *grant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links.drop(linkOver(now))
+	id := sha256.Sum256(code)
+	g := s.links[id]
+	delete(s.links, id)
+	return g
+}
+
+// begin returns the text that stands for a new session, for a cookie.
+func (s *sessions) begin(g grant, now time.Time) (cookie string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g.began, g.used = now, now
+	s.open.drop(sessionOver(now))
+	return s.open.add(g, maxSessions)
+}
+
+// holder returns the caller whose session cookie stands for, and notes that it was used; nil
+// when there is none, or no longer.
+func (s *sessions) holder(cookie []byte, set *callerSet, now time.Time) *caller {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := sha256.Sum256(cookie)
+	g := s.open[id]
+	if g == nil {
+		return nil
+	}
+	who := g.holder(set, now)
+	if who == nil || sessionOver(now)(g) {
+		delete(s.open, id)
+		return nil
+	}
+	g.used = now
+	return who
+}
+
+// end forgets the session that cookie stands for.
+func (s *sessions) end(cookie []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, sha256.Sum256(cookie))
+}
+
+// keep forgets what callers have lost that are not in set, or whose token is not.
+func (s *sessions) keep(set *callerSet, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := func(g *grant) bool { return g.holder(set, now) == nil }
+	s.links.drop(lost)
+	s.open.drop(lost)
+}
+
+// counts returns how many sessions and links there are, those that are over included until
+// the next one is made.
+func (s *sessions) counts() (open, links int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open), len(s.links)
+}

@@ -1,0 +1,208 @@
+package endpoint
+
+import (
+	"bytes"
+	"crypto/tls"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
+)
+
+// admitBrowser decides about a request without a token. What only shows or begins the sign-in
+// is for everyone; the status is for who has a session, and for nothing but the status does
+// a session count.
+func (s *Server) admitBrowser(req *fasthttp.RequestHeader, c *conn, r route, set *callerSet) (*caller, refusal) {
+	if !s.opts.StatusPage || r != routeStatus && r != routeVersions {
+		if s.opts.StatusPage && r.forBrowsers() {
+			return nil, allowed
+		}
+		return nil, tokenMissing
+	}
+	cookie := req.CookieBytes(cookieName(req.Host()))
+	if len(cookie) > 0 {
+		if who := s.sessions.holder(cookie, set, time.Now()); who != nil {
+			return who, allowed
+		}
+	}
+	switch {
+	case r == routeStatus && s.wantsPage(req):
+		return nil, allowed // it gets the sign-in
+	case len(cookie) > 0:
+		return nil, sessionEnded
+	}
+	return nil, tokenMissing
+}
+
+// cookieName returns the name of the session's cookie. Cookies do not know ports: with the
+// port in their names, agents on one host do not end each other's sessions.
+func cookieName(host []byte) []byte {
+	name := []byte("secretagent")
+	if i := bytes.LastIndexByte(host, ':'); i >= 0 && !bytes.HasSuffix(host, []byte("]")) {
+		name = append(append(name, '-'), host[i+1:]...)
+	}
+	return name
+}
+
+// sameOrigin reports whether a browser says that the page of this very address sends req.
+// Nobody can make a browser say so for another one.
+func sameOrigin(req *fasthttp.RequestHeader, c *conn) bool {
+	said, opaque := false, false
+	for k, v := range req.All() {
+		switch string(k) {
+		case "Sec-Fetch-Site":
+			if string(v) != "same-origin" {
+				return false
+			}
+			said = true
+		case "Origin":
+			// Where a page has no referrer, browsers leave its origin out as well.
+			if opaque = string(v) == "null"; !opaque && string(v) != c.scheme()+"://"+string(req.Host()) {
+				return false
+			}
+			said = said || !opaque
+		}
+	}
+	return said
+}
+
+// scheme returns how c's client spells the protocol.
+func (c *conn) scheme() string {
+	if _, ok := c.Conn.(*tls.Conn); ok {
+		return "https"
+	}
+	return "http"
+}
+
+// showSignIn shows the form, with a notice of this file. It leaves the status as it is.
+func (s *Server) showSignIn(ctx *fasthttp.RequestCtx, notice string) {
+	s.showFile(ctx, "page/sign-in.html", contentTypeHTML)
+	if notice != "" {
+		notice = `<p class="notice bad" role="alert"><span aria-hidden="true">✕</span> ` + notice + "</p>"
+	}
+	ctx.Response.SetBodyRaw(bytes.Replace(ctx.Response.Body(), []byte("<!-- notice -->"), []byte(notice), 1))
+}
+
+// makeLink answers a caller with a link that lets one browser see the caller's status.
+func (s *Server) makeLink(ctx *fasthttp.RequestCtx, c *conn) {
+	now := time.Now()
+	code := s.sessions.link(grantOf(c, now))
+	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
+	ctx.Response.SetBodyRaw(encode(struct {
+		Link      string
+		ExpiresAt time.Time
+	}{s.address(ctx, c) + "/status/open?code=" + code, now.Add(linkLife).UTC()}))
+	c.status = fasthttp.StatusOK
+	s.audit(c, upstream.SecretRef{}, "", "link-made")
+}
+
+// address returns where a browser reaches this server: as the client itself did or, when that
+// came over a unix socket, over the first TCP listener. It is empty without one.
+func (s *Server) address(ctx *fasthttp.RequestCtx, c *conn) string {
+	if !c.unix {
+		return c.scheme() + "://" + string(ctx.Request.Header.Host())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := ""
+	for ln := range s.listeners {
+		addr, ok := ln.Addr().(*net.TCPAddr)
+		if !ok {
+			continue
+		}
+		host := addr.IP.String()
+		if addr.IP.IsUnspecified() {
+			host = "localhost"
+		}
+		scheme := "http://"
+		if own, ok := ln.(*listener); ok && own.tls != nil {
+			scheme = "https://"
+		}
+		if at := scheme + net.JoinHostPort(host, strconv.Itoa(addr.Port)); first == "" || at < first {
+			first = at
+		}
+	}
+	return first
+}
+
+// openLink begins a session for whoever follows a link for the first time.
+func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn, code string) {
+	now := time.Now()
+	g := s.sessions.redeem([]byte(code), now)
+	if g != nil {
+		c.caller = g.holder(s.callers.Load(), now)
+	}
+	if c.caller == nil {
+		s.refuse(ctx, c, linkInvalid)
+		s.showSignIn(ctx, "The link has been used already, or is more than a minute old. Ask for another one.")
+		return
+	}
+	s.beginSession(ctx, c, *g, now)
+}
+
+// signIn begins a session for whoever types a valid token into the form. A wrong one costs what
+// it costs everywhere: the connection.
+func (s *Server) signIn(ctx *fasthttp.RequestCtx, c *conn) {
+	h := seen{tokens: 1, token: formToken(c, ctx.PostBody())}
+	who, refused := authenticate(c, &h, s.callers.Load(), s.clock.Load())
+	if refused != allowed {
+		s.refuse(ctx, c, refused)
+		notice := "This is not a valid token."
+		if refused == peerNotAllowed {
+			notice = "This token counts on the unix socket only. Use a one-time link."
+		}
+		s.showSignIn(ctx, notice)
+		return
+	}
+	c.caller = who
+	now := time.Now()
+	s.beginSession(ctx, c, grantOf(c, now), now)
+}
+
+// formToken returns the token that a form was filled with, without space around it.
+func formToken(c *conn, body []byte) []byte {
+	text, ok := bytes.CutPrefix(body, []byte("token="))
+	if !ok {
+		return nil
+	}
+	token, ok := c.unescape(text, true)
+	if !ok {
+		return nil
+	}
+	return []byte(strings.TrimSpace(token))
+}
+
+func (s *Server) beginSession(ctx *fasthttp.RequestCtx, c *conn, g grant, now time.Time) {
+	s.table.trust(c)
+	s.setCookie(ctx, c, s.sessions.begin(g, now))
+	s.audit(c, upstream.SecretRef{}, "", "signed-in")
+}
+
+func (s *Server) signOut(ctx *fasthttp.RequestCtx, c *conn) {
+	h := &ctx.Request.Header
+	s.sessions.end(h.CookieBytes(cookieName(h.Host())))
+	s.setCookie(ctx, c, "")
+}
+
+// setCookie sends the browser to the page with the cookie of a session; without one when value
+// is empty.
+func (s *Server) setCookie(ctx *fasthttp.RequestCtx, c *conn, value string) {
+	var cookie fasthttp.Cookie
+	cookie.SetKeyBytes(cookieName(ctx.Request.Header.Host()))
+	cookie.SetValue(value)
+	cookie.SetPath("/status")
+	cookie.SetHTTPOnly(true)
+	cookie.SetSameSite(fasthttp.CookieSameSiteStrictMode)
+	cookie.SetSecure(c.scheme() == "https")
+	if value == "" {
+		cookie.SetExpire(fasthttp.CookieExpireDelete)
+	}
+	ctx.Response.Header.SetCookie(&cookie)
+	ctx.Response.Header.Set("Location", "/status")
+	ctx.Response.SetStatusCode(fasthttp.StatusSeeOther)
+	c.status = fasthttp.StatusSeeOther
+}

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// maxVersionsShown bounds the versions of one secret that are shown; it is also the most that
+// the built-in backend keeps without their labels.
+const maxVersionsShown = 100
+
+// VersionList is what GET /status/versions says about one secret of the built-in backend.
+type VersionList struct {
+	SecretName upstream.SecretName
+	Versions   []VersionStatus // oldest first, those without a label included
+	Omitted    int             `json:",omitzero"` // older ones, beyond 100
+}
+
+// VersionStatus is one version of a secret.
+type VersionStatus struct {
+	VersionID     upstream.VersionID `json:"VersionId"`
+	CreateTime    time.Time
+	VersionStages []upstream.VersionStage `json:",omitempty"` // its labels; none: deprecated
+}
+
+// versions lists the versions of a secret from the built-in backend. On the cloud it would
+// cost a call of a kind that is granted sparingly.
+func (a *Agent) versions(ctx context.Context, name upstream.SecretName) (any, error) {
+	out, err := a.backend.store.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{
+		SecretName: name, IncludeDeprecated: true, Page: upstream.Page{Number: 1, Size: maxVersionsShown},
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := VersionList{SecretName: name, Versions: []VersionStatus{}, Omitted: max(0, out.TotalCount-len(out.Versions))}
+	for _, v := range slices.Backward(out.Versions) {
+		list.Versions = append(list.Versions, VersionStatus(v))
+	}
+	return list, nil
+}
