@@ -7,9 +7,12 @@ export function el(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== undefined && child !== null && child !== ""));
+  node.append(...real(children));
   return node;
 }
+
+/** real leaves out children that are not there: those of conditions that do not hold. */
+const real = (children) => children.filter((child) => child !== undefined && child !== null && child !== false && child !== "" && child !== 0);
 
 export const byId = (id) => document.getElementById(id);
 
@@ -56,5 +59,5 @@ export function rebuild(parent, model, make) {
   const text = JSON.stringify(model);
   if (known.get(parent) === text) return;
   known.set(parent, text);
-  parent.replaceChildren(...make(model));
+  parent.replaceChildren(...real(make(model)));
 }

@@ -210,12 +210,12 @@ function updateSecret(row, s) {
     el("span", { class: "id" }, id),
     el("span", { class: "labels" }, ...(labels ?? []).flatMap((l) => [el("span", { class: l === "ACSCurrent" ? "flag current" : "flag" }, l), " "])),
   ] : [el("span", { class: "quiet" }, "none")]));
-  if (shown && row.dataset.version !== undefined && row.dataset.version !== (s.VersionId ?? "")) {
-    row.classList.remove("changed");
-    void row.offsetWidth; // so that the animation begins anew
-    row.classList.add("changed");
+  if (held.dataset.version !== undefined && held.dataset.version !== (s.VersionId ?? "")) {
+    held.classList.remove("changed");
+    void held.offsetWidth; // so that the animation begins anew
+    held.classList.add("changed");
   }
-  row.dataset.version = s.VersionId ?? "";
+  held.dataset.version = s.VersionId ?? "";
   rebuild(confirmed, s.ConfirmedAt, (at) => [el("span", { class: "on-narrow" }, "confirmed "), when(at, "ago")]);
   rebuild(next, [s.NextRefresh, s.Failures, s.Error], ([at, failures, error]) => [
     el("span", { class: "on-narrow" }, "next refresh "), when(at, "in"),
@@ -258,7 +258,7 @@ function updateDetails(row, s) {
     s.Subscribers > 0 && fact("Waiting for changes", plural(s.Subscribers, "file, client or application", "files, clients and applications")),
     (s.AskedAt || s.AskedBy) && fact("Asked for last", el("span", {}, s.AskedBy ? `by ${s.AskedBy} ` : "", when(s.AskedAt, "ago"))),
     s.Error && fact("Last error", el("span", {}, s.Error, " ", when(s.ErrorAt, "ago"), s.Failures > 1 ? `, ${s.Failures} in a row` : "")),
-  ].filter(Boolean));
+  ]);
   story_.hidden = !s.History?.length;
   rebuild(story_.lastChild, [s.History, s.HistoryDropped], () => story(s));
 }
@@ -293,14 +293,14 @@ function drawFiles() {
     rebuild(head.lastChild, state, badge);
     rebuild(made, [f.Versions, f.Files], () => [
       ...(f.Versions ?? []).map((v) => el("span", { class: "part" }, ...breakable(v.SecretName), " ", el("span", { class: "id" }, v.VersionId))),
-      f.Files ? el("span", { class: "quiet" }, `a set of ${f.Files.length}`) : null].filter(Boolean));
+      f.Files ? el("span", { class: "quiet" }, `a set of ${f.Files.length}`) : null]);
     rebuild(changed, [f.ChangedAt, f.NextTry, f.Error, f.Failures], () => [
       f.ChangedAt ? when(f.ChangedAt, "ago") : el("span", { class: "quiet" }, "not by this run"),
       f.Error ? el("span", { class: "error" }, ` ${f.Error}`) : null,
-      f.NextTry ? el("span", {}, " tried again ", when(f.NextTry, "in")) : null].filter(Boolean));
+      f.NextTry ? el("span", {}, " tried again ", when(f.NextTry, "in")) : null]);
     const h = hookState(f);
     setClass(hook, h ? `next state ${h.level}` : "next quiet");
-    rebuild(hook, [h, f.HookError], () => (h ? [el("span", { class: "on-narrow" }, "hook "), ...badge(h), f.HookError ? el("span", { class: "error" }, ` ${f.HookError}`) : null].filter(Boolean) : ["–"]));
+    rebuild(hook, [h, f.HookError], () => (h ? [el("span", { class: "on-narrow" }, "hook "), ...badge(h), f.HookError ? el("span", { class: "error" }, ` ${f.HookError}`) : null] : ["–"]));
   });
 }
 
@@ -333,7 +333,7 @@ function drawFacts() {
       fact("Because of changes", `${plural(c.Restarts, "restart")}, ${plural(c.Signals, "signal")}`),
       c.Error && fact("Last error", el("span", { class: c.Failing ? "error" : "" }, c.Error, " ", when(c.ErrorAt, "ago"))),
       c.State === "ended" && fact("Exit code", String(c.ExitCode ?? 0)),
-    ].filter(Boolean));
+    ]);
   }
 
   const callers = status.Callers ?? [];
