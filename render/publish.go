@@ -22,6 +22,10 @@ const (
 	tempPrefix   = ".secretagent-"
 	backupSuffix = ".bak"
 
+	// createNew makes a file that was not there; O_EXCL does not follow a link either. A
+	// regular file never blocks, and os spares four calls of fcntl when it is told so.
+	createNew = os.O_WRONLY | os.O_CREATE | os.O_EXCL | nonBlock
+
 	// stampAbsent is the stamp of a place where nothing is published.
 	stampAbsent = "absent"
 )
@@ -407,10 +411,12 @@ func readRegular(dir *os.Root, name string) ([]byte, error) {
 }
 
 func mustBeRegular(dir *os.Root, name string, fi fs.FileInfo) error {
-	path := filepath.Join(dir.Name(), name)
-	switch mode := fi.Mode(); {
-	case mode.IsRegular():
+	mode := fi.Mode()
+	if mode.IsRegular() {
 		return nil
+	}
+	path := filepath.Join(dir.Name(), name)
+	switch {
 	case mode&fs.ModeSymlink != 0:
 		return fmt.Errorf("%s is a symbolic link; name the file it leads to, or remove the link", path)
 	case mode.IsDir():
@@ -435,8 +441,7 @@ func removeRegular(dir *os.Root, name string) error {
 // nothing is left behind.
 func writeTemp(dir *os.Root, base string, content []byte, mode fs.FileMode, own owner, sync bool) (string, error) {
 	name := tempName(base)
-	// O_EXCL does not follow a link either.
-	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := dir.OpenFile(name, createNew, 0o600)
 	if err != nil {
 		return "", err
 	}

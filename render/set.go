@@ -277,7 +277,7 @@ func (p *setPlace) write(dir *os.Root, generation string, outs []*output) error 
 	}
 	defer sub.Close()
 	for i, f := range p.files {
-		file, err := sub.OpenFile(f.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		file, err := sub.OpenFile(f.name, createNew, 0o600)
 		if err != nil {
 			return err
 		}
