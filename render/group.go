@@ -2,6 +2,7 @@ package render
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type hookGroup struct {
 	running   bool
 	notBefore time.Time // splay, or the pause after a failure; zero: at once
 	failure   error
+	alone     bool // the last run found no process to signal
 	backoff   retry.Backoff
 	timer     *time.Timer
 }
@@ -40,7 +42,7 @@ func (g *hookGroup) owes(mu *sync.Mutex) bool {
 }
 
 // runHook runs the hook of g once and settles what it owed when it began. Something that
-// changed meanwhile stays owed. The caller makes sure that it does not run twice at a time.
+// changed meanwhile stays owed, and so does a signal that found no process. The caller makes sure that it does not run twice at a time.
 func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	r.mu.Lock()
 	settled := maps.Clone(g.owing)
@@ -56,9 +58,14 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	started := time.Now()
 	err := g.hook.run(ctx, r.log, r.opts.Signal, r.masker)
 	elapsed := time.Since(started)
+	alone := errors.Is(err, errNoProcess)
 
 	r.mu.Lock()
-	g.failure = err
+	noted := alone && g.alone
+	g.failure, g.alone = err, alone
+	if alone {
+		g.failure = nil
+	}
 	if err == nil {
 		g.backoff, g.notBefore = newBackoff(), time.Time{}
 		for u, seq := range settled {
@@ -75,6 +82,12 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	}
 	r.mu.Unlock()
 
+	if alone {
+		if !noted {
+			r.log.Info("no process to signal: the hook stays owed", "file", first, "hook", g.hook.String())
+		}
+		return nil
+	}
 	if err != nil {
 		r.log.Warn("hook failed; it stays owed", "file", first, "targets", len(settled), "error", err)
 	} else {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -24,10 +25,15 @@ const (
 	hookPipeWait  = 2 * time.Second
 )
 
+// errNoProcess is the answer of a pid file that is missing or names a process that has ended.
+var errNoProcess = errors.New("the process does not run")
+
 // Hook is what to do after a change: exactly one of Command, PIDFile, Child and URL.
 //
 // It runs after a change was published and is owed until it succeeds, with a growing,
-// jittered pause between attempts. It never runs twice at the same time, and targets with an
+// jittered pause between attempts. A process of PIDFile that does not run is no failure: an
+// application may wait for the agent to be ready before it starts. The signal stays owed, in
+// case it started with the content from before. The hook never runs twice at the same time, and targets with an
 // equal hook share one run when they change together. A hook that is cut short because the
 // agent stops stays owed.
 type Hook struct {
@@ -250,6 +256,9 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 		return toChild(sig)
 	}
 	f, err := os.OpenFile(h.PIDFile, os.O_RDONLY|nonBlock, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNoProcess
+	}
 	if err != nil {
 		return err
 	}
@@ -268,7 +277,10 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 		return err
 	}
 	defer process.Release()
-	return process.Signal(sig)
+	if err := process.Signal(sig); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return errNoProcess
 }
 
 // loopbackURL parses a URL whose host is this host.

@@ -400,7 +400,7 @@ func TestSignalHook(t *testing.T) {
 
 	for content, want := range map[string]string{
 		"0": "number of a process", "-1": "number of a process", "": "number of a process", "12 13": "number of a process",
-		"4194304999": "number of a process", "2147483646": "process",
+		"4194304999": "number of a process",
 	} {
 		mustWrite(t, pidFile, content)
 		err := (&Hook{PIDFile: pidFile}).run(t.Context(), discard(), nil, noMask)
@@ -408,14 +408,63 @@ func TestSignalHook(t *testing.T) {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
-	if err := (&Hook{PIDFile: dir + "/none"}).run(t.Context(), discard(), nil, noMask); err == nil {
-		t.Error("a missing pid file is no error")
+	mustWrite(t, pidFile, "2147483646") // more than any kernel gives out
+	for _, path := range []string{dir + "/none", pidFile} {
+		if err := (&Hook{PIDFile: path}).run(t.Context(), discard(), nil, noMask); !errors.Is(err, errNoProcess) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 
 	var got os.Signal
 	toChild := func(s os.Signal) error { got = s; return nil }
 	if err := (&Hook{Child: true, Signal: "TERM"}).run(t.Context(), discard(), toChild, noMask); err != nil || got != syscall.SIGTERM {
 		t.Errorf("child: %v, %v", got, err)
+	}
+}
+
+// Ensure that an application that starts only when the agent is ready is waited for: a missing
+// process makes nothing unready, and gets its signal once it is there.
+func TestSignalHookWaitsForItsProcess(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.put("a", "1")
+	var log logBuffer
+	opts := Options{
+		Targets:  []Target{{Content: inline(`{{ secret "a" }}`), Destination: dir + "/file", NoSync: true, Hook: &Hook{PIDFile: dir + "/pid"}}},
+		StateDir: dir + "/state", Logger: log.logger(),
+		Observe: func(e Event) {
+			if e.Err != nil {
+				t.Error(e.Err)
+			}
+		},
+	}
+	if err := mustNew(t, src, opts).RenderOnce(t.Context()); err != nil {
+		t.Errorf("once: %v", err)
+	}
+	r := mustNew(t, src, opts)
+	stop := start(t, r)
+	defer stop()
+	eventually(t, "ready", func() bool { ok, _ := r.Ready(); return ok })
+	eventually(t, "it found none", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.groups[0].alone
+	})
+	if s := r.Status()[0]; !s.HookOwed || s.HookError != "" {
+		t.Errorf("status: %+v", s)
+	}
+
+	cmd := exec.Command("/bin/sh", "-c", `trap "echo hup > `+dir+`/got" HUP; echo ready > `+dir+`/ready; while :; do sleep 0.02; done`)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	eventually(t, "it listens", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
+	mustWrite(t, dir+"/pid", fmt.Sprintf("%d\n", cmd.Process.Pid))
+	eventually(t, "the signal", func() bool { _, err := os.Stat(dir + "/got"); return err == nil })
+	eventually(t, "nothing owed", func() bool { return !r.Status()[0].HookOwed })
+	if n := strings.Count(log.String(), "no process to signal"); n != 2 { // one for each renderer
+		t.Errorf("noted %d times", n)
 	}
 }
 

@@ -106,6 +106,9 @@ func TestRenderOnceReportsEveryFailure(t *testing.T) {
 	if !errors.Is(err, upstream.ErrNotFound) || !errors.Is(err, upstream.ErrUnavailable) || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("got %v", err)
 	}
+	if code := upstream.ExitCode(err); code != upstream.ExitUnavailable {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 // Ensure that RenderOnce waits out a temporary failure until its deadline, and only those.

@@ -208,7 +208,9 @@ func Outage(err error) bool {
 	return err != nil && (isContextError(err) || classOf(err).outage)
 }
 
-// ExitCode returns the exit code of the command line for err; 0 for nil.
+// ExitCode returns the exit code of the command line for err; 0 for nil. Of several errors
+// that are joined, one that may pass by itself decides: what the others say is not the whole
+// truth before that one is gone.
 func ExitCode(err error) int {
 	if err == nil {
 		return ExitOK
@@ -216,12 +218,17 @@ func ExitCode(err error) int {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return ExitUnavailable
 	}
+	exit := ExitFailed
 	for i := range classes {
-		if errors.Is(err, classes[i].sentinel) {
-			return classes[i].exit
+		switch c := &classes[i]; {
+		case !errors.Is(err, c.sentinel):
+		case c.exit == ExitUnavailable:
+			return ExitUnavailable
+		case exit == ExitFailed:
+			exit = c.exit
 		}
 	}
-	return ExitFailed
+	return exit
 }
 
 func isContextError(err error) bool {

@@ -188,6 +188,19 @@ func TestClassification(t *testing.T) {
 	if upstream.Outage(nil) || upstream.ExitCode(nil) != 0 {
 		t.Error("nil is an error")
 	}
+	for _, c := range []struct {
+		errs []error
+		want int
+	}{
+		{[]error{upstream.ErrNotFound, upstream.ErrUnavailable}, upstream.ExitUnavailable},
+		{[]error{upstream.ErrAccessDenied, upstream.ErrNotFound, upstream.ErrThrottled}, upstream.ExitUnavailable},
+		{[]error{upstream.ErrNotFound, context.DeadlineExceeded}, upstream.ExitUnavailable},
+		{[]error{errors.New("disk on fire"), upstream.ErrNotFound}, upstream.ExitNotFound},
+	} {
+		if code := upstream.ExitCode(errors.Join(c.errs...)); code != c.want {
+			t.Errorf("%v together exit with %d, want %d", c.errs, code, c.want)
+		}
+	}
 	if err := errors.New("disk on fire"); upstream.Code(err) != "InternalFailure" || upstream.ExitCode(err) != upstream.ExitFailed {
 		t.Errorf("a foreign error answers %s and exits with %d", upstream.Code(err), upstream.ExitCode(err))
 	}

@@ -12,8 +12,8 @@ import (
 
 func (a *app) renderCommand() *cobra.Command {
 	var (
-		once, dryRun, diff, partial, noHooks bool
-		timeout                              time.Duration
+		once, dryRun, diff, allOrNothing, noHooks bool
+		timeout                                   time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "render --once",
@@ -23,8 +23,9 @@ for init containers and CI. No agent is needed: the values come from the running
 built-in backend where there is one, else from the upstream itself.
 
 It is all or nothing: a secret that is missing, a template that fails or a full disk leaves
-every file as it was. Reads that fail for a passing reason are repeated until --timeout; then
-the exit code is 5. "secretagent run" keeps files current.
+every file as it was, unless --all-or-nothing=false. Every file that failed is listed, with the
+reason. Reads that fail for a passing reason are repeated until --timeout; then the exit code
+is 5, whatever else failed. "secretagent run" keeps files current.
 
 --dry-run publishes nothing and lists the files that would change; --diff shows the lines,
 with values masked.`,
@@ -39,8 +40,8 @@ with values masked.`,
 				return usagef("--diff belongs to --dry-run")
 			case timeout <= 0:
 				return usagef("--timeout must be positive")
-			case dryRun && (partial || noHooks):
-				return usagef("--dry-run publishes nothing and runs no hook: leave --partial and --no-hooks away")
+			case dryRun && (!allOrNothing || noHooks):
+				return usagef("--dry-run publishes nothing and runs no hook: leave --all-or-nothing and --no-hooks away")
 			}
 			cfg, err := a.loadConfig()
 			if err != nil {
@@ -51,7 +52,7 @@ with values masked.`,
 			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
 			deps := agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}
 			if !dryRun {
-				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: partial, NoHooks: noHooks})
+				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: !allOrNothing, NoHooks: noHooks})
 			}
 			diffs, err := agent.RenderDiff(ctx, cfg, deps)
 			if err != nil {
@@ -72,7 +73,7 @@ with values masked.`,
 	f.BoolVar(&once, "once", false, "render once, then exit")
 	f.BoolVar(&dryRun, "dry-run", false, "publish nothing; list the files that would change")
 	f.BoolVar(&diff, "diff", false, "with --dry-run: show the lines that would change, values masked")
-	f.BoolVar(&partial, "partial", false, "publish what could be rendered although something else could not")
+	f.BoolVar(&allOrNothing, "all-or-nothing", true, "publish nothing when something could not be rendered")
 	f.BoolVar(&noHooks, "no-hooks", false, "run no hooks and owe none")
 	f.DurationVar(&timeout, "timeout", 30*time.Second, "longest wait for the upstream")
 	return cmd
