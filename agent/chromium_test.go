@@ -17,7 +17,6 @@ import (
 // chromium is a headless browser that is driven over its DevTools pipe: JSON messages that end
 // with a zero byte.
 type chromium struct {
-	t  *testing.T
 	to io.Writer
 
 	mu      sync.Mutex
@@ -84,7 +83,7 @@ func startChromium(t *testing.T) *chromium {
 	}
 	in.Close()
 	out.Close()
-	c := &chromium{t: t, to: to, waiting: map[int]chan answer{}, tabs: map[string]*tab{}}
+	c := &chromium{to: to, waiting: map[int]chan answer{}, tabs: map[string]*tab{}}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -135,14 +134,14 @@ func (c *chromium) read(from io.Reader) {
 }
 
 // call sends a command and returns its result.
-func (c *chromium) call(session, method string, params any) json.RawMessage {
-	c.t.Helper()
+func (c *chromium) call(t *testing.T, session, method string, params any) json.RawMessage {
+	t.Helper()
 	c.mu.Lock()
 	c.next++
 	id, ch := c.next, make(chan answer, 1)
 	if c.gone {
 		c.mu.Unlock()
-		c.t.Fatalf("%s: the browser has ended", method)
+		t.Fatalf("%s: the browser has ended", method)
 	}
 	c.waiting[id] = ch
 	text, err := json.Marshal(map[string]any{"id": id, "sessionId": session, "method": method, "params": params})
@@ -154,19 +153,19 @@ func (c *chromium) call(session, method string, params any) json.RawMessage {
 	}
 	c.mu.Unlock()
 	if err != nil {
-		c.t.Fatalf("%s: %v", method, err)
+		t.Fatalf("%s: %v", method, err)
 	}
 	select {
 	case a, ok := <-ch:
 		if !ok {
-			c.t.Fatalf("%s: the browser has ended", method)
+			t.Fatalf("%s: the browser has ended", method)
 		}
 		if a.Error != nil {
-			c.t.Fatalf("%s: %s", method, a.Error.Message)
+			t.Fatalf("%s: %s", method, a.Error.Message)
 		}
 		return a.Result
 	case <-time.After(time.Minute):
-		c.t.Fatalf("%s: the browser does not answer", method)
+		t.Fatalf("%s: the browser does not answer", method)
 	}
 	return nil
 }
@@ -174,41 +173,45 @@ func (c *chromium) call(session, method string, params any) json.RawMessage {
 // tab is one page of a browser, with cookies of its own.
 type tab struct {
 	*chromium
+	t       *testing.T
 	session string
 
 	complaints []string // console errors and warnings, exceptions, violations of the policy
 	requests   []string // addresses
 }
 
-// open returns an empty tab.
-func (c *chromium) open() *tab {
-	c.t.Helper()
+// open returns an empty tab for a test.
+func (c *chromium) open(t *testing.T) *tab {
+	t.Helper()
 	var browserContext struct{ BrowserContextID string }
 	var target struct{ TargetID string }
 	var attached struct{ SessionID string }
-	c.decode(c.call("", "Target.createBrowserContext", map[string]any{}), &browserContext)
-	c.decode(c.call("", "Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": browserContext.BrowserContextID}), &target)
-	c.decode(c.call("", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}), &attached)
-	tab := &tab{chromium: c, session: attached.SessionID}
+	decode(t, c.call(t, "", "Target.createBrowserContext", map[string]any{}), &browserContext)
+	decode(t, c.call(t, "", "Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": browserContext.BrowserContextID}), &target)
+	decode(t, c.call(t, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}), &attached)
+	tab := &tab{chromium: c, t: t, session: attached.SessionID}
 	c.mu.Lock()
 	c.tabs[tab.session] = tab
 	c.mu.Unlock()
 	for _, domain := range []string{"Page", "Runtime", "Log", "Network"} {
 		tab.do(domain+".enable", map[string]any{})
 	}
+	t.Cleanup(func() {
+		c.call(t, "", "Target.disposeBrowserContext", map[string]any{"browserContextId": browserContext.BrowserContextID})
+	})
 	return tab
 }
 
-func (c *chromium) decode(text json.RawMessage, v any) {
-	c.t.Helper()
+func decode(t *testing.T, text json.RawMessage, v any) {
+	t.Helper()
 	if err := json.Unmarshal(text, v); err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
 func (t *tab) do(method string, params any) json.RawMessage {
 	t.t.Helper()
-	return t.call(t.session, method, params)
+	return t.call(t.t, t.session, method, params)
 }
 
 // note remembers what the page complains of and asks for. The lock of the browser is held.
@@ -265,7 +268,7 @@ func (t *tab) eval(expression string) any {
 			Exception struct{ Description string }
 		}
 	}
-	t.decode(t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}), &r)
+	decode(t.t, t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}), &r)
 	if r.ExceptionDetails != nil {
 		t.t.Fatalf("%s: %s", expression, r.ExceptionDetails.Exception.Description)
 	}
@@ -277,7 +280,7 @@ func (t *tab) await(what, expression string) {
 	t.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		var r struct{ Result struct{ Value any } }
-		t.decode(t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}), &r)
+		decode(t.t, t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}), &r)
 		if r.Result.Value == true {
 			return
 		}
@@ -299,7 +302,7 @@ func (t *tab) sized(width, height int, scheme string) {
 	t.do("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
 }
 
-// shoot writes a picture of the whole page into the folder that PAGE_SHOTS names, if it is set.
+// shoot writes a picture of the page, of its first 1600 pixels, into the folder that PAGE_SHOTS names, if it is set.
 func (t *tab) shoot(name string) {
 	t.t.Helper()
 	dir := os.Getenv("PAGE_SHOTS")
@@ -307,7 +310,8 @@ func (t *tab) shoot(name string) {
 		return
 	}
 	var shot struct{ Data string }
-	t.decode(t.do("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true}), &shot)
+	clip := map[string]any{"x": 0, "y": 0, "scale": 1, "width": t.eval("innerWidth"), "height": t.eval("Math.min(1600, document.documentElement.scrollHeight)")}
+	decode(t.t, t.do("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true, "clip": clip}), &shot)
 	png, err := base64.StdEncoding.DecodeString(shot.Data)
 	if err == nil {
 		err = os.WriteFile(dir+"/"+strings.ReplaceAll(name, " ", "-")+".png", png, 0o600)

@@ -32,13 +32,13 @@ function attention(s) {
   const known = new Set();
   for (const p of s.Problems) {
     known.add(p.Subject);
-    add(s.Ready ? "warn" : "bad", p.Subject, p.Reason);
+    add(s.Ready ? "warn" : "bad", p.Subject.replace(/^(secret .*):ACSCurrent$/, "$1"), p.Reason);
   }
   if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Outage}; last good values are served`);
   const failing = s.Secrets.filter((x) => ["warn", "bad"].includes(stateOf(x).level) && !known.has(`secret ${x.Secret}`));
   for (const x of failing.slice(0, 5)) {
     const since = x.ConfirmedAt ? `, confirmed last at ${moment(x.ConfirmedAt)}` : "";
-    add(stateOf(x).level, `secret ${x.Secret}`, `${stateOf(x).word}: ${x.Error ?? "no answer yet"}${since}`);
+    add(stateOf(x).level, `secret ${spelled(x)}`, `${stateOf(x).word}: ${x.Error ?? "no answer yet"}${since}`);
   }
   if (failing.length > 5) add("warn", `${failing.length - 5} more secrets`, "stand first in the list below");
   for (const f of s.Files) {
@@ -48,10 +48,15 @@ function attention(s) {
   }
   if (s.Child?.Failing) add("bad", `application ${s.Child.Command}`, s.Child.Error ?? "fails");
   if (s.Upstream.Alibaba?.Credential.Error) add("warn", "the credentials of the agent", s.Upstream.Alibaba.Credential.Error);
+  const ends = (what, at) => {
+    const left = at ? Date.parse(at) - now() : Infinity;
+    if (left < soon) add(left < 0 ? "bad" : "warn", what, left < 0 ? "has expired" : `ends in ${span(left)}`);
+  };
   for (const l of s.Listeners) {
-    const left = l.CertificateExpires ? Date.parse(l.CertificateExpires) - now() : Infinity;
-    if (left < soon) add(left < 0 ? "bad" : "warn", `certificate of ${l.Address}`, left < 0 ? "has expired" : `ends in ${span(left)}`);
+    ends(`certificate of ${l.Address}`, l.CertificateExpires);
+    ends(`authority of the clients of ${l.Address}`, l.ClientCAExpires);
   }
+  ends("authority of the upstream", s.Upstream.Alibaba?.CAExpires);
   if (s.Reload?.Failed && !known.has("configuration, not reloaded")) add("warn", "the last reload failed", s.Reload.Error ?? "the log says why");
   return list.sort((a, b) => (a.level === "bad" ? 0 : 1) - (b.level === "bad" ? 0 : 1));
 }
@@ -66,8 +71,8 @@ function lastFailure(s) {
     if (at && (!last || Date.parse(at) > Date.parse(last.at))) last = { at, what };
   };
   for (const x of s.Secrets) {
-    see(x.ErrorAt, `${x.Secret}: ${x.Error}`);
-    for (const e of x.History ?? []) if (e.Kind === "failed") see(e.Last, `${x.Secret}: ${e.Code}`);
+    see(x.ErrorAt, `${spelled(x)}: ${x.Error}`);
+    for (const e of x.History ?? []) if (e.Kind === "failed") see(e.Last, `${spelled(x)}: ${e.Code}`);
   }
   see(s.Child?.ErrorAt, `application: ${s.Child?.Error}`);
   for (const f of s.Files) if (f.State === "failed" || f.HookFailed) see(f.TriedAt, f.Path);
@@ -124,17 +129,18 @@ function drawGlance() {
   const file = attempt && (!refresh || Date.parse(attempt.NextTry) < Date.parse(refresh.NextRefresh));
   const failure = lastFailure(status);
   const up = status.Upstream;
+  const failing = up.Alibaba?.Endpoints.every((e) => e.Failures > 0);
   const model = { held: held.length, declared: declared.length, missing, fresh, stale, omitted: status.SecretsOmitted,
-    oldest: oldest?.ConfirmedAt, next: file ? [attempt.Path, attempt.NextTry] : [refresh?.Secret, refresh?.NextRefresh],
-    failure, outage: up.Outage, kind: up.Kind, at: up.Alibaba?.Endpoint, breaker: up.Alibaba?.Breaker.State };
+    oldest: oldest?.ConfirmedAt, next: file ? [attempt.Path, attempt.NextTry] : [refresh && spelled(refresh), refresh?.NextRefresh],
+    failure, failing, outage: up.Outage, kind: up.Kind, at: up.Alibaba?.Endpoint, breaker: up.Alibaba?.Breaker.State };
   rebuild(byId("glance"), model, (m) => [
     tile("Held", `${(m.held + (m.omitted ?? 0)).toLocaleString("en")}`, m.missing ? `${m.missing} of ${m.declared} declared missing` : `${m.declared} declared, all there`, m.missing && "bad"),
     tile("Fresh", m.held ? `${Math.floor((m.fresh / m.held) * 100)} %` : "–",
       [m.stale ? `${m.stale} stale; ` : "", m.oldest ? "oldest confirmed " : "nothing confirmed yet", m.oldest && when(m.oldest, "ago")], m.stale && "warn"),
     tile("Next", m.next[1] ? when(m.next[1], "in") : "–", m.next[0] ? `${file ? "render" : "refresh"} ${m.next[0]}` : "nothing is planned"),
     tile("Failed last", m.failure ? when(m.failure.at, "ago") : "never", m.failure ? m.failure.what : "since the start", m.failure && Date.now() - Date.parse(m.failure.at) < 600e3 && "warn"),
-    tile("Upstream", m.outage ? "down" : m.breaker && m.breaker !== "closed" ? `breaker ${m.breaker}` : "answers",
-      m.kind === "local" ? "built-in backend" : `Alibaba Cloud KMS ${m.at ?? ""}`, m.outage && "warn"),
+    tile("Upstream", m.outage ? "down" : m.failing ? "fails" : m.breaker && m.breaker !== "closed" ? `breaker ${m.breaker}` : "answers",
+      m.kind === "local" ? "built-in backend" : `Alibaba Cloud KMS ${m.at ?? ""}`, (m.outage || m.failing) && "warn"),
   ]);
 }
 
@@ -186,12 +192,15 @@ const cell = (name, ...children) => el("td", { role: "cell", class: name }, ...c
 
 function makeSecret(s) {
   const button = el("button", { type: "button", class: "name", "aria-expanded": "false" },
-    el("span", { class: "turn", "aria-hidden": "true" }, "›"), el("span", { class: "text" }, ...breakable(s.Secret)));
+    el("span", { class: "turn", "aria-hidden": "true" }, "›"), el("span", { class: "text" }, ...breakable(spelled(s))));
   button.addEventListener("click", () => toggle(s.Secret));
   return el("tr", { role: "row" },
     el("th", { role: "rowheader", scope: "row", class: "secret" }, button, el("span", { class: "state" })),
     cell("held"), cell("confirmed"), cell("next"), cell("since", el("div", { class: "strip", role: "img" })));
 }
+
+/** spelled returns a secret as people write it: the current version goes without saying. */
+const spelled = (s) => (s.Secret === `${s.SecretName}:ACSCurrent` ? s.SecretName : s.Secret);
 
 /** breakable lets a long name break after its separators. */
 function breakable(text) {
@@ -295,6 +304,7 @@ function drawFiles() {
       ...(f.Versions ?? []).map((v) => el("span", { class: "part" }, ...breakable(v.SecretName), " ", el("span", { class: "id" }, v.VersionId))),
       f.Files ? el("span", { class: "quiet" }, `a set of ${f.Files.length}`) : null]);
     rebuild(changed, [f.ChangedAt, f.NextTry, f.Error, f.Failures], () => [
+      el("span", { class: "on-narrow" }, "changed "),
       f.ChangedAt ? when(f.ChangedAt, "ago") : el("span", { class: "quiet" }, "not by this run"),
       f.Error ? el("span", { class: "error" }, ` ${f.Error}`) : null,
       f.NextTry ? el("span", {}, " tried again ", when(f.NextTry, "in")) : null]);
@@ -311,7 +321,7 @@ function drawFacts() {
     ...cloud.Endpoints.map((e) => fact(e.Name, el("span", {}, e.State, e.Name === cloud.Endpoint ? ", in use" : "",
       e.Failures ? `, ${plural(e.Failures, "failure")}: ${e.LastFailure}` : "", e.RestsUntil ? el("span", {}, ", tried again ", when(e.RestsUntil, "in")) : ""))),
     fact("Credentials", el("span", {}, cloud.Credential.Source ?? cloud.Credential.Type,
-      cloud.Credential.ExpiresAt ? el("span", {}, ", end ", when(cloud.Credential.ExpiresAt, "in")) : "",
+      cloud.Credential.Expires ? el("span", {}, ", end ", when(cloud.Credential.Expires, "in")) : "",
       cloud.Credential.Error ? el("span", { class: "error" }, ` ${cloud.Credential.Error}`) : "")),
     fact("Breaker", el("span", {}, cloud.Breaker.State, cloud.Breaker.Until ? el("span", {}, ", probes ", when(cloud.Breaker.Until, "in")) : "")),
     fact("Budget", `${Math.round(cloud.Budget.CallsPerSecond)} of ${Math.round(cloud.Budget.MaxCallsPerSecond)} calls a second`),
@@ -365,6 +375,7 @@ export function unanswered(is) {
     setClass(byId("sign"), "sign bad");
     setText(byId("sign"), "?");
     setText(byId("headline"), "The agent does not answer");
+    if (status) setText(byId("subline"), "Below is what it said last.");
     document.title = "(?) secretagent";
   }
 }
