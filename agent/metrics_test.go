@@ -12,48 +12,20 @@ import (
 	"strings"
 	"testing"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-
+	"secretagent/agent"
 	"secretagent/upstream"
 )
 
-// series reads /metrics: series with its labels, as the text has it → value. Histograms are
-// there with their count.
+// series reads /metrics.
 func (w *world) series() map[string]float64 {
 	w.t.Helper()
 	status, text := w.get("/metrics")
 	if status != http.StatusOK {
 		w.t.Fatalf("/metrics: %d %s", status, text)
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-	if err != nil {
-		w.t.Fatalf("/metrics is no Prometheus text: %v", err)
-	}
-	all := map[string]float64{}
-	for name, family := range families {
-		if !strings.HasPrefix(name, "secretagent_") {
-			continue // of the runtime
-		}
-		if counter := family.GetType() == dto.MetricType_COUNTER; counter != strings.HasSuffix(name, "_total") {
-			w.t.Errorf("%s is a %v: counters, and only they, end in _total", name, family.GetType())
-		}
-		if family.GetHelp() == "" {
-			w.t.Errorf("%s has no help", name)
-		}
-		for _, m := range family.GetMetric() {
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-			}
-			key := name
-			if len(labels) > 0 {
-				key += "{" + strings.Join(labels, ",") + "}"
-			}
-			all[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
+	all, problems := agent.ParseSeries(text)
+	for _, problem := range problems {
+		w.t.Error(problem)
 	}
 	return all
 }
