@@ -222,3 +222,36 @@ func TestMetricsAreBounded(t *testing.T) {
 			slices.DeleteFunc(after, func(s string) bool { return slices.Contains(before, s) }))
 	}
 }
+
+// TestMetricsOfAThousandSecrets bounds what one scrape costs, and says how much that is.
+func TestMetricsOfAThousandSecrets(t *testing.T) {
+	const secrets = 1000
+	var seed, declared strings.Builder
+	for i := range secrets {
+		fmt.Fprintf(&seed, "      - {name: service-%03d/database, versionId: v1, data: x}\n", i)
+		fmt.Fprintf(&declared, "  - {name: service-%03d/database}\n", i)
+	}
+	w := start(t, shortTempDir(t), `
+upstream:
+  local:
+    api: {socket: off}
+    seed:
+`+seed.String()+`
+endpoint: {listen: 127.0.0.1:0, tokenFile: ./run/token}
+secrets:
+`+declared.String()+`
+process: {noDump: false}
+`)
+	w.ready()
+	_, text := w.get("/metrics")
+	series := len(w.series())
+	t.Logf("/metrics with %d declared secrets: %d bytes, %d series", secrets, len(text), series)
+	if len(text) > secrets*700 || series > secrets*6 {
+		t.Errorf("%d bytes and %d series for %d secrets", len(text), series, secrets)
+	}
+	for i := range secrets {
+		if name := fmt.Sprintf(`secretagent_secret_age_seconds{secret="service-%03d/database:ACSCurrent"}`, i); !strings.Contains(text, name) {
+			t.Fatalf("%s is missing", name)
+		}
+	}
+}

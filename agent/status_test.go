@@ -2,9 +2,11 @@ package agent_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,6 +154,33 @@ process: {noDump: false}
 	}
 	if _, text := w.statusOf(token("job")); strings.Contains(text, "web/") {
 		t.Errorf("the caller job hears of secrets of web: %s", text)
+	}
+	// Whom a caller sees among the callers, and as who asked last.
+	ask := func(caller string) {
+		req, err := http.NewRequest(http.MethodGet, w.url+"/v1/web/db", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-KMS-Token", token(caller))
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		if err := errors.Join(err, res.Body.Close()); err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d, %v", caller, res.StatusCode, err)
+		}
+	}
+	ask("web")
+	if s, _ := w.statusOf(token("web")); len(s.Callers) != 1 || s.Callers[0].Name != "web" || s.Callers[0].Lookups != 1 || s.Callers[0].LastSeen.IsZero() || s.Secrets[0].AskedBy != "web" {
+		t.Errorf("web sees callers %+v, and its secret last asked for by %q", s.Callers, s.Secrets[0].AskedBy)
+	}
+	ask("all")
+	if s, _ := w.statusOf(token("web")); s.Secrets[0].AskedBy != "" || s.Secrets[0].AskedAt.IsZero() {
+		t.Errorf("web sees its secret last asked for by %q at %v", s.Secrets[0].AskedBy, s.Secrets[0].AskedAt)
+	}
+	if s, _ := w.statusOf(token("all")); len(s.Callers) != 3 || s.Callers[0].Lookups != 1 || s.Callers[2].Lookups != 1 || !slices.ContainsFunc(s.Secrets, func(s agent.SecretStatus) bool { return s.SecretName == "web/db" && s.AskedBy == "all" }) {
+		t.Errorf("all sees callers %+v and secrets %+v", s.Callers, s.Secrets)
 	}
 	if s, text := w.statusOf(token("all")); !strings.Contains(s.Files[1].Error, "job/absent") || len(s.Files[0].Versions) != 2 {
 		t.Errorf("the caller all sees %s", text)
