@@ -23,6 +23,7 @@ type rotating struct {
 	mu         sync.Mutex
 	generation int
 	down       bool
+	only       string // the one secret there is; empty: every name is one
 	delay      time.Duration
 	calls      atomic.Int64
 }
@@ -30,7 +31,7 @@ type rotating struct {
 func (b *rotating) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
 	b.calls.Add(1)
 	b.mu.Lock()
-	n, down, delay := b.generation, b.down, b.delay
+	n, down, delay, only := b.generation, b.down, b.delay, b.only
 	b.mu.Unlock()
 	if delay > 0 {
 		select {
@@ -41,6 +42,9 @@ func (b *rotating) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (
 	}
 	if down {
 		return upstream.SecretValue{}, &upstream.Error{Err: upstream.ErrUnavailable}
+	}
+	if only != "" && string(ref.SecretName) != only {
+		return upstream.SecretValue{}, &upstream.Error{Err: upstream.ErrNotFound}
 	}
 	if ref.VersionStage == upstream.ACSPrevious {
 		n--
@@ -57,13 +61,19 @@ func (b *rotating) set(change func()) {
 // startCached serves the real cache over b.
 func startCached(t *testing.T, b *rotating, limits cache.Limits) (*rig, *cache.Cache) {
 	t.Helper()
+	return startCachedWith(t, b, limits, endpoint.Options{MaxConnections: 2000})
+}
+
+func startCachedWith(t *testing.T, b *rotating, limits cache.Limits, opts endpoint.Options) (*rig, *cache.Cache) {
+	t.Helper()
 	c, err := cache.New(b, cache.Options{Limits: limits})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{log: &buffer{}}
-	r.srv, err = endpoint.New(c, endpoint.Options{MaxConnections: 2000, Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))},
-		Logger: slog.New(slog.NewTextHandler(r.log, nil))})
+	opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
+	opts.Logger = slog.New(slog.NewTextHandler(r.log, nil))
+	r.srv, err = endpoint.New(c, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,8 +68,8 @@
 //
 // Everything a client can grow is bounded by [Options]. When MaxConnections are open, the
 // connection that has been open longest without ever presenting a valid token is closed to
-// make room, then the one that has been idle longest; connections with a request in progress
-// are never closed for this. Only when all are busy is a newcomer refused, and then a few more
+// make room, then the idle one that was used least in the last seconds; connections with a
+// request in progress are never closed for this. Only when all are busy is a newcomer refused, and then a few more
 // may still ask for /live and /ready.
 //
 // Clients that wait (wait=) are not counted as connections but as waiters. A waiting client

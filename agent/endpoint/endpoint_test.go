@@ -142,7 +142,8 @@ func TestAttacks(t *testing.T) {
 		{"GET with a body", request("GET", "/v1/web/db", append(ok, "Content-Length: 5")...) + "hello", 400, "MalformedRequest"},
 		{"GET with a chunked body", request("GET", "/v1/web/db", append(ok, "Transfer-Encoding: chunked")...) + "2\r\nhi\r\n0\r\n\r\n", 400, "MalformedRequest"},
 		{"a report with a large body", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 1000000")...), 413, "BodyTooLarge"},
-		{"Content-Length and Transfer-Encoding", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 3", "Transfer-Encoding: chunked")...) + "0\r\n\r\n", 200, ""},
+		{"Content-Length and Transfer-Encoding", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 3", "Transfer-Encoding: chunked")...) + "0\r\n\r\n", 400, "MalformedRequest"},
+		{"an empty chunked body", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Transfer-Encoding: chunked")...) + "0\r\n\r\n", 200, ""},
 		{"two lengths", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 0", "Content-Length: 5")...), 400, "MalformedRequest"},
 		{"Expect", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Expect: 100-continue", "Content-Length: 5")...), 417, ""},
 

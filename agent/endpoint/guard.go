@@ -23,7 +23,8 @@ type seen struct {
 
 // guard decides whether a request may go on, in this order:
 //
-//  1. method: the path must support it, and a GET has no body;
+//  1. method: the path must support it, a GET has no body, and nobody could disagree with us
+//     about where the request ends;
 //  2. forwarded headers: the client must be on this host;
 //  3. Host: it must be ours, so that no foreign name can be rebound to us;
 //  4. Origin and Sec-Fetch-Site: no page may ask through its visitor's browser, but for the
@@ -44,7 +45,8 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 	if get && c.passed(req.RawHeaders(), set, s.clock.Load()) {
 		return seen{}, allowed // 1 to 5 are functions of the same bytes
 	}
-	if n := req.ContentLength(); get && (n > 0 || n == -1) {
+	length, chunked := framing(req.RawHeaders())
+	if n := req.ContentLength(); get && (n > 0 || n == -1 || chunked) || length && chunked {
 		return seen{}, malformedRequest
 	}
 	h := s.scan(req)
@@ -91,6 +93,21 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		c.remember(req, &h)
 	}
 	return h, allowed
+}
+
+// framing reports which headers of a block say where the body ends. With both of them, others
+// on the way may have come to another conclusion than we.
+func framing(headers []byte) (length, chunked bool) {
+	for line := range bytes.Lines(headers) {
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		switch len(name) {
+		case len("Content-Length"):
+			length = length || strings.EqualFold(string(name), "Content-Length")
+		case len("Transfer-Encoding"):
+			chunked = chunked || strings.EqualFold(string(name), "Transfer-Encoding")
+		}
+	}
+	return length, chunked
 }
 
 func setAllow(ctx *fasthttp.RequestCtx, r route) {

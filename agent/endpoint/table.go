@@ -12,9 +12,9 @@ type table struct {
 	maxOpen, maxHealth, maxParked int
 
 	mu        sync.Mutex
-	conns     map[*conn]struct{}
-	untrusted *list.List // of *conn, oldest first: those that never presented a valid token
-	open      int        // counted connections that are not parked and not health-only
+	conns     map[*conn]uint32 // :: connection → changes of phase between the last two sweeps
+	untrusted *list.List       // of *conn, oldest first: those that never presented a valid token
+	open      int              // counted connections that are not parked and not health-only
 	health    int
 	parked    int
 	empty     chan struct{} // closed when the last connection leaves after stop
@@ -24,7 +24,7 @@ type table struct {
 func newTable(o Options) *table {
 	return &table{
 		maxOpen: o.MaxConnections, maxHealth: o.HealthConnections, maxParked: o.MaxWaiters,
-		conns: map[*conn]struct{}{}, untrusted: list.New(), empty: make(chan struct{}),
+		conns: map[*conn]uint32{}, untrusted: list.New(), empty: make(chan struct{}),
 	}
 }
 
@@ -45,7 +45,7 @@ func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
 			return nil, false
 		}
 	}
-	t.conns[c] = struct{}{}
+	t.conns[c] = 0
 	c.counted, c.seenAt = true, now
 	c.element = t.untrusted.PushBack(c)
 	if c.healthOnly {
@@ -57,39 +57,37 @@ func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
 }
 
 // victimLocked returns the connection that is missed least: the oldest that never presented a
-// valid token, else the one that has been idle longest. Health-only connections do not help.
+// valid token, else, of those that are idle, the one that was used least since the sweep before
+// the last, so that a client at work outlives a crowd that came a moment ago. Health-only
+// connections do not help.
 func (t *table) victimLocked() *conn {
 	for e := t.untrusted.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*conn); !c.healthOnly && c.phase() != parked {
 			return c
 		}
 	}
-	// What the last sweep saw tells who has been idle for how long. Whoever moved since is
-	// younger than all others; among equals the older connection goes.
 	var victim *conn
-	var victimMoved bool
-	for c := range t.conns {
+	var fewest uint32
+	for c, changes := range t.conns {
 		state := c.state.Load()
 		if !c.counted || c.healthOnly || phase(state&7) != idle {
 			continue
 		}
-		moved := state != c.seenState
-		if victim == nil || longerIdle(c, moved, victim, victimMoved) {
-			victim, victimMoved = c, moved
+		changes += (state - c.seenState) >> 3
+		if victim == nil || changes < fewest || changes == fewest && longerIdle(c, victim) {
+			victim, fewest = c, changes
 		}
 	}
 	return victim
 }
 
-func longerIdle(a *conn, aMoved bool, b *conn, bMoved bool) bool {
-	switch {
-	case aMoved != bMoved:
-		return bMoved
-	case !aMoved && !a.seenAt.Equal(b.seenAt):
+// longerIdle decides between connections that were used as much: the one that rested when
+// the sweep saw it goes first, or the older one.
+func longerIdle(a, b *conn) bool {
+	if !a.seenAt.Equal(b.seenAt) {
 		return a.seenAt.Before(b.seenAt)
-	default:
-		return a.number < b.number
 	}
+	return a.number < b.number
 }
 
 // evict returns a connection to close when the process, rather than this server, has run out
@@ -219,9 +217,11 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 		c.creditLocked(now.UnixNano())
 		state := c.state.Load()
 		if state != c.seenState {
+			t.conns[c] = (state - c.seenState) >> 3
 			c.seenState, c.seenAt, c.warned = state, now, false
 			continue
 		}
+		t.conns[c] = 0
 		for_ := now.Sub(c.seenAt)
 		switch phase(state & 7) {
 		case fresh:

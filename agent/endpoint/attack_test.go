@@ -1,0 +1,327 @@
+package endpoint_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"secretagent/agent/endpoint"
+	"secretagent/cache"
+)
+
+// arena is a server with the real cache, under attack. Attackers count what they get.
+type arena struct {
+	t    *testing.T
+	r    *rig
+	stop chan struct{}
+
+	mu      sync.Mutex
+	answers map[string]int
+}
+
+func (a *arena) got(answer string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[answer]++
+}
+
+func (a *arena) over() bool {
+	select {
+	case <-a.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// summary lists the answers, most frequent first.
+func (a *arena) summary() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all []string
+	for answer := range a.answers {
+		all = append(all, answer)
+	}
+	slices.SortFunc(all, func(x, y string) int { return a.answers[y] - a.answers[x] })
+	for i, answer := range all {
+		all[i] = fmt.Sprintf("%d × %s", a.answers[answer], answer)
+	}
+	return strings.Join(all, ", ")
+}
+
+// open is a connection of an attacker, nil when there is none to be had.
+func (a *arena) open() net.Conn {
+	nc, err := net.DialTimeout("tcp", a.r.addr, 10*time.Second)
+	if err != nil {
+		a.got("not connected")
+		return nil
+	}
+	return nc
+}
+
+// ask sends raw on a connection of its own, counts the first answer and closes the connection.
+func (a *arena) ask(raw string) { a.askFor(raw, 1) }
+
+// askFor counts up to n answers.
+func (a *arena) askFor(raw string, n int) {
+	nc := a.open()
+	if nc == nil {
+		return
+	}
+	defer nc.Close()
+	_, _ = io.WriteString(nc, raw)
+	br := bufio.NewReader(nc)
+	for i := range n {
+		wait := 10 * time.Second
+		if i > 0 { // there may be none
+			wait = 300 * time.Millisecond
+		}
+		if !a.read(nc, br, wait) {
+			return
+		}
+	}
+}
+
+// read counts one answer and reports whether more can come.
+func (a *arena) read(nc net.Conn, br *bufio.Reader, wait time.Duration) bool {
+	_ = nc.SetReadDeadline(time.Now().Add(wait))
+	res, err := http.ReadResponse(br, nil)
+	if err != nil {
+		a.got("closed")
+		return false
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		a.got("closed")
+		return false
+	}
+	var e struct{ Code string }
+	_ = json.Unmarshal(body, &e)
+	a.got(strings.TrimSpace(fmt.Sprint(res.StatusCode, " ", e.Code)))
+	return !res.Close
+}
+
+// flood makes n attackers repeat attack until the attack is over.
+func (a *arena) flood(n int, attack func()) {
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			for !a.over() {
+				attack()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// crowd opens n connections, sends raw on each, and keeps them open; then it adds drip to each
+// of them, again and again, until the attack is over.
+func (a *arena) crowd(n int, raw, drip string) {
+	var conns []net.Conn
+	defer func() {
+		for _, nc := range conns {
+			_ = nc.Close()
+		}
+	}()
+	for range n {
+		if nc := a.open(); nc != nil {
+			_, _ = io.WriteString(nc, raw)
+			conns = append(conns, nc)
+		}
+	}
+	for !a.over() {
+		for _, nc := range conns {
+			if drip != "" {
+				_, _ = io.WriteString(nc, drip)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cut := 0
+	for _, nc := range conns { // an answer or an end: the server let go of it
+		_ = nc.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := nc.Read(make([]byte, 1)); err == nil || !isDeadline(err) {
+			cut++
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers["cut off"] += cut
+	a.answers["held open"] += len(conns) - cut
+}
+
+func isDeadline(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}
+
+// TestAttackTable prints, with -v, what each attack gets and how a client that behaves fares
+// meanwhile. Attackers have no token unless it says so. Whatever they do, every request of the
+// client, on a connection it has and on new ones, is answered, and /live too; and what can
+// reach the backend is bounded.
+func TestAttackTable(t *testing.T) {
+	crowd, last := 10_000, 250*time.Millisecond
+	if testing.Short() {
+		crowd, last = 1000, 100*time.Millisecond
+	}
+	web := func(header ...string) string {
+		return request("GET", "/v1/a", append([]string{hostLine}, header...)...)
+	}
+	mine := func(target string, header ...string) string {
+		return request("GET", target, append([]string{hostLine, tokenLine}, header...)...)
+	}
+	wrong := "X-KMS-Token: " + strings.Repeat("f", 64)
+	report := request("POST", "/secretsmanager/report?secretId=a", hostLine, tokenLine, "Content-Length: 0")
+	type attack struct {
+		name    string
+		run     func(a *arena)
+		calls   int64  // of the backend at most; what the client itself causes included
+		answers string // every answer that the attackers get is one of these
+	}
+	attacks := []attack{
+		{"none", func(a *arena) { <-a.stop }, 1, ""},
+		{"slow headers", func(a *arena) { a.crowd(crowd/10, "GET /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", "x") }, 1, "cut off, held open"},
+		{"slow bodies", func(a *arena) {
+			a.crowd(crowd/10, request("POST", "/secretsmanager/report?secretId=a", hostLine, "Content-Length: 900"), "x")
+		}, 1, "cut off, held open"},
+		{"idle connections", func(a *arena) { a.crowd(crowd, "", "") }, 1, "cut off, held open, not connected"},
+		{"connections that come and go", func(a *arena) {
+			a.flood(8, func() {
+				if nc := a.open(); nc != nil {
+					_ = nc.Close()
+					a.got("opened")
+				}
+			})
+		}, 1, "opened, not connected"},
+		{"pipelined garbage", func(a *arena) { a.flood(8, func() { a.ask(strings.Repeat("\x00\xff garbage \r\n\r\n", 100)) }) }, 1, "400 MalformedRequest, closed"},
+		{"huge headers", func(a *arena) { a.flood(8, func() { a.ask(web("X-Junk: " + strings.Repeat("a", 1<<20))) }) }, 1, "431 HeaderTooLarge, closed"},
+		{"many headers", func(a *arena) {
+			a.flood(8, func() { a.ask(web(strings.Repeat("X-Junk: a\r\n", 10_000) + "X-Last: a")) })
+		}, 1, "431 HeaderTooLarge, closed"},
+		{"huge URLs", func(a *arena) {
+			a.flood(8, func() { a.ask(request("GET", "/v1/"+strings.Repeat("a", 1<<20), hostLine)) })
+		}, 1, "431 HeaderTooLarge, closed"},
+		{"large bodies", func(a *arena) {
+			a.flood(8, func() {
+				a.ask(request("POST", "/secretsmanager/report?secretId=a", hostLine, "Content-Length: 1048576") + strings.Repeat("x", 1<<20))
+			})
+		}, 1, "413 BodyTooLarge, closed"},
+		{"no token", func(a *arena) { a.flood(8, func() { a.ask(web()) }) }, 1, "403 TokenMissing"},
+		{"wrong tokens", func(a *arena) { a.flood(8, func() { a.ask(web(wrong)) }) }, 1, "403 TokenInvalid"},
+		{"wrong tokens, pipelined", func(a *arena) { a.flood(8, func() { a.ask(strings.Repeat(web(wrong), 100)) }) }, 1, "403 TokenInvalid, closed"},
+		{"another Host, with the token", func(a *arena) {
+			a.flood(8, func() { a.ask(request("GET", "/v1/a", "Host: evil.example", tokenLine)) })
+		}, 1, "403 HostNotAllowed"},
+		{"X-Forwarded-For, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/a", "X-Forwarded-For: 127.0.0.1")) }) }, 1, "403 ForwardedRequest"},
+		{"Origin, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/a", "Origin: http://localhost")) }) }, 1, "403 OriginNotAllowed"},
+		{"smuggled requests", func(a *arena) {
+			// One server cannot disagree with itself about where a request ends. What it must not
+			// do is to serve the inner request where another, in front of it, could disagree.
+			inner := mine("/v1/a")
+			shapes := []string{
+				request("POST", "/secretsmanager/report?secretId=a", hostLine, fmt.Sprint("Content-Length: ", len(inner)+5), "Transfer-Encoding: chunked") + "0\r\n\r\n" + inner,
+				request("POST", "/secretsmanager/report?secretId=a", hostLine, "Transfer-Encoding: chunked", "Content-Length: 5") + "0\r\n\r\n" + inner,
+				request("POST", "/secretsmanager/report?secretId=a", hostLine, "Transfer-Encoding: xchunked") + "5\r\n" + inner,
+				request("POST", "/secretsmanager/report?secretId=a", hostLine, "Content-Length: 0", fmt.Sprint("Content-Length: ", len(inner))) + inner,
+				request("POST", "/secretsmanager/report?secretId=a", hostLine, "Content-Length: 0, 5") + inner,
+				request("GET", "/v1/a", hostLine, fmt.Sprint("Content-Length: ", len(inner))) + inner,
+				request("GET", "/v1/a", hostLine, "Transfer-Encoding: chunked") + "0\r\n\r\n" + inner,
+				request("GET", "/v1/a", hostLine, "Content-Length: +5") + inner,
+				request("GET", "/v1/a", hostLine, "Content-Length: 0x5") + inner,
+				request("GET", "/v1/a", hostLine, "Content-Length : 5") + inner,
+				request("GET", "/v1/a", hostLine, "X-Nul: a\x00b") + inner,
+				"GET /v1/a HTTP/1.1\r\n" + hostLine + "\r\nno colon\r\n\r\n" + inner,
+				request("GET", "/v1/a", hostLine, tokenLine[:40]+"\r\n "+tokenLine[40:]),
+				"GET /v1/a HTTP/1.1\n" + hostLine + "\n\n",
+				request("GET", "http://evil.example/v1/a", hostLine),
+			}
+			var at int
+			var mu sync.Mutex
+			a.flood(4, func() {
+				mu.Lock()
+				shape := shapes[at%len(shapes)]
+				at++
+				mu.Unlock()
+				a.askFor(shape, 3)
+			})
+		}, 1, "400 MalformedRequest, 403 TokenMissing, 403 TokenInvalid, closed"},
+		{"encoded names, with the token", func(a *arena) {
+			names := []string{"a%2f..%2fa", "..%2f..%2fa", "a%00", "a%0d%0aX: 1", "%2561", "a;x=y", "..;/a", "a%c0%af", "a%ff", "%"}
+			var at int
+			var mu sync.Mutex
+			a.flood(4, func() {
+				mu.Lock()
+				name := names[at%len(names)]
+				at++
+				mu.Unlock()
+				a.ask(mine("/v1/" + strings.ReplaceAll(name, " ", "%20")))
+			})
+		}, 1 + 2, "400 InvalidParameter, 404 Forbidden.ResourceNotFound"},
+		{"reports, with the token", func(a *arena) { a.flood(8, func() { a.ask(report) }) }, 1 + 1, "200"},
+		{"refreshNow, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/a?refreshNow=1")) }) }, 1 + 20 + 10*30, "200, 429 Rejected.Throttling"},
+		{"unknown names, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/missing")) }) }, 1 + 10, "404 Forbidden.ResourceNotFound"},
+		{"waiting clients, with the token", func(a *arena) {
+			tag := a.r.get(a.t, "/v1/a").header.Get("Etag")
+			a.crowd(crowd/2, mine("/v1/a?wait=1m", "If-None-Match: "+tag), "")
+		}, 1 + 1, "cut off, held open"},
+	}
+	t.Logf("%-34s %10s %10s %8s  %s", "attack", "p50", "p99", "requests", "what the attackers got")
+	for _, attack := range attacks {
+		b := &rotating{generation: 1, only: "a"}
+		r, _ := startCachedWith(t, b, cache.Limits{TTL: time.Hour, NegativeTTL: time.Hour}, endpoint.Options{})
+		a := &arena{t: t, r: r, stop: make(chan struct{}), answers: map[string]int{}}
+		honest := dial(t, "tcp", r.addr)
+		var took []time.Duration
+		lookup := func(c *client, target string, header ...string) {
+			t.Helper()
+			began := time.Now()
+			c.send(request("GET", target, append([]string{hostLine}, header...)...))
+			if got := c.receive("GET"); got.status != http.StatusOK {
+				t.Fatalf("%s: a client that behaves got %d %s", attack.name, got.status, got.code)
+			}
+			took = append(took, time.Since(began))
+		}
+		lookup(honest, "/v1/a", tokenLine)
+		before := b.calls.Load()
+		ended := make(chan struct{})
+		go func() { defer close(ended); attack.run(a) }()
+		// As long as the attack needs to unfold, and a while of it.
+		for end := time.Now().Add(last); time.Now().Before(end) || attack.name != "none" && len(took) < 100; {
+			lookup(honest, "/v1/a", tokenLine)
+			if len(took)%50 == 0 { // somebody new, and the probe of an orchestrator
+				for target, header := range map[string]string{"/v1/a": tokenLine, "/live": "Accept: */*"} {
+					c := dial(t, "tcp", r.addr)
+					lookup(c, target, header)
+					_ = c.nc.Close()
+				}
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+		close(a.stop)
+		<-ended
+		lookup(honest, "/v1/a", tokenLine)
+		if calls := b.calls.Load() - before + 1; calls > attack.calls {
+			t.Errorf("%s: %d calls of the backend, at most %d are allowed", attack.name, calls, attack.calls)
+		}
+		for answer := range a.answers {
+			if !slices.Contains(strings.Split(attack.answers, ", "), answer) {
+				t.Errorf("%s: an attacker got %q", attack.name, answer)
+			}
+		}
+		if s := r.srv.Stats(); s.Panics > 0 || s.Connections > 800 || s.Waiting > 4096 {
+			t.Errorf("%s: %+v", attack.name, s)
+		}
+		_ = honest.nc.Close()
+		slices.Sort(took)
+		t.Logf("%-34s %10v %10v %8d  %s", attack.name, took[len(took)/2].Round(time.Microsecond), took[len(took)*99/100].Round(time.Microsecond), len(took), a.summary())
+	}
+}
