@@ -27,6 +27,13 @@
 //
 // # Design notes
 //
+// Parts count for themselves, and are read when somebody scrapes. A name that a client asks
+// for never becomes a label, and codes that the service makes up are cut off at some number,
+// so that nobody else decides how many series there are. In the status, a caller that may not
+// read everything is shown itself alone among the callers: who else there is, and what they
+// ask for, is not its business. Whoever may scrape sees the names of callers, declared secrets
+// and targets, never a value; give Prometheus a caller of its own.
+//
 // When endpoint.callers are configured, they are everybody: the token of endpoint.tokenFile
 // then opens nothing. The alternative, a master token beside the callers, would undo the least
 // privilege that the callers are there for.

@@ -88,6 +88,11 @@
 // sweep sets, at most a second late. Answers carry no Date and no Server header; they help
 // nobody on a loopback.
 //
+// Hits are counted by each connection for itself, and added up when somebody asks or the
+// connection changes its caller or ends: processors that serve hits share no counter. That a
+// caller was seen follows from these counts, by the sweep. One hit in 64 of a connection is
+// timed; reading the clock for all of them would cost more than finding the value. See account.go.
+//
 // A connection remembers what its client asked last, see memory.go. A request whose headers are,
 // byte for byte, those that passed the guard a moment ago is answered where it is read, see
 // again.go: without parsing headers, hashing the token or composing headers for fasthttp to
