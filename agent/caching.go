@@ -13,6 +13,9 @@ func cacheOptions(cfg *config.Config, log *slog.Logger) cache.Options {
 		Limits:       cacheLimits(cfg),
 		FetchTimeout: cfg.Endpoint.LookupTimeout,
 		Logger:       log.With("part", "cache"),
+
+		ForcedPerSecond: cfg.Cache.Forced.PerSecond,
+		ForcedBurst:     cfg.Cache.Forced.Burst,
 	}
 	if a := cfg.Upstream.Alibaba; a != nil {
 		// The client gives up by itself, and says why.

@@ -257,6 +257,7 @@ func onlyRestartChanges(old, next *config.Config) error {
 	o, n := &old.Endpoint, &next.Endpoint
 	keys := []fixed{
 		{"cache.sealed", old.Cache.Sealed, next.Cache.Sealed},
+		{"cache.forcedRefresh", old.Cache.Forced, next.Cache.Forced},
 		{"endpoint.headers", o.Headers, n.Headers},
 		{"endpoint.pathPrefix", o.PathPrefix, n.PathPrefix},
 		{"endpoint.format", o.Format, n.Format},
@@ -264,6 +265,9 @@ func onlyRestartChanges(old, next *config.Config) error {
 		{"endpoint.allowedHosts", o.AllowedHosts, n.AllowedHosts},
 		{"endpoint.maxConnections", o.MaxConnections, n.MaxConnections},
 		{"endpoint.maxWaiting", o.MaxWaiting, n.MaxWaiting},
+		{"endpoint.maxRequestsPerConnection", o.MaxRequests, n.MaxRequests},
+		{"endpoint.maxHeaderBytes", o.MaxHeaderBytes, n.MaxHeaderBytes},
+		{"endpoint.maxBatch", o.MaxBatch, n.MaxBatch},
 		{"endpoint.maxWait", o.MaxWait, n.MaxWait},
 		{"endpoint.requestTimeout", o.RequestTimeout, n.RequestTimeout},
 		{"endpoint.lookupTimeout", o.LookupTimeout, n.LookupTimeout},

@@ -30,7 +30,12 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		AllowedHosts:   cfg.AllowedHosts,
 		MaxConnections: cfg.MaxConnections,
 		MaxWaiters:     cfg.MaxWaiting,
+		MaxHeaderBytes: int(cfg.MaxHeaderBytes),
+		MaxBatch:       cfg.MaxBatch,
 		MaxWait:        cfg.MaxWait,
+
+		MaxRequestsPerConnection: cfg.MaxRequests,
+
 		RequestTimeout: cfg.RequestTimeout,
 		LookupTimeout:  cfg.LookupTimeout,
 		IdleTimeout:    cfg.IdleTimeout,

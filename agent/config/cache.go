@@ -13,7 +13,15 @@ type Cache struct {
 	TTL         time.Duration `yaml:"ttl" default:"5m" min:"1s" max:"168h"`
 	MaxStale    time.Duration `yaml:"maxStale" default:"24h" min:"0s" max:"8760h"` // beyond ttl, while the upstream fails
 	NegativeTTL time.Duration `yaml:"negativeTTL" default:"5s" min:"0s" max:"1h"`  // of "not found" and "denied"
-	Sealed      *Sealed       `yaml:"sealed"`                                      // nil: nothing survives a restart
+	Forced      Forced        `yaml:"forcedRefresh"`
+	Sealed      *Sealed       `yaml:"sealed"` // nil: nothing survives a restart
+}
+
+// Forced bounds the calls to the upstream that clients can cause with refreshNow and reports,
+// all of them together.
+type Forced struct {
+	PerSecond float64 `yaml:"perSecond" default:"10" min:"0.01" max:"10000"`
+	Burst     int     `yaml:"burst" default:"20" min:"1" max:"10000"`
 }
 
 // Sealed is the encrypted copy of the cache that bridges a restart without upstream.

@@ -32,8 +32,14 @@ type Endpoint struct {
 	Format     string `yaml:"format" default:"kms" enum:"kms|aws|vault|raw"` // of answers to requests that name none
 	StatusPage bool   `yaml:"statusPage" default:"true"`                     // GET /status answers browsers with a page
 
-	MaxConnections int           `yaml:"maxConnections" default:"800" min:"1" max:"1000000"`
-	MaxWaiting     int           `yaml:"maxWaiting" default:"4096" min:"1" max:"1000000"`    // long polls at once
+	MaxConnections int `yaml:"maxConnections" default:"800" min:"1" max:"1000000"`
+	MaxWaiting     int `yaml:"maxWaiting" default:"4096" min:"1" max:"1000000"` // long polls at once
+	// A connection is closed after so many requests, and when a request line with its headers is
+	// longer.
+	MaxRequests    int      `yaml:"maxRequestsPerConnection" default:"1000000" min:"1" max:"16000000"`
+	MaxHeaderBytes ByteSize `yaml:"maxHeaderBytes" default:"8KiB" min:"1KiB" max:"1MiB"`
+	MaxBatch       int      `yaml:"maxBatch" default:"100" min:"1" max:"1000"` // secrets in one batch
+
 	MaxWait        time.Duration `yaml:"maxWait" default:"5m" min:"1s" max:"24h"`            // of one long poll
 	RequestTimeout time.Duration `yaml:"requestTimeout" default:"10s" min:"100ms" max:"10m"` // first byte in to last byte out
 	LookupTimeout  time.Duration `yaml:"lookupTimeout" default:"10s" min:"100ms" max:"10m"`  // of the cache, upstream included

@@ -41,6 +41,7 @@ func TestDefaults(t *testing.T) {
 	}
 	if got, want := cfg.Cache, (Cache{
 		MaxEntries: 1000, MaxBytes: 64 << 20, TTL: 5 * time.Minute, MaxStale: 24 * time.Hour, NegativeTTL: 5 * time.Second,
+		Forced: Forced{PerSecond: 10, Burst: 20},
 	}); got != want {
 		t.Errorf("cache\n got %+v\nwant %+v", got, want)
 	}
