@@ -210,6 +210,7 @@ func (c collector) endpoint(s sink) {
 	s.counter("secretagent_endpoint_waits_total", "Clients that began to wait for a change.", e.Waits)
 	s.gauge("secretagent_endpoint_connections", "Open connections that do not wait.", float64(e.Connections))
 	s.gauge("secretagent_endpoint_connections_limit", "The limit of connections.", float64(c.agent.config().Endpoint.MaxConnections))
+	s.gauge("secretagent_endpoint_page_sessions", "Browsers that may see the status page.", float64(e.Sessions))
 	s.gauge("secretagent_endpoint_waiting_clients", "Clients that wait for a change.", float64(e.Waiting))
 	s.gauge("secretagent_endpoint_waiting_clients_limit", "The limit of waiting clients.", float64(c.agent.config().Endpoint.MaxWaiting))
 	s.counter("secretagent_endpoint_connections_evicted_total", "Connections closed to make room for others.", e.Evicted)

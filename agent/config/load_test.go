@@ -171,6 +171,7 @@ func TestMistakes(t *testing.T) {
 		{"a shared token", "uids: [1000]", "tokenFile: var/run/token", "endpoint.callers[0].tokenFile: /etc/secretagent/var/run/token: is used twice: give every caller a token of its own"},
 		{"no token header", "endpoint: {", "endpoint: {headers: [], ", "endpoint.headers: must name at least one header: a token is always required"},
 		{"a prefix that hides the rest", "endpoint: {", "endpoint: {pathPrefix: /, ", "endpoint.pathPrefix: /: would hide the other paths of the endpoint"},
+		{"a page that may be", "endpoint: {", "endpoint: {statusPage: maybe, ", "endpoint.statusPage: maybe: must be true or false"},
 		{"an audit log to nowhere", "endpoint: {", "endpoint: {audit: , ", "endpoint.audit: must set file or stderr"},
 
 		{"a bad reference", "secrets: [{name: demo/db}]", "secrets: [{name: demo db}]", "secrets[0].name: demo db: is no valid name: character 5 is not one of A-Z a-z 0-9 _ / + = . @ -"},

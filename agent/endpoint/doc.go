@@ -20,6 +20,14 @@
 //	POST /secretsmanager/report?secretId=      "this value was refused": one rate-limited refresh, answers with the current version
 //	GET  /live, /ready                         health; no token needed
 //	GET  /metrics, /status                     numbers and state, never values
+//	GET  /status/versions?secretId=            versions and labels of one secret, where the backend tells them for nothing
+//
+// Browsers get a page at /status, with these below it:
+//
+//	GET  /status/page.css, …                   what it is made of; no token needed
+//	POST /status/link                          a one-time link for the caller: {"Link","ExpiresAt"}
+//	GET  /status/open?code=                    begins a session for whoever follows the link
+//	POST /status/sign-in, /status/sign-out     begins one for whoever types a token (token=, as a form), and ends it
 //
 // A parameter that is unknown, empty or given twice is an error that names it. In a query '+'
 // stands for itself, since it belongs to the alphabet of names; only in field= it is a space,
@@ -45,6 +53,7 @@
 //	403 OriginNotAllowed      a browser sent it on behalf of a page
 //	403 TokenMissing          no token, and no rule for the peer's uid or gid
 //	403 TokenInvalid          the token is not, or no longer, valid; or two tokens that differ
+//	403 SessionEnded          the session of a browser has ended; 403 LinkInvalid: a one-time link was used, or is too old
 //	403 PeerNotAllowed        the token is valid, but only for another uid or gid
 //	403 Forbidden.NoPermission  the caller may not read this name; the same whether it exists or not
 //	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key
@@ -63,6 +72,24 @@
 // meant to protect. Instead the connection is closed, so that every guess costs the guesser a
 // new one, and connections that never presented a valid token are the first to go when slots
 // run out. A guess costs us one SHA-256.
+//
+// # The status page
+//
+// A browser has no token, and must not get one. It signs in with a one-time link, or with a
+// token in a form, and gets a session: a random cookie that the server knows by its hash. The
+// session is a loan of its caller: it counts for GET /status and /status/versions and for
+// nothing else, with what the caller may read at the time of each request, and ends with the
+// token that it was made with, 30 minutes after its last use, after 12 hours, and with the
+// process. A caller has at most 8 sessions and 4 unused links; the oldest goes.
+//
+// The guard lets a browser ask for the page and its parts from the page itself, or when the
+// address was typed. The two forms must say that they come from it, by Sec-Fetch-Site or
+// Origin: no other page can sign a visitor in, or out. The page loads nothing from elsewhere,
+// runs no inline script, and makes markup of no text ([Options.StatusPage]).
+//
+// Cookies know hosts and paths, not ports. Whoever runs another server under the same name, say
+// on another port of 127.0.0.1, sees the cookies of browsers that visit it below /status, and can
+// look at the state with one until it ends. It finds no value there.
 //
 // # Limits
 //

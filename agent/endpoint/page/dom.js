@@ -14,6 +14,15 @@ export function el(tag, attributes = {}, ...children) {
 /** real leaves out children that are not there: those of conditions that do not hold. */
 const real = (children) => children.filter((child) => child !== undefined && child !== null && child !== false && child !== "" && child !== 0);
 
+/**
+ * read parses an answer. Characters that cannot be seen, or that turn the text around them, are
+ * shown as what they are: something that does not belong there.
+ */
+export function read(text) {
+  const plain = (value) => value.replace(/[\r\n\t]+/g, " ").replace(/[\p{Cc}\p{Cf}]/gu, "\ufffd");
+  return JSON.parse(text, (_, value) => (typeof value === "string" ? plain(value) : value));
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** setText changes the text of node, if it changes. */
@@ -38,7 +47,8 @@ export function keyed(parent, items, keyOf, make, update) {
   const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   let next = parent.firstChild;
   for (const item of items) {
-    const key = keyOf(item);
+    let key = keyOf(item);
+    while (after.has(key)) key += "+"; // what looks the same need not be the same
     const node = before.get(key) ?? make(item);
     before.delete(key);
     after.set(key, node);

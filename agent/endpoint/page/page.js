@@ -1,6 +1,6 @@
 // Asks the agent for its status again and again, and says so when it does not answer.
 
-import { byId, setText } from "./dom.js";
+import { byId, read, setText } from "./dom.js";
 import { draw, drawSecrets, unanswered } from "./view.js";
 import { moment, now, setClock, span, tick } from "./time.js";
 
@@ -31,7 +31,7 @@ async function ask() {
     } else if (!answer.ok) {
       throw new Error(`status ${answer.status}`);
     } else {
-      const status = await answer.json();
+      const status = read(await answer.text());
       setClock(status.Time, asked, Date.now());
       failures = 0;
       answered = now();

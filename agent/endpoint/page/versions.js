@@ -1,7 +1,7 @@
 // The versions of a secret in the built-in backend, as the picture of the object model:
 // versions in a row, labels as flags on them.
 
-import { el, rebuild } from "./dom.js";
+import { el, read, rebuild } from "./dom.js";
 import { moment } from "./time.js";
 
 /** versions asks for the versions of a secret and draws them into node. */
@@ -12,7 +12,7 @@ export async function versions(node, name) {
       headers: { Accept: "application/json" }, cache: "no-store", redirect: "error", signal: AbortSignal.timeout(8000),
     });
     if (!answer.ok) return; // what is drawn stays; the next status tells what is wrong
-    list = await answer.json();
+    list = read(await answer.text());
   } catch {
     return;
   }
