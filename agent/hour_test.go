@@ -22,6 +22,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/fasthttputil"
+	"golang.org/x/sync/errgroup"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -92,7 +93,6 @@ const hourMarker = "MARKER-of-the-hour"
 type tally struct {
 	mu    sync.Mutex
 	count map[string]float64
-	hits  []uint64 // requests of each connection that were hits, as numbers within it
 }
 
 func (t *tally) add(what string, n float64) {
@@ -198,8 +198,8 @@ func (c *hourClient) book(res *http.Response, body string) {
 	}
 }
 
-// TestAnHourIsExplained runs cache, renderer and endpoint for an hour of virtual time, with
-// rotations, an outage and refusals, and holds what /metrics says afterwards against the
+// TestAnHourIsExplained runs cache, renderer, endpoint and reloads for an hour of virtual time,
+// with rotations, an outage and refusals, and holds what /metrics says afterwards against the
 // books of the clients and of the upstream. A series that changed for no known reason fails
 // it. Only what needs sockets is missing: the cloud client, whose own tests run it under
 // outages, the built-in backend, and the supervised application.
@@ -227,11 +227,13 @@ func startDateOfFasthttp(t *testing.T) {
 }
 
 func anHour(t *testing.T, dir string) {
-	cfg, err := config.Parse(filepath.Join(dir, "agent.yaml"), []byte(`
+	file := filepath.Join(dir, "agent.yaml")
+	const text = `
 upstream: {local: {}}
 cache: {ttl: 5m, maxStale: 24h}
 endpoint:
   listen: off
+  tokenGrace: 20m
   callers:
     - {name: web, tokenFile: ./web.token, secrets: ["app/*"]}
     - {name: job, tokenFile: ./job.token, secrets: ["job/*"]}
@@ -239,7 +241,14 @@ endpoint:
 secrets: [{name: app/db, ttl: 1m}, {name: job/api}]
 templates: [{contents: 'DB={{ secret "app/db" }}', destination: ./app.env, hook: {command: ["true"]}}]
 render: {stateDir: ./state}
-`))
+`
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("agent.yaml", text)
+	cfg, err := config.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,14 +271,14 @@ render: {stateDir: ./state}
 		return &hourClient{t: t, ln: ln, caller: caller, token: token, books: books, conns: &conns}
 	}
 	web, job, ops, nobody := client("web"), client("job"), client("ops"), client("")
-	began := time.Now()
+	began, jobBefore := time.Now(), job.token
 	scrape := func() (string, map[string]float64) {
 		status, text, _ := ops.ask("/metrics")
 		ops.close()
 		if status != http.StatusOK {
 			t.Fatalf("/metrics: %d %s", status, text)
 		}
-		for _, secret := range []string{hourMarker, web.token, job.token, ops.token} {
+		for _, secret := range []string{hourMarker, web.token, job.token, jobBefore, ops.token} {
 			if strings.Contains(text, secret) {
 				t.Error("/metrics holds a value or a token")
 			}
@@ -337,6 +346,20 @@ render: {stateDir: ./state}
 	traffic(45 * time.Minute)
 	_, _, header := job.ask("/v1/job/api")
 	job.ask("/v1/job/api?wait=30s", "If-None-Match: "+header.Get("ETag"))
+	// A reload that fails, and one that brings a new token: the old one counts for a while.
+	traffic(50 * time.Minute)
+	write("agent.yaml", text+"nonsense: true\n")
+	if err := a.Reload(t.Context()); err == nil {
+		t.Fatal("nonsense was loaded")
+	}
+	write("agent.yaml", text)
+	write("job.token", strings.Repeat("another", 6))
+	if err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ends := time.Now().Add(20 * time.Minute)
+	job.ask("/v1/job/api")
+	job.token = strings.Repeat("another", 6)
 	traffic(time.Hour)
 	nobody.close()
 	time.Sleep(2 * time.Second) // the endpoint's clock catches up
@@ -392,6 +415,8 @@ render: {stateDir: ./state}
 		`secretagent_cache_refreshes_total{outcome="changed"}`:              did("refresh changed"),
 		`secretagent_cache_refreshes_total{outcome="unchanged"}`:            did("refresh unchanged"),
 		`secretagent_cache_refreshes_total{outcome="failed"}`:               did("refresh failed"),
+		`secretagent_reloads_total{outcome="failed"}`:                       1,
+		`secretagent_reloads_total{outcome="succeeded"}`:                    1,
 		// One rotation concerned the file.
 		`secretagent_render_renders_total{outcome="published"}`: 1,
 		`secretagent_render_hooks_total{outcome="succeeded"}`:   1,
@@ -409,10 +434,11 @@ render: {stateDir: ./state}
 		return func(got float64) bool { return least <= got && got <= most }
 	}
 	shows := map[string]func(float64) bool{
-		`secretagent_secret_age_seconds{secret="app/db:ACSCurrent"}`:           near(now.Sub(up.asked["app/db"]).Seconds(), 1e-3),
-		`secretagent_secret_age_seconds{secret="job/api:ACSCurrent"}`:          near(now.Sub(up.asked["job/api"]).Seconds(), 1e-3),
-		`secretagent_secret_next_refresh_seconds{secret="app/db:ACSCurrent"}`:  between(0, 60),
-		`secretagent_secret_next_refresh_seconds{secret="job/api:ACSCurrent"}`: between(0, 300),
+		`secretagent_secret_age_seconds{secret="app/db:ACSCurrent"}`:                   near(now.Sub(up.asked["app/db"]).Seconds(), 1e-3),
+		`secretagent_secret_age_seconds{secret="job/api:ACSCurrent"}`:                  near(now.Sub(up.asked["job/api"]).Seconds(), 1e-3),
+		`secretagent_secret_next_refresh_seconds{secret="app/db:ACSCurrent"}`:          between(0, 60),
+		`secretagent_secret_next_refresh_seconds{secret="job/api:ACSCurrent"}`:         between(0, 300),
+		`secretagent_endpoint_caller_old_token_expiry_timestamp_seconds{caller="job"}`: near(seconds(ends), 1),
 		// app/rare is held although nobody declared it, and the refusal of app/absent remembered.
 		`secretagent_cache_entries{kind="lru"}`:                                 near(1, 0),
 		`secretagent_cache_bytes{kind="lru"}`:                                   between(float64(len(hourMarker)), 2048),
@@ -464,7 +490,7 @@ render: {stateDir: ./state}
 func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally) (a *Agent, stop func()) {
 	t.Helper()
 	deps := Deps{}.withDefaults()
-	a = &Agent{deps: deps, log: deps.Logger, began: time.Now(), metrics: newMetrics("test"), backend: &backend{}}
+	a = &Agent{deps: deps, log: deps.Logger, began: time.Now(), metrics: newMetrics("test"), backend: &backend{}, reloads: make(chan reloadRequest)}
 	opts := cacheOptions(cfg, a.log)
 	opts.Observe = func(f cache.Fetch) {
 		a.metrics.observeFetch(f)
@@ -490,13 +516,14 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	must(err)
 	a.endpoint, err = endpoint.New(a.cache, endpointOpts)
 	must(err)
-	a.live.Store(&live{cfg: cfg, renderer: renderer, callers: callers})
+	a.live.Store(&live{cfg: cfg, renderer: renderer, sources: fingerprint(templateFiles(cfg)), callers: callers})
 	a.metrics.registry.MustRegister(collector{a})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var parts sync.WaitGroup
 	parts.Go(func() { _ = a.cache.Run(ctx) })
 	parts.Go(func() { _ = renderer.Run(ctx) })
+	parts.Go(func() { _ = a.serveReloads(ctx, new(errgroup.Group), make(chan *render.Renderer)) })
 	must(a.cache.Warm(ctx))
 	return a, func() {
 		must(a.endpoint.Shutdown(context.Background()))

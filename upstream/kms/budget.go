@@ -55,10 +55,10 @@ type budget struct {
 	waits     uint64        // attempts that had to wait
 	waited    time.Duration // how long they did, together
 	refused   uint64        // attempts whose turn would have come too late
-	cutAt     time.Time // of the last throttled answer that counted
-	granted   bool      // a call was, since then
-	steppedAt time.Time // when the rate last changed
-	pauseTill time.Time // as the service asked
+	cutAt     time.Time     // of the last throttled answer that counted
+	granted   bool          // a call was, since then
+	steppedAt time.Time     // when the rate last changed
+	pauseTill time.Time     // as the service asked
 }
 
 func newBudget(b Budget) *budget {
