@@ -289,12 +289,6 @@ func (t *tab) await(what, expression string) {
 	t.t.Fatalf("no %s: the page at %v says %v, and complains %q", what, t.eval("location.href"), t.eval("document.body.innerText"), complaints)
 }
 
-// text returns all that the page says.
-func (t *tab) text() string {
-	t.t.Helper()
-	return fmt.Sprint(t.eval("document.body.innerText"))
-}
-
 // sized gives the window a width, and the page a colour scheme: light or dark.
 func (t *tab) sized(width, height int, scheme string) {
 	t.t.Helper()

@@ -15,14 +15,14 @@ export const now = () => Date.now() + skew;
 /** span says how long milliseconds are, in at most two units. */
 export function span(milliseconds) {
   const s = Math.max(0, Math.round(milliseconds / 1000));
-  if (s < 60) return `${s} s`;
+  if (s < 60) return `${s}\u00a0s`;
   const m = Math.floor(s / 60);
-  if (m < 10 && s % 60) return `${m} min ${s % 60} s`;
-  if (m < 60) return `${m} min`;
+  if (m < 10 && s % 60) return `${m}\u00a0min ${s % 60}\u00a0s`;
+  if (m < 60) return `${m}\u00a0min`;
   const h = Math.floor(m / 60);
-  if (h < 24) return m % 60 ? `${h} h ${m % 60} min` : `${h} h`;
+  if (h < 24) return m % 60 ? `${h}\u00a0h ${m % 60}\u00a0min` : `${h}\u00a0h`;
   const d = Math.floor(h / 24);
-  return h % 24 && d < 10 ? `${d} d ${h % 24} h` : `${d} d`;
+  return h % 24 && d < 10 ? `${d}\u00a0d ${h % 24}\u00a0h` : `${d}\u00a0d`;
 }
 
 const sameDay = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

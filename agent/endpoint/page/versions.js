@@ -16,7 +16,9 @@ export async function versions(node, name) {
   } catch {
     return;
   }
+  const before = node.lastElementChild;
   rebuild(node, list, draw);
+  if (node.lastElementChild !== before) node.scrollLeft = node.scrollWidth; // the newest first
 }
 
 function draw(list) {
