@@ -325,7 +325,7 @@ func (a *Agent) start(ctx context.Context) error {
 	notify(a.log, notifyReady)
 	if err := a.cache.Warm(ctx); err != nil && ctx.Err() == nil {
 		// The cache goes on trying; /ready and this line say what is missing.
-		a.log.Warn("declared secrets are missing", "err", err)
+		a.log.Warn("declared secrets are missing", "err", err, "hint", "they are tried again; secretagent status and /ready show what is missing")
 	}
 	return nil
 }
@@ -336,7 +336,7 @@ func (a *Agent) shutdown(ctx context.Context) {
 		stop func(context.Context) error
 	}{{"endpoint", a.endpoint.Shutdown}, {"kms-api", a.shutdownAPI}} {
 		if err := s.stop(ctx); err != nil {
-			a.log.Warn("requests were cut off", "part", s.name, "err", err)
+			a.log.Warn("requests were cut off", "part", s.name, "err", err, "hint", "clients have to ask again")
 		}
 	}
 }
@@ -392,7 +392,7 @@ func (c *cleanups) run(log *slog.Logger) error {
 	for i := len(*c) - 1; i >= 0; i-- {
 		step := (*c)[i]
 		if err := step.undo(); err != nil {
-			log.Error("closing failed", "part", step.name, "err", err)
+			log.Error("closing failed", "part", step.name, "err", err, "hint", "check the disk")
 			errs = append(errs, fmt.Errorf("close %s: %w", step.name, err))
 		}
 	}

@@ -83,7 +83,8 @@ func start(t *testing.T, dir, text string) *world {
 	if w.cfg, err = config.Load(path); err != nil {
 		t.Fatal(err)
 	}
-	logger, _ := agent.NewLogger(w.cfg.Log, w.log)
+	logger, _, flush := agent.NewLogger(w.cfg.Log, agent.LogOutput{Writer: w.log})
+	t.Cleanup(flush)
 	if w.agent, err = agent.New(t.Context(), w.cfg, agent.Deps{Logger: logger, Version: "test", Stderr: w.log}); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
 		if err = createToken(path); err != nil && !errors.Is(err, fs.ErrExist) {
 			return endpoint.Token{}, err
 		}
-		log.Info("token created", "file", path)
+		log.Info("token created", "path", path)
 		text, err = readSmall(path)
 	}
 	if err != nil {
@@ -72,7 +72,7 @@ func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
 		return endpoint.Token{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 {
-		log.Warn("everyone on this host can read the token", "file", path, "fix", "chmod o-r "+path)
+		log.Warn("everyone on this host can read the token", "path", path, "hint", "chmod o-r "+path)
 	}
 	return token, nil
 }

@@ -25,6 +25,13 @@
 // (backend, cache, endpoint, connections) is told its new settings; what does not (renderer,
 // cloud client, listeners) is built anew beside the old and takes its place.
 //
+// # Logs
+//
+// [NewLogger] makes the log of a running agent: text for people or JSON, without a value, one
+// line per event whatever texts are in it. The keys have one vocabulary, which the README
+// lists; a test reads every log call of the source and compares. What fails again and again is
+// summarised in one place, see repeats.go, so that the parts simply report each failure.
+//
 // # Design notes
 //
 // Parts count for themselves, and are read when somebody scrapes. A name that a client asks
@@ -33,6 +40,15 @@
 // read everything is shown itself alone among the callers: who else there is, and what they
 // ask for, is not its business. Whoever may scrape sees the names of callers, declared secrets
 // and targets, never a value; give Prometheus a caller of its own.
+//
+// Summaries are made by a handler between the loggers and the format, not where things fail.
+// There are some thirty such places, in packages that know nothing of each other, and an outage
+// shows in most of them at once. The price is that the handler must guess what lines belong
+// together: level, part, message and code, so that a secret that is refused in the middle of
+// an outage is told at once. Messages are constants for this reason.
+//
+// Spans are not exported to OpenTelemetry. Trace and span of the caller are in the lines, which
+// costs nothing when there are none; the exporter and what it needs would be 140 packages more.
 //
 // When endpoint.callers are configured, they are everybody: the token of endpoint.tokenFile
 // then opens nothing. The alternative, a master token beside the callers, would undo the least

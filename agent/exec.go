@@ -125,7 +125,7 @@ func (c *Child) Run(ctx context.Context) (err error) {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if err := c.api.Shutdown(stopCtx); err != nil {
-			c.deps.Logger.Warn("requests were cut off", "part", "kms-api", "err", err)
+			c.deps.Logger.Warn("requests were cut off", "part", "kms-api", "err", err, "hint", "clients have to ask again")
 		}
 	}
 	stop()

@@ -12,7 +12,7 @@ import (
 // which somebody asked for, is worth a word.
 func hardenProcess(cfg config.Process, log *slog.Logger) error {
 	if cfg.MlockAll {
-		log.Warn("process.mlockall has no effect on this operating system")
+		log.Warn("process.mlockall has no effect on this operating system", "hint", "remove it")
 	}
 	return nil
 }

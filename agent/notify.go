@@ -16,7 +16,7 @@ const (
 
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd could not be told", "state", state, "err", err)
+		log.Warn("systemd could not be told", "state", state, "err", err, "hint", "set NotifyAccess=main in the unit")
 	}
 }
 
@@ -26,7 +26,7 @@ func notify(log *slog.Logger, state string) {
 func (a *Agent) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		a.log.Warn("the watchdog of systemd is misconfigured", "err", err)
+		a.log.Warn("the watchdog of systemd is misconfigured", "err", err, "hint", "check WatchdogSec in the unit")
 	}
 	if interval == 0 {
 		return nil

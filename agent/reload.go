@@ -80,7 +80,7 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 			err := a.reloadNow(ctx, group, nextRenderer)
 			a.reload.note(err)
 			if err != nil {
-				a.log.Error("the configuration was not reloaded, the agent goes on as it was", "err", err)
+				a.log.Error("the configuration was not reloaded; the agent goes on as it was", "err", err, "hint", "secretagent check shows every problem; some changes need a restart")
 			} else {
 				a.log.Info("configuration reloaded")
 			}
@@ -169,7 +169,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 			case <-ctx.Done():
 			}
 			if err := previous.close(); err != nil {
-				a.log.Warn("closing the previous client failed", "part", "kms", "err", err)
+				a.log.Warn("closing the previous client failed", "part", "kms", "err", err, "hint", "nothing: the new one is in use")
 			}
 			return nil
 		})
@@ -177,7 +177,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	for _, ln := range next.serving {
 		if ln.tls != nil {
 			if err := ln.tls.Reload(); err != nil {
-				a.log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
+				a.log.Error("the new certificate is unusable; the old one stays", "part", "endpoint", "err", err, "hint", hintCertificate)
 			}
 		}
 	}
@@ -187,11 +187,11 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		return nil
 	})
 	if err := closeOthers(old.serving, next.serving, (*served).retire); err != nil {
-		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err)
+		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err, "hint", "nothing: the new one is in use")
 	}
 	if a.audit != nil {
 		if err := a.audit.Reopen(); err != nil {
-			a.log.Error("the audit log cannot be reopened, the old file stays in use", "part", "endpoint", "err", err)
+			a.log.Error("the audit log cannot be reopened; the old file stays in use", "part", "endpoint", "err", err, "hint", hintAudit)
 		}
 	}
 	if next.renderer != old.renderer {

@@ -94,7 +94,7 @@ type socketIdentity struct {
 // ones are closed.
 func listenEndpoint(cfg *config.Endpoint, open []*served, log *slog.Logger) (listeners []*served, err error) {
 	if cfg.Listen == "" && cfg.Socket == "" {
-		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only")
+		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
 	}
 	var opened []*served
 	defer func() {
@@ -142,7 +142,7 @@ func listenEndpointTCP(identity tcpIdentity, log *slog.Logger) (_ *served, err e
 	opts := endpoint.TCPOptions{Address: identity.address, AllowNonLoopback: identity.allowNonLoopback}
 	if identity.tls != (endpoint.TLSOptions{}) {
 		opts.TLS, err = endpoint.LoadTLS(identity.tls, func(err error) {
-			log.Error("the new certificate is unusable, the old one stays", "part", "endpoint", "err", err)
+			log.Error("the new certificate is unusable; the old one stays", "part", "endpoint", "err", err, "hint", hintCertificate)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("endpoint.tls: %w", err)
@@ -257,14 +257,23 @@ func apiTLS(cfg *config.TLS) (*endpoint.TLS, *tls.Config, error) {
 	return t, t.Config(), nil
 }
 
+// What to do about a certificate that cannot be used, and about an audit log that fails.
+const (
+	hintCertificate = "put a matching pair of certificate and key in place"
+	hintAudit       = "check space and permissions of endpoint.audit.file"
+)
+
 // openAudit opens the audit log; nil when none is configured.
 func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*endpoint.AuditLog, error) {
 	if cfg == nil {
 		return nil, nil
 	}
 	opts := endpoint.AuditOptions{
-		Sample:  cfg.Sample,
-		OnError: func(err error) { log.Error("the audit log cannot be written", "part", "endpoint", "err", err) },
+		Sample: cfg.Sample,
+		OnError: func(err error) {
+			log.Error("the audit log cannot be written; lines are lost", "part", "endpoint", "err", err, "hint", hintAudit)
+		},
+		OnRecovery: func(lost uint64) { log.Info("the audit log is written again", "part", "endpoint", "failures", lost) },
 	}
 	if cfg.File == "" {
 		return endpoint.NewAuditLog(stderr, opts), nil

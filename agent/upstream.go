@@ -171,10 +171,10 @@ func seed(ctx context.Context, m upstream.Manager, seeds []config.Seed, log *slo
 		_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: s.Name, VersionID: s.VersionID, SecretData: s.Data})
 		switch {
 		case err == nil:
-			log.Info("seeded", "secret", s.Name, "version", s.VersionID)
+			log.Info("seeded", "secret", string(s.Name), "version", string(s.VersionID))
 		case errors.Is(err, upstream.ErrExists):
 		case errors.Is(err, upstream.ErrPendingDeletion):
-			log.Warn("not seeded: the secret is scheduled for deletion", "secret", s.Name)
+			log.Warn("not seeded: the secret is scheduled for deletion", "secret", string(s.Name), "hint", "secretagent secret restore "+string(s.Name))
 		default:
 			return fmt.Errorf("upstream.local.seed: %s: %w", s.Name, err)
 		}

@@ -30,7 +30,7 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 	var failures chan error
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		a.log.Warn("changes of files are noticed late", "every", watchPoll, "err", err)
+		a.log.Warn("changes of files are noticed late", "retry_in", watchPoll, "err", err, "hint", "raise fs.inotify.max_user_instances, or reload with SIGHUP")
 	} else {
 		defer watcher.Close()
 		events, failures = watcher.Events, watcher.Errors
@@ -46,7 +46,7 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 				continue
 			}
 			if err := watcher.Add(folder); err != nil {
-				a.log.Debug("folder is not watched", "folder", folder, "err", err) // looked at by the poll
+				a.log.Debug("folder is not watched", "path", folder, "err", err) // looked at by the poll
 				continue
 			}
 			folders = append(folders, folder)
@@ -81,7 +81,7 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 				settle.Reset(watchSettle)
 			}
 		case err := <-failures:
-			a.log.Warn("a change of a file may be noticed late", "err", err)
+			a.log.Warn("a change of a file may be noticed late", "err", err, "hint", "raise fs.inotify.max_queued_events, or reload with SIGHUP")
 			settle.Reset(watchSettle)
 		case <-settle.C:
 			look()

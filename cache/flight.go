@@ -279,10 +279,10 @@ func (c *Cache) land(sh *shard, e *entry, f *flight, value upstream.SecretValue,
 	}
 	if upstream.Outage(err) {
 		if c.guard.failure(e.ref, upstream.Code(err), c.at(f.beganAt), now) {
-			c.log.Warn("the upstream is down: refreshes wait and last good values are served", "code", upstream.Code(err))
+			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Code(err), "hint", "check the upstream and the way to it: secretagent check --probe")
 		}
-	} else if c.guard.success() {
-		c.log.Info("the upstream answers again")
+	} else if failures, closed := c.guard.success(); closed {
+		c.log.Info("the upstream answers again", "failures", failures)
 		c.due.spread(now, recoverySpread)
 	}
 	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", time.Since(f.beganAt), f.cause.Attr())
@@ -332,7 +332,7 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 func (c *Cache) refused(e *entry, f *flight, err error, limits *Limits) {
 	same := e.value == nil && e.fail != nil && upstream.Code(e.fail.err) == upstream.Code(err) && e.since != unproven
 	if e.value != nil {
-		f.note(slog.LevelWarn, "a secret is gone: its value is dropped", "secret", e.ref.String(), "code", upstream.Code(err))
+		f.note(slog.LevelWarn, "a secret is gone; its value is dropped", "secret", e.ref.String(), "code", upstream.Code(err), "hint", "restore it, or give the agent its rights back")
 	}
 	since := e.since
 	e.clear()
@@ -350,7 +350,7 @@ func (c *Cache) refused(e *entry, f *flight, err error, limits *Limits) {
 func (c *Cache) failed(e *entry, f *flight, err error, limits *Limits) {
 	c.noteFailure(e, f, err)
 	if e.value != nil && !c.servable(e, limits) {
-		f.note(slog.LevelError, "a last good value became too old to be served", "secret", e.ref.String(), "fetched", e.fetchedAt)
+		f.note(slog.LevelError, "a last good value is too old to be served", "secret", e.ref.String(), "since", e.fetchedAt, "hint", "bring the upstream back, or raise cache.maxStale")
 		c.lapse(e)
 	}
 	c.retryLater(e, err, limits)
@@ -367,17 +367,34 @@ func (c *Cache) lapse(e *entry) {
 }
 
 func (c *Cache) noteFailure(e *entry, f *flight, err error) {
-	if e.fail == nil {
-		e.fail = &failure{backoff: newBackoff()}
+	if e.fail == nil || upstream.Code(e.fail.err) != upstream.Code(err) {
+		if e.fail == nil {
+			e.fail = &failure{backoff: newBackoff()}
+		}
 		level := slog.LevelWarn
 		if gone(err) && !e.pinned {
 			level = slog.LevelDebug // callers may ask for any name
 		}
-		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Code(err), "error", err)
+		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Code(err), "err", err, "hint", hintFor(err))
 	}
 	e.fail.err = err
 	e.fail.at = time.Now()
 	e.fail.count++
+}
+
+// hintFor says what an operator can do about a call that failed.
+func hintFor(err error) string {
+	switch {
+	case errors.Is(err, upstream.ErrAccessDenied):
+		return "give the agent the right to read it"
+	case gone(err):
+		return "check its name, or create or restore it"
+	case errors.Is(err, upstream.ErrUnauthenticated):
+		return "check the agent's credentials, and the clock of this host"
+	case errors.Is(err, upstream.ErrThrottled):
+		return "it is tried again; raise cache.ttl or the quota when it stays"
+	}
+	return "it is tried again; check the upstream when it stays"
 }
 
 // retryLater decides when lookups and when the background may try again.

@@ -21,12 +21,13 @@ const guardRefs = 3
 type guard struct {
 	open atomic.Bool
 
-	mu      sync.Mutex
-	failed  []upstream.SecretRef // different ones since the last success, at most guardRefs
-	reason  string               // code of the last failure
-	backoff retry.Backoff
-	until   int64 // no probe before, on the cache's clock
-	stepped int64 // when the back-off last advanced
+	mu       sync.Mutex
+	failed   []upstream.SecretRef // different ones since the last success, at most guardRefs
+	failures int                  // calls since the last success
+	reason   string               // code of the last failure
+	backoff  retry.Backoff
+	until    int64 // no probe before, on the cache's clock
+	stepped  int64 // when the back-off last advanced
 }
 
 // newBackoff returns the back-off of failing calls: 1s doubling to 30s, give or take a
@@ -74,6 +75,7 @@ func (g *guard) failure(ref upstream.SecretRef, code string, began, now int64) (
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reason = code
+	g.failures++
 	if !g.open.Load() {
 		if !slices.Contains(g.failed, ref) {
 			g.failed = append(g.failed, ref)
@@ -92,10 +94,11 @@ func (g *guard) failure(ref upstream.SecretRef, code string, began, now int64) (
 	return opened
 }
 
-// success notes that the upstream answered, and reports whether that closed the guard.
-func (g *guard) success() (closed bool) {
+// success notes that the upstream answered, and reports how many calls had failed before, and
+// whether that closed the guard.
+func (g *guard) success() (failures int, closed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.failed = g.failed[:0]
-	return g.open.Swap(false)
+	failures, g.failures, g.failed = g.failures, 0, g.failed[:0]
+	return failures, g.open.Swap(false)
 }

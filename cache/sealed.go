@@ -128,8 +128,8 @@ func openSealed(opts Sealed, log *slog.Logger) (*sealedFile, error) {
 		return nil, err
 	}
 	if sameFolder(opts.Path, opts.Keyring) {
-		log.Warn("the sealed cache and its keyring share a folder: who gets that folder has the secrets; put the keyring on another volume",
-			"path", opts.Path, "keyring", opts.Keyring)
+		log.Warn("the sealed cache and its keyring share a folder: who gets that folder has the secrets", "path", opts.Path, "keyring", opts.Keyring,
+			"hint", "put the keyring on another volume and set cache.sealed.keyring")
 	}
 	return &sealedFile{
 		path: opts.Path, maxBytes: opts.MaxBytes, key: key, log: log,
@@ -178,8 +178,8 @@ func (c *Cache) loadSealed() {
 	c.tick.Store(newest)
 	c.evict()
 	if s.st.Refused > 0 {
-		s.log.Error("records of the sealed cache were refused: damaged, exchanged, sealed with another key, or too old; the file is rebuilt",
-			"path", s.path, "refused", s.st.Refused, "loaded", s.st.Loaded)
+		s.log.Error("records of the sealed cache were refused: damaged, exchanged, sealed with another key, or too old", "path", s.path,
+			"refused", s.st.Refused, "loaded", s.st.Loaded, "hint", "nothing: the file is rebuilt; if you did not restore or move it, find out who can write it")
 	}
 }
 
@@ -219,12 +219,14 @@ func (s *sealedFile) load() []*record {
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, berrors.ErrTimeout):
-		s.giveUp("the sealed cache is in use by another process: this one works without it; give each agent a path of its own", nil)
+		s.giveUp()
+		s.log.Warn("the sealed cache is in use by another process; this one works without it", "path", s.path, "hint", "give each agent a cache.sealed.path of its own")
 	case errors.Is(err, fs.ErrPermission):
-		s.giveUp("the sealed cache cannot be read: working without it", err)
+		s.giveUp()
+		s.log.Warn("the sealed cache cannot be read; the agent works without it", "path", s.path, "err", err, "hint", "make the file readable for the user of the agent")
 	default:
 		s.st.Rebuilt++
-		s.log.Error("the sealed cache is damaged: it is rebuilt", "path", s.path, "error", err, "saved", len(newest))
+		s.log.Error("the sealed cache is damaged", "path", s.path, "err", err, "loaded", len(newest), "hint", "nothing: it is rebuilt; check the disk if it happens again")
 	}
 	found := make([]*record, 0, len(newest))
 	for _, r := range newest {
@@ -352,6 +354,7 @@ func (s *sealedFile) run(ctx context.Context) {
 	s.io.Unlock()
 	backoff := newBackoff()
 	wait := time.Duration(0) // the first time, the file is made
+	failures := 0            // in a row
 	for {
 		timer := time.NewTimer(wait)
 		select {
@@ -363,17 +366,17 @@ func (s *sealedFile) run(ctx context.Context) {
 		if err := s.flush(); err != nil {
 			s.mu.Lock()
 			s.st.Errors++
-			first := s.st.Errors == 1
 			s.mu.Unlock()
-			level := slog.LevelDebug
-			if first {
-				level = slog.LevelError
-			}
-			s.log.Log(ctx, level, "the sealed cache cannot be written; trying again", "path", s.path, "error", err)
+			failures++
+			s.log.Error("the sealed cache cannot be written", "path", s.path, "err", err, "hint", "it is tried again; check space and permissions")
 			wait, _ = backoff.Next()
 			continue
 		}
 		backoff = newBackoff()
+		if failures > 0 {
+			s.log.Info("the sealed cache is written again", "path", s.path, "failures", failures)
+			failures = 0
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -394,7 +397,7 @@ func (s *sealedFile) close() {
 	s.io.Unlock()
 	if ran {
 		if err := s.flush(); err != nil {
-			s.log.Error("the last changes of the sealed cache could not be written", "path", s.path, "error", err)
+			s.log.Error("the last changes of the sealed cache could not be written", "path", s.path, "err", err, "hint", "check space and permissions; what it holds is a little older")
 		}
 	}
 	s.mu.Lock()
@@ -416,22 +419,17 @@ func (s *sealedFile) shut(damaged bool) {
 		f.abandon()
 	default:
 		if err := f.Close(); err != nil {
-			s.log.Error("the sealed cache could not be closed", "path", s.path, "error", err)
+			s.log.Error("the sealed cache could not be closed", "path", s.path, "err", err, "hint", "check the disk")
 		}
 	}
 }
 
 // giveUp goes on without a file.
-func (s *sealedFile) giveUp(why string, err error) {
+func (s *sealedFile) giveUp() {
 	s.mu.Lock()
 	s.off = true
 	s.pending = map[upstream.SecretRef]*record{}
 	s.mu.Unlock()
-	args := []any{"path", s.path}
-	if err != nil {
-		args = append(args, "error", err)
-	}
-	s.log.Warn(why, args...)
 }
 
 // flush writes what is pending. A file that is not there yet, not ours any more or damaged
@@ -459,7 +457,7 @@ func (s *sealedFile) flush() error {
 		if !unusable(err) {
 			return err
 		}
-		s.log.Error("the sealed cache was damaged while in use: it is rebuilt", "path", s.path, "error", err)
+		s.log.Error("the sealed cache was damaged while in use", "path", s.path, "err", err, "hint", "nothing: it is rebuilt; check the disk if it happens again")
 		s.shut(errors.Is(err, errDamaged))
 		s.mu.Lock()
 		s.st.Rebuilt++
@@ -587,7 +585,7 @@ func (s *sealedFile) write(f *boltFile, batch map[upstream.SecretRef]*record) (m
 		s.st.Skipped += skipped
 		s.mu.Unlock()
 		if first {
-			s.log.Warn("the sealed cache is full: some values will not survive a restart; raise its limit", "path", s.path, "limit", s.maxBytes)
+			s.log.Warn("the sealed cache is full: some values will not survive a restart", "path", s.path, "limit", s.maxBytes, "hint", "raise cache.sealed.maxBytes")
 		}
 	}
 	return done, nil
@@ -598,7 +596,8 @@ func (s *sealedFile) write(f *boltFile, batch map[upstream.SecretRef]*record) (m
 func (s *sealedFile) rebuild() error {
 	s.shut(false)
 	if !s.inPlace() && inUse(s.path) {
-		s.giveUp("the sealed cache is in use by another process: this one works without it; give each agent a path of its own", nil)
+		s.giveUp()
+		s.log.Warn("the sealed cache is in use by another process; this one works without it", "path", s.path, "hint", "give each agent a cache.sealed.path of its own")
 		return nil
 	}
 	dir := filepath.Dir(s.path)

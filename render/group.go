@@ -89,12 +89,13 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 		return nil
 	}
 	if err != nil {
-		r.log.Warn("hook failed; it stays owed", "file", first, "targets", len(settled), "error", err)
+		r.log.Warn("hook failed; it stays owed", "file", first, "hook", g.hook.String(), "count", len(settled), "err", err,
+			"hint", "it is run again; try the command by hand")
 	} else {
-		r.log.Info("hook done", "file", first, "targets", len(settled), "hook", g.hook.String(), "elapsed", elapsed)
+		r.log.Info("hook done", "file", first, "hook", g.hook.String(), "count", len(settled), "took", elapsed)
 		for u, seq := range settled {
 			if err := r.owed.settle(u.name, seq); err != nil {
-				r.log.Warn("the hook may run again after a restart", "file", u.name, "error", err)
+				r.log.Warn("the hook may run again after a restart", "file", u.name, "err", err, "hint", "check space and permissions of render.stateDir")
 			}
 		}
 	}

@@ -211,7 +211,12 @@ func (h *Hook) runCommand(ctx context.Context, log *slog.Logger, mask func() *ma
 		err = nil
 	}
 	if out.Len() > 0 {
-		log.Info("hook output", "hook", h.String(), "output", mask().mask(out.text(), out.dropped > 0), "droppedBytes", out.dropped)
+		log = log.With("hook", h.String(), "output", mask().mask(out.text(), out.dropped > 0), "dropped_bytes", out.dropped)
+		if err == nil {
+			log.Info("hook output")
+		} else {
+			log.Warn("output of a failed hook", "hint", "the line about the hook follows")
+		}
 	}
 	if err == nil {
 		return nil

@@ -365,7 +365,7 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 	if err := h.run(t.Context(), log.logger(), nil, noMask); err != nil {
 		t.Fatal(err)
 	}
-	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "droppedBytes=24808") {
+	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "dropped_bytes=24808") {
 		t.Errorf("%d bytes in the log", len(log.String()))
 	}
 }

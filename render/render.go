@@ -316,7 +316,7 @@ func (r *Renderer) removeLeftovers() {
 			continue
 		}
 		if err := u.leftovers(); err != nil {
-			r.log.Warn("leftovers of an earlier run may remain", "file", u.name, "error", err)
+			r.log.Warn("leftovers of an earlier run may remain", "file", u.name, "err", err, "hint", "make the folder readable for the agent")
 		}
 	}
 }
@@ -341,7 +341,7 @@ func (r *Renderer) loadOwed() {
 		return stamp, err == nil
 	})
 	if err != nil {
-		r.log.Warn("some owed hooks may be forgotten", "stateDir", r.opts.StateDir, "error", err)
+		r.log.Warn("some owed hooks may be forgotten", "path", r.opts.StateDir, "err", err, "hint", "run the hooks by hand if their files changed")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -356,6 +356,7 @@ func (r *Renderer) loadOwed() {
 func (r *Renderer) finished(u *unit, started time.Time, result *rendering, changed bool, err error) {
 	now := time.Now()
 	r.mu.Lock()
+	failures := u.failures
 	if changed {
 		u.lastChange = now
 	}
@@ -370,11 +371,14 @@ func (r *Renderer) finished(u *unit, started time.Time, result *rendering, chang
 	}
 	r.mu.Unlock()
 	if changed {
-		r.log.Info("file published", "file", u.name, "elapsed", now.Sub(started))
+		r.log.Info("file published", "file", u.name, "took", now.Sub(started))
 	}
 	if err != nil {
 		r.failed(u, started, err)
 		return
+	}
+	if failures > 0 {
+		r.log.Info("file in order again", "file", u.name, "failures", failures)
 	}
 	r.observe(Event{Name: u.name, Changed: changed, Elapsed: now.Sub(started)})
 }
@@ -386,7 +390,7 @@ func (r *Renderer) failed(u *unit, started time.Time, err error) {
 	u.state, u.failure, u.lastTry = Failed, err, now
 	u.failures++
 	r.mu.Unlock()
-	r.log.Warn("file not rendered; what is there stays", "file", u.name, "error", err)
+	r.log.Warn("file not rendered; what is there stays", "file", u.name, "err", err, "hint", "it is tried again; err says where the template, the secret or the folder is wrong")
 	r.observe(Event{Name: u.name, Elapsed: now.Sub(started), Err: err})
 }
 

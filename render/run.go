@@ -130,7 +130,8 @@ func (s *session) watch(u *unit, ref upstream.SecretRef) {
 	if w == nil {
 		changed, cancel := s.r.src.Subscribe(ref)
 		if changed == nil {
-			s.r.log.Warn("no more subscriptions: changes of this secret are noticed late", "secret", ref.String(), "every", lookAgain)
+			s.r.log.Warn("too many secrets are watched: changes of this one are noticed late", "secret", ref.String(), "retry_in", lookAgain,
+				"hint", "use fewer secrets in templates and waiting clients")
 		}
 		w = &watcher{users: map[*unit]bool{}, cancel: cancel, quit: make(chan struct{})}
 		s.watchers[ref] = w
@@ -332,7 +333,7 @@ func (s *session) deleted(u *unit, started time.Time, cause error) error {
 	}
 	r.mu.Unlock()
 	if changed {
-		r.log.Warn("file deleted: a secret it needs was deleted", "file", u.name, "error", cause)
+		r.log.Warn("file deleted: a secret it needs was deleted", "file", u.name, "err", cause, "hint", "restore the secret, or remove the template")
 	}
 	r.observe(Event{Name: u.name, Changed: changed, Elapsed: now.Sub(started)})
 	return cause

@@ -89,7 +89,7 @@ func (r *reaper) run(ctx context.Context, children <-chan os.Signal) {
 func (r *reaper) look() (again bool) {
 	pids, err := processes()
 	if err != nil {
-		r.log.Warn("cannot look for orphans", "error", err)
+		r.log.Warn("cannot look for orphans", "err", err, "hint", "make /proc readable for the agent")
 		return true
 	}
 	leader, group := r.group()

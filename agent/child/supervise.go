@@ -185,7 +185,7 @@ func (s *Supervisor) await(ctx context.Context) (environment, error) {
 		if s.failed(ReadFailed, err); !mayPass(err) {
 			return env, err
 		}
-		s.opts.Logger.Warn("the application waits for its variables", "command", s.opts.Command[0], "error", err)
+		s.opts.Logger.Warn("the application waits for its variables", "command", s.opts.Command[0], "err", err, "hint", "they are read again; err names the secret or field")
 		return env, retry.RetryableError(err)
 	})
 	switch {
@@ -326,7 +326,7 @@ func (w *watch) consider(ctx context.Context, r reading) (wait time.Duration, ov
 	if r.err != nil {
 		if ctx.Err() == nil {
 			w.failed(ReadFailed, r.err)
-			log.Warn("cannot read the variables again; the application goes on with what it has", "error", r.err)
+			log.Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
 		}
 		return w.pace.failed(), false, nil
 	}
@@ -348,7 +348,7 @@ func (w *watch) consider(ctx context.Context, r reading) (wait time.Duration, ov
 	if wait := w.pace.mayAct(time.Now()); wait > 0 {
 		w.fine()
 		if first {
-			log.Warn("variables change too often; the application goes on with the old ones for now", "wait", wait)
+			log.Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
 			w.opts.Observe(Event{Kind: Deferred, PID: w.p.PID()})
 		}
 		return wait, false, nil
@@ -356,7 +356,7 @@ func (w *watch) consider(ctx context.Context, r reading) (wait time.Duration, ov
 	if w.opts.OnChange == SignalChild {
 		if err := w.p.Signal(w.opts.ChangeSignal); err != nil {
 			w.failed(SignalFailed, err)
-			log.Error("variables changed, but the application cannot be signalled", "signal", w.opts.ChangeSignal, "error", err)
+			log.Error("variables changed, but the application cannot be signalled", "signal", w.opts.ChangeSignal, "err", err, "hint", "it is tried again; check exec.changeSignal, and who the program runs as")
 			return w.pace.failed(), false, nil
 		}
 		w.pace.acted(time.Now())
@@ -373,7 +373,7 @@ func (w *watch) consider(ctx context.Context, r reading) (wait time.Duration, ov
 	if err := w.check(); err != nil {
 		// Better an old application than none.
 		w.failed(StartFailed, err)
-		log.Error("variables changed, but the application could not be started again; the old one goes on", "error", err)
+		log.Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
 		return w.pace.failed(), false, nil
 	}
 	w.pace.acted(time.Now())
@@ -442,7 +442,7 @@ func (s *Supervisor) stop(p process) (killed bool, err error) {
 	switch err := p.Stop(s.opts.StopSignal); {
 	case errors.Is(err, os.ErrProcessDone):
 	case err != nil:
-		s.opts.Logger.Warn("cannot ask the application to end", "command", s.opts.Command[0], "pid", p.PID(), "error", err)
+		s.opts.Logger.Warn("cannot ask the application to end", "command", s.opts.Command[0], "pid", p.PID(), "err", err, "hint", "nothing: it is killed")
 	default:
 		grace := time.NewTimer(s.opts.Grace)
 		defer grace.Stop()
@@ -451,7 +451,8 @@ func (s *Supervisor) stop(p process) (killed bool, err error) {
 			return false, nil
 		case <-grace.C:
 		}
-		s.opts.Logger.Warn("the application ignores the stop signal and is killed", "command", s.opts.Command[0], "pid", p.PID(), "grace", s.opts.Grace)
+		s.opts.Logger.Warn("the application ignores the stop signal and is killed", "command", s.opts.Command[0], "pid", p.PID(), "took", s.opts.Grace,
+			"hint", "raise exec.grace or set exec.stopSignal")
 		s.opts.Observe(Event{Kind: Killed, PID: p.PID()})
 	}
 	killErr := p.Kill()
@@ -472,7 +473,7 @@ func (s *Supervisor) ended(p process, killed bool) error {
 	s.proc = nil
 	s.status.PID, s.status.ExitCode = 0, e.code
 	s.mu.Unlock()
-	s.opts.Logger.Info("application ended", "command", s.opts.Command[0], "pid", p.PID(), "code", e.code)
+	s.opts.Logger.Info("application ended", "command", s.opts.Command[0], "pid", p.PID(), "exit_code", e.code)
 	s.opts.Observe(Event{Kind: Exited, PID: p.PID(), Code: e.code})
 	if e.code == 0 {
 		return nil
@@ -524,6 +525,10 @@ func (s *Supervisor) failed(kind EventKind, err error) {
 // worked notes that the last failure is over.
 func (s *Supervisor) worked() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	failing := s.status.Failing
 	s.status.Failing = false
+	s.mu.Unlock()
+	if failing {
+		s.opts.Logger.Info("the application can be looked after again", "command", s.opts.Command[0])
+	}
 }

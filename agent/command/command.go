@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -123,42 +121,6 @@ func (a *app) loadConfig() (*config.Config, error) {
 	}
 	return config.Load(path)
 }
-
-// logger reports warnings of what a verb opens. The agent itself logs as configured.
-func (a *app) logger() *slog.Logger {
-	return slog.New(&lineHandler{app: a})
-}
-
-// lineHandler writes log records in the form of this interface's warnings.
-type lineHandler struct {
-	app   *app
-	attrs []slog.Attr
-}
-
-func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn
-}
-
-func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
-	var b strings.Builder
-	b.WriteString(r.Message)
-	add := func(attr slog.Attr) bool {
-		fmt.Fprintf(&b, " %s=%s", attr.Key, attr.Value)
-		return true
-	}
-	for _, attr := range h.attrs {
-		add(attr)
-	}
-	r.Attrs(add)
-	h.app.warningf("%s", strings.ReplaceAll(b.String(), "\n", "; "))
-	return nil
-}
-
-func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &lineHandler{app: h.app, attrs: append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
-}
-
-func (h *lineHandler) WithGroup(string) slog.Handler { return h }
 
 // outputFlag adds --output to a verb that prints data and returns where its value is.
 func outputFlag(cmd *cobra.Command) *output {

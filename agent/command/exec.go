@@ -41,7 +41,8 @@ there is one, else from the upstream itself.`,
 			if len(args) == 0 && (cfg.Exec == nil || len(cfg.Exec.Command) == 0) {
 				return usagef("no program: write it after --, or set exec.command")
 			}
-			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
+			logger, _, flush := a.agentLogger(cfg)
+			defer flush()
 			child, err := agent.NewChild(ctx, cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}, args)
 			if err != nil {
 				return err

@@ -49,7 +49,8 @@ with values masked.`,
 			}
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
-			logger, _ := agent.NewLogger(cfg.Log, a.Stderr)
+			logger, _, flush := a.agentLogger(cfg)
+			defer flush()
 			deps := agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}
 			if !dryRun {
 				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: !allOrNothing, NoHooks: noHooks})

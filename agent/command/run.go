@@ -34,8 +34,9 @@ so that a fresh checkout runs.`,
 			if err != nil {
 				return err
 			}
-			logger, level := agent.NewLogger(cfg.Log, a.Stderr)
-			logger.Info("starting", "version", a.Version, "config", cfg.File())
+			logger, level, flush := a.agentLogger(cfg)
+			defer flush()
+			logger.Info("starting", "version", a.Version, "path", cfg.File())
 			ag, err := agent.New(ctx, cfg, agent.Deps{Logger: logger, Level: level, Version: a.Version, Stderr: a.Stderr})
 			if err != nil {
 				return err

@@ -180,5 +180,5 @@ func (a *app) writeIndented(text []byte) error {
 
 // palette returns how to colour standard output.
 func (a *app) palette() palette {
-	return palette(isTerminal(a.Stdout) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb")
+	return palette(a.colored(a.Stdout))
 }

@@ -124,6 +124,11 @@ func isTerminal(stream any) bool {
 	return ok && isTTY(f)
 }
 
+// colored reports whether stream is a terminal whose user wants colours.
+func (a *app) colored(stream any) bool {
+	return isTerminal(stream) && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"
+}
+
 // printRaw writes a secret value as it is.
 func (a *app) printRaw(value []byte) error {
 	if isTerminal(a.Stdout) && !strings.HasSuffix(string(value), "\n") {

@@ -34,6 +34,10 @@ type AuditOptions struct {
 	// OnError is called when lines could not be written, once until writing works again. Nil
 	// ignores it; see also [AuditLog.Failed].
 	OnError func(error)
+
+	// OnRecovery is called when writing works again, with the number of lines that were lost
+	// since the log was opened. Nil ignores it.
+	OnRecovery func(lost uint64)
 }
 
 // AuditLog writes one JSON object per line: who asked for what, when, and what they got. It
@@ -157,6 +161,9 @@ func (l *AuditLog) flushLocked() {
 		if !l.broken && l.opts.OnError != nil {
 			l.opts.OnError(fmt.Errorf("audit log: %w", err))
 		}
+	}
+	if err == nil && l.broken && l.opts.OnRecovery != nil {
+		l.opts.OnRecovery(l.failed.Load())
 	}
 	l.broken = err != nil
 	l.buf, l.lines = l.buf[:0], 0

@@ -54,7 +54,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 			f := failureOf(err)
 			s.stats.fail(f.code)
 			if f.defect {
-				s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr())
+				s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr(), "hint", hintDefect)
 			}
 			errs = appendBatchError(errs, ref, f)
 			c.status = f.status

@@ -217,7 +217,7 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 			name = c.caller.name
 		}
 		s.opts.Logger.Warn("request refused", "code", refusals[r].code, "caller", name, "from", c.from(),
-			c.cause().Attr(), "suppressed", suppressed)
+			c.cause().Attr(), "suppressed", suppressed, "hint", refusals[r].message)
 	}
 	if s.opts.Audit != nil && r != nameNotAllowed { // a denied name is audited with the name, by its route
 		if ok, suppressed := s.auditRef.allow(); ok {

@@ -58,7 +58,7 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 	case r == routeStatus && s.opts.Status != nil:
 		var err error
 		if b, err = json.Marshal(s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may})); err != nil {
-			s.opts.Logger.Error("status cannot be encoded", "err", err)
+			s.opts.Logger.Error("status cannot be encoded", "err", err, "hint", hintDefect)
 			s.refuse(ctx, c, internalFailure)
 			return
 		}
@@ -66,7 +66,7 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 	case r == routeMetrics && s.opts.Metrics != nil:
 		var buf bytes.Buffer
 		if err := s.opts.Metrics(&buf); err != nil {
-			s.opts.Logger.Error("metrics cannot be gathered", "err", err)
+			s.opts.Logger.Error("metrics cannot be gathered", "err", err, "hint", hintDefect)
 			s.refuse(ctx, c, internalFailure)
 			return
 		}

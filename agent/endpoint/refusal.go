@@ -108,15 +108,19 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}
 	if f.defect {
-		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr())
+		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr(), "hint", hintDefect)
 	} else if f.status >= http.StatusInternalServerError || f.status == http.StatusTooManyRequests {
 		if ok, suppressed := s.logLimit.allow(); ok {
 			s.opts.Logger.Warn("no usable value", "secret", ref.String(), "code", f.code, "err", err,
-				c.cause().Attr(), "suppressed", suppressed)
+				c.cause().Attr(), "suppressed", suppressed,
+				"hint", "check the upstream; secretagent status shows what failed last")
 		}
 	}
 	s.answerError(ctx, c, f.status, f.code, f.message)
 }
+
+// hintDefect is what to do about an error that no backend answers with.
+const hintDefect = "report it: this is a defect"
 
 // failure is an error of the cache as a client sees it.
 type failure struct {

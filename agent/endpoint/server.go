@@ -152,10 +152,14 @@ func (s *Server) Serve(ln net.Listener) error {
 		s.mu.Unlock()
 	}()
 
+	failures := 0 // in a row
 	for pause := time.Duration(0); ; {
 		nc, err := ln.Accept()
 		if err == nil {
-			pause = 0
+			if failures > 0 {
+				s.opts.Logger.Info("connections are accepted again", "address", ln.Addr().String(), "failures", failures)
+			}
+			pause, failures = 0, 0
 			s.admit(nc, unix)
 			continue
 		}
@@ -169,8 +173,9 @@ func (s *Server) Serve(ln net.Listener) error {
 			s.stats.evicted.Add(1)
 			_ = victim.Conn.Close()
 		}
+		failures++
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		s.opts.Logger.Warn("cannot accept connections", "listener", ln.Addr().String(), "err", err, "retry_in", pause)
+		s.opts.Logger.Warn("cannot accept connections", "address", ln.Addr().String(), "err", err, "retry_in", pause, "hint", "raise the limit of open files (LimitNOFILE), or close what is leaking them")
 		select {
 		case <-time.After(pause):
 		case <-s.done:
@@ -333,7 +338,7 @@ func (s *Server) recover(ctx *fasthttp.RequestCtx, c *conn) {
 		return
 	}
 	s.stats.panics.Add(1)
-	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), c.cause().Attr(), "stack", string(debug.Stack()))
+	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), c.cause().Attr(), "stack", string(debug.Stack()), "hint", hintDefect)
 	ctx.Hijack(nil)
 	ctx.HijackSetNoResponse(false)
 	ctx.Response.ResetBody()

@@ -45,7 +45,7 @@ func (s *Server) versions(ctx *fasthttp.RequestCtx, c *conn, raw []byte) {
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
-		s.opts.Logger.Error("versions cannot be encoded", "err", err)
+		s.opts.Logger.Error("versions cannot be encoded", "err", err, "hint", hintDefect)
 		s.refuse(ctx, c, internalFailure)
 		return
 	}

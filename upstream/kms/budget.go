@@ -168,7 +168,7 @@ func (b *budget) report(out outcome, logger *slog.Logger) {
 		}
 		b.cutAt, b.steppedAt, b.granted = now, now, false
 		b.setLocked(now, b.current/factor)
-		logger.Warn("the service throttles, the call budget is cut", "perSecond", b.current)
+		logger.Warn("the service throttles; the call budget is cut", "per_second", b.current, "hint", "raise cache.ttl or the quota when it stays")
 	case out.answered:
 		b.granted = true
 		if b.current >= b.max {
@@ -259,11 +259,12 @@ func (b *breaker) changed(_ string, from, to gobreaker.State) {
 		// Between half and all of the pause: a fleet must not probe in step.
 		wait := b.pause/2 + rand.N(b.pause/2+1)
 		b.openUntil = time.Now().Add(wait)
-		b.logger.Warn("breaker open: the service fails, calls are refused until a probe succeeds", "pause", wait.Round(time.Millisecond))
+		b.logger.Warn("breaker open: the service fails, and is left alone until a probe succeeds", "retry_in", wait.Round(time.Millisecond),
+			"hint", "check the endpoints and the way to them: secretagent check --probe")
 	case gobreaker.StateClosed:
 		outage := time.Since(b.openSince)
 		b.openSince, b.openUntil = time.Time{}, time.Time{}
-		b.logger.Info("breaker closed: the service answers again", "outage", outage.Round(time.Millisecond))
+		b.logger.Info("breaker closed: the service answers again", "during", outage.Round(time.Millisecond))
 		b.onClosed(outage)
 	}
 }

@@ -306,7 +306,7 @@ func (s *CredentialSource) landLocked(used fetcher, c Credential, err error) {
 	s.fetch = used
 	if err != nil {
 		if s.err == nil {
-			s.logger.Warn("no credentials", "error", err)
+			s.logger.Warn("no credentials", "source", s.kind, "err", err, "hint", "they are tried again; check upstream.alibaba.credentials")
 		}
 		s.err = err
 		s.pause = min(max(s.pause*2, s.pace.pause), s.pace.maxPause)

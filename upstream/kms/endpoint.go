@@ -102,7 +102,8 @@ func (e *endpoint) report(t turn, out outcome, now time.Time, logger *slog.Logge
 		rest = rest/2 + rand.N(rest/2+1) // a fleet must not probe in step
 		e.failures++
 		e.restUntil = now.Add(rest)
-		logger.Warn("endpoint rests", "endpoint", e.name, "failures", e.failures, "rest", rest.Round(time.Millisecond), "error", out.err)
+		logger.Warn("endpoint rests", "endpoint", e.name, "failures", e.failures, "retry_in", rest.Round(time.Millisecond), "err", out.err,
+			"hint", "it is tried again; check the endpoint and the way to it")
 	case out.answered:
 		if e.failures > 0 {
 			logger.Info("endpoint is back", "endpoint", e.name, "failures", e.failures)

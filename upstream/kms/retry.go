@@ -167,9 +167,9 @@ func (p *policy) send(ctx context.Context, c *call, t turn, deadline time.Time) 
 			p.observe(o)
 		}
 		if out.err != nil {
-			logger.Debug("attempt failed", "op", c.op, "ref", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took, "error", out.err)
+			logger.Debug("attempt failed", "op", c.op, "secret", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took, "err", out.err)
 		} else {
-			logger.Debug("attempt answered", "op", c.op, "ref", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took)
+			logger.Debug("attempt answered", "op", c.op, "secret", c.ref.String(), "endpoint", t.endpoint.name, "attempt", c.attempts, "took", took)
 		}
 		return out
 	}

@@ -164,7 +164,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 		}
 		s.logFault(f, ex, ctx.RemoteAddr())
 	} else {
-		s.logger.Debug("kms api: answered", "action", ex.action, "accessKey", ex.keyID(), ex.cause().Attr())
+		s.logger.Debug("request answered", "op", ex.action, "access_key", ex.keyID(), ex.cause().Attr())
 	}
 	respond(ctx, status, requestID, body)
 	if s.conns.closing() {
@@ -276,16 +276,15 @@ func encodeFault(f *fault, requestID string, host []byte) []byte {
 // logFault says what was refused, to whom, and why the backend failed. It repeats nothing
 // that the client sent but the action and the access key, once both are known ones.
 func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
-	level, text := slog.LevelInfo, "kms api: refused"
-	attrs := []any{"action", ex.action, "code", f.code, "accessKey", ex.keyID(), "from", from.String(), ex.cause().Attr()}
+	logger := s.logger.With("op", ex.action, "code", f.code, "access_key", ex.keyID(), "from", from.String(), ex.cause().Attr())
 	switch {
 	case f.cause != nil:
-		level, text = slog.LevelError, "kms api: failed"
-		attrs = append(attrs, "cause", f.cause)
+		logger.Error("request failed", "err", f.cause, "hint", "check the disk of the database; report it when it is a panic")
 	case upstream.FromCode(f.code, f.status) == upstream.ErrUnauthenticated, f.code == "Forbidden.NoPermission":
-		level = slog.LevelWarn
+		logger.Warn("request refused", "hint", "check the client's access key, its secret file and what it may do (accessKeys)")
+	default:
+		logger.Debug("request refused") // the client was told why
 	}
-	s.logger.Log(context.Background(), level, text, attrs...)
 }
 
 // newRequestID returns a random UUID in lower case.
@@ -303,5 +302,5 @@ type libraryLogger struct{ logger *slog.Logger }
 
 // Printf logs the format alone.
 func (l libraryLogger) Printf(format string, _ ...any) {
-	l.logger.Debug("kms api: connection trouble", "report", format)
+	l.logger.Debug("connection trouble", "detail", format)
 }

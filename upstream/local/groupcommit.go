@@ -192,7 +192,7 @@ func (s *Store) execute(batch []*write) error {
 		s.broken.CompareAndSwap(nil, &unconfirmed)
 		err = unconfirmed
 	}
-	s.log.Error("write failed", "operations", len(batch), "error", err)
+	s.log.Error("write failed", "count", len(batch), "err", err, "hint", "check the disk and its free space")
 	return err
 }
 

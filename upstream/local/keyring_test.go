@@ -92,7 +92,7 @@ func TestWarnings(t *testing.T) {
 	dir := t.TempDir()
 	opts := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json"), Logger: log.logger()}
 	mustOpen(t, opts).Close()
-	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "move it to another folder") {
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "move it to another volume") {
 		t.Errorf("no warning about the shared folder: %s", log.String())
 	}
 	opts = testOptions(t)

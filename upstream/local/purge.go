@@ -65,7 +65,7 @@ func (s *Store) purgeLoop(ctx context.Context) error {
 		next, err := s.purgeDue(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			s.log.Warn("purge failed and is tried again", "after", purgeRetry, "error", err)
+			s.log.Warn("deleted secrets are not purged yet", "retry_in", purgeRetry, "err", err, "hint", "it is tried again; check the disk when it stays")
 		case next == 0:
 			wait = purgeAtMost
 		default:
@@ -118,7 +118,7 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 		}
 		s.counters.purged.Add(uint64(len(purged)))
 		for _, name := range purged {
-			s.log.Info("secret purged: its deletion window has passed", "secret", name)
+			s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
 		}
 	}
 }

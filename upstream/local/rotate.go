@@ -110,7 +110,7 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 	}
 	s.keys.Store(next)
 	id := formatKeyID(next.primary)
-	s.log.Info("key rotated", "primary", id, "keys", len(next.entries))
+	s.log.Info("key rotated", "key", id, "count", len(next.entries))
 	// Whatever is in the same transaction as this note, or after it, uses the new key.
 	err = s.write(context.WithoutCancel(ctx), op, upstream.SecretRef{}, func(t *tx) error { return t.noteKey(next.primary) })
 	if err != nil {
@@ -249,7 +249,7 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 			progress(done, max(total, done))
 		}
 	}
-	s.log.Info("secrets re-encrypted", "secrets", done, "key", formatKeyID(s.keys.Load().primary))
+	s.log.Info("secrets re-encrypted", "count", done, "key", formatKeyID(s.keys.Load().primary))
 	return nil
 }
 

@@ -152,12 +152,12 @@ func (s *Store) load(keyring *keys) error {
 // warn logs what is unwise about where the files are.
 func (s *Store) warn() {
 	if sameFolder(s.opts.Database, s.opts.Keyring) {
-		s.log.Warn("the keyring lies in the folder of the database, so whoever copies the folder has the secrets; move it to another folder or volume and set its path",
-			"keyring", s.opts.Keyring, "database", s.opts.Database)
+		s.log.Warn("the keyring lies in the folder of the database: who gets that folder has the secrets", "path", s.opts.Database, "keyring", s.opts.Keyring,
+			"hint", "move it to another volume and set upstream.local.keyring")
 	}
 	if st, err := s.file.Stat(); err == nil && st.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
-		s.log.Warn("others than its owner can read the database or change it; run: chmod 600 "+s.opts.Database,
-			"database", s.opts.Database, "mode", fmt.Sprintf("%04o", st.Mode().Perm()))
+		s.log.Warn("others than its owner can read the database or change it", "path", s.opts.Database, "mode", fmt.Sprintf("%04o", st.Mode().Perm()),
+			"hint", "chmod 600 "+s.opts.Database)
 	}
 }
 

@@ -36,7 +36,7 @@ func (s *Store) transact(begin func(func(*bbolt.Tx) error) error, fn func(*tx) e
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("a transaction met a damaged page", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.log.Error("a transaction met a damaged page", "err", fmt.Sprint(p), "stack", string(debug.Stack()), "hint", "restore the database and its keyring from a backup")
 			failure := damaged("a page of it cannot be read")
 			// A read that had begun has been undone. Otherwise bbolt may be left with its
 			// locks held or its list of free pages wrong.

@@ -1,0 +1,82 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"secretagent/agent"
+	"secretagent/agent/config"
+)
+
+// agentLogger returns the log of a running agent: on standard error, as configured.
+func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.LevelVar, flush func()) {
+	return agent.NewLogger(cfg.Log, agent.LogOutput{
+		Writer:  a.Stderr,
+		Color:   a.colored(a.Stderr),
+		Journal: isJournal(a.Stderr, a.Getenv("JOURNAL_STREAM")),
+	})
+}
+
+// isJournal reports whether stream is the connection to the journal that systemd says it is.
+// The variable alone proves nothing: it is inherited by programs whose output goes elsewhere.
+func isJournal(stream any, journal string) bool {
+	f, ok := stream.(*os.File)
+	return ok && journal != "" && fileID(f) == journal
+}
+
+// logger reports warnings of what a verb opens. The agent itself logs as configured.
+func (a *app) logger() *slog.Logger {
+	return slog.New(&lineHandler{app: a})
+}
+
+// lineHandler writes log records in the form of this interface's warnings.
+type lineHandler struct {
+	app   *app
+	attrs []slog.Attr
+}
+
+// Enabled implements [slog.Handler].
+func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn
+}
+
+// Handle implements [slog.Handler].
+func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
+	var b strings.Builder
+	b.WriteString(r.Message)
+	hint := ""
+	var add func(slog.Attr) bool
+	add = func(attr slog.Attr) bool {
+		switch attr.Value = attr.Value.Resolve(); {
+		case attr.Value.Kind() == slog.KindGroup:
+			for _, member := range attr.Value.Group() {
+				add(member)
+			}
+		case attr.Key == "hint":
+			hint = attr.Value.String()
+		default:
+			fmt.Fprintf(&b, " %s=%s", attr.Key, attr.Value)
+		}
+		return true
+	}
+	for _, attr := range h.attrs {
+		add(attr)
+	}
+	r.Attrs(add)
+	h.app.warningf("%s", oneLine(b.String()))
+	if hint != "" {
+		fmt.Fprintf(h.app.Stderr, "hint: %s\n", oneLine(hint))
+	}
+	return nil
+}
+
+// WithAttrs implements [slog.Handler].
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &lineHandler{app: h.app, attrs: append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+}
+
+// WithGroup implements [slog.Handler].
+func (h *lineHandler) WithGroup(string) slog.Handler { return h }
