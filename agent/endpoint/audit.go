@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -51,8 +52,9 @@ type AuditOptions struct {
 // second; Suppressed then says how many were left out before.
 //
 // Lines are written within a tenth of a second, together. A process that is killed loses those
-// of that time. When the file cannot be written, requests are served all the same, and
-// lines beyond a bounded buffer are counted as failed and dropped.
+// of that time. When the file cannot be written, a full disk say, requests are served all the
+// same; the lines are lost and counted, and [AuditOptions.OnError] is told. A line that was
+// written in part is ended when writing works again.
 type AuditLog struct {
 	opts AuditOptions
 	path string // empty: w is not ours to open
@@ -64,10 +66,10 @@ type AuditLog struct {
 	w       io.Writer
 	file    *os.File
 	buf     []byte
-	lines   int
 	timer   *time.Timer
 	pending bool // the timer is running
-	broken  bool
+	broken  bool // the last write failed
+	torn    bool // the file ends with a part of a line
 	closed  bool
 }
 
@@ -117,7 +119,7 @@ func (l *AuditLog) Reopen() error {
 		return err
 	}
 	_ = l.file.Close()
-	l.w, l.file = f, f
+	l.w, l.file, l.torn = f, f, false
 	return nil
 }
 
@@ -150,14 +152,21 @@ func (l *AuditLog) Close() error {
 }
 
 // flushLocked writes the buffer. What cannot be written is dropped: a growing backlog would
-// only move the loss.
+// only move the loss. A line that was cut short is ended before the next one.
 func (l *AuditLog) flushLocked() {
 	if len(l.buf) == 0 || l.closed {
 		return
 	}
-	_, err := l.w.Write(l.buf)
+	out := l.buf
+	if l.torn {
+		out = append([]byte("\n"), out...)
+	}
+	n, err := l.w.Write(out)
+	if n > 0 {
+		l.torn = out[n-1] != '\n'
+	}
 	if err != nil {
-		l.failed.Add(uint64(l.lines))
+		l.failed.Add(uint64(bytes.Count(l.buf[max(0, n-(len(out)-len(l.buf))):], []byte("\n"))))
 		if !l.broken && l.opts.OnError != nil {
 			l.opts.OnError(fmt.Errorf("audit log: %w", err))
 		}
@@ -166,7 +175,7 @@ func (l *AuditLog) flushLocked() {
 		l.opts.OnRecovery(l.failed.Load())
 	}
 	l.broken = err != nil
-	l.buf, l.lines = l.buf[:0], 0
+	l.buf = l.buf[:0]
 }
 
 // record is one line. Its texts have been validated or come from tables: none needs escaping,
@@ -204,7 +213,6 @@ func (l *AuditLog) write(r record) {
 		return
 	}
 	l.buf = appendRecord(l.buf, r)
-	l.lines++
 	if len(l.buf) >= auditBuffer {
 		l.flushLocked()
 		return

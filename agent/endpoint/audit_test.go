@@ -3,10 +3,12 @@ package endpoint_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,6 +140,119 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	log.Flush()
 	if len(errs) != 1 || !strings.Contains(errs[0].Error(), "disk full") {
 		t.Errorf("told %v", errs)
+	}
+}
+
+// full is a disk with room for so many bytes.
+type full struct {
+	buffer
+	room int
+}
+
+func (d *full) Write(p []byte) (int, error) {
+	n := min(len(p), d.room)
+	d.room -= n
+	if _, err := d.buffer.Write(p[:n]); err != nil || n == len(p) {
+		return n, err
+	}
+	return n, errors.New("no space left on device")
+}
+
+// TestAuditOnAFullDisk writes until the disk is full in the middle of a line, and goes on when
+// there is room again: every line but those that were counted as lost is whole.
+func TestAuditOnAFullDisk(t *testing.T) {
+	disk := &full{room: 1000}
+	log := endpoint.NewAuditLog(disk, endpoint.AuditOptions{})
+	r := start(t, endpoint.Options{Audit: log})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	c := dial(t, "tcp", r.addr)
+	ask := func(n int) {
+		for range n {
+			c.send(request("GET", "/v1/a", hostLine, tokenLine))
+			if got := c.receive("GET"); got.status != 200 {
+				t.Fatalf("%d", got.status)
+			}
+		}
+		log.Flush()
+	}
+	ask(10)
+	ask(5)
+	lost := log.Failed()
+	if disk.room = 1 << 20; lost < 5 {
+		t.Fatalf("%d lines counted as lost", lost)
+	}
+	ask(20)
+	whole := 0
+	for line := range strings.Lines(disk.String()) {
+		if json.Valid([]byte(line)) {
+			whole++
+		}
+	}
+	if log.Failed() != lost || whole+int(lost) != 35 {
+		t.Errorf("%d whole lines and %d lost of 35", whole, log.Failed())
+	}
+}
+
+// TestAuditRotationUnderLoad renames the file away again and again while clients ask. No line
+// is lost or cut.
+func TestAuditRotationUnderLoad(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "audit.log")
+	log, err := endpoint.OpenAuditLog(path, endpoint.AuditOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, endpoint.Options{Audit: log})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	const clients, each = 4, 500
+	var wg sync.WaitGroup
+	for range clients {
+		c := dial(t, "tcp", r.addr)
+		wg.Go(func() {
+			for range each {
+				c.send(request("GET", "/v1/a", hostLine, tokenLine))
+				c.receive("GET")
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for i, over := 0, false; !over; i++ {
+		if err := os.Rename(path, fmt.Sprint(path, ".", i)); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.Reopen(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+			over = true
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(path + "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var e struct{ RequestId string }
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			ids[e.RequestId] = true
+		}
+	}
+	if len(ids) != clients*each || log.Failed() != 0 || len(files) < 3 {
+		t.Errorf("%d lines in %d files for %d requests, %d lost", len(ids), len(files), clients*each, log.Failed())
 	}
 }
 

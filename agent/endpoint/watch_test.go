@@ -198,9 +198,9 @@ func TestShutdownWakesWaiters(t *testing.T) {
 // TestManyWaiters lets many clients wait, more than there may be connections, looks at what
 // each costs, and wakes all with one change.
 func TestManyWaiters(t *testing.T) {
-	n := 1000
+	n := 5000
 	if testing.Short() {
-		n = 200
+		n = 500
 	}
 	r := start(t, endpoint.Options{MaxConnections: 100, MaxWaiters: n})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
