@@ -85,9 +85,11 @@ func give(t *testing.T, path string) {
 	}
 }
 
-func asNobody(cmd *exec.Cmd) {
+func asNobody(cmd *exec.Cmd) { asUser(cmd, nobody) }
+
+func asUser(cmd *exec.Cmd, id uint32) {
 	if os.Getuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
 	}
 }
 
@@ -186,6 +188,10 @@ func TestAttack(t *testing.T) {
 	if _, err := os.ReadDir(filepath.Join(proc, "fd")); err == nil {
 		fmt.Println("could list fd")
 	}
+	if nc, err := net.Dial("unix", os.Getenv(victim+"_SOCKET")); err == nil {
+		fmt.Println("could connect")
+		_ = nc.Close()
+	}
 	runtime.LockOSThread()
 	if err := syscall.PtraceAttach(pid); err == nil {
 		fmt.Println("could attach")
@@ -222,12 +228,32 @@ log: {level: debug}
 		if res, body, err := p.get("/v1/app/db"); err != nil || res.StatusCode != http.StatusOK || !strings.Contains(body, marker) {
 			t.Fatalf("%v %s", err, body)
 		}
-		cmd := exec.Command(attacker, "-test.run=^TestAttack$")
-		cmd.Env = append(os.Environ(), victim+"="+strconv.Itoa(p.cmd.Process.Pid))
-		asNobody(cmd)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("attacker: %v: %s", err, out)
+		attackAs := func(user uint32, socket string) string {
+			cmd := exec.Command(attacker, "-test.run=^TestAttack$")
+			cmd.Env = append(os.Environ(), victim+"="+strconv.Itoa(p.cmd.Process.Pid), victim+"_SOCKET="+socket)
+			asUser(cmd, user)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("attacker: %v: %s", err, out)
+			}
+			var could []string
+			for line := range strings.Lines(string(out)) {
+				if what, ok := strings.CutPrefix(strings.TrimSpace(line), "could "); ok {
+					could = append(could, what)
+				}
+			}
+			return strings.Join(could, ", ")
+		}
+		seen = attackAs(nobody, "")
+		if os.Getuid() == 0 {
+			for _, path := range []string{dir, filepath.Dir(attacker)} {
+				if err := os.Chmod(path, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := attackAs(nobody-1, filepath.Join(dir, "agent.sock")); got != "" {
+				t.Errorf("another user could %s", got)
+			}
 		}
 		dumped = p.crash()
 		if strings.Contains(p.stderr.String(), marker) {
@@ -240,13 +266,7 @@ log: {level: debug}
 		if err != nil || noDump && len(cores) > 0 {
 			t.Errorf("core files: %v %v", cores, err)
 		}
-		var could []string
-		for line := range strings.Lines(string(out)) {
-			if what, ok := strings.CutPrefix(strings.TrimSpace(line), "could "); ok {
-				could = append(could, what)
-			}
-		}
-		return strings.Join(could, ", "), dumped
+		return seen, dumped
 	}
 	seen, dumped := try(true)
 	if seen != "" || dumped {
