@@ -68,7 +68,7 @@ func TestTheCauseOfACallIsFollowed(t *testing.T) {
 		}
 	}
 	// The server has a request id of its own, and the trace.
-	if found := theirs.with(traced); len(found) != 1 || strings.Contains(found[0], fromClient) || !strings.Contains(found[0], "action=GetSecretValue") {
+	if found := theirs.with(traced); len(found) != 1 || strings.Contains(found[0], fromClient) || !strings.Contains(found[0], "op=GetSecretValue") {
 		t.Errorf("the server logs %q", found)
 	}
 	// What it refuses, it finds again too.
@@ -82,7 +82,7 @@ func TestTheCauseOfACallIsFollowed(t *testing.T) {
 	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
 		t.Fatal(err)
 	}
-	for _, found := range [][]string{ours.with("attempt answered"), theirs.with("action=GetSecretValue")} {
+	for _, found := range [][]string{ours.with("attempt answered"), theirs.with("op=GetSecretValue")} {
 		if last := found[len(found)-1]; strings.Contains(last, "trace_id") || strings.Contains(last, fromClient) {
 			t.Errorf("a call without a cause: %q", last)
 		}
