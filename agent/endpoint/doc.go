@@ -18,7 +18,7 @@
 //	GET  /secretsmanager/batch?secretId=a&secretId=b:ACSPrevious
 //	                                           several values of one moment: {"SecretValues":[…],"Errors":[…]}
 //	POST /secretsmanager/report?secretId=      "this value was refused": one rate-limited refresh, answers with the current version
-//	GET  /live, /ready                         health; no token needed
+//	GET  /live, /ready                         health; no token needed. /ping is /live as the AWS agent spells it
 //	GET  /metrics, /status                     numbers and state, never values
 //	GET  /status/versions?secretId=            versions and labels of one secret, where the backend tells them for nothing
 //

@@ -425,6 +425,9 @@ func TestHealth(t *testing.T) {
 	if got := anonymous("/live"); got.status != 200 || got.body != "{\"Live\":true}\n" {
 		t.Errorf("/live: %d %s", got.status, got.body)
 	}
+	if got := anonymous("/ping"); got.status != 200 || got.body != "healthy" || got.header.Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("/ping: %d %s", got.status, got.body)
+	}
 	if got := anonymous("/ready"); got.status != 503 || got.body != "{\"Ready\":false}\n" {
 		t.Errorf("/ready: %d %s", got.status, got.body)
 	}

@@ -44,6 +44,8 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 	contentType := contentTypeJSON
 	var b []byte
 	switch {
+	case r == routeLive && bytes.HasPrefix(ctx.Request.Header.RequestURI(), []byte(pingPath)):
+		b, contentType = []byte("healthy"), contentTypeText
 	case r == routeLive:
 		b = []byte("{\"Live\":true}\n")
 	case r == routeReady:

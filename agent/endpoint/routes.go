@@ -32,6 +32,9 @@ const (
 	routeSignOut
 )
 
+// pingPath is what the AWS agent calls /live, and what its probes ask for.
+const pingPath = "/ping"
+
 // routeOf splits a request target, as it came over the wire, into route, name and query.
 // fasthttp's own idea of the path is not used: it resolves dots and doubled slashes, which
 // are ordinary characters of a secret name.
@@ -44,7 +47,7 @@ func (s *Server) routeOf(target []byte) (r route, name, query []byte) {
 		return routeBatch, nil, query
 	case "/secretsmanager/report":
 		return routeReport, nil, query
-	case "/live":
+	case "/live", pingPath:
 		return routeLive, nil, query
 	case "/ready":
 		return routeReady, nil, query
