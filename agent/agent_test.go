@@ -83,9 +83,9 @@ func start(t *testing.T, dir, text string) *world {
 	if w.cfg, err = config.Load(path); err != nil {
 		t.Fatal(err)
 	}
-	logger, _, flush := agent.NewLogger(w.cfg.Log, agent.LogOutput{Writer: w.log})
+	logger, level, flush := agent.NewLogger(w.cfg.Log, agent.LogOutput{Writer: w.log})
 	t.Cleanup(flush)
-	if w.agent, err = agent.New(t.Context(), w.cfg, agent.Deps{Logger: logger, Version: "test", Stderr: w.log}); err != nil {
+	if w.agent, err = agent.New(t.Context(), w.cfg, agent.Deps{Logger: logger, Level: level, Version: "test", Stderr: w.log}); err != nil {
 		t.Fatal(err)
 	}
 	w.client = &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}

@@ -47,6 +47,21 @@ func TestReloadChangesWhatIsRendered(t *testing.T) {
 	w.eventually("the new renderer follows changes", func() bool { return w.rendered() == "NEW=second" })
 }
 
+func TestReloadChangesTheLogLevel(t *testing.T) {
+	w := start(t, shortTempDir(t), strings.Replace(basic, "level: debug", "level: warn", 1))
+	w.ready()
+	w.lookup("/v1/demo/db?refreshNow=true")
+	if log := w.log.String(); strings.Contains(log, "DBG") || strings.Contains(log, "INF") {
+		t.Errorf("at warn:\n%s", log)
+	}
+	w.reconfigure(basic)
+	if err := w.reload(); err != nil {
+		t.Fatal(err)
+	}
+	w.lookup("/v1/demo/db?refreshNow=true")
+	w.eventually("a line of detail", func() bool { return strings.Contains(w.log.String(), "DBG the upstream was asked") })
+}
+
 func TestReloadOfABadFileChangesNothing(t *testing.T) {
 	w := start(t, shortTempDir(t), basic)
 	w.ready()

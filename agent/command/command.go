@@ -47,6 +47,7 @@ func Main(ctx context.Context, p Process) int {
 type app struct {
 	Process
 	configFlag string
+	logLevel   logLevel
 }
 
 // failure marks an error that a verb returned, to tell it from one of cobra.

@@ -50,6 +50,7 @@ there is one, else from the upstream itself.`,
 			return a.childEnded(runChild(ctx, child))
 		}),
 	}
+	a.logFlag(cmd)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

@@ -2,22 +2,57 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"secretagent/agent"
 	"secretagent/agent/config"
 )
 
-// agentLogger returns the log of a running agent: on standard error, as configured.
+// logLevel is the value of --log-level.
+type logLevel string
+
+var logLevels = []string{"debug", "info", "warn", "error"}
+
+func (l *logLevel) String() string { return string(*l) }
+
+func (l *logLevel) Set(s string) error {
+	if !slices.Contains(logLevels, s) {
+		return errors.New("must be debug, info, warn or error")
+	}
+	*l = logLevel(s)
+	return nil
+}
+
+func (l *logLevel) Type() string { return "level" }
+
+// logFlag adds --log-level to a verb that logs as an agent does.
+func (a *app) logFlag(cmd *cobra.Command) {
+	cmd.Flags().Var(&a.logLevel, "log-level", "`level` of the log instead of log.level: debug, info, warn or error; no level shows a value")
+	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// agentLogger returns the log of a running agent: on standard error, as configured. level is
+// nil when the command line sets it: a reload does not change it then.
 func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.LevelVar, flush func()) {
-	return agent.NewLogger(cfg.Log, agent.LogOutput{
+	out := agent.LogOutput{
 		Writer:  a.Stderr,
 		Color:   a.colored(a.Stderr),
 		Journal: isJournal(a.Stderr, a.Getenv("JOURNAL_STREAM")),
-	})
+	}
+	if a.logLevel == "" {
+		return agent.NewLogger(cfg.Log, out)
+	}
+	set := cfg.Log
+	set.Level = string(a.logLevel)
+	logger, _, flush = agent.NewLogger(set, out)
+	return logger, nil, flush
 }
 
 // isJournal reports whether stream is the connection to the journal that systemd says it is.

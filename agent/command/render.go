@@ -70,6 +70,7 @@ with values masked.`,
 			return a.write([]byte(b.String()))
 		}),
 	}
+	a.logFlag(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "render once, then exit")
 	f.BoolVar(&dryRun, "dry-run", false, "publish nothing; list the files that would change")

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) runCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent",
 		Long: `Run the agent in the foreground until SIGINT or SIGTERM: fetch the declared secrets, serve the
@@ -45,6 +45,8 @@ so that a fresh checkout runs.`,
 			return a.childEnded(ag.Run(ctx))
 		}),
 	}
+	a.logFlag(cmd)
+	return cmd
 }
 
 // handleSignals makes SIGHUP reload the agent and passes on to its program what is meant for
