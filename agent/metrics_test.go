@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"secretagent/agent"
 	"secretagent/upstream"
@@ -243,9 +244,11 @@ secrets:
 process: {noDump: false}
 `)
 	w.ready()
+	began := time.Now()
 	_, text := w.get("/metrics")
+	took := time.Since(began)
 	series := len(w.series())
-	t.Logf("/metrics with %d declared secrets: %d bytes, %d series", secrets, len(text), series)
+	t.Logf("/metrics with %d declared secrets: %d bytes, %d series, %v", secrets, len(text), series, took)
 	if len(text) > secrets*700 || series > secrets*6 {
 		t.Errorf("%d bytes and %d series for %d secrets", len(text), series, secrets)
 	}

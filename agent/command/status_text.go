@@ -217,12 +217,23 @@ func (b *picture) secrets(s agent.Status) {
 			state += " ×" + strconv.Itoa(e.Failures)
 		}
 		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
-		t.add(m, name, dash(string(e.VersionID)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
+		t.add(m, name, dash(versionText(e)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
 	b.table(t)
 	if s.SecretsOmitted > 0 {
 		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
 	}
+}
+
+// versionText returns the version and the labels on it that were not asked for.
+func versionText(e agent.SecretStatus) string {
+	text := string(e.VersionID)
+	for _, label := range e.VersionStages {
+		if label != e.VersionStage {
+			text += " +" + string(label)
+		}
+	}
+	return text
 }
 
 // asked says when a secret was asked for last, and by whom where that may be known.

@@ -96,7 +96,9 @@
 // is nothing yet, or when nothing was asked for two minutes. A source that fails is asked
 // again every few seconds, with everything it remembered thrown away; what is held is used
 // until the service refuses it. Files that change are noticed within two seconds of the next
-// call. The end of a credential is not known: the library does not tell.
+// call. The library does not tell when a credential ends. It is known all the same of a role
+// that is assumed by ram_role_arn or oidc_role_arn, whose session lasts as long as we asked for,
+// and shown in [CredentialStatus]; of other sources nothing is shown.
 //
 // # What is never shown
 //
