@@ -14,6 +14,11 @@ import (
 	"time"
 )
 
+// shots is the variable that says where to leave pictures of the page, for people to look at:
+//
+//	PAGE_SHOTS=/tmp/shots go test ./agent -run TestPage
+const shots = "PAGE_SHOTS"
+
 // chromium is a headless browser that is driven over its DevTools pipe: JSON messages that end
 // with a zero byte.
 type chromium struct {
@@ -296,10 +301,11 @@ func (t *tab) sized(width, height int, scheme string) {
 	t.do("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
 }
 
-// shoot writes a picture of the page, of its first 1600 pixels, into the folder that PAGE_SHOTS names, if it is set.
+// shoot writes a picture of the page, of its first 1600 pixels, into the folder that the
+// variable shots names, if it is set.
 func (t *tab) shoot(name string) {
 	t.t.Helper()
-	dir := os.Getenv("PAGE_SHOTS")
+	dir := os.Getenv(shots)
 	if dir == "" {
 		return
 	}

@@ -47,9 +47,10 @@ type AuditOptions struct {
 //	{"Time":"2024-02-21T15:39:26.123Z","Caller":"web","From":"uid=1000 gid=1000 pid=77","Operation":"GetSecretValue",
 //	 "SecretName":"app/db","VersionStage":"ACSCurrent","VersionId":"v2","Outcome":"hit","Status":200,"RequestId":"…"}
 //
-// Outcome is hit, miss, stale, not-modified, or the code of an error. TraceId and SpanId follow
-// when the client sent a traceparent. Refusals are written at most about a hundred times a
-// second; Suppressed then says how many were left out before.
+// Outcome is hit, miss, stale, not-modified, or the code of an error; about the status page it
+// is link-made, signed-in or signed-out. TraceId and SpanId follow when the client sent a
+// traceparent. Refusals are written at most about a hundred times a second; Suppressed then
+// says how many were left out before.
 //
 // Lines are written within a tenth of a second, together. A process that is killed loses those
 // of that time. When the file cannot be written, a full disk say, requests are served all the

@@ -184,8 +184,13 @@ func (s *Server) beginSession(ctx *fasthttp.RequestCtx, c *conn, g grant, now ti
 
 func (s *Server) signOut(ctx *fasthttp.RequestCtx, c *conn) {
 	h := &ctx.Request.Header
-	s.sessions.end(h.CookieBytes(cookieName(h.Host())))
+	cookie := h.CookieBytes(cookieName(h.Host()))
+	c.caller = s.sessions.holder(cookie, s.callers.Load(), time.Now())
+	s.sessions.end(cookie)
 	s.setCookie(ctx, c, "")
+	if c.caller != nil {
+		s.audit(c, upstream.SecretRef{}, "", "signed-out")
+	}
 }
 
 // setCookie sends the browser to the page with the cookie of a session; without one when value

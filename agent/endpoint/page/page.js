@@ -1,7 +1,7 @@
 // Asks the agent for its status again and again, and says so when it does not answer.
 
 import { byId, read, setText } from "./dom.js";
-import { draw, drawSecrets, unanswered } from "./view.js";
+import { draw, drawSecrets, outdated } from "./view.js";
 import { moment, now, setClock, span, tick } from "./time.js";
 
 const calm = 2000; // between two answers
@@ -28,6 +28,7 @@ async function ask() {
     });
     if (answer.status === 403) {
       signedOut = true;
+      outdated("You are signed out");
     } else if (!answer.ok) {
       throw new Error(`status ${answer.status}`);
     } else {
@@ -35,13 +36,13 @@ async function ask() {
       setClock(status.Time, asked, Date.now());
       failures = 0;
       answered = now();
-      unanswered(false);
+      outdated();
       draw(status);
       wait = Math.min(longest, Math.max(calm, 20 * (Date.now() - asked))); // an agent that has much to tell is asked less
     }
   } catch {
     failures++;
-    unanswered(true);
+    outdated("The agent does not answer");
     wait = Math.min(longest, calm * 2 ** (failures - 1));
   }
   asking = false;
@@ -58,11 +59,11 @@ function drawBanner() {
   byId("banner-retry").hidden = signedOut;
   byId("banner-sign-in").hidden = !signedOut;
   if (signedOut) {
-    setText(byId("banner-title"), "You are signed out.");
+    setText(byId("banner-title"), "Signed out.");
     setText(byId("banner-text"), "The session has ended, its token is no longer valid, or the agent was started again.");
     setText(byId("live-text"), "signed out");
   } else if (bad) {
-    setText(byId("banner-title"), "The agent does not answer.");
+    setText(byId("banner-title"), "No answer.");
     setText(byId("banner-text"), answered ? `What you see is from ${moment(answered)}. The page goes on asking and recovers by itself.` : "The page goes on asking.");
     setText(byId("live-text"), asking ? "asking again" : `asking again in ${span(nextAt - Date.now())}`);
   } else {

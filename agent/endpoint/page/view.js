@@ -227,7 +227,7 @@ function updateSecret(row, s) {
   held.dataset.version = s.VersionId ?? "";
   rebuild(confirmed, s.ConfirmedAt, (at) => [el("span", { class: "on-narrow" }, "confirmed "), when(at, "ago")]);
   rebuild(next, [s.NextRefresh, s.Failures, s.Error], ([at, failures, error]) => [
-    el("span", { class: "on-narrow" }, "next refresh "), when(at, "in"),
+    el("span", { class: "on-narrow" }, "next "), when(at, "in"),
     failures ? el("span", { class: "error" }, ` ${plural(failures, "failure")}: ${error}`) : error ? el("span", { class: "error" }, ` ${error}`) : null,
   ]);
   strip(since.firstChild, s, status.StartedAt);
@@ -368,14 +368,14 @@ function drawFacts() {
   ]);
 }
 
-/** unanswered shows that what is drawn is no longer known to be true. */
-export function unanswered(is) {
-  document.body.classList.toggle("unanswered", is);
-  if (is) {
+/** outdated shows, with a headline that says why, that what is drawn need not be true any more. */
+export function outdated(why) {
+  document.body.classList.toggle("outdated", Boolean(why));
+  if (why) {
     setClass(byId("sign"), "sign bad");
     setText(byId("sign"), "?");
-    setText(byId("headline"), "The agent does not answer");
-    if (status) setText(byId("subline"), "Below is what it said last.");
+    setText(byId("headline"), why);
+    if (status) setText(byId("subline"), "Below is what the agent said last.");
     document.title = "(?) secretagent";
   }
 }
