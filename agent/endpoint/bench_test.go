@@ -69,6 +69,16 @@ func BenchmarkEndpointAudited(b *testing.B) {
 	runBench(b, "tcp", 64, 1, endpoint.Options{Audit: log})
 }
 
+// BenchmarkEndpointTraced sends another traceparent with every request, so that no request is
+// the same as the one before and each takes the full way.
+func BenchmarkEndpointTraced(b *testing.B) {
+	var lines []string
+	for i := range 256 {
+		lines = append(lines, fmt.Sprintf("traceparent: 00-0af7651916cd43dd8448eb211c8031%02x-b7ad6b7169203331-01", i))
+	}
+	runBench(b, "tcp", 64, 1, endpoint.Options{}, lines...)
+}
+
 // backend answers every name with 128 bytes of JSON.
 type backend struct{}
 
@@ -80,7 +90,7 @@ func benchValue(name string) *upstream.SecretValue {
 	return value(name, "v1", fmt.Sprintf(`{"username":"app","password":"%x"}`, sha256.Sum256([]byte(name)))[:96]+`"}`, upstream.ACSCurrent)
 }
 
-func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Options) {
+func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Options, lines ...string) {
 	client := startLoad(b)
 	var requests []string
 	names := make([]string, secrets)
@@ -89,6 +99,12 @@ func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Op
 		if i%max(1, secrets/2000) == 0 { // enough to leave no cache line warm
 			requests = append(requests, request("GET", "/v1/"+names[i], "Host: 127.0.0.1:2025", "User-Agent: bench/1.0", "Accept: */*", tokenLine))
 		}
+	}
+	for _, line := range lines { // requests for the first name, one with each line
+		requests = append(requests, request("GET", "/v1/"+names[0], "Host: 127.0.0.1:2025", "User-Agent: bench/1.0", "Accept: */*", tokenLine, line))
+	}
+	if len(lines) > 0 {
+		requests = requests[len(requests)-len(lines):]
 	}
 	listen := func() net.Listener {
 		addr := "127.0.0.1:0"

@@ -125,7 +125,9 @@
 // again.go: without parsing headers, hashing the token or composing headers for fasthttp to
 // encode. That is a tenth of the work outside the kernel, and why a hit costs less than a
 // constant answer of fasthttp. Whatever is not the same, or is no hit, takes the full way, and
-// both ways give the same answers: a fuzz target compares them.
+// both ways give the same answers: a fuzz target compares them. A client that sends a new
+// traceparent each time takes it: 0.99 of the ceiling at 1.11 of its CPU, instead of 1.01 at
+// 0.88 (64 connections).
 //
 // A waiting request is parked by hijacking the connection and replayed when it is woken: it
 // passes the whole guard again, so a token revoked meanwhile gets nothing. The alternative, to
