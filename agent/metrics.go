@@ -90,6 +90,13 @@ func newMetrics(version string) *metrics {
 			Help: "What happened to the supervised application and its variables.",
 		}, []string{"event"}),
 	}
+	// There from the start, so that a first increase is seen as one.
+	for _, result := range []string{"hit", "miss", "stale", "error"} {
+		m.lookupSeconds.WithLabelValues(result)
+	}
+	for o := cache.First; o <= cache.Failed; o++ {
+		m.refreshes.WithLabelValues(o.String())
+	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretagent_build_info",
 		Help:        "Always 1; the labels say what is running.",
@@ -369,6 +376,7 @@ func (c collector) backend(s sink) {
 		s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.Waited.Seconds(), nil)
 		s.counter("secretagent_upstream_budget_refusals_total", "Attempts that were not made because their turn would have come too late.", st.Budget.Refused)
 		s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
+		s.gauge("secretagent_upstream_calls_in_flight_limit", "The limit of attempts on their way.", float64(c.agent.config().Upstream.Alibaba.MaxConcurrent))
 		s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
 		s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
 		if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
