@@ -202,9 +202,9 @@ function makeSecret(s) {
 /** spelled returns a secret as people write it: the current version goes without saying. */
 const spelled = (s) => (s.Secret === `${s.SecretName}:ACSCurrent` ? s.SecretName : s.Secret);
 
-/** breakable lets a long name break after its separators. */
+/** breakable lets a long name break after its separators, and a code between its words. */
 function breakable(text) {
-  return text.split(/(?<=[/:_.-])/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
+  return text.split(/(?<=[/:_.-])|(?<=[a-z])(?=[A-Z])/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
 }
 
 const badge = (state) => [el("span", { class: "glyph", "aria-hidden": "true" }, glyphs[state.level]), state.word];
@@ -228,7 +228,7 @@ function updateSecret(row, s) {
   rebuild(confirmed, s.ConfirmedAt, (at) => [el("span", { class: "on-narrow" }, "confirmed "), when(at, "ago")]);
   rebuild(next, [s.NextRefresh, s.Failures, s.Error], ([at, failures, error]) => [
     el("span", { class: "on-narrow" }, "next "), when(at, "in"),
-    failures ? el("span", { class: "error" }, ` ${plural(failures, "failure")}: ${error}`) : error ? el("span", { class: "error" }, ` ${error}`) : null,
+    error && el("span", { class: "error" }, failures > 1 ? `${failures} times ` : "", ...breakable(error)),
   ]);
   strip(since.firstChild, s, status.StartedAt);
 }
