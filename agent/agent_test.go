@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"secretagent/agent"
 	"secretagent/agent/config"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 func TestMain(m *testing.M) {
@@ -67,14 +67,14 @@ type world struct {
 	agent  *agent.Agent
 	url    string // of the endpoint over TCP
 	client *http.Client
-	log    *syncBuffer
+	log    *upstreamtest.Buffer
 	stop   func() error // waits for the agent to end
 }
 
 // start runs an agent on configuration text in dir until the test ends.
 func start(t *testing.T, dir, text string) *world {
 	t.Helper()
-	w := &world{t: t, dir: dir, log: &syncBuffer{}}
+	w := &world{t: t, dir: dir, log: &upstreamtest.Buffer{}}
 	path := filepath.Join(dir, "agent.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -380,22 +380,4 @@ func TestNoSecretIsLeftAnywhere(t *testing.T) {
 			}
 		}
 	}
-}
-
-// syncBuffer is a buffer for several writers and readers.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"secretagent/upstream/upstreamtest"
 )
 
 // appendLine is a hook that adds a line to a file each time it runs.
@@ -309,16 +311,16 @@ func TestRunEndsDuringAHook(t *testing.T) {
 func TestHookEnvironmentAndArguments(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", marker)
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", marker)
-	var log logBuffer
+	var log upstreamtest.Buffer
 	h := &Hook{Command: []string{"/usr/bin/env", "printf", "%s|", "$HOME", "a b", "*", "$(id)"}}
-	if err := h.run(t.Context(), log.logger(), nil, noMask); err != nil {
+	if err := h.run(t.Context(), log.Logger(), nil, noMask); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), `$HOME|a b|*|$(id)|`) {
 		t.Errorf("log: %s", log.String())
 	}
-	log = logBuffer{}
-	if err := (&Hook{Command: []string{"/usr/bin/env"}}).run(t.Context(), log.logger(), nil, noMask); err != nil {
+	log = upstreamtest.Buffer{}
+	if err := (&Hook{Command: []string{"/usr/bin/env"}}).run(t.Context(), log.Logger(), nil, noMask); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(log.String(), marker) || !strings.Contains(log.String(), "PATH=") {
@@ -337,11 +339,11 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 	src := newFakeSource()
 	pem := "-----BEGIN X-----\nabcdefghijklmnop\nqrstuvwxyz012345\n-----END X-----\n"
 	src.put("plain", marker, "object", `{"password":"pass-`+marker+`\"quoted","port":54321}`, "pem", pem)
-	var log logBuffer
+	var log upstreamtest.Buffer
 	script := `cat ` + dir + `/f; base64 -w0 ` + dir + `/f; while read l; do echo "line: $l"; done < ` + dir + `/f; echo old-` + marker
 	r := mustNew(t, src, Options{
 		Targets: []Target{hooked(dir+"/f", "{{ secret \"plain\" }}\n{{ secretField \"object\" \"password\" }} {{ secret \"object\" }}\n{{ secret \"pem\" }}", sh(script))},
-		Logger:  log.logger(),
+		Logger:  log.Logger(),
 	})
 	mustRender(t, r)
 	for _, leak := range []string{marker, "MARKER", "abcdefghijklmnop", "qrstuvwxyz012345", "54321"} {
@@ -360,9 +362,9 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 			t.Fatalf("cut after %d: %q", i, got)
 		}
 	}
-	log = logBuffer{}
+	log = upstreamtest.Buffer{}
 	h := sh(`i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done`)
-	if err := h.run(t.Context(), log.logger(), nil, noMask); err != nil {
+	if err := h.run(t.Context(), log.Logger(), nil, noMask); err != nil {
 		t.Fatal(err)
 	}
 	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "dropped_bytes=24808") {
@@ -428,10 +430,10 @@ func TestSignalHookWaitsForItsProcess(t *testing.T) {
 	dir := t.TempDir()
 	src := newFakeSource()
 	src.put("a", "1")
-	var log logBuffer
+	var log upstreamtest.Buffer
 	opts := Options{
 		Targets:  []Target{{Content: inline(`{{ secret "a" }}`), Destination: dir + "/file", NoSync: true, Hook: &Hook{PIDFile: dir + "/pid"}}},
-		StateDir: dir + "/state", Logger: log.logger(),
+		StateDir: dir + "/state", Logger: log.Logger(),
 		Observe: func(e Event) {
 			if e.Err != nil {
 				t.Error(e.Err)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // Ensure that a secret is in the files it is meant for and nowhere else: not in the log, the
@@ -23,7 +24,7 @@ func TestNothingLeaks(t *testing.T) {
 	src := newFakeSource()
 	put := func(v string) { src.put("db", `{"password":"`+marker+v+`","n":null}`, "plain", marker+v) }
 	put("-1")
-	var log logBuffer
+	var log upstreamtest.Buffer
 	var printed strings.Builder
 	bad := `{{ index (secretJSON "db") "password" 99 | int }}`
 	opts := Options{
@@ -36,7 +37,7 @@ func TestNothingLeaks(t *testing.T) {
 			target(dir+"/out/gone", `{{ secret (secret "plain") }}`),
 		},
 		Sets:     []Set{{Directory: dir + "/out/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "plain" }}`)}, {Name: "y", Content: inline(bad)}}}},
-		StateDir: dir + "/state", Logger: log.logger(), Partial: true,
+		StateDir: dir + "/state", Logger: log.Logger(), Partial: true,
 		Observe: func(e Event) { fmt.Fprintf(&printed, "%v %+v %#v\n", e, e, e) },
 		Workers: 1, // Observe above is for one goroutine
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // Ensure that the example of the package documentation works as a caller sees it.
@@ -183,11 +184,11 @@ func TestRunRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newFakeSource()
 		src.put("a", "1")
-		var log logBuffer
+		var log upstreamtest.Buffer
 		var pauses []time.Duration
 		last := time.Now()
 		r := mustNew(t, src, Options{
-			Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}, Logger: log.logger(),
+			Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}, Logger: log.Logger(),
 			Observe: func(e Event) {
 				if e.Err != nil {
 					pauses = append(pauses, time.Since(last))

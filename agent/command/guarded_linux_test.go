@@ -20,6 +20,7 @@ import (
 
 	"secretagent/agent"
 	"secretagent/agent/config"
+	"secretagent/upstream/upstreamtest"
 )
 
 // nobody is the user that agents and attackers of these tests are, when root runs them.
@@ -31,25 +32,8 @@ type daemon struct {
 	dir    string
 	cmd    *exec.Cmd
 	client *http.Client
-	stderr *lockedBuffer
+	stderr *upstreamtest.Buffer
 	end    func() error // waits for it
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // folderFor returns a folder with a copy of this binary called name, both of which nobody may use.
@@ -102,7 +86,7 @@ func runAgent(t *testing.T, dir, bin, text string) *daemon {
 		t.Fatal(err)
 	}
 	give(t, path)
-	p := &daemon{t: t, dir: dir, stderr: &lockedBuffer{}}
+	p := &daemon{t: t, dir: dir, stderr: &upstreamtest.Buffer{}}
 	p.cmd = exec.Command(bin, "run", "--config", path)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, p.stderr, p.stderr
 	// As much as a crash can ever tell.

@@ -14,10 +14,11 @@ import (
 
 	"secretagent/agent/endpoint"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 func TestAuditLines(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: log, Callers: []endpoint.Caller{callerWith(t, "web", []string{"web/*"}, token)}})
 	r.put(value("web/db", "v2", marker, upstream.ACSCurrent))
@@ -145,14 +146,14 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 
 // full is a disk with room for so many bytes.
 type full struct {
-	buffer
+	upstreamtest.Buffer
 	room int
 }
 
 func (d *full) Write(p []byte) (int, error) {
 	n := min(len(p), d.room)
 	d.room -= n
-	if _, err := d.buffer.Write(p[:n]); err != nil || n == len(p) {
+	if _, err := d.Buffer.Write(p[:n]); err != nil || n == len(p) {
 		return n, err
 	}
 	return n, errors.New("no space left on device")
@@ -257,7 +258,7 @@ func TestAuditRotationUnderLoad(t *testing.T) {
 }
 
 func TestAuditSampling(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{Sample: 10})
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
@@ -275,7 +276,7 @@ func TestAuditSampling(t *testing.T) {
 }
 
 func TestRefusalsCannotFillTheAudit(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: log})
 	c := dial(t, "tcp", r.addr)

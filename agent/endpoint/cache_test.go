@@ -13,6 +13,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/cache"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 var _ endpoint.Secrets = (*cache.Cache)(nil)
@@ -70,7 +71,7 @@ func startCachedWith(t *testing.T, b *rotating, limits cache.Limits, opts endpoi
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{log: &buffer{}}
+	r := &rig{log: &upstreamtest.Buffer{}}
 	opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
 	opts.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	r.srv, err = endpoint.New(c, opts)

@@ -2,7 +2,6 @@ package endpoint_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"secretagent/agent/endpoint"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 const (
@@ -181,30 +181,12 @@ func (f *fakeSecrets) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, fu
 	}
 }
 
-// buffer is a writer that several goroutines may use.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // rig is a server that listens on a loopback port.
 type rig struct {
 	*fakeSecrets
 	srv     *endpoint.Server
 	addr    string
-	log     *buffer
+	log     *upstreamtest.Buffer
 	serving []chan error
 }
 
@@ -220,7 +202,7 @@ func mustToken(t testing.TB, text string) endpoint.Token {
 // start serves a fake cache until the test ends. With no callers given, token reads everything.
 func start(t testing.TB, opts endpoint.Options) *rig {
 	t.Helper()
-	r := &rig{fakeSecrets: newFake(), log: &buffer{}}
+	r := &rig{fakeSecrets: newFake(), log: &upstreamtest.Buffer{}}
 	if opts.Callers == nil {
 		opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
 	}

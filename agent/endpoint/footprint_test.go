@@ -12,6 +12,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/cache"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // sized is a backend whose values have that many bytes.
@@ -35,7 +36,7 @@ func TestMemoryPerSecret(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{log: &buffer{}}
+		r := &rig{log: &upstreamtest.Buffer{}}
 		r.srv, err = endpoint.New(c, endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}})
 		if err != nil {
 			t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 
 	"secretagent/agent/endpoint"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 func TestTCPListenerStaysOnLoopback(t *testing.T) {
@@ -442,7 +443,7 @@ func TestShutdownWhenIdleIsQuick(t *testing.T) {
 }
 
 func TestNothingLeaksThroughLogAuditOrStats(t *testing.T) {
-	audit := &buffer{}
+	audit := &upstreamtest.Buffer{}
 	log := endpoint.NewAuditLog(audit, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", `{"password":"`+marker+`"}`, upstream.ACSCurrent))

@@ -17,6 +17,7 @@ import (
 
 	"secretagent/agent/endpoint"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 const (
@@ -351,7 +352,7 @@ func TestSignInIsForThePageAlone(t *testing.T) {
 }
 
 func TestWrongTokenInTheFormCostsWhatItCostsElsewhere(t *testing.T) {
-	var audit buffer
+	var audit upstreamtest.Buffer
 	log := endpoint.NewAuditLog(&audit, endpoint.AuditOptions{})
 	r := startPage(t, endpoint.Options{Audit: log})
 	wrong := strings.Repeat("wrong-", 5)

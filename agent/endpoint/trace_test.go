@@ -9,6 +9,7 @@ import (
 
 	"secretagent/agent/endpoint"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 const (
@@ -37,7 +38,7 @@ func auditLines(t testing.TB, text string) (lines []auditLine) {
 // TestTraceIsFollowed asks in every way there is, and finds request and trace in the audit
 // lines, in the log lines and with the call to the backend.
 func TestTraceIsFollowed(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
@@ -115,7 +116,7 @@ func TestTraceIsFollowed(t *testing.T) {
 // TestTraceThatIsNoTrace sends headers that the specification tells us to ignore; none is an
 // error, and none leaves anything behind.
 func TestTraceThatIsNoTrace(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
@@ -157,7 +158,7 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 }
 
 func TestTraceOfRefusals(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	c := dial(t, "tcp", r.addr)
@@ -175,7 +176,7 @@ func TestTraceOfRefusals(t *testing.T) {
 
 // TestTraceOfAWait follows a client that waits for a change and gets it.
 func TestTraceOfAWait(t *testing.T) {
-	out := &buffer{}
+	out := &upstreamtest.Buffer{}
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	r.put(value("a", "v1", "first", upstream.ACSCurrent))

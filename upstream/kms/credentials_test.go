@@ -421,7 +421,7 @@ func TestSourceOutageAndRecovery(t *testing.T) {
 				t.Setenv("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")
 				t.Setenv("ALIBABA_CLOUD_CREDENTIALS_URI", i.uri.URL)
 			}
-			var log lockedBuffer
+			var log upstreamtest.Buffer
 			o.Logger = slog.New(slog.NewTextHandler(&log, nil))
 			i.set(func(i *issuer) { i.down, i.lifetime = true, 2*time.Minute })
 			opts := impatient(endpoint)
@@ -470,23 +470,6 @@ func TestSourceOutageAndRecovery(t *testing.T) {
 			}
 		})
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // Key files change as Kubernetes changes them: a symlink of a whole folder is exchanged.
@@ -600,7 +583,7 @@ func TestMarkersAreFoundNowhere(t *testing.T) {
 	t.Parallel()
 	store, _ := backend(t)
 	create(t, store, "app/db", "MARKER-value")
-	var log lockedBuffer
+	var log upstreamtest.Buffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	serverLn := listen(t, nil)
 	serve(t, store, serverLn, kmsserver.Signed, kmsserver.Options{Logger: logger, AccessKeys: []kmsserver.AccessKey{testKey(keyID, keySecret, "MARKER-token")}})

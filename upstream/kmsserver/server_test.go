@@ -2,7 +2,6 @@ package kmsserver_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,24 +43,6 @@ func fullKey() kmsserver.AccessKey {
 	return kmsserver.AccessKey{ID: keyID, Secret: secretData(keySecret), Actions: []string{"*"}, Secrets: []string{"*"}}
 }
 
-// logBuffer is a log that may be written and read at the same time.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // fixture is a running server with a fake behind it, a signed loopback listener and a
 // trusted unix socket.
 type fixture struct {
@@ -69,7 +50,7 @@ type fixture struct {
 	server   *kmsserver.Server
 	address  string // of the signed listener
 	socket   string // path of the trusted one
-	log      *logBuffer
+	log      *upstreamtest.Buffer
 	web      *http.Client // dials the signed listener
 	local    *http.Client // dials the socket
 	observed func() []string
@@ -77,7 +58,7 @@ type fixture struct {
 
 func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 	t.Helper()
-	f := &fixture{fake: upstreamtest.NewFake(), log: &logBuffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
+	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
 	var mu sync.Mutex
 	var observed []string
 	f.observed = func() []string {

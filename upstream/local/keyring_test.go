@@ -20,6 +20,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/mac"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 func TestFilesBelongToTheirOwnerOnly(t *testing.T) {
@@ -88,16 +89,16 @@ func TestAKeyringThatOthersCanReadIsRefused(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	var log logBuffer
+	var log upstreamtest.Buffer
 	dir := t.TempDir()
-	opts := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json"), Logger: log.logger()}
+	opts := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json"), Logger: log.Logger()}
 	mustOpen(t, opts).Close()
 	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "move it to another volume") {
 		t.Errorf("no warning about the shared folder: %s", log.String())
 	}
 	opts = testOptions(t)
-	log = logBuffer{}
-	opts.Logger = log.logger()
+	log = upstreamtest.Buffer{}
+	opts.Logger = log.Logger()
 	mustOpen(t, opts).Close()
 	if strings.Contains(log.String(), "WARN") {
 		t.Errorf("a warning without reason: %s", log.String())

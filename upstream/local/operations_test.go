@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 func validCreate() upstream.CreateSecretInput {
@@ -437,8 +438,8 @@ func TestPasswordsAreUniform(t *testing.T) {
 func TestTheValueIsNowhere(t *testing.T) {
 	const marker = "MARKER-d41d8cd98f00b204"
 	opts := testOptions(t)
-	var log logBuffer
-	opts.Logger = log.logger()
+	var log upstreamtest.Buffer
+	opts.Logger = log.Logger()
 	s := mustOpen(t, opts)
 	ctx := context.Background()
 	var texts []string

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 const day = 24 * time.Hour
@@ -45,8 +46,8 @@ func mustDelete(t *testing.T, s *Store, name string, days int) time.Time {
 
 func TestPurge(t *testing.T) {
 	opts := testOptions(t)
-	var log logBuffer
-	opts.Logger = log.logger()
+	var log upstreamtest.Buffer
+	opts.Logger = log.Logger()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := Open(opts)
 		if err != nil {
@@ -154,8 +155,8 @@ func TestPurgeAfterARestart(t *testing.T) {
 // TestPurgeIsTriedAgain: a purge that fails is reported and comes again.
 func TestPurgeIsTriedAgain(t *testing.T) {
 	opts := testOptions(t)
-	var log logBuffer
-	opts.Logger = log.logger()
+	var log upstreamtest.Buffer
+	opts.Logger = log.Logger()
 	synctest.Test(t, func(t *testing.T) {
 		s, err := Open(opts)
 		if err != nil {
