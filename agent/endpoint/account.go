@@ -166,7 +166,7 @@ func (s *Server) countSlow(c *conn, a *upstream.Answer) {
 // begin to count at different requests, so that first requests, which are slower, have the
 // weight that they have among all.
 func (c *conn) startClock() {
-	c.timed = c.srv.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0
+	c.timed = (c.requests+c.number)%sampleHits == 0 && c.srv.opts.Observe != nil
 	if c.timed {
 		c.began = time.Now()
 	}
