@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +45,9 @@ func New(opts Options) (*Client, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("kms: %w", err)
+	}
+	if slices.Contains(strings.Split(os.Getenv("DEBUG"), ","), "sdk") {
+		opts.Logger.Warn("the SDK prints action, key id and signature of every call to standard output", "hint", "DEBUG=sdk is set: unset it and start again")
 	}
 	c := &Client{credentials: opts.Credentials, sessions: make(chan *session, opts.MaxConcurrent)}
 	for _, e := range opts.Endpoints {
