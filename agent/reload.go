@@ -77,6 +77,7 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 			return nil
 		case request := <-a.reloads:
 			notify(a.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			a.reopenAudit()
 			err := a.reloadNow(ctx, group, nextRenderer)
 			a.reload.note(err)
 			if err != nil {
@@ -87,6 +88,17 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 			notify(a.log, notifyReady)
 			request.done <- err
 		}
+	}
+}
+
+// reopenAudit lets go of an audit file that was rotated away, also when the configuration turns
+// out to be wrong: what goes on to be written to the old file is lost when that is removed.
+func (a *Agent) reopenAudit() {
+	if a.audit == nil {
+		return
+	}
+	if err := a.audit.Reopen(); err != nil {
+		a.log.Error("the audit log cannot be reopened; the old file stays in use", "part", "endpoint", "err", err, "hint", hintAudit)
 	}
 }
 
@@ -188,11 +200,6 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	})
 	if err := closeOthers(old.serving, next.serving, (*served).retire); err != nil {
 		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err, "hint", "nothing: the new one is in use")
-	}
-	if a.audit != nil {
-		if err := a.audit.Reopen(); err != nil {
-			a.log.Error("the audit log cannot be reopened; the old file stays in use", "part", "endpoint", "err", err, "hint", hintAudit)
-		}
 	}
 	if next.renderer != old.renderer {
 		select {

@@ -115,7 +115,8 @@
 // form as one sorted list, so it stays valid, and the service takes a form from other clients
 // too. The price is that a trace of the SDK shows an empty body. Answers are kept from the
 // sending part of the SDK, which prints them, and given to its decoder afterwards. With
-// DEBUG=sdk it still prints to stdout, but no more than action, key id and signature.
+// DEBUG=sdk, which it reads before any code of ours runs, it still prints to stdout, but no
+// more than action, key id and signature; [New] warns of it.
 //
 // credentials-go prints the token of the metadata service with DEBUG=credential, the output
 // of programs in profiles of mode External when it is malformed, and follows profiles that
