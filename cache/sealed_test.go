@@ -388,7 +388,7 @@ func TestExchangedRecordsAreRefused(t *testing.T) {
 		if err := errors.Join(err, db.Close()); err != nil {
 			t.Fatal(err)
 		}
-		var log bytes.Buffer
+		var log upstreamtest.Buffer
 		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		if got := survivors(t, opts, n); got != n-2 {
 			t.Errorf("%d values survive, want %d", got, n-2)
@@ -462,7 +462,7 @@ func TestFileInUseIsLeftAlone(t *testing.T) {
 		look(t, first, "a")
 		time.Sleep(time.Second)
 
-		var log bytes.Buffer
+		var log upstreamtest.Buffer
 		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		second := open(t, constant(10), opts)
 		start(t, second)
@@ -538,7 +538,7 @@ func TestFileDamagedWhileInUseIsRebuilt(t *testing.T) {
 func TestFolderThatCannotBeMadeStopsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
-		var log bytes.Buffer
+		var log upstreamtest.Buffer
 		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		if err := os.WriteFile(filepath.Dir(opts.Sealed.Path), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -574,7 +574,7 @@ func TestSealedFileIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		opts.Sealed.MaxBytes = 100 << 10
-		var log bytes.Buffer
+		var log upstreamtest.Buffer
 		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		c := open(t, constant(1000), opts)
 		stop := start(t, c)
@@ -643,7 +643,7 @@ func TestKeyringOthersCanReadIsRefused(t *testing.T) {
 func TestKeyringInTheSameFolderIsWarnedAbout(t *testing.T) {
 	opts := sealedIn(t)
 	opts.Sealed.Keyring = filepath.Join(filepath.Dir(opts.Sealed.Path), "keyring.json")
-	var log bytes.Buffer
+	var log upstreamtest.Buffer
 	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	open(t, constant(1), opts)
 	if !strings.Contains(log.String(), "share a folder") {

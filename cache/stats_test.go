@@ -24,7 +24,7 @@ import (
 func TestNothingLeaks(t *testing.T) {
 	const marker = "correct-horse-battery-staple"
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log upstreamtest.Buffer
 		var text strings.Builder
 		opts := sealedIn(t)
 		opts.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
