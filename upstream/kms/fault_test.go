@@ -393,7 +393,7 @@ func TestSixtyFourCallers(t *testing.T) {
 	ln := listen(t, nil)
 	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
 	proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
-	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "a", Host: proxy.Addr(), Scheme: "http"}}, MaxConcurrent: 8})
+	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "a", Host: proxy.Addr(), Scheme: "http"}}, MaxConcurrent: 8, Timeout: 30 * time.Second, Deadline: time.Minute})
 	var calling sync.WaitGroup
 	for i := range 64 {
 		calling.Go(func() {

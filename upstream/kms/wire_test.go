@@ -81,7 +81,7 @@ func valueJSON(name, id, data string) string {
 
 // impatient options try once.
 func impatient(endpoints ...kms.Endpoint) kms.Options {
-	return kms.Options{Endpoints: endpoints, Retry: kms.Retry{MaxAttempts: 1}, Timeout: 2 * time.Second}
+	return kms.Options{Endpoints: endpoints, Retry: kms.Retry{MaxAttempts: 1}, Timeout: 15 * time.Second}
 }
 
 func TestNothingStandsInTheURL(t *testing.T) {
