@@ -141,6 +141,16 @@ func (c *chromium) read(from io.Reader) {
 // call sends a command and returns its result.
 func (c *chromium) call(t *testing.T, session, method string, params any) json.RawMessage {
 	t.Helper()
+	result, err := c.try(t, session, method, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// try is call for a command that the browser may refuse.
+func (c *chromium) try(t *testing.T, session, method string, params any) (json.RawMessage, error) {
+	t.Helper()
 	c.mu.Lock()
 	c.next++
 	id, ch := c.next, make(chan answer, 1)
@@ -166,13 +176,13 @@ func (c *chromium) call(t *testing.T, session, method string, params any) json.R
 			t.Fatalf("%s: the browser has ended", method)
 		}
 		if a.Error != nil {
-			t.Fatalf("%s: %s", method, a.Error.Message)
+			return nil, fmt.Errorf("%s: %s", method, a.Error.Message)
 		}
-		return a.Result
+		return a.Result, nil
 	case <-time.After(time.Minute):
 		t.Fatalf("%s: the browser does not answer", method)
 	}
-	return nil
+	return nil, nil
 }
 
 // tab is one page of a browser, with cookies of its own.
@@ -283,10 +293,13 @@ func (t *tab) eval(expression string) any {
 // await waits until an expression is true in the page.
 func (t *tab) await(what, expression string) {
 	t.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		var r struct{ Result struct{ Value any } }
-		decode(t.t, t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true}), &r)
-		if r.Result.Value == true {
+		text, err := t.try(t.t, t.session, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true})
+		if err != nil {
+			continue // between two pages there is none to ask
+		}
+		if decode(t.t, text, &r); r.Result.Value == true {
 			return
 		}
 	}
