@@ -121,6 +121,21 @@ func shortTempDir(t *testing.T) string {
 	return dir
 }
 
+// obedient is a program for exec.command, as YAML, that ends with 0 when it is asked to. It says
+// with a file in dir from when on, see [world.obeys]: before its trap is set a signal kills it.
+func obedient(dir string) string {
+	return `[sh, -c, 'trap "exit 0" TERM; : > "$0"; while :; do sleep 0.05; done', ` + dir + `/obeys, argument-of-exec]`
+}
+
+// obeys waits until the program of obedient can be stopped.
+func (w *world) obeys() {
+	w.t.Helper()
+	w.eventually("the program has set its trap", func() bool {
+		_, err := os.Stat(w.path("obeys"))
+		return err == nil
+	})
+}
+
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
 func (w *world) token() string {

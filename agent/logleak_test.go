@@ -72,7 +72,7 @@ templates:
     destination: ./rendered/hooked
     hook: {command: [sh, -c, 'cat "$0"; exit 1', ./rendered/hooked]}
 exec:
-  command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.1; done']
+  command: ` + obedient(dir) + `
   env: [{name: DB_PASSWORD, secret: app/db, field: password}]
 process: {noDump: false}` + log
 	text = strings.ReplaceAll(text, "./rendered", dir+"/rendered")
@@ -82,6 +82,7 @@ process: {noDump: false}` + log
 		return strings.Contains(l, "hook output") && strings.Contains(l, "hook failed") && strings.Contains(l, "application started") &&
 			strings.Contains(l, "file not rendered")
 	})
+	w.obeys()
 	token := w.token()
 	ask := func(base, method, path string, body url.Values, header ...string) {
 		t.Helper()

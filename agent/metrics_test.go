@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -129,9 +130,10 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 }
 
 func TestMetricsOfWhatIsNotInOrder(t *testing.T) {
+	dir := shortTempDir(t)
 	text := basic + `
 exec:
-  command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.01; done']
+  command: ` + obedient(dir) + `
   env: [{name: DB, secret: demo/db}]
   debounce: 1ms
 `
@@ -139,14 +141,19 @@ exec:
   - {contents: '{{ secret "not/there" }}', destination: ./rendered/other}
   - {contents: '{{ secret "demo/db" }}', destination: ./rendered/hooked, hook: {command: ["false"]}}
 `, 1)
-	w := start(t, shortTempDir(t), text)
+	w := start(t, dir, text)
 	broken, hooked := w.path("rendered/other"), w.path("rendered/hooked")
 	w.eventually("everything has been tried", func() bool {
 		now := w.series()
 		return now[`secretagent_child_state{state="running"}`] == 1 && now[`secretagent_render_hooks_total{outcome="failed"}`] >= 1 &&
 			now[`secretagent_render_target_out_of_order_seconds{target="`+broken+`"}`] > 0 && now[`secretagent_render_renders_total{outcome="failed"}`] >= 1
 	})
+	w.obeys()
+	if err := os.Remove(w.path("obeys")); err != nil { // the next one makes it again
+		t.Fatal(err)
+	}
 	w.put("demo/db", "v2", "other")
+	w.obeys()
 	w.eventually("a restart", func() bool {
 		now := w.series()
 		return now[`secretagent_child_restarts_total`] == 1 && now[`secretagent_child_events_total{event="restarted"}`] == 1

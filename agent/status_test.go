@@ -41,13 +41,15 @@ func (w *world) statusOf(token string) (agent.Status, string) {
 }
 
 func TestStatusTellsWhatTheAgentHolds(t *testing.T) {
+	dir := shortTempDir(t)
 	text := strings.Replace(basic, "secrets:\n", "secrets:\n  - {name: not/there}\n", 1) + `
 exec:
-  command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.01; done', argument-of-exec]
+  command: ` + obedient(dir) + `
   env: [{name: DB, secret: demo/db}]
   debounce: 1ms
 `
-	w := start(t, shortTempDir(t), text)
+	w := start(t, dir, text)
+	w.obeys()
 	w.eventually("the file and the application", func() bool {
 		s, _ := w.statusOf(w.token())
 		return len(s.Files) == 1 && s.Files[0].State == render.Current && s.Child != nil && s.Child.State == "running" && len(s.Problems) == 1
