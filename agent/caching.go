@@ -23,7 +23,7 @@ func cacheOptions(cfg *config.Config, log *slog.Logger) cache.Options {
 		opts.MaxFetches = a.MaxConcurrent
 	}
 	if s := cfg.Cache.Sealed; s != nil {
-		opts.Sealed = &cache.Sealed{Path: string(s.Path), Keyring: string(s.Keyring), MaxBytes: int64(s.MaxBytes)}
+		opts.Sealed = &cache.Sealed{Path: string(s.Path), Keyring: string(s.Keyring), KeyringIsCredential: isCredential(s.Keyring), MaxBytes: int64(s.MaxBytes)}
 	}
 	return opts
 }

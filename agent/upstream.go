@@ -160,7 +160,7 @@ func answers(ctx context.Context, socket string) (bool, error) {
 
 func openStore(cfg *config.Local, log *slog.Logger) (*local.Store, error) {
 	return local.Open(local.Options{
-		Database: string(cfg.Database), Keyring: string(cfg.Keyring),
+		Database: string(cfg.Database), Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
 		MaxVersions: cfg.MaxVersions, Logger: log.With("part", "backend"),
 	})
 }

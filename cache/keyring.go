@@ -20,13 +20,13 @@ import (
 const maxKeyring = 1 << 20
 
 // openKeyring returns the AEAD of the keyset at path, which is made when nothing is there.
-func openKeyring(path string) (tink.AEAD, error) {
-	handle, err := readKeyring(path)
+func openKeyring(path string, credential bool) (tink.AEAD, error) {
+	handle, err := readKeyring(path, credential)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := createKeyring(path); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("Sealed.Keyring: create: %w", err)
 		}
-		handle, err = readKeyring(path) // ours, or that of whoever was faster
+		handle, err = readKeyring(path, credential) // ours, or that of whoever was faster
 	}
 	if err != nil {
 		return nil, fmt.Errorf("Sealed.Keyring: %w", err)
@@ -38,8 +38,9 @@ func openKeyring(path string) (tink.AEAD, error) {
 	return primitive, nil
 }
 
-// readKeyring refuses a file that others than its owner can touch.
-func readKeyring(path string) (*keyset.Handle, error) {
+// readKeyring refuses a file that others than its owner can touch; of a credential the group
+// may read.
+func readKeyring(path string, credential bool) (*keyset.Handle, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -52,7 +53,11 @@ func readKeyring(path string) (*keyset.Handle, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	if perm := st.Mode().Perm(); perm&0o077 != 0 && runtime.GOOS != "windows" {
+	foreign := fs.FileMode(0o077)
+	if credential {
+		foreign = 0o037
+	}
+	if perm := st.Mode().Perm(); perm&foreign != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("%s has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", path, perm, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyring))

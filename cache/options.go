@@ -103,6 +103,11 @@ type Sealed struct {
 	// gets both files has the secrets.
 	Keyring string
 
+	// KeyringIsCredential says that a service manager hands Keyring over, as systemd does with
+	// LoadCredential=: its group may then read it. systemd gives such a file mode 0440, where
+	// the bit of the group is the mask of an access list that names one user.
+	KeyringIsCredential bool
+
 	// MaxBytes bounds the records in the file. Zero means 64 MiB.
 	MaxBytes int64
 }

@@ -123,7 +123,7 @@ type stored struct {
 
 // openSealed makes ready for a file, which is not touched yet.
 func openSealed(opts Sealed, log *slog.Logger) (*sealedFile, error) {
-	key, err := openKeyring(opts.Keyring)
+	key, err := openKeyring(opts.Keyring, opts.KeyringIsCredential)
 	if err != nil {
 		return nil, err
 	}

@@ -638,6 +638,28 @@ func TestKeyringOthersCanReadIsRefused(t *testing.T) {
 	}
 }
 
+// Ensure that a keyring may have the mode that systemd gives a credential, and no wider one.
+func TestKeyringMayBeACredential(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes there")
+	}
+	opts := sealedIn(t)
+	open(t, constant(1), opts).Close()
+	opts.Sealed.KeyringIsCredential = true
+	for mode, good := range map[os.FileMode]bool{0o400: true, 0o440: true, 0o444: false, 0o460: false} {
+		if err := os.Chmod(opts.Sealed.Keyring, mode); err != nil {
+			t.Fatal(err)
+		}
+		c, err := cache.New(constant(1), opts)
+		if (err == nil) != good {
+			t.Errorf("mode %04o: %v", mode, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
+}
+
 func TestKeyringInTheSameFolderIsWarnedAbout(t *testing.T) {
 	opts := sealedIn(t)
 	opts.Sealed.Keyring = filepath.Join(filepath.Dir(opts.Sealed.Path), "keyring.json")

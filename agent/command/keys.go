@@ -2,7 +2,9 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,13 +17,43 @@ func (a *app) keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
 		Short: "Manage the keyring of the built-in backend",
-		Long: `List and rotate the keys that encrypt the database of the built-in backend. The keyring is a
-file of its own, upstream.local.keyring. These verbs need the database for themselves:
-stop the agent first.`,
+		Long: `Make a keyring, and list and rotate the keys that encrypt the database of the built-in backend.
+The keyring is a file of its own, upstream.local.keyring. list and rotate need the database for
+themselves: stop the agent first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.keysListCommand(), a.keysRotateCommand())
+	cmd.AddCommand(a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand())
+	return cmd
+}
+
+func (a *app) keysInitCommand() *cobra.Command {
+	var out *output
+	cmd := &cobra.Command{
+		Use:   "init FILE",
+		Short: "Make a keyring",
+		Long: `Make a keyring with one fresh key, for upstream.local.keyring or cache.sealed.keyring, and print
+the id of the key. The agent makes a missing keyring by itself; this is for where it cannot: a
+systemd credential, a Kubernetes Secret, a read-only container. FILE gets mode 0600. One that is
+there already stays as it is. No configuration is read.`,
+		Example: `  secretagent keys init /etc/secretagent/keyring.json`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(_ context.Context, args []string) error {
+			id, err := agent.CreateKeyring(args[0])
+			if errors.Is(err, fs.ErrExist) {
+				return withHint(fmt.Errorf("%s is there already; a keyring is never overwritten", args[0]),
+					"secretagent keys rotate adds a key to the one in use")
+			}
+			if err != nil {
+				return err
+			}
+			if out.json {
+				return a.printJSON(map[string]any{"Key": id})
+			}
+			return a.write([]byte(id + "\n"))
+		}),
+	}
+	out = outputFlag(cmd)
 	return cmd
 }
 

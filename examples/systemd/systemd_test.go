@@ -64,15 +64,17 @@ func TestConfigurationFitsTheUnit(t *testing.T) {
 	unit := readFile(t, "secretagent.service")
 	// Everything is written to the two folders that the unit makes.
 	for _, path := range []config.Path{
-		cfg.Upstream.Local.Database, cfg.Upstream.Local.Keyring, cfg.Upstream.Local.API.Socket,
+		cfg.Upstream.Local.Database, cfg.Upstream.Local.API.Socket,
 		cfg.Endpoint.TokenFile, cfg.Render.StateDir,
 	} {
 		if p := string(path); !strings.HasPrefix(p, "/var/lib/secretagent/") && !strings.HasPrefix(p, "/run/secretagent/") {
 			t.Errorf("%s is in no folder of the service", p)
 		}
 	}
-	if !strings.Contains(unit, " "+string(cfg.Upstream.Local.Keyring)+"\n") {
-		t.Errorf("the unit does not put the keyring at %s", cfg.Upstream.Local.Keyring)
+	// systemd puts credentials into a folder that bears the name of the unit.
+	name, found := strings.CutPrefix(string(cfg.Upstream.Local.Keyring), "/run/credentials/secretagent.service/")
+	if !found || !strings.Contains(unit, "\nLoadCredential="+name+":") {
+		t.Errorf("the unit has no credential %s", cfg.Upstream.Local.Keyring)
 	}
 }
 

@@ -53,9 +53,9 @@ func (k *keys) aead(id uint32) tink.AEAD {
 	return nil
 }
 
-// readKeyring reads the file and refuses it when others than its owner can touch it. The
-// error matches fs.ErrNotExist when there is no file.
-func readKeyring(path string) (*keys, error) {
+// readKeyring reads the file and refuses it when others than its owner can touch it; of a
+// credential the group may read. The error matches fs.ErrNotExist when there is no file.
+func readKeyring(path string, credential bool) (*keys, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
@@ -68,7 +68,11 @@ func readKeyring(path string) (*keys, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("keyring %s: is not a regular file", path)
 	}
-	if perm := st.Mode().Perm(); perm&0o077 != 0 && runtime.GOOS != "windows" {
+	foreign := fs.FileMode(0o077)
+	if credential {
+		foreign = 0o037
+	}
+	if perm := st.Mode().Perm(); perm&foreign != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("keyring %s: has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", path, perm, path)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyringSize+1))
@@ -155,7 +159,21 @@ func createKeyring(path string) (*keys, error) {
 	if err := createFile(path, text); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
-	return readKeyring(path)
+	return readKeyring(path, false)
+}
+
+// CreateKeyring makes a keyring with one fresh key, mode 0600 in a folder of mode 0700, and
+// returns the id of the key. A file that is there already stays as it is: the error then
+// matches fs.ErrExist.
+func CreateKeyring(path string) (keyID string, err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return "", fmt.Errorf("keyring %s: %w", path, fs.ErrExist)
+	}
+	k, err := createKeyring(path)
+	if err != nil {
+		return "", err
+	}
+	return formatKeyID(k.primary), nil
 }
 
 // extended returns k with a fresh primary key added, and its encoding.

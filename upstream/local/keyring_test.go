@@ -73,6 +73,24 @@ func TestAKeyringThatOthersCanReadIsRefused(t *testing.T) {
 			t.Errorf("mode %04o: got %v", mode, err)
 		}
 	}
+	// A credential has the mask of its access list where others have the bits of the group.
+	credential := opts
+	credential.KeyringIsCredential = true
+	for mode, good := range map[os.FileMode]bool{0o400: true, 0o440: true, 0o600: true, 0o640: true, 0o460: false, 0o450: false, 0o444: false, 0o404: false} {
+		if err := os.Chmod(opts.Keyring, mode); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(credential)
+		if (err == nil) != good {
+			t.Errorf("credential of mode %04o: got %v", mode, err)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
+	if err := os.Chmod(opts.Keyring, 0o440); err != nil {
+		t.Fatal(err)
+	}
 	// It is looked at first: nothing is created beside it.
 	fresh := testOptions(t)
 	fresh.Keyring = opts.Keyring
@@ -425,7 +443,7 @@ func mustKeyID(t *testing.T, text string) uint32 {
 // rewriteKeyring changes a keyring as another program would.
 func rewriteKeyring(t *testing.T, path string, change func(*keyset.Manager) error) {
 	t.Helper()
-	k, err := readKeyring(path)
+	k, err := readKeyring(path, false)
 	if err != nil {
 		t.Fatal(err)
 	}

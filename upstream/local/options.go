@@ -20,6 +20,11 @@ type Options struct {
 	// database already holds secrets: then its keys are lost, and [Open] says so.
 	Keyring string
 
+	// KeyringIsCredential says that a service manager hands the keyring over, as systemd does
+	// with LoadCredential=: its group may then read it. systemd gives such a file mode 0440,
+	// where the bit of the group is the mask of an access list that names one user.
+	KeyringIsCredential bool
+
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 

@@ -89,7 +89,7 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 	s.rotate.Lock()
 	defer s.rotate.Unlock()
 	// Others use the file as well, so it is read again and not taken from memory.
-	onDisk, err := readKeyring(s.opts.Keyring)
+	onDisk, err := readKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
 	if err != nil {
 		return "", refer(err, op, upstream.SecretRef{})
 	}

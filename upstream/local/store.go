@@ -76,7 +76,7 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyring, err := readKeyring(opts.Keyring)
+	keyring, err := readKeyring(opts.Keyring, opts.KeyringIsCredential)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
