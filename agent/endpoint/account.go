@@ -44,7 +44,7 @@ func (s *Server) Callers() []CallerStats {
 		open[c.account] = &list[i]
 	}
 	for _, t := range set.tokens {
-		if until := t.notAfter; !t.expired(time.Now().UnixNano()) && until.After(list[t.caller].OldTokenUntil) {
+		if until := t.notAfter; !t.expiredNow() && until.After(list[t.caller].OldTokenUntil) {
 			list[t.caller].OldTokenUntil = until
 		}
 	}

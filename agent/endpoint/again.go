@@ -86,7 +86,7 @@ func (s *Server) sameHeaders(c *conn, request []byte) (target []byte, ok bool) {
 	if i <= len(againProtocol) || string(rest[i-len(againProtocol):i]) != againProtocol {
 		return nil, false
 	}
-	if !c.passed(rest[i:], s.callers.Load(), s.clock.Load()) {
+	if !c.passed(rest[i:], s.callers.Load()) {
 		return nil, false
 	}
 	target = rest[:i-len(againProtocol)]

@@ -221,7 +221,7 @@ func (set *callerSet) find(token []byte) *callerToken {
 
 // authenticate finds the caller. A token that this connection has presented before is
 // recognised by comparing it with itself, which tells its owner nothing new.
-func authenticate(c *conn, h *seen, set *callerSet, now int64) (*caller, refusal) {
+func authenticate(c *conn, h *seen, set *callerSet) (*caller, refusal) {
 	m := &c.memory
 	if m.callers != set { // nothing that was learned under other callers counts
 		m.callers, m.found, m.who = set, nil, nil
@@ -245,7 +245,7 @@ func authenticate(c *conn, h *seen, set *callerSet, now int64) (*caller, refusal
 		}
 		m.token, m.found, m.who = append(m.token[:0], h.token...), t, nil
 	}
-	if m.found.expired(now) {
+	if m.found.expiredNow() {
 		return nil, tokenInvalid
 	}
 	who := set.callers[m.found.caller]
@@ -255,10 +255,12 @@ func authenticate(c *conn, h *seen, set *callerSet, now int64) (*caller, refusal
 	return who, allowed
 }
 
-// expired reports whether the token is past its time.
-func (t *Token) expired(now int64) bool {
-	return !t.notAfter.IsZero() && now > t.notAfter.UnixNano()
-}
+// expired reports whether the token is past its time at now. Both are compared by the monotonic
+// clock: setting the clock of the host neither cuts an overlap short nor prolongs it.
+func (t *Token) expired(now time.Time) bool { return !t.notAfter.IsZero() && now.After(t.notAfter) }
+
+// expiredNow is expired for the hit path: only a token that has an end costs a look at the clock.
+func (t *Token) expiredNow() bool { return !t.notAfter.IsZero() && t.expired(time.Now()) }
 
 func (c *caller) matchesPeer(p peer) bool {
 	return p.known && (slices.Contains(c.uids, p.uid) || slices.Contains(c.gids, p.gid))

@@ -111,8 +111,8 @@
 // notes its phase in one atomic word and a sweep closes what has not moved for too long. The
 // price is precision: a timeout fires up to two sweeps late.
 //
-// For the same reason Age and the end of a token's overlap are read from a clock that the
-// sweep sets, at most a second late. Answers carry no Date and no Server header; they help
+// For the same reason Age is read from a clock that the sweep sets, at most a second late.
+// Answers carry no Date and no Server header; they help
 // nobody on a loopback.
 //
 // Hits are counted by each connection for itself, and added up when somebody asks or the

@@ -42,7 +42,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return seen{}, methodNotAllowed
 	}
 	set := s.callers.Load()
-	if get && c.passed(req.RawHeaders(), set, s.clock.Load()) {
+	if get && c.passed(req.RawHeaders(), set) {
 		return seen{}, allowed // 1 to 5 are functions of the same bytes
 	}
 	length, chunked := framing(req.RawHeaders())
@@ -69,7 +69,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 		return h, originNotAllowed
 	}
 	// 5.
-	who, refused := authenticate(c, &h, set, s.clock.Load())
+	who, refused := authenticate(c, &h, set)
 	lent := refused == tokenMissing
 	if lent {
 		if who, refused = s.admitBrowser(req, c, r, set); who == nil && refused == allowed {

@@ -34,10 +34,10 @@ type memory struct {
 
 // passed reports whether a GET with this header block passes the guard because the last one
 // with the same bytes did, and sets the caller.
-func (c *conn) passed(headers []byte, set *callerSet, now int64) bool {
+func (c *conn) passed(headers []byte, set *callerSet) bool {
 	m := &c.memory
 	if m.callers != set || m.who == nil || m.who.account != c.account || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
-		m.found != nil && m.found.expired(now) {
+		m.found != nil && m.found.expiredNow() {
 		return false
 	}
 	c.caller = m.who

@@ -59,7 +59,7 @@ type Server struct {
 	numbers   atomic.Uint64
 
 	// clock is the time as of the last sweep, in nanoseconds of Unix time. The hit path reads
-	// it for Age and for the end of tokens, where a second does not matter.
+	// it for Age, where a second does not matter.
 	clock atomic.Int64
 }
 

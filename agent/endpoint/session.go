@@ -50,7 +50,7 @@ func (g *grant) holder(set *callerSet, now time.Time) *caller {
 	for i := range set.tokens {
 		t := &set.tokens[i]
 		who := set.callers[t.caller]
-		if t.digest != g.token || who.name != g.caller || t.expired(now.UnixNano()) {
+		if t.digest != g.token || who.name != g.caller || t.expired(now) {
 			continue
 		}
 		if len(who.uids)+len(who.gids) > 0 && !who.matchesPeer(g.peer) {

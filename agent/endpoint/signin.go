@@ -148,7 +148,7 @@ func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn, code string) {
 // it costs everywhere: the connection.
 func (s *Server) signIn(ctx *fasthttp.RequestCtx, c *conn) {
 	h := seen{tokens: 1, token: formToken(c, ctx.PostBody())}
-	who, refused := authenticate(c, &h, s.callers.Load(), s.clock.Load())
+	who, refused := authenticate(c, &h, s.callers.Load())
 	if refused != allowed {
 		s.refuse(ctx, c, refused)
 		notice := "This is not a valid token."
