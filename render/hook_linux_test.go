@@ -565,3 +565,16 @@ func TestHookIsNotStarved(t *testing.T) {
 		ringing.Wait()
 	})
 }
+
+// sleeper starts a process that ignores HUP and returns its number.
+func sleeper(t *testing.T) string {
+	t.Helper()
+	ready := t.TempDir() + "/ready"
+	cmd := exec.Command("/bin/sh", "-c", `trap "" HUP; echo > `+ready+`; exec sleep 60`)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	eventually(t, "it ignores the signal", func() bool { _, err := os.Stat(ready); return err == nil })
+	return fmt.Sprintf("%d\n", cmd.Process.Pid)
+}

@@ -1,9 +1,12 @@
 package render
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -181,22 +184,77 @@ func remount(t *testing.T, dir string, flags uintptr) {
 	}
 }
 
-// Ensure that a folder without write permission is an error that says so.
+// Ensure that a folder without write permission leaves the old content, is said so, and heals.
 func TestReadOnlyFolder(t *testing.T) {
 	if os.Getuid() == 0 {
-		t.Skip("root may write everywhere; the read-only file system stands for this")
+		asNobody(t)
+		return
 	}
 	dir := t.TempDir()
-	mustRendered(t, dir+"/file", "1", nil)
-	if err := os.Chmod(dir, 0o500); err != nil {
+	src := newFakeSource()
+	src.put("a", "1")
+	r := mustNew(t, src, Options{
+		Targets: []Target{target(dir+"/file", `{{ secret "a" }}`)},
+		Sets:    []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}},
+	})
+	stop := start(t, r)
+	defer stop()
+	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
+	folders := []string{dir, dir + "/set"}
+	chmod := func(mode fs.FileMode) {
+		for _, folder := range folders {
+			if err := os.Chmod(folder, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	chmod(0o500)
+	defer chmod(0o700)
+	src.put("a", "2")
+	eventually(t, "not ready", func() bool { _, why := r.Ready(); return len(why) == 2 })
+	_, why := r.Ready()
+	for _, reason := range why {
+		if !strings.Contains(reason, "permission denied") {
+			t.Errorf("reason: %s", reason)
+		}
+	}
+	for _, path := range []string{"/file", "/set/x"} {
+		if got := mustRead(t, dir+path); got != "1" {
+			t.Errorf("%s holds %q", path, got)
+		}
+	}
+	chmod(0o700)
+	eventually(t, "healed", func() bool { ok, _ := r.Ready(); return ok })
+	for _, path := range []string{"/file", "/set/x"} {
+		if got := mustRead(t, dir+path); got != "2" {
+			t.Errorf("%s holds %q", path, got)
+		}
+	}
+}
+
+// asNobody runs the test that calls it once more, without root's right to write everywhere.
+func asNobody(t *testing.T) {
+	t.Helper()
+	// A copy, where an ordinary user may read it.
+	dir, err := os.MkdirTemp("", "as-nobody-")
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.Chmod(dir, 0o700)
-	if err := rendered(t, dir+"/file", "2", nil, Options{}); err == nil || !strings.Contains(err.Error(), "permission denied") {
-		t.Errorf("got %v", err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := mustRead(t, dir+"/file"); got != "1" {
-		t.Errorf("got %q", got)
+	bin := filepath.Join(dir, "render.test")
+	if err := errors.Join(os.WriteFile(bin, self, 0o755), os.Chmod(bin, 0o755), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("as nobody: %v\n%s", err, out)
 	}
 }
 
