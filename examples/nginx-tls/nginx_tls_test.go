@@ -38,8 +38,8 @@ func TestNginxServesTheNewCertificate(t *testing.T) {
 		startNginx(t, a, nginx, socket)
 		example.Eventually(t, "nginx to serve", func() bool { n, err := served(socket); return err == nil && n == 2 })
 
-		// Connections all the time: none may fail, and none may see an older certificate
-		// after a newer one was seen by everybody.
+		// Connections all the time: none may fail. Which certificate they see is nginx's
+		// choice while its old workers and the new ones both accept.
 		var stop atomic.Bool
 		var asked atomic.Int64
 		var clients sync.WaitGroup

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"secretagent/agent/config"
+)
+
+// liveKeys are what a reload changes.
+var liveKeys = map[string]bool{
+	"secrets": true, "templates": true, "sets": true, "log.level": true,
+	"render.root": true, "render.stateDir": true,
+	"cache.ttl": true, "cache.maxStale": true, "cache.negativeTTL": true, "cache.maxEntries": true, "cache.maxBytes": true,
+	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenGrace": true, "endpoint.callers": true,
+	"upstream.local.seed": true, "upstream.local.api.accessKeys": true,
+	"upstream.alibaba.endpoints": true, "upstream.alibaba.credentials": true, "upstream.alibaba.timeout": true,
+	"upstream.alibaba.retry": true, "upstream.alibaba.budget": true, "upstream.alibaba.breaker": true,
+}
+
+// keysOf calls visit for each key below v with its path. Lists, and what is set or absent as a
+// whole, count as one.
+func keysOf(v reflect.Value, path string, visit func(path string, field reflect.Value)) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		field, at := v.Field(i), path+name
+		if field.Kind() == reflect.Pointer && !field.IsNil() {
+			field = field.Elem()
+		}
+		switch at {
+		case "upstream", "upstream.local", "upstream.local.api", "upstream.alibaba", "cache", "endpoint", "render", "log":
+			if field.Kind() == reflect.Struct {
+				keysOf(field, at+".", visit)
+			}
+		default:
+			visit(at, field)
+		}
+	}
+}
+
+// Ensure that no key is forgotten: a reload either changes it or refuses it.
+func TestEveryKeyIsLiveOrRefused(t *testing.T) {
+	met := map[string]bool{}
+	for _, cloud := range []bool{false, true} {
+		keysOf(reflect.ValueOf(fixedConfig(cloud)).Elem(), "", func(path string, _ reflect.Value) {
+			met[path] = true
+			old, next := fixedConfig(cloud), fixedConfig(cloud)
+			keysOf(reflect.ValueOf(next).Elem(), "", func(at string, field reflect.Value) {
+				if at != path {
+					return
+				}
+				switch field.Kind() {
+				case reflect.Bool:
+					field.SetBool(!field.Bool())
+				case reflect.String:
+					field.SetString(field.String() + "x")
+				case reflect.Int, reflect.Int64:
+					field.SetInt(field.Int() + 1)
+				case reflect.Uint32:
+					field.SetUint(field.Uint() + 1)
+				case reflect.Float64:
+					field.SetFloat(field.Float() + 1)
+				case reflect.Slice:
+					field.Set(reflect.MakeSlice(field.Type(), 1, 1))
+				case reflect.Pointer:
+					field.Set(reflect.New(field.Type().Elem()))
+				case reflect.Struct: // its first field stands for all
+					set := field.Field(0)
+					switch set.Kind() {
+					case reflect.Bool:
+						set.SetBool(!set.Bool())
+					case reflect.String:
+						set.SetString("x")
+					case reflect.Int, reflect.Int64:
+						set.SetInt(1)
+					case reflect.Float64:
+						set.SetFloat(1)
+					default:
+						t.Fatalf("%s: cannot change a %s", at, set.Kind())
+					}
+				default:
+					t.Fatalf("%s: cannot change a %s", at, field.Kind())
+				}
+			})
+			switch err := onlyRestartChanges(old, next); {
+			case liveKeys[path] && err != nil:
+				t.Errorf("%s: %v", path, err)
+			case !liveKeys[path] && (err == nil || !strings.Contains(err.Error(), path)):
+				t.Errorf("%s is neither changed by a reload nor refused: %v", path, err)
+			}
+		})
+	}
+	for path := range liveKeys {
+		if !met[path] {
+			t.Errorf("%s is no key", path)
+		}
+	}
+}
+
+func fixedConfig(cloud bool) *config.Config {
+	c := &config.Config{}
+	c.Endpoint.Listen, c.Endpoint.Socket, c.Endpoint.MaxWait = "127.0.0.1:2025", "/agent.sock", time.Second
+	if cloud {
+		c.Upstream.Alibaba = &config.Alibaba{}
+	} else {
+		c.Upstream.Local = &config.Local{}
+	}
+	return c
+}
+
+// Ensure that a refusal names every key and says what to do.
+func TestOnlyRestartChanges(t *testing.T) {
+	old, next := fixedConfig(false), fixedConfig(false)
+	if err := onlyRestartChanges(old, next); err != nil {
+		t.Errorf("nothing changed: %v", err)
+	}
+	next.Endpoint.MaxWait, next.Log.Format = time.Minute, "json"
+	const want = "endpoint.maxWait cannot change while the agent runs: restart it\nlog.format cannot change while the agent runs: restart it"
+	if err := onlyRestartChanges(old, next); err == nil || err.Error() != want {
+		t.Errorf("two changes: %v", err)
+	}
+	if err := onlyRestartChanges(old, fixedConfig(true)); err == nil || !strings.Contains(err.Error(), "needs a restart") {
+		t.Errorf("another upstream: %v", err)
+	}
+}
