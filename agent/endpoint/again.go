@@ -38,9 +38,6 @@ func (s *Server) answerAgain(c *conn, buf []byte, n int) (answered bool, err err
 	c.begin()
 	m := &c.memory
 	if !m.parsed || !bytes.Equal(target, m.target) {
-		if r, _, _ := s.routeOf(target); r != routeName && r != routeGet {
-			return false, nil
-		}
 		if s.parse(c, target) != nil {
 			return false, nil
 		}

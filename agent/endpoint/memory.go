@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/valyala/fasthttp"
 )
@@ -55,6 +56,9 @@ func (c *conn) remember(req *fasthttp.RequestHeader, h *seen) {
 	}
 }
 
+// errNoValue says that a target asks for something else than one value.
+var errNoValue = errors.New("no request for one value")
+
 // parse fills c.query with what the target of a request for one value asks for.
 func (s *Server) parse(c *conn, target []byte) error {
 	m := &c.memory
@@ -65,6 +69,9 @@ func (s *Server) parse(c *conn, target []byte) error {
 		target = m.target
 	}
 	r, name, raw := s.routeOf(target)
+	if r != routeName && r != routeGet {
+		return errNoValue
+	}
 	c.query = query{}
 	if err := s.parseGet(c, &c.query, r, name, raw); err != nil {
 		return err
