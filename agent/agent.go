@@ -182,7 +182,7 @@ func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
 	}
 	r, err := render.New(a.cache, opts)
 	if err != nil {
-		return nil, fmt.Errorf("templates: %w", err)
+		return nil, newFilesError(true, err)
 	}
 	return r, nil
 }

@@ -133,7 +133,7 @@ type RenderOptions struct {
 }
 
 // RenderOnce renders the configured files once, without serving anything, and returns what it
-// could not do, joined. It blocks until everything is rendered or has failed, or ctx ends.
+// could not do, as a [*FilesError]. It blocks until everything is rendered or has failed, or ctx ends.
 func RenderOnce(ctx context.Context, cfg *config.Config, deps Deps, opts RenderOptions) (err error) {
 	return withRenderer(ctx, cfg, deps, opts, func(r *render.Renderer) error { return r.RenderOnce(ctx) })
 }
@@ -158,9 +158,9 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 	renderOpts.Partial, renderOpts.NoHooks = opts.Partial, opts.NoHooks
 	r, err := render.New(c, renderOpts)
 	if err != nil {
-		return err
+		return newFilesError(true, err)
 	}
-	return fn(r)
+	return newFilesError(false, fn(r))
 }
 
 // renderCounts counts what the renderer did, for metrics.

@@ -298,7 +298,7 @@ func (o *Options) validate() error {
 	o.Targets = append([]Target(nil), o.Targets...)
 	for i := range o.Targets {
 		t := &o.Targets[i]
-		key := fmt.Sprintf("targets[%d]", i)
+		key := fmt.Sprintf("templates[%d]", i)
 		p.path(key+".destination", &t.Destination, false)
 		p.inside(key+".destination", o.Root, t.Destination)
 		claim(key+".destination", t.Destination)

@@ -40,7 +40,8 @@ type Renderer struct {
 }
 
 // New checks opts and reads and parses every template. It starts nothing, and writes nothing.
-// An error names every problem, each with its place in opts or in a template.
+// An error joins every problem, each with the place of its target or set, as templates[0] or
+// sets[0].files[1], or with that in a template.
 func New(src Source, opts Options) (*Renderer, error) {
 	if src == nil {
 		return nil, errors.New("render: a source of secrets is needed")
@@ -55,7 +56,7 @@ func New(src Source, opts Options) (*Renderer, error) {
 	folders := map[folder][]string{}
 	for i := range opts.Targets {
 		t := &opts.Targets[i]
-		key := fmt.Sprintf("targets[%d]", i)
+		key := fmt.Sprintf("templates[%d]", i)
 		u := &unit{name: t.Destination, files: []string{t.Destination}, onRemoved: t.OnRemoved, wait: t.Wait}
 		doc, err := documentOf(&t.Content, t.Destination, funcs)
 		p.addErr(key, err)

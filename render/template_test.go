@@ -287,7 +287,7 @@ func TestTemplateFiles(t *testing.T) {
 	mustWrite(t, dir+"/bad.tmpl", "ok\n{{ secret \"a\" ")
 	for _, path := range []string{dir + "/none.tmpl", dir + "/large.tmpl", dir + "/bad.tmpl", dir} {
 		_, err := New(src, Options{Targets: []Target{{Content: Content{Source: path}, Destination: dir + "/out2"}}})
-		if err == nil || !strings.Contains(err.Error(), "targets[0]: ") {
+		if err == nil || !strings.Contains(err.Error(), "templates[0]: ") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

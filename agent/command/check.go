@@ -21,7 +21,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check the configuration",
 		Long: `Check the configuration file and report every problem of it at once, each with line, column,
-key and what is allowed. Nothing is opened, started or created.
+key and what is allowed. When it is valid, the template files that it names are read and parsed,
+and users and groups looked up. Nothing else is opened, and nothing started or created.
 
 With --probe a valid configuration is also tried: every declared secret is read once from every
 endpoint of the upstream, and its value thrown away. The answer says which credential source
@@ -38,6 +39,9 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 				return err
 			}
 			cfg, err := config.Load(path)
+			if err == nil {
+				err = agent.CheckFiles(cfg)
+			}
 			if !out.json {
 				if err != nil {
 					return err
@@ -51,6 +55,11 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			problems, _ := errors.AsType[config.Problems](err)
 			for _, p := range problems {
 				answer.Problems = append(answer.Problems, checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason})
+			}
+			if files, ok := errors.AsType[*agent.FilesError](err); ok {
+				for _, p := range files.Problems {
+					answer.Problems = append(answer.Problems, checkProblem{Reason: p.Error()})
+				}
 			}
 			var probeErr error
 			if ping && err == nil {
@@ -119,7 +128,7 @@ type checkProbe struct {
 }
 
 type checkProblem struct {
-	Line, Column int
+	Line, Column int    // 0: in a file that is rendered, whose place Reason says
 	Key, Value   string `json:",omitempty"`
 	Reason       string
 }

@@ -26,6 +26,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"secretagent/agent"
 	"secretagent/agent/config"
 	"secretagent/upstream"
 )
@@ -71,14 +72,29 @@ func (a *app) report(err error, verb string) int {
 		fmt.Fprint(a.Stderr, problems.Report())
 		return upstream.ExitUsage
 	}
-	a.printf("%s", strings.TrimSuffix(strings.NewReplacer("\r", " ", "\n", "; ").Replace(strings.TrimSpace(err.Error())), "."))
+	if files, ok := errors.AsType[*agent.FilesError](err); ok && len(files.Problems) > 1 {
+		a.printf("%d problems with the files to render:", len(files.Problems))
+		for _, problem := range files.Problems {
+			fmt.Fprintf(a.Stderr, "  %s\n", errorLine(problem))
+		}
+	} else {
+		a.printf("%s", strings.TrimSuffix(errorLine(err), "."))
+	}
 	if hint := hintFor(err, verb); hint != "" {
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
 	}
 	if _, usage := errors.AsType[usageError](err); usage {
 		return upstream.ExitUsage
 	}
+	if files, ok := errors.AsType[*agent.FilesError](err); ok && files.Configured {
+		return upstream.ExitUsage
+	}
 	return upstream.ExitCode(err)
+}
+
+// errorLine returns the text of err without line breaks.
+func errorLine(err error) string {
+	return strings.NewReplacer("\r", " ", "\n", "; ").Replace(strings.TrimSpace(err.Error()))
 }
 
 // hintFor returns what to do about err; empty when nothing general can be said.
