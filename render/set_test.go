@@ -230,6 +230,9 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 		if !published {
 			continue
 		}
+		if _, err := os.Readlink(dir + "/set/..data"); err != nil {
+			t.Fatalf("nothing is published for a moment: %v", err)
+		}
 		for _, path := range []string{"/file", "/set/tls.crt", "/set/tls.key"} {
 			b, err := os.ReadFile(dir + path)
 			if errors.Is(err, fs.ErrNotExist) && !appeared[path] {
