@@ -56,7 +56,9 @@ func (s *Server) answerAgain(c *conn, buf []byte, n int) (answered bool, err err
 		return false, nil
 	}
 	c.caller, c.op, c.status = m.who, operations[m.route], fasthttp.StatusOK
-	s.countHit(c, &a) // first, as everywhere: whoever has an answer finds it counted
+	// First, as everywhere: whoever has an answer finds it counted and audited.
+	s.countHit(c, &a)
+	s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
 	out := c.appendHit(buf[:0], p, b, ageAt(s.clock.Load(), &a))
 	if fits := len(out)+len(b.data) <= cap(buf); fits {
 		out = append(out, b.data...)
@@ -68,7 +70,6 @@ func (s *Server) answerAgain(c *conn, buf []byte, n int) (answered bool, err err
 	if err != nil {
 		return true, io.EOF // the client is gone: nobody is left to tell
 	}
-	s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
 	return true, nil
 }
 
