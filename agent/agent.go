@@ -85,8 +85,7 @@ type live struct {
 	renderer *render.Renderer
 	sources  string // fingerprint of the template files that renderer has read
 	callers  []endpoint.Caller
-	keys     []kmsserver.AccessKey // of the KMS API
-	serving  []*served             // the endpoint's listeners
+	serving  []*served // the endpoint's listeners
 }
 
 // config returns the configuration in force.
@@ -165,7 +164,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	a.undo.add("endpoint listeners", a.closeServing)
 
 	if cfg.Upstream.Local != nil {
-		if now.keys, err = a.openAPI(&cfg.Upstream.Local.API); err != nil {
+		if err := a.openAPI(&cfg.Upstream.Local.API); err != nil {
 			return nil, err
 		}
 	}
@@ -198,23 +197,24 @@ func (a *Agent) closeServing() error {
 	return errors.Join(errs...)
 }
 
-// openAPI makes the KMS API of the built-in backend and its listeners, and returns its keys.
-func (a *Agent) openAPI(api *config.API) (keys []kmsserver.AccessKey, err error) {
+// openAPI makes the KMS API of the built-in backend and its listeners.
+func (a *Agent) openAPI(api *config.API) error {
 	if api.Socket == "" && api.Listen == "" {
-		return nil, nil
+		return nil
 	}
-	if keys, err = loadAccessKeys(api.AccessKeys); err != nil {
-		return nil, err
+	keys, err := loadAccessKeys(api.AccessKeys)
+	if err != nil {
+		return err
 	}
 	a.api, err = kmsserver.New(a.backend.store, kmsserver.Options{AccessKeys: keys, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.apiListeners, err = listenAPI(api)
 	for _, ln := range a.apiListeners {
 		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
 	}
-	return keys, err
+	return err
 }
 
 // Signal passes a signal on to the supervised application, if there is one that runs.

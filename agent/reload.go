@@ -142,25 +142,25 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*served).Close) })
 
-	// Each of these checks before it changes anything.
 	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
-	if err := a.endpoint.SetCallers(next.callers); err != nil {
+	setCallers, err := a.endpoint.PrepareCallers(next.callers)
+	if err != nil {
 		return err
 	}
-	undo.add("callers", func() error { return a.endpoint.SetCallers(old.callers) })
-	if err := a.cache.SetLimits(cacheLimits(cfg)); err != nil {
-		return fmt.Errorf("cache: %w", err)
+	setLimits, err := a.cache.PrepareLimits(cacheLimits(cfg))
+	if err != nil {
+		return err
 	}
-	undo.add("limits of the cache", func() error { return a.cache.SetLimits(cacheLimits(old.cfg)) })
+	setKeys := func() {}
 	if l := cfg.Upstream.Local; l != nil {
 		if a.api != nil {
-			if next.keys, err = loadAccessKeys(l.API.AccessKeys); err != nil {
+			keys, err := loadAccessKeys(l.API.AccessKeys)
+			if err != nil {
 				return err
 			}
-			if err := a.api.SetAccessKeys(next.keys); err != nil {
+			if setKeys, err = a.api.PrepareAccessKeys(keys); err != nil {
 				return err
 			}
-			undo.add("access keys", func() error { return a.api.SetAccessKeys(old.keys) })
 		}
 		// Last, because what it creates is not taken back.
 		if err := seed(ctx, a.backend.store, l.Seed, a.log); err != nil {
@@ -168,6 +168,9 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		}
 	}
 
+	setCallers()
+	setLimits()
+	setKeys()
 	a.live.Store(next)
 	if a.deps.Level != nil {
 		a.deps.Level.Set(logLevel(cfg.Log.Level))

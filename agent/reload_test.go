@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/cookiejar"
 	"os"
 	"path/filepath"
 	"strings"
@@ -270,6 +271,45 @@ func TestReloadThatFailsAtTheLastStepChangesNothing(t *testing.T) {
 			t.Errorf("access key %s: %v", id, err)
 		}
 		client.Close()
+	}
+}
+
+// TestReloadThatFailsShowsNothingOfIt refuses a reload because of an access key, and looks at
+// what the callers of the refused file would have ended: the session of a browser.
+func TestReloadThatFailsShowsNothingOfIt(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser := http.Client{Jar: jar, Timeout: 10 * time.Second}
+	see := func(url string) int {
+		t.Helper()
+		resp, err := browser.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if status := see(w.link(w.url, w.token())); status != http.StatusOK {
+		t.Fatalf("the link: %d", status)
+	}
+	for name, text := range map[string]string{"a.token": strings.Repeat("t", 40), "empty.secret": ""} {
+		if err := os.WriteFile(w.path(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := strings.Replace(basic, "api: {socket: ./run/kms.sock}",
+		`api: {socket: ./run/kms.sock, accessKeys: [{id: one, secretFile: ./empty.secret, actions: ["*"], secrets: ["*"]}]}`, 1)
+	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", "  tokenFile: ./run/token\n  callers:\n    - {name: a, tokenFile: ./a.token, secrets: [\"*\"]}\n", 1)
+	w.reconfigure(bad)
+	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "empty.secret") {
+		t.Fatalf("an empty secret of an access key: %v", err)
+	}
+	if status := see(w.url + "/status"); status != http.StatusOK {
+		t.Errorf("the session of a browser ended with a reload that failed: %d", status)
 	}
 }
 

@@ -376,14 +376,25 @@ func (c *Cache) ttlOf(e *entry, limits *Limits) time.Duration {
 // confirmation, what is too much is evicted, secrets that are no longer pinned may be
 // evicted and newly pinned ones are fetched by [Cache.Run].
 func (c *Cache) SetLimits(limits Limits) error {
-	limits, err := limits.withDefaults()
+	set, err := c.PrepareLimits(limits)
 	if err != nil {
-		return fmt.Errorf("cache: %w", err)
+		return err
 	}
-	c.settings.Lock()
-	defer c.settings.Unlock()
-	c.applyLimits(&limits)
+	set()
 	return nil
+}
+
+// PrepareLimits is the half of [Cache.SetLimits] that can fail; set is the other one.
+func (c *Cache) PrepareLimits(limits Limits) (set func(), err error) {
+	limits, err = limits.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	return func() {
+		c.settings.Lock()
+		defer c.settings.Unlock()
+		c.applyLimits(&limits)
+	}, nil
 }
 
 func (c *Cache) applyLimits(limits *Limits) {

@@ -95,14 +95,25 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 // Waiting clients pass the guard again when they are woken. The error names the caller and
 // field at fault, and then nothing changes.
 func (s *Server) SetCallers(callers []Caller) error {
-	set, err := newCallerSet(callers)
+	set, err := s.PrepareCallers(callers)
 	if err != nil {
-		return fmt.Errorf("endpoint: %w", err)
+		return err
 	}
-	s.adopt(set)
-	s.callers.Store(set)
-	s.sessions.keep(set, time.Now())
+	set()
 	return nil
+}
+
+// PrepareCallers is the half of [Server.SetCallers] that can fail; set is the other one.
+func (s *Server) PrepareCallers(callers []Caller) (set func(), err error) {
+	next, err := newCallerSet(callers)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	return func() {
+		s.adopt(next)
+		s.callers.Store(next)
+		s.sessions.keep(next, time.Now())
+	}, nil
 }
 
 // caller is a checked Caller.

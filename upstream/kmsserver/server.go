@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -44,8 +43,7 @@ type Server struct {
 	clock   func() time.Time
 	limits  Limits
 
-	keys  atomic.Pointer[map[string]*accessKey]
-	keyMu sync.Mutex // serialises SetAccessKeys
+	keys atomic.Pointer[map[string]*accessKey]
 
 	base   context.Context // parent of every call's context
 	cancel context.CancelFunc
@@ -84,14 +82,21 @@ func New(m upstream.Manager, opts Options) (*Server, error) {
 // SetAccessKeys replaces all access keys for requests that arrive from now on. When one of
 // them is at fault nothing changes.
 func (s *Server) SetAccessKeys(keys []AccessKey) error {
-	s.keyMu.Lock()
-	defer s.keyMu.Unlock()
+	set, err := s.PrepareAccessKeys(keys)
+	if err != nil {
+		return err
+	}
+	set()
+	return nil
+}
+
+// PrepareAccessKeys is the half of [Server.SetAccessKeys] that can fail; set is the other one.
+func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 	checked, err := checkAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
 	if err != nil {
-		return fmt.Errorf("kmsserver: %w", err)
+		return nil, fmt.Errorf("kmsserver: %w", err)
 	}
-	s.keys.Store(&checked)
-	return nil
+	return func() { s.keys.Store(&checked) }, nil
 }
 
 // Connections returns how many connections are open on all listeners.
