@@ -280,6 +280,7 @@ func TestAnnouncementRefreshesAndRings(t *testing.T) {
 		bell, cancel := c.Subscribe(ref("app/db"))
 		defer cancel()
 		look(t, c, "app/db")
+		synctest.Wait()
 		rung(bell) // the first value may ring
 
 		begin := time.Now()

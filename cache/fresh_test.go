@@ -235,6 +235,7 @@ func TestGoneIsAnAnswerThatDropsTheValue(t *testing.T) {
 				bell, cancel := c.Subscribe(ref("app/db"))
 				defer cancel()
 				look(t, c, "app/db")
+				synctest.Wait() // the bell rings after the answer
 				rung(bell)
 				fake.Fail(get, gone)
 				<-bell // a refresh ahead of expiry finds out

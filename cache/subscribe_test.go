@@ -19,6 +19,7 @@ func TestSubscriberHearsWhatARefreshFinds(t *testing.T) {
 		start(t, c)
 		bell, cancel := c.Subscribe(ref("app/db"))
 		look(t, c, "app/db")
+		synctest.Wait()
 		rung(bell)
 		time.Sleep(time.Hour) // subscribed secrets are kept fresh though nobody asks
 		if rung(bell) {

@@ -102,7 +102,7 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if strings.HasPrefix(args[0], "http") {
 		ready = func() error {
-			resp, err := http.Get(args[0])
+			resp, err := (&http.Client{Timeout: time.Second}).Get(args[0])
 			if err != nil {
 				return err
 			}
