@@ -365,6 +365,16 @@ func (e *entry) cost() int {
 	return sizeOf(e.value) + max(e.memo.Size(), answerOverhead+e.value.SecretData.Len())
 }
 
+// oversize reports, and counts, that the value of e is not to be kept: it would push everything
+// else out and then go itself.
+func (c *Cache) oversize(e *entry, limits *Limits) bool {
+	if int64(e.cost()) <= limits.MaxBytes || e.wanted() == held {
+		return false
+	}
+	c.oversized.Add(1)
+	return true
+}
+
 // sizeOf returns what v costs in memory.
 func sizeOf(v *upstream.SecretValue) int {
 	n := overhead + v.SecretData.Len() + len(v.SecretName) + len(v.VersionID) + len(v.RequestID) +

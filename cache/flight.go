@@ -314,10 +314,8 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 	e.fail = nil
 	e.asked = false
 	e.idle = false
-	if int64(e.cost()) > limits.MaxBytes && e.wanted() != held {
-		// It would push everything else out and then go itself.
+	if c.oversize(e, limits) {
 		e.clear()
-		c.oversized.Add(1)
 		c.sealed.drop(e.ref)
 		c.due.remove(e)
 		return

@@ -159,7 +159,7 @@ func (c *Cache) loadSealed() {
 	for _, r := range found {
 		v := &r.Value
 		if limits.MaxStale == Never || time.Since(r.FetchedAt) > limits.MaxStale || time.Until(r.FetchedAt) > clockSkew ||
-			r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() || int64(2*v.SecretData.Len()) > limits.MaxBytes {
+			r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() {
 			s.st.Refused++
 			continue
 		}
@@ -168,6 +168,11 @@ func (c *Cache) loadSealed() {
 		v.SecretName = sharedName(v.SecretName, e.ref.SecretName)
 		e.value, e.memo = v, new(upstream.Memo)
 		e.fetchedAt, e.since, e.confirmed = r.FetchedAt, r.Since, r.Confirmed
+		if c.oversize(e, limits) {
+			e.clear()
+			c.settle(sh, e)
+			continue
+		}
 		c.settle(sh, e)
 		s.st.Loaded++
 		newest = max(newest, r.Confirmed)
