@@ -86,6 +86,7 @@ type conn struct {
 	counted   bool
 	seenState uint32
 	seenAt    time.Time
+	moves     uint32 // changes of phase between the last two sweeps
 	warned    bool
 	credited  uint64 // hits when the caller was last noted as seen
 }

@@ -37,7 +37,7 @@ type memory struct {
 // with the same bytes did, and sets the caller.
 func (c *conn) passed(headers []byte, set *callerSet) bool {
 	m := &c.memory
-	if m.callers != set || m.who == nil || m.who.account != c.account || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
+	if m.callers != set || m.who == nil || !bytes.Equal(headers, m.headers) || len(headers) == 0 ||
 		m.found != nil && m.found.expiredNow() {
 		return false
 	}

@@ -12,9 +12,9 @@ type table struct {
 	maxOpen, maxHealth, maxParked int
 
 	mu        sync.Mutex
-	conns     map[*conn]uint32 // :: connection → changes of phase between the last two sweeps
-	untrusted *list.List       // of *conn, oldest first: those that never presented a valid token
-	open      int              // counted connections that are not parked and not health-only
+	conns     map[*conn]struct{}
+	untrusted *list.List // of *conn, oldest first: those that never presented a valid token
+	open      int        // counted connections that are not parked and not health-only
 	health    int
 	parked    int
 	empty     chan struct{} // closed when the last connection leaves after stop
@@ -24,7 +24,7 @@ type table struct {
 func newTable(o Options) *table {
 	return &table{
 		maxOpen: o.MaxConnections, maxHealth: o.HealthConnections, maxParked: o.MaxWaiters,
-		conns: map[*conn]uint32{}, untrusted: list.New(), empty: make(chan struct{}),
+		conns: map[*conn]struct{}{}, untrusted: list.New(), empty: make(chan struct{}),
 	}
 }
 
@@ -45,7 +45,7 @@ func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
 			return nil, false
 		}
 	}
-	t.conns[c] = 0
+	t.conns[c] = struct{}{}
 	c.counted, c.seenAt = true, now
 	c.element = t.untrusted.PushBack(c)
 	if c.healthOnly {
@@ -68,12 +68,12 @@ func (t *table) victimLocked() *conn {
 	}
 	var victim *conn
 	var fewest uint32
-	for c, changes := range t.conns {
+	for c := range t.conns {
 		state := c.state.Load()
 		if !c.counted || c.healthOnly || phase(state&7) != idle {
 			continue
 		}
-		changes += (state - c.seenState) >> 3
+		changes := c.moves + (state-c.seenState)>>3
 		if victim == nil || changes < fewest || changes == fewest && longerIdle(c, victim) {
 			victim, fewest = c, changes
 		}
@@ -217,11 +217,11 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 		c.creditLocked(now.UnixNano())
 		state := c.state.Load()
 		if state != c.seenState {
-			t.conns[c] = (state - c.seenState) >> 3
+			c.moves = (state - c.seenState) >> 3
 			c.seenState, c.seenAt, c.warned = state, now, false
 			continue
 		}
-		t.conns[c] = 0
+		c.moves = 0
 		for_ := now.Sub(c.seenAt)
 		switch phase(state & 7) {
 		case fresh:
