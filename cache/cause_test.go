@@ -1,7 +1,6 @@
 package cache_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"secretagent/cache"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // causes is an upstream that notes who caused its calls, and answers after a second.
@@ -35,23 +35,16 @@ func (u *causes) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 
 // journal is a log that flights write while a test reads.
 type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
+	upstreamtest.Buffer
+	taken int
 }
 
 // take returns what was written since the last time, once all flights have landed.
 func (j *journal) take() string {
 	synctest.Wait()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	defer j.b.Reset()
-	return j.b.String()
+	all := j.String()
+	defer func() { j.taken = len(all) }()
+	return all[j.taken:]
 }
 
 // take returns what was noted since the last time.

@@ -42,7 +42,8 @@ func (g *hookGroup) owes(mu *sync.Mutex) bool {
 }
 
 // runHook runs the hook of g once and settles what it owed when it began. Something that
-// changed meanwhile stays owed, and so does a signal that found no process. The caller makes sure that it does not run twice at a time.
+// changed meanwhile stays owed, and so does a signal that found no process. The caller makes
+// sure that it does not run twice at a time.
 func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	r.mu.Lock()
 	settled := maps.Clone(g.owing)

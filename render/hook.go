@@ -33,9 +33,9 @@ var errNoProcess = errors.New("the process does not run")
 // It runs after a change was published and is owed until it succeeds, with a growing,
 // jittered pause between attempts. A process of PIDFile that does not run is no failure: an
 // application may wait for the agent to be ready before it starts. The signal stays owed, in
-// case it started with the content from before. The hook never runs twice at the same time, and targets with an
-// equal hook share one run when they change together. A hook that is cut short because the
-// agent stops stays owed.
+// case it started with the content from before. The hook never runs twice at the same time, and
+// targets with an equal hook share one run when they change together. A hook that is cut short
+// because the agent stops stays owed.
 type Hook struct {
 	// Command is a program and its arguments. No shell reads it, unless the program is one.
 	// It runs in a process group of its own, which is killed when the timeout ends, with
