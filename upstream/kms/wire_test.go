@@ -24,6 +24,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/upstreamtest"
 )
 
 // scripted is an HTTP server that answers as told and keeps what it was asked.
@@ -444,5 +445,17 @@ func TestADedicatedGatewayServesValuesAlone(t *testing.T) {
 	s := script(t, says(200, `{"SecretName":"app/db","RequestId":"r"}`))
 	if _, err := connect(t, impatient(gateway, s.endpoint())).DescribeSecret(t.Context(), "app/db", false); err != nil {
 		t.Errorf("beside a shared gateway: %v", err)
+	}
+}
+
+// What the SDK prints by itself is out of our hands: whoever has it print is told.
+func TestTheDebugOutputOfTheSDKIsWarnedOf(t *testing.T) {
+	for debug, want := range map[string]bool{"": false, "credential": false, "sdk": true, "credential,sdk": true} {
+		t.Setenv("DEBUG", debug)
+		var log upstreamtest.Buffer
+		connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "a", Host: "127.0.0.1:1", Scheme: "http"}}, Logger: log.Logger()})
+		if got := strings.Contains(log.String(), "unset it"); got != want {
+			t.Errorf("DEBUG=%s: %s", debug, log.String())
+		}
 	}
 }
