@@ -441,6 +441,32 @@ func TestOlderCopyBringsNothingBackThatIsTooOld(t *testing.T) {
 	})
 }
 
+// A smaller bound is no damage: what no longer fits is left out, but for what is declared.
+func TestRecordsThatNoLongerFitAreLeftOut(t *testing.T) {
+	for _, declared := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			opts := sealedIn(t)
+			var log upstreamtest.Buffer
+			opts.Logger = log.Logger()
+			first := open(t, constant(2000), opts)
+			stop := start(t, first)
+			look(t, first, "big")
+			stop()
+			_ = first.Close()
+
+			opts.Limits.MaxBytes = 3000
+			if declared {
+				opts.Limits.Pins = []cache.Pin{{Ref: ref("big")}}
+			}
+			second := open(t, constant(2000), opts)
+			st := second.Stats()
+			if held := st.Entries+st.Pinned > 0 && st.Sealed.Loaded == 1; held != declared || st.Sealed.Refused != 0 || strings.Contains(log.String(), "refused") {
+				t.Errorf("declared %v: %+v\n%s", declared, st, log.String())
+			}
+		})
+	}
+}
+
 func TestRecordsFromTheFutureAreRefused(t *testing.T) {
 	opts := sealedIn(t)
 	synctest.Test(t, func(t *testing.T) {
