@@ -13,6 +13,10 @@ const (
 	againProtocol = " HTTP/1.1\r\n"
 )
 
+// longLived is after how many requests a connection gets a repeater. What asks less often is
+// better served without: a repeater can be late to notice that its client left.
+const longLived = 16
+
 // answerAgain answers the request in buf[:n] at once when it is a hit for one value and its
 // headers are, byte for byte, those of the last request of this connection that passed the
 // guard. For anything else it reports false and leaves no trace: the request then takes the

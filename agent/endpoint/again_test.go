@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -115,8 +117,14 @@ func converse(t testing.TB, s *Server, chunks ...string) []said {
 	s.table.add(c, time.Now())
 	s.wg.Add(1)
 	s.serveConn(c)
+	return answersIn(t, &client.sent)
+}
+
+// answersIn reads answers until there are no more.
+func answersIn(t testing.TB, from io.Reader) []said {
+	t.Helper()
 	var answers []said
-	for r := bufio.NewReader(&client.sent); ; {
+	for r := bufio.NewReader(from); ; {
 		answer, err := http.ReadResponse(r, nil)
 		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 			return answers
@@ -171,6 +179,77 @@ func TestAnswersDoNotDependOnTheConnection(t *testing.T) {
 	}
 }
 
+// dialLoopback serves s on a socket until the test ends and returns how to connect to it.
+func dialLoopback(t testing.TB, s *Server) (connect func(t testing.TB) *net.TCPConn) {
+	t.Helper()
+	ln, err := ListenTCP(TCPOptions{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+	return func(t testing.TB) *net.TCPConn {
+		t.Helper()
+		nc, err := net.DialTCP("tcp", nil, ln.Addr().(*net.TCPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = nc.Close() })
+		_ = nc.SetDeadline(time.Now().Add(time.Minute))
+		return nc
+	}
+}
+
+// TestAnswersDoNotDependOnTheSocket is the same over sockets, where requests are read in another
+// way once a connection has lived for a while.
+func TestAnswersDoNotDependOnTheSocket(t *testing.T) {
+	s := newShelf(t, Options{})
+	connect := dialLoopback(t, s)
+	warm := again("/v1/app/db?format=vault")
+	for i, request := range repeatable {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			first := answersOf(t, func(nc *net.TCPConn) { send(t, nc, request) }, connect(t))
+			later := answersOf(t, func(nc *net.TCPConn) {
+				answer := make([]byte, 4096)
+				for range 2 * longLived {
+					send(t, nc, warm)
+					if _, err := nc.Read(answer); err != nil {
+						t.Fatal(err)
+					}
+				}
+				send(t, nc, request)
+			}, connect(t))
+			sameAnswers(t, request, first, later)
+		})
+	}
+}
+
+func send(t testing.TB, nc net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(nc, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// answersOf returns what is answered to what say says last, before the client closes its side.
+func answersOf(t testing.TB, say func(*net.TCPConn), nc *net.TCPConn) []said {
+	t.Helper()
+	say(nc)
+	if err := nc.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	return answersIn(t, nc)
+}
+
 func TestRepeatedHitsTakeTheShortWay(t *testing.T) {
 	s := newShelf(t, Options{MaxRequestsPerConnection: 16_000_000})
 	handled := 0
@@ -194,6 +273,18 @@ func TestRepeatedHitsTakeTheShortWay(t *testing.T) {
 			s.wg.Add(1)
 			s.serveConn(c)
 		})
+	}
+	nc := dialLoopback(t, s)(t)
+	request, answer := []byte(hit), make([]byte, 4096)
+	if n := testing.AllocsPerRun(2000, func() {
+		if _, err := nc.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := nc.Read(answer); err != nil || n < 300 {
+			t.Fatal(n, err)
+		}
+	}); n != 0 {
+		t.Errorf("over a socket, a repeated request allocates %v times", n)
 	}
 	if few, many := conversation(10), conversation(10_000); many > few+10 {
 		t.Errorf("10 requests allocate %v times, 10,000 %v times", few, many)

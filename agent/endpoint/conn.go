@@ -67,6 +67,7 @@ type conn struct {
 	scratch []byte // decoded parameters; strings of query may alias it
 	age     []byte
 	memory  memory
+	repeats *repeater // nil: this connection has none
 
 	// What the current request turned out to be.
 	query       query
@@ -88,6 +89,7 @@ type conn struct {
 	seenAt    time.Time
 	moves     uint32 // changes of phase between the last two sweeps
 	warned    bool
+	looked    bool   // for an end that the reader may have missed, since the last change
 	credited  uint64 // hits when the caller was last noted as seen
 }
 
@@ -129,6 +131,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.setPhase(idle)
 	}
 	for {
+		if between && c.repeats != nil && c.requests >= longLived {
+			return c.repeats.read(p)
+		}
 		n, err := c.Conn.Read(p)
 		if n > 0 && c.at != active {
 			c.setPhase(active)

@@ -202,6 +202,7 @@ func (s *Server) admit(nc net.Conn, unix bool) {
 		c.peer = peerOf(nc)
 	}
 	c.setNumber(s.numbers.Add(1), s.process)
+	c.repeats = newRepeater(c)
 	victim, ok := s.table.add(c, time.Now())
 	if victim != nil {
 		s.stats.evicted.Add(1)

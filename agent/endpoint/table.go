@@ -218,7 +218,7 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 		state := c.state.Load()
 		if state != c.seenState {
 			c.moves = (state - c.seenState) >> 3
-			c.seenState, c.seenAt, c.warned = state, now, false
+			c.seenState, c.seenAt, c.warned, c.looked = state, now, false, false
 			continue
 		}
 		c.moves = 0
@@ -233,6 +233,10 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 			if for_ >= idleTimeout {
 				_ = c.Conn.Close()
 				ended++
+			} else if !c.looked && c.repeats != nil {
+				if c.looked = true; c.repeats.ended() {
+					_ = c.Conn.Close()
+				}
 			}
 		case active:
 			switch {
