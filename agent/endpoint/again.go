@@ -30,7 +30,7 @@ func (s *Server) answerAgain(c *conn, buf []byte, n int) (answered bool, err err
 	if !ok || s.stopping.Load() || c.healthOnly || c.requests+1 >= uint64(s.opts.MaxRequestsPerConnection) {
 		return false, nil
 	}
-	requests := c.requests
+	requests, trace := c.requests, c.traceparent
 	defer func() {
 		if recover() != nil { // what panics here does so again in the handler, which reports it
 			answered, err = false, nil
@@ -40,6 +40,7 @@ func (s *Server) answerAgain(c *conn, buf []byte, n int) (answered bool, err err
 		}
 	}()
 	c.begin()
+	c.traceparent = trace
 	m := &c.memory
 	if !m.parsed || !bytes.Equal(target, m.target) {
 		if s.parse(c, target) != nil {

@@ -23,6 +23,19 @@ const warmHeaders = "Host: 127.0.0.1:2025\r\nAccept: */*\r\nX-KMS-Token: 0123456
 
 func again(target string) string { return "GET " + target + " HTTP/1.1\r\n" + warmHeaders }
 
+const (
+	firstTrace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	otherTrace = "00-ffff651916cd43dd8448eb211c80319c-00000b7169203331-00"
+)
+
+// traced is a request with one more line.
+func traced(target, line string) string {
+	return strings.Replace(again(target), "\r\n\r\n", "\r\n"+line+"\r\n\r\n", 1)
+}
+
+// warmUps are what a connection may have been asked before.
+var warmUps = []string{again("/v1/app/db?format=vault"), traced("/v1/app/db?format=vault", "traceparent: "+firstTrace)}
+
 // shelf is a cache of a few values; one of them makes it panic.
 type shelf struct {
 	Secrets
@@ -161,6 +174,10 @@ var repeatable = []string{
 	strings.Replace(again("/v1/app/db"), "1.1\r", "1.1", 1), strings.ReplaceAll(again("/v1/app/db"), "\r", ""),
 	strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1) + again("/v1/app/db"),
 	strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nContent-Length: 3\r\n\r\nabc", 1), strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nX-Forwarded-For: 1\r\n\r\n", 1),
+	traced("/v1/app/db", "traceparent: "+firstTrace), traced("/v1/app/db", "traceparent: "+otherTrace), traced("/v1/app/db", "Traceparent: "+otherTrace), traced("/v1/app/db", "traceparent:"+otherTrace),
+	traced("/v1/app/db", "traceparent: "+otherTrace[:54]+"g"), traced("/v1/app/db", "traceparent: "+otherTrace+"0"), traced("/v1/app/db", "traceparent: "+otherTrace[:53]+"\r\n"),
+	traced("/v1/app/db", "traceparent: "+otherTrace[:20]+"\r\nVia: 1.1 a-b, 1.1 c-d, 1.1 e-f-g"), traced("/v1/app/db", "traceparent: "+otherTrace+"\r\n "+otherTrace), traced("/v1/app/db", "traceparent: "+otherTrace+"\r\ntraceparent: "+firstTrace),
+	traced("/v1/app/db", "tracepareni: "+otherTrace), traced("/v1/missing", "traceparent: "+otherTrace), traced("/v1/app/db?wait=1s", "traceparent: "+otherTrace),
 	strings.Replace(again("/v1/app/db"), "abcdef", "abcdee", 1), strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nIf-None-Match: *\r\n\r\n", 1),
 }
 
@@ -168,13 +185,14 @@ var repeatable = []string{
 // long one.
 func TestAnswersDoNotDependOnTheConnection(t *testing.T) {
 	s := newShelf(t, Options{})
-	warm := again("/v1/app/db?format=vault")
 	for _, request := range repeatable {
 		first := converse(t, s, request)
-		sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
-		sameAnswers(t, request, first, converse(t, s, warm, warm, request)[2:])
-		if n := len(request) / 2; n > 0 {
-			sameAnswers(t, request+" in two pieces", first, converse(t, s, warm, request[:n], request[n:])[1:])
+		for _, warm := range warmUps {
+			sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
+			sameAnswers(t, request, first, converse(t, s, warm, warm, request)[2:])
+			if n := len(request) / 2; n > 0 {
+				sameAnswers(t, request+" in two pieces", first, converse(t, s, warm, request[:n], request[n:])[1:])
+			}
 		}
 	}
 }
@@ -213,7 +231,6 @@ func dialLoopback(t testing.TB, s *Server) (connect func(t testing.TB) *net.TCPC
 func TestAnswersDoNotDependOnTheSocket(t *testing.T) {
 	s := newShelf(t, Options{})
 	connect := dialLoopback(t, s)
-	warm := again("/v1/app/db?format=vault")
 	for i, request := range repeatable {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
@@ -221,7 +238,7 @@ func TestAnswersDoNotDependOnTheSocket(t *testing.T) {
 			later := answersOf(t, func(nc *net.TCPConn) {
 				answer := make([]byte, 4096)
 				for range 2 * longLived {
-					send(t, nc, warm)
+					send(t, nc, warmUps[i%len(warmUps)])
 					if _, err := nc.Read(answer); err != nil {
 						t.Fatal(err)
 					}
@@ -261,6 +278,10 @@ func TestRepeatedHitsTakeTheShortWay(t *testing.T) {
 	}
 	if n := s.Stats(); n.Hits != 5 {
 		t.Errorf("%d hits are counted", n.Hits)
+	}
+	handled = 0
+	if got := converse(t, s, traced("/v1/app/db", "traceparent: "+firstTrace), traced("/v1/big", "traceparent: "+otherTrace), traced("/v1/app/db", "traceparent: "+firstTrace)); len(got) != 3 || handled != 1 {
+		t.Errorf("%d traced answers, %d of them the long way", len(got), handled)
 	}
 
 	if raceEnabled {
@@ -322,14 +343,15 @@ func FuzzRepeatedRequest(f *testing.F) {
 		f.Add(request, i)
 	}
 	s := newShelf(f, Options{})
-	warm := again("/v1/app/db")
 	f.Fuzz(func(t *testing.T, request string, cut int) {
 		if request == "" || len(request) > 2000 {
 			return
 		}
 		cut = min(max(cut, 0), len(request))
 		first := converse(t, s, request)
-		sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
-		sameAnswers(t, request, first, converse(t, s, warm, request[:cut], request[cut:])[1:])
+		for _, warm := range warmUps {
+			sameAnswers(t, request, first, converse(t, s, warm, request)[1:])
+			sameAnswers(t, request, first, converse(t, s, warm, request[:cut], request[cut:])[1:])
+		}
 	})
 }

@@ -143,7 +143,7 @@ func (s *Server) scan(req *fasthttp.RequestHeader) seen {
 				h.ifNoneMatch = v
 			}
 		case 't':
-			if string(k) == "Traceparent" {
+			if string(k) == headerTraceparent {
 				h.traceparent = v
 				h.traces++
 			}

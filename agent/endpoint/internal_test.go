@@ -106,8 +106,8 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// TestTracedHitAllocatesNothing sends another trace with every request, which takes the full
-// way through the guard, with and without an audit line.
+// TestTracedHitAllocatesNothing takes the full way through the guard with every request, with
+// and without an audit line.
 func TestTracedHitAllocatesNothing(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -135,8 +135,8 @@ func TestTracedHitAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkHandlerTrace compares a client that repeats its request with one that sends a new
-// trace each time, which the connection's memory cannot help.
+// BenchmarkHandlerTrace compares a client that repeats its request with one that the memory of
+// the connection cannot help.
 func BenchmarkHandlerTrace(b *testing.B) {
 	for _, traced := range []bool{false, true} {
 		b.Run(fmt.Sprintf("traced=%v", traced), func(b *testing.B) {
@@ -156,9 +156,10 @@ func BenchmarkHandlerTrace(b *testing.B) {
 	}
 }
 
+// tracedContexts are requests of which none has the headers of the one before.
 func tracedContexts(t testing.TB, c *conn) (requests []*fasthttp.RequestCtx) {
-	for i := range 2 {
-		requests = append(requests, wireContext(t, c, fmt.Sprintf("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333%d-01\r\n", i)))
+	for _, name := range []string{"traceparent", "Traceparent"} {
+		requests = append(requests, wireContext(t, c, name+": "+firstTrace+"\r\n"))
 	}
 	return requests
 }

@@ -128,6 +128,9 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 		{nil, ""},
 		{[]string{traceLine}, traceID},
 		{[]string{traceLine}, traceID}, // the same bytes again
+		{[]string{"traceparent: 00-" + otherTrace + "-" + spanID + "-01"}, otherTrace},
+		{[]string{"traceparent: 00-" + strings.Repeat("0", 32) + "-" + spanID + "-01"}, ""},
+		{[]string{traceLine}, traceID},
 		{nil, ""},
 		{[]string{otherLine}, otherTrace},
 		{[]string{"TRACEPARENT:\t00-" + traceID + "-" + spanID + "-01 \t"}, traceID},
