@@ -233,7 +233,7 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 			if for_ >= idleTimeout {
 				_ = c.Conn.Close()
 				ended++
-			} else if !c.looked && c.repeats != nil {
+			} else if !c.looked && c.repeats != nil && c.trusted.Load() { // others repeat nothing
 				if c.looked = true; c.repeats.ended() {
 					_ = c.Conn.Close()
 				}
