@@ -43,6 +43,10 @@ type Supervisor struct {
 	start func(env []string) (process, error) // starts one application
 	check func() error                        // why that cannot work, as far as can be seen
 
+	// birth is held from before an application is started until proc is it: a signal that
+	// answers the first thing it says must not go to the one before.
+	birth sync.Mutex
+
 	mu     sync.Mutex
 	proc   process // nil: none runs
 	status Status
@@ -104,9 +108,11 @@ func (s *Supervisor) Status() Status {
 // to the application by itself are dropped. It returns [ErrNotRunning] before the first start,
 // after the end, and for the moment between two applications.
 func (s *Supervisor) Signal(sig os.Signal) error {
+	s.birth.Lock()
 	s.mu.Lock()
 	p := s.proc
 	s.mu.Unlock()
+	s.birth.Unlock()
 	if p == nil {
 		return ErrNotRunning
 	}
@@ -219,7 +225,7 @@ func (s *Supervisor) read(ctx context.Context) (environment, error) {
 func (s *Supervisor) launch(ctx context.Context, env environment, kind EventKind) (process, error) {
 	backoff := retry.WithMaxRetries(startAttempts-1, newBackoff(startBase, startCap))
 	p, err := retry.DoValue(ctx, backoff, func(context.Context) (process, error) {
-		p, err := s.start(env.pairs)
+		p, err := s.bear(env, kind)
 		if err == nil {
 			return p, nil
 		}
@@ -232,16 +238,27 @@ func (s *Supervisor) launch(ctx context.Context, env environment, kind EventKind
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.opts.Command[0], err)
 	}
+	s.opts.Logger.Info("application started", "command", s.opts.Command[0], "pid", p.PID(), "reason", string(kind))
+	s.opts.Observe(Event{Kind: kind, PID: p.PID()})
+	return p, nil
+}
+
+// bear starts the application once and makes it the one that signals reach.
+func (s *Supervisor) bear(env environment, kind EventKind) (process, error) {
+	s.birth.Lock()
+	defer s.birth.Unlock()
+	p, err := s.start(env.pairs)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.proc = p
 	s.status.State, s.status.PID, s.status.StartedAt = Running, p.PID(), time.Now()
 	s.status.Outdated, s.status.Failing = false, false
 	if kind == Restarted {
 		s.status.Restarts++
 	}
-	s.mu.Unlock()
-	s.opts.Logger.Info("application started", "command", s.opts.Command[0], "pid", p.PID(), "reason", string(kind))
-	s.opts.Observe(Event{Kind: kind, PID: p.PID()})
 	return p, nil
 }
 

@@ -876,6 +876,34 @@ func TestSignalsAreForwarded(t *testing.T) {
 	})
 }
 
+// TestSignalDuringAStartReachesTheNewApplication: it runs, and may have asked for the signal,
+// before the supervisor has heard that it was started.
+func TestSignalDuringAStartReachesTheNewApplication(t *testing.T) {
+	st := newStage(t, Options{})
+	sent := make(chan error, 1)
+	st.prepare = func(*fakeProcess) {
+		calling := make(chan struct{})
+		go func() {
+			close(calling)
+			sent <- st.Signal(syscall.SIGHUP)
+		}()
+		<-calling
+		time.Sleep(20 * time.Millisecond) // for a signal that does not wait to go astray
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { st.done <- st.Run(ctx) }()
+	if err := <-sent; err != nil {
+		t.Errorf("the signal was lost: %v", err)
+	}
+	if got := st.app(t).got(); len(got) != 1 || got[0] != syscall.SIGHUP {
+		t.Errorf("the application got %v", got)
+	}
+	cancel()
+	if err := <-st.done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWithoutSecretsNothingIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newStage(t, Options{})
