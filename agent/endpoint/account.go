@@ -17,6 +17,7 @@ type account struct {
 	name     string
 	lookups  atomic.Uint64 // hits of open connections are added when these are settled
 	refusals atomic.Uint64
+	denials  limiter      // audit lines about denied names
 	seen     atomic.Int64 // when it last asked for anything, by the coarse clock; 0: never
 }
 
@@ -74,7 +75,7 @@ func (s *Server) adopt(set *callerSet) {
 	accounts := make(map[string]*account, len(set.callers))
 	for _, c := range set.callers {
 		if c.account = s.accounts[c.name]; c.account == nil {
-			c.account = &account{name: c.name}
+			c.account = &account{name: c.name, denials: newAuditLimiter()}
 		}
 		accounts[c.name] = c.account
 	}

@@ -49,8 +49,8 @@ type AuditOptions struct {
 //
 // Outcome is hit, miss, stale, not-modified, or the code of an error; about the status page it
 // is link-made, signed-in or signed-out. TraceId and SpanId follow when the client sent a
-// traceparent. Refusals are written at most about a hundred times a second; Suppressed then
-// says how many were left out before.
+// traceparent. Refusals are written at most about a hundred times a second for each caller, and
+// for all who are none; Suppressed then says how many of the same origin were left out before.
 //
 // Lines are written within a tenth of a second, together. A process that is killed loses those
 // of that time. When the file cannot be written, a full disk say, requests are served all the

@@ -295,3 +295,33 @@ func TestRefusalsCannotFillTheAudit(t *testing.T) {
 		t.Errorf("%d log lines", n)
 	}
 }
+
+func TestFloodsOfOthersDoNotHideADeniedName(t *testing.T) {
+	out := &upstreamtest.Buffer{}
+	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	const other = "another-token-0123456789abcdef"
+	r := start(t, endpoint.Options{Audit: log, Callers: []endpoint.Caller{
+		callerWith(t, "web", []string{"web/*"}, token),
+		callerWith(t, "noisy", []string{"noisy/*"}, other),
+	}})
+	c := dial(t, "tcp", r.addr)
+	ask := func(target string, header ...string) {
+		t.Helper()
+		c.send(request("GET", target, append(header, hostLine)...))
+		if got := c.receive("GET"); got.status != 403 {
+			t.Fatal(got.status)
+		}
+	}
+	for range 500 {
+		ask("/v1/stranger")
+		ask("/v1/flood", "X-KMS-Token: "+other)
+	}
+	ask("/v1/taken", "X-KMS-Token: "+token)
+	log.Flush()
+	if r.srv.Stats().AuditDropped == 0 {
+		t.Fatal("no line was left out: this was no flood")
+	}
+	if !strings.Contains(out.String(), `"Caller":"web","From"`) || !strings.Contains(out.String(), `"SecretName":"taken"`) {
+		t.Error("the flood hides what web was refused")
+	}
+}

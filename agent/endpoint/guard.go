@@ -220,9 +220,19 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 			c.cause().Attr(), "suppressed", suppressed, "hint", refusals[r].message)
 	}
 	if s.opts.Audit != nil && r != nameNotAllowed { // a denied name is audited with the name, by its route
-		if ok, suppressed := s.auditRef.allow(); ok {
+		if ok, suppressed := s.auditRefusal(&s.strangers); ok {
 			s.opts.Audit.write(record{time: time.Now(), from: c.from(), op: c.op, outcome: refusals[r].code,
 				status: refusals[r].status, requestID: c.idBuf[:], trace: c.trace(), suppressed: suppressed})
 		}
 	}
+}
+
+// auditRefusal reports whether l has room for another audit line, and how many were left out
+// since the last. Strangers and every caller have a limiter each, so that no flood hides what
+// somebody else was refused.
+func (s *Server) auditRefusal(l *limiter) (ok bool, suppressed uint64) {
+	if ok, suppressed = l.allow(); !ok {
+		s.stats.auditDropped.Add(1)
+	}
+	return ok, suppressed
 }

@@ -220,7 +220,7 @@ func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, 
 func (s *Server) deny(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef) {
 	s.refuse(ctx, c, nameNotAllowed)
 	if s.opts.Audit != nil {
-		if ok, suppressed := s.auditRef.allow(); ok {
+		if ok, suppressed := s.auditRefusal(&c.caller.account.denials); ok {
 			s.opts.Audit.write(s.record(c, ref, "", c.code, suppressed))
 		}
 	}

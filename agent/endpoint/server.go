@@ -40,11 +40,11 @@ type Server struct {
 	sessions     sessions
 	process      [8]byte // random part of request ids
 
-	table    *table
-	hubs     hubs
-	stats    counters
-	logLimit limiter
-	auditRef limiter
+	table     *table
+	hubs      hubs
+	stats     counters
+	logLimit  limiter
+	strangers limiter // audit lines about requests of no caller
 
 	// base ends when running lookups have to give up.
 	base     context.Context
@@ -82,7 +82,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		listeners: map[net.Listener]struct{}{},
 		done:      make(chan struct{}),
 		logLimit:  limiter{Limiter: rate.NewLimiter(5, 20)},
-		auditRef:  limiter{Limiter: rate.NewLimiter(100, 200)},
+		strangers: newAuditLimiter(),
 	}
 	for _, h := range opts.TokenHeaders {
 		s.tokenHeaders = append(s.tokenHeaders, []byte(textproto.CanonicalMIMEHeaderKey(h)))
@@ -373,14 +373,15 @@ func (q quiet) Printf(string, ...any) { q.log.Debug("connection ended with an er
 type limiter struct {
 	*rate.Limiter
 	suppressed atomic.Uint64 // since the last that was written
-	total      atomic.Uint64
 }
+
+// newAuditLimiter returns one for the refusals of one origin.
+func newAuditLimiter() limiter { return limiter{Limiter: rate.NewLimiter(100, 200)} }
 
 // allow reports whether to write now, and how much was left out since the last time.
 func (l *limiter) allow() (ok bool, suppressed uint64) {
 	if !l.Allow() {
 		l.suppressed.Add(1)
-		l.total.Add(1)
 		return false, 0
 	}
 	return true, l.suppressed.Swap(0)

@@ -38,6 +38,7 @@ type counters struct {
 	hits, misses, stale, notModified atomic.Uint64
 	batches, reports, waits          atomic.Uint64
 	evicted, timedOut, panics        atomic.Uint64
+	auditDropped                     atomic.Uint64
 	refused                          [numRefusals]atomic.Uint64
 
 	mu     sync.Mutex
@@ -60,7 +61,7 @@ func (s *Server) Stats() Stats {
 		Hits: s.hitCount(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
 		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
 		Evicted: n.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
-		AuditDropped: s.auditRef.total.Load(),
+		AuditDropped: n.auditDropped.Load(),
 		Refused:      map[string]uint64{}, Failed: map[string]uint64{},
 	}
 	out.Connections, out.HealthConnections, out.Waiting = s.table.counts()
