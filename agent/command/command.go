@@ -102,6 +102,12 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 		root.AddCommand(c)
 	}
 	root.AddCommand(a.versionCommand())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" { // otherwise a shell that it does not know gets the help to read
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
 }
 

@@ -31,7 +31,7 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 		if len(cmd.Short) < 10 || len(cmd.Long) <= len(cmd.Short) {
 			t.Errorf("%s: no explanation", cmd.CommandPath())
 		}
-		if cmd.Runnable() && !cmd.HasSubCommands() && !strings.Contains(cmd.Example, cmd.CommandPath()) {
+		if cmd.Runnable() && !cmd.HasSubCommands() && !strings.Contains(cmd.Long+cmd.Example, cmd.CommandPath()) {
 			t.Errorf("%s: no example", cmd.CommandPath())
 		}
 		for line := range strings.SplitSeq(cmd.Long+"\n"+cmd.Example, "\n") {
@@ -55,7 +55,7 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 // nothing but a value or text for the shell.
 func TestVerbsThatPrintDataSpeakJSON(t *testing.T) {
 	a, _, _ := newApp("")
-	silent := "run exec secret-stage secret-update secret-restore secret-tag secret-untag secret-random-password render"
+	silent := "run exec secret-stage secret-update secret-restore secret-tag secret-untag secret-random-password render completion-bash completion-fish completion-powershell completion-zsh"
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		name := strings.ReplaceAll(strings.TrimPrefix(cmd.CommandPath(), "secretagent "), " ", "-")

@@ -55,6 +55,9 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			if out.json && field != "" {
 				return usagef("--field prints one field and --output json the whole answer: choose one")
 			}
+			if timeout <= 0 {
+				return usagef("--timeout must be positive")
+			}
 			cfg, err := a.loadConfig()
 			if err != nil {
 				return err

@@ -18,7 +18,7 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run the agent in the foreground until SIGINT or SIGTERM: fetch the declared secrets, serve the
 endpoint, render the templates, and keep all of it current. What happens is logged on
 standard error, as log.level and log.format say. With exec.command it also runs that program,
-passes signals on to it, ends as it ends, and exits with its code.
+passes SIGUSR1, SIGUSR2 and SIGWINCH on to it, ends as it ends, and exits with its code.
 
 The configuration is read again on SIGHUP, and when it or a file that it names changes:
 templates, hooks, declared secrets, limits, callers, tokens, log level, endpoints,
