@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -22,9 +23,10 @@ const (
 // level, a part, a message and a code:
 //
 //  1. the first line of a kind is written at once, and so is the first for each of a few
-//     things it is about (a secret, a file, …);
+//     things it is about (a secret, a file, …; the error, where it names nothing);
 //  2. what comes after it is counted, and summarised by its latest line, with repeated and
-//     during, after a pause that doubles from summary to summary;
+//     during, after a pause that doubles from summary to summary, or before an info line of the
+//     same part about the same thing, which may tell that it is over;
 //  3. when it has stopped for a whole pause and for two minutes, that is said in one line with
 //     the total, and the next one is a first again.
 //
@@ -54,6 +56,7 @@ type lineKind struct {
 type repeat struct {
 	kind   lineKind
 	named  []string // what lines were written about
+	about  string   // what record is about
 	begun  time.Time
 	last   time.Time
 	pause  time.Duration
@@ -89,6 +92,9 @@ func (h *repeats) Handle(ctx context.Context, r slog.Record) error {
 	if (r.Level >= slog.LevelWarn || l.recovery) && h.count(r, l) {
 		return nil
 	}
+	if r.Level == slog.LevelInfo {
+		h.state.catchUp(l)
+	}
 	return h.next.Handle(ctx, r)
 }
 
@@ -96,6 +102,7 @@ func (h *repeats) Handle(ctx context.Context, r slog.Record) error {
 type line struct {
 	kind     lineKind
 	about    string
+	news     string // about, or the error of a line that is about nothing
 	recovery bool
 	weight   uint64 // 1 and what its source has left out already
 }
@@ -106,6 +113,7 @@ var aboutKeys = [...]string{"secret", "file", "endpoint", "caller", "path", "add
 func (h *repeats) read(r slog.Record) line {
 	l := line{kind: lineKind{level: r.Level, message: r.Message}, weight: 1}
 	var about strings.Builder
+	var err string
 	see := func(a slog.Attr) bool {
 		switch a.Key {
 		case "part":
@@ -114,6 +122,8 @@ func (h *repeats) read(r slog.Record) line {
 			l.kind.code = a.Value.String()
 		case "failures":
 			l.recovery = true
+		case "err":
+			err = a.Value.String()
 		case "suppressed":
 			if a.Value.Kind() == slog.KindUint64 {
 				l.weight += a.Value.Uint64()
@@ -130,6 +140,7 @@ func (h *repeats) read(r slog.Record) line {
 	}
 	r.Attrs(see)
 	l.about = about.String()
+	l.news = cmp.Or(l.about, err)
 	return l
 }
 
@@ -151,18 +162,35 @@ func (h *repeats) count(r slog.Record, l line) (only bool) {
 	case k == nil && len(s.kinds) >= 2*maxRepeats:
 		return false
 	case k == nil:
-		k = &repeat{kind: l.kind, named: []string{l.about}, begun: now, last: now, pause: firstPause}
+		k = &repeat{kind: l.kind, named: []string{l.news}, begun: now, last: now, pause: firstPause}
 		k.timer = time.AfterFunc(k.pause, func() { s.elapsed(k) })
 		s.kinds[l.kind] = k
 		return false
-	case !slices.Contains(k.named, l.about) && len(k.named) < maxNamed:
-		k.named, k.last = append(k.named, l.about), now
+	case !slices.Contains(k.named, l.news) && len(k.named) < maxNamed:
+		k.named, k.last = append(k.named, l.news), now
 		return false
 	}
 	k.total += l.weight
 	k.recent += l.weight
-	k.last, k.record, k.next = now, r.Clone(), h.next
+	k.last, k.about, k.record, k.next = now, l.about, r.Clone(), h.next
 	return true
+}
+
+// catchUp writes what was counted about the thing of l, which is written next: the other way
+// round, a failure would seem to follow its recovery.
+func (s *repeatState) catchUp(l line) {
+	var tell []func()
+	s.mu.Lock()
+	for _, k := range s.kinds {
+		if k.kind.level >= slog.LevelWarn && k.kind.part == l.kind.part && k.about == l.about {
+			next, r := k.next, k.summary()
+			tell = append(tell, func() { write(next, r) })
+		}
+	}
+	s.mu.Unlock()
+	for _, f := range tell {
+		f()
+	}
 }
 
 // elapsed writes what has become of k in its pause.

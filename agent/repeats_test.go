@@ -274,6 +274,50 @@ func TestRepetitionsAreSummarised(t *testing.T) {
 	})
 }
 
+// TestFailureDoesNotSeemToFollowItsRecovery: what was counted is told before the line that may
+// be its end, and only then.
+func TestFailureDoesNotSeemToFollowItsRecovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logbook
+		logger, _ := log.logger(t)
+		logger = logger.With("part", "x")
+		for range 5 {
+			logger.Warn("it fails", "file", "a", "hint", "repair it")
+		}
+		logger.Info("another is fine", "file", "b")
+		logger.With("part", "y").Info("another part is fine", "file", "a")
+		logger.Info("file in order again", "file", "a", "failures", 5)
+		time.Sleep(time.Hour)
+		var got []string
+		for _, l := range log.take(t) {
+			got = append(got, fmt.Sprint(l.Msg, " ", l.Repeated))
+		}
+		want := []string{"it fails 0", "another is fine 0", "another part is fine 0", "it fails 4", "file in order again 0", "it stopped repeating 4"}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+// TestAnotherErrorIsNews: a line that names nothing but its error is told at once when that is
+// another, such as the next mistake in a configuration.
+func TestAnotherErrorIsNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logbook
+		logger, _ := log.logger(t)
+		for i := range 20 {
+			logger.Error("not reloaded", "err", fmt.Errorf("mistake %d", i%12), "hint", "repair it")
+		}
+		if n := len(log.take(t)); n != 8 {
+			t.Errorf("%d lines at once", n)
+		}
+		logger.Info("reloaded")
+		if l := log.take(t); len(l) != 2 || l[0].Repeated != 12 || l[1].Msg != "reloaded" {
+			t.Errorf("%+v", l)
+		}
+	})
+}
+
 // TestOnlyFailuresAndRecoveriesAreSummarised: a change of state is news each time.
 func TestOnlyFailuresAndRecoveriesAreSummarised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
