@@ -452,5 +452,5 @@ func (c *Cache) renew(e *entry, limits *Limits) {
 		return
 	}
 	e.expires, e.idle = expires, false
-	c.due.set(e, confirmed+refreshAfter(ttl))
+	c.due.set(e, confirmed+refreshAfter(ttl, e.took))
 }

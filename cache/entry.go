@@ -62,6 +62,7 @@ type entry struct {
 	flight   *flight       // under way; nil when none
 	subs     subscriptions // nil when none
 	ttl      time.Duration // of the pin; zero for the common one
+	took     time.Duration // by the call that last confirmed value
 	reported int64         // last refresh caused by Report on the cache's clock; 0 for none
 	history  *history      // what happened that is worth telling; nil for nothing
 

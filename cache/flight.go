@@ -320,9 +320,10 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 		c.due.remove(e)
 		return
 	}
-	ttl := c.ttlOf(e, limits)
-	e.expires = c.at(f.beganAt) + int64(ttl)
-	c.due.set(e, c.at(f.beganAt)+refreshAfter(ttl))
+	ttl, began := c.ttlOf(e, limits), c.at(f.beganAt)
+	e.took = time.Duration(c.now() - began)
+	e.expires = began + int64(ttl)
+	c.due.set(e, began+refreshAfter(ttl, e.took))
 	c.sealed.put(e, changed, limits)
 }
 

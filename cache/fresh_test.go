@@ -44,6 +44,29 @@ func TestWarmLookupNeverWaits(t *testing.T) {
 	})
 }
 
+func TestSlowUpstreamIsAskedEarlier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl, took = 10 * time.Second, 3500 * time.Millisecond
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "app/db", "v0", "0")
+		fake.Delay(get, took)
+		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: ttl}})
+		start(t, c)
+		look(t, c, "app/db")
+		for i := range 6000 {
+			begin := time.Now()
+			if answer := look(t, c, "app/db"); answer.Freshness != upstream.Hit || time.Since(begin) != 0 {
+				t.Fatalf("after %s: %s after %s", time.Duration(i)*100*time.Millisecond, answer.Freshness, time.Since(begin))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		// At 50 to 65 percent of the lifetime, and no earlier.
+		if calls := fake.Calls(get); calls < 90 || calls > 121 {
+			t.Errorf("%d calls in 600 s", calls)
+		}
+	})
+}
+
 func TestSecretNobodyAsksForExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := upstreamtest.NewFake()

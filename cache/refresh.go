@@ -19,9 +19,13 @@ const recoverySpread = 15 * time.Second
 const stopGrace = 5 * time.Second
 
 // refreshAfter returns the age at which a value is refreshed: somewhere between 80 and 95
-// percent of its lifetime, so that secrets fetched together are not refreshed together.
-func refreshAfter(ttl time.Duration) int64 {
-	return int64(float64(ttl) * (0.80 + 0.15*rand.Float64()))
+// percent of its lifetime, so that secrets fetched together are not refreshed together. When
+// the call for the value took so long that twice that time may not be left then, it is earlier,
+// by at most 30 percent of the lifetime: who waits for a slow upstream should be the refresh.
+func refreshAfter(ttl, took time.Duration) int64 {
+	age := float64(ttl) * (0.80 + 0.15*rand.Float64())
+	early := 2*float64(took) - 0.05*float64(ttl) // 5 percent are always left
+	return int64(age - min(max(0, early), 0.30*float64(ttl)))
 }
 
 // Run refreshes values before they expire and writes the sealed file behind the lookups. It
