@@ -197,6 +197,37 @@ func TestAnswersDoNotDependOnTheConnection(t *testing.T) {
 	}
 }
 
+// posted is a POST with a body, by the same client.
+func posted(target, body string) string {
+	request := strings.Replace(again(target), "GET", "POST", 1)
+	return strings.Replace(request, "\r\n\r\n", "\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n", 1) + body
+}
+
+// TestAnswersDoNotDependOnPieces cuts what a client sends without waiting in two, everywhere.
+func TestAnswersDoNotDependOnPieces(t *testing.T) {
+	s := newShelf(t, Options{})
+	hit := again("/v1/app/db")
+	chunked := func(target, body string) string {
+		return strings.Replace(posted(target, body), "Content-Length: "+strconv.Itoa(len(body)), "Transfer-Encoding: chunked", 1)
+	}
+	for _, sent := range []string{
+		hit + hit + hit,
+		hit + "\r\n" + hit,
+		hit + again("/v1/big") + again("/v1/missing") + hit,
+		hit + posted("/nothing", "x=1"),
+		hit + posted("/nothing", hit),
+		hit + chunked("/nothing", "0\r\n\r\n"),
+		hit + chunked("/nothing", strconv.FormatInt(int64(len(hit)), 16)+"\r\n"+hit+"\r\n0\r\n\r\n"),
+		hit + strings.Replace(posted("/v1/app/db", hit), "POST", "GET", 1),
+		again("/v1/big") + posted("/nothing", hit),
+	} {
+		whole := converse(t, s, sent, hit)
+		for cut := range len(sent) {
+			sameAnswers(t, sent[:cut]+" | "+sent[cut:], whole, converse(t, s, sent[:cut], sent[cut:], hit))
+		}
+	}
+}
+
 // dialLoopback serves s on a socket until the test ends and returns how to connect to it.
 func dialLoopback(t testing.TB, s *Server) (connect func(t testing.TB) *net.TCPConn) {
 	t.Helper()

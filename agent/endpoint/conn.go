@@ -58,6 +58,9 @@ type conn struct {
 	idText   string // of idBuf, made when asked for
 	requests uint64
 
+	given int  // bytes that fasthttp was given since it last asked for the begin of a request
+	ahead bool // these were once more than one request: where the next begins is not known any more
+
 	pending []byte // bytes to serve before the socket's: a replayed request
 	gate    bool
 	handoff bool        // the connection left this goroutine: it is parked
@@ -108,10 +111,15 @@ func (c *conn) setPhase(p phase) {
 
 func (c *conn) phase() phase { return phase(c.state.Load() & 7) }
 
-// Read serves pending bytes before those of the socket. Since fasthttp reads on only after it
-// has written its answers, it is also where a connection becomes idle and active, and where
-// a repeated request is answered without it, see again.go.
+// Read serves pending bytes before those of the socket. It is also where a connection becomes
+// idle and active, and where a repeated request is answered without fasthttp, see again.go.
 func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.read(p)
+	c.given += n
+	return n, err
+}
+
+func (c *conn) read(p []byte) (int, error) {
 	if len(c.pending) > 0 {
 		n := copy(p, c.pending)
 		clear(c.pending[:n]) // a token among them
@@ -123,12 +131,12 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.gate {
 		return 0, errGate
 	}
-	// Whoever reads into a whole buffer holds nothing back: what comes is a request from its
-	// first byte on.
-	between := c.answered && len(p) >= c.srv.opts.MaxHeaderBytes
+	between := false
 	if c.answered {
 		c.answered = false
 		c.setPhase(idle)
+		c.ahead = c.ahead || len(p) < c.srv.opts.MaxHeaderBytes // some of the buffer is in use
+		between = !c.ahead
 	}
 	for {
 		if between && c.repeats != nil && c.requests >= longLived {
@@ -148,6 +156,17 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		c.setPhase(idle)
 	}
+}
+
+// handled notes that fasthttp has passed req on. When it was given just that, it has written all
+// answers before it reads on, and what it reads is a request from its first byte on. When it was
+// given more, as from a client that sends the next request before it has the answer, what it reads
+// may be the body of a request whose headers it holds: from then on nothing is answered without it.
+func (c *conn) handled(req *fasthttp.RequestHeader) {
+	c.answered = true
+	length := len(req.Method()) + len(" ") + len(req.RequestURI()) + len(" ") + len(req.Protocol()) + len("\r\n") + len(req.RawHeaders())
+	c.ahead = c.ahead || c.given != length
+	c.given = 0
 }
 
 // setNumber gives the connection its number and with it the prefix of its request ids: a

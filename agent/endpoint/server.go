@@ -322,7 +322,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	c.begin()
-	c.answered = true
+	c.handled(&ctx.Request.Header)
 	defer s.recover(ctx, c)
 	s.dispatch(ctx, c)
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.

@@ -119,7 +119,7 @@ func (s *Server) wait(w *waiter) {
 		c.resumed.deadline = time.Time{}
 	}
 	c.pending = append(w.request, w.leftover...)
-	c.answered = false
+	c.answered, c.given, c.ahead = false, 0, false
 	s.table.unpark(c)
 	s.serveConn(c)
 }
