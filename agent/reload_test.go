@@ -237,8 +237,7 @@ func TestReloadThatFailsAtTheLastStepChangesNothing(t *testing.T) {
 		}
 	}
 	bad := strings.Replace(text, "{id: one, secretFile: ./one.secret", "{id: two, secretFile: ./two.secret", 1)
-	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", `  tokenFile: ./run/token
-  callers:
+	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", `  callers:
     - {name: a, tokenFile: ./a.token, secrets: ["*"]}
     - {name: b, tokenFile: ./b.token, secrets: ["*"]}
 `, 1)
@@ -303,7 +302,7 @@ func TestReloadThatFailsShowsNothingOfIt(t *testing.T) {
 	}
 	bad := strings.Replace(basic, "api: {socket: ./run/kms.sock}",
 		`api: {socket: ./run/kms.sock, accessKeys: [{id: one, secretFile: ./empty.secret, actions: ["*"], secrets: ["*"]}]}`, 1)
-	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", "  tokenFile: ./run/token\n  callers:\n    - {name: a, tokenFile: ./a.token, secrets: [\"*\"]}\n", 1)
+	bad = strings.Replace(bad, "  tokenFile: ./run/token\n", "  callers:\n    - {name: a, tokenFile: ./a.token, secrets: [\"*\"]}\n", 1)
 	w.reconfigure(bad)
 	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "empty.secret") {
 		t.Fatalf("an empty secret of an access key: %v", err)

@@ -28,8 +28,11 @@ func endpointConfig(t *testing.T, address, more string) *config.Config {
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(testToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if !strings.Contains(more, "callers:") {
+		more = "tokenFile: token, " + more
+	}
 	cfg, err := config.Parse(filepath.Join(dir, "agent.yaml"),
-		[]byte("upstream: {local: }\nendpoint: {listen: \""+address+"\", tokenFile: token, "+more+"}\n"))
+		[]byte("upstream: {local: }\nendpoint: {listen: \""+address+"\", "+more+"}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

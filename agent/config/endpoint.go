@@ -22,7 +22,8 @@ type Endpoint struct {
 	SocketUser  Account  `yaml:"socketUser"`
 	SocketGroup Account  `yaml:"socketGroup"`
 
-	// TokenFile holds the token of whoever is not one of Callers; created 0600 when missing.
+	// TokenFile holds the token of whoever asks, where there are no Callers; created 0600 when
+	// missing.
 	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch"`
 	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
@@ -127,7 +128,10 @@ func (e *Endpoint) check(p *problems) {
 }
 
 func (e *Endpoint) checkCallers(p *problems) {
-	names, tokens := map[string]bool{}, map[Path]bool{e.TokenFile: true}
+	names, tokens := map[string]bool{}, map[Path]bool{}
+	if len(e.Callers) > 0 && p.has("endpoint.tokenFile") {
+		p.addf("endpoint.tokenFile", string(e.TokenFile), "opens nothing where endpoint.callers are set: give it to one of them")
+	}
 	for i, c := range e.Callers {
 		at := key("endpoint.callers[%d]", i)
 		if p.has(at+".name") && !callerName.MatchString(c.Name) {
