@@ -25,8 +25,9 @@ key and what is allowed. When it is valid, the template files that it names are 
 and users and groups looked up. Nothing else is opened, and nothing started or created.
 
 With --probe a valid configuration is also tried: every declared secret is read once from every
-endpoint of the upstream, and its value thrown away. The answer says which credential source
-was used, never what it gave.
+endpoint of the upstream, and its value thrown away. Where none is declared, secretagent-probe
+is asked for, and "not found" or "denied" will do. The answer says which credential source was
+used, never what it gave.
 
 Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 		Example: `  secretagent check --config agent.yaml
