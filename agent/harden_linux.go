@@ -19,7 +19,8 @@ func hardenProcess(cfg config.Process, log *slog.Logger) error {
 		}
 	}
 	if cfg.MlockAll {
-		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE); err != nil {
+		// Go reserves much more than it uses: only what is used is made resident.
+		if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 			return fmt.Errorf("process.mlockall: %w; raise RLIMIT_MEMLOCK (LimitMEMLOCK=infinity under systemd) or switch it off", err)
 		}
 	}
