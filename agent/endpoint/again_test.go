@@ -34,7 +34,10 @@ func traced(target, line string) string {
 }
 
 // warmUps are what a connection may have been asked before.
-var warmUps = []string{again("/v1/app/db?format=vault"), traced("/v1/app/db?format=vault", "traceparent: "+firstTrace)}
+var warmUps = []string{again("/v1/app/db?format=vault"), traced("/v1/app/db?format=vault", "traceparent: "+firstTrace), traced("/status/page.css", fromPage)}
+
+// fromPage is what browsers say when our own page asks.
+const fromPage = "Origin: http://127.0.0.1:2025"
 
 // shelf is a cache of a few values; one of them makes it panic.
 type shelf struct {
@@ -178,6 +181,7 @@ var repeatable = []string{
 	traced("/v1/app/db", "traceparent: "+otherTrace[:54]+"g"), traced("/v1/app/db", "traceparent: "+otherTrace+"0"), traced("/v1/app/db", "traceparent: "+otherTrace[:53]+"\r\n"),
 	traced("/v1/app/db", "traceparent: "+otherTrace[:20]+"\r\nVia: 1.1 a-b, 1.1 c-d, 1.1 e-f-g"), traced("/v1/app/db", "traceparent: "+otherTrace+"\r\n "+otherTrace), traced("/v1/app/db", "traceparent: "+otherTrace+"\r\ntraceparent: "+firstTrace),
 	traced("/v1/app/db", "tracepareni: "+otherTrace), traced("/v1/missing", "traceparent: "+otherTrace), traced("/v1/app/db?wait=1s", "traceparent: "+otherTrace),
+	traced("/v1/app/db", fromPage), traced("/status", fromPage), traced("/status/page.css", fromPage), again("/status/page.css"),
 	strings.Replace(again("/v1/app/db"), "abcdef", "abcdee", 1), strings.Replace(again("/v1/app/db"), "\r\n\r\n", "\r\nIf-None-Match: *\r\n\r\n", 1),
 }
 

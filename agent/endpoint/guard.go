@@ -43,7 +43,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 	}
 	set := s.callers.Load()
 	if get && c.passed(req.RawHeaders(), set) {
-		return seen{}, allowed // 1 to 5 are functions of the same bytes
+		return seen{}, allowed // 1 to 5 are functions of the same bytes, see where they are remembered
 	}
 	length, chunked := framing(req.RawHeaders())
 	if n := req.ContentLength(); get && (n > 0 || n == -1 || chunked) || length && chunked {
@@ -89,7 +89,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusa
 	if !c.trusted.Load() {
 		s.table.trust(c)
 	}
-	if get && !lent { // a session counts for the status alone
+	if get && !lent && !h.crossOrigin { // a session counts for the status alone, an origin for the page
 		c.remember(req, &h)
 	}
 	return h, allowed
