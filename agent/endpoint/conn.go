@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bytes"
 	"container/list"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -168,6 +169,19 @@ func (c *conn) handled(req *fasthttp.RequestHeader) {
 	c.ahead = c.ahead || c.given != length
 	c.given = 0
 }
+
+// cut closes the connection under whoever serves it. Unlike Close it has no farewell for a client
+// of TLS, which waits for seconds when the client does not read; and it may be called under table.mu.
+func (c *conn) cut() {
+	nc := c.Conn
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	_ = nc.Close()
+}
+
+// stopReading makes a read fail that waits now, or the next one. What is answered goes on.
+func (c *conn) stopReading() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // setNumber gives the connection its number and with it the prefix of its request ids: a
 // version 8 UUID of process (60 bits), connection (38 bits) and request (24 bits).

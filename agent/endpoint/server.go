@@ -171,7 +171,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		}
 		if victim := s.table.evict(); victim != nil {
 			s.stats.evicted.Add(1)
-			_ = victim.Conn.Close()
+			victim.cut()
 		}
 		failures++
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
@@ -206,7 +206,7 @@ func (s *Server) admit(nc net.Conn, unix bool) {
 	victim, ok := s.table.add(c, time.Now())
 	if victim != nil {
 		s.stats.evicted.Add(1)
-		_ = victim.Conn.Close()
+		victim.cut()
 	}
 	if !ok {
 		s.turnAway(c)

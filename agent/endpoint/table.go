@@ -195,7 +195,7 @@ func (t *table) closeWhere(phases ...phase) {
 	for c := range t.conns {
 		for _, p := range phases {
 			if c.phase() == p {
-				_ = c.Conn.Close()
+				c.cut()
 			}
 		}
 	}
@@ -226,16 +226,16 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 		switch phase(state & 7) {
 		case fresh:
 			if for_ >= requestTimeout {
-				_ = c.Conn.Close()
+				c.cut()
 				ended++
 			}
 		case idle:
 			if for_ >= idleTimeout {
-				_ = c.Conn.Close()
+				c.cut()
 				ended++
 			} else if !c.looked && c.repeats != nil && c.trusted.Load() { // others repeat nothing
 				if c.looked = true; c.repeats.ended() {
-					_ = c.Conn.Close()
+					c.stopReading() // not cut: the last request may have come a moment ago
 				}
 			}
 		case active:
@@ -244,10 +244,10 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 			case !c.warned:
 				// A reader that is stuck gets to say 408; a writer that is stuck stays so.
 				c.warned = true
-				_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+				c.stopReading()
 				ended++
 			default:
-				_ = c.Conn.Close()
+				c.cut()
 			}
 		case busy, parked: // bounded by the lookup's context, and by the waiter's own deadline
 		}

@@ -141,7 +141,7 @@ func (w *waiter) wake() {
 	defer w.mu.Unlock()
 	w.woken = true
 	if w.armed {
-		_ = w.conn.Conn.SetReadDeadline(time.Unix(1, 0))
+		w.conn.stopReading()
 	}
 }
 
