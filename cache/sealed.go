@@ -245,6 +245,14 @@ func (s *sealedFile) load() []*record {
 
 // readAll calls fn with every record of the file as it was left.
 func (s *sealedFile) readAll(fn func(id, sealed []byte)) error {
+	switch st, err := os.Stat(s.path); { // before it is opened: to open a pipe waits for a writer
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return errors.New("it is not a regular file")
+	case st.Size() == 0:
+		return errors.New("it is empty")
+	}
 	raw, err := os.Open(s.path)
 	if err != nil {
 		return err
@@ -253,9 +261,6 @@ func (s *sealedFile) readAll(fn func(id, sealed []byte)) error {
 	st, err := raw.Stat()
 	if err != nil {
 		return err
-	}
-	if !st.Mode().IsRegular() {
-		return errors.New("it is not a regular file")
 	}
 	f, err := openBolt(s.path, bbolt.Options{ReadOnly: true}) // which leaves the freelist alone
 	if err != nil {
