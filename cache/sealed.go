@@ -274,12 +274,20 @@ func (s *sealedFile) readAll(fn func(id, sealed []byte)) error {
 		return f.View(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(recordBucket)
 			if b == nil {
-				return nil
+				return errors.New("it has no place for records")
 			}
-			return b.ForEach(func(id, sealed []byte) error {
+			// The sequence of the bucket, which bbolt leaves to us, is the number of records:
+			// damage can hide some and leave a tree that is sound.
+			count := uint64(0)
+			err := b.ForEach(func(id, sealed []byte) error {
 				fn(id, sealed)
+				count++
 				return nil
 			})
+			if err == nil && count != b.Sequence() {
+				err = fmt.Errorf("it has %d of %d records", count, b.Sequence())
+			}
+			return err
 		})
 	})
 	if errors.Is(err, errDamaged) {
@@ -553,6 +561,7 @@ func (s *sealedFile) write(f *boltFile, batch map[upstream.SecretRef]*record) (m
 			if err != nil {
 				return err
 			}
+			count := b.Sequence() // see readAll
 			for ref, r := range batch {
 				old := before[ref]
 				total -= int64(old.size)
@@ -571,6 +580,9 @@ func (s *sealedFile) write(f *boltFile, batch map[upstream.SecretRef]*record) (m
 							return err
 						}
 						total += int64(n.size)
+						if old.size == 0 {
+							count++
+						}
 						done[ref] = n
 						continue
 					}
@@ -580,10 +592,11 @@ func (s *sealedFile) write(f *boltFile, batch map[upstream.SecretRef]*record) (m
 					if err := b.Delete(old.id[:]); err != nil {
 						return err
 					}
+					count--
 				}
 				done[ref] = stored{}
 			}
-			return nil
+			return b.SetSequence(count)
 		})
 	})
 	if err != nil {
@@ -676,7 +689,11 @@ func (s *sealedFile) fill(path string) error {
 	f.NoSync = true // until it is complete
 	held := s.held()
 	slices.Reverse(held)
-	for part := range slices.Chunk(held, flushBatch) {
+	parts := slices.Collect(slices.Chunk(held, flushBatch))
+	if len(parts) == 0 {
+		parts = [][]*record{nil} // a file without records has a place for them, too
+	}
+	for _, part := range parts {
 		batch := make(map[upstream.SecretRef]*record, len(part))
 		for _, r := range part {
 			batch[r.Ref] = r

@@ -284,6 +284,13 @@ func TestFlippedBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := survivors(t, opts, n)
+			c := open(t, fetchFunc(down), opts)
+			if s := c.Stats().Sealed; s.Loaded < n && s.Refused == 0 && s.Rebuilt == 0 {
+				t.Errorf("bit %d of byte %d hides %d records, and nobody is told", i%8, at, n-s.Loaded)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
 			worst, total = min(worst, got), total+1
 		}
 		t.Logf("%d flips in %d bytes, at worst %d of %d values served", total, len(good), worst, n)
@@ -297,6 +304,45 @@ func TestFlippedBytes(t *testing.T) {
 		c = open(t, fetchFunc(down), opts)
 		if s := c.Stats().Sealed; s.Loaded != left || s.Refused != 0 || s.Rebuilt != 0 {
 			t.Errorf("the file was not rebuilt: %+v, want %d records", s, left)
+		}
+	})
+}
+
+func TestDamageThatHidesRecordsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 150
+		opts := sealedIn(t)
+		fillSealed(t, opts, n)
+		good := fileBytes(t, opts.Sealed.Path)
+		order := binary.NativeEndian
+		hide := map[string]func(bad []byte){
+			"all of them": func(bad []byte) { // by another name for where they are
+				for at := bytes.Index(bad, []byte("records 2")); at >= 0; at = bytes.Index(bad, []byte("records 2")) {
+					bad[at] ^= 1
+				}
+			},
+			"the last of each page": func(bad []byte) {
+				for page := 2; page < len(bad)/4096; page++ {
+					p := bad[page*4096:]
+					if count := order.Uint16(p[10:]); order.Uint64(p) == uint64(page) && order.Uint16(p[8:]) == 2 && count > 2 {
+						order.PutUint16(p[10:], count-1)
+					}
+				}
+			},
+		}
+		for name, damage := range hide {
+			bad := bytes.Clone(good)
+			damage(bad)
+			if err := os.WriteFile(opts.Sealed.Path, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := open(t, fetchFunc(down), opts)
+			if s := c.Stats().Sealed; s.Loaded == n || s.Rebuilt == 0 {
+				t.Errorf("%s: %+v", name, s)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
