@@ -3,6 +3,7 @@ package endpoint_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +22,10 @@ const (
 )
 
 // auditLine is what the tests of traces look at.
-type auditLine struct{ Operation, SecretName, Outcome, RequestId, TraceId, SpanId string }
+type auditLine struct {
+	Caller, Operation, SecretName, VersionId, Outcome, RequestId, TraceId, SpanId string
+	Status                                                                        int
+}
 
 func auditLines(t testing.TB, text string) (lines []auditLine) {
 	t.Helper()
@@ -195,5 +199,40 @@ func TestTraceOfAWait(t *testing.T) {
 	audit.Flush()
 	if l := auditLines(t, out.String()); len(l) != 2 || l[0].TraceId != "" || l[1].TraceId != traceID {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestAuditOfRepeatedRequests asks the same three times, each time in another trace.
+func TestAuditOfRepeatedRequests(t *testing.T) {
+	out := &upstreamtest.Buffer{}
+	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	r := start(t, endpoint.Options{Audit: audit})
+	r.put(value("held", "v1", marker, upstream.ACSCurrent))
+	c := dial(t, "tcp", r.addr)
+	var ids []string
+	for i := range 3 {
+		c.send(request("GET", "/v1/held", hostLine, tokenLine, fmt.Sprintf("traceparent: 00-%032d-%016d-01", i+1, i+1)))
+		got := c.receive("GET")
+		if got.status != 200 {
+			t.Fatal(got.status)
+		}
+		ids = append(ids, got.header.Get("X-Request-Id"))
+	}
+	audit.Flush()
+	lines := auditLines(t, out.String())
+	if len(lines) != len(ids) {
+		t.Fatalf("%d lines", len(lines))
+	}
+	for i, l := range lines {
+		if l.RequestId != ids[i] || l.TraceId != fmt.Sprintf("%032d", i+1) || l.SpanId != fmt.Sprintf("%016d", i+1) ||
+			l.Caller != "token-holder" || l.Operation != "GetSecretValue" || l.SecretName != "held" || l.VersionId != "v1" || l.Outcome != "hit" || l.Status != 200 {
+			t.Errorf("line %d, request %s: %+v", i, ids[i], l)
+		}
+	}
+	if ids[0] == ids[1] || ids[1] == ids[2] {
+		t.Errorf("ids %q", ids)
+	}
+	if s := r.srv.Stats(); s.Hits != 3 || r.srv.Callers()[0].Lookups != 3 {
+		t.Errorf("%d hits, %d of the caller", s.Hits, r.srv.Callers()[0].Lookups)
 	}
 }
