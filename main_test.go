@@ -18,7 +18,7 @@ import (
 var mayImport = map[string][]string{
 	"secretagent":                       {"secretagent/agent/command"},
 	"secretagent/agent/command":         {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/upstream"},
-	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/local"},
+	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
 	"secretagent/agent/child":           {"secretagent/upstream"},
 	"secretagent/agent/config":          {"secretagent/upstream"},
 	"secretagent/agent/endpoint":        {"secretagent/upstream"},
@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"secretagent/upstream":              {},
 	"secretagent/upstream/kms":          {"secretagent/upstream"},
 	"secretagent/upstream/kmsserver":    {"secretagent/upstream"},
-	"secretagent/upstream/local":        {"secretagent/upstream"},
+	"secretagent/upstream/builtin":      {"secretagent/upstream"},
 	"secretagent/upstream/upstreamtest": {"secretagent/upstream"},
 }
 

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"secretagent/agent/config"
-	"secretagent/upstream/local"
+	"secretagent/upstream/builtin"
 )
 
 // isCredential reports whether systemd hands path to this service, as a file of the folder
@@ -18,4 +18,4 @@ func isCredential(path config.Path) bool {
 // CreateKeyring makes a keyring for the built-in backend or a sealed cache, readable by its
 // owner alone, and returns the id of its one key. It never touches a file that is there: the
 // error then matches [fs.ErrExist].
-func CreateKeyring(path string) (keyID string, err error) { return local.CreateKeyring(path) }
+func CreateKeyring(path string) (keyID string, err error) { return builtin.CreateKeyring(path) }

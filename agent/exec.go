@@ -12,8 +12,8 @@ import (
 	"secretagent/agent/child"
 	"secretagent/agent/config"
 	"secretagent/cache"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/kmsserver"
-	"secretagent/upstream/local"
 )
 
 // ExitError says that a supervised application ended other than with exit code 0.
@@ -56,7 +56,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c.undo.add("cache", c.cache.Close)
-	if store, ok := manager.(*local.Store); ok {
+	if store, ok := manager.(*builtin.Store); ok {
 		cancel := store.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
 		if err := c.openSocket(store, &cfg.Upstream.Local.API); err != nil {
@@ -68,7 +68,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 }
 
 // openSocket makes the KMS API of a store that this process has opened, for commands.
-func (c *Child) openSocket(store *local.Store, api *config.API) error {
+func (c *Child) openSocket(store *builtin.Store, api *config.API) error {
 	if api.Socket == "" {
 		return nil
 	}

@@ -12,14 +12,14 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
-	"secretagent/upstream/local"
 )
 
 // backend is the chosen upstream as the agent needs it. The cloud client can be exchanged while
 // it works.
 type backend struct {
-	store *local.Store          // nil: not the built-in backend
+	store *builtin.Store        // nil: not the built-in backend
 	cloud atomic.Pointer[cloud] // nil: not the cloud
 }
 
@@ -112,9 +112,9 @@ func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ u
 	}
 	store, err := openStore(cfg.Upstream.Local, log)
 	switch {
-	case errors.Is(err, local.ErrLocked) && socket == "":
+	case errors.Is(err, builtin.ErrLocked) && socket == "":
 		return nil, nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
-	case errors.Is(err, local.ErrLocked):
+	case errors.Is(err, builtin.ErrLocked):
 		return nil, nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
 	case err != nil:
 		return nil, nil, err
@@ -126,13 +126,13 @@ func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ u
 }
 
 // Store is the built-in backend, for commands on its keyring.
-type Store = local.Store
+type Store = builtin.Store
 
 // OpenStore opens the files of the built-in backend. It fails while an agent runs on them,
 // with an error that wraps [upstream.ErrUnavailable].
 func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
 	store, err := openStore(cfg, log)
-	if errors.Is(err, local.ErrLocked) {
+	if errors.Is(err, builtin.ErrLocked) {
 		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}
 	}
 	return store, err
@@ -158,8 +158,8 @@ func answers(ctx context.Context, socket string) (bool, error) {
 	return false, nil
 }
 
-func openStore(cfg *config.Local, log *slog.Logger) (*local.Store, error) {
-	return local.Open(local.Options{
+func openStore(cfg *config.Local, log *slog.Logger) (*builtin.Store, error) {
+	return builtin.Open(builtin.Options{
 		Database: string(cfg.Database), Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
 		MaxVersions: cfg.MaxVersions, Logger: log.With("part", "backend"),
 	})

@@ -12,16 +12,16 @@ import (
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream"
-	"secretagent/upstream/local"
+	"secretagent/upstream/builtin"
 )
 
 var _ render.Source = (*cache.Cache)(nil)
 
 // chain is the built-in backend, the cache over it and the renderer over that, as the agent
 // joins them.
-func chain(t testing.TB, dir, values string, opts render.Options) *local.Store {
+func chain(t testing.TB, dir, values string, opts render.Options) *builtin.Store {
 	t.Helper()
-	store, err := local.Open(local.Options{Database: dir + "/db", Keyring: values + "/keyring.json"})
+	store, err := builtin.Open(builtin.Options{Database: dir + "/db", Keyring: values + "/keyring.json"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func chain(t testing.TB, dir, values string, opts render.Options) *local.Store {
 	return store
 }
 
-func create(t testing.TB, store *local.Store, name upstream.SecretName, value string) {
+func create(t testing.TB, store *builtin.Store, name upstream.SecretName, value string) {
 	t.Helper()
 	_, err := store.CreateSecret(context.Background(), upstream.CreateSecretInput{SecretName: name, VersionID: "v0", SecretData: upstream.NewSecretData([]byte(value))})
 	if err != nil {
@@ -57,7 +57,7 @@ func create(t testing.TB, store *local.Store, name upstream.SecretName, value st
 	}
 }
 
-func put(t testing.TB, store *local.Store, name upstream.SecretName, version int, value string) {
+func put(t testing.TB, store *builtin.Store, name upstream.SecretName, version int, value string) {
 	t.Helper()
 	_, err := store.PutSecretValue(context.Background(), upstream.PutSecretValueInput{
 		SecretName: name, VersionID: upstream.VersionID(fmt.Sprintf("v%d", version)), SecretData: upstream.NewSecretData([]byte(value)),

@@ -28,6 +28,12 @@
 // A [SecretValue] is shared, not copied, once a backend has returned it: treat it as
 // read-only.
 //
+// # Options
+//
+// Every part of the agent checks its own options in a Validate method, which returns
+// [OptionErrors]: all problems at once, each with the key as agent.yaml spells it. New and Open
+// call it too, so that what Validate accepts is what they accept.
+//
 // # Who caused a call
 //
 // The context of a call may carry a [Cause]: the request of a client that made it necessary,

@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
-	"secretagent/upstream/local"
 )
 
 const (
@@ -27,11 +27,11 @@ const (
 )
 
 // backend is a local store whose clock can be moved.
-func backend(t testing.TB) (*local.Store, func(time.Duration)) {
+func backend(t testing.TB) (*builtin.Store, func(time.Duration)) {
 	t.Helper()
 	var offset atomic.Int64
 	dir := t.TempDir()
-	store, err := local.Open(local.Options{
+	store, err := builtin.Open(builtin.Options{
 		Database: filepath.Join(dir, "data", "secrets.db"),
 		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
 		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },

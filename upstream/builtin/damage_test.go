@@ -1,0 +1,421 @@
+package builtin
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"secretagent/upstream"
+)
+
+// sample is a database with everything in it that a file can hold, and what it holds.
+type sample struct {
+	opts   Options
+	file   []byte
+	values map[upstream.SecretRef]string
+	names  []upstream.SecretName
+}
+
+func newSample(t testing.TB) *sample {
+	t.Helper()
+	sm := &sample{opts: testOptions(t), values: map[upstream.SecretRef]string{}}
+	s := mustOpen(t, sm.opts)
+	for i := range 30 {
+		name := fmt.Sprintf("secret/%02d", i)
+		sm.names = append(sm.names, upstream.SecretName(name))
+		for v := range 1 + i%4 {
+			id, data := fmt.Sprint("v", v), fmt.Sprint(name, " ", v, strings.Repeat(".", i*v*97))
+			if v == 0 {
+				mustCreate(t, s, name, id, data)
+			} else {
+				mustPut(t, s, name, id, data)
+			}
+			sm.values[upstream.SecretRef{SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id)}] = data
+		}
+	}
+	if _, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: "secret/29", ForceDeleteWithoutRecovery: true}); err != nil {
+		t.Fatal(err)
+	}
+	for v := range 4 {
+		delete(sm.values, upstream.SecretRef{SecretName: "secret/29", VersionID: upstream.VersionID(fmt.Sprint("v", v))})
+	}
+	sm.names = sm.names[:29]
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if sm.file, err = os.ReadFile(sm.opts.Database); err != nil {
+		t.Fatal(err)
+	}
+	// The file is longer than what is in use; the rest would only slow the tests down.
+	sm.file = sm.file[:usedBytes(t, sm.file)]
+	return sm
+}
+
+// usedBytes is how much of a file the newer of its headers speaks of.
+func usedBytes(t testing.TB, file []byte) int {
+	t.Helper()
+	m, ok := readMeta(bytes.NewReader(file), 0)
+	m1, ok1 := readMeta(bytes.NewReader(file), int64(m.pageSize))
+	if !ok || !ok1 {
+		t.Fatal("the headers of the sample cannot be read")
+	}
+	return int(max(m.pages, m1.pages) * uint64(m.pageSize))
+}
+
+// check opens a changed copy of the file. Whatever the change, opening or a read reports
+// damage, or the right value comes out. It returns whether something was reported.
+func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (reported bool) {
+	t.Helper()
+	opts := sm.opts
+	opts.Database = filepath.Join(filepath.Dir(sm.opts.Database), "damaged.db")
+	if err := os.WriteFile(opts.Database, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(opts)
+	if err != nil {
+		sm.clear(t, what, err)
+		return true
+	}
+	defer func() { _ = s.Close() }()
+	s.db.NoSync = true // what is durable is for other tests
+	ctx := context.Background()
+	for ref, want := range sm.values {
+		v, err := s.GetSecretValue(ctx, ref)
+		switch {
+		case err != nil:
+			sm.clear(t, what, err)
+			reported = true
+		case string(v.SecretData.Reveal()) != want || v.VersionID != ref.VersionID:
+			t.Errorf("%s: wrong value for %s", what, ref)
+		}
+	}
+	for _, name := range sm.names {
+		if m, err := s.DescribeSecret(ctx, name, true); err != nil || m.SecretName != name {
+			t.Errorf("%s: describe %s: %v", what, name, err)
+		}
+	}
+	if out, err := s.ListSecrets(ctx, upstream.ListSecretsInput{}); err != nil || out.TotalCount != len(sm.names) {
+		t.Errorf("%s: %d secrets, %v", what, out.TotalCount, err)
+	}
+	if write {
+		for _, name := range sm.names {
+			if _, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: name, VersionID: "new", SecretData: secret("new")}); err != nil {
+				sm.clear(t, what, err)
+			}
+		}
+	}
+	return reported
+}
+
+// clear checks that an error is one that a person can act on.
+func (sm *sample) clear(t *testing.T, what string, err error) {
+	t.Helper()
+	text := err.Error()
+	known := errors.Is(err, ErrDamaged) && errors.Is(err, upstream.ErrInternal) && strings.Contains(text, "damaged") && strings.Contains(text, "copy")
+	foreign := strings.Contains(text, "not a secretagent database") || strings.Contains(text, "has format")
+	if !known && !foreign {
+		t.Errorf("%s: unclear error: %v", what, err)
+	}
+}
+
+func TestFlippedBits(t *testing.T) {
+	sm := newSample(t)
+	pageSize := os.Getpagesize()
+	step := 2
+	if testing.Short() {
+		step = 15
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	var offsets []int
+	for page := 0; page < len(sm.file); page += pageSize {
+		for i := 0; i < pageHeaderLen; i += step {
+			offsets = append(offsets, page+i)
+		}
+		for range 30 / step { // elements, keys, values, free space
+			offsets = append(offsets, page+random.IntN(pageSize))
+		}
+	}
+	reported := 0
+	for i, offset := range offsets {
+		damaged := bytes.Clone(sm.file)
+		damaged[offset] ^= 1 << random.IntN(8)
+		if sm.check(t, fmt.Sprintf("a bit of byte %d flipped", offset), damaged, i%16 == 0) {
+			reported++
+		}
+	}
+	t.Logf("%d bits of a file of %d bytes: %d reported, the others without effect", len(offsets), len(sm.file), reported)
+	if reported < len(offsets)/10 {
+		t.Errorf("only %d of %d were noticed: the test shows nothing", reported, len(offsets))
+	}
+}
+
+func TestOverwrittenPages(t *testing.T) {
+	sm := newSample(t)
+	pageSize := os.Getpagesize()
+	pages := len(sm.file) / pageSize
+	random := rand.New(rand.NewPCG(3, 4))
+	for page := range pages {
+		at := page * pageSize
+		for what, fill := range map[string]func([]byte){
+			"zeros": func(b []byte) { clear(b) },
+			"ones": func(b []byte) {
+				for i := range b {
+					b[i] = 0xff
+				}
+			},
+			"noise": func(b []byte) {
+				for i := range b {
+					b[i] = byte(random.Uint32())
+				}
+			},
+			"another page": func(b []byte) { copy(b, sm.file[random.IntN(pages)*pageSize:][:pageSize]) },
+			"noise behind the header": func(b []byte) {
+				for i := pageHeaderLen; i < len(b); i++ {
+					b[i] = byte(random.Uint32())
+				}
+			},
+		} {
+			damaged := bytes.Clone(sm.file)
+			fill(damaged[at : at+pageSize])
+			sm.check(t, fmt.Sprintf("page %d overwritten with %s", page, what), damaged, false)
+		}
+	}
+}
+
+func TestTruncated(t *testing.T) {
+	sm := newSample(t)
+	pageSize := os.Getpagesize()
+	lengths := []int{0, 1, 15, 16, 79, 80, 4095, 8191}
+	for at := 0; at <= len(sm.file); at += pageSize {
+		lengths = append(lengths, at, max(0, at-1), at+1, at+pageSize/2)
+	}
+	for _, n := range lengths {
+		if n < len(sm.file) {
+			sm.check(t, fmt.Sprintf("cut to %d bytes", n), sm.file[:n], false)
+		}
+	}
+	// What the headers do not speak of is not needed.
+	if sm.check(t, "as it is", sm.file, true) {
+		t.Error("the whole file is reported as damaged")
+	}
+}
+
+// TestCyclicPages makes a page its own descendant, which bbolt would follow without end.
+func TestCyclicPages(t *testing.T) {
+	sm := newSample(t)
+	pageSize := os.Getpagesize()
+	noticed := 0
+	for page := 2 * pageSize; page < len(sm.file); page += pageSize {
+		if binary.NativeEndian.Uint16(sm.file[page+8:]) != branchFlag {
+			continue
+		}
+		damaged := bytes.Clone(sm.file)
+		binary.NativeEndian.PutUint64(damaged[page+pageHeaderLen+8:], uint64(page/pageSize))
+		if sm.check(t, "a page that contains itself", damaged, false) { // others are free pages
+			noticed++
+		}
+	}
+	if noticed == 0 {
+		t.Error("no cycle was noticed")
+	}
+}
+
+// TestExchangedCiphertexts puts sealed things in the place of others; the structure of the file
+// is flawless.
+func TestExchangedCiphertexts(t *testing.T) {
+	swap := func(bucket []byte, a, b string) func(*bbolt.Tx) error {
+		return func(tx *bbolt.Tx) error {
+			bk := tx.Bucket(bucket)
+			va, vb := bytes.Clone(bk.Get([]byte(a))), bytes.Clone(bk.Get([]byte(b)))
+			if va == nil || vb == nil {
+				return errors.New("nothing there to exchange")
+			}
+			return errors.Join(bk.Put([]byte(a), vb), bk.Put([]byte(b), va))
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*bbolt.Tx) error
+	}{
+		{"values of two versions", swap(bucketValues, "secret/03\x00v0", "secret/03\x00v1")},
+		{"values of two secrets", swap(bucketValues, "secret/03\x00v0", "secret/04\x00v0")},
+		{"metadata of two secrets", swap(bucketSecrets, "secret/03", "secret/07")},
+		{"metadata put in the place of a value", func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucketValues).Put([]byte("secret/03\x00v0"), tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
+		}},
+		{"a value removed", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Delete([]byte("secret/03\x00v0")) }},
+		{"a value added", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret/03\x00zz"), []byte("x")) }},
+		{"a value of no secret", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("zz\x00v"), []byte("x")) }},
+		{"a value of no secret in between", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret\x00v"), []byte("x")) }},
+		{"the note of a key", func(tx *bbolt.Tx) error {
+			bk := tx.Bucket(bucketKeys)
+			k, _ := bk.Cursor().First()
+			return bk.Put(k, tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sm := newSample(t)
+			db, err := bbolt.Open(sm.opts.Database, 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(db.Update(test.change), db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(sm.opts.Database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !sm.check(t, test.name, content, false) {
+				t.Error("not noticed")
+			}
+			// Whatever is not inside a value is noticed at once.
+			if s, err := Open(sm.opts); err == nil {
+				_ = s.Close()
+				if !strings.Contains(test.name, "values") && !strings.Contains(test.name, "place of a value") {
+					t.Error("not noticed by Open")
+				}
+			}
+		})
+	}
+}
+
+// TestDamageNamesTheSecret reads one secret whose value was changed, and others that are whole.
+func TestDamageNamesTheSecret(t *testing.T) {
+	sm := newSample(t)
+	db, err := bbolt.Open(sm.opts.Database, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		key := []byte("secret/03\x00v1")
+		sealed := bytes.Clone(tx.Bucket(bucketValues).Get(key))
+		sealed[len(sealed)-1] ^= 1
+		return tx.Bucket(bucketValues).Put(key, sealed)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, sm.opts)
+	for range 2 { // the store goes on
+		_, err = s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "secret/03", VersionID: "v1"})
+		wantErr(t, err, ErrDamaged)
+		if err != nil && !strings.Contains(err.Error(), `secret "secret/03", version "v1"`) {
+			t.Errorf("the error does not name secret and version: %v", err)
+		}
+	}
+	wantValue(t, s, "secret/04", sm.values[upstream.SecretRef{SecretName: "secret/04", VersionID: "v0"}])
+	// Nothing can be compared with a value that cannot be read.
+	_, err = s.PutSecretValue(context.Background(), upstream.PutSecretValueInput{SecretName: "secret/03", VersionID: "v1", SecretData: secret("x")})
+	wantErr(t, err, ErrDamaged)
+	mustPut(t, s, "secret/03", "v9", "good again")
+	wantValue(t, s, "secret/03", "good again")
+}
+
+// TestTruncatedUnderneath cuts the file while the store has it mapped: the process survives, and
+// every call ends with an error.
+func TestTruncatedUnderneath(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a mapped file cannot be cut there")
+	}
+	for _, keep := range []int64{0, 2} {
+		t.Run(fmt.Sprint(keep, " pages left"), func(t *testing.T) {
+			sm := newSample(t)
+			s, err := Open(sm.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(sm.opts.Database, keep*int64(os.Getpagesize())); err != nil {
+				t.Fatal(err)
+			}
+			ctx := context.Background()
+			for range 3 {
+				_, err := get(s, "secret/03")
+				wantErr(t, err, ErrDamaged)
+			}
+			_, err = s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "secret/03", VersionID: "new", SecretData: secret("new")})
+			wantErr(t, err, ErrDamaged)
+			start := time.Now()
+			_ = s.Close()
+			if d := time.Since(start); d > 2*closePatience+time.Second {
+				t.Errorf("close took %v", d)
+			}
+			// The lock is free again.
+			if err := os.WriteFile(sm.opts.Database, sm.file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s2 := mustOpen(t, sm.opts)
+			wantValue(t, s2, "secret/04", sm.values[upstream.SecretRef{SecretName: "secret/04", VersionID: "v0"}])
+		})
+	}
+}
+
+func TestOpenForeignFiles(t *testing.T) {
+	for _, test := range []struct{ name, content, want string }{
+		{"empty", "", "empty"},
+		{"text", strings.Repeat("This is not a database. ", 1000), "not a secretagent database"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := testOptions(t)
+			if err := os.MkdirAll(filepath.Dir(opts.Database), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(opts.Database, []byte(test.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Open(opts)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Stat(opts.Keyring); err == nil {
+				t.Error("a keyring was created all the same")
+			}
+			if content, err := os.ReadFile(opts.Database); err != nil || string(content) != test.content {
+				t.Error("the file was changed")
+			}
+		})
+	}
+	t.Run("another bbolt database", func(t *testing.T) {
+		opts := testOptions(t)
+		if err := os.MkdirAll(filepath.Dir(opts.Database), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		db, err := bbolt.Open(opts.Database, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(opts); err == nil {
+			t.Error("opened")
+		}
+	})
+}
+
+// FuzzDatabase opens files of any content: there is an error or a store, never a panic, and
+// opening ends.
+func FuzzDatabase(f *testing.F) {
+	f.Add(uint32(0), []byte{0})
+	f.Add(uint32(4096*3), []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	sm := newSample(f)
+	f.Fuzz(func(t *testing.T, offset uint32, patch []byte) {
+		damaged := bytes.Clone(sm.file)
+		copy(damaged[int(offset)%len(damaged):], patch)
+		own := *sm
+		own.opts.Database = filepath.Join(t.TempDir(), "secrets.db")
+		own.check(t, fmt.Sprintf("%d bytes at %d", len(patch), offset), damaged, false)
+	})
+}

@@ -1,0 +1,72 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"secretagent/upstream"
+)
+
+// Sentinels beyond those of package upstream; each also matches the sentinel of upstream that
+// it is a case of.
+var (
+	// ErrLocked: another process has the database open. It is an [upstream.ErrUnavailable].
+	ErrLocked error = &sentinel{"the database is in use by another process (a running agent?)", upstream.ErrUnavailable}
+
+	// ErrDamaged: what is on disk is not what was written. It is an [upstream.ErrInternal].
+	ErrDamaged error = &sentinel{"the database is damaged", upstream.ErrInternal}
+
+	// ErrKeyLost: the keyring lacks a key that the database needs. It is an
+	// [upstream.ErrKeyNotFound].
+	ErrKeyLost error = &sentinel{"the keyring lacks a key", upstream.ErrKeyNotFound}
+
+	// ErrClosed: the store was closed. It is an [upstream.ErrUnavailable].
+	ErrClosed error = &sentinel{"the store is closed", upstream.ErrUnavailable}
+)
+
+type sentinel struct {
+	text  string
+	class error
+}
+
+func (e *sentinel) Error() string { return e.text }
+func (e *sentinel) Unwrap() error { return e.class }
+
+// damaged says what is wrong and what to do.
+func damaged(format string, args ...any) error {
+	return &upstream.Error{
+		Message: fmt.Sprintf("the database is damaged: %s; stop the agent and put a good copy of the database file in place", fmt.Sprintf(format, args...)),
+		Err:     ErrDamaged,
+	}
+}
+
+func notFound(format string, args ...any) error {
+	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: upstream.ErrNotFound}
+}
+
+func limitExceeded(format string, args ...any) error {
+	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: upstream.ErrLimitExceeded}
+}
+
+// refer gives err the operation and the reference it belongs to, and a place in the error
+// table to errors that have none.
+func refer(err error, op string, ref upstream.SecretRef) error {
+	var known *upstream.Error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.As(err, &known):
+		return upstream.Wrap(known, op, ref)
+	case errors.Is(err, bolterrors.ErrDatabaseNotOpen), errors.Is(err, ErrClosed):
+		return &upstream.Error{Op: op, Ref: ref, Message: ErrClosed.Error(), Err: ErrClosed}
+	default:
+		return &upstream.Error{Op: op, Ref: ref, Message: err.Error(), Err: upstream.ErrInternal}
+	}
+}
+
+func secretRef(name upstream.SecretName) upstream.SecretRef {
+	return upstream.SecretRef{SecretName: name}
+}

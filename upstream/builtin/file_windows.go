@@ -1,0 +1,80 @@
+package builtin
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/windows"
+)
+
+// createFile writes a new file, whole or not at all. It fails with fs.ErrExist when path
+// exists.
+func createFile(path string, content []byte) error {
+	name, err := pendingFile(path, content)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(name)
+	return os.Link(name, path) // unlike rename, never replaces
+}
+
+// replaceFile replaces the file at path whole or not at all.
+func replaceFile(path string, content []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	name, err := pendingFile(path, content)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(name, path); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
+
+func pendingFile(path string, content []byte) (string, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path))
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+// syncFolder does nothing: Windows keeps folder entries in order by itself.
+func syncFolder(string) error { return nil }
+
+// lockRetry is how often a lock held by another process is tried again.
+const lockRetry = 10 * time.Millisecond
+
+// lockFile takes the lock that bbolt takes, so that the file can be looked at before bbolt
+// maps it. release hands it over to bbolt, which cannot take it while it is held.
+func lockFile(f *os.File, timeout time.Duration) (release func(), err error) {
+	at := windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
+	for deadline := time.Now().Add(timeout); ; {
+		err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_FAIL_IMMEDIATELY|windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, &at)
+		switch {
+		case err == nil:
+			return func() { unlockFile(f) }, nil
+		case err != windows.ERROR_LOCK_VIOLATION:
+			return nil, fmt.Errorf("lock: %w", err)
+		case !time.Now().Before(deadline):
+			return nil, ErrLocked
+		}
+		time.Sleep(min(lockRetry, time.Until(deadline)))
+	}
+}
+
+// unlockFile gives the lock back that lockFile or bbolt took.
+func unlockFile(f *os.File) {
+	at := windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
+	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
+}

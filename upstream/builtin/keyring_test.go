@@ -1,0 +1,571 @@
+package builtin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/mac"
+
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func TestFilesBelongToTheirOwnerOnly(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes there")
+	}
+	defer openUmask()()
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", "one")
+	check := func() {
+		t.Helper()
+		for path, want := range map[string]os.FileMode{
+			opts.Database: 0o600, filepath.Dir(opts.Database): 0o700,
+			opts.Keyring: 0o600, filepath.Dir(opts.Keyring): 0o700,
+		} {
+			st, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.Mode().Perm(); got != want {
+				t.Errorf("%s has mode %04o, want %04o", path, got, want)
+			}
+		}
+		for _, dir := range []string{filepath.Dir(opts.Database), filepath.Dir(opts.Keyring)} {
+			if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+				t.Errorf("left behind in %s: %v, %v", dir, files, err)
+			}
+		}
+	}
+	check()
+	if _, err := s.RotateKey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	check()
+}
+
+func TestAKeyringThatOthersCanReadIsRefused(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes there")
+	}
+	opts := testOptions(t)
+	mustOpen(t, opts).Close()
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o666, 0o601} {
+		if err := os.Chmod(opts.Keyring, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(opts)
+		if err == nil || !strings.Contains(err.Error(), "chmod 600 "+opts.Keyring) {
+			t.Errorf("mode %04o: got %v", mode, err)
+		}
+	}
+	// A credential has the mask of its access list where others have the bits of the group.
+	credential := opts
+	credential.KeyringIsCredential = true
+	for mode, good := range map[os.FileMode]bool{0o400: true, 0o440: true, 0o600: true, 0o640: true, 0o460: false, 0o450: false, 0o444: false, 0o404: false} {
+		if err := os.Chmod(opts.Keyring, mode); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(credential)
+		if (err == nil) != good {
+			t.Errorf("credential of mode %04o: got %v", mode, err)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
+	if err := os.Chmod(opts.Keyring, 0o440); err != nil {
+		t.Fatal(err)
+	}
+	// It is looked at first: nothing is created beside it.
+	fresh := testOptions(t)
+	fresh.Keyring = opts.Keyring
+	if _, err := Open(fresh); err == nil {
+		t.Error("opened")
+	}
+	if _, err := os.Stat(filepath.Dir(fresh.Database)); err == nil {
+		t.Error("a database folder was created")
+	}
+	if err := os.Chmod(opts.Keyring, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, opts)
+}
+
+func TestWarnings(t *testing.T) {
+	var log upstreamtest.Buffer
+	dir := t.TempDir()
+	opts := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json"), Logger: log.Logger()}
+	mustOpen(t, opts).Close()
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "move it to another volume") {
+		t.Errorf("no warning about the shared folder: %s", log.String())
+	}
+	opts = testOptions(t)
+	log = upstreamtest.Buffer{}
+	opts.Logger = log.Logger()
+	mustOpen(t, opts).Close()
+	if strings.Contains(log.String(), "WARN") {
+		t.Errorf("a warning without reason: %s", log.String())
+	}
+	if runtime.GOOS == "windows" {
+		return
+	}
+	if err := os.Chmod(opts.Database, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, opts).Close()
+	if !strings.Contains(log.String(), "chmod 600 "+opts.Database) {
+		t.Errorf("no warning about the mode: %s", log.String())
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	valid := func() Options { return Options{Database: "/nowhere/db", Keyring: "/elsewhere/keys"} }
+	for _, test := range []struct {
+		name   string
+		mutate func(*Options)
+		want   string
+	}{
+		{"no database", func(o *Options) { o.Database = "" }, "Database"},
+		{"no keyring", func(o *Options) { o.Keyring = "" }, "Keyring"},
+		{"the same file", func(o *Options) { o.Keyring = "/nowhere/./db" }, "Keyring"},
+		{"one version", func(o *Options) { o.MaxVersions = 1 }, "MaxVersions"},
+		{"too many versions", func(o *Options) { o.MaxVersions = 101 }, "MaxVersions"},
+		{"a region with a colon", func(o *Options) { o.Region = "a:b" }, "Region"},
+		{"an account with a slash", func(o *Options) { o.AccountID = "a/b" }, "AccountID"},
+		{"a negative wait", func(o *Options) { o.LockTimeout = -1 }, "LockTimeout"},
+		{"a long wait", func(o *Options) { o.LockTimeout = time.Hour }, "LockTimeout"},
+	} {
+		opts := valid()
+		test.mutate(&opts)
+		if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), test.want+":") {
+			t.Errorf("%s: got %v", test.name, err)
+		}
+	}
+	// All problems at once.
+	if _, err := Open(Options{MaxVersions: -1}); err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("got %v", err)
+	}
+	opts := testOptions(t)
+	if err := os.MkdirAll(opts.Database, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), "regular file") {
+		t.Errorf("a folder in the place of the database: %v", err)
+	}
+}
+
+func TestALostKeyringIsNotReplaced(t *testing.T) {
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Without secrets nothing is lost.
+	if err := os.Remove(opts.Keyring); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", "one")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(opts.Keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(opts.Keyring); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(opts)
+	wantErr(t, err, ErrKeyLost)
+	wantErr(t, err, upstream.ErrKeyNotFound)
+	if _, err := os.Stat(opts.Keyring); err == nil {
+		t.Error("a new keyring was made over existing data")
+	}
+
+	other := testOptions(t)
+	mustOpen(t, other).Close()
+	mixed := opts
+	mixed.Keyring = other.Keyring
+	_, err = Open(mixed)
+	wantErr(t, err, ErrKeyLost)
+	if err != nil && !strings.Contains(err.Error(), `"a"`) {
+		t.Errorf("the error names no secret: %v", err)
+	}
+
+	if err := os.WriteFile(opts.Keyring, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantValue(t, mustOpen(t, opts), "a", "one")
+}
+
+func TestBadKeyrings(t *testing.T) {
+	encode := func(change func(*keyset.Manager)) string {
+		m := keyset.NewManager()
+		id, err := m.Add(aead.AES256GCMKeyTemplate())
+		if err == nil {
+			err = m.SetPrimary(id)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(m)
+		handle, err := m.Handle()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var buf bytes.Buffer
+		if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
+			t.Fatal(err)
+		}
+		return buf.String()
+	}
+	must := func(_ uint32, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	const marker = "KEYRING-MARKER"
+	for _, test := range []struct{ name, content, want string }{
+		{"empty", "", "not a Tink keyset"},
+		{"not JSON", marker, "not a Tink keyset"},
+		{"JSON of something else", `{"key":[{"keyData":"` + marker + `"}]}`, "not a Tink keyset"},
+		{"cut short", encode(func(*keyset.Manager) {})[:100], "not a Tink keyset"},
+		{"a key of another kind", encode(func(m *keyset.Manager) { must(m.Add(mac.HMACSHA256Tag128KeyTemplate())) }), "AES256-GCM"},
+		{"a key without prefix", encode(func(m *keyset.Manager) { must(m.Add(aead.AES256GCMNoPrefixKeyTemplate())) }), "prefix"},
+		{"a short key", encode(func(m *keyset.Manager) { must(m.Add(aead.AES128GCMKeyTemplate())) }), "AES256-GCM"},
+		{"endless", strings.Repeat(" ", maxKeyringSize+1), "1 MiB"},
+	} {
+		opts := testOptions(t)
+		if err := os.MkdirAll(filepath.Dir(opts.Keyring), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(opts.Keyring, []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(opts)
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), opts.Keyring) {
+			t.Errorf("%s: got %v", test.name, err)
+		}
+		if err != nil && strings.Contains(err.Error(), marker) {
+			t.Errorf("%s: the error quotes the file: %v", test.name, err)
+		}
+	}
+}
+
+// TestTheKeyringIsPlain: others read the file too, so it is a Tink keyset and nothing else.
+func TestTheKeyringIsPlain(t *testing.T) {
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	if _, err := s.RotateKey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(opts.Keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(text, &fields); err != nil || len(fields) != 2 || fields["primaryKeyId"] == nil || fields["key"] == nil {
+		t.Errorf("fields %v, %v", fields, err)
+	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(text)))
+	if err != nil || handle.Len() != 2 {
+		t.Fatalf("%v, %v", handle, err)
+	}
+	if _, err := aead.New(handle); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoProcesses(t *testing.T) {
+	opts := testOptions(t)
+	opts.LockTimeout = 100 * time.Millisecond
+	cmd, out := startChild(t, "hold", opts)
+	killed := false
+	defer func() {
+		if !killed {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	}()
+	if _, err := out.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_, err := Open(opts)
+	wantErr(t, err, ErrLocked)
+	wantErr(t, err, upstream.ErrUnavailable)
+	if d := time.Since(start); d < 90*time.Millisecond || d > 5*time.Second {
+		t.Errorf("gave up after %v", d)
+	}
+	if err != nil && !strings.Contains(err.Error(), "another process (a running agent?)") {
+		t.Errorf("unclear: %v", err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = cmd.Process.Kill() })
+	opts.LockTimeout = 10 * time.Second
+	mustOpen(t, opts) // waits for the other to go
+	_ = cmd.Wait()
+	killed = true
+	_, err = Open(Options{Database: opts.Database, Keyring: opts.Keyring, LockTimeout: time.Millisecond})
+	wantErr(t, err, ErrLocked) // also within one process
+}
+
+// keyOf returns the EncryptionKeyId of a secret.
+func keyOf(t *testing.T, s *Store, name string) string {
+	t.Helper()
+	m, err := s.DescribeSecret(context.Background(), upstream.SecretName(name), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.EncryptionKeyID
+}
+
+func primaryOf(t *testing.T, s *Store) string {
+	t.Helper()
+	keys, err := s.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(keys, func(k Key) bool { return k.Primary })
+	return keys[i].ID
+}
+
+func TestRotation(t *testing.T) {
+	clock := newClock()
+	opts := testOptions(t)
+	opts.Now = clock.now
+	s := mustOpen(t, opts)
+	ctx := context.Background()
+	first := primaryOf(t, s)
+	mustCreate(t, s, "plain", "v1", "one")
+	_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "named", VersionID: "v1", SecretData: secret("one"), EncryptionKeyID: first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unknown := range []string{"1", "x", "-1", "0", "00" + first, "4294967296"} {
+		_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "unknown", VersionID: "v1", SecretData: secret("x"), EncryptionKeyID: unknown})
+		wantErr(t, err, upstream.ErrKeyNotFound)
+	}
+	if got := keyOf(t, s, "plain"); got != first {
+		t.Errorf("key %s, want %s", got, first)
+	}
+
+	clock.advance(time.Hour)
+	second, err := s.RotateKey(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second == first || primaryOf(t, s) != second {
+		t.Errorf("primary is %s after a rotation from %s to %s", primaryOf(t, s), first, second)
+	}
+	wantValue(t, s, "plain", "one")
+	if got := keyOf(t, s, "plain"); got != first {
+		t.Errorf("the current value is sealed with %s, but described with %s", first, got)
+	}
+	mustPut(t, s, "plain", "v2", "two")
+	mustPut(t, s, "named", "v2", "two")
+	if got := keyOf(t, s, "plain"); got != second {
+		t.Errorf("a new value: key %s, want the new primary %s", got, second)
+	}
+	if got := keyOf(t, s, "named"); got != first {
+		t.Errorf("a secret with a key of its own: key %s, want %s", got, first)
+	}
+	keys, err := s.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := newClock().now()
+	if want := []Key{
+		{ID: first, Status: "enabled", CreateTime: start, Secrets: 1, Values: 3},
+		{ID: second, Status: "enabled", Primary: true, CreateTime: start.Add(time.Hour), Secrets: 1, Values: 1},
+	}; !slices.Equal(keys, want) {
+		t.Errorf("keys:\n got %+v\nwant %+v", keys, want)
+	}
+
+	var progress []string
+	if err := s.Reencrypt(ctx, func(done, total int) { progress = append(progress, fmt.Sprint(done, "/", total)) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(progress) == 0 || progress[len(progress)-1] != "2/2" {
+		t.Errorf("progress %v", progress)
+	}
+	for _, name := range []string{"plain", "named"} {
+		if got := keyOf(t, s, name); got != second {
+			t.Errorf("%s after re-encryption: key %s, want %s", name, got, second)
+		}
+		wantValue(t, s, name, "two")
+		wantValue(t, s, name+":ACSPrevious", "one")
+	}
+	commits := s.Stats().Commits
+	if err := s.Reencrypt(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if s.Stats().Commits != commits {
+		t.Error("re-encrypting again wrote something")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// The old key is no longer needed and can be taken out.
+	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Delete(mustKeyID(t, first)) })
+	s = mustOpen(t, opts)
+	wantValue(t, s, "named:ACSPrevious", "one")
+	if keys, err := s.Keys(); err != nil || len(keys) != 1 || keys[0].Values != 4 || keys[0].Secrets != 2 {
+		t.Errorf("keys %+v, %v", keys, err)
+	}
+}
+
+func mustKeyID(t *testing.T, text string) uint32 {
+	t.Helper()
+	id, ok := parseKeyID(text)
+	if !ok {
+		t.Fatalf("key id %q", text)
+	}
+	return id
+}
+
+// rewriteKeyring changes a keyring as another program would.
+func rewriteKeyring(t *testing.T, path string, change func(*keyset.Manager) error) {
+	t.Helper()
+	k, err := readKeyring(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := keyset.NewManagerFromHandle(k.handle)
+	if err := change(m); err != nil {
+		t.Fatal(err)
+	}
+	handle, err := m.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := encodeKeyring(handle)
+	if err == nil {
+		err = replaceFile(path, text)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestADisabledKeyThatIsNeeded(t *testing.T) {
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	first := primaryOf(t, s)
+	mustCreate(t, s, "a", "v1", "one")
+	if _, err := s.RotateKey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, "a", "v2", "two") // seals the metadata with the new key; v1 still needs the old one
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Disable(mustKeyID(t, first)) })
+	_, err := Open(opts)
+	wantErr(t, err, ErrKeyLost)
+	if err != nil && !strings.Contains(err.Error(), first) {
+		t.Errorf("the error names no key: %v", err)
+	}
+	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Enable(mustKeyID(t, first)) })
+	wantValue(t, mustOpen(t, opts), "a:ACSPrevious", "one")
+}
+
+func TestRotationMindsTheFile(t *testing.T) {
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", "one")
+	// A key that another program has added stays.
+	var added uint32
+	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) (err error) {
+		added, err = m.Add(aead.AES256GCMKeyTemplate())
+		return err
+	})
+	if _, err := s.RotateKey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := s.Keys()
+	if err != nil || len(keys) != 3 || keys[1].ID != formatKeyID(added) {
+		t.Errorf("keys %+v, %v", keys, err)
+	}
+	// A keyring that is not the one in use is left alone.
+	other := testOptions(t)
+	mustOpen(t, other).Close()
+	text, err := os.ReadFile(other.Keyring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(opts.Keyring, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.RotateKey(context.Background())
+	wantErr(t, err, ErrKeyLost)
+	if after, _ := os.ReadFile(opts.Keyring); !bytes.Equal(after, text) {
+		t.Error("the file was changed")
+	}
+	if err := os.Remove(opts.Keyring); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = s.RotateKey(context.Background()); err == nil {
+		t.Error("rotated without a file")
+	}
+	if _, err := os.Stat(opts.Keyring); err == nil {
+		t.Error("a file was made")
+	}
+	wantValue(t, s, "a", "one")
+	mustPut(t, s, "a", "v2", "two")
+}
+
+func TestAReencryptionThatIsCancelled(t *testing.T) {
+	s := mustOpen(t, testOptions(t))
+	for i := range 100 {
+		mustCreate(t, s, fmt.Sprint("s/", i), "v1", strings.Repeat("x", 30_000))
+	}
+	if _, err := s.RotateKey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	err := s.Reencrypt(ctx, func(done, total int) {
+		if done >= total {
+			t.Error("it all fits into one batch: the test shows nothing")
+		}
+		cancel()
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	var dones []int
+	if err := s.Reencrypt(context.Background(), func(done, _ int) { dones = append(dones, done) }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.IsSorted(dones) || dones[len(dones)-1] != 100 || len(dones) < 2 {
+		t.Errorf("progress %v", dones)
+	}
+	if n := valuesUnder(mustKeys(t, s), primaryOf(t, s)); n != 100 {
+		t.Errorf("%d values are under the primary key", n)
+	}
+}
+
+func mustKeys(t *testing.T, s *Store) []Key {
+	t.Helper()
+	keys, err := s.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}

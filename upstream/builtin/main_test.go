@@ -1,0 +1,149 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"secretagent/upstream"
+)
+
+// childMode names what a re-executed test binary does instead of testing.
+const childMode = "SECRETAGENT_LOCAL_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(childMode); mode != "" {
+		os.Exit(runChild(mode))
+	}
+	// A database that broke down cannot be closed in full, see [Store.Close].
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/bbolt.(*DB).Close"))
+}
+
+// clock is a clock that tests move.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func newClock() *clock { return &clock{t: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// testOptions are options for files in a folder of the test's own.
+func testOptions(tb testing.TB) Options {
+	dir := tb.TempDir()
+	return Options{
+		Database: filepath.Join(dir, "data", "secrets.db"),
+		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
+	}
+}
+
+// mustOpen opens a store that is closed, and its file checked, when the test ends.
+func mustOpen(tb testing.TB, opts Options) *Store {
+	tb.Helper()
+	s, err := Open(opts)
+	if err != nil {
+		tb.Fatalf("open: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+		checkFile(tb, opts.Database)
+	})
+	return s
+}
+
+// checkFile reports what is wrong with the structure of a database that nobody has open.
+func checkFile(tb testing.TB, path string) {
+	tb.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		tb.Errorf("check: %v", err)
+		return
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil {
+		err = verifyPages(f, st.Size())
+	}
+	if err != nil {
+		tb.Errorf("check: %v", err)
+	}
+}
+
+func mustCreate(tb testing.TB, s *Store, name, id, data string) {
+	tb.Helper()
+	_, err := s.CreateSecret(context.Background(), upstream.CreateSecretInput{
+		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data),
+	})
+	if err != nil {
+		tb.Fatalf("create %s: %v", name, err)
+	}
+}
+
+func mustPut(tb testing.TB, s *Store, name, id, data string, stages ...upstream.VersionStage) {
+	tb.Helper()
+	_, err := s.PutSecretValue(context.Background(), upstream.PutSecretValueInput{
+		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data), VersionStages: stages,
+	})
+	if err != nil {
+		tb.Fatalf("put %s %s: %v", name, id, err)
+	}
+}
+
+// get returns the value that ref, as ParseSecretRef reads it, stands for.
+func get(s *Store, ref string) (string, error) {
+	r, err := upstream.ParseSecretRef(ref)
+	if err != nil {
+		return "", err
+	}
+	v, err := s.GetSecretValue(context.Background(), r)
+	return string(v.SecretData.Reveal()), err
+}
+
+func wantValue(tb testing.TB, s *Store, ref, want string) {
+	tb.Helper()
+	if got, err := get(s, ref); err != nil || got != want {
+		tb.Errorf("%s: got %q, %v; want %q", ref, got, err, want)
+	}
+}
+
+func wantErr(tb testing.TB, err, want error) {
+	tb.Helper()
+	if !errors.Is(err, want) {
+		tb.Errorf("got error %v, want one that is %q", err, want)
+	}
+}
+
+func secret(s string) upstream.SecretData { return upstream.NewSecretData([]byte(s)) }
+
+func runChild(mode string) int {
+	child, ok := children[mode]
+	if !ok {
+		fmt.Fprintln(os.Stderr, "no such child:", mode)
+		return 2
+	}
+	if err := child(os.Getenv(childMode+"_DB"), os.Getenv(childMode+"_KEYRING")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}

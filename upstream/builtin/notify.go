@@ -1,0 +1,55 @@
+package builtin
+
+import (
+	"slices"
+	"sync"
+
+	"secretagent/upstream"
+)
+
+// listeners are the functions that want to hear of changes.
+type listeners struct {
+	mu    sync.RWMutex
+	funcs map[int]func(upstream.SecretName)
+	next  int
+}
+
+// OnChange calls fn with the name of each secret of which readers see something else: after
+// the change is on disk and before its writer is answered, so that whoever is told "done"
+// finds fn has run. Changes that are committed together call fn once per secret.
+//
+// fn runs on the writer's goroutine: it must not block and must not call the store. After
+// cancel has returned, fn is not called again.
+func (s *Store) OnChange(fn func(upstream.SecretName)) (cancel func()) {
+	return s.listeners.add(fn)
+}
+
+func (l *listeners) add(fn func(upstream.SecretName)) (cancel func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.funcs == nil {
+		l.funcs = map[int]func(upstream.SecretName){}
+	}
+	id := l.next
+	l.next++
+	l.funcs[id] = fn
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.funcs, id)
+	}
+}
+
+func (l *listeners) call(changed []upstream.SecretName) {
+	if len(changed) > 1 {
+		slices.Sort(changed)
+		changed = slices.Compact(changed)
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, name := range changed {
+		for _, fn := range l.funcs {
+			fn(name)
+		}
+	}
+}

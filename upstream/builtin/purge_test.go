@@ -1,0 +1,213 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+const day = 24 * time.Hour
+
+// inFile reports which secrets the database still holds, whatever their state.
+func inFile(t *testing.T, s *Store) (names []string) {
+	t.Helper()
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		if n := tx.Bucket(bucketValues).Stats().KeyN; n < tx.Bucket(bucketSecrets).Stats().KeyN {
+			t.Errorf("only %d values", n)
+		}
+		return tx.Bucket(bucketSecrets).ForEach(func(k, _ []byte) error {
+			names = append(names, string(k))
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+func mustDelete(t *testing.T, s *Store, name string, days int) time.Time {
+	t.Helper()
+	at, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), RecoveryWindowInDays: days})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func TestPurge(t *testing.T) {
+	opts := testOptions(t)
+	var log upstreamtest.Buffer
+	opts.Logger = log.Logger()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		heard := listen(t, s)
+		for _, name := range []string{"kept", "restored", "seven", "thirty"} {
+			mustCreate(t, s, name, "v1", name)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if at := mustDelete(t, s, "seven", 7); at != time.Now().Truncate(time.Second).Add(7*day).UTC() {
+			t.Errorf("planned for %v", at)
+		}
+		mustDelete(t, s, "restored", 7)
+		mustDelete(t, s, "thirty", 0)
+		if err := s.RestoreSecret(ctx, "restored"); err != nil {
+			t.Error(err)
+		}
+		heard()
+
+		time.Sleep(7*day - time.Second)
+		synctest.Wait()
+		if got := inFile(t, s); len(got) != 4 {
+			t.Errorf("a second before the time: %v", got)
+		}
+		_, err = get(s, "seven")
+		wantErr(t, err, upstream.ErrPendingDeletion)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "restored", "thirty"}) {
+			t.Errorf("after seven days: %v", got)
+		}
+		if got := heard(); !slices.Equal(got, []string{"seven"}) {
+			t.Errorf("heard of %v", got)
+		}
+		time.Sleep(24 * day)
+		synctest.Wait()
+		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "restored"}) {
+			t.Errorf("after 31 days: %v", got)
+		}
+		if n := s.Stats().Purged; n != 2 {
+			t.Errorf("%d purged", n)
+		}
+		wantValue(t, s, "restored", "restored")
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	if !strings.Contains(log.String(), "secret=seven") {
+		t.Errorf("the log does not tell: %s", log.String())
+	}
+}
+
+// TestPurgeAfterARestart: the plan is in the database, and time passes while nobody looks.
+func TestPurgeAfterARestart(t *testing.T) {
+	opts := testOptions(t)
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"past", "future", "kept"} {
+			mustCreate(t, s, name, "v1", name)
+		}
+		mustDelete(t, s, "past", 7)
+		mustDelete(t, s, "future", 30)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * day)
+		if s, err = Open(opts); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		// Invisible before the purge has run.
+		_, err = s.DescribeSecret(t.Context(), "past", false)
+		wantErr(t, err, upstream.ErrNotFound)
+		wantErr(t, s.RestoreSecret(t.Context(), "past"), upstream.ErrNotFound)
+		if out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{}); err != nil || out.TotalCount != 2 {
+			t.Errorf("listed %d, %v", out.TotalCount, err)
+		}
+		// Its name is free, and nothing of it comes back.
+		mustCreate(t, s, "past", "v2", "new")
+		_, err = s.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "past", VersionID: "v1"})
+		wantErr(t, err, upstream.ErrNotFound)
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Run(ctx) }()
+		time.Sleep(21 * day)
+		synctest.Wait()
+		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "past"}) {
+			t.Errorf("left: %v", got)
+		}
+		wantValue(t, s, "past", "new")
+		cancel()
+		<-stopped
+	})
+}
+
+// TestPurgeIsTriedAgain: a purge that fails is reported and comes again.
+func TestPurgeIsTriedAgain(t *testing.T) {
+	opts := testOptions(t)
+	var log upstreamtest.Buffer
+	opts.Logger = log.Logger()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		mustCreate(t, s, "a", "v1", "one")
+		mustDelete(t, s, "a", 7)
+		time.Sleep(8 * day)
+		failures := 2 // the wish to look again, from the deletion, is still there
+		s.update = func(fn func(*bbolt.Tx) error) error {
+			return s.db.Update(func(tx *bbolt.Tx) error {
+				if err := fn(tx); err != nil || failures == 0 {
+					return err
+				}
+				failures--
+				return errors.New("no space left on device")
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Run(ctx) }()
+		synctest.Wait()
+		if got := inFile(t, s); len(got) != 1 {
+			t.Errorf("left: %v", got)
+		}
+		time.Sleep(2 * purgeRetry)
+		synctest.Wait()
+		if got := inFile(t, s); len(got) != 0 {
+			t.Errorf("left after the retry: %v", got)
+		}
+		cancel()
+		<-stopped
+	})
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "no space left") {
+		t.Errorf("the log does not tell: %s", log.String())
+	}
+}
+
+// TestPurgeSparesWhatWasRestored: a plan that was taken back after the purge looked it up.
+func TestPurgeSparesWhatWasRestored(t *testing.T) {
+	clock := newClock()
+	opts := testOptions(t)
+	opts.Now = clock.now
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", "one")
+	s.schedule.set("a", 1)    // a plan that the record does not know
+	s.schedule.set("gone", 1) // nor any record
+	next, err := s.purgeDue(t.Context())
+	if err != nil || next != 0 {
+		t.Errorf("next at %v, %v", next, err)
+	}
+	wantValue(t, s, "a", "one")
+}

@@ -1,0 +1,302 @@
+package builtin
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// Key is a key of the keyring, without its material.
+type Key struct {
+	ID      string // decimal, as in EncryptionKeyId
+	Status  string // enabled, disabled or destroyed
+	Primary bool   // seals what is written from now on
+
+	// CreateTime is when this database first saw the key; zero when it has not yet.
+	CreateTime time.Time
+
+	// Secrets and Values are how many secrets' metadata and how many versions are sealed
+	// with the key. A key with neither is no longer needed by this database.
+	Secrets int
+	Values  int
+}
+
+// Keys returns the keys of the keyring, in its order. It reads the metadata of every secret.
+func (s *Store) Keys() ([]Key, error) {
+	var out []Key
+	err := s.view(context.Background(), "Keys", upstream.SecretRef{}, func(t *tx) error {
+		secrets, values := map[uint32]int{}, map[uint32]int{}
+		bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
+		if err != nil {
+			return err
+		}
+		// Also secrets that wait to be purged: their keys are still needed.
+		err = bucket.ForEach(func(name, sealed []byte) error {
+			r, err := t.openRecord(upstream.SecretName(name), sealed)
+			if err != nil {
+				return err
+			}
+			id, _ := sealKey(sealed)
+			secrets[id]++
+			for i := range r.versions {
+				values[r.versions[i].keyID]++
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range t.keys.entries {
+			created, err := t.keySeen(e.id)
+			if err != nil {
+				return err
+			}
+			out = append(out, Key{
+				ID:         formatKeyID(e.id),
+				Status:     strings.ToLower(e.status.String()),
+				Primary:    e.id == t.keys.primary,
+				CreateTime: created,
+				Secrets:    secrets[e.id],
+				Values:     values[e.id],
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RotateKey adds a key to the keyring, makes it primary and returns its id. The keyring file is
+// replaced atomically and is on disk before the key is used. Everything that was sealed stays
+// readable; what is written from now on is sealed with the new key, except for secrets that
+// were created with a key of their own.
+func (s *Store) RotateKey(ctx context.Context) (string, error) {
+	const op = "RotateKey"
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	select {
+	case <-s.quit:
+		return "", refer(ErrClosed, op, upstream.SecretRef{})
+	default:
+	}
+	s.rotate.Lock()
+	defer s.rotate.Unlock()
+	// Others use the file as well, so it is read again and not taken from memory.
+	onDisk, err := readKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
+	if err != nil {
+		return "", refer(err, op, upstream.SecretRef{})
+	}
+	for _, e := range s.keys.Load().entries {
+		if e.aead != nil && onDisk.aead(e.id) == nil {
+			return "", refer(&upstream.Error{
+				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.id),
+				Err:     ErrKeyLost,
+			}, op, upstream.SecretRef{})
+		}
+	}
+	next, text, err := onDisk.extended()
+	if err != nil {
+		return "", refer(err, op, upstream.SecretRef{})
+	}
+	if err := replaceFile(s.opts.Keyring, text); err != nil {
+		return "", refer(fmt.Errorf("the keyring is unchanged: %w", err), op, upstream.SecretRef{})
+	}
+	s.keys.Store(next)
+	id := formatKeyID(next.primary)
+	s.log.Info("key rotated", "key", id, "count", len(next.entries))
+	// Whatever is in the same transaction as this note, or after it, uses the new key.
+	err = s.write(context.WithoutCancel(ctx), op, upstream.SecretRef{}, func(t *tx) error { return t.noteKey(next.primary) })
+	if err != nil {
+		return id, fmt.Errorf("key %s is in the keyring and primary, but could not be noted in the database: %w", id, err)
+	}
+	return id, nil
+}
+
+// missingKeys returns the keys that the database has seen and the keyring does not hold, or
+// holds disabled. A key that the keyring does hold must be the same key.
+func (t *tx) missingKeys() (map[uint32]bool, error) {
+	bucket := t.bolt.Bucket(bucketKeys)
+	if bucket == nil {
+		return nil, damaged("it has no bucket %q", bucketKeys)
+	}
+	missing := map[uint32]bool{}
+	err := bucket.ForEach(func(key, _ []byte) error {
+		if len(key) != 4 {
+			return damaged("its list of keys has an entry that is none")
+		}
+		id := binary.BigEndian.Uint32(key)
+		if t.keys.aead(id) == nil {
+			missing[id] = true
+			return nil
+		}
+		_, err := t.keySeen(id)
+		return err
+	})
+	return missing, err
+}
+
+// keySeen returns when the database first saw a key; zero when it has not.
+func (t *tx) keySeen(id uint32) (time.Time, error) {
+	bucket := t.bolt.Bucket(bucketKeys)
+	if bucket == nil {
+		return time.Time{}, damaged("it has no bucket %q", bucketKeys)
+	}
+	sealed := bucket.Get(binary.BigEndian.AppendUint32(nil, id))
+	if sealed == nil || t.keys.aead(id) == nil {
+		return time.Time{}, nil
+	}
+	plain, err := t.keys.open(sealed, keyAssociatedData(id))
+	if err != nil || len(plain) != 8 {
+		return time.Time{}, &upstream.Error{
+			Message: fmt.Sprintf("what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id),
+			Err:     ErrDamaged,
+		}
+	}
+	return unixTime(int64(binary.BigEndian.Uint64(plain))), nil
+}
+
+// noteKey seals a note with a key that the database has not seen before.
+func (t *tx) noteKey(id uint32) error {
+	bucket := t.bolt.Bucket(bucketKeys)
+	if bucket == nil {
+		return damaged("it has no bucket %q", bucketKeys)
+	}
+	key := binary.BigEndian.AppendUint32(nil, id)
+	if bucket.Get(key) != nil {
+		return nil
+	}
+	sealed, err := t.keys.seal(id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), keyAssociatedData(id))
+	if err != nil {
+		return err
+	}
+	t.writes++
+	return bucket.Put(key, sealed)
+}
+
+// noteKeys notes the enabled keys of the keyring that the database has not seen, and forgets
+// keys that are gone and not needed. The writer does not run yet.
+func (s *Store) noteKeys(forgotten []uint32) error {
+	w := &write{apply: func(t *tx) error {
+		for _, e := range t.keys.entries {
+			if e.aead == nil {
+				continue
+			}
+			if err := t.noteKey(e.id); err != nil {
+				return err
+			}
+		}
+		for _, id := range forgotten {
+			t.writes++
+			if err := t.bolt.Bucket(bucketKeys).Delete(binary.BigEndian.AppendUint32(nil, id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	if err := s.execute([]*write{w}); err != nil {
+		return err
+	}
+	return w.err
+}
+
+// reencryptBatch bounds a transaction of [Store.Reencrypt], in bytes of values.
+const reencryptBatch = 1 << 20
+
+// Reencrypt rewrites everything that is not sealed with the primary key: values and metadata,
+// also of secrets that were created with a key of their own, which from then on follow the
+// primary key. Each batch is on disk before the next begins, and what uses the primary key
+// already is skipped, so a call after a crash goes on where the last one was.
+//
+// progress, which may be nil, is called after each batch with the number of secrets done and
+// the number of secrets there are. Other calls work meanwhile. A rotation during the call may
+// leave secrets under the key that was primary; call again.
+func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
+	const op = "Reencrypt"
+	total := 0
+	if err := s.view(ctx, op, upstream.SecretRef{}, func(t *tx) error {
+		bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
+		if err == nil {
+			total = bucket.Stats().KeyN
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	var (
+		done  int
+		after []byte // the last name that is done
+	)
+	for more := true; more; {
+		var last []byte
+		var count int
+		err := s.write(ctx, op, upstream.SecretRef{}, func(t *tx) (err error) {
+			last, count, more, err = t.reencrypt(after)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		after = last
+		done += count
+		if progress != nil {
+			progress(done, max(total, done))
+		}
+	}
+	s.log.Info("secrets re-encrypted", "count", done, "key", formatKeyID(s.keys.Load().primary))
+	return nil
+}
+
+// reencrypt brings the secrets behind after under the primary key, until the batch is full.
+func (t *tx) reencrypt(after []byte) (last []byte, count int, more bool, err error) {
+	bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	// The cursor is placed anew for each secret: a write may move what it points to.
+	last = after
+	for size := 0; size < reencryptBatch; count++ {
+		key, sealed := bucket.Cursor().Seek(append(append([]byte(nil), last...), 0))
+		if key == nil {
+			return last, count, false, nil
+		}
+		name := upstream.SecretName(key)
+		last = []byte(name)
+		r, err := t.openRecord(name, sealed)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		id, _ := sealKey(sealed)
+		current := id == t.keys.primary && r.key == 0
+		r.key = 0
+		for i := range r.versions {
+			v := &r.versions[i]
+			if v.keyID == t.keys.primary {
+				continue
+			}
+			current = false
+			data, err := t.value(name, v)
+			if err != nil {
+				return nil, 0, false, err
+			}
+			size += len(data)
+			if err := t.putValue(name, r, v, data); err != nil {
+				return nil, 0, false, err
+			}
+		}
+		size += 512 // the record, and that looking costs something too
+		if current {
+			continue
+		}
+		if err := t.putRecord(name, r); err != nil {
+			return nil, 0, false, err
+		}
+	}
+	return last, count, true, nil
+}

@@ -1,0 +1,355 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"secretagent/upstream"
+)
+
+// Store is the built-in Secrets Manager. Make one with [Open]; all methods are safe for
+// concurrent use.
+type Store struct {
+	opts Options
+	log  *slog.Logger
+
+	db     *bbolt.DB
+	file   *os.File                          // the one that db has open
+	update func(func(*bbolt.Tx) error) error // db.Update; tests let it fail
+
+	keys   atomic.Pointer[keys]
+	rotate sync.Mutex // one change of the keyring at a time
+
+	queue      chan *write   // writes in line
+	quit       chan struct{} // closed by Close
+	writerDone chan struct{} // closed when the writer has stopped
+	closeOnce  sync.Once
+	closeErr   error
+
+	broken atomic.Pointer[error] // why no transaction can begin any more
+
+	listeners listeners
+	schedule  schedule
+	counters  counters
+}
+
+var _ upstream.Manager = (*Store)(nil)
+
+// The buckets of the database.
+//
+//	format   "version"            → "1"
+//	keys     key id, 4 bytes      → sealed: when the database first saw the key
+//	secrets  name                 → sealed record, see record.go
+//	values   name 0x00 version id → sealed value
+var (
+	bucketFormat  = []byte("format")
+	bucketKeys    = []byte("keys")
+	bucketSecrets = []byte("secrets")
+	bucketValues  = []byte("values")
+
+	formatKey   = []byte("version")
+	formatValue = []byte("1")
+)
+
+// Open opens the database, or creates it and its keyring where they do not exist, checks
+// both, and starts the writer. The caller closes the store.
+//
+// It fails, having changed nothing, when the options or the keyring's permissions are bad;
+// with [ErrLocked] when another process has the database open; with [ErrDamaged] when the file
+// is not what was written; with [ErrKeyLost] when the keyring lacks a key that is in use, also
+// when it is missing altogether while there are secrets.
+func Open(opts Options) (*Store, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	keyring, err := readKeyring(opts.Keyring, opts.KeyringIsCredential)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := createDatabase(opts.Database); err != nil {
+		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
+	}
+	s := &Store{
+		opts:       opts,
+		log:        opts.Logger,
+		queue:      make(chan *write, maxQueued),
+		quit:       make(chan struct{}),
+		writerDone: make(chan struct{}),
+	}
+	s.schedule.changed = make(chan struct{}, 1)
+	if s.db, s.file, err = openDatabase(opts.Database, opts.LockTimeout); err != nil {
+		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
+	}
+	s.update = s.db.Update
+	if err := s.load(keyring); err != nil {
+		return nil, errors.Join(fmt.Errorf("database %s: %w", opts.Database, err), s.closeDatabase())
+	}
+	s.warn()
+	go s.writeLoop()
+	return s, nil
+}
+
+// Format prints where the store is, for every verb. Otherwise fmt would, for some verbs, follow
+// the pointers into key material and into the map of the file, which has no end it could see.
+func (s *Store) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "builtin.Store(%s)", s.opts.Database)
+}
+
+// load makes the keyring usable with this database and checks every secret.
+func (s *Store) load(keyring *keys) error {
+	if keyring == nil {
+		// No write transaction runs yet, and there is no key to open anything with: only look.
+		var used bool
+		err := s.transact(s.db.View, func(t *tx) error {
+			secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
+			if err != nil {
+				return err
+			}
+			first, _ := secrets.Cursor().First()
+			used = first != nil
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if used {
+			return &upstream.Error{
+				Message: fmt.Sprintf("holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring),
+				Err:     ErrKeyLost,
+			}
+		}
+		if keyring, err = createKeyring(s.opts.Keyring); err != nil {
+			return err
+		}
+		s.log.Info("keyring created", "path", s.opts.Keyring, "key", formatKeyID(keyring.primary))
+	}
+	s.keys.Store(keyring)
+	var forgotten []uint32
+	err := s.transact(s.db.View, func(t *tx) (err error) {
+		forgotten, err = s.verify(t)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.noteKeys(forgotten)
+}
+
+// warn logs what is unwise about where the files are.
+func (s *Store) warn() {
+	if sameFolder(s.opts.Database, s.opts.Keyring) {
+		s.log.Warn("the keyring lies in the folder of the database: who gets that folder has the secrets", "path", s.opts.Database, "keyring", s.opts.Keyring,
+			"hint", "move it to another volume and set upstream.local.keyring")
+	}
+	if st, err := s.file.Stat(); err == nil && st.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+		s.log.Warn("others than its owner can read the database or change it", "path", s.opts.Database, "mode", fmt.Sprintf("%04o", st.Mode().Perm()),
+			"hint", "chmod 600 "+s.opts.Database)
+	}
+}
+
+func sameFolder(a, b string) bool {
+	folder := func(path string) string {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		if abs, err := filepath.Abs(path); err == nil {
+			path = abs
+		}
+		return filepath.Dir(path)
+	}
+	return folder(a) == folder(b)
+}
+
+// createDatabase puts a database without secrets at path unless there is a file already. It
+// is complete when it appears, so that a crash leaves no half-made one.
+func createDatabase(path string) error {
+	if st, err := os.Stat(path); err == nil {
+		if !st.Mode().IsRegular() {
+			return errors.New("is not a regular file")
+		}
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	folder := filepath.Dir(path)
+	if err := makeFolder(folder); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(folder, "."+filepath.Base(path)) // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := f.Close(); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(f.Name(), 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		format, err := tx.CreateBucket(bucketFormat)
+		if err != nil {
+			return err
+		}
+		return format.Put(formatKey, formatValue)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	// Unlike a rename, a link never replaces what another process put there meanwhile.
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncFolder(folder)
+}
+
+// mapSize is how much address space the map of the file gets at once. Growing it later makes
+// bbolt wait for all reads and hold up new ones meanwhile; space that is not used costs
+// nothing. Windows makes the file as large as the map, and 32 bits have no room to spare.
+func mapSize() int {
+	if runtime.GOOS == "windows" || strconv.IntSize < 64 {
+		return 16 << 20
+	}
+	return 1 << 30
+}
+
+// growStep is by how much the file grows when it is full; each time costs a sync. bbolt's own
+// step of 16 MiB is more than most stores ever fill.
+const growStep = 1 << 20
+
+// openDatabase locks the file, checks its structure and only then lets bbolt map it.
+func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.File, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = damaged("it cannot be opened (%v)", p)
+		}
+	}()
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:         max(timeout, time.Second),
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: mapSize(),
+		NoStatistics:    true,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag&^os.O_CREATE, perm)
+			if err != nil {
+				return nil, err
+			}
+			release, err := lockFile(f, timeout)
+			if err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			st, err := f.Stat()
+			if err == nil {
+				err = verifyPages(f, st.Size())
+			}
+			release()
+			if err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			file = f
+			return f, nil
+		},
+	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	db.AllocSize = growStep
+	return db, file, nil
+}
+
+// closePatience bounds how long Close waits for a database in which a transaction broke
+// down: bbolt may then hold its own locks for ever.
+const closePatience = 500 * time.Millisecond
+
+// Close stops the writer and closes the database. Writes that have begun are finished;
+// writes in line and all later calls get [ErrClosed]. It waits for running reads. Calling it
+// again returns what it returned the first time.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		close(s.quit)
+		closed := make(chan error, 1)
+		go func() {
+			<-s.writerDone
+			closed <- s.closeDatabase()
+		}()
+		var patience <-chan time.Time
+		for {
+			if s.broken.Load() != nil && patience == nil {
+				patience = time.After(closePatience)
+			}
+			select {
+			case s.closeErr = <-closed:
+				return
+			case <-time.After(closePatience):
+				// Look again whether a transaction broke down.
+			case <-patience:
+				unlockFile(s.file) // by itself, since the map keeps the file open
+				s.closeErr = errors.Join(*s.broken.Load(), s.file.Close())
+				return
+			}
+		}
+	})
+	return s.closeErr
+}
+
+func (s *Store) closeDatabase() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close database %s: %w", s.opts.Database, err)
+	}
+	return nil
+}
+
+// Run purges secrets whose deletion window has passed, until ctx ends or the store is closed.
+// It returns nil. Without it such secrets are invisible all the same, but stay in the file.
+func (s *Store) Run(ctx context.Context) error { return s.purgeLoop(ctx) }
+
+// Stats is a snapshot of what the store has done since it was opened.
+type Stats struct {
+	Reads      uint64 // read transactions
+	Writes     uint64 // write operations that were executed, refused ones included
+	Commits    uint64 // transactions that reached the disk; fewer than Writes when writers share
+	Replays    uint64 // batches that had to be repeated one by one
+	Purged     uint64 // secrets removed after their deletion window
+	Queued     int    // writes in line now
+	QueueLimit int    // beyond which writers wait for a place in line
+}
+
+type counters struct {
+	reads, writes, commits, replays, purged atomic.Uint64
+}
+
+// Stats returns counters for metrics.
+func (s *Store) Stats() Stats {
+	return Stats{
+		Reads:      s.counters.reads.Load(),
+		Writes:     s.counters.writes.Load(),
+		Commits:    s.counters.commits.Load(),
+		Replays:    s.counters.replays.Load(),
+		Purged:     s.counters.purged.Load(),
+		Queued:     len(s.queue),
+		QueueLimit: cap(s.queue),
+	}
+}

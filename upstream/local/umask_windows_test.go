@@ -1,3 +1,0 @@
-package local
-
-func openUmask() (restore func()) { return func() {} }
