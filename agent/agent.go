@@ -61,7 +61,7 @@ type Agent struct {
 
 	live atomic.Pointer[live] // what a reload replaces
 
-	backend  *backend
+	backend  backend
 	cache    *cache.Cache
 	endpoint *endpoint.Server
 	api      *kmsserver.Server  // nil: no KMS API
@@ -114,10 +114,10 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		return nil, err
 	}
 
-	if a.backend, err = openBackend(ctx, cfg, a.log, a.metrics.observeCall); err != nil {
+	if a.backend, err = kindOf(&cfg.Upstream).open(ctx, a.log, a.metrics.observeCall); err != nil {
 		return nil, err
 	}
-	a.undo.add("upstream", a.backend.close)
+	a.undo.add("upstream", a.backend.Close)
 
 	cacheOpts := cacheOptions(cfg, a.log)
 	cacheOpts.Observe = a.metrics.observeFetch
@@ -125,10 +125,8 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	a.undo.add("cache", a.cache.Close)
-	if a.backend.store != nil {
-		cancel := a.backend.store.OnChange(a.cache.Invalidate)
-		a.undo.add("change notices", func() error { cancel(); return nil })
-	}
+	cancel := a.backend.OnChange(a.cache.Invalidate)
+	a.undo.add("change notices", func() error { cancel(); return nil })
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
 		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil, nil, a.metrics.observeChild); err != nil {
@@ -206,7 +204,7 @@ func (a *Agent) openAPI(api *config.API) error {
 	if err != nil {
 		return err
 	}
-	a.api, err = kmsserver.New(a.backend.store, kmsserver.Options{AccessKeys: keys, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
+	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{AccessKeys: keys, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
 	if err != nil {
 		return err
 	}

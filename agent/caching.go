@@ -17,11 +17,7 @@ func cacheOptions(cfg *config.Config, log *slog.Logger) cache.Options {
 		ForcedPerSecond: cfg.Cache.Forced.PerSecond,
 		ForcedBurst:     cfg.Cache.Forced.Burst,
 	}
-	if a := cfg.Upstream.Alibaba; a != nil {
-		// The client gives up by itself, and says why.
-		opts.FetchTimeout = max(opts.FetchTimeout, a.Deadline)
-		opts.MaxFetches = a.MaxConcurrent
-	}
+	kindOf(&cfg.Upstream).tune(&opts)
 	if s := cfg.Cache.Sealed; s != nil {
 		opts.Sealed = &cache.Sealed{Path: string(s.Path), Keyring: string(s.Keyring), KeyringIsCredential: isCredential(s.Keyring), MaxBytes: int64(s.MaxBytes)}
 	}

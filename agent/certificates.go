@@ -32,8 +32,8 @@ func (a *Agent) certificates() []certificate {
 		add("kms-api", own)
 		add("kms-api-client-ca", clients)
 	}
-	if c := a.backend.cloud.Load(); c != nil {
-		add("upstream-ca", c.caExpires)
+	if cloud := a.upstreamStatus().Alibaba; cloud != nil {
+		add("upstream-ca", cloud.CAExpires)
 	}
 	return list
 }

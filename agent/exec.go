@@ -12,7 +12,7 @@ import (
 	"secretagent/agent/child"
 	"secretagent/agent/config"
 	"secretagent/cache"
-	"secretagent/upstream/builtin"
+	"secretagent/upstream"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -56,10 +56,10 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	c.undo.add("cache", c.cache.Close)
-	if store, ok := manager.(*builtin.Store); ok {
-		cancel := store.OnChange(c.cache.Invalidate)
+	if own, ok := manager.(backend); ok { // opened by this process, not by an agent that runs
+		cancel := own.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
-		if err := c.openSocket(store, &cfg.Upstream.Local.API); err != nil {
+		if err := c.openSocket(own.manager(), &cfg.Upstream.Local.API); err != nil {
 			return nil, err
 		}
 	}
@@ -67,8 +67,8 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 	return c, err
 }
 
-// openSocket makes the KMS API of a store that this process has opened, for commands.
-func (c *Child) openSocket(store *builtin.Store, api *config.API) error {
+// openSocket makes the KMS API of a backend that this process has opened, for commands.
+func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
 	if api.Socket == "" {
 		return nil
 	}
@@ -78,7 +78,7 @@ func (c *Child) openSocket(store *builtin.Store, api *config.API) error {
 	}
 	c.socket = listeners[0]
 	c.undo.add("socket", closeListener(c.socket))
-	c.api, err = kmsserver.New(store, kmsserver.Options{Logger: c.deps.Logger.With("part", "kms-api")})
+	c.api, err = kmsserver.New(own, kmsserver.Options{Logger: c.deps.Logger.With("part", "kms-api")})
 	return err
 }
 

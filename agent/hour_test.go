@@ -486,11 +486,21 @@ render: {stateDir: ./state}
 	}
 }
 
+// noBackend has nothing to tell of itself.
+type noBackend struct{ backend }
+
+func (noBackend) status(*UpstreamStatus)    {}
+func (noBackend) collect(sink)              {}
+func (noBackend) manager() upstream.Manager { return nil }
+func (noBackend) prepare(context.Context, *config.Upstream) (func(), error) {
+	return func() {}, nil
+}
+
 // hourAgent is what New makes, without what needs sockets, over an upstream of our own.
 func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally) (a *Agent, stop func()) {
 	t.Helper()
 	deps := Deps{}.withDefaults()
-	a = &Agent{deps: deps, log: deps.Logger, began: time.Now(), metrics: newMetrics("test"), backend: &backend{}, reloads: make(chan reloadRequest)}
+	a = &Agent{deps: deps, log: deps.Logger, began: time.Now(), metrics: newMetrics("test"), backend: noBackend{}, reloads: make(chan reloadRequest)}
 	opts := cacheOptions(cfg, a.log)
 	opts.Observe = func(f cache.Fetch) {
 		a.metrics.observeFetch(f)

@@ -196,7 +196,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.files(s)
 	c.child(s)
 	c.agentItself(s)
-	c.backend(s)
+	c.agent.backend.collect(s)
 }
 
 func (c collector) endpoint(s sink) {
@@ -352,43 +352,6 @@ func (c collector) agentItself(s sink) {
 		s.gauge("secretagent_certificate_expiry_timestamp_seconds", "When the certificate ends; of authorities, when the first of them does.", seconds(cert.expires), "certificate", cert.name)
 	}
 	s.gauge("secretagent_reload_failing", "1 while the last reload has failed and the agent goes on with what it had.", boolean(failing))
-}
-
-func (c collector) backend(s sink) {
-	if store := c.agent.backend.store; store != nil {
-		st := store.Stats()
-		s.counter("secretagent_local_reads_total", "Read transactions of the built-in backend.", st.Reads)
-		s.counter("secretagent_local_writes_total", "Write operations of the built-in backend.", st.Writes)
-		s.counter("secretagent_local_commits_total", "Commits of the built-in backend; fewer than writes when writers share one.", st.Commits)
-		s.counter("secretagent_local_purged_total", "Secrets removed after their deletion window.", st.Purged)
-		s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.Queued))
-		s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.QueueLimit))
-	}
-	if cloud := c.agent.backend.client(); cloud != nil {
-		st := cloud.Status()
-		for _, state := range []string{"closed", "open", "half-open"} {
-			s.gauge("secretagent_upstream_breaker_state", "1 for the state that the breaker is in.", boolean(st.Breaker.State == state), "state", state)
-		}
-		s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
-		s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
-		s.gauge("secretagent_upstream_budget_waiting_calls", "Attempts in line for the budget.", float64(st.Budget.Waiting))
-		s.counter("secretagent_upstream_budget_waits_total", "Attempts that had to wait for the budget.", st.Budget.Waits)
-		s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.Waited.Seconds(), nil)
-		s.counter("secretagent_upstream_budget_refusals_total", "Attempts that were not made because their turn would have come too late.", st.Budget.Refused)
-		s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
-		s.gauge("secretagent_upstream_calls_in_flight_limit", "The limit of attempts on their way.", float64(c.agent.config().Upstream.Alibaba.MaxConcurrent))
-		s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
-		s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
-		if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
-			s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
-		}
-		if ends := st.Credential.Expires; !ends.IsZero() {
-			s.gauge("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", seconds(ends))
-		}
-		for _, e := range st.Endpoints {
-			s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
-		}
-	}
 }
 
 // sink makes constant metrics. Labels are name and value in turn.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -10,7 +11,7 @@ import (
 )
 
 // probeName is asked for where the configuration declares no secret. That it does not exist,
-// or may not be read, is an answer: somebody is there and has accepted our credentials.
+// or may not be read, is an answer: the service is there and has accepted our credentials.
 const probeName = "secretagent-probe"
 
 // ProbeResult is what one endpoint answered to a harmless read.
@@ -25,47 +26,14 @@ type ProbeResult struct {
 // each, and says how that went. It blocks for at most the configured timeout per read, or
 // until ctx ends. An error means that not even trying was possible.
 func Probe(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]ProbeResult, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	var names []upstream.SecretRef
+	var refs []upstream.SecretRef
 	for _, s := range cfg.Secrets {
-		names = append(names, s.Name)
+		refs = append(refs, s.Name)
 	}
-	if len(names) == 0 {
-		names = append(names, upstream.SecretRef{SecretName: probeName})
+	if len(refs) == 0 {
+		refs = append(refs, upstream.SecretRef{SecretName: probeName})
 	}
-	if cfg.Upstream.Alibaba == nil {
-		manager, closeManager, err := OpenManager(ctx, cfg, log)
-		if err != nil {
-			return nil, err
-		}
-		results := probe(ctx, manager, "the built-in backend", names)
-		return results, closeManager()
-	}
-	var results []ProbeResult
-	for i, e := range cfg.Upstream.Alibaba.Endpoints {
-		one := *cfg.Upstream.Alibaba
-		one.Endpoints = cfg.Upstream.Alibaba.Endpoints[i : i+1]
-		one.Retry.MaxAttempts = 1
-		one.Deadline = one.Timeout
-		c, err := openCloud(&one, log, nil)
-		if err != nil {
-			return results, err
-		}
-		host := e.Host
-		if host == "" {
-			host = "kms." + e.Region + ".aliyuncs.com"
-		}
-		for _, r := range probe(ctx, c, host, names) {
-			r.Credential = c.Status().Credential.Source
-			results = append(results, r)
-		}
-		if err := c.close(); err != nil {
-			return results, err
-		}
-	}
-	return results, nil
+	return kindOf(&cfg.Upstream).probe(ctx, refs, cmp.Or(log, slog.New(slog.DiscardHandler)))
 }
 
 func probe(ctx context.Context, m upstream.Manager, endpoint string, refs []upstream.SecretRef) []ProbeResult {

@@ -126,13 +126,6 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 			return err
 		}
 	}
-	var newCloud *cloud
-	if cfg.Upstream.Alibaba != nil && !reflect.DeepEqual(old.cfg.Upstream.Alibaba, cfg.Upstream.Alibaba) {
-		if newCloud, err = openCloud(cfg.Upstream.Alibaba, a.log, a.metrics.observeCall); err != nil {
-			return err
-		}
-		undo.add("new client", newCloud.close)
-	}
 	fresh, err := loadCallers(&cfg.Endpoint, a.log)
 	if err != nil {
 		return err
@@ -152,42 +145,28 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		return err
 	}
 	setKeys := func() {}
-	if l := cfg.Upstream.Local; l != nil {
-		if a.api != nil {
-			keys, err := loadAccessKeys(l.API.AccessKeys)
-			if err != nil {
-				return err
-			}
-			if setKeys, err = a.api.PrepareAccessKeys(keys); err != nil {
-				return err
-			}
-		}
-		// Last, because what it creates is not taken back.
-		if err := seed(ctx, a.backend.store, l.Seed, a.log); err != nil {
+	if a.api != nil {
+		keys, err := loadAccessKeys(cfg.Upstream.Local.API.AccessKeys)
+		if err != nil {
 			return err
 		}
+		if setKeys, err = a.api.PrepareAccessKeys(keys); err != nil {
+			return err
+		}
+	}
+	// Last, because not all of it can be taken back.
+	setUpstream, err := a.backend.prepare(ctx, &cfg.Upstream)
+	if err != nil {
+		return err
 	}
 
 	setCallers()
 	setLimits()
 	setKeys()
+	setUpstream()
 	a.live.Store(next)
 	if a.deps.Level != nil {
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
-	}
-	if newCloud != nil {
-		previous := a.backend.cloud.Swap(newCloud)
-		group.Go(func() error {
-			// Reads that are on their way may finish.
-			select {
-			case <-time.After(old.cfg.Upstream.Alibaba.Deadline):
-			case <-ctx.Done():
-			}
-			if err := previous.close(); err != nil {
-				a.log.Warn("closing the previous client failed", "part", "kms", "err", err, "hint", "nothing: the new one is in use")
-			}
-			return nil
-		})
 	}
 	for _, ln := range next.serving {
 		if ln.tls != nil {
@@ -257,8 +236,9 @@ func runRenderers(ctx context.Context, r *render.Renderer, next <-chan *render.R
 // onlyRestartChanges refuses a configuration that differs from the one in force in what is
 // fixed when the agent starts. The error names every such key.
 func onlyRestartChanges(old, next *config.Config) error {
-	if (old.Upstream.Local == nil) != (next.Upstream.Local == nil) {
-		return errors.New("upstream: changing between local and alibaba needs a restart")
+	from, to := kindOf(&old.Upstream), kindOf(&next.Upstream)
+	if from.name() != to.name() {
+		return fmt.Errorf("upstream: changing between %s and %s needs a restart", from.name(), to.name())
 	}
 	type fixed struct {
 		key       string
@@ -298,20 +278,9 @@ func onlyRestartChanges(old, next *config.Config) error {
 			fixed{"endpoint.socketUser, on the same socket,", o.SocketUser, n.SocketUser},
 			fixed{"endpoint.socketGroup, on the same socket,", o.SocketGroup, n.SocketGroup})
 	}
-	if c, d := old.Upstream.Alibaba, next.Upstream.Alibaba; c != nil {
-		// The cache has bounds of its own that follow from these.
-		keys = append(keys,
-			fixed{"upstream.alibaba.deadline", c.Deadline, d.Deadline},
-			fixed{"upstream.alibaba.maxConcurrent", c.MaxConcurrent, d.MaxConcurrent})
-	}
-	if l, m := old.Upstream.Local, next.Upstream.Local; l != nil {
-		keys = append(keys,
-			fixed{"upstream.local.database", l.Database, m.Database},
-			fixed{"upstream.local.keyring", l.Keyring, m.Keyring},
-			fixed{"upstream.local.maxVersions", l.MaxVersions, m.MaxVersions},
-			fixed{"upstream.local.api.socket", l.API.Socket, m.API.Socket},
-			fixed{"upstream.local.api.listen", l.API.Listen, m.API.Listen},
-			fixed{"upstream.local.api.tls", l.API.TLS, m.API.TLS})
+	now := to.fixed()
+	for i, s := range from.fixed() {
+		keys = append(keys, fixed{"upstream." + from.name() + "." + s.key, s.value, now[i].value})
 	}
 	var errs []error
 	for _, k := range keys {

@@ -47,7 +47,7 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		Audit:          a.audit,
 		Logger:         a.log.With("part", "endpoint"),
 	}
-	if a.backend.store != nil {
+	if a.backend.manager() != nil {
 		opts.Versions = a.versions
 	}
 	return opts, nil

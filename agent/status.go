@@ -332,19 +332,8 @@ func fileStatus(f render.TargetStatus, may func(upstream.SecretName) bool, reaso
 }
 
 func (a *Agent) upstreamStatus() UpstreamStatus {
-	s := UpstreamStatus{Kind: "alibaba", Outage: a.cache.Stats().Outage}
-	if store := a.backend.store; store != nil {
-		st := store.Stats()
-		s.Kind = "local"
-		s.Local = &LocalStatus{
-			Reads: st.Reads, Writes: st.Writes, Commits: st.Commits, Purged: st.Purged,
-			WritesQueued: st.Queued, WritesQueueLimit: st.QueueLimit,
-		}
-	}
-	if cloud := a.backend.client(); cloud != nil {
-		s.Alibaba = alibabaStatus(cloud.Status())
-		s.Alibaba.CAExpires = a.backend.cloud.Load().caExpires
-	}
+	s := UpstreamStatus{Kind: kindOf(&a.config().Upstream).name(), Outage: a.cache.Stats().Outage}
+	a.backend.status(&s)
 	return s
 }
 

@@ -26,10 +26,10 @@ type VersionStatus struct {
 	VersionStages []upstream.VersionStage `json:",omitempty"` // its labels; none: deprecated
 }
 
-// versions lists the versions of a secret from the built-in backend. On the cloud it would
+// versions lists the versions of a secret from a backend that is ours. On the cloud it would
 // cost a call of a kind that is granted sparingly.
 func (a *Agent) versions(ctx context.Context, name upstream.SecretName) (any, error) {
-	out, err := a.backend.store.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{
+	out, err := a.backend.manager().ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{
 		SecretName: name, IncludeDeprecated: true, Page: upstream.Page{Number: 1, Size: maxVersionsShown},
 	})
 	if err != nil {

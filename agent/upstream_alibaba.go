@@ -1,0 +1,234 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"secretagent/agent/config"
+	"secretagent/cache"
+	"secretagent/upstream"
+	"secretagent/upstream/kms"
+)
+
+// alibaba is Alibaba Cloud KMS.
+type alibaba struct{ cfg *config.Alibaba }
+
+func (k alibaba) name() string { return "alibaba" }
+
+func (k alibaba) open(_ context.Context, log *slog.Logger, observe func(kms.Observation)) (backend, error) {
+	first, err := openCloud(k.cfg, log, observe)
+	if err != nil {
+		return nil, err
+	}
+	b := &alibabaBackend{log: log, observe: observe, replaced: map[*cloud]*time.Timer{}}
+	b.current.Store(first)
+	return b, nil
+}
+
+func (k alibaba) manage(_ context.Context, log *slog.Logger) (managed, error) {
+	return openCloud(k.cfg, log, nil)
+}
+
+// probe asks each endpoint once, with one attempt for each of refs.
+func (k alibaba) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
+	var results []ProbeResult
+	for i, e := range k.cfg.Endpoints {
+		one := *k.cfg
+		one.Endpoints = k.cfg.Endpoints[i : i+1]
+		one.Retry.MaxAttempts = 1
+		one.Deadline = one.Timeout
+		c, err := openCloud(&one, log, nil)
+		if err != nil {
+			return results, err
+		}
+		for _, r := range probe(ctx, c, cmp.Or(e.Host, "kms."+e.Region+".aliyuncs.com"), refs) {
+			r.Credential = c.Status().Credential.Source
+			results = append(results, r)
+		}
+		if err := c.Close(); err != nil {
+			return results, err
+		}
+	}
+	return results, nil
+}
+
+// tune lets a call take as long as the client takes, which gives up by itself and says why.
+func (k alibaba) tune(opts *cache.Options) {
+	opts.FetchTimeout = max(opts.FetchTimeout, k.cfg.Deadline)
+	opts.MaxFetches = k.cfg.MaxConcurrent
+}
+
+// fixed returns what the bounds of the cache follow from.
+func (k alibaba) fixed() []setting {
+	return []setting{{"deadline", k.cfg.Deadline}, {"maxConcurrent", k.cfg.MaxConcurrent}}
+}
+
+// alibabaBackend is the cloud to a running agent. Its client can be exchanged while it works.
+type alibabaBackend struct {
+	log     *slog.Logger
+	observe func(kms.Observation)
+	current atomic.Pointer[cloud]
+
+	mu       sync.Mutex
+	replaced map[*cloud]*time.Timer // :: client that reads may still use → its end
+}
+
+func (b *alibabaBackend) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	return b.current.Load().GetSecretValue(ctx, ref)
+}
+
+// OnChange never calls: the cloud does not tell of changes.
+func (b *alibabaBackend) OnChange(func(upstream.SecretName)) (cancel func()) { return func() {} }
+
+// manager returns nil: the cloud has its own API, and every question costs a call.
+func (b *alibabaBackend) manager() upstream.Manager { return nil }
+
+func (b *alibabaBackend) prepare(_ context.Context, cfg *config.Upstream) (commit func(), err error) {
+	if reflect.DeepEqual(cfg.Alibaba, b.current.Load().cfg) {
+		return func() {}, nil
+	}
+	next, err := openCloud(cfg.Alibaba, b.log, b.observe)
+	if err != nil {
+		return nil, err
+	}
+	return func() { b.retire(b.current.Swap(next)) }, nil
+}
+
+// retire closes a client when the reads that are on their way must have ended.
+func (b *alibabaBackend) retire(old *cloud) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.replaced[old] = time.AfterFunc(old.cfg.Deadline, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.replaced[old] == nil {
+			return // Close was faster
+		}
+		delete(b.replaced, old)
+		if err := old.Close(); err != nil {
+			b.log.Warn("closing the previous client failed", "part", "kms", "err", err, "hint", "nothing: the new one is in use")
+		}
+	})
+}
+
+// run does nothing: the client and its credentials work by themselves.
+func (b *alibabaBackend) run(context.Context) error { return nil }
+
+func (b *alibabaBackend) status(s *UpstreamStatus) {
+	now := b.current.Load()
+	s.Alibaba = alibabaStatus(now.Status())
+	s.Alibaba.CAExpires = now.caExpires
+}
+
+func (b *alibabaBackend) collect(s sink) {
+	now := b.current.Load()
+	st := now.Status()
+	for _, state := range []string{"closed", "open", "half-open"} {
+		s.gauge("secretagent_upstream_breaker_state", "1 for the state that the breaker is in.", boolean(st.Breaker.State == state), "state", state)
+	}
+	s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
+	s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
+	s.gauge("secretagent_upstream_budget_waiting_calls", "Attempts in line for the budget.", float64(st.Budget.Waiting))
+	s.counter("secretagent_upstream_budget_waits_total", "Attempts that had to wait for the budget.", st.Budget.Waits)
+	s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.Waited.Seconds(), nil)
+	s.counter("secretagent_upstream_budget_refusals_total", "Attempts that were not made because their turn would have come too late.", st.Budget.Refused)
+	s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
+	s.gauge("secretagent_upstream_calls_in_flight_limit", "The limit of attempts on their way.", float64(now.cfg.MaxConcurrent))
+	s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
+	s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
+	if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
+		s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
+	}
+	if ends := st.Credential.Expires; !ends.IsZero() {
+		s.gauge("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", seconds(ends))
+	}
+	for _, e := range st.Endpoints {
+		s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
+	}
+}
+
+// Close closes the client in use, and those that it has replaced.
+func (b *alibabaBackend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.current.Load().Close()
+	for old, end := range b.replaced {
+		end.Stop()
+		err = errors.Join(err, old.Close())
+	}
+	clear(b.replaced)
+	return err
+}
+
+// cloud is a client of Alibaba Cloud KMS and its credentials.
+type cloud struct {
+	*kms.Client
+	cfg         *config.Alibaba // what it was made for
+	credentials *kms.CredentialSource
+	caExpires   time.Time // see caExpiry
+}
+
+// Close ends the client and then what signs for it.
+func (c *cloud) Close() error { return errors.Join(c.Client.Close(), c.credentials.Close()) }
+
+func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observation)) (*cloud, error) {
+	log = log.With("part", "kms")
+	credentials, err := kms.NewCredentials(credentialOptions(&cfg.Credentials, log))
+	if err != nil {
+		return nil, fmt.Errorf("upstream.alibaba.%w", err) // it begins with "credentials."
+	}
+	opts := cloudOptions(cfg, log)
+	opts.Credentials, opts.Observe = credentials, observe
+	client, err := kms.New(opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("upstream.alibaba: %w", err), credentials.Close())
+	}
+	return &cloud{client, cfg, credentials, caExpiry(cfg.Endpoints)}, nil
+}
+
+func credentialOptions(cfg *config.Credentials, log *slog.Logger) kms.CredentialOptions {
+	return kms.CredentialOptions{
+		Type:                cfg.Type,
+		AccessKeyIDFile:     string(cfg.AccessKeyIDFile),
+		AccessKeySecretFile: string(cfg.AccessKeySecretFile),
+		SecurityTokenFile:   string(cfg.SecurityTokenFile),
+		RoleARN:             cfg.RoleARN,
+		RoleSessionName:     cfg.RoleSessionName,
+		SessionDuration:     cfg.SessionDuration,
+		ExternalID:          cfg.ExternalID,
+		Policy:              cfg.Policy,
+		STSEndpoint:         cfg.STSEndpoint,
+		OIDCProviderARN:     cfg.OIDCProviderARN,
+		OIDCTokenFile:       string(cfg.OIDCTokenFile),
+		RoleName:            cfg.RoleName,
+		DisableIMDSv1:       cfg.DisableIMDSv1,
+		URI:                 cfg.URI,
+		Profile:             cfg.Profile,
+		ProfileFile:         string(cfg.ProfileFile),
+		Logger:              log,
+	}
+}
+
+func cloudOptions(cfg *config.Alibaba, log *slog.Logger) kms.Options {
+	opts := kms.Options{
+		Timeout: cfg.Timeout, Deadline: cfg.Deadline,
+		Retry:         kms.Retry{MaxAttempts: cfg.Retry.MaxAttempts, Base: cfg.Retry.Base, Cap: cfg.Retry.Cap},
+		Budget:        kms.Budget{PerSecond: cfg.Budget.PerSecond, Burst: cfg.Budget.Burst},
+		Breaker:       kms.Breaker{Failures: cfg.Breaker.Failures, Pause: cfg.Breaker.Pause, MaxPause: cfg.Breaker.MaxPause},
+		MaxConcurrent: cfg.MaxConcurrent,
+		Logger:        log,
+	}
+	for _, e := range cfg.Endpoints {
+		opts.Endpoints = append(opts.Endpoints, kms.Endpoint{Region: e.Region, Host: e.Host, Scheme: e.Scheme, CAFile: string(e.CAFile)})
+	}
+	return opts
+}
