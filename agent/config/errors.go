@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"secretagent/upstream"
 )
 
 // Error is one mistake in a configuration file.
@@ -101,6 +103,17 @@ func (p *problems) addf(key, value, format string, args ...any) {
 	if !p.seen[key] {
 		p.seen[key] = true
 		p.addAt(pos, key, value, fmt.Sprintf(format, args...))
+	}
+}
+
+// addAll records the problems that err, of a rule, consists of.
+func (p *problems) addAll(err error) {
+	list, ok := err.(upstream.OptionErrors)
+	if !ok && err != nil {
+		list.Add("", err)
+	}
+	for _, e := range list {
+		p.addf(e.Key, e.Value, "%s", e.Reason)
 	}
 }
 

@@ -55,8 +55,14 @@ func Find(explicit string, getenv func(string) string, dir string) (string, erro
 		strings.Join(candidates, ", "), EnvFile)
 }
 
-// Load reads and checks the file at path. The error, when there is one, is [Problems].
-func Load(path string) (*Config, error) {
+// Rules are what the parts of the agent demand of a configuration beyond its shape. The error is
+// [upstream.OptionErrors], with keys from the top of the file. It may be called with a
+// configuration that lacks what the file has wrong.
+type Rules func(*Config) error
+
+// Load reads the file at path and checks its shape and then the rules, so that every problem is
+// told at once. The error, when there is one, is [Problems].
+func Load(path string, rules ...Rules) (*Config, error) {
 	src, err := readFile(path)
 	if err != nil {
 		reason := err.Error()
@@ -65,7 +71,7 @@ func Load(path string) (*Config, error) {
 		}
 		return nil, Problems{{File: path, Reason: reason, Err: err}}
 	}
-	return Parse(path, src)
+	return Parse(path, src, rules...)
 }
 
 func readFile(path string) ([]byte, error) {
@@ -82,8 +88,8 @@ func readFile(path string) ([]byte, error) {
 }
 
 // Parse checks src, the content of the file at path, which itself is not read: path serves
-// messages and relative paths. The error, when there is one, is [Problems].
-func Parse(path string, src []byte) (*Config, error) {
+// messages and relative paths. Otherwise it is as [Load].
+func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, Problems{{File: path, Reason: err.Error(), Err: err}}
@@ -97,6 +103,9 @@ func Parse(path string, src []byte) (*Config, error) {
 	d.document(body, reflect.ValueOf(cfg).Elem())
 	if _, ok := pairsOf(body); ok {
 		cfg.check(d.problems)
+		for _, rule := range rules {
+			d.addAll(rule(cfg))
+		}
 	}
 	if len(d.found) > 0 {
 		d.excerpts(src, tokens)
