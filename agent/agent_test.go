@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 }
 
+// bound is how long a test waits for anything; on an idle machine all of it takes milliseconds.
+const bound = time.Minute
+
 // marker is a value that must not be found anywhere but where it was asked for.
 const marker = "MARKER-first-secret"
 
@@ -88,7 +91,7 @@ func start(t *testing.T, dir, text string) *world {
 	if w.agent, err = agent.New(t.Context(), w.cfg, agent.Deps{Logger: logger, Level: level, Version: "test", Stderr: w.log}); err != nil {
 		t.Fatal(err)
 	}
-	w.client = &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	w.client = &http.Client{Transport: &http.Transport{}, Timeout: bound}
 	for _, addr := range w.agent.Addrs() {
 		if addr.Network() == "tcp" {
 			w.url = "http://" + addr.String()
@@ -181,7 +184,7 @@ func (w *world) lookup(path string) (version, data string) {
 // manage calls fn with the backend, as the command line reaches it.
 func (w *world) manage(fn func(context.Context, upstream.Manager) error) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	m, closeManager, err := agent.OpenManager(ctx, w.cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -203,7 +206,7 @@ func (w *world) put(name upstream.SecretName, version upstream.VersionID, data s
 // eventually waits for what to become true.
 func (w *world) eventually(what string, isTrue func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !isTrue(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(bound); !isTrue(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s did not come true; log:\n%s", what, w.log)
 		}

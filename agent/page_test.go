@@ -8,88 +8,12 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"secretagent/agent"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
-
-// wire stands between a browser and an agent, and can be cut.
-type wire struct {
-	net.Listener
-	to string
-
-	mu    sync.Mutex
-	isCut bool
-	conns map[net.Conn]struct{}
-	wg    sync.WaitGroup
-}
-
-func startWire(t *testing.T, to string) *wire {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &wire{Listener: ln, to: to, conns: map[net.Conn]struct{}{}}
-	w.wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			w.wg.Go(func() { w.carry(c) })
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		w.cut(true)
-		w.wg.Wait()
-	})
-	return w
-}
-
-// carry passes bytes on until one side ends, or the wire is cut.
-func (w *wire) carry(near net.Conn) {
-	defer near.Close()
-	far, err := net.Dial("tcp", w.to)
-	if err != nil {
-		return
-	}
-	defer far.Close()
-	w.mu.Lock()
-	if w.isCut {
-		w.mu.Unlock()
-		return
-	}
-	w.conns[near], w.conns[far] = struct{}{}, struct{}{}
-	w.mu.Unlock()
-	var both sync.WaitGroup
-	for _, pair := range [][2]net.Conn{{near, far}, {far, near}} {
-		both.Go(func() {
-			_, _ = io.Copy(pair[0], pair[1])
-			near.Close()
-			far.Close()
-		})
-	}
-	both.Wait()
-	w.mu.Lock()
-	delete(w.conns, near)
-	delete(w.conns, far)
-	w.mu.Unlock()
-}
-
-func (w *wire) cut(is bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.isCut = is
-	if is {
-		for c := range w.conns {
-			c.Close()
-		}
-	}
-}
 
 // link returns a one-time link for the holder of token, as "status --open" gets it, that
 // begins with base.
@@ -167,8 +91,8 @@ func TestPage(t *testing.T) {
 func pageShowsARotation(t *testing.T, browser *chromium) {
 	w := start(t, shortTempDir(t), basic)
 	w.ready()
-	line := startWire(t, strings.TrimPrefix(w.url, "http://"))
-	base := "http://" + line.Addr().String()
+	network := upstreamtest.NewFaulty(t, strings.TrimPrefix(w.url, "http://"))
+	base := "http://" + network.Addr()
 	const second = "MARKER-second-secret"
 
 	// Signed out, the page shows a form, and the right token opens it.
@@ -211,10 +135,10 @@ func pageShowsARotation(t *testing.T, browser *chromium) {
 	tab.await("filtered list", "document.querySelectorAll('#secrets-rows tr.details').length === 1")
 
 	// An agent that does not answer is told, and so is its return.
-	line.cut(true)
+	network.Set(upstreamtest.Reset)
 	tab.await("banner", "!document.querySelector('#banner').hidden && document.querySelector('h1').textContent === 'The agent does not answer'")
 	tab.fits("no answer")
-	line.cut(false)
+	network.Set(upstreamtest.Fault{})
 	tab.await("recovery", "document.querySelector('#banner').hidden && document.querySelector('h1').textContent === 'All is well'")
 
 	// Signing out ends the session for good.
