@@ -22,86 +22,115 @@ const (
 	formBool
 )
 
-var errQuote = errors.New("must be text: put it in quotes")
+// scalarParser reads the text of a scalar as it is written. Paths are resolved against dir. Its errors
+// never quote text.
+type scalarParser func(text string, form form, dir string) (any, error)
 
-// parseScalar reads text into a value of the scalar type t. Paths are resolved against dir.
-// Its errors never quote text.
+// scalars are the types that are written as one YAML scalar.
+var scalars = map[reflect.Type]scalarParser{
+	reflect.TypeFor[bool]():          parseBool,
+	reflect.TypeFor[int]():           parseInt,
+	reflect.TypeFor[float64]():       parseFloat,
+	reflect.TypeFor[time.Duration](): parseDuration,
+	reflect.TypeFor[ByteSize]():      func(text string, _ form, _ string) (any, error) { return parseByteSize(text) },
+	reflect.TypeFor[FileMode]():      parseQuotedMode,
+	reflect.TypeFor[Account]():       parseAccount,
+	reflect.TypeFor[string]():        quoted(func(text, _ string) (any, error) { return text, nil }),
+	reflect.TypeFor[Path]():          quoted(parsePath),
+	reflect.TypeFor[upstream.SecretName](): quoted(func(text, _ string) (any, error) {
+		return upstream.SecretName(text), reasonOf(upstream.SecretName(text).Validate())
+	}),
+	reflect.TypeFor[upstream.VersionID](): quoted(func(text, _ string) (any, error) {
+		return upstream.VersionID(text), reasonOf(upstream.VersionID(text).Validate())
+	}),
+	reflect.TypeFor[upstream.VersionStage](): quoted(func(text, _ string) (any, error) {
+		return upstream.VersionStage(text), reasonOf(upstream.VersionStage(text).Validate())
+	}),
+	reflect.TypeFor[upstream.SecretRef](): quoted(func(text, _ string) (any, error) {
+		ref, err := upstream.ParseSecretRef(text)
+		return ref, reasonOf(err)
+	}),
+	secretDataType: quoted(func(text, _ string) (any, error) { return upstream.NewSecretData([]byte(text)), nil }),
+}
+
+// isScalar reports whether a value of type t is written as one YAML scalar.
+func isScalar(t reflect.Type) bool { return scalars[t] != nil }
+
+// parseScalar reads text into a value of the scalar type t.
 func parseScalar(t reflect.Type, text string, form form, dir string) (reflect.Value, error) {
-	v, err := scalarOf(t, text, form, dir)
+	v, err := scalars[t](text, form, dir)
 	if err != nil {
 		return reflect.Value{}, err
 	}
 	return reflect.ValueOf(v), nil
 }
 
-func scalarOf(t reflect.Type, text string, form form, dir string) (any, error) {
-	switch reflect.Zero(t).Interface().(type) {
-	case bool:
-		if form != formBool {
-			return nil, errors.New("must be true or false")
-		}
-		return text == "true", nil
-	case int:
-		n, err := strconv.ParseInt(text, 10, 0)
-		if form != formInteger || err != nil {
-			return nil, errors.New("must be a whole number")
-		}
-		return int(n), nil
-	case float64:
-		f, err := strconv.ParseFloat(text, 64)
-		if form != formInteger && form != formFloat || err != nil {
-			return nil, errors.New("must be a number")
-		}
-		return f, nil
-	case time.Duration:
-		d, err := time.ParseDuration(text)
-		if err != nil && form == formInteger {
-			return nil, errors.New("must have a unit, such as 30s, 5m or 24h")
-		}
-		if err != nil {
-			return nil, errors.New("must be a duration such as 30s, 5m or 1h30m")
-		}
-		return d, nil
-	case ByteSize:
-		return parseByteSize(text)
-	case FileMode:
+// quoted makes a parser of text that YAML must not take for something else.
+func quoted(parse func(text, dir string) (any, error)) scalarParser {
+	return func(text string, form form, dir string) (any, error) {
 		if form != formText {
-			return nil, errors.New(`must be in quotes, such as "0600": without them YAML reads a number`)
+			return nil, errors.New("must be text: put it in quotes")
 		}
-		return parseFileMode(text)
-	case Account:
-		if form != formText && form != formInteger {
-			return nil, errors.New("must be a name or a number")
-		}
-		return Account(text), nil
+		return parse(text, dir)
 	}
+}
+
+func parseBool(text string, form form, _ string) (any, error) {
+	if form != formBool {
+		return nil, errors.New("must be true or false")
+	}
+	return text == "true", nil
+}
+
+func parseInt(text string, form form, _ string) (any, error) {
+	n, err := strconv.ParseInt(text, 10, 0)
+	if form != formInteger || err != nil {
+		return nil, errors.New("must be a whole number")
+	}
+	return int(n), nil
+}
+
+func parseFloat(text string, form form, _ string) (any, error) {
+	f, err := strconv.ParseFloat(text, 64)
+	if form != formInteger && form != formFloat || err != nil {
+		return nil, errors.New("must be a number")
+	}
+	return f, nil
+}
+
+func parseDuration(text string, form form, _ string) (any, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil && form == formInteger {
+		return nil, errors.New("must have a unit, such as 30s, 5m or 24h")
+	}
+	if err != nil {
+		return nil, errors.New("must be a duration such as 30s, 5m or 1h30m")
+	}
+	return d, nil
+}
+
+func parseQuotedMode(text string, form form, _ string) (any, error) {
 	if form != formText {
-		return nil, errQuote
+		return nil, errors.New(`must be in quotes, such as "0600": without them YAML reads a number`)
 	}
-	switch reflect.Zero(t).Interface().(type) {
-	case string:
-		return text, nil
-	case Path:
-		if text == "" {
-			return nil, errors.New("must not be empty")
-		}
-		if strings.ContainsRune(text, 0) {
-			return nil, errors.New("must not contain a NUL character")
-		}
-		return resolve(dir, text), nil
-	case upstream.SecretName:
-		return upstream.SecretName(text), reasonOf(upstream.SecretName(text).Validate())
-	case upstream.VersionID:
-		return upstream.VersionID(text), reasonOf(upstream.VersionID(text).Validate())
-	case upstream.VersionStage:
-		return upstream.VersionStage(text), reasonOf(upstream.VersionStage(text).Validate())
-	case upstream.SecretRef:
-		ref, err := upstream.ParseSecretRef(text)
-		return ref, reasonOf(err)
-	case upstream.SecretData:
-		return upstream.NewSecretData([]byte(text)), nil
+	return parseFileMode(text)
+}
+
+func parseAccount(text string, form form, _ string) (any, error) {
+	if form != formText && form != formInteger {
+		return nil, errors.New("must be a name or a number")
 	}
-	return nil, fmt.Errorf("%s is not a scalar type", t)
+	return Account(text), nil
+}
+
+func parsePath(text, dir string) (any, error) {
+	if text == "" {
+		return nil, errors.New("must not be empty")
+	}
+	if strings.ContainsRune(text, 0) {
+		return nil, errors.New("must not contain a NUL character")
+	}
+	return resolve(dir, text), nil
 }
 
 // reasonOf returns what is wrong with an identifier, without the words of the KMS API around

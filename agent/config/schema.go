@@ -2,9 +2,7 @@ package config
 
 import (
 	"reflect"
-	"slices"
 	"strings"
-	"time"
 
 	"secretagent/upstream"
 )
@@ -80,26 +78,6 @@ func fieldsOf(t reflect.Type) []field {
 }
 
 var secretDataType = reflect.TypeFor[upstream.SecretData]()
-
-var scalarTypes = []reflect.Type{
-	reflect.TypeFor[string](),
-	reflect.TypeFor[bool](),
-	reflect.TypeFor[int](),
-	reflect.TypeFor[float64](),
-	reflect.TypeFor[time.Duration](),
-	reflect.TypeFor[ByteSize](),
-	reflect.TypeFor[FileMode](),
-	reflect.TypeFor[Path](),
-	reflect.TypeFor[Account](),
-	reflect.TypeFor[upstream.SecretName](),
-	reflect.TypeFor[upstream.VersionID](),
-	reflect.TypeFor[upstream.VersionStage](),
-	reflect.TypeFor[upstream.SecretRef](),
-	secretDataType,
-}
-
-// isScalar reports whether a value of type t is written as one YAML scalar.
-func isScalar(t reflect.Type) bool { return slices.Contains(scalarTypes, t) }
 
 // suggest returns the candidate that was probably meant by word.
 func suggest(word string, candidates []string) (string, bool) {
