@@ -364,7 +364,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 	}
 	ready := len(problems) == 0
 	if err := a.reload.failure(); err != nil {
-		// What is in force still works, so that nobody is taken out of service for it.
+		// What is in force still works, so that the agent stays in service.
 		reason := err.Error()
 		if len(a.config().Endpoint.Callers) > 0 {
 			reason = "the log says why" // it can name secrets of other callers

@@ -34,27 +34,31 @@
 //
 // # Design notes
 //
-// Parts count for themselves, and are read when somebody scrapes. A name that a client asks
-// for never becomes a label, and codes that the service makes up are cut off at some number,
-// so that nobody else decides how many series there are. In the status, a caller that may not
-// read everything is shown itself alone among the callers: who else there is, and what they
-// ask for, is not its business. Whoever may scrape sees the names of callers, declared secrets
-// and targets, never a value; give Prometheus a caller of its own.
+// Upstreams. An upstream is one interface, backend, and each kind of it has one file,
+// upstream_KIND.go, and one case in kindOf. No other file knows which one was chosen.
 //
-// Summaries are made by a handler between the loggers and the format, not where things fail.
-// There are some thirty such places, in packages that know nothing of each other, and an outage
-// shows in most of them at once. The price is that the handler must guess what lines belong
-// together: level, part, message and code, so that a secret that is refused in the middle of
-// an outage is told at once. Messages are constants for this reason.
+// Rules. config owns the shape of agent.yaml, the defaults and the positions. Each part owns the
+// rules of its options, in a Validate method. [Check] calls all of them, for "check", for
+// "run" and for a reload, so that these three never disagree.
 //
-// Spans are not exported to OpenTelemetry. Trace and span of the caller are in the lines, which
-// costs nothing when there are none; the exporter and what it needs would be 140 packages more.
+// Metrics. Parts count for themselves and are read at each scrape. A name that a client asks for
+// never becomes a label, and codes that a service makes up are cut off at some number: the
+// number of series is ours to decide. The series name callers, declared secrets and targets,
+// never a value; give Prometheus a caller of its own.
 //
-// When endpoint.callers are configured, they are everybody: the token of endpoint.tokenFile
-// then opens nothing. The alternative, a master token beside the callers, would undo the least
-// privilege that the callers are there for.
+// Status. A caller that may not read every secret sees itself alone among the callers.
 //
-// The seed of the built-in backend never touches a secret that exists, not even one that is
-// scheduled for deletion: it is there for demonstrations and tests, and must not undo what
-// somebody did on purpose.
+// Log summaries are made by a handler between the loggers and the format, not where things fail:
+// there are some thirty such places, in packages that know nothing of each other, and an outage
+// shows in most of them at once. The handler takes lines with the same level, part, message and
+// code for repetitions, so messages are constants.
+//
+// Spans are not exported to OpenTelemetry: trace and span of the caller are in the lines, and the
+// exporter would bring 140 packages.
+//
+// Callers. With endpoint.callers, the token of endpoint.tokenFile opens nothing. A master token
+// beside the callers would undo their least privilege.
+//
+// The seed never touches a secret that exists, not even one that is scheduled for deletion: it
+// must not undo what an operator did on purpose.
 package agent

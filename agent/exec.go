@@ -26,7 +26,7 @@ type ExitError = child.ExitError
 type Child struct {
 	supervisor *child.Supervisor
 	cache      *cache.Cache
-	api        *kmsserver.Server // nil: somebody else serves it, or nobody
+	api        *kmsserver.Server // nil: not served by this process
 	socket     net.Listener
 	undo       cleanups
 	deps       Deps

@@ -18,7 +18,7 @@ import (
 )
 
 // metrics is what the agent shows at /metrics. Parts that count for themselves are read when
-// somebody scrapes, so that the lookup path pays nothing for being seen; only what is rare and
+// at each scrape, so that the lookup path pays nothing for being seen; only what is rare and
 // slow, such as upstream calls, is observed as it happens.
 //
 // Labels take their values from closed sets, operations, codes and outcomes, or from the
@@ -182,7 +182,7 @@ func (m *metrics) write(w io.Writer) error {
 	return nil
 }
 
-// collector reads the parts of an agent when somebody scrapes.
+// collector reads the parts of an agent at each scrape.
 type collector struct{ agent *Agent }
 
 // Describe sends nothing: which series exist depends on what happened so far.

@@ -153,9 +153,8 @@ func seed(ctx context.Context, m upstream.Manager, seeds []config.Seed, log *slo
 	return nil
 }
 
-// answers reports whether a process serves the unix socket. That it is not there, or that
-// nobody serves it any more, is no error; that we may not open it is one, because then the
-// agent of another user does.
+// answers reports whether a process serves the unix socket. A socket that is missing or dead is no
+// error. One that we may not open is an error: the agent of another user serves it.
 func answers(ctx context.Context, socket string) (bool, error) {
 	if socket == "" {
 		return false, nil

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// watchSettle is how long files must be quiet before they are read: an editor writes in
+	// watchQuiet is how long files must be quiet before they are read: an editor writes in
 	// steps, and certificate and key arrive one after the other.
-	watchSettle = 300 * time.Millisecond
+	watchQuiet = 300 * time.Millisecond
 
 	// watchPoll is how often the files are looked at in case no notice came, as on some
 	// network file systems or when the system's limit of watches is reached.
@@ -69,8 +69,8 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 	}
 	poll := time.NewTicker(watchPoll)
 	defer poll.Stop()
-	settle := time.NewTimer(watchSettle)
-	defer settle.Stop()
+	quiet := time.NewTimer(watchQuiet)
+	defer quiet.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -78,12 +78,12 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 		case event := <-events:
 			// Other files of the folder, such as a log, may change all the time.
 			if concerns(event.Name, a.config().Files()) {
-				settle.Reset(watchSettle)
+				quiet.Reset(watchQuiet)
 			}
 		case err := <-failures:
 			a.log.Warn("a change of a file may be noticed late", "err", err, "hint", "raise fs.inotify.max_queued_events, or reload with SIGHUP")
-			settle.Reset(watchSettle)
-		case <-settle.C:
+			quiet.Reset(watchQuiet)
+		case <-quiet.C:
 			look()
 		case <-poll.C:
 			look()

@@ -65,7 +65,7 @@ func (m *Memo) Asked(by *string, at int64) {
 	}
 }
 
-// LastAsked returns who asked for the value last and when; an empty name when nobody did.
+// LastAsked returns who asked for the value last and when; an empty name when it was not asked for.
 func (m *Memo) LastAsked() (by string, at time.Time) {
 	name := m.asker.Load()
 	if name == nil {

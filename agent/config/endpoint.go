@@ -22,8 +22,8 @@ type Endpoint struct {
 	SocketUser  Account  `yaml:"socketUser"`
 	SocketGroup Account  `yaml:"socketGroup"`
 
-	// TokenFile holds the token of whoever asks, where there are no Callers; created 0600 when
-	// missing.
+	// TokenFile holds the token that clients present where there are no Callers; created 0600
+	// when missing.
 	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch"`
 	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`

@@ -76,7 +76,7 @@ type Publishing struct {
 	Hook      *Hook         `yaml:"hook"`
 }
 
-// Wait lets several changes settle into one.
+// Wait lets several changes become one.
 type Wait struct {
 	Min time.Duration `yaml:"min" default:"0s" min:"0s" max:"1h"` // quiet time after the last change
 	Max time.Duration `yaml:"max" default:"0s" min:"0s" max:"1h"` // at most this after the first; zero: four times Min
