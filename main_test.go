@@ -18,10 +18,11 @@ import (
 var mayImport = map[string][]string{
 	"secretagent":                       {"secretagent/agent/command"},
 	"secretagent/agent/command":         {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/upstream"},
-	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
+	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
 	"secretagent/agent/child":           {"secretagent/upstream"},
 	"secretagent/agent/config":          {"secretagent/upstream"},
 	"secretagent/agent/endpoint":        {"secretagent/upstream"},
+	"secretagent/agent/listen":          {"secretagent/upstream"},
 	"secretagent/cache":                 {"secretagent/upstream"},
 	"secretagent/render":                {"secretagent/upstream"},
 	"secretagent/upstream":              {},

@@ -208,7 +208,7 @@ func (a *Agent) openAPI(api *config.API) error {
 	if err != nil {
 		return err
 	}
-	a.apiListeners, err = listenAPI(api)
+	a.apiListeners, err = listenAPI(api, a.log)
 	for _, ln := range a.apiListeners {
 		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"secretagent/agent/config"
-	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 )
 
 // certificate is one that the agent shows or trusts, and when it ends.
@@ -23,12 +23,12 @@ func (a *Agent) certificates() []certificate {
 		}
 	}
 	for _, ln := range a.live.Load().serving {
-		own, clients := expiryOf(ln.tls)
+		own, clients := expiryOf(ln.TLS())
 		add("endpoint", own)
 		add("endpoint-client-ca", clients)
 	}
 	for _, ln := range a.apiListeners {
-		own, clients := expiryOf(ln.tls)
+		own, clients := expiryOf(ln.TLS())
 		add("kms-api", own)
 		add("kms-api-client-ca", clients)
 	}
@@ -39,7 +39,7 @@ func (a *Agent) certificates() []certificate {
 }
 
 // expiryOf returns when certificate and client authorities of a listener end; zero without.
-func expiryOf(t *endpoint.TLS) (own, clients time.Time) {
+func expiryOf(t *listen.TLS) (own, clients time.Time) {
 	if t == nil {
 		return own, clients
 	}
@@ -57,7 +57,7 @@ func caExpiry(endpoints []config.KMSEndpoint) (first time.Time) {
 		if err != nil {
 			continue
 		}
-		if end := endpoint.FirstExpiry(text); first.IsZero() || !end.IsZero() && end.Before(first) {
+		if end := listen.FirstExpiry(text); first.IsZero() || !end.IsZero() && end.Before(first) {
 			first = end
 		}
 	}

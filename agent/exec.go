@@ -72,7 +72,7 @@ func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
 	if api.Socket == "" {
 		return nil
 	}
-	listeners, err := listenAPI(&config.API{Socket: api.Socket})
+	listeners, err := listenAPI(&config.API{Socket: api.Socket}, c.deps.Logger)
 	if err != nil {
 		return err
 	}

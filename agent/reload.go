@@ -169,8 +169,8 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
 	}
 	for _, ln := range next.serving {
-		if ln.tls != nil {
-			if err := ln.tls.Reload(); err != nil {
+		if t := ln.TLS(); t != nil {
+			if err := t.Reload(); err != nil {
 				a.log.Error("the new certificate is unusable; the old one stays", "part", "endpoint", "err", err, "hint", hintCertificate)
 			}
 		}

@@ -1,18 +1,18 @@
 package agent
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"os/user"
-	"strconv"
+	"slices"
 	"sync/atomic"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
+	"secretagent/upstream"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -53,12 +53,49 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 	return opts, nil
 }
 
+// openListener opens a listener that section of agent.yaml describes; part is whose it is in
+// the log.
+func openListener(section, part string, opts listen.Options, log *slog.Logger) (*listen.Listener, error) {
+	ln, err := listen.Open(opts)
+	if err != nil {
+		var problems upstream.OptionErrors
+		problems.Add(section, err)
+		return nil, problems
+	}
+	if t := ln.TLS(); t != nil {
+		t.OnError(func(err error) {
+			log.Error("the new certificate is unusable; the old one stays", "part", part, "err", err, "hint", hintCertificate)
+		})
+	}
+	return ln, nil
+}
+
+func tlsFiles(cfg *config.TLS) listen.TLSFiles {
+	if cfg == nil {
+		return listen.TLSFiles{}
+	}
+	return listen.TLSFiles{CertFile: string(cfg.CertFile), KeyFile: string(cfg.KeyFile), ClientCAFile: string(cfg.ClientCAFile)}
+}
+
+// endpointListeners returns what the endpoint listens on: TCP first, then the unix socket.
+func endpointListeners(cfg *config.Endpoint) []listen.Options {
+	var list []listen.Options
+	if cfg.Listen != "" {
+		list = append(list, listen.TCPOptions{Address: cfg.Listen, AllowNonLoopback: cfg.AllowNonLoopback, TLS: tlsFiles(cfg.TLS)})
+	}
+	if cfg.Socket != "" {
+		list = append(list, listen.UnixOptions{
+			Path: string(cfg.Socket), FolderMode: 0o755,
+			Mode: cfg.SocketMode.Perm(), User: string(cfg.SocketUser), Group: string(cfg.SocketGroup),
+		})
+	}
+	return list
+}
+
 // served is a listener of the endpoint.
 type served struct {
-	net.Listener
-	identity any           // what it was opened for; an equal one need not be opened again
-	tls      *endpoint.TLS // nil: plain, or a unix socket
-	retired  atomic.Bool   // closed on purpose, because the configuration changed
+	*listen.Listener
+	retired atomic.Bool // closed on purpose, because the configuration changed
 }
 
 // serve answers on the listener until the server is shut down or the listener retired.
@@ -76,185 +113,62 @@ func (l *served) retire() error {
 	return ignore(l.Close(), net.ErrClosed)
 }
 
-// tcpIdentity and socketIdentity are what a listener is opened for.
-type tcpIdentity struct {
-	address          string
-	allowNonLoopback bool
-	tls              endpoint.TLSOptions
-}
-
-type socketIdentity struct {
-	path        config.Path
-	mode        config.FileMode
-	user, group config.Account
-}
-
-// listenEndpoint returns the endpoint's listeners: TCP first, then the unix socket. Those of
-// open that are still wanted are kept, the others are opened; when that fails, only the new
-// ones are closed.
-func listenEndpoint(cfg *config.Endpoint, open []*served, log *slog.Logger) (listeners []*served, err error) {
+// listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are
+// kept, the others are opened; when that fails, only the new ones are closed.
+func listenEndpoint(cfg *config.Endpoint, open []*served, log *slog.Logger) ([]*served, error) {
 	if cfg.Listen == "" && cfg.Socket == "" {
 		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
 	}
-	var opened []*served
-	defer func() {
+	var listeners []*served
+	for _, opts := range endpointListeners(cfg) {
+		if at := slices.IndexFunc(open, func(ln *served) bool { return ln.Options() == opts }); at >= 0 {
+			listeners = append(listeners, open[at])
+			continue
+		}
+		ln, err := openListener("endpoint", "endpoint", opts, log)
 		if err != nil {
-			for _, ln := range opened {
-				err = errors.Join(err, ln.Close())
-			}
-			listeners = nil
+			return nil, errors.Join(err, closeOthers(listeners, open, (*served).Close))
 		}
-	}()
-	add := func(identity any, listen func() (*served, error)) error {
-		for _, ln := range open {
-			if ln.identity == identity {
-				listeners = append(listeners, ln)
-				return nil
-			}
-		}
-		ln, err := listen()
-		if err != nil {
-			return err
-		}
-		ln.identity = identity
-		listeners, opened = append(listeners, ln), append(opened, ln)
-		return nil
-	}
-	if cfg.Listen != "" {
-		identity := tcpIdentity{address: cfg.Listen, allowNonLoopback: cfg.AllowNonLoopback}
-		if cfg.TLS != nil {
-			identity.tls = tlsOptions(cfg.TLS)
-		}
-		if err := add(identity, func() (*served, error) { return listenEndpointTCP(identity, log) }); err != nil {
-			return listeners, err
-		}
-	}
-	if cfg.Socket != "" {
-		identity := socketIdentity{cfg.Socket, cfg.SocketMode, cfg.SocketUser, cfg.SocketGroup}
-		if err := add(identity, func() (*served, error) { return listenEndpointSocket(cfg) }); err != nil {
-			return listeners, err
-		}
+		listeners = append(listeners, &served{Listener: ln})
 	}
 	return listeners, nil
-}
-
-func listenEndpointTCP(identity tcpIdentity, log *slog.Logger) (_ *served, err error) {
-	opts := endpoint.TCPOptions{Address: identity.address, AllowNonLoopback: identity.allowNonLoopback}
-	if identity.tls != (endpoint.TLSOptions{}) {
-		opts.TLS, err = endpoint.LoadTLS(identity.tls, func(err error) {
-			log.Error("the new certificate is unusable; the old one stays", "part", "endpoint", "err", err, "hint", hintCertificate)
-		})
-		if err != nil {
-			return nil, fmt.Errorf("endpoint.tls: %w", err)
-		}
-	}
-	ln, err := endpoint.ListenTCP(opts)
-	if err != nil {
-		return nil, fmt.Errorf("endpoint.listen: %w", err)
-	}
-	return &served{Listener: ln, tls: opts.TLS}, nil
-}
-
-func tlsOptions(cfg *config.TLS) endpoint.TLSOptions {
-	return endpoint.TLSOptions{CertFile: string(cfg.CertFile), KeyFile: string(cfg.KeyFile), ClientCAFile: string(cfg.ClientCAFile)}
-}
-
-func listenEndpointSocket(cfg *config.Endpoint) (*served, error) {
-	owner, err := accountID(cfg.SocketUser, func(name string) (string, error) {
-		u, err := user.Lookup(name)
-		if err != nil {
-			return "", err
-		}
-		return u.Uid, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("endpoint.socketUser: %w", err)
-	}
-	group, err := accountID(cfg.SocketGroup, func(name string) (string, error) {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return "", err
-		}
-		return g.Gid, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("endpoint.socketGroup: %w", err)
-	}
-	ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: string(cfg.Socket), Mode: cfg.SocketMode.Perm(), Owner: owner, Group: group})
-	if err != nil {
-		return nil, fmt.Errorf("endpoint.socket: %w", err)
-	}
-	return &served{Listener: ln}, nil
-}
-
-// accountID returns the number of a user or group that is given by name or number; nil for
-// none.
-func accountID(account config.Account, lookup func(name string) (id string, err error)) (*int, error) {
-	if account == "" {
-		return nil, nil
-	}
-	id, err := strconv.Atoi(string(account))
-	if err != nil {
-		text, err := lookup(string(account))
-		if err != nil {
-			return nil, err
-		}
-		if id, err = strconv.Atoi(text); err != nil {
-			return nil, fmt.Errorf("%s has no number on this operating system", account)
-		}
-	}
-	return &id, nil
 }
 
 // apiListener is a listener of the KMS API and who may call over it.
 type apiListener struct {
-	net.Listener
+	*listen.Listener
 	access kmsserver.Access
-	tls    *endpoint.TLS // nil: plain, or a unix socket
 }
 
-// listenAPI opens the listeners of the built-in backend's KMS API: the unix socket first, then
-// TCP.
-func listenAPI(cfg *config.API) (listeners []apiListener, err error) {
-	defer func() {
-		if err == nil {
-			return
-		}
-		for _, open := range listeners {
-			err = errors.Join(err, open.Close())
-		}
-		listeners = nil
-	}()
+// apiListeners returns what the KMS API listens on: the unix socket first, then TCP.
+func apiListeners(cfg *config.API) []listen.Options {
+	var list []listen.Options
 	if cfg.Socket != "" {
-		ln, err := kmsserver.ListenUnix(string(cfg.Socket))
-		if err != nil {
-			return listeners, fmt.Errorf("upstream.local.api.socket: %w", err)
-		}
-		listeners = append(listeners, apiListener{Listener: ln, access: kmsserver.Trusted})
+		list = append(list, listen.UnixOptions{Path: string(cfg.Socket)})
 	}
 	if cfg.Listen != "" {
-		cert, tlsConfig, err := apiTLS(cfg.TLS)
-		if err != nil {
-			return listeners, fmt.Errorf("upstream.local.api.tls: %w", err)
-		}
-		ln, err := kmsserver.ListenTCP(cfg.Listen, tlsConfig)
-		if err != nil {
-			return listeners, fmt.Errorf("upstream.local.api.listen: %w", err)
-		}
-		listeners = append(listeners, apiListener{ln, kmsserver.Signed, cert})
+		list = append(list, listen.TCPOptions{Address: cfg.Listen, AllowNonLoopback: true, TLS: tlsFiles(cfg.TLS)})
 	}
-	return listeners, nil
+	return list
 }
 
-func apiTLS(cfg *config.TLS) (*endpoint.TLS, *tls.Config, error) {
-	if cfg == nil {
-		return nil, nil, nil
+// listenAPI opens the listeners of the built-in backend's KMS API.
+func listenAPI(cfg *config.API, log *slog.Logger) (listeners []apiListener, err error) {
+	for _, opts := range apiListeners(cfg) {
+		ln, err := openListener("upstream.local.api", "kms-api", opts, log)
+		if err != nil {
+			for _, open := range listeners {
+				err = errors.Join(err, open.Close())
+			}
+			return nil, err
+		}
+		access := kmsserver.Signed
+		if _, unix := opts.(listen.UnixOptions); unix {
+			access = kmsserver.Trusted
+		}
+		listeners = append(listeners, apiListener{ln, access})
 	}
-	t, err := endpoint.LoadTLS(tlsOptions(cfg), nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	return t, t.Config(), nil
+	return listeners, nil
 }
 
 // What to do about a certificate that cannot be used, and about an audit log that fails.

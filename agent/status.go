@@ -375,17 +375,17 @@ func (a *Agent) callerStatus(viewer endpoint.Viewer) []CallerStatus {
 func (a *Agent) listenerStatus() []ListenerStatus {
 	list := []ListenerStatus{}
 	for _, ln := range a.live.Load().serving {
-		own, clients := expiryOf(ln.tls)
+		own, clients := expiryOf(ln.TLS())
 		list = append(list, ListenerStatus{
 			Serves: "endpoint", Network: ln.Addr().Network(), Address: ln.Addr().String(),
-			TLS: ln.tls != nil, CertificateExpires: own, ClientCAExpires: clients,
+			TLS: ln.Secure(), CertificateExpires: own, ClientCAExpires: clients,
 		})
 	}
 	for _, ln := range a.apiListeners {
-		own, clients := expiryOf(ln.tls)
+		own, clients := expiryOf(ln.TLS())
 		list = append(list, ListenerStatus{
 			Serves: "kms-api", Network: ln.Addr().Network(), Address: ln.Addr().String(), Signed: ln.access == kmsserver.Signed,
-			TLS: ln.tls != nil, CertificateExpires: own, ClientCAExpires: clients,
+			TLS: ln.Secure(), CertificateExpires: own, ClientCAExpires: clients,
 		})
 	}
 	return list

@@ -16,6 +16,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"secretagent/agent/listen"
 	"secretagent/upstream"
 )
 
@@ -235,7 +236,7 @@ func TestAnswersDoNotDependOnPieces(t *testing.T) {
 // dialLoopback serves s on a socket until the test ends and returns how to connect to it.
 func dialLoopback(t testing.TB, s *Server) (connect func(t testing.TB) *net.TCPConn) {
 	t.Helper()
-	ln, err := ListenTCP(TCPOptions{Address: "127.0.0.1:0"})
+	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
@@ -78,7 +79,7 @@ func startCachedWith(t *testing.T, b *rotating, limits cache.Limits, opts endpoi
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0"})
+	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

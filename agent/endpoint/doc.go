@@ -2,7 +2,7 @@
 // applications of one host, and to nobody else.
 //
 //	srv, err := endpoint.New(cache, endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(token)}})
-//	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:2025"})
+//	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:2025"})
 //	go srv.Serve(ln)
 //	…
 //	err = srv.Shutdown(ctx)

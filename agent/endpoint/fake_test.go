@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
 )
@@ -212,7 +213,7 @@ func start(t testing.TB, opts endpoint.Options) *rig {
 		t.Fatal(err)
 	}
 	r.srv = srv
-	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0"})
+	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

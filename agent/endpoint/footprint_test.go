@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
@@ -41,7 +42,7 @@ func TestMemoryPerSecret(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0"})
+		ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,17 +3,11 @@ package endpoint_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"io/fs"
-	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,55 +16,10 @@ import (
 	"time"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
 )
-
-func TestTCPListenerStaysOnLoopback(t *testing.T) {
-	for _, test := range []struct {
-		opts endpoint.TCPOptions
-		want string
-	}{
-		{endpoint.TCPOptions{Address: "0.0.0.0:0"}, "other hosts can reach"},
-		{endpoint.TCPOptions{Address: ":0"}, "other hosts can reach"},
-		{endpoint.TCPOptions{Address: "[::]:0"}, "other hosts can reach"},
-		{endpoint.TCPOptions{Address: "0.0.0.0:0", AllowNonLoopback: true}, "needs TLS"},
-		{endpoint.TCPOptions{Address: "nonsense"}, "nonsense"},
-	} {
-		if ln, err := endpoint.ListenTCP(test.opts); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%+v: %v", test.opts, err)
-			if err == nil {
-				_ = ln.Close()
-			}
-		}
-	}
-	// Also when somebody else opened it.
-	ln, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := endpoint.New(newFake(), endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := srv.Serve(ln); err == nil || !strings.Contains(err.Error(), "reachable from other hosts") {
-		t.Errorf("Serve: %v", err)
-	}
-	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("the refused listener is still open: %v", err)
-	}
-}
-
-func TestPortInUse(t *testing.T) {
-	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if _, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: ln.Addr().String()}); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
-		t.Errorf("the second listener: %v", err)
-	}
-}
 
 // socketPath returns a path that fits into a socket address.
 func socketPath(t testing.TB) string {
@@ -81,94 +30,6 @@ func socketPath(t testing.TB) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return filepath.Join(dir, "agent.sock")
-}
-
-func TestUnixSocketIsFinishedBeforeItAccepts(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no modes on sockets")
-	}
-	path := socketPath(t)
-	// Whatever appears at the path must have its mode from the first moment.
-	stop := make(chan struct{})
-	seen := make(chan fs.FileMode, 1)
-	go func() {
-		defer close(seen)
-		for {
-			if info, err := os.Lstat(path); err == nil {
-				seen <- info.Mode()
-				return
-			}
-			select {
-			case <-stop:
-				return
-			default:
-			}
-		}
-	}()
-	ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path, Mode: 0o640})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mode, ok := <-seen
-	close(stop)
-	if !ok || mode.Perm() != 0o640 || mode.Type() != fs.ModeSocket {
-		t.Errorf("the socket appeared as %v", mode)
-	}
-	if ln.Addr().String() != path {
-		t.Errorf("Addr: %v", ln.Addr())
-	}
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil || len(entries) != 1 {
-		t.Errorf("left behind beside the socket: %v %v", entries, err)
-	}
-	if _, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path}); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Errorf("a second listener: %v", err)
-	}
-	if err := ln.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the socket outlives its listener: %v", err)
-	}
-}
-
-func TestUnixSocketReplacesOnlyDeadSockets(t *testing.T) {
-	path := socketPath(t)
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path}); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("over a file: %v", err)
-	}
-	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
-		t.Errorf("the file is gone: %q %v", b, err)
-	}
-	_ = os.Remove(path)
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	_ = dead.Close()
-	ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path})
-	if err != nil {
-		t.Fatalf("over a dead socket: %v", err)
-	}
-	// A successor took the path: closing the old listener must not take its socket away.
-	_ = os.Remove(path)
-	next, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer next.Close()
-	_ = ln.Close()
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the successor's socket is gone: %v", err)
-	}
-	long := filepath.Join(filepath.Dir(path), strings.Repeat("x", 120))
-	if _, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: long}); err == nil || !strings.Contains(err.Error(), "too long") {
-		t.Errorf("a long path: %v", err)
-	}
 }
 
 func TestUnixSocketKnowsItsPeer(t *testing.T) {
@@ -186,7 +47,7 @@ func TestUnixSocketKnowsItsPeer(t *testing.T) {
 		{Name: "bound", Tokens: []endpoint.Token{mustToken(t, both)}, UIDs: []uint32{me + 1}, Secrets: []string{"*"}},
 	}})
 	path := socketPath(t)
-	ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: path})
+	ln, err := listen.Open(listen.UnixOptions{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,129 +89,26 @@ func TestUnixSocketKnowsItsPeer(t *testing.T) {
 	}
 }
 
-// authority issues certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
-
-func newAuthority(t testing.TB) *authority {
+// tlsFiles returns the files of a certificate that nobody trusts.
+func tlsFiles(t testing.TB) listen.TLSFiles {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	srv := httptest.NewTLSServer(nil)
+	srv.Close()
+	key, err := x509.MarshalPKCS8PrivateKey(srv.TLS.Certificates[0].PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
-}
-
-func (a *authority) issue(t testing.TB, name string) (cert, key []byte) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kb, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: kb})
-}
-
-func TestTLSAndMutualTLSWithNewCertificates(t *testing.T) {
-	ca, dir := newAuthority(t), t.TempDir()
-	opts := endpoint.TLSOptions{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), ClientCAFile: filepath.Join(dir, "ca")}
-	write := func(path string, b []byte) {
-		if err := os.WriteFile(path, b, 0o600); err != nil {
+	dir := t.TempDir()
+	files := listen.TLSFiles{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")}
+	for path, block := range map[string]*pem.Block{
+		files.CertFile: {Type: "CERTIFICATE", Bytes: srv.Certificate().Raw},
+		files.KeyFile:  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cert, key := ca.issue(t, "first")
-	write(opts.CertFile, cert)
-	write(opts.KeyFile, key)
-	if _, err := endpoint.LoadTLS(opts, nil); err == nil || !strings.Contains(err.Error(), "ca") {
-		t.Fatalf("without the authority's file: %v", err)
-	}
-	write(opts.ClientCAFile, ca.pem)
-	certs, err := endpoint.LoadTLS(opts, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := start(t, endpoint.Options{})
-	r.put(value("a", "v1", strings.Repeat("x", 20<<10), upstream.ACSCurrent))
-	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0", TLS: certs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.serve(t, ln)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca.pem)
-	cc, ck := ca.issue(t, "client")
-	clientCert, err := tls.X509KeyPair(cc, ck)
-	if err != nil {
-		t.Fatal(err)
-	}
-	connect := func(certs ...tls.Certificate) (string, int, error) {
-		nc, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: certs})
-		if err != nil {
-			return "", 0, err
-		}
-		defer nc.Close()
-		c := &client{t, nc, newReader(nc)}
-		if _, err := nc.Write([]byte(request("GET", "/v1/a", "Host: localhost", tokenLine))); err != nil {
-			return "", 0, err
-		}
-		got, err := c.tryReceive("GET")
-		return nc.ConnectionState().PeerCertificates[0].Subject.CommonName, got.status, err
-	}
-	if name, status, err := connect(clientCert); err != nil || status != 200 || name != "first" {
-		t.Fatalf("%s %d %v", name, status, err)
-	}
-	if _, status, err := connect(); err == nil {
-		t.Errorf("without a client certificate: %d", status)
-	}
-	stranger, sk := newAuthority(t).issue(t, "stranger")
-	strangerCert, err := tls.X509KeyPair(stranger, sk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, status, err := connect(strangerCert); err == nil {
-		t.Errorf("with a stranger's certificate: %d", status)
-	}
-
-	// Half an update changes nothing; the rest of it does.
-	cert, key = ca.issue(t, "second")
-	write(opts.CertFile, cert)
-	if err := certs.Reload(); err == nil {
-		t.Error("a certificate with another's key was taken")
-	}
-	if name, _, err := connect(clientCert); err != nil || name != "first" {
-		t.Errorf("after half an update: %s %v", name, err)
-	}
-	write(opts.KeyFile, key)
-	if err := certs.Reload(); err != nil {
-		t.Fatal(err)
-	}
-	if name, _, err := connect(clientCert); err != nil || name != "second" {
-		t.Errorf("after the update: %s %v", name, err)
-	}
+	return files
 }
 
 func TestShutdownFinishesRunningRequests(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"io/fs"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"testing"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
 )
@@ -399,17 +399,7 @@ func TestPageCanBeSwitchedOff(t *testing.T) {
 
 func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 	r := startPage(t, endpoint.Options{})
-	ca, dir := newAuthority(t), t.TempDir()
-	opts := endpoint.TLSOptions{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")}
-	cert, key := ca.issue(t, "agent")
-	if err := errors.Join(os.WriteFile(opts.CertFile, cert, 0o600), os.WriteFile(opts.KeyFile, key, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	certs, err := endpoint.LoadTLS(opts, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := endpoint.ListenTCP(endpoint.TCPOptions{Address: "127.0.0.1:0", TLS: certs})
+	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0", TLS: tlsFiles(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,8 +417,8 @@ func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 	}
 
 	// A link that is asked for over the unix socket leads to the TCP listener.
-	socket := filepath.Join(dir, "s")
-	unix, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: socket})
+	socket := socketPath(t)
+	unix, err := listen.Open(listen.UnixOptions{Path: socket})
 	if err != nil {
 		t.Skip(err)
 	}

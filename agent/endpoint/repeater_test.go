@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/listen"
 	"secretagent/upstream"
 )
 
@@ -27,7 +28,7 @@ func both(t *testing.T, opts endpoint.Options, test func(t *testing.T, r *rig, c
 			addr := r.addr
 			if network == "unix" {
 				addr = socketPath(t)
-				ln, err := endpoint.ListenUnix(endpoint.UnixOptions{Path: addr})
+				ln, err := listen.Open(listen.UnixOptions{Path: addr})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -122,14 +122,10 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 }
 
 // Serve answers on ln until [Server.Shutdown], which makes it return [ErrServerClosed], or
-// until ln fails. It takes ln over and closes it. A plain TCP listener that is not on a
-// loopback address is refused: [ListenTCP] makes those that may be used.
+// until ln fails. It takes ln over and closes it. It serves whatever ln accepts: whether others
+// than this host can reach ln is decided by the caller, who opens it.
 func (s *Server) Serve(ln net.Listener) error {
-	unix, err := checkListener(ln)
-	if err != nil {
-		_ = ln.Close()
-		return err
-	}
+	_, unix := ln.Addr().(*net.UnixAddr)
 	s.mu.Lock()
 	if s.stopping.Load() {
 		s.mu.Unlock()

@@ -119,7 +119,7 @@ func (s *Server) address(ctx *fasthttp.RequestCtx, c *conn) string {
 			host = "localhost"
 		}
 		scheme := "http://"
-		if own, ok := ln.(*listener); ok && own.tls != nil {
+		if own, ok := ln.(interface{ Secure() bool }); ok && own.Secure() {
 			scheme = "https://"
 		}
 		if at := scheme + net.JoinHostPort(host, strconv.Itoa(addr.Port)); first == "" || at < first {

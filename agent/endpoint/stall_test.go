@@ -21,8 +21,8 @@ type pipes struct {
 }
 
 func newPipes(t *testing.T) *pipes {
-	cert, key := newAuthority(t).issue(t, "localhost")
-	pair, err := tls.X509KeyPair(cert, key)
+	files := tlsFiles(t)
+	pair, err := tls.LoadX509KeyPair(files.CertFile, files.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}

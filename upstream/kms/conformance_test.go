@@ -1,6 +1,7 @@
 package kms_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -79,7 +80,7 @@ func socket(t *testing.T, m upstream.Manager) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "kms.sock")
-	ln, err := kmsserver.ListenUnix(path)
+	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,9 @@
 // unchanged.
 //
 //	server, err := kmsserver.New(store, kmsserver.Options{AccessKeys: keys, Logger: logger})
-//	socket, err := kmsserver.ListenUnix("run/kms.sock")
+//	socket, err := listen.Open(listen.UnixOptions{Path: "run/kms.sock"})
 //	go server.Serve(socket, kmsserver.Trusted)
-//	public, err := kmsserver.ListenTCP("127.0.0.1:2026", nil)
+//	public, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:2026"})
 //	go server.Serve(public, kmsserver.Signed)
 //	…
 //	err = server.Shutdown(ctx)

@@ -36,7 +36,7 @@ func Example() {
 	}
 	defer os.RemoveAll(folder)
 	socket := filepath.Join(folder, "kms.sock")
-	ln, err := kmsserver.ListenUnix(socket)
+	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -12,8 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,26 +19,6 @@ import (
 	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/upstreamtest"
 )
-
-func TestPlainTCPIsForLoopbackOnly(t *testing.T) {
-	for _, address := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0", "nonsense", "127.0.0.1:http:x"} {
-		ln, err := kmsserver.ListenTCP(address, nil)
-		if err == nil {
-			_ = ln.Close()
-			t.Errorf("%s is served in clear text", address)
-		} else if !strings.Contains(err.Error(), address) {
-			t.Errorf("%s: %v", address, err)
-		}
-	}
-	for _, address := range []string{"127.0.0.1:0", "127.0.0.7:0", "localhost:0"} {
-		ln, err := kmsserver.ListenTCP(address, nil)
-		if err != nil {
-			t.Errorf("%s: %v", address, err)
-			continue
-		}
-		_ = ln.Close()
-	}
-}
 
 func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
@@ -71,7 +49,7 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := kmsserver.ListenTCP("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10})
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", serverTLS(cert))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,10 +62,6 @@ func TestTLS(t *testing.T) {
 	req.URL.Scheme = "https"
 	res, err := client.Do(req)
 	read(t, res, err).wants(t, "over TLS", 200, "")
-	if conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
-		_ = conn.Close()
-		t.Error("TLS 1.1 is spoken")
-	}
 	// Two clients that keep quiet: one in the handshake, one after a request.
 	quiet, err := net.Dial("tcp", address)
 	if err != nil {
@@ -105,94 +79,12 @@ func TestTLS(t *testing.T) {
 	transport.CloseIdleConnections()
 }
 
-func TestTheSocketIsPrivateFromTheStart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "run", "kms.sock")
-	ln, err := kmsserver.ListenUnix(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stat, err := os.Lstat(path)
-	if err != nil || stat.Mode() != os.ModeSocket|0o600 {
-		t.Errorf("mode %v: %v", stat.Mode(), err)
-	}
-	folder, _ := os.Stat(filepath.Dir(path))
-	if folder.Mode().Perm() != 0o700 {
-		t.Errorf("folder mode %o", folder.Mode().Perm())
-	}
-	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
-		t.Errorf("files left behind: %v", left)
-	}
-	if ln.Addr().Network() != "unix" || ln.Addr().String() != path {
-		t.Errorf("address %s", ln.Addr())
-	}
-	if again, err := kmsserver.ListenUnix(path); err == nil {
-		_ = again.Close()
-		t.Error("a socket that is served is taken over")
-	}
-	if err := ln.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); !os.IsNotExist(err) {
-		t.Errorf("the socket stays behind: %v", err)
-	}
-}
-
-func TestASocketPathThatIsTooLongIsRefusedClearly(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), strings.Repeat("d", 100))
-	ln, err := kmsserver.ListenUnix(filepath.Join(folder, "kms.sock"))
-	if err == nil {
-		_ = ln.Close()
-		t.Fatal("it is served")
-	}
-	if !strings.Contains(err.Error(), "too long") {
-		t.Error(err)
-	}
-	if left, _ := os.ReadDir(folder); len(left) != 0 {
-		t.Errorf("files left behind: %v", left)
-	}
-}
-
-func TestAStaleSocketIsReplacedAndNothingElse(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "kms.sock")
-	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stale.SetUnlinkOnClose(false)
-	_ = stale.Close()
-	ln, err := kmsserver.ListenUnix(path)
-	if err != nil {
-		t.Fatalf("a stale socket: %v", err)
-	}
-	// Somebody replaces our socket: closing must not remove theirs.
-	_ = os.Remove(path)
-	other, err := kmsserver.ListenUnix(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = ln.Close()
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("another listener's socket was removed: %v", err)
-	}
-	_ = other.Close()
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if ln, err := kmsserver.ListenUnix(path); err == nil {
-		_ = ln.Close()
-		t.Error("a file is replaced")
-	}
-	if content, _ := os.ReadFile(path); string(content) != "precious" {
-		t.Error("the file is gone")
-	}
-}
-
 func TestTCPIsNeverTrusted(t *testing.T) {
 	server, err := kmsserver.New(upstreamtest.NewFake(), kmsserver.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := kmsserver.ListenTCP("127.0.0.1:0", nil)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package kmsserver_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -66,7 +67,7 @@ func TestTheOfficialSDKOverTheSocket(t *testing.T) {
 func TestTheOfficialSDKOverTLS(t *testing.T) {
 	cert, pool := selfSigned(t)
 	f := start(t)
-	ln, err := kmsserver.ListenTCP("127.0.0.1:0", serverTLS(cert))
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", serverTLS(cert))
 	if err != nil {
 		t.Fatal(err)
 	}

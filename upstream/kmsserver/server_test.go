@@ -82,11 +82,11 @@ func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 	if f.server, err = kmsserver.New(f.fake, opts); err != nil {
 		t.Fatal(err)
 	}
-	tcp, err := kmsserver.ListenTCP("127.0.0.1:0", nil)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	unix, err := kmsserver.ListenUnix(f.socket)
+	unix, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -603,7 +603,7 @@ func TestShutdownFinishesRunningRequests(t *testing.T) {
 	if n := f.server.Connections(); n != 0 {
 		t.Errorf("%d connections are open", n)
 	}
-	ln, err := kmsserver.ListenUnix(filepath.Join(t.TempDir(), "again.sock"))
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "again.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
