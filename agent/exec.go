@@ -87,10 +87,7 @@ func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
 func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string, stdin *os.File, observe func(child.Event)) (*child.Supervisor, error) {
 	var opts child.Options
 	if cfg != nil {
-		var err error
-		if opts, err = childOptions(cfg, deps.Logger); err != nil {
-			return nil, err
-		}
+		opts = childOptions(cfg, deps.Logger)
 	}
 	if len(command) > 0 {
 		opts.Command = command
@@ -99,16 +96,15 @@ func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []s
 	opts.Observe = observe
 	supervisor, err := child.New(source, opts)
 	if err != nil {
-		return nil, fmt.Errorf("exec: %w", err)
+		var problems upstream.OptionErrors
+		problems.Add("exec", err)
+		return nil, problems
 	}
 	return supervisor, nil
 }
 
 // Signal passes a signal on to the application; see [child.Supervisor.Signal].
 func (c *Child) Signal(sig os.Signal) error { return c.supervisor.Signal(sig) }
-
-// Interactive tells that the terminal sends its signals to the application by itself.
-func (c *Child) Interactive() bool { return c.supervisor.Interactive() }
 
 // Run runs the application until it ends: nil after exit code 0, an [*ExitError] after
 // another end. When ctx ends the application is asked to.

@@ -166,7 +166,7 @@ func (m *metrics) observeLookup(result string, took time.Duration) {
 }
 
 // observeChild counts what happens to the supervised application.
-func (m *metrics) observeChild(e child.Event) { m.childEvents.WithLabelValues(string(e.Kind)).Inc() }
+func (m *metrics) observeChild(e child.Event) { m.childEvents.WithLabelValues(string(e)).Inc() }
 
 // write writes the Prometheus text format.
 func (m *metrics) write(w io.Writer) error {

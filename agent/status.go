@@ -255,7 +255,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		c := a.child.Status()
 		s.Child = &ChildStatus{
 			Command: c.Command, State: c.State, PID: c.PID, StartedAt: c.StartedAt, Restarts: c.Restarts, Signals: c.Signals,
-			Outdated: c.Outdated, ChangedAt: c.LastChange, Failing: c.Failing, Error: reason(c.LastError), ErrorAt: c.LastErrorAt,
+			Outdated: c.Outdated, ChangedAt: c.ChangedAt, Failing: c.Failing, Error: reason(c.Error), ErrorAt: c.ErrorAt,
 			ExitCode: c.ExitCode,
 		}
 	}

@@ -5,10 +5,10 @@ package child
 import "golang.org/x/sys/unix"
 
 // awaitExit returns at once, so that the application is reaped before the rest of its group
-// is killed. For the moment in between nothing but luck and the slow reuse of process ids
-// keeps the id of an empty group from belonging to another process.
+// is killed. In the moment in between the id of an empty group could be given to another
+// process; that ids are reused slowly makes it unlikely.
 func awaitExit(int) {}
 
-// groupRuns reports whether the process group has members. Zombies count: whoever adopted
-// them has not collected them yet.
+// groupRuns reports whether the process group has members. Zombies that their new parent has not
+// collected yet count.
 func groupRuns(id int) bool { return unix.Kill(-id, 0) == nil }

@@ -10,8 +10,8 @@
 // [Supervisor.Run] starts the application only when every variable is known. While the
 // upstream is unavailable it waits, with jittered back-off, for at most
 // Options.StartTimeout; a secret that does not exist, is denied or does not fit its variable
-// is an error at once, because waiting would not change it. From then on the application's end is the end of Run, and its exit code
-// is in the [ExitError] that Run returns.
+// is an error at once, because waiting would not change it. From then on the application's
+// end is the end of Run, and its exit code is in the [ExitError] that Run returns.
 //
 // When a secret changes, all variables are read again from one consistent moment and
 // compared with what the application has. Only a difference counts: a new version with the
@@ -24,8 +24,7 @@
 //
 // The application gets, in this order of precedence:
 //
-//  1. the variables of Options.Env and Options.EnvFrom; two of them with one name are an
-//     error that names both;
+//  1. the variables of Options.Env; two of them with one name are an error that names both;
 //  2. what it inherits from this process: everything, or with Options.Pristine nothing; then
 //     narrowed by Options.Allow and Options.Deny. Deny wins over Allow.
 //
@@ -33,13 +32,13 @@
 // and their like) are never inherited. PWD follows Options.Dir when that is set. On Windows
 // the system adds SYSTEMROOT when it is missing.
 //
-// A JSON secret that is spread over variables (Options.EnvFrom) chooses their names, so
-// whoever can write the secret could choose LD_PRELOAD, PATH or NODE_OPTIONS and run code in
-// the application. Such names are refused unless the configuration spells them out.
+// A JSON secret that becomes one variable per key (a [Variable] without Name) chooses their
+// names. A writer of the secret could choose LD_PRELOAD, PATH or NODE_OPTIONS and so run code
+// in the application. Such names are refused unless the configuration spells them out.
 //
 // Values reach the application through its environment only: never a command line, a log, an
-// error or a file. Who may read /proc/PID/environ (the same user, and root) can read them, as
-// in every program that takes secrets from its environment.
+// error or a file. The same user and root can read them in /proc/PID/environ, as of every
+// program that takes secrets from its environment.
 //
 // # Processes
 //
@@ -51,10 +50,10 @@
 // When the standard input is our controlling terminal, the application shares our process
 // group instead, so that the shell outside sees one job: Ctrl-C and Ctrl-Z reach both,
 // reading from the terminal works, and an interactive shell inside does its own job control.
-// The terminal then delivers SIGINT itself, so the caller must hand SIGINT to
-// [Supervisor.Signal], which does not repeat it, and must not end on it. There is no group of
-// the application's own to kill in this mode. An interactive shell ignores SIGTERM; SIGHUP
-// as Options.StopSignal ends it without the grace period.
+// The terminal then delivers SIGINT itself. The caller must not end on SIGINT; it hands all
+// signals to [Supervisor.Signal], which does not repeat those of the terminal. There is no
+// group of the application's own to kill in this mode. An interactive shell ignores SIGTERM;
+// SIGHUP as Options.StopSignal ends it without the grace period.
 //
 // On Linux and FreeBSD the kernel kills the application when this process dies in whatever
 // way, kill -9 included, unless the application is set-user-id or has file capabilities. On
@@ -67,8 +66,8 @@
 //
 // # Design notes
 //
-// A keyed digest of the variables is kept for the comparison, under a key drawn at random for
-// each supervisor, not the values: they are needed for the moment of a start only. What Go
+// The supervisor keeps a keyed digest of the variables for the comparison, under a random key
+// of its own, and not the values: they are needed for the moment of a start only. What Go
 // strings held until then is left to the garbage collector.
 //
 // The kernel ties the parent-death signal to the thread that forked, not to the process. The
@@ -82,11 +81,11 @@
 // The reaper must not take the exit status of processes that other parts of the program
 // started and wait for. The kernel does not tell adopted orphans from such children. A zombie
 // is therefore reaped at once only when it belongs to the application's group, and otherwise
-// when several looks, about a second apart, found it still there: whoever waits for a child
-// collects it in far less. The price is that strangers stay zombies for some seconds.
+// when three looks, a second apart, found it still there: a parent that waits for its child
+// collects it in far less time.
 //
 // A restart that would exceed the rate is postponed, never dropped, and the application keeps
-// running until then. An application that ends by itself is not started again: that is the
-// business of the service manager or the container runtime, which know about back-off,
-// budgets and alarms, and want the exit code.
+// running until then. An application that ends by itself is not started again: the service
+// manager or the container runtime does that, which know about back-off, budgets and alarms,
+// and want the exit code.
 package child

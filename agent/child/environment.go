@@ -2,6 +2,7 @@ package child
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -37,73 +38,24 @@ type environment struct {
 // recipe makes environments. It is read-only once made.
 type recipe struct {
 	variables []Variable
-	spreads   []Spread
 	inherited map[string]string // :: name → value
 	refs      []upstream.SecretRef
 	key       [32]byte // of the digests
 }
 
-// newRecipe checks the part of opts that concerns the environment. Parent is the environment
-// of this process. The error holds every problem.
-func newRecipe(opts Options, parent []string) (*recipe, error) {
-	r := &recipe{
-		variables: slices.Clone(opts.Env),
-		spreads:   slices.Clone(opts.EnvFrom),
-		inherited: inherit(opts, parent),
-	}
+// newRecipe returns the recipe of opts, which were checked. Parent is the environment of this
+// process.
+func newRecipe(opts Options, parent []string) *recipe {
+	r := &recipe{variables: slices.Clone(opts.Env), inherited: inherit(opts, parent)}
 	_, _ = rand.Read(r.key[:]) // never fails
-
-	var problems []error
-	named := map[string]string{} // :: folded name → what sets it
-	claim := func(name, owner string) {
-		if err := checkName(name); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", owner, err))
-			return
-		}
-		if first, taken := named[foldName(name)]; taken {
-			problems = append(problems, fmt.Errorf("%s: %s sets %s already: choose another name", owner, first, name))
-			return
-		}
-		named[foldName(name)] = owner
-	}
-	add := func(owner string, ref *upstream.SecretRef) {
-		if err := ref.Validate(); err != nil {
-			problems = append(problems, fmt.Errorf("%s: secret: %w", owner, err))
-			return
-		}
-		*ref = ref.WithDefaults()
-		if !slices.Contains(r.refs, *ref) {
-			r.refs = append(r.refs, *ref)
-		}
-	}
 	for i := range r.variables {
 		v := &r.variables[i]
-		owner := fmt.Sprintf("env[%d]", i)
-		add(owner, &v.Ref)
-		claim(v.Name, owner)
-	}
-	for i := range r.spreads {
-		s := &r.spreads[i]
-		owner := fmt.Sprintf("envFrom[%d]", i)
-		add(owner, &s.Ref)
-		switch s.Case {
-		case "", KeepCase, UpperCase, LowerCase:
-		default:
-			problems = append(problems, fmt.Errorf("%s.case: %q: use %s, %s or %s", owner, s.Case, KeepCase, UpperCase, LowerCase))
-		}
-		if s.Prefix != "" {
-			if err := checkName(s.Prefix); err != nil {
-				problems = append(problems, fmt.Errorf("%s.prefix: %w", owner, err))
-			}
-		}
-		for _, key := range slices.Sorted(maps.Keys(s.Keys)) {
-			claim(s.nameOf(key), fmt.Sprintf("%s.keys[%q]", owner, key))
+		v.Ref = v.Ref.WithDefaults()
+		if !slices.Contains(r.refs, v.Ref) {
+			r.refs = append(r.refs, v.Ref)
 		}
 	}
-	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
-	}
-	return r, nil
+	return r
 }
 
 // unfitError says that the secrets are known but do not make an environment. Only another
@@ -141,12 +93,7 @@ func (r *recipe) explain(err error) error {
 	var users []string
 	for _, v := range r.variables {
 		if v.Ref == e.Ref.WithDefaults() {
-			users = append(users, v.Name)
-		}
-	}
-	for _, s := range r.spreads {
-		if s.Ref == e.Ref.WithDefaults() {
-			users = append(users, "the variables named by "+s.Ref.String())
+			users = append(users, cmp.Or(v.Name, "the variables named by "+v.Ref.String()))
 		}
 	}
 	if len(users) == 0 {
@@ -155,83 +102,25 @@ func (r *recipe) explain(err error) error {
 	return fmt.Errorf("%s: %w", strings.Join(users, ", "), err)
 }
 
+// entry is one variable that comes from a secret.
+type entry struct{ name, value, origin string }
+
 // assemble makes an environment of values, which hold one entry per ref. The error holds
 // every problem, names variable and secret, and never quotes a value.
 func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (environment, error) {
-	type entry struct{ name, value, origin string }
-	var (
-		problems []error
-		secret   = map[string]entry{} // :: folded name → entry
-		objects  = map[upstream.SecretRef]object{}
-	)
-	set := func(name, value, origin string) {
-		if err := checkName(name); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", origin, err))
-			return
-		}
-		if err := checkValue(name, value); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %s: %w", name, origin, err))
-			return
-		}
-		if first, taken := secret[foldName(name)]; taken {
-			problems = append(problems, fmt.Errorf("%s: set by %s and by %s: rename or drop one", name, first.origin, origin))
-			return
-		}
-		secret[foldName(name)] = entry{name, value, origin}
-	}
-	parsed := func(ref upstream.SecretRef) (object, error) {
-		if o, done := objects[ref]; done {
-			return o, nil
-		}
-		value := values[ref]
-		o, err := parseObject(value.SecretData.Reveal())
-		if err == nil {
-			objects[ref] = o
-		}
-		return o, err
-	}
-
-	for _, v := range r.variables {
-		origin := "secret " + v.Ref.String()
-		if v.Field == "" {
-			value := values[v.Ref]
-			set(v.Name, string(value.SecretData.Reveal()), origin)
-			continue
-		}
-		origin += fmt.Sprintf(", field %q", v.Field)
-		o, err := parsed(v.Ref)
-		if err == nil {
-			var text string
-			if text, err = o.text(v.Field); err == nil {
-				set(v.Name, text, origin)
+	var problems []error
+	set := map[string]entry{} // :: folded name → entry
+	for i := range r.variables {
+		v := &r.variables[i]
+		value := values[v.Ref]
+		entries, unfit := v.entries(value.SecretData.Reveal())
+		problems = append(problems, unfit...)
+		for _, e := range entries {
+			if first, taken := set[foldName(e.name)]; taken {
+				problems = append(problems, fmt.Errorf("%s: set by %s and by %s: rename or drop one", e.name, first.origin, e.origin))
 				continue
 			}
-		}
-		problems = append(problems, fmt.Errorf("%s: %s: %w", v.Name, origin, err))
-	}
-	for _, s := range r.spreads {
-		o, err := parsed(s.Ref)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("secret %s: %w", s.Ref, err))
-			continue
-		}
-		keys := slices.Sorted(maps.Keys(o))
-		if len(s.Keys) > 0 {
-			keys = slices.Sorted(maps.Keys(s.Keys))
-		}
-		for _, key := range keys {
-			name, origin := s.nameOf(key), fmt.Sprintf("secret %s, key %q", s.Ref, key)
-			if len(s.Keys) == 0 && steersLoader(name) {
-				problems = append(problems, fmt.Errorf("%s: %s: a secret may not choose a variable that makes programs load or run code: "+
-					"name it in env or keys if that is meant", name, origin))
-				continue
-			}
-			text, err := o.text(key)
-			if err != nil {
-				problems = append(problems, fmt.Errorf("%s: %s: %w", name, origin, err))
-				continue
-			}
-			set(name, text, origin)
+			set[foldName(e.name)] = e
 		}
 	}
 	if len(problems) > 0 {
@@ -240,8 +129,8 @@ func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (e
 
 	var env environment
 	mac := hmac.New(sha256.New, r.key[:])
-	for _, folded := range slices.Sorted(maps.Keys(secret)) {
-		e := secret[folded]
+	for _, folded := range slices.Sorted(maps.Keys(set)) {
+		e := set[folded]
 		for _, part := range []string{e.name, e.value} {
 			var size [8]byte
 			binary.BigEndian.PutUint64(size[:], uint64(len(part)))
@@ -252,7 +141,7 @@ func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (e
 	}
 	mac.Sum(env.digest[:0])
 	for name, value := range r.inherited {
-		if _, replaced := secret[foldName(name)]; !replaced {
+		if _, replaced := set[foldName(name)]; !replaced {
 			env.pairs = append(env.pairs, name+"="+value)
 		}
 	}
@@ -260,18 +149,67 @@ func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (e
 	return env, nil
 }
 
+// entries returns what v makes of the secret's data, and what is wrong with the rest of it.
+func (v *Variable) entries(data []byte) (entries []entry, problems []error) {
+	add := func(name, origin, value string, err error) {
+		if nameErr := checkName(name); nameErr != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", origin, nameErr))
+			return
+		}
+		if err == nil {
+			err = checkValue(name, value)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %s: %w", name, origin, err))
+			return
+		}
+		entries = append(entries, entry{name, value, origin})
+	}
+	secret := "secret " + v.Ref.String()
+	if v.Name != "" && v.Field == "" {
+		add(v.Name, secret, string(data), nil)
+		return entries, problems
+	}
+
+	o, err := parseObject(data)
+	if v.Name != "" {
+		value := ""
+		if err == nil {
+			value, err = o.text(v.Field)
+		}
+		add(v.Name, fmt.Sprintf("%s, field %q", secret, v.Field), value, err)
+		return entries, problems
+	}
+	if err != nil {
+		return nil, []error{fmt.Errorf("%s: %w", secret, err)}
+	}
+	keys := slices.Sorted(maps.Keys(v.Keys))
+	if len(v.Keys) == 0 {
+		keys = slices.Sorted(maps.Keys(o))
+	}
+	for _, key := range keys {
+		name := v.nameOf(key)
+		value, err := o.text(key)
+		if len(v.Keys) == 0 && steersLoader(name) {
+			err = errors.New("a secret may not choose a variable that makes programs load or run code: name it in env or keys if that is meant")
+		}
+		add(name, fmt.Sprintf("%s, key %q", secret, key), value, err)
+	}
+	return entries, problems
+}
+
 // nameOf returns the variable for a key of the secret.
-func (s *Spread) nameOf(key string) string {
-	if name := s.Keys[key]; name != "" {
+func (v *Variable) nameOf(key string) string {
+	if name := v.Keys[key]; name != "" {
 		return name
 	}
-	switch s.Case {
+	switch v.Case {
 	case UpperCase:
 		key = strings.ToUpper(key)
 	case LowerCase:
 		key = strings.ToLower(key)
 	}
-	if s.Sanitize {
+	if v.Sanitize {
 		key = strings.Map(func(c rune) rune {
 			if c == '_' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
 				return c
@@ -279,7 +217,7 @@ func (s *Spread) nameOf(key string) string {
 			return '_'
 		}, key)
 	}
-	return s.Prefix + key
+	return v.Prefix + key
 }
 
 // object is a JSON secret, its values not decoded yet.

@@ -1,8 +1,8 @@
 package child
 
 import (
-	"context"
 	"errors"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,6 +14,9 @@ import (
 // marker is in every secret of these tests; it must not come out anywhere but in values.
 const marker = "s3cr3t-marker"
 
+// recipeOf returns the recipe of an environment that inherits nothing.
+func recipeOf(variables ...Variable) *recipe { return newRecipe(Options{Env: variables}, nil) }
+
 func TestEnvironmentOfSecrets(t *testing.T) {
 	src := newSource(map[string]string{
 		"plain": marker + "\nsecond line \x01=$\"'\n",
@@ -24,42 +27,37 @@ func TestEnvironmentOfSecrets(t *testing.T) {
 	})
 	for _, c := range []struct {
 		name string
-		opts Options
+		env  []Variable
 		want []string
 	}{
 		{"a whole secret is taken byte by byte",
-			Options{Env: []Variable{{Name: "A", Ref: ref("plain")}, {Name: "B", Ref: ref("empty")}}},
+			[]Variable{{Name: "A", Ref: ref("plain")}, {Name: "B", Ref: ref("empty")}},
 			[]string{"A=" + marker + "\nsecond line \x01=$\"'\n", "B="}},
 		{"a field is a string, a number or a boolean as JSON spells it",
-			Options{Env: []Variable{
+			[]Variable{
 				{Name: "USER", Ref: ref("db"), Field: "user"}, {Name: "PORT", Ref: ref("db"), Field: "port"},
 				{Name: "BIG", Ref: ref("db"), Field: "big"}, {Name: "RATIO", Ref: ref("db"), Field: "ratio"},
 				{Name: "TLS", Ref: ref("db"), Field: "tls"}, {Name: "TEXT", Ref: ref("db"), Field: "text"},
-			}},
+			},
 			[]string{"BIG=12345678901234567890", "PORT=5432", "RATIO=1.50", "TEXT=tab\té\u2028", "TLS=true", "USER=app"}},
 		{"an object or array is compact JSON",
-			Options{Env: []Variable{{Name: "HOSTS", Ref: ref("db"), Field: "hosts"}}},
+			[]Variable{{Name: "HOSTS", Ref: ref("db"), Field: "hosts"}},
 			[]string{`HOSTS=["a",{"b":1}]`}},
 		{"a spread takes every key as it is",
-			Options{EnvFrom: []Spread{{Ref: ref("spread")}}},
+			[]Variable{{Ref: ref("spread")}},
 			[]string{"Region-Name=r1", "_x=1", "api.key=k1"}},
 		{"a spread changes case, sanitizes and prefixes",
-			Options{EnvFrom: []Spread{{Ref: ref("spread"), Prefix: "app_", Case: UpperCase, Sanitize: true}}},
+			[]Variable{{Ref: ref("spread"), Prefix: "app_", Case: UpperCase, Sanitize: true}},
 			[]string{"app_API_KEY=k1", "app_REGION_NAME=r1", "app__X=1"}},
 		{"a spread changes to lower case",
-			Options{EnvFrom: []Spread{{Ref: ref("spread"), Case: LowerCase, Keys: map[string]string{"Region-Name": ""}}}},
+			[]Variable{{Ref: ref("spread"), Case: LowerCase, Keys: map[string]string{"Region-Name": ""}}},
 			[]string{"region-name=r1"}},
 		{"keys pick and rename",
-			Options{EnvFrom: []Spread{{Ref: ref("db"), Prefix: "DB_", Case: UpperCase, Keys: map[string]string{"user": "", "password": "PGPASSWORD"}}}},
+			[]Variable{{Ref: ref("db"), Prefix: "DB_", Case: UpperCase, Keys: map[string]string{"user": "", "password": "PGPASSWORD"}}},
 			[]string{"DB_USER=app", "PGPASSWORD=" + marker}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.opts.Pristine = true
-			r, err := newRecipe(c.opts.withDefaults(), []string{"INHERITED=1"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			env, err := r.read(t.Context(), src)
+			env, err := recipeOf(c.env...).read(t.Context(), src)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,38 +85,34 @@ func TestEnvironmentErrorsNameVariableAndSecretAndNoValue(t *testing.T) {
 	})
 	for _, c := range []struct {
 		name string
-		opts Options
+		env  []Variable
 		want []string // parts of the error
 	}{
-		{"NUL in a whole secret", Options{Env: []Variable{{Name: "A", Ref: ref("nul")}}}, []string{"A: secret nul:ACSCurrent: ", "NUL"}},
-		{"NUL in a field", Options{Env: []Variable{{Name: "A", Ref: ref("jsonnul"), Field: "a"}}}, []string{`A: secret jsonnul:ACSCurrent, field "a": `, "NUL"}},
-		{"NUL in a spread", Options{EnvFrom: []Spread{{Ref: ref("jsonnul")}}}, []string{`a: secret jsonnul:ACSCurrent, key "a": `, "NUL"}},
-		{"null in a field", Options{Env: []Variable{{Name: "A", Ref: ref("null"), Field: "a"}}}, []string{"A: secret null", "is null"}},
-		{"null in a spread", Options{EnvFrom: []Spread{{Ref: ref("null")}}}, []string{"a: secret null", "is null"}},
-		{"a field that is not there", Options{Env: []Variable{{Name: "A", Ref: ref("db"), Field: "pass"}}}, []string{"A: secret db", `no key "pass"`}},
-		{"a key that is not there", Options{EnvFrom: []Spread{{Ref: ref("db"), Keys: map[string]string{"pass": "PASS"}}}}, []string{"PASS: secret db", `no key "pass"`}},
-		{"a field of text", Options{Env: []Variable{{Name: "A", Ref: ref("text"), Field: "a"}}}, []string{"A: secret text", "not a JSON object"}},
-		{"a spread of text", Options{EnvFrom: []Spread{{Ref: ref("text")}}}, []string{"secret text", "not a JSON object"}},
-		{"a spread of an array", Options{EnvFrom: []Spread{{Ref: ref("list")}}}, []string{"secret list", "not a JSON object"}},
-		{"a spread of null", Options{EnvFrom: []Spread{{Ref: ref("nothing")}}}, []string{"secret nothing", "not a JSON object"}},
-		{"JSON that is not UTF-8", Options{EnvFrom: []Spread{{Ref: ref("latin1")}}}, []string{"secret latin1", "not a JSON object"}},
-		{"text after the object", Options{EnvFrom: []Spread{{Ref: ref("trailing")}}}, []string{"secret trailing", "not a JSON object"}},
-		{"more than a variable can hold", Options{Env: []Variable{{Name: "ABC", Ref: ref("huge")}}}, []string{"ABC: secret huge", "at most 131072"}},
-		{"keys that cannot be names", Options{EnvFrom: []Spread{{Ref: ref("badnames")}}}, []string{"empty", `"a=b"`, `"a\x00b"`, `"a\nb"`}},
-		{"two keys with one name", Options{EnvFrom: []Spread{{Ref: ref("db"), Case: UpperCase}}},
+		{"NUL in a whole secret", []Variable{{Name: "A", Ref: ref("nul")}}, []string{"A: secret nul:ACSCurrent: ", "NUL"}},
+		{"NUL in a field", []Variable{{Name: "A", Ref: ref("jsonnul"), Field: "a"}}, []string{`A: secret jsonnul:ACSCurrent, field "a": `, "NUL"}},
+		{"NUL in a spread", []Variable{{Ref: ref("jsonnul")}}, []string{`a: secret jsonnul:ACSCurrent, key "a": `, "NUL"}},
+		{"null in a field", []Variable{{Name: "A", Ref: ref("null"), Field: "a"}}, []string{"A: secret null", "is null"}},
+		{"null in a spread", []Variable{{Ref: ref("null")}}, []string{"a: secret null", "is null"}},
+		{"a field that is not there", []Variable{{Name: "A", Ref: ref("db"), Field: "pass"}}, []string{"A: secret db", `no key "pass"`}},
+		{"a key that is not there", []Variable{{Ref: ref("db"), Keys: map[string]string{"pass": "PASS"}}}, []string{"PASS: secret db", `no key "pass"`}},
+		{"a field of text", []Variable{{Name: "A", Ref: ref("text"), Field: "a"}}, []string{"A: secret text", "not a JSON object"}},
+		{"a spread of text", []Variable{{Ref: ref("text")}}, []string{"secret text", "not a JSON object"}},
+		{"a spread of an array", []Variable{{Ref: ref("list")}}, []string{"secret list", "not a JSON object"}},
+		{"a spread of null", []Variable{{Ref: ref("nothing")}}, []string{"secret nothing", "not a JSON object"}},
+		{"JSON that is not UTF-8", []Variable{{Ref: ref("latin1")}}, []string{"secret latin1", "not a JSON object"}},
+		{"text after the object", []Variable{{Ref: ref("trailing")}}, []string{"secret trailing", "not a JSON object"}},
+		{"more than a variable can hold", []Variable{{Name: "ABC", Ref: ref("huge")}}, []string{"ABC: secret huge", "at most 131072"}},
+		{"keys that cannot be names", []Variable{{Ref: ref("badnames")}}, []string{"empty", `"a=b"`, `"a\x00b"`, `"a\nb"`}},
+		{"two keys with one name", []Variable{{Ref: ref("db"), Case: UpperCase}},
 			[]string{`USER: set by secret db:ACSCurrent, key "User" and by secret db:ACSCurrent, key "user"`}},
-		{"two spreads with one name", Options{EnvFrom: []Spread{{Ref: ref("db")}, {Ref: ref("other")}}},
+		{"two spreads with one name", []Variable{{Ref: ref("db")}, {Ref: ref("other")}},
 			[]string{`user: set by secret db:ACSCurrent, key "user" and by secret other:ACSCurrent, key "user"`}},
-		{"a spread over a variable", Options{Env: []Variable{{Name: "user", Ref: ref("text")}}, EnvFrom: []Spread{{Ref: ref("other")}}},
+		{"a spread over a variable", []Variable{{Name: "user", Ref: ref("text")}, {Ref: ref("other")}},
 			[]string{`user: set by secret text:ACSCurrent and by secret other:ACSCurrent, key "user"`}},
-		{"every problem at once", Options{Env: []Variable{{Name: "A", Ref: ref("nul")}, {Name: "B", Ref: ref("null"), Field: "a"}}}, []string{"A: ", "B: "}},
+		{"every problem at once", []Variable{{Name: "A", Ref: ref("nul")}, {Name: "B", Ref: ref("null"), Field: "a"}}, []string{"A: ", "B: "}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r, err := newRecipe(c.opts, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			env, err := r.read(t.Context(), src)
+			env, err := recipeOf(c.env...).read(t.Context(), src)
 			if err == nil || env.pairs != nil || env.digest != (digest{}) {
 				t.Fatalf("%d variables and %v, want an error alone", len(env.pairs), err)
 			}
@@ -138,14 +132,9 @@ func TestEnvironmentErrorsNameVariableAndSecretAndNoValue(t *testing.T) {
 }
 
 func TestUpstreamErrorsNameTheVariables(t *testing.T) {
-	r, err := newRecipe(Options{
-		Env:     []Variable{{Name: "A", Ref: ref("gone"), Field: "a"}, {Name: "B", Ref: ref("gone")}, {Name: "C", Ref: ref("other")}},
-		EnvFrom: []Spread{{Ref: ref("gone"), Prefix: "X_"}},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = r.read(t.Context(), newSource(map[string]string{"other": marker}))
+	r := recipeOf(Variable{Name: "A", Ref: ref("gone"), Field: "a"}, Variable{Name: "B", Ref: ref("gone")}, Variable{Name: "C", Ref: ref("other")},
+		Variable{Ref: ref("gone"), Prefix: "X_"})
+	_, err := r.read(t.Context(), newSource(map[string]string{"other": marker}))
 	if !errors.Is(err, upstream.ErrNotFound) {
 		t.Fatalf("%v does not wrap the cause", err)
 	}
@@ -156,59 +145,40 @@ func TestUpstreamErrorsNameTheVariables(t *testing.T) {
 }
 
 func TestSecretsAreAskedForOnceAndTogether(t *testing.T) {
-	r, err := newRecipe(Options{
-		Env: []Variable{{Name: "A", Ref: ref("db"), Field: "user"}, {Name: "B", Ref: ref("db")},
-			{Name: "C", Ref: upstream.SecretRef{SecretName: "db", VersionStage: upstream.ACSCurrent}},
-			{Name: "D", Ref: upstream.SecretRef{SecretName: "db", VersionStage: upstream.ACSPrevious}}},
-		EnvFrom: []Spread{{Ref: ref("db")}, {Ref: ref("other")}},
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []upstream.SecretRef{
-		{SecretName: "db", VersionStage: upstream.ACSCurrent}, {SecretName: "db", VersionStage: upstream.ACSPrevious},
-		{SecretName: "other", VersionStage: upstream.ACSCurrent},
-	}
-	if !slices.Equal(r.refs, want) {
+	current := upstream.SecretRef{SecretName: "db", VersionStage: upstream.ACSCurrent}
+	previous := upstream.SecretRef{SecretName: "db", VersionStage: upstream.ACSPrevious}
+	r := recipeOf(Variable{Name: "A", Ref: ref("db"), Field: "user"}, Variable{Name: "B", Ref: ref("db")}, Variable{Name: "C", Ref: current},
+		Variable{Name: "D", Ref: previous}, Variable{Ref: ref("db")}, Variable{Ref: ref("other")})
+	if want := []upstream.SecretRef{current, previous, ref("other").WithDefaults()}; !slices.Equal(r.refs, want) {
 		t.Errorf("asks for %v, want %v", r.refs, want)
 	}
 }
 
 func TestLoaderVariablesAreRefusedUnlessNamed(t *testing.T) {
-	refused := []string{
+	for _, name := range []string{
 		"LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_SOMETHING_NEW", "DYLD_INSERT_LIBRARIES", "BASH_ENV", "ENV", "PATH", "IFS",
 		"BASH_FUNC_ls%%", "SHELLOPTS", "PYTHONSTARTUP", "PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "PERL5OPT", "RUBYOPT",
 		"GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "DOTNET_STARTUP_HOOKS", "GLIBC_TUNABLES", "GCONV_PATH", "LUA_INIT_5_4", "OPENSSL_CONF",
-	}
-	for _, name := range refused {
+	} {
 		src := newSource(map[string]string{"s": `{"` + name + `":"` + marker + `"}`})
-		r, err := newRecipe(Options{EnvFrom: []Spread{{Ref: ref("s")}}}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err = r.read(t.Context(), src); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "secret s:") || strings.Contains(err.Error(), marker) {
+		_, err := recipeOf(Variable{Ref: ref("s")}).read(t.Context(), src)
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "secret s:") || strings.Contains(err.Error(), marker) {
 			t.Errorf("%s from a secret: %v", name, err)
 		}
-		for what, opts := range map[string]Options{
-			"env":          {Env: []Variable{{Name: name, Ref: ref("s"), Field: name}}},
-			"keys":         {EnvFrom: []Spread{{Ref: ref("s"), Keys: map[string]string{name: ""}}}},
-			"renamed keys": {EnvFrom: []Spread{{Ref: ref("s"), Keys: map[string]string{name: "HARMLESS"}}}},
-			"a prefix":     {EnvFrom: []Spread{{Ref: ref("s"), Prefix: "APP_"}}},
+		for what, v := range map[string]Variable{
+			"env":          {Name: name, Ref: ref("s"), Field: name},
+			"keys":         {Ref: ref("s"), Keys: map[string]string{name: ""}},
+			"renamed keys": {Ref: ref("s"), Keys: map[string]string{name: "HARMLESS"}},
+			"a prefix":     {Ref: ref("s"), Prefix: "APP_"},
 		} {
-			if r, err = newRecipe(opts, nil); err != nil {
-				t.Fatal(err)
-			}
-			if env, err := r.read(t.Context(), src); err != nil || len(env.pairs) != 1 {
+			if env, err := recipeOf(v).read(t.Context(), src); err != nil || len(env.pairs) != 1 {
 				t.Errorf("%s named in %s: %d variables, %v", name, what, len(env.pairs), err)
 			}
 		}
 	}
 	// The name counts as it comes out, not as it is in the secret.
-	r, err := newRecipe(Options{EnvFrom: []Spread{{Ref: ref("s"), Prefix: "LD_", Case: UpperCase}}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.read(t.Context(), newSource(map[string]string{"s": `{"preload":"x"}`})); err == nil {
+	src := newSource(map[string]string{"s": `{"preload":"x"}`})
+	if _, err := recipeOf(Variable{Ref: ref("s"), Prefix: "LD_", Case: UpperCase}).read(t.Context(), src); err == nil {
 		t.Error("a prefix smuggled LD_PRELOAD in")
 	}
 	for _, name := range []string{"DB_PASSWORD", "API_KEY", "OLD_PATH", "PASSWORD", "USER", "HOST", "ENVIRONMENT"} {
@@ -243,11 +213,7 @@ func TestInheritance(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.opts.Env = []Variable{{Name: "DB_PASSWORD", Ref: ref("db")}}
-			r, err := newRecipe(c.opts, parent)
-			if err != nil {
-				t.Fatal(err)
-			}
-			env, err := r.read(t.Context(), newSource(map[string]string{"db": "new"}))
+			env, err := newRecipe(c.opts, parent).read(t.Context(), newSource(map[string]string{"db": "new"}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -259,19 +225,15 @@ func TestInheritance(t *testing.T) {
 }
 
 func TestDigestTellsEveryDifference(t *testing.T) {
-	opts := Options{EnvFrom: []Spread{{Ref: ref("s")}}}
-	r, err := newRecipe(opts, []string{"A=1"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	of := func(r *recipe, data string) digest {
 		t.Helper()
-		env, err := r.read(context.Background(), newSource(map[string]string{"s": data}))
+		env, err := r.read(t.Context(), newSource(map[string]string{"s": data}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return env.digest
 	}
+	r := recipeOf(Variable{Ref: ref("s")})
 	same := of(r, `{"A":"x","B":"y"}`)
 	if same != of(r, `{ "B":"\u0079", "A":"x" }`) {
 		t.Error("another spelling of the same variables is a difference")
@@ -283,11 +245,7 @@ func TestDigestTellsEveryDifference(t *testing.T) {
 		}
 		seen[of(r, data)] = data
 	}
-	other, err := newRecipe(opts, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if of(other, `{"A":"x","B":"y"}`) == same {
+	if of(recipeOf(Variable{Ref: ref("s")}), `{"A":"x","B":"y"}`) == same {
 		t.Error("digests have no key of their own")
 	}
 }
@@ -304,11 +262,11 @@ func FuzzAssemble(f *testing.F) {
 	f.Add(`{"a=b":1,"":[null]}`, "P_", "lower", false)
 	f.Add(`{"p`+"\x00"+`":{}}`, "LD_", "keep", true)
 	f.Fuzz(func(t *testing.T, data, prefix, fold string, sanitize bool) {
-		r, err := newRecipe(Options{EnvFrom: []Spread{{Ref: ref("s"), Prefix: prefix, Case: Case(fold), Sanitize: sanitize}}}, nil)
-		if err != nil {
+		v := Variable{Ref: ref("s"), Prefix: prefix, Case: Case(fold), Sanitize: sanitize}
+		if (Options{Command: []string{os.Args[0]}, Env: []Variable{v}}).Validate() != nil {
 			return
 		}
-		env, err := r.read(t.Context(), newSource(map[string]string{"s": data}))
+		env, err := recipeOf(v).read(t.Context(), newSource(map[string]string{"s": data}))
 		if err != nil {
 			if env.pairs != nil {
 				t.Fatal("an environment beside an error")

@@ -28,8 +28,7 @@ func ExampleSupervisor() {
 	db := upstream.SecretRef{SecretName: "app/db"}
 	s, err := child.New(fixed(`{"user":"app","port":5432}`), child.Options{
 		Command: []string{"sh", "-c", `echo "$DB_USER on $PORT"; exit 3`},
-		Env:     []child.Variable{{Name: "PORT", Ref: db, Field: "port"}},
-		EnvFrom: []child.Spread{{Ref: db, Prefix: "DB_", Case: child.UpperCase}},
+		Env:     []child.Variable{{Name: "PORT", Ref: db, Field: "port"}, {Ref: db, Prefix: "DB_", Case: child.UpperCase}},
 		Stdout:  os.Stdout,
 	})
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 )
 
 // steersLoader reports whether a variable of this name makes the dynamic loader, a shell or
-// a language runtime load or run what its value says, or look for programs elsewhere. Whoever
-// sets one runs code in the application.
+// a language runtime load or run what its value says, or look for programs elsewhere. Setting
+// one runs code in the application.
 func steersLoader(name string) bool {
 	name = foldName(name)
 	for _, prefix := range loaderPrefixes {

@@ -1,16 +1,20 @@
 package child
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
-	"path"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"secretagent/upstream"
@@ -47,26 +51,24 @@ const (
 	LowerCase Case = "lower"
 )
 
-// Variable is one environment variable from one secret.
+// Variable is one environment variable from one secret or, without Name, one for each
+// top-level key of a JSON secret.
 type Variable struct {
-	// Name is the variable. It must not be empty and must not contain '=', NUL or another
-	// control character.
+	// Name is the variable: letters of ASCII, digits and underscores.
 	Name string
 
-	// Ref is the secret.
+	// Ref is the secret. Without Name it must hold a JSON object.
 	Ref upstream.SecretRef
 
 	// Field is the top-level key to take from a JSON secret. Strings are taken as they are,
 	// numbers and booleans as JSON spells them, objects and arrays as compact JSON; null is
 	// an error. Empty: the whole secret, byte by byte.
 	Field string
-}
 
-// Spread puts the top-level keys of one JSON secret into one variable each, valued as
-// [Variable].Field says.
-type Spread struct {
-	// Ref is the secret. It must hold a JSON object.
-	Ref upstream.SecretRef
+	// Keys picks and renames, for a Variable without Name: key of the secret → name of the
+	// variable, used as it is; an empty name is made from the key by the rules below. Each
+	// must be in the secret. Empty: every key of the secret.
+	Keys map[string]string
 
 	// Prefix is put before every name that comes from a key, as it is spelled here.
 	Prefix string
@@ -77,19 +79,14 @@ type Spread struct {
 	// Sanitize replaces every character of the key that is not a letter of ASCII, a digit or
 	// '_' by '_'.
 	Sanitize bool
-
-	// Keys picks and renames: key of the secret → name of the variable, used as it is; an
-	// empty name is made from the key by the rules above. Each must be in the secret.
-	// Empty: every key of the secret.
-	Keys map[string]string
 }
 
 // Defaults of [Options].
 const (
-	DefaultGrace         = 30 * time.Second
-	DefaultDebounce      = 2 * time.Second
-	DefaultMaxRestarts   = 5
-	DefaultRestartWindow = 10 * time.Minute
+	defaultGrace         = 30 * time.Second
+	defaultDebounce      = 2 * time.Second
+	defaultMaxRestarts   = 5
+	defaultRestartWindow = 10 * time.Minute
 )
 
 // Options says what to run and how.
@@ -103,43 +100,43 @@ type Options struct {
 	// of this process.
 	Dir string
 
-	// Env and EnvFrom are the variables that come from secrets.
-	Env     []Variable
-	EnvFrom []Spread
+	// Env are the variables that come from secrets.
+	Env []Variable
 
 	// Pristine keeps the environment of this process from the application, except for what
 	// Allow names.
 	Pristine bool
 
-	// Allow are patterns, as of [path.Match], of the variables that may be inherited. Empty
-	// means all, or with Pristine none.
+	// Allow are patterns of the variables that may be inherited: names with * for any text
+	// and ? for one character. Empty means all, or with Pristine none.
 	Allow []string
 
 	// Deny are patterns of variables that are never inherited. They win over Allow and do
-	// not concern Env and EnvFrom.
+	// not concern Env.
 	Deny []string
 
 	// OnChange says what a change of the variables does; empty means Restart.
 	OnChange OnChange
 
-	// ChangeSignal is sent on a change when OnChange is SignalChild; nil means SIGHUP.
-	ChangeSignal os.Signal
+	// ChangeSignal is the name of the signal that is sent on a change when OnChange is
+	// SignalChild; empty means SIGHUP.
+	ChangeSignal string
 
-	// StopSignal asks the application to end; nil means SIGTERM. It is followed by SIGCONT,
-	// so that a stopped application can act on it.
-	StopSignal os.Signal
+	// StopSignal is the name of the signal that asks the application to end; empty means
+	// SIGTERM. SIGCONT follows it, so that a stopped application can act on it.
+	StopSignal string
 
 	// Grace is how long the application may take to end before it is killed together with
-	// its group. Zero means DefaultGrace.
+	// its group. Zero means 30 seconds.
 	Grace time.Duration
 
 	// SignalGroup sends signals to the whole process group of the application. It is meant
 	// for shell scripts, which do not pass signals on. It has no effect when the application
-	// shares our group, see [Supervisor.Interactive].
+	// shares our group because its standard input is our controlling terminal.
 	SignalGroup bool
 
 	// Debounce is how long to wait for further changes after a change. A steady stream of
-	// them is cut off after five times as long. Zero means DefaultDebounce.
+	// them is cut off after five times as long. Zero means 2 seconds.
 	Debounce time.Duration
 
 	// Splay is the upper bound of a random wait that is added to Debounce, so that the
@@ -147,8 +144,8 @@ type Options struct {
 	Splay time.Duration
 
 	// MaxRestarts is how many changes may be acted upon at once before they are limited to
-	// MaxRestarts per RestartWindow. A change that has to wait is not lost. Zeros mean
-	// DefaultMaxRestarts and DefaultRestartWindow.
+	// MaxRestarts per RestartWindow. A change that has to wait is not lost. Zeros mean 5 and
+	// 10 minutes.
 	MaxRestarts   int
 	RestartWindow time.Duration
 
@@ -167,100 +164,177 @@ type Options struct {
 	// Logger gets what happens, never a value; nil discards it.
 	Logger *slog.Logger
 
-	// Ready is called once, after the first start. It must not block.
-	Ready func()
-
 	// Observe is called for everything that happens, for metrics. It must not block.
 	Observe func(Event)
 }
 
-// withDefaults returns o with every optional field filled in.
+// withDefaults returns o with every optional field filled in and Dir made absolute.
 func (o Options) withDefaults() Options {
-	if o.OnChange == "" {
-		o.OnChange = Restart
-	}
-	if o.ChangeSignal == nil {
-		o.ChangeSignal = syscall.SIGHUP
-	}
-	if o.StopSignal == nil {
-		o.StopSignal = syscall.SIGTERM
-	}
-	if o.Grace == 0 {
-		o.Grace = DefaultGrace
-	}
-	if o.Debounce == 0 {
-		o.Debounce = DefaultDebounce
-	}
-	if o.MaxRestarts == 0 {
-		o.MaxRestarts = DefaultMaxRestarts
-	}
-	if o.RestartWindow == 0 {
-		o.RestartWindow = DefaultRestartWindow
-	}
+	o.OnChange = cmp.Or(o.OnChange, Restart)
+	o.ChangeSignal = cmp.Or(o.ChangeSignal, "SIGHUP")
+	o.StopSignal = cmp.Or(o.StopSignal, "SIGTERM")
+	o.Grace = cmp.Or(o.Grace, defaultGrace)
+	o.Debounce = cmp.Or(o.Debounce, defaultDebounce)
+	o.MaxRestarts = cmp.Or(o.MaxRestarts, defaultMaxRestarts)
+	o.RestartWindow = cmp.Or(o.RestartWindow, defaultRestartWindow)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Ready == nil {
-		o.Ready = func() {}
 	}
 	if o.Observe == nil {
 		o.Observe = func(Event) {}
 	}
+	if o.Dir != "" {
+		// Without a working directory of our own there is no relative one to start in either:
+		// check reports that.
+		if abs, err := filepath.Abs(o.Dir); err == nil {
+			o.Dir = abs
+		}
+	}
 	return o
 }
 
-// check reports every problem of o, whose defaults are filled in. Each names the key at
-// fault.
-func (o Options) check() error {
-	var problems []error
-	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+// Validate reports every problem of o that [New] would refuse, as [upstream.OptionErrors]. It
+// looks for the program and the working directory, and changes nothing.
+func (o Options) Validate() error { return o.withDefaults().check() }
 
-	if len(o.Command) == 0 || o.Command[0] == "" {
-		add("command: it is empty: name the program to run")
-	}
-	for i, arg := range o.Command {
-		if strings.ContainsRune(arg, 0) {
-			add("command[%d]: it contains a NUL byte", i)
-		}
-	}
-	if strings.ContainsRune(o.Dir, 0) {
-		add("dir: it contains a NUL byte")
-	}
-	for key, patterns := range map[string][]string{"allow": o.Allow, "deny": o.Deny} {
-		for i, p := range patterns {
-			if _, err := path.Match(p, ""); err != nil || p == "" {
-				add("%s[%d]: %q is not a pattern: use a name, with * and ? for the unknown parts", key, i, p)
-			}
-		}
-	}
-	switch o.OnChange {
-	case Restart, IgnoreChange:
-	case SignalChild:
-		if runtime.GOOS == "windows" {
-			add("onChange: Windows has no signals: use %s or %s", Restart, IgnoreChange)
-		}
-	default:
-		add("onChange: %q: use %s, %s or %s", o.OnChange, Restart, SignalChild, IgnoreChange)
-	}
-	if o.ChangeSignal == os.Kill || stopsProcess(o.ChangeSignal) {
-		add("changeSignal: the application cannot handle %v: choose another", o.ChangeSignal)
-	}
-	if stopsProcess(o.StopSignal) {
-		add("stopSignal: %v does not end a process: choose another", o.StopSignal)
-	}
-	for _, d := range []struct {
+// check is Validate of options whose defaults are filled in.
+func (o Options) check() error {
+	var p upstream.OptionErrors
+	o.checkCommand(&p)
+	o.checkEnv(&p)
+	o.checkChange(&p)
+	for _, bound := range []struct {
 		key   string
 		value time.Duration
 	}{
 		{"grace", o.Grace}, {"debounce", o.Debounce}, {"splay", o.Splay},
 		{"restartWindow", o.RestartWindow}, {"startTimeout", o.StartTimeout},
 	} {
-		if d.value < 0 {
-			add("%s: %v: must not be negative", d.key, d.value)
+		if bound.value < 0 {
+			p.Addf(bound.key, bound.value.String(), "must not be negative")
 		}
 	}
 	if o.MaxRestarts < 0 {
-		add("maxRestarts: %d: must not be negative", o.MaxRestarts)
+		p.Addf("maxRestarts", strconv.Itoa(o.MaxRestarts), "must not be negative")
 	}
-	return errors.Join(problems...)
+	if o.Subreaper && runtime.GOOS != "linux" {
+		p.Addf("subreaper", "true", "must be false: only Linux has it")
+	}
+	return p.Err()
+}
+
+func (o Options) checkCommand(p *upstream.OptionErrors) {
+	for i, arg := range o.Command {
+		if strings.ContainsRune(arg, 0) {
+			p.Addf(fmt.Sprintf("command[%d]", i), "", "must not contain a NUL character")
+		}
+	}
+	if info, err := os.Stat(o.Dir); o.Dir != "" && (err != nil || !info.IsDir()) {
+		*p = append(*p, &upstream.OptionError{Key: "dir", Value: o.Dir, Reason: "must be a folder that exists", Err: err})
+		return // which a relative program is looked for in
+	}
+	switch {
+	case len(o.Command) == 0 || o.Command[0] == "":
+		p.Addf("command", "", `must start with a program, such as [kill, -HUP, "1"]`)
+	case !strings.ContainsRune(o.Command[0], 0):
+		if _, err := o.program(); err != nil {
+			*p = append(*p, &upstream.OptionError{Key: "command", Reason: "must start with a program that can be run: " + err.Error(), Err: err})
+		}
+	}
+}
+
+// program returns the path of the program to start. A name is looked up in the PATH of this
+// process. The error wraps [exec.ErrNotFound] or says why a path does not lead to a program.
+func (o Options) program() (string, error) {
+	name := o.Command[0]
+	if strings.ContainsAny(name, "/"+string(filepath.Separator)) && !filepath.IsAbs(name) {
+		// The kernel would resolve it after changing to the directory.
+		abs, err := filepath.Abs(filepath.Join(o.Dir, name))
+		if err != nil {
+			return "", err
+		}
+		name = abs
+	}
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(found)
+}
+
+var (
+	variableName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	variablePattern = regexp.MustCompile(`^[A-Za-z0-9_*?]+$`)
+)
+
+func (o Options) checkEnv(p *upstream.OptionErrors) {
+	const must = "must be a variable name: letters, digits and underscores, no digit first"
+	taken := map[string]bool{} // :: folded name
+	once := func(key, name string) {
+		if taken[foldName(name)] {
+			p.Addf(key, name, "is set twice: keep one")
+		}
+		taken[foldName(name)] = true
+	}
+	for i, v := range o.Env {
+		at := fmt.Sprintf("env[%d].", i)
+		p.Add(at+"secret", v.Ref.Validate())
+		if v.Name != "" {
+			if !variableName.MatchString(v.Name) {
+				p.Addf(at+"name", v.Name, must)
+			}
+			once(at+"name", v.Name)
+			if v.Keys != nil || v.Prefix != "" || v.Case != "" && v.Case != KeepCase || v.Sanitize {
+				p.Addf(at+"name", v.Name, "makes one variable: keys, prefix, case and sanitize have no use with it")
+			}
+			continue
+		}
+		if v.Field != "" {
+			p.Addf(at+"field", v.Field, "needs a name for its variable")
+		}
+		if v.Prefix != "" && !variableName.MatchString(v.Prefix) {
+			p.Addf(at+"prefix", v.Prefix, "must be the start of a variable name")
+		}
+		switch v.Case {
+		case "", KeepCase, UpperCase, LowerCase:
+		default:
+			p.Addf(at+"case", string(v.Case), "must be keep, upper or lower")
+		}
+		for _, field := range slices.Sorted(maps.Keys(v.Keys)) {
+			name := v.nameOf(field)
+			if v.Keys[field] != "" && !variableName.MatchString(name) {
+				p.Addf(at+"keys."+field, name, must)
+			} else if err := checkName(name); err != nil {
+				p.Add(at+"keys."+field, err)
+			}
+			once(at+"keys."+field, name)
+		}
+	}
+	checkPatterns(p, "allow", o.Allow)
+	checkPatterns(p, "deny", o.Deny)
+}
+
+func checkPatterns(p *upstream.OptionErrors, key string, patterns []string) {
+	for i, pattern := range patterns {
+		if !variablePattern.MatchString(pattern) {
+			p.Addf(fmt.Sprintf("%s[%d]", key, i), pattern, "must be a variable name, with * for any text and ? for one character")
+		}
+	}
+}
+
+func (o Options) checkChange(p *upstream.OptionErrors) {
+	switch o.OnChange {
+	case Restart, IgnoreChange:
+	case SignalChild:
+		if runtime.GOOS == "windows" {
+			p.Addf("onChange", string(o.OnChange), "must be restart or ignore: Windows has no signals")
+		} else if signals[o.ChangeSignal] == nil || o.ChangeSignal == "SIGKILL" {
+			p.Addf("changeSignal", o.ChangeSignal, "must be the name of a signal that a program can handle, such as SIGHUP")
+		}
+	default:
+		p.Addf("onChange", string(o.OnChange), "must be restart, signal or ignore")
+	}
+	if signals[o.StopSignal] == nil {
+		p.Addf("stopSignal", o.StopSignal, "must be the name of a signal that ends a program, such as SIGTERM")
+	}
 }

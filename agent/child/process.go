@@ -3,12 +3,10 @@ package child
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,7 +18,7 @@ const (
 
 	// emptyDelay is how long to wait for killed members of the group to be gone, so that the
 	// next application finds ports and locks free.
-	emptyDelay = time.Second
+	emptyDelay = 5 * time.Second
 )
 
 // process is a running application as the supervisor sees it. All methods are safe for
@@ -52,55 +50,25 @@ type end struct {
 	signal os.Signal // nil unless a signal ended it
 }
 
-// launcher starts applications with one command line.
-type launcher struct {
-	command        []string
-	dir            string
-	stdin          *os.File
-	stdout, stderr io.Writer
-	shareGroup     bool // no group of its own: the terminal talks to us and it at once
-	signalGroup    bool
-}
-
-// resolve returns the path of the program. The error wraps exec.ErrNotFound or
-// fs.ErrPermission.
-func (l *launcher) resolve() (string, error) {
-	name := l.command[0]
-	if strings.ContainsRune(name, filepath.Separator) || strings.Contains(name, "/") {
-		if !filepath.IsAbs(name) {
-			// The kernel would resolve it after changing to the directory; so do we.
-			abs, err := filepath.Abs(filepath.Join(l.dir, name))
-			if err != nil {
-				return "", err
-			}
-			name = abs
-		}
-	}
-	found, err := exec.LookPath(name)
-	if err != nil {
-		return "", err
-	}
-	return filepath.Abs(found)
-}
-
-// start starts the application with env as its whole environment.
-func (l *launcher) start(env []string) (process, error) {
-	program, err := l.resolve()
+// startProcess starts the application of opts with env as its whole environment. When it
+// sharesGroup it gets no group of its own: the terminal talks to us and it at once.
+func startProcess(opts Options, shareGroup bool, env []string) (process, error) {
+	program, err := opts.program()
 	if err != nil {
 		return nil, err
 	}
 	p := &osProcess{
 		cmd: &exec.Cmd{
-			Path: program, Args: l.command, Dir: l.dir, Env: env,
-			Stdout: l.stdout, Stderr: l.stderr,
-			WaitDelay: pipeDelay, SysProcAttr: attributes(l.shareGroup),
+			Path: program, Args: opts.Command, Dir: opts.Dir, Env: env,
+			Stdout: opts.Stdout, Stderr: opts.Stderr,
+			WaitDelay: pipeDelay, SysProcAttr: attributes(shareGroup),
 		},
-		ownGroup:    !l.shareGroup,
-		signalGroup: l.signalGroup && !l.shareGroup,
+		ownGroup:    !shareGroup,
+		signalGroup: opts.SignalGroup && !shareGroup,
 		done:        make(chan struct{}),
 	}
-	if l.stdin != nil {
-		p.cmd.Stdin = l.stdin
+	if opts.Stdin != nil {
+		p.cmd.Stdin = opts.Stdin
 	}
 	started := make(chan error)
 	go p.live(started)
@@ -119,7 +87,7 @@ type osProcess struct {
 	end         end // written before done is closed
 
 	mu    sync.Mutex
-	group group // its id is ours while reaped is false
+	group group // its id is ours while gone is false
 	gone  bool  // the application may have been reaped
 }
 
@@ -156,7 +124,10 @@ func (p *osProcess) live(started chan<- error) {
 		p.group.awaitEmpty(emptyDelay)
 	}
 	p.group.close()
-	p.end = endOf(p.cmd.ProcessState)
+	p.end = end{code: 255} // when another part of the program took the status
+	if state := p.cmd.ProcessState; state != nil {
+		p.end = endOf(state)
+	}
 	close(p.done)
 }
 
@@ -200,20 +171,6 @@ func (p *osProcess) Kill() error {
 	return p.group.kill()
 }
 
-// endOf returns how a process ended whose state is s, nil when that is not known.
-func endOf(s *os.ProcessState) end {
-	if s == nil {
-		return end{code: unknownCode}
-	}
-	if sig := signalOf(s); sig != nil {
-		return end{code: 128 + signalNumber(sig), signal: sig}
-	}
-	return end{code: s.ExitCode()}
-}
-
-// unknownCode stands for the exit code when another part of the program took it.
-const unknownCode = 255
-
 // ExitError says that the application ended other than with exit code 0.
 type ExitError struct {
 	// Code is its exit code, 1 to 255 on Unix; 128+n when signal n ended it.
@@ -240,10 +197,5 @@ func (e *ExitError) Error() string {
 // temporaryStart reports whether starting may succeed soon although it just failed with err:
 // the system is short of something, or the program is being replaced.
 func temporaryStart(err error) bool {
-	for _, e := range temporaryStartErrors {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(temporaryStartErrors, func(e error) bool { return errors.Is(err, e) })
 }

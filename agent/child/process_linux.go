@@ -5,16 +5,9 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// attributes of the application: a group of its own unless the terminal has to see one job,
-// and death together with us.
-func attributes(shareGroup bool) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: !shareGroup, Pdeathsig: syscall.SIGKILL}
-}
 
 // awaitExit returns when the child pid has ended, and leaves it to be reaped.
 func awaitExit(pid int) {
@@ -27,7 +20,7 @@ func awaitExit(pid int) {
 }
 
 // groupRuns reports whether the process group has members that are not zombies. A zombie has
-// closed its files and waits only for whoever adopted it.
+// closed its files and waits only for its parent.
 func groupRuns(id int) bool {
 	if unix.Kill(-id, 0) != nil {
 		return false

@@ -5,8 +5,6 @@ package child
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -50,73 +48,33 @@ func signalProcess(p *os.Process, sig os.Signal) error { return p.Signal(sig) }
 // wake lets a process run that was stopped by SIGSTOP or the terminal.
 func wake(p *os.Process) { _ = p.Signal(unix.SIGCONT) }
 
-// signalOf returns the signal that ended a process, nil when it exited.
-func signalOf(s *os.ProcessState) os.Signal {
+// endOf returns how the process ended whose state is s.
+func endOf(s *os.ProcessState) end {
 	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return ws.Signal()
+		return end{code: 128 + int(ws.Signal()), signal: ws.Signal()}
 	}
-	return nil
+	return end{code: s.ExitCode()}
 }
 
-func signalNumber(sig os.Signal) int {
-	s, _ := sig.(syscall.Signal)
-	return int(s)
-}
-
-// stopsProcess reports whether sig suspends a process that cannot prevent it.
-func stopsProcess(sig os.Signal) bool { return sig == unix.SIGSTOP }
-
-// isControllingTerminal reports whether f is the terminal that controls this process.
+// isControllingTerminal reports whether f, which may be nil, is the terminal that controls this
+// process.
 func isControllingTerminal(f *os.File) bool {
 	if f == nil {
 		return false
 	}
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	is := false
-	err = conn.Control(func(fd uintptr) {
-		// Only the controlling terminal tells its foreground group.
-		_, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP)
-		is = err == nil
-	})
-	return err == nil && is
+	// Only the controlling terminal tells its foreground group.
+	_, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return err == nil
 }
 
 // sentByTerminal reports whether a terminal sends sig by itself to all processes of its
 // foreground group.
 func sentByTerminal(sig os.Signal) bool {
-	switch sig {
-	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH:
-		return true
-	}
-	return false
+	return sig == unix.SIGINT || sig == unix.SIGQUIT || sig == unix.SIGTSTP || sig == unix.SIGWINCH
 }
 
-// ForwardedSignals returns the signals that a program which does nothing but run the
-// application should hand to [Supervisor.Signal]. Absent are those that concern this process
-// alone, such as SIGCHLD, SIGPIPE and SIGURG, which the Go runtime sends to itself all the
-// time.
-func ForwardedSignals() []os.Signal {
-	return []os.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
-		unix.SIGALRM, unix.SIGCONT, unix.SIGWINCH,
-	}
-}
-
-// ParseSignal reads a signal: its name in any case with or without SIG in front, or its
-// number.
-func ParseSignal(s string) (os.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n <= 64 {
-		return syscall.Signal(n), nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if sig := unix.SignalNum(name); sig != 0 {
-		return sig, nil
-	}
-	return nil, fmt.Errorf("%q is not a signal of this system: use a name such as SIGTERM or a number", s)
+// signals are those that Options can name.
+var signals = map[string]os.Signal{
+	"SIGHUP": unix.SIGHUP, "SIGINT": unix.SIGINT, "SIGQUIT": unix.SIGQUIT, "SIGTERM": unix.SIGTERM, "SIGKILL": unix.SIGKILL,
+	"SIGUSR1": unix.SIGUSR1, "SIGUSR2": unix.SIGUSR2, "SIGWINCH": unix.SIGWINCH,
 }

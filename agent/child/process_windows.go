@@ -3,7 +3,6 @@ package child
 import (
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -82,47 +81,16 @@ func signalProcess(p *os.Process, sig os.Signal) error {
 
 func wake(*os.Process) {}
 
-func signalOf(*os.ProcessState) os.Signal { return nil }
+func endOf(s *os.ProcessState) end { return end{code: s.ExitCode()} }
 
-func signalNumber(os.Signal) int { return 0 }
-
-func stopsProcess(os.Signal) bool { return false }
-
-// isControllingTerminal reports whether f is a console.
+// isControllingTerminal reports whether f, which may be nil, is a console.
 func isControllingTerminal(f *os.File) bool {
-	if f == nil {
-		return false
-	}
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	is := false
-	err = conn.Control(func(fd uintptr) {
-		var mode uint32
-		is = windows.GetConsoleMode(windows.Handle(fd), &mode) == nil
-	})
-	return err == nil && is
+	var mode uint32
+	return f != nil && windows.GetConsoleMode(windows.Handle(f.Fd()), &mode) == nil
 }
 
 // sentByTerminal reports whether a console sends sig by itself to all its processes.
 func sentByTerminal(sig os.Signal) bool { return sig == os.Interrupt }
 
-// ForwardedSignals returns the signals that a program which does nothing but run the
-// application should hand to [Supervisor.Signal].
-func ForwardedSignals() []os.Signal { return []os.Signal{os.Interrupt, syscall.SIGTERM} }
-
-// ParseSignal reads the name of a signal in any case, with or without SIG in front.
-func ParseSignal(s string) (os.Signal, error) {
-	switch strings.TrimPrefix(strings.ToUpper(s), "SIG") {
-	case "INT":
-		return os.Interrupt, nil
-	case "QUIT":
-		return syscall.SIGQUIT, nil
-	case "TERM":
-		return syscall.SIGTERM, nil
-	case "KILL":
-		return os.Kill, nil
-	}
-	return nil, fmt.Errorf("%q is not a signal of Windows: use INT, QUIT, TERM or KILL", s)
-}
+// signals are those that Options can name.
+var signals = map[string]os.Signal{"SIGINT": os.Interrupt, "SIGQUIT": syscall.SIGQUIT, "SIGTERM": syscall.SIGTERM, "SIGKILL": os.Kill}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 const (
 	reapInterval = time.Second            // between looks that count
 	reapPause    = 100 * time.Millisecond // at least between looks, whatever happens
-	reapLooks    = 3                      // after so many a stranger is nobody's child but ours
+	reapLooks    = 3                      // after so many, no other part of the program waits for a stranger
 )
 
 // reaper collects the orphans that the kernel hands to this process.
@@ -24,8 +25,7 @@ type reaper struct {
 	group func() (leader, id int)
 	log   *slog.Logger
 
-	interval time.Duration    // between looks that count
-	seen     map[int]sighting // :: process id of a zombie → how often it was found
+	seen map[int]sighting // :: process id of a zombie → how often it was found
 }
 
 // sighting is what is known about a zombie that may be somebody else's child.
@@ -45,19 +45,16 @@ func startReaper(subreaper bool, group func() (leader, id int), log *slog.Logger
 			return nil, fmt.Errorf("become the reaper of orphans: %w", err)
 		}
 	}
-	r := &reaper{group: group, log: log, interval: reapInterval, seen: map[int]sighting{}}
+	r := &reaper{group: group, log: log, seen: map[int]sighting{}}
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.run(ctx, children)
-	}()
+	var running sync.WaitGroup
+	running.Go(func() { r.run(ctx, children) })
 	return func() {
 		signal.Stop(children)
 		cancel()
-		<-done
+		running.Wait()
 		if subreaper {
 			_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 		}
@@ -65,35 +62,31 @@ func startReaper(subreaper bool, group func() (leader, id int), log *slog.Logger
 }
 
 func (r *reaper) run(ctx context.Context, children <-chan os.Signal) {
-	again := time.NewTimer(0) // orphans may be there already
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-children:
-		case <-again.C:
-		}
-		if r.look() {
-			again.Reset(reapInterval)
+	for ctx.Err() == nil {
+		var again <-chan time.Time
+		if r.look(time.Now()) {
+			again = time.After(reapInterval)
 		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-time.After(reapPause):
+		}
+		select {
+		case <-ctx.Done():
+		case <-children:
+		case <-again:
 		}
 	}
 }
 
 // look reaps what it may and reports whether zombies were left for a later look.
-func (r *reaper) look() (again bool) {
+func (r *reaper) look(now time.Time) (again bool) {
 	pids, err := processes()
 	if err != nil {
 		r.log.Warn("cannot look for orphans", "err", err, "hint", "make /proc readable for the agent")
 		return true
 	}
 	leader, group := r.group()
-	now := time.Now()
 	still := map[int]sighting{}
 	for _, pid := range pids {
 		if pid == leader || !isZombieChild(pid) {
@@ -101,7 +94,7 @@ func (r *reaper) look() (again bool) {
 		}
 		if of, err := unix.Getpgid(pid); group == 0 || err != nil || of != group {
 			seen := r.seen[pid]
-			if now.Sub(seen.last) >= r.interval {
+			if now.Sub(seen.last) >= reapInterval {
 				seen = sighting{seen.looks + 1, now}
 			}
 			if seen.looks < reapLooks {

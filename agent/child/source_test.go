@@ -1,11 +1,14 @@
 package child
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
 	"sync"
+	"testing"
 
 	"secretagent/upstream"
 )
@@ -118,3 +121,13 @@ func (s *fakeSource) Subscribe(...upstream.SecretRef) (<-chan struct{}, func()) 
 }
 
 func slogDiscard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// wantCode checks the exit code of an application that ended with err.
+func wantCode(t *testing.T, err error, code int) *ExitError {
+	t.Helper()
+	exit, _ := errors.AsType[*ExitError](err)
+	if code == 0 && err != nil || code != 0 && (exit == nil || exit.Code != code) {
+		t.Errorf("ended with %v, want code %d", err, code)
+	}
+	return cmp.Or(exit, &ExitError{})
+}

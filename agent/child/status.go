@@ -13,12 +13,13 @@ const (
 	Ended    State = "ended"    // for good
 )
 
-// Status is what a [Supervisor] tells about itself. It holds no value of any secret.
+// Status is what a [Supervisor] tells about itself, also as JSON. It holds no value of any
+// secret.
 type Status struct {
+	Command   string // the program, without its arguments
 	State     State
-	Command   string    // the program, without its arguments
-	PID       int       // zero while no application runs
-	StartedAt time.Time // of the running or last application; zero before the first
+	PID       int       `json:",omitzero"` // zero while no application runs
+	StartedAt time.Time `json:",omitzero"` // of the running or last application; zero before the first
 	Restarts  int       // because of changes
 	Signals   int       // sent because of changes
 
@@ -26,40 +27,32 @@ type Status struct {
 	// change is ignored, waits for its turn, or could not be acted upon.
 	Outdated bool
 
-	// LastChange is when a difference of the variables was last found; zero before the first.
-	LastChange time.Time
+	// ChangedAt is when a difference of the variables was last found; zero before the first.
+	ChangedAt time.Time `json:",omitzero"`
 
-	// LastError is what last went wrong, at LastErrorAt; it stays after things went well
-	// again. Failing tells whether they did not.
-	LastError   string
-	LastErrorAt time.Time
-	Failing     bool
+	// Failing tells that the last attempt to follow the secrets failed. Error is what last
+	// went wrong, at ErrorAt; it stays after things went well again.
+	Failing bool
+	Error   string    `json:",omitzero"`
+	ErrorAt time.Time `json:",omitzero"`
 
-	ExitCode int // once State is Ended and the application ran
+	ExitCode int `json:",omitzero"` // once State is Ended and the application ran
 }
-
-// EventKind says what happened.
-type EventKind string
-
-// The values of EventKind.
-const (
-	Started      EventKind = "started"       // for the first time
-	Restarted    EventKind = "restarted"     // with other variables
-	Signalled    EventKind = "signalled"     // ChangeSignal was sent
-	Ignored      EventKind = "ignored"       // the variables changed and OnChange is IgnoreChange
-	Unchanged    EventKind = "unchanged"     // a notice of change, but the same variables
-	Deferred     EventKind = "deferred"      // a change has to wait because of MaxRestarts
-	ReadFailed   EventKind = "read_failed"   // the variables could not be read, or do not fit
-	StartFailed  EventKind = "start_failed"  // the application could not be started
-	SignalFailed EventKind = "signal_failed" // ChangeSignal could not be sent
-	Killed       EventKind = "killed"        // the grace was over
-	Exited       EventKind = "exited"        // the application ended, asked or not
-)
 
 // Event is one thing that happened.
-type Event struct {
-	Kind EventKind
-	PID  int   // of the application concerned; zero when there is none
-	Code int   // exit code of Exited
-	Err  error // of ReadFailed, StartFailed and SignalFailed
-}
+type Event string
+
+// The values of Event.
+const (
+	Started      Event = "started"       // for the first time
+	Restarted    Event = "restarted"     // with other variables
+	Signalled    Event = "signalled"     // ChangeSignal was sent
+	Ignored      Event = "ignored"       // the variables changed and OnChange is IgnoreChange
+	Unchanged    Event = "unchanged"     // a notice of change, but the same variables
+	Deferred     Event = "deferred"      // a change has to wait because of MaxRestarts
+	ReadFailed   Event = "read_failed"   // the variables could not be read, or do not fit
+	StartFailed  Event = "start_failed"  // the application could not be started
+	SignalFailed Event = "signal_failed" // ChangeSignal could not be sent
+	Killed       Event = "killed"        // the grace was over
+	Exited       Event = "exited"        // the application ended, asked or not
+)

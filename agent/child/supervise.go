@@ -1,11 +1,12 @@
 package child
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,66 +35,45 @@ var ErrNotRunning = errors.New("the application is not running")
 // Supervisor runs one application with secrets in its environment. Its methods are safe for
 // concurrent use.
 type Supervisor struct {
-	src         Source
-	opts        Options // with defaults
-	recipe      *recipe
-	interactive bool
-	ran         atomic.Bool
+	src    Source
+	opts   Options // with defaults
+	recipe *recipe
+	ran    atomic.Bool
+
+	// sharesTerminal tells that the application shares our process group, because its standard
+	// input is our controlling terminal, which then sends some signals to both.
+	sharesTerminal bool
 
 	start func(env []string) (process, error) // starts one application
 	check func() error                        // why that cannot work, as far as can be seen
 
-	// birth is held from before an application is started until proc is it: a signal that
-	// answers the first thing it says must not go to the one before.
-	birth sync.Mutex
+	// startMu is held from before an application is started until proc is it, so that a signal
+	// which answers the first thing it says does not go to the one before.
+	startMu sync.Mutex
 
 	mu     sync.Mutex
 	proc   process // nil: none runs
 	status Status
 }
 
-// New checks opts and returns a supervisor that has started nothing yet. The error holds
-// every problem and names the key of each. New reads the environment of this process, which
-// must not change afterwards.
+// New returns a supervisor that has started nothing yet. The error is that of
+// [Options.Validate]. New reads the environment of this process, which must not change
+// afterwards.
 func New(src Source, opts Options) (*Supervisor, error) {
 	opts = opts.withDefaults()
-	if opts.Dir != "" {
-		abs, err := filepath.Abs(opts.Dir)
-		if err != nil {
-			return nil, fmt.Errorf("dir: %w", err)
-		}
-		opts.Dir = abs
-	}
-	problems := opts.check()
-	recipe, err := newRecipe(opts, os.Environ())
-	if err := errors.Join(problems, err); err != nil {
+	if err := opts.check(); err != nil {
 		return nil, err
 	}
 	s := &Supervisor{
-		src:         src,
-		opts:        opts,
-		recipe:      recipe,
-		interactive: isControllingTerminal(opts.Stdin),
-		status:      Status{State: Waiting, Command: opts.Command[0]},
+		src:            src,
+		opts:           opts,
+		recipe:         newRecipe(opts, os.Environ()),
+		sharesTerminal: isControllingTerminal(opts.Stdin),
+		status:         Status{State: Waiting, Command: opts.Command[0]},
 	}
-	l := &launcher{
-		command: opts.Command, dir: opts.Dir,
-		stdin: opts.Stdin, stdout: opts.Stdout, stderr: opts.Stderr,
-		shareGroup: s.interactive, signalGroup: opts.SignalGroup,
-	}
-	s.start = l.start
-	s.check = func() error { _, err := l.resolve(); return err }
+	s.start = func(env []string) (process, error) { return startProcess(opts, s.sharesTerminal, env) }
+	s.check = func() error { _, err := opts.program(); return err }
 	return s, nil
-}
-
-// Interactive reports whether the application shares our process group, because its standard
-// input is our controlling terminal. The caller must then not end on SIGINT, which the
-// terminal sends to both.
-func (s *Supervisor) Interactive() bool { return s.interactive }
-
-// Refs returns the secrets that the variables need, each once and with its defaults.
-func (s *Supervisor) Refs() []upstream.SecretRef {
-	return append([]upstream.SecretRef(nil), s.recipe.refs...)
 }
 
 // Status returns what the supervisor is doing.
@@ -104,26 +84,26 @@ func (s *Supervisor) Status() Status {
 }
 
 // Signal sends sig to the application. os.Kill ends it and its group at once, also in the
-// middle of the grace period. When [Supervisor.Interactive], signals that the terminal sends
-// to the application by itself are dropped. It returns [ErrNotRunning] before the first start,
-// after the end, and for the moment between two applications.
+// middle of the grace period. A signal that the terminal has sent to the application by itself
+// is dropped. It returns [ErrNotRunning] before the first start, after the end, and for the
+// moment between two applications.
 func (s *Supervisor) Signal(sig os.Signal) error {
-	s.birth.Lock()
+	s.startMu.Lock()
 	s.mu.Lock()
 	p := s.proc
 	s.mu.Unlock()
-	s.birth.Unlock()
-	if p == nil {
+	s.startMu.Unlock()
+	var err error
+	switch {
+	case p == nil:
 		return ErrNotRunning
-	}
-	if s.interactive && sentByTerminal(sig) {
+	case s.sharesTerminal && sentByTerminal(sig):
 		return nil
+	case sig == os.Kill:
+		err = p.Kill()
+	default:
+		err = p.Signal(sig)
 	}
-	send := p.Signal
-	if sig == os.Kill {
-		send = func(os.Signal) error { return p.Kill() }
-	}
-	err := send(sig)
 	if errors.Is(err, os.ErrProcessDone) {
 		return ErrNotRunning
 	}
@@ -142,7 +122,7 @@ func (s *Supervisor) Run(ctx context.Context) (err error) {
 	if s.ran.Swap(true) {
 		return errors.New("the supervisor has run already")
 	}
-	defer s.setState(Ended)
+	defer s.update(func(st *Status) { st.State = Ended })
 	if err := s.check(); err != nil {
 		return fmt.Errorf("command: %w", err)
 	}
@@ -167,7 +147,6 @@ func (s *Supervisor) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.opts.Ready()
 	return s.supervise(ctx, p, env.digest, changed)
 }
 
@@ -222,16 +201,16 @@ func (s *Supervisor) read(ctx context.Context) (environment, error) {
 
 // launch starts the application. It tries again when the system is short of something for a
 // moment.
-func (s *Supervisor) launch(ctx context.Context, env environment, kind EventKind) (process, error) {
+func (s *Supervisor) launch(ctx context.Context, env environment, kind Event) (process, error) {
 	backoff := retry.WithMaxRetries(startAttempts-1, newBackoff(startBase, startCap))
 	p, err := retry.DoValue(ctx, backoff, func(context.Context) (process, error) {
-		p, err := s.bear(env, kind)
+		p, err := s.startOnce(env, kind)
 		if err == nil {
 			return p, nil
 		}
 		s.failed(StartFailed, err)
 		if temporaryStart(err) {
-			return nil, retry.RetryableError(err)
+			err = retry.RetryableError(err)
 		}
 		return nil, err
 	})
@@ -239,14 +218,14 @@ func (s *Supervisor) launch(ctx context.Context, env environment, kind EventKind
 		return nil, fmt.Errorf("start %s: %w", s.opts.Command[0], err)
 	}
 	s.opts.Logger.Info("application started", "command", s.opts.Command[0], "pid", p.PID(), "reason", string(kind))
-	s.opts.Observe(Event{Kind: kind, PID: p.PID()})
+	s.opts.Observe(kind)
 	return p, nil
 }
 
-// bear starts the application once and makes it the one that signals reach.
-func (s *Supervisor) bear(env environment, kind EventKind) (process, error) {
-	s.birth.Lock()
-	defer s.birth.Unlock()
+// startOnce starts the application and makes it the one that signals reach.
+func (s *Supervisor) startOnce(env environment, kind Event) (process, error) {
+	s.startMu.Lock()
+	defer s.startMu.Unlock()
 	p, err := s.start(env.pairs)
 	if err != nil {
 		return nil, err
@@ -266,9 +245,10 @@ func (s *Supervisor) bear(env environment, kind EventKind) (process, error) {
 type watch struct {
 	*Supervisor
 	changed <-chan struct{} // nil: nothing can change
-	pace    *pace
-	p       process // the application
-	has     digest  // of its variables
+	timing  *timing
+	next    *time.Timer // fires when the variables are to be read again
+	p       process     // the application
+	has     digest      // of its variables
 }
 
 // reading is the outcome of one read.
@@ -281,14 +261,13 @@ type reading struct {
 // place, until the application has ended for good. It returns how.
 func (s *Supervisor) supervise(ctx context.Context, p process, has digest, changed <-chan struct{}) error {
 	var (
-		w        = &watch{Supervisor: s, changed: changed, pace: newPace(s.opts), p: p, has: has}
-		look     = time.NewTimer(time.Hour)
+		w        = &watch{Supervisor: s, changed: changed, timing: newTiming(s.opts), next: time.NewTimer(time.Hour), p: p, has: has}
 		readings = make(chan reading, 1)
+		reads    sync.WaitGroup
 		busy     bool // a read is under way
 		again    bool // and another one is due after it
-		reads    sync.WaitGroup
 	)
-	look.Stop()
+	w.next.Stop()
 	readCtx, cancel := context.WithCancel(ctx)
 	defer reads.Wait()
 	defer cancel()
@@ -302,17 +281,14 @@ func (s *Supervisor) supervise(ctx context.Context, p process, has digest, chang
 	for {
 		select {
 		case <-ctx.Done():
-			return w.finish()
+			how, err := w.end()
+			return cmp.Or(err, how)
 		case <-w.p.Done():
 			return s.ended(w.p, false)
-		case _, open := <-w.changed:
-			if !open {
-				w.changed = nil
-				continue
-			}
-			look.Reset(w.pace.notice(time.Now()))
-		case <-look.C:
-			w.pace.settled()
+		case <-w.changed:
+			w.next.Reset(w.timing.noticed(time.Now()))
+		case <-w.next.C:
+			w.timing.endBurst()
 			if busy {
 				again = true
 			} else {
@@ -322,88 +298,94 @@ func (s *Supervisor) supervise(ctx context.Context, p process, has digest, chang
 			busy = false
 			if again {
 				read() // r may be from before the last change
-				continue
-			}
-			wait, over, err := w.consider(ctx, r)
-			if over {
+			} else if over, err := w.consider(ctx, r); over {
 				return err
-			}
-			if wait > 0 {
-				look.Reset(wait)
 			}
 		}
 	}
 }
 
-// consider acts upon a reading. It returns how long to wait before the next one, zero when
-// that can wait for the next change. When the application has ended for good, over is true
-// and err how.
-func (w *watch) consider(ctx context.Context, r reading) (wait time.Duration, over bool, err error) {
-	log := w.opts.Logger.With("command", w.opts.Command[0], "pid", w.p.PID())
-	if r.err != nil {
-		if ctx.Err() == nil {
-			w.failed(ReadFailed, r.err)
-			log.Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
-		}
-		return w.pace.failed(), false, nil
-	}
-	if r.env.digest == w.has {
-		w.fine()
+// consider acts upon a reading. When the application has ended for good, over is true and err
+// says how.
+func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) {
+	switch {
+	case r.err != nil && ctx.Err() != nil: // Run is about to end
+		return false, nil
+	case r.err != nil:
+		w.log().Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
+		w.retry(ReadFailed, r.err)
+		return false, nil
+	case r.env.digest == w.has:
+		w.succeeded()
 		w.outdated(false)
-		w.opts.Observe(Event{Kind: Unchanged, PID: w.p.PID()})
-		return 0, false, nil
+		w.opts.Observe(Unchanged)
+		return false, nil
 	}
 	first := w.outdated(true)
 	if w.opts.OnChange == IgnoreChange {
-		w.fine()
+		w.succeeded()
 		if first {
-			log.Info("variables changed; the application keeps the old ones")
-			w.opts.Observe(Event{Kind: Ignored, PID: w.p.PID()})
+			w.log().Info("variables changed; the application keeps the old ones")
+			w.opts.Observe(Ignored)
 		}
-		return 0, false, nil
+		return false, nil
 	}
-	if wait := w.pace.mayAct(time.Now()); wait > 0 {
-		w.fine()
+	if wait := w.timing.mayAct(time.Now()); wait > 0 {
+		w.succeeded()
 		if first {
-			log.Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
-			w.opts.Observe(Event{Kind: Deferred, PID: w.p.PID()})
+			w.log().Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
+			w.opts.Observe(Deferred)
 		}
-		return wait, false, nil
+		w.next.Reset(wait)
+		return false, nil
 	}
 	if w.opts.OnChange == SignalChild {
-		if err := w.p.Signal(w.opts.ChangeSignal); err != nil {
-			w.failed(SignalFailed, err)
-			log.Error("variables changed, but the application cannot be signalled", "signal", w.opts.ChangeSignal, "err", err, "hint", "it is tried again; check exec.changeSignal, and who the program runs as")
-			return w.pace.failed(), false, nil
-		}
-		w.pace.acted(time.Now())
-		w.fine()
-		w.has = r.env.digest
-		w.outdated(false)
-		w.mu.Lock()
-		w.status.Signals++
-		w.mu.Unlock()
-		log.Info("variables changed; application signalled", "signal", w.opts.ChangeSignal)
-		w.opts.Observe(Event{Kind: Signalled, PID: w.p.PID()})
-		return 0, false, nil
+		w.signal(r.env.digest)
+		return false, nil
 	}
 	if err := w.check(); err != nil {
-		// Better an old application than none.
-		w.failed(StartFailed, err)
-		log.Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
-		return w.pace.failed(), false, nil
+		// An application with old variables is better than none.
+		w.log().Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
+		w.retry(StartFailed, err)
+		return false, nil
 	}
-	w.pace.acted(time.Now())
-	w.fine()
-	log.Info("variables changed; application restarts")
-	over, err = w.replace(ctx, r.env)
-	return 0, over, err
+	w.timing.acted(time.Now())
+	w.succeeded()
+	w.log().Info("variables changed; application restarts")
+	return w.replace(ctx, r.env)
 }
 
-// fine notes that the last failure is over.
-func (w *watch) fine() {
-	w.pace.worked()
+// signal tells the application that its variables have changed to those with the digest now.
+func (w *watch) signal(now digest) {
+	sig := signals[w.opts.ChangeSignal]
+	if err := w.p.Signal(sig); err != nil {
+		w.log().Error("variables changed, but the application cannot be signalled", "signal", sig, "err", err, "hint", "it is tried again; check exec.changeSignal, and who the program runs as")
+		w.retry(SignalFailed, err)
+		return
+	}
+	w.timing.acted(time.Now())
+	w.succeeded()
+	w.has = now
+	w.outdated(false)
+	w.update(func(st *Status) { st.Signals++ })
+	w.log().Info("variables changed; application signalled", "signal", sig)
+	w.opts.Observe(Signalled)
+}
+
+// retry notes a failure and sets the time of the next attempt.
+func (w *watch) retry(event Event, err error) {
+	w.failed(event, err)
+	w.next.Reset(w.timing.failed())
+}
+
+// succeeded notes that the last failure is over.
+func (w *watch) succeeded() {
+	w.timing.succeeded()
 	w.worked()
+}
+
+func (w *watch) log() *slog.Logger {
+	return w.opts.Logger.With("command", w.opts.Command[0], "pid", w.p.PID())
 }
 
 // replace stops the application and starts it with env, or with what is current by then. It
@@ -414,17 +396,16 @@ func (w *watch) replace(ctx context.Context, env environment) (over bool, err er
 		return true, w.ended(w.p, false) // by itself, before it was asked
 	default:
 	}
-	killed, err := w.stop(w.p)
-	if err != nil {
+	how, err := w.end()
+	switch {
+	case err != nil:
 		return true, err
-	}
-	how := w.ended(w.p, killed)
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return true, how
 	}
 	select {
 	case <-w.changed:
-		// While the old application took its time. What env holds may be revoked already.
+		// That was while the old application took its time. What env holds may be revoked already.
 		if newer, err := w.read(ctx); err == nil {
 			env = newer
 		} else if ctx.Err() == nil {
@@ -443,42 +424,38 @@ func (w *watch) replace(ctx context.Context, env environment) (over bool, err er
 	return false, nil
 }
 
-// finish ends the application for good and returns how it ended.
-func (w *watch) finish() error {
+// end ends the application and returns how it ended. err says that it did not.
+func (w *watch) end() (how, err error) {
 	killed, err := w.stop(w.p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return w.ended(w.p, killed)
+	return w.ended(w.p, killed), nil
 }
 
 // stop ends p: the stop signal, the grace, then the end of the whole group. It waits for the
 // end and reports whether it had to kill.
 func (s *Supervisor) stop(p process) (killed bool, err error) {
-	s.setState(Stopping)
-	switch err := p.Stop(s.opts.StopSignal); {
+	s.update(func(st *Status) { st.State = Stopping })
+	switch err := p.Stop(signals[s.opts.StopSignal]); {
 	case errors.Is(err, os.ErrProcessDone):
 	case err != nil:
 		s.opts.Logger.Warn("cannot ask the application to end", "command", s.opts.Command[0], "pid", p.PID(), "err", err, "hint", "nothing: it is killed")
 	default:
-		grace := time.NewTimer(s.opts.Grace)
-		defer grace.Stop()
 		select {
 		case <-p.Done():
 			return false, nil
-		case <-grace.C:
+		case <-time.After(s.opts.Grace):
 		}
 		s.opts.Logger.Warn("the application ignores the stop signal and is killed", "command", s.opts.Command[0], "pid", p.PID(), "took", s.opts.Grace,
 			"hint", "raise exec.grace or set exec.stopSignal")
-		s.opts.Observe(Event{Kind: Killed, PID: p.PID()})
+		s.opts.Observe(Killed)
 	}
 	killErr := p.Kill()
-	gone := time.NewTimer(killTimeout)
-	defer gone.Stop()
 	select {
 	case <-p.Done():
 		return killErr == nil, nil
-	case <-gone.C:
+	case <-time.After(killTimeout):
 		return true, errors.Join(fmt.Errorf("process %d is still there %v after it was killed", p.PID(), killTimeout), killErr)
 	}
 }
@@ -491,7 +468,7 @@ func (s *Supervisor) ended(p process, killed bool) error {
 	s.status.PID, s.status.ExitCode = 0, e.code
 	s.mu.Unlock()
 	s.opts.Logger.Info("application ended", "command", s.opts.Command[0], "pid", p.PID(), "exit_code", e.code)
-	s.opts.Observe(Event{Kind: Exited, PID: p.PID(), Code: e.code})
+	s.opts.Observe(Exited)
 	if e.code == 0 {
 		return nil
 	}
@@ -505,46 +482,42 @@ func (s *Supervisor) family() (leader, group int) {
 	switch {
 	case s.proc == nil:
 		return 0, 0
-	case s.interactive:
+	case s.sharesTerminal:
 		return s.proc.PID(), 0
 	default:
 		return s.proc.PID(), s.proc.PID()
 	}
 }
 
-func (s *Supervisor) setState(state State) {
+// update changes the status.
+func (s *Supervisor) update(change func(*Status)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.State = state
+	change(&s.status)
 }
 
 // outdated notes whether the application has old variables and reports whether that is new.
 func (s *Supervisor) outdated(is bool) (changed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	changed = s.status.Outdated != is
-	s.status.Outdated = is
-	if is && changed {
-		s.status.LastChange = time.Now()
-	}
+	s.update(func(st *Status) {
+		changed = st.Outdated != is
+		st.Outdated = is
+		if is && changed {
+			st.ChangedAt = time.Now()
+		}
+	})
 	return changed
 }
 
 // failed notes a failure.
-func (s *Supervisor) failed(kind EventKind, err error) {
-	s.mu.Lock()
-	s.status.Failing, s.status.LastError, s.status.LastErrorAt = true, err.Error(), time.Now()
-	pid := s.status.PID
-	s.mu.Unlock()
-	s.opts.Observe(Event{Kind: kind, PID: pid, Err: err})
+func (s *Supervisor) failed(event Event, err error) {
+	s.update(func(st *Status) { st.Failing, st.Error, st.ErrorAt = true, err.Error(), time.Now() })
+	s.opts.Observe(event)
 }
 
 // worked notes that the last failure is over.
 func (s *Supervisor) worked() {
-	s.mu.Lock()
-	failing := s.status.Failing
-	s.status.Failing = false
-	s.mu.Unlock()
+	failing := false
+	s.update(func(st *Status) { failing, st.Failing = st.Failing, false })
 	if failing {
 		s.opts.Logger.Info("the application can be looked after again", "command", s.opts.Command[0])
 	}

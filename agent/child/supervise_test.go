@@ -80,18 +80,28 @@ func (p *fakeProcess) exit(e end) error {
 	return nil
 }
 
-func (p *fakeProcess) got() []os.Signal {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.signals)
+// stubborn makes a process ignore the stop signal.
+func stubborn(p *fakeProcess) { p.onStop = func(*fakeProcess) {} }
+
+// slow returns what makes a process end ten seconds after the stop signal.
+func slow(e end) func(*fakeProcess) {
+	return func(p *fakeProcess) {
+		p.onStop = func(*fakeProcess) {
+			go func() { time.Sleep(10 * time.Second); _ = p.exit(e) }()
+		}
+	}
 }
 
-// stage is a supervisor with fake processes, inside a synctest bubble.
+// stage is a supervisor with fake processes, whose application has the variable P from the
+// secret s.
 type stage struct {
 	*Supervisor
+	t      *testing.T
 	src    *fakeSource
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan error
+	over   bool          // Run has returned
 	log    *bytes.Buffer // read after the end only
 
 	mu       sync.Mutex
@@ -100,14 +110,12 @@ type stage struct {
 	prepare  func(p *fakeProcess) // what the next processes do
 	checkErr error
 	events   []Event
-	ready    int
 }
 
-// newStage returns a stage whose application has the variable P from the secret s.
 func newStage(t *testing.T, opts Options) *stage {
 	t.Helper()
-	st := &stage{src: newSource(map[string]string{"s": marker + " 0"}), log: &bytes.Buffer{}, done: make(chan error, 1)}
-	opts.Command = []string{"app"}
+	st := &stage{t: t, src: newSource(map[string]string{"s": marker + " 0"}), log: &bytes.Buffer{}, done: make(chan error, 1)}
+	opts.Command = []string{os.Args[0]}
 	opts.Pristine = true
 	opts.Env = []Variable{{Name: "P", Ref: ref("s")}}
 	opts.Logger = slog.New(slog.NewTextHandler(st.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -116,7 +124,6 @@ func newStage(t *testing.T, opts Options) *stage {
 		defer st.mu.Unlock()
 		st.events = append(st.events, e)
 	}
-	opts.Ready = func() { st.ready++ }
 	var err error
 	if st.Supervisor, err = New(st.src, opts); err != nil {
 		t.Fatal(err)
@@ -141,388 +148,347 @@ func newStage(t *testing.T, opts Options) *stage {
 		st.started = append(st.started, p)
 		return p, nil
 	}
+	st.ctx, st.cancel = context.WithCancel(t.Context())
 	return st
 }
 
-func (st *stage) run(t *testing.T) {
+// onStage calls fn with a stage in a synctest bubble, and checks that what fn leaves running
+// ends well.
+func onStage(t *testing.T, opts Options, fn func(st *stage)) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	st.cancel = cancel
-	go func() { st.done <- st.Run(ctx) }()
-	synctest.Wait()
-	t.Cleanup(func() {
+	synctest.Test(t, func(t *testing.T) {
+		t.Helper()
+		st := newStage(t, opts)
+		fn(st)
+		if !st.over {
+			st.cancel()
+			if err := st.wait(); err != nil {
+				t.Errorf("Run returned %v", err)
+			}
+		}
+		if s := st.Status(); s.State != Ended {
+			t.Errorf("after the end: %+v", s)
+		}
 		if n := st.src.subscribers(); n != 0 {
 			t.Errorf("%d subscriptions are left", n)
 		}
-		if strings.Contains(st.log.String(), marker) || strings.Contains(fmt.Sprintf("%+v", st.events), marker) {
-			t.Errorf("a value shows in\n%s%+v", st.log, st.events)
+		if strings.Contains(st.log.String(), marker) {
+			t.Errorf("a value shows in\n%s", st.log)
 		}
 	})
 }
 
+// run starts Run and lets it come to rest.
+func (st *stage) run() {
+	go func() { st.done <- st.Run(st.ctx) }()
+	synctest.Wait()
+}
+
 // wait returns what Run returned, which must be now.
-func (st *stage) wait(t *testing.T) error {
-	t.Helper()
+func (st *stage) wait() error {
+	st.t.Helper()
 	synctest.Wait()
 	select {
 	case err := <-st.done:
+		st.over = true
 		return err
 	default:
-		t.Fatal("Run has not returned")
+		st.t.Fatal("Run has not returned")
 		return nil
 	}
 }
 
-// stop ends the stage.
-func (st *stage) stop(t *testing.T) {
-	t.Helper()
-	st.cancel()
-	if err := st.wait(t); err != nil {
-		t.Errorf("Run returned %v", err)
-	}
+// change gives the secret another value and lets d pass.
+func (st *stage) change(value string, d time.Duration) {
+	st.src.set("s", marker+value)
+	sleep(d)
 }
 
-// sleep lets time pass and everything settle.
+// sleep lets time pass and everything come to rest.
 func sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-func (st *stage) app(t *testing.T) *fakeProcess {
-	t.Helper()
+func (st *stage) app() *fakeProcess {
+	st.t.Helper()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if len(st.started) == 0 {
-		t.Fatal("nothing was started")
+		st.t.Fatal("nothing was started")
 	}
 	return st.started[len(st.started)-1]
 }
 
 // wantApp checks how often the application was started and with what last.
-func (st *stage) wantApp(t *testing.T, starts int, value string) {
-	t.Helper()
+func (st *stage) wantApp(starts int, value string) {
+	st.t.Helper()
 	st.mu.Lock()
 	n := len(st.started)
 	st.mu.Unlock()
 	if n != starts {
-		t.Fatalf("%d starts, want %d", n, starts)
+		st.t.Fatalf("%d starts, want %d", n, starts)
 	}
 	if n > 0 {
-		if got := st.app(t).env; len(got) != 1 || got[0] != "P="+marker+value {
-			t.Fatalf("the application has %q, want %q", got, value)
+		if got := st.app().env; len(got) != 1 || got[0] != "P="+marker+value {
+			st.t.Fatalf("the application has %q, want %q", got, value)
 		}
 	}
 }
 
-func (st *stage) count(kind EventKind) int {
+// wantSignals checks what an application got.
+func wantSignals(t *testing.T, p *fakeProcess, want ...os.Signal) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(p.signals, want) {
+		t.Errorf("application %d got %v, want %v", p.pid, p.signals, want)
+	}
+}
+
+// wantStatus checks the status.
+func (st *stage) wantStatus(ok func(Status) bool) {
+	st.t.Helper()
+	if s := st.Status(); !ok(s) {
+		st.t.Errorf("%+v", s)
+	}
+}
+
+func (st *stage) wantEvents(kind Event, want int) {
+	st.t.Helper()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	n := 0
 	for _, e := range st.events {
-		if e.Kind == kind {
+		if e == kind {
 			n++
 		}
 	}
-	return n
+	if n != want {
+		st.t.Errorf("%d times %s, want %d", n, kind, want)
+	}
+}
+
+// between fails unless from <= n <= to.
+func between(t *testing.T, what string, n, from, to int) {
+	t.Helper()
+	if n < from || n > to {
+		t.Errorf("%d %s, want %d to %d", n, what, from, to)
+	}
 }
 
 func TestChangedValueRestartsAfterTheDebounce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
-		st.wantApp(t, 1, " 0")
-		if s := st.Status(); s.State != Running || s.PID != 100 || s.Restarts != 0 || st.ready != 1 {
-			t.Errorf("%+v, ready %d times", s, st.ready)
-		}
+	onStage(t, Options{}, func(st *stage) {
+		st.run()
+		st.wantApp(1, " 0")
+		st.wantStatus(func(s Status) bool { return s.State == Running && s.PID == 100 && s.Restarts == 0 })
 		sleep(time.Hour)
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce - 1)
-		st.wantApp(t, 1, " 0")
+		st.change(" 1", defaultDebounce-1)
+		st.wantApp(1, " 0")
 		sleep(1)
-		st.wantApp(t, 2, " 1")
-		if got := st.started[0].got(); !slices.Equal(got, []os.Signal{syscall.SIGTERM}) {
-			t.Errorf("the old application got %v", got)
-		}
-		s := st.Status()
-		if s.State != Running || s.PID != 101 || s.Restarts != 1 || s.Outdated || s.Failing || s.LastChange.IsZero() || st.ready != 1 {
-			t.Errorf("%+v, ready %d times", s, st.ready)
-		}
-		st.stop(t)
-		if s := st.Status(); s.State != Ended || s.PID != 0 {
-			t.Errorf("%+v", s)
-		}
+		st.wantApp(2, " 1")
+		wantSignals(t, st.started[0], syscall.SIGTERM)
+		st.wantStatus(func(s Status) bool {
+			return s.State == Running && s.PID == 101 && s.Restarts == 1 && !s.Outdated && !s.Failing && !s.ChangedAt.IsZero()
+		})
 	})
 }
 
 func TestUnchangedValueDoesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
+	onStage(t, Options{}, func(st *stage) {
+		st.run()
 		for range 3 {
-			st.src.set("s", marker+" 0") // a new version with the same data
-			sleep(time.Minute)
+			st.change(" 0", time.Minute) // a new version with the same data
 		}
 		st.src.set("unrelated", "x")
 		sleep(time.Minute)
-		st.wantApp(t, 1, " 0")
-		if n := st.count(Unchanged); n != 4 {
-			t.Errorf("%d notices came to nothing, want 4", n)
-		}
-		st.stop(t)
+		st.wantApp(1, " 0")
+		st.wantEvents(Unchanged, 4)
 	})
 }
 
 func TestBurstOfChangesActsOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{Debounce: 2 * time.Second})
-		st.run(t)
+	onStage(t, Options{Debounce: 2 * time.Second}, func(st *stage) {
+		st.run()
 		for i := range 4 {
-			st.src.set("s", fmt.Sprint(marker, " ", i+1))
-			sleep(time.Second)
+			st.change(fmt.Sprint(" ", i+1), time.Second)
 		}
-		st.wantApp(t, 1, " 0")
+		st.wantApp(1, " 0")
 		sleep(time.Second)
-		st.wantApp(t, 2, " 4")
+		st.wantApp(2, " 4")
 		sleep(time.Hour)
-		st.wantApp(t, 2, " 4")
-		st.stop(t)
+		st.wantApp(2, " 4")
 	})
 }
 
 func TestSteadyStreamOfChangesIsCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{Debounce: 2 * time.Second})
-		st.run(t)
+	onStage(t, Options{Debounce: 2 * time.Second}, func(st *stage) {
+		st.run()
 		for i := range 11 {
-			st.src.set("s", fmt.Sprint(marker, " ", i+1))
-			sleep(time.Second)
+			st.change(fmt.Sprint(" ", i+1), time.Second)
 		}
-		st.wantApp(t, 2, " 10")
-		st.stop(t)
+		st.wantApp(2, " 10")
 	})
 }
 
 func TestSplayIsAddedOncePerBurst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	onStage(t, Options{Splay: time.Minute, MaxRestarts: 1000}, func(st *stage) {
 		var waits []time.Duration
-		st := newStage(t, Options{Splay: time.Minute, MaxRestarts: 1000})
-		st.run(t)
+		st.run()
 		for i := range 20 {
 			changed := time.Now()
-			st.src.set("s", fmt.Sprint(marker, " ", i+1))
-			sleep(DefaultDebounce + time.Minute)
-			st.wantApp(t, i+2, fmt.Sprint(" ", i+1))
-			wait := st.Status().StartedAt.Sub(changed)
-			if wait < DefaultDebounce || wait > DefaultDebounce+time.Minute {
-				t.Errorf("waited %v", wait)
-			}
-			waits = append(waits, wait)
+			st.change(fmt.Sprint(" ", i+1), defaultDebounce+time.Minute)
+			st.wantApp(i+2, fmt.Sprint(" ", i+1))
+			waits = append(waits, st.Status().StartedAt.Sub(changed))
 		}
-		if slices.Sort(waits); waits[len(waits)-1]-waits[0] < 5*time.Second {
-			t.Errorf("all waits are alike: %v", waits)
+		slices.Sort(waits)
+		if first, last := waits[0], waits[19]; first < defaultDebounce || last > defaultDebounce+time.Minute || last-first < 5*time.Second {
+			t.Errorf("the waits are %v", waits)
 		}
-		st.stop(t)
 	})
 }
 
 func TestRestartsAreLimitedAndTheLastChangeIsNotLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{MaxRestarts: 3, RestartWindow: 30 * time.Minute})
-		st.run(t)
+	onStage(t, Options{MaxRestarts: 3, RestartWindow: 30 * time.Minute}, func(st *stage) {
+		st.run()
 		for i := range 20 {
-			st.src.set("s", fmt.Sprint(marker, " ", i+1))
-			sleep(10 * time.Second)
+			st.change(fmt.Sprint(" ", i+1), 10*time.Second)
 		}
-		st.wantApp(t, 4, " 3")
-		if s := st.Status(); !s.Outdated || s.State != Running || st.count(Deferred) != 1 {
-			t.Errorf("%+v, deferred %d times", s, st.count(Deferred))
-		}
+		st.wantApp(4, " 3")
+		st.wantStatus(func(s Status) bool { return s.Outdated && s.State == Running })
+		st.wantEvents(Deferred, 1)
 		sleep(10 * time.Minute) // one restart is earned in that time
-		st.wantApp(t, 5, " 20")
-		if s := st.Status(); s.Outdated || s.Restarts != 4 {
-			t.Errorf("%+v", s)
-		}
-		// Never more than MaxRestarts per window in the long run.
+		st.wantApp(5, " 20")
+		st.wantStatus(func(s Status) bool { return !s.Outdated && s.Restarts == 4 })
 		for i := range 24 * 60 {
-			st.src.set("s", fmt.Sprint(marker, " ", i+21))
-			sleep(time.Minute)
+			st.change(fmt.Sprint(" ", i+21), time.Minute)
 		}
-		if n := st.Status().Restarts; n < 3*48 || n > 3*48+8 {
-			t.Errorf("%d restarts after a day, 3 per 30 minutes are allowed", n)
-		}
-		st.stop(t)
+		between(t, "restarts after a day", st.Status().Restarts, 3*48, 3*48+8) // 3 per 30 minutes
 	})
 }
 
 func TestFailedReadKeepsTheApplicationAndIsTriedAgain(t *testing.T) {
-	for name, failure := range map[string]error{
-		"unavailable": &upstream.Error{Err: upstream.ErrUnavailable},
-		"not found":   &upstream.Error{Err: upstream.ErrNotFound},
-		"denied":      &upstream.Error{Err: upstream.ErrAccessDenied},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				st := newStage(t, Options{})
-				st.run(t)
-				st.src.fail(failure)
-				st.src.set("s", marker+" 1")
-				sleep(time.Hour)
-				st.wantApp(t, 1, " 0")
-				if s := st.Status(); !s.Failing || s.LastError != failure.Error() || s.State != Running {
-					t.Errorf("%+v", s)
-				}
-				if n := st.src.readCount(); n < 60 || n > 100 {
-					t.Errorf("%d reads in an hour", n)
-				}
-				st.src.fail(nil)
-				sleep(retryCap + retryCap/4)
-				st.wantApp(t, 2, " 1")
-				if s := st.Status(); s.Failing || s.LastError == "" {
-					t.Errorf("%+v", s)
-				}
-				st.stop(t)
-			})
+	for _, failure := range []error{upstream.ErrUnavailable, upstream.ErrNotFound, upstream.ErrAccessDenied} {
+		onStage(t, Options{}, func(st *stage) {
+			st.run()
+			st.src.fail(&upstream.Error{Err: failure})
+			st.change(" 1", time.Hour)
+			st.wantApp(1, " 0")
+			st.wantStatus(func(s Status) bool { return s.Failing && s.Error == failure.Error() && s.State == Running })
+			between(t, "reads in an hour", st.src.readCount(), 60, 100)
+			st.src.fail(nil)
+			sleep(retryCap + retryCap/4)
+			st.wantApp(2, " 1")
+			st.wantStatus(func(s Status) bool { return !s.Failing && s.Error != "" })
 		})
 	}
 }
 
 func TestUnfitChangeKeepsTheApplication(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
-		st.src.set("s", marker+"\x00")
-		sleep(time.Minute)
-		st.wantApp(t, 1, " 0")
-		if s := st.Status(); !s.Failing || !strings.Contains(s.LastError, "P: secret s") || strings.Contains(s.LastError, marker) {
-			t.Errorf("%+v", s)
-		}
-		st.src.set("s", marker+" 2")
-		sleep(DefaultDebounce)
-		st.wantApp(t, 2, " 2")
-		st.stop(t)
+	onStage(t, Options{}, func(st *stage) {
+		st.run()
+		st.change("\x00", time.Minute)
+		st.wantApp(1, " 0")
+		st.wantStatus(func(s Status) bool {
+			return s.Failing && strings.Contains(s.Error, "P: secret s") && !strings.Contains(s.Error, marker)
+		})
+		st.change(" 2", defaultDebounce)
+		st.wantApp(2, " 2")
 	})
 }
 
 func TestStartWaitsForTheUpstream(t *testing.T) {
-	for name, failure := range map[string]error{
-		"unavailable":         &upstream.Error{Err: upstream.ErrUnavailable},
-		"throttled":           fmt.Errorf("get: %w", &upstream.Error{Err: upstream.ErrThrottled}),
-		"credentials refused": &upstream.Error{Err: upstream.ErrUnauthenticated},
-		"a slow answer":       context.DeadlineExceeded,
+	for _, failure := range []error{
+		&upstream.Error{Err: upstream.ErrUnavailable}, fmt.Errorf("get: %w", &upstream.Error{Err: upstream.ErrThrottled}),
+		&upstream.Error{Err: upstream.ErrUnauthenticated}, context.DeadlineExceeded,
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				st := newStage(t, Options{})
-				st.src.fail(failure)
-				st.run(t)
-				sleep(time.Hour)
-				st.wantApp(t, 0, "")
-				if s := st.Status(); s.State != Waiting || !s.Failing || st.ready != 0 {
-					t.Errorf("%+v, ready %d times", s, st.ready)
-				}
-				if n := st.src.readCount(); n < 60 || n > 100 {
-					t.Errorf("%d reads in an hour", n)
-				}
-				if err := st.Signal(syscall.SIGHUP); err != ErrNotRunning {
-					t.Errorf("Signal before the start: %v", err)
-				}
-				st.src.fail(nil)
-				sleep(retryCap + retryCap/4)
-				st.wantApp(t, 1, " 0")
-				st.stop(t)
-			})
+		onStage(t, Options{}, func(st *stage) {
+			st.src.fail(failure)
+			st.run()
+			sleep(time.Hour)
+			st.wantApp(0, "")
+			st.wantStatus(func(s Status) bool { return s.State == Waiting && s.Failing })
+			between(t, "reads in an hour", st.src.readCount(), 60, 100)
+			if err := st.Signal(syscall.SIGHUP); err != ErrNotRunning {
+				t.Errorf("Signal before the start: %v", err)
+			}
+			st.src.fail(nil)
+			sleep(retryCap + retryCap/4)
+			st.wantApp(1, " 0")
 		})
 	}
 }
 
 func TestStartTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{StartTimeout: 30 * time.Second})
+	onStage(t, Options{StartTimeout: 30 * time.Second}, func(st *stage) {
 		st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable, Endpoint: "kms.example"})
-		st.run(t)
+		st.run()
 		sleep(30*time.Second - 1)
-		if s := st.Status(); s.State != Waiting {
-			t.Errorf("%+v", s)
-		}
+		st.wantStatus(func(s Status) bool { return s.State == Waiting })
 		sleep(1)
-		err := st.wait(t)
+		err := st.wait()
 		if !errors.Is(err, upstream.ErrUnavailable) || upstream.ExitCode(err) != upstream.ExitUnavailable || !strings.Contains(err.Error(), "30s") {
 			t.Errorf("Run returned %v", err)
 		}
-		st.wantApp(t, 0, "")
+		st.wantApp(0, "")
 	})
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{StartTimeout: 5 * time.Second})
+	onStage(t, Options{StartTimeout: 5 * time.Second}, func(st *stage) {
 		st.src.onRead = func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }
-		st.run(t)
+		st.run()
 		sleep(5 * time.Second)
-		if err := st.wait(t); upstream.ExitCode(err) != upstream.ExitUnavailable {
+		if err := st.wait(); upstream.ExitCode(err) != upstream.ExitUnavailable {
 			t.Errorf("Run returned %v after a read that hangs", err)
 		}
 	})
 }
 
 func TestStartFailsAtOnceWhenWaitingCannotHelp(t *testing.T) {
-	for name, c := range map[string]struct {
+	for _, c := range []struct {
 		failure error
 		data    string
 		exit    int
 	}{
-		"not found":       {&upstream.Error{Ref: ref("s"), Err: upstream.ErrNotFound}, "", upstream.ExitNotFound},
-		"denied":          {&upstream.Error{Ref: ref("s"), Err: upstream.ErrAccessDenied}, "", upstream.ExitDenied},
-		"to be deleted":   {&upstream.Error{Ref: ref("s"), Err: upstream.ErrPendingDeletion}, "", upstream.ExitFailed},
-		"NUL in a secret": {nil, marker + "\x00", upstream.ExitFailed},
+		{&upstream.Error{Ref: ref("s"), Err: upstream.ErrNotFound}, "", upstream.ExitNotFound},
+		{&upstream.Error{Ref: ref("s"), Err: upstream.ErrAccessDenied}, "", upstream.ExitDenied},
+		{&upstream.Error{Ref: ref("s"), Err: upstream.ErrPendingDeletion}, "", upstream.ExitFailed},
+		{nil, marker + "\x00", upstream.ExitFailed},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				st := newStage(t, Options{})
-				st.src.put("s", c.data)
-				st.src.fail(c.failure)
-				st.run(t)
-				err := st.wait(t)
-				if err == nil || upstream.ExitCode(err) != c.exit || !strings.Contains(err.Error(), "P: ") || strings.Contains(err.Error(), marker) {
-					t.Errorf("Run returned %v with exit code %d, want %d", err, upstream.ExitCode(err), c.exit)
-				}
-				st.wantApp(t, 0, "")
-				if s := st.Status(); s.State != Ended || st.ready != 0 {
-					t.Errorf("%+v", s)
-				}
-			})
+		onStage(t, Options{}, func(st *stage) {
+			st.src.put("s", c.data)
+			st.src.fail(c.failure)
+			st.run()
+			err := st.wait()
+			if err == nil || upstream.ExitCode(err) != c.exit || !strings.Contains(err.Error(), "P: ") || strings.Contains(err.Error(), marker) {
+				t.Errorf("Run returned %v with exit code %d, want %d", err, upstream.ExitCode(err), c.exit)
+			}
+			st.wantApp(0, "")
 		})
 	}
 }
 
 func TestCancelledWhileWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{StartTimeout: time.Hour})
+	onStage(t, Options{StartTimeout: time.Hour}, func(st *stage) {
 		st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable})
-		st.run(t)
+		st.run()
 		sleep(10 * time.Minute)
 		st.cancel()
-		if err := st.wait(t); !errors.Is(err, context.Canceled) {
+		if err := st.wait(); !errors.Is(err, context.Canceled) {
 			t.Errorf("Run returned %v", err)
 		}
 	})
 }
 
 func TestEndOfTheApplicationEndsRun(t *testing.T) {
-	for _, c := range []struct {
-		end  end
-		code int
-	}{{end{}, 0}, {end{code: 3}, 3}, {end{code: 139, signal: syscall.SIGSEGV}, 139}} {
-		synctest.Test(t, func(t *testing.T) {
-			st := newStage(t, Options{})
-			st.run(t)
-			_ = st.app(t).exit(c.end)
-			err := st.wait(t)
-			var exit *ExitError
-			if c.code == 0 && err != nil || c.code != 0 && (!errors.As(err, &exit) || exit.Code != c.code || exit.Signal != c.end.signal || exit.Killed) {
-				t.Errorf("Run returned %v, want code %d", err, c.code)
+	for _, e := range []end{{}, {code: 3}, {code: 139, signal: syscall.SIGSEGV}} {
+		onStage(t, Options{}, func(st *stage) {
+			st.run()
+			_ = st.app().exit(e)
+			if exit := wantCode(t, st.wait(), e.code); exit.Signal != e.signal || exit.Killed {
+				t.Errorf("%+v", exit)
 			}
-			if s := st.Status(); s.State != Ended || s.ExitCode != c.code || st.count(Exited) != 1 {
-				t.Errorf("%+v", s)
-			}
-			st.wantApp(t, 1, " 0")
+			st.wantStatus(func(s Status) bool { return s.State == Ended && s.PID == 0 && s.ExitCode == e.code })
+			st.wantEvents(Exited, 1)
+			st.wantApp(1, " 0")
 			if err := st.Signal(syscall.SIGHUP); err != ErrNotRunning {
 				t.Errorf("Signal after the end: %v", err)
 			}
@@ -534,70 +500,54 @@ func TestEndOfTheApplicationEndsRun(t *testing.T) {
 }
 
 func TestGraceThenKill(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{StopSignal: syscall.SIGQUIT})
-		st.prepare = func(p *fakeProcess) { p.onStop = func(*fakeProcess) {} }
-		st.run(t)
+	onStage(t, Options{StopSignal: "SIGQUIT"}, func(st *stage) {
+		st.prepare = stubborn
+		st.run()
 		st.cancel()
-		sleep(DefaultGrace - 1)
-		if s := st.Status(); s.State != Stopping || s.PID != 100 {
-			t.Errorf("%+v", s)
-		}
+		sleep(defaultGrace - 1)
+		st.wantStatus(func(s Status) bool { return s.State == Stopping && s.PID == 100 })
 		sleep(1)
-		var exit *ExitError
-		if err := st.wait(t); !errors.As(err, &exit) || exit.Code != 137 || !exit.Killed {
-			t.Errorf("Run returned %v", err)
+		if exit := wantCode(t, st.wait(), 137); !exit.Killed {
+			t.Errorf("%+v", exit)
 		}
-		if got := st.app(t).got(); !slices.Equal(got, []os.Signal{syscall.SIGQUIT}) || st.count(Killed) != 1 {
-			t.Errorf("the application got %v, killed %d times", got, st.count(Killed))
-		}
+		wantSignals(t, st.app(), syscall.SIGQUIT)
+		st.wantEvents(Killed, 1)
 	})
 }
 
 func TestRestartKillsAnApplicationThatIgnoresTheStopSignal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{Grace: 5 * time.Second})
-		st.prepare = func(p *fakeProcess) { p.onStop = func(*fakeProcess) {} }
-		st.run(t)
+	onStage(t, Options{Grace: 5 * time.Second}, func(st *stage) {
+		st.prepare = stubborn
+		st.run()
 		st.prepare = nil
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce + 5*time.Second)
-		st.wantApp(t, 2, " 1")
-		if st.count(Killed) != 1 {
-			t.Errorf("killed %d times", st.count(Killed))
-		}
-		st.stop(t)
+		st.change(" 1", defaultDebounce+5*time.Second)
+		st.wantApp(2, " 1")
+		st.wantEvents(Killed, 1)
 	})
 }
 
 func TestKillCutsTheGraceShort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.prepare = func(p *fakeProcess) { p.onStop = func(*fakeProcess) {} }
-		st.run(t)
+	onStage(t, Options{}, func(st *stage) {
+		st.prepare = stubborn
+		st.run()
 		st.cancel()
 		sleep(time.Second)
 		if err := st.Signal(os.Kill); err != nil {
 			t.Error(err)
 		}
-		var exit *ExitError
-		if err := st.wait(t); !errors.As(err, &exit) || exit.Code != 137 {
-			t.Errorf("Run returned %v", err)
-		}
+		wantCode(t, st.wait(), 137)
 	})
 }
 
 func TestUnkillableApplicationIsNotDoubled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
+	onStage(t, Options{}, func(st *stage) {
 		st.prepare = func(p *fakeProcess) { p.onStop, p.onKill = func(*fakeProcess) {}, func(*fakeProcess) {} }
-		st.run(t)
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce + DefaultGrace + killTimeout)
-		if err := st.wait(t); err == nil || !strings.Contains(err.Error(), "process 100 is still there") {
+		st.run()
+		st.change(" 1", defaultDebounce+defaultGrace+killTimeout)
+		if err := st.wait(); err == nil || !strings.Contains(err.Error(), "process 100 is still there") {
 			t.Errorf("Run returned %v", err)
 		}
-		st.wantApp(t, 1, " 0")
+		st.wantApp(1, " 0")
 	})
 }
 
@@ -605,274 +555,191 @@ func TestSignalOnChange(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no signals")
 	}
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{OnChange: SignalChild, ChangeSignal: syscall.SIGQUIT, MaxRestarts: 2, RestartWindow: time.Hour})
-		st.run(t)
-		st.src.set("s", marker+" 0")
-		sleep(time.Minute)
-		if got := st.app(t).got(); len(got) != 0 {
-			t.Errorf("unchanged, but signalled %v", got)
-		}
-		st.src.set("s", marker+" 1")
-		sleep(time.Minute)
+	onStage(t, Options{OnChange: SignalChild, ChangeSignal: "SIGQUIT", MaxRestarts: 2, RestartWindow: time.Hour}, func(st *stage) {
+		st.run()
+		st.change(" 0", time.Minute)
+		wantSignals(t, st.app())
+		st.change(" 1", time.Minute)
 		st.src.ring() // the same as was signalled last
 		sleep(time.Minute)
-		st.src.set("s", marker+" 2")
-		sleep(time.Minute)
-		st.src.set("s", marker+" 3") // beyond the rate
-		sleep(time.Minute)
-		st.wantApp(t, 1, " 0")
-		if got := st.app(t).got(); !slices.Equal(got, []os.Signal{syscall.SIGQUIT, syscall.SIGQUIT}) {
-			t.Errorf("signalled %v", got)
-		}
-		if s := st.Status(); s.Signals != 2 || !s.Outdated || s.Restarts != 0 {
-			t.Errorf("%+v", s)
-		}
+		st.change(" 2", time.Minute)
+		st.change(" 3", time.Minute) // beyond the rate
+		st.wantApp(1, " 0")
+		wantSignals(t, st.app(), syscall.SIGQUIT, syscall.SIGQUIT)
+		st.wantStatus(func(s Status) bool { return s.Signals == 2 && s.Outdated && s.Restarts == 0 })
 		sleep(time.Hour)
-		if s := st.Status(); s.Signals != 3 || s.Outdated {
-			t.Errorf("%+v", s)
-		}
-		st.stop(t)
+		st.wantStatus(func(s Status) bool { return s.Signals == 3 && !s.Outdated })
 	})
 }
 
 func TestIgnoreChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{OnChange: IgnoreChange})
-		st.run(t)
+	onStage(t, Options{OnChange: IgnoreChange}, func(st *stage) {
+		st.run()
 		for i := range 3 {
-			st.src.set("s", fmt.Sprint(marker, " ", i+1))
-			sleep(time.Minute)
+			st.change(fmt.Sprint(" ", i+1), time.Minute)
 		}
-		if s := st.Status(); !s.Outdated || st.count(Ignored) != 1 || len(st.app(t).got()) != 0 {
-			t.Errorf("%+v, ignored %d times", s, st.count(Ignored))
-		}
-		st.src.set("s", marker+" 0")
-		sleep(time.Minute)
-		if s := st.Status(); s.Outdated {
-			t.Errorf("the old value is back: %+v", s)
-		}
-		st.wantApp(t, 1, " 0")
-		st.stop(t)
+		st.wantStatus(func(s Status) bool { return s.Outdated })
+		st.wantEvents(Ignored, 1)
+		wantSignals(t, st.app())
+		st.change(" 0", time.Minute)
+		st.wantStatus(func(s Status) bool { return !s.Outdated }) // the old value is back
+		st.wantApp(1, " 0")
 	})
 }
 
 func TestChangeDuringTheStopReachesTheNextApplication(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.prepare = func(p *fakeProcess) {
-			p.onStop = func(*fakeProcess) {
-				go func() { time.Sleep(10 * time.Second); _ = p.exit(end{}) }()
-			}
-		}
-		st.run(t)
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce + 5*time.Second)
-		if s := st.Status(); s.State != Stopping {
-			t.Fatalf("%+v", s)
-		}
-		st.src.set("s", marker+" 2")
-		sleep(5 * time.Second)
-		st.wantApp(t, 2, " 2")
+	onStage(t, Options{}, func(st *stage) {
+		st.prepare = slow(end{})
+		st.run()
+		st.change(" 1", defaultDebounce+5*time.Second)
+		st.wantStatus(func(s Status) bool { return s.State == Stopping })
+		st.change(" 2", 5*time.Second)
+		st.wantApp(2, " 2")
 		sleep(time.Hour)
-		st.wantApp(t, 2, " 2")
+		st.wantApp(2, " 2")
 		st.cancel()
 		sleep(10 * time.Second)
-		if err := st.wait(t); err != nil {
-			t.Error(err)
-		}
 	})
 }
 
 func TestCancelledDuringARestartStartsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.prepare = func(p *fakeProcess) {
-			p.onStop = func(*fakeProcess) {
-				go func() { time.Sleep(10 * time.Second); _ = p.exit(end{code: 7}) }()
-			}
-		}
-		st.run(t)
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce + time.Second)
+	onStage(t, Options{}, func(st *stage) {
+		st.prepare = slow(end{code: 7})
+		st.run()
+		st.change(" 1", defaultDebounce+time.Second)
 		st.cancel()
 		sleep(9 * time.Second)
-		var exit *ExitError
-		if err := st.wait(t); !errors.As(err, &exit) || exit.Code != 7 {
-			t.Errorf("Run returned %v", err)
-		}
-		st.wantApp(t, 1, " 0")
+		wantCode(t, st.wait(), 7)
+		st.wantApp(1, " 0")
 	})
 }
 
 func TestReadThatHangsHoldsNothingUp(t *testing.T) {
-	for _, how := range []string{"cancelled", "application ends"} {
-		t.Run(how, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				st := newStage(t, Options{})
-				st.src.onRead = func(ctx context.Context, n int) error {
-					if n == 1 {
-						return nil
-					}
-					<-ctx.Done()
-					return ctx.Err()
-				}
-				st.run(t)
-				st.src.set("s", marker+" 1")
-				sleep(DefaultDebounce + time.Second)
-				if how == "cancelled" {
-					st.stop(t)
-					return
-				}
-				_ = st.app(t).exit(end{})
-				if err := st.wait(t); err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.src.onRead = func(ctx context.Context, n int) error {
-			if n != 2 {
+	hangIn := func(second func(n int) bool) func(context.Context, int) error {
+		return func(ctx context.Context, n int) error {
+			if !second(n) {
 				return nil
 			}
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		st.run(t)
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce + readTimeout - 1)
-		st.wantApp(t, 1, " 0")
+	}
+	for _, endsItself := range []bool{false, true} {
+		onStage(t, Options{}, func(st *stage) {
+			st.src.onRead = hangIn(func(n int) bool { return n >= 2 })
+			st.run()
+			st.change(" 1", defaultDebounce+time.Second)
+			if endsItself {
+				_ = st.app().exit(end{})
+				wantCode(t, st.wait(), 0)
+			}
+		})
+	}
+	onStage(t, Options{}, func(st *stage) {
+		st.src.onRead = hangIn(func(n int) bool { return n == 2 })
+		st.run()
+		st.change(" 1", defaultDebounce+readTimeout-1)
+		st.wantApp(1, " 0")
 		sleep(1 + 2*retryBase)
-		st.wantApp(t, 2, " 1")
-		st.stop(t)
+		st.wantApp(2, " 1")
 	})
 }
 
 func TestChangeDuringAReadIsReadAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{MaxRestarts: 1, RestartWindow: 24 * time.Hour})
-		var once sync.Once
+	onStage(t, Options{MaxRestarts: 1, RestartWindow: 24 * time.Hour}, func(st *stage) {
 		st.src.onRead = func(_ context.Context, n int) error {
 			if n == 2 {
-				once.Do(func() {
-					time.Sleep(time.Second)
-					st.src.set("s", marker+" 2")
-					time.Sleep(10 * time.Second)
-				})
+				time.Sleep(time.Second)
+				st.src.set("s", marker+" 2")
+				time.Sleep(10 * time.Second)
 			}
 			return nil
 		}
-		st.run(t)
-		st.src.set("s", marker+" 1")
-		sleep(time.Minute)
-		st.wantApp(t, 2, " 2")
-		if n := st.src.readCount(); n != 3 {
-			t.Errorf("%d reads, want 3", n)
-		}
-		st.stop(t)
+		st.run()
+		st.change(" 1", time.Minute)
+		st.wantApp(2, " 2")
+		between(t, "reads", st.src.readCount(), 3, 3)
 	})
 }
 
 func TestStartIsTriedAgainWhenTheSystemIsShortOfSomething(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		busy := &os.PathError{Op: "fork/exec", Path: "app", Err: temporaryStartErrors[0].(syscall.Errno)}
+	busy := &os.PathError{Op: "fork/exec", Path: "app", Err: temporaryStartErrors[0]}
+	onStage(t, Options{}, func(st *stage) {
 		st.startErr = []error{busy, busy}
-		st.run(t)
+		st.run()
 		sleep(time.Minute)
-		st.wantApp(t, 1, " 0")
-		if n := st.count(StartFailed); n != 2 {
-			t.Errorf("%d failed starts", n)
-		}
-		st.stop(t)
+		st.wantApp(1, " 0")
+		st.wantEvents(StartFailed, 2)
 	})
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		busy := temporaryStartErrors[0]
-		st.startErr = []error{busy, busy, busy, busy, busy, busy, busy, busy}
-		st.run(t)
+	onStage(t, Options{}, func(st *stage) {
+		st.startErr = slices.Repeat([]error{busy}, startAttempts+2)
+		st.run()
 		sleep(time.Minute)
-		if err := st.wait(t); !errors.Is(err, busy) || !strings.Contains(err.Error(), "start app: ") || len(st.startErr) != 8-startAttempts {
-			t.Errorf("Run returned %v after %d attempts", err, 8-len(st.startErr))
+		if err := st.wait(); !errors.Is(err, busy.Err) || !strings.Contains(err.Error(), "start "+os.Args[0]+": ") || len(st.startErr) != 2 {
+			t.Errorf("Run returned %v, %d attempts fewer than there were failures", err, len(st.startErr))
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
+	onStage(t, Options{}, func(st *stage) {
 		st.startErr = []error{&os.PathError{Op: "fork/exec", Path: "app", Err: fs.ErrPermission}}
-		st.run(t)
-		if err := st.wait(t); !errors.Is(err, fs.ErrPermission) || st.ready != 0 {
+		st.run()
+		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Run returned %v", err)
 		}
 	})
 }
 
 func TestRestartThatCannotStartIsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
+	onStage(t, Options{}, func(st *stage) {
+		st.run()
 		st.startErr = []error{fs.ErrPermission}
-		st.src.set("s", marker+" 1")
-		sleep(DefaultDebounce)
-		if err := st.wait(t); !errors.Is(err, fs.ErrPermission) {
+		st.change(" 1", defaultDebounce)
+		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Run returned %v", err)
 		}
 	})
 }
 
-func TestMissingProgram(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
+func TestProgramThatGoesMissing(t *testing.T) {
+	onStage(t, Options{}, func(st *stage) {
 		st.checkErr = exec.ErrNotFound
-		st.run(t)
-		if err := st.wait(t); !errors.Is(err, exec.ErrNotFound) || st.src.readCount() != 0 {
+		st.run()
+		if err := st.wait(); !errors.Is(err, exec.ErrNotFound) || st.src.readCount() != 0 {
 			t.Errorf("Run returned %v after %d reads", err, st.src.readCount())
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
-		st.mu.Lock()
-		st.checkErr = exec.ErrNotFound // the program is being replaced
-		st.mu.Unlock()
-		st.src.set("s", marker+" 1")
-		sleep(time.Minute)
-		st.wantApp(t, 1, " 0")
-		if s := st.Status(); s.State != Running || !s.Outdated || !s.Failing || len(st.app(t).got()) != 0 {
-			t.Errorf("%+v", s)
+	onStage(t, Options{}, func(st *stage) {
+		replacing := func(err error) {
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			st.checkErr = err
 		}
-		st.mu.Lock()
-		st.checkErr = nil
-		st.mu.Unlock()
+		st.run()
+		replacing(exec.ErrNotFound)
+		st.change(" 1", time.Minute)
+		st.wantApp(1, " 0")
+		wantSignals(t, st.app())
+		st.wantStatus(func(s Status) bool { return s.State == Running && s.Outdated && s.Failing })
+		replacing(nil)
 		sleep(retryCap + retryCap/4)
-		st.wantApp(t, 2, " 1")
-		st.stop(t)
+		st.wantApp(2, " 1")
 	})
 }
 
 func TestSignalsAreForwarded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
-		st.run(t)
-		for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
-			if err := st.Signal(sig); err != nil {
-				t.Error(err)
+	onStage(t, Options{}, func(st *stage) {
+		st.run()
+		send := func(signals ...os.Signal) {
+			for _, sig := range signals {
+				if err := st.Signal(sig); err != nil {
+					t.Error(err)
+				}
 			}
 		}
-		if got := st.app(t).got(); !slices.Equal(got, []os.Signal{syscall.SIGHUP, syscall.SIGINT}) {
-			t.Errorf("the application got %v", got)
-		}
-		st.interactive = true // what the terminal sends itself is not repeated
-		for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
-			if err := st.Signal(sig); err != nil {
-				t.Error(err)
-			}
-		}
-		if got := st.app(t).got(); !slices.Equal(got, []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM}) {
-			t.Errorf("the application got %v", got)
-		}
-		st.stop(t)
+		send(syscall.SIGHUP, syscall.SIGINT)
+		wantSignals(t, st.app(), syscall.SIGHUP, syscall.SIGINT)
+		st.sharesTerminal = true // what the terminal sends itself is not repeated
+		send(syscall.SIGINT, syscall.SIGTERM)
+		wantSignals(t, st.app(), syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
 	})
 }
 
@@ -888,41 +755,25 @@ func TestSignalDuringAStartReachesTheNewApplication(t *testing.T) {
 			sent <- st.Signal(syscall.SIGHUP)
 		}()
 		<-calling
-		time.Sleep(20 * time.Millisecond) // for a signal that does not wait to go astray
+		time.Sleep(20 * time.Millisecond) // a signal that does not wait gets lost in that time
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { st.done <- st.Run(ctx) }()
+	go func() { st.done <- st.Run(st.ctx) }()
 	if err := <-sent; err != nil {
 		t.Errorf("the signal was lost: %v", err)
 	}
-	if got := st.app(t).got(); len(got) != 1 || got[0] != syscall.SIGHUP {
-		t.Errorf("the application got %v", got)
-	}
-	cancel()
+	wantSignals(t, st.app(), syscall.SIGHUP)
+	st.cancel()
 	if err := <-st.done; err != nil {
 		t.Error(err)
 	}
 }
 
 func TestWithoutSecretsNothingIsRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		st := newStage(t, Options{})
+	onStage(t, Options{}, func(st *stage) {
 		st.recipe.variables, st.recipe.refs = nil, nil
-		st.run(t)
-		if len(st.app(t).env) != 0 || st.src.readCount() != 0 || st.src.subscribers() != 0 {
+		st.run()
+		if len(st.app().env) != 0 || st.src.readCount() != 0 || st.src.subscribers() != 0 {
 			t.Error("the source was asked")
 		}
-		st.stop(t)
 	})
-}
-
-func TestRefs(t *testing.T) {
-	s, err := New(newSource(nil), validOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []upstream.SecretRef{ref("a").WithDefaults(), ref("b").WithDefaults()}
-	if got := s.Refs(); !slices.Equal(got, want) {
-		t.Errorf("Refs() = %v, want %v", got, want)
-	}
 }

@@ -18,9 +18,9 @@ const (
 	burstFactor = 5
 )
 
-// pace decides when a change is looked at and when it may be acted upon. It belongs to one
-// goroutine.
-type pace struct {
+// timing decides when variables are read again after a notice of change, and when a change
+// may be acted upon. It belongs to one goroutine.
+type timing struct {
 	debounce, splay time.Duration
 	limiter         *rate.Limiter
 	retry           retry.Backoff // nil unless the last attempt failed
@@ -28,58 +28,58 @@ type pace struct {
 	due, cutoff time.Time // of the current burst; zero when there is none
 }
 
-func newPace(opts Options) *pace {
-	return &pace{
+func newTiming(opts Options) *timing {
+	return &timing{
 		debounce: opts.Debounce,
 		splay:    opts.Splay,
 		limiter:  rate.NewLimiter(rate.Every(opts.RestartWindow/time.Duration(opts.MaxRestarts)), opts.MaxRestarts),
 	}
 }
 
-// notice returns how long to wait after a notice of change that arrived now: until it has
+// noticed returns how long to wait after a notice of change that arrived now: until it has
 // been quiet for debounce, but not for ever.
-func (p *pace) notice(now time.Time) time.Duration {
-	quiet := now.Add(p.debounce)
-	if p.due.IsZero() {
-		p.due = quiet
-		if p.splay > 0 {
-			p.due = p.due.Add(rand.N(p.splay))
+func (t *timing) noticed(now time.Time) time.Duration {
+	quiet := now.Add(t.debounce)
+	if t.due.IsZero() {
+		t.due = quiet
+		if t.splay > 0 {
+			t.due = t.due.Add(rand.N(t.splay))
 		}
-		p.cutoff = p.due.Add((burstFactor - 1) * p.debounce)
-	} else if quiet.After(p.due) {
-		p.due = quiet
-		if p.due.After(p.cutoff) {
-			p.due = p.cutoff
-		}
+		t.cutoff = t.due.Add((burstFactor - 1) * t.debounce)
+	} else if quiet.After(t.due) {
+		t.due = quiet
 	}
-	return max(0, p.due.Sub(now))
+	if t.due.After(t.cutoff) {
+		t.due = t.cutoff
+	}
+	return max(0, t.due.Sub(now))
 }
 
-// settled ends the burst: the next notice starts another one.
-func (p *pace) settled() { p.due, p.cutoff = time.Time{}, time.Time{} }
+// endBurst makes the next notice start another burst.
+func (t *timing) endBurst() { t.due, t.cutoff = time.Time{}, time.Time{} }
 
 // failed returns how long to wait after a failed attempt.
-func (p *pace) failed() time.Duration {
-	if p.retry == nil {
-		p.retry = newBackoff(retryBase, retryCap)
+func (t *timing) failed() time.Duration {
+	if t.retry == nil {
+		t.retry = newBackoff(retryBase, retryCap)
 	}
-	wait, _ := p.retry.Next() // has no end
+	wait, _ := t.retry.Next() // it has no end
 	return wait
 }
 
-// worked says that an attempt did not fail.
-func (p *pace) worked() { p.retry = nil }
+// succeeded says that an attempt did not fail.
+func (t *timing) succeeded() { t.retry = nil }
 
 // mayAct returns how long to wait before a change may be acted upon; zero for now.
-func (p *pace) mayAct(now time.Time) time.Duration {
-	r := p.limiter.ReserveN(now, 1)
+func (t *timing) mayAct(now time.Time) time.Duration {
+	r := t.limiter.ReserveN(now, 1)
 	wait := r.DelayFrom(now)
 	r.CancelAt(now)
 	return wait
 }
 
 // acted counts a change that was acted upon.
-func (p *pace) acted(now time.Time) { p.limiter.AllowN(now, 1) }
+func (t *timing) acted(now time.Time) { t.limiter.AllowN(now, 1) }
 
 // newBackoff doubles from base to limit, jittered, without end.
 func newBackoff(base, limit time.Duration) retry.Backoff {
