@@ -225,7 +225,7 @@ func (c *Cache) remember(sh *shard, refs []upstream.SecretRef, found []sighting)
 			e.since = found[i].since
 		}
 		if e.value != nil && e.since != unproven {
-			c.sealed.put(e, true, limits)
+			c.seal(e, true, limits)
 		}
 	}
 }

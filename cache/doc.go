@@ -62,15 +62,17 @@
 // bound, and their own lines have their own request ids. A refresh in the background has no
 // cause, also when a lookup joins it later.
 //
-// The sealed file is bbolt with one record per value. A record is sealed under its random id,
-// so that records cannot be exchanged and the file does not tell which secrets it holds; the
-// time of the last confirmation is inside, so that an older copy of the file brings back
-// nothing that is older than MaxStale. What the file cannot tell is that it is an older copy:
-// a value that was replaced or deleted less than MaxStale ago can come back from one, while
-// the upstream is unreachable, marked as stale. Authentic records do not make an authentic
-// B+tree, so the file of the last run is only read, after a check that a walk through it
-// ends, and a new one takes its place. A damaged file costs the values in it; it never stops
-// the cache.
+// The sealed file is rewritten whole: a header with a random id, one record per value, each
+// sealed with id and index as associated data, and a sealed end with their number. So records
+// cannot be exchanged or left out, a rename puts the new file in place of the old one, and
+// damage costs values and never a start. The file does not tell which secrets it holds. The
+// time of the last confirmation is inside each record, so that an older copy of the file
+// brings back nothing that is older than MaxStale; that it is an older copy the file cannot
+// tell. After a rewrite of n bytes the next one waits for n/1 MiB seconds, at least one, so
+// that 64 MiB are written once a minute at most; when a secret is gone or denied, for an eighth
+// of that; at a clean end, not at all. So a value that was replaced or deleted can come back
+// from an older copy, or after a kill within that pause, while the upstream is unreachable,
+// marked as stale. A database would write less, and was 600 lines more.
 //
 // Values that are evicted, replaced or dropped are shared with readers, so the cache cannot
 // know when the last of them is done. The collector can: the bytes lie in memory that is

@@ -68,6 +68,9 @@ type entry struct {
 
 	size int // counted in the sums of the cache
 
+	sealed   bool  // offered to the sealed file since the value was there, with
+	sealedAt int64 // this fetchedAt, on the cache's clock
+
 	// Guarded by the lock of the schedule.
 	due  int64
 	slot int32 // index in the heap plus one; 0 when not scheduled
@@ -352,7 +355,7 @@ func (c *Cache) evict() {
 		if e := victims.oldest(); e != nil {
 			e.clear()
 			e.fail = nil
-			c.sealed.drop(e.ref)
+			c.unseal(e, false)
 			c.settle(victims, e)
 			c.evictions.Add(1)
 		}

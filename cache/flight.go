@@ -316,7 +316,7 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 	e.idle = false
 	if c.oversize(e, limits) {
 		e.clear()
-		c.sealed.drop(e.ref)
+		c.unseal(e, false)
 		c.due.remove(e)
 		return
 	}
@@ -324,7 +324,7 @@ func (c *Cache) install(e *entry, f *flight, changed bool, limits *Limits) {
 	e.took = time.Duration(c.now() - began)
 	e.expires = began + int64(ttl)
 	c.due.set(e, began+refreshAfter(ttl, e.took))
-	c.sealed.put(e, changed, limits)
+	c.seal(e, changed, limits)
 }
 
 // refused drops the value of e because the upstream says there is none for us.
@@ -335,7 +335,7 @@ func (c *Cache) refused(e *entry, f *flight, err error, limits *Limits) {
 	}
 	since := e.since
 	e.clear()
-	c.sealed.drop(e.ref)
+	c.unseal(e, true)
 	e.since, e.confirmed = f.end, f.begin
 	if same {
 		e.since = since
@@ -358,7 +358,7 @@ func (c *Cache) failed(e *entry, f *flight, err error, limits *Limits) {
 // lapse drops a value that became too old to be served. The caller settles e.
 func (c *Cache) lapse(e *entry) {
 	c.noteLapsed(e)
-	c.sealed.drop(e.ref)
+	c.unseal(e, false)
 	e.clear()
 	if e.fail != nil {
 		e.fail.lapsed = e.fetchedAt

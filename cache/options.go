@@ -95,7 +95,8 @@ type Options struct {
 
 // Sealed says where the restart cache lives.
 type Sealed struct {
-	// Path is the file. It is created with mode 0600 in a folder of mode 0700.
+	// Path is the file. It is created with mode 0600 in a folder of mode 0700. Beside it are a
+	// lock, called like it with .lock, and while it is rewritten its successor, with .new-….
 	Path string
 
 	// Keyring is a Tink keyset in JSON. It is created with mode 0600 when it is missing, and
@@ -108,7 +109,8 @@ type Sealed struct {
 	// the bit of the group is the mask of an access list that names one user.
 	KeyringIsCredential bool
 
-	// MaxBytes bounds the records in the file. Zero means 64 MiB.
+	// MaxBytes bounds the records in the file: what is declared or subscribed to comes first,
+	// then what was used last. Zero means 64 MiB.
 	MaxBytes int64
 }
 

@@ -6,12 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,12 +27,15 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
+// settled is a pause after which small changes are in the sealed file.
+const settled = 2 * time.Second
+
 // sealedIn returns options with a sealed file in a fresh folder and a keyring in another.
 func sealedIn(t testing.TB) cache.Options {
 	t.Helper()
 	dir := t.TempDir()
 	return cache.Options{
-		Limits: cache.Limits{TTL: time.Minute, MaxStale: time.Hour, MaxEntries: 10000},
+		Limits: cache.Limits{TTL: time.Minute, MaxStale: time.Hour, MaxEntries: 100_000, MaxBytes: 1 << 30},
 		Sealed: &cache.Sealed{Path: filepath.Join(dir, "data", "cache.db"), Keyring: filepath.Join(dir, "keys", "keyring.json")},
 	}
 }
@@ -57,25 +61,59 @@ func down(context.Context, upstream.SecretRef) (upstream.SecretValue, error) {
 }
 
 // survivors opens the file with a dead upstream and returns how many of n secrets are
-// served. A secret that is served with another value ends the test.
-func survivors(t testing.TB, opts cache.Options, n int) (served int) {
+// served, and the counts. A secret that is served with another value ends the test.
+func survivors(t testing.TB, opts cache.Options, n int) (served int, st cache.SealedStats) {
 	t.Helper()
 	c := open(t, fetchFunc(down), opts)
 	for i := range n {
 		answer, err := c.Lookup(t.Context(), ref(fmt.Sprint("s", i)))
 		if err != nil {
-			if !errors.Is(err, upstream.ErrUnavailable) {
-				t.Fatal(err)
-			}
+			wantError(t, err, upstream.ErrUnavailable)
 			continue
 		}
 		wantAnswer(t, answer, fmt.Sprint("value-", i), upstream.Stale)
 		served++
 	}
+	st = c.Stats().Sealed
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return served
+	return served, st
+}
+
+func wantSurvivors(t testing.TB, opts cache.Options, n, want int) {
+	t.Helper()
+	if got, st := survivors(t, opts, n); got != want {
+		t.Errorf("%d of %d values are served after a restart, want %d: %+v", got, n, want, st)
+	}
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func writeFile(t testing.TB, path string, parts ...[]byte) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, bytes.Join(parts, nil), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// parts returns the header of a sealed file, and its records with their lengths.
+func parts(file []byte) (all [][]byte) {
+	n := bytes.IndexByte(file, '\n') + 1 + 16
+	for ; len(file) > 0; n = 4 + int(binary.BigEndian.Uint32(file)) {
+		all, file = append(all, file[:n:n]), file[n:]
+		if len(file) == 0 {
+			break
+		}
+	}
+	return all
 }
 
 func TestRestartWithTheUpstreamUnreachable(t *testing.T) {
@@ -132,19 +170,16 @@ func TestValueSurvivesManyRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, 5)
-		for range 5 {
-			c := open(t, fetchFunc(down), opts)
-			stop := start(t, c)
-			time.Sleep(time.Second)
+		for range 3 {
+			stop := start(t, open(t, fetchFunc(down), opts))
+			time.Sleep(settled)
 			stop()
-			if got := survivors(t, opts, 5); got != 5 {
-				t.Fatalf("%d values are left", got)
-			}
+			wantSurvivors(t, opts, 5, 5)
 		}
 	})
 }
 
-func TestWhatIsDroppedUpstreamLeavesTheFile(t *testing.T) {
+func TestWhatIsDroppedLeavesTheFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		opts.MaxEntries = 3
@@ -154,23 +189,60 @@ func TestWhatIsDroppedUpstreamLeavesTheFile(t *testing.T) {
 		for i := range 5 { // the first two are evicted
 			fake.MustCreate(t, fmt.Sprint("s", i), "v1", fmt.Sprint("value-", i))
 			look(t, c, fmt.Sprint("s", i))
-			time.Sleep(time.Second)
+			time.Sleep(settled)
 		}
 		if s := c.Stats().Sealed; s.Records != 3 || s.Pending != 0 || s.Bytes == 0 || !s.Open {
 			t.Errorf("after evictions: %+v", s)
 		}
 		fake.MustDelete(t, "s4")
-		if _, err := c.RefreshNow(t.Context(), ref("s4")); !errors.Is(err, upstream.ErrNotFound) {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		if s := c.Stats().Sealed; s.Records != 2 {
+		_, err := c.RefreshNow(t.Context(), ref("s4"))
+		wantError(t, err, upstream.ErrNotFound)
+		time.Sleep(settled)
+		if s := c.Stats().Sealed; s.Records != 2 || s.Pending != 0 {
 			t.Errorf("after a deletion: %+v", s)
 		}
 		stop()
-		if got := survivors(t, opts, 5); got != 2 {
-			t.Errorf("%d values are left, want 2", got)
+		wantSurvivors(t, opts, 5, 2)
+	})
+}
+
+// The pause between rewrites grows with the file, is shorter when a secret is gone, and a
+// clean end does not wait for it.
+func TestPauseGrowsWithTheFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, size = 16, 1 << 20 // the pause is 16 s, and 2 s for what is gone
+		opts := sealedIn(t)
+		opts.TTL = time.Hour
+		missing := ""
+		c := open(t, fetchFunc(func(ctx context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
+			if string(r.SecretName) == missing {
+				return upstream.SecretValue{}, upstream.ErrNotFound
+			}
+			return constant(size)(ctx, r)
+		}), opts)
+		for i := range n {
+			look(t, c, fmt.Sprint("s", i))
 		}
+		stop := start(t, c) // written at once
+		after := func(pause time.Duration, records int) {
+			t.Helper()
+			time.Sleep(pause)
+			synctest.Wait()
+			if got := c.Stats().Sealed.Records; got != records {
+				t.Errorf("%d records, want %d: %+v", got, records, c.Stats().Sealed)
+			}
+		}
+		after(time.Millisecond, n)
+		look(t, c, "more")
+		after(15*time.Second, n)
+		after(2*time.Second, n+1)
+		missing = "more"
+		_, _ = c.RefreshNow(t.Context(), ref(missing))
+		after(time.Second, n+1)
+		after(2*time.Second, n)
+		look(t, c, "last")
+		stop()
+		after(0, n+1)
 	})
 }
 
@@ -185,11 +257,11 @@ func TestConfirmationsAreWrittenRarely(t *testing.T) {
 		_, cancel := c.Subscribe(ref("s0"))
 		defer cancel()
 		look(t, c, "s0")
-		time.Sleep(time.Second)
-		before, writes := fileBytes(t, opts.Sealed.Path), 0
+		time.Sleep(settled)
+		before, writes := readFile(t, opts.Sealed.Path), 0
 		for range 600 {
 			time.Sleep(time.Minute)
-			if now := fileBytes(t, opts.Sealed.Path); !bytes.Equal(before, now) {
+			if now := readFile(t, opts.Sealed.Path); !bytes.Equal(before, now) {
 				before = now
 				writes++
 			}
@@ -206,40 +278,30 @@ func TestConfirmationsAreWrittenRarely(t *testing.T) {
 	})
 }
 
-func fileBytes(t testing.TB, path string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func TestSealedFileTellsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, 3)
-		content := fileBytes(t, opts.Sealed.Path)
-		for _, secret := range []string{"value-", "s1", "ACSCurrent", "VersionId", "Generic"} {
-			if bytes.Contains(content, []byte(secret)) && len(secret) > 3 {
+		content := readFile(t, opts.Sealed.Path)
+		for _, secret := range []string{"value-", "ACSCurrent", "VersionId", "Generic"} {
+			if bytes.Contains(content, []byte(secret)) {
 				t.Errorf("the file contains %q in the clear", secret)
+			}
+		}
+		data, keys := filepath.Dir(opts.Sealed.Path), filepath.Dir(opts.Sealed.Keyring)
+		for dir, want := range map[string]int{data: 2, keys: 1} { // with the lock
+			if names, _ := os.ReadDir(dir); len(names) != want {
+				t.Errorf("%s: files are left behind: %v", dir, names)
 			}
 		}
 		if runtime.GOOS == "windows" {
 			return
 		}
-		for path, want := range map[string]os.FileMode{
-			opts.Sealed.Path: 0o600, opts.Sealed.Keyring: 0o600,
-			filepath.Dir(opts.Sealed.Path): 0o700, filepath.Dir(opts.Sealed.Keyring): 0o700,
+		for path, want := range map[string]fs.FileMode{
+			opts.Sealed.Path: 0o600, opts.Sealed.Path + ".lock": 0o600, opts.Sealed.Keyring: 0o600, data: 0o700, keys: 0o700,
 		} {
-			st, err := os.Stat(path)
-			if err != nil || st.Mode().Perm() != want {
+			if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
 				t.Errorf("%s: mode %v, %v, want %v", path, st.Mode().Perm(), err, want)
-			}
-		}
-		for _, dir := range []string{filepath.Dir(opts.Sealed.Path), filepath.Dir(opts.Sealed.Keyring)} {
-			if names, _ := os.ReadDir(dir); len(names) != 1 {
-				t.Errorf("%s: files are left behind: %v", dir, names)
 			}
 		}
 	})
@@ -256,158 +318,68 @@ func scaled(env string, normal, short int) int {
 	return normal
 }
 
-// Every flipped byte costs at most the values it touches: never a wrong value, never the
-// agent.
-func TestFlippedBytes(t *testing.T) {
+// Every flipped bit costs at most the value it touches, or, in a length, those that follow;
+// it is told, and never a wrong value or the end of the agent.
+func TestFlippedBits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 150
+		const n = 20
 		opts := sealedIn(t)
 		fillSealed(t, opts, n)
-		good := fileBytes(t, opts.Sealed.Path)
-		if got := survivors(t, opts, n); got != n {
-			t.Fatalf("%d of %d survive without damage", got, n)
-		}
-		var used []int // most of a small bbolt file is empty
-		for at, b := range good {
-			if b != 0 {
-				used = append(used, at)
-			}
-		}
-		step := scaled("CACHE_TEST_FLIPS", 500, 100)
-		step = max(1, len(used)/step)
-		worst, total := n, 0
-		for i := 0; i < len(used); i += step {
-			at := used[i]
-			bad := bytes.Clone(good)
-			bad[at] ^= byte(1 << (i % 8))
-			if err := os.WriteFile(opts.Sealed.Path, bad, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			got := survivors(t, opts, n)
-			c := open(t, fetchFunc(down), opts)
-			if s := c.Stats().Sealed; s.Loaded < n && s.Refused == 0 && s.Rebuilt == 0 {
-				t.Errorf("bit %d of byte %d hides %d records, and nobody is told", i%8, at, n-s.Loaded)
-			}
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
-			worst, total = min(worst, got), total+1
-		}
-		t.Logf("%d flips in %d bytes, at worst %d of %d values served", total, len(good), worst, n)
-
-		// The next run makes a good file of the rest.
-		c := open(t, fetchFunc(down), opts)
-		left := c.Stats().Sealed.Loaded
-		stop := start(t, c)
-		time.Sleep(time.Second)
-		stop()
-		c = open(t, fetchFunc(down), opts)
-		if s := c.Stats().Sealed; s.Loaded != left || s.Refused != 0 || s.Rebuilt != 0 {
-			t.Errorf("the file was not rebuilt: %+v, want %d records", s, left)
-		}
-	})
-}
-
-func TestDamageThatHidesRecordsIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const n = 150
-		opts := sealedIn(t)
-		fillSealed(t, opts, n)
-		good := fileBytes(t, opts.Sealed.Path)
-		order := binary.NativeEndian
-		hide := map[string]func(bad []byte){
-			"all of them": func(bad []byte) { // by another name for where they are
-				for at := bytes.Index(bad, []byte("records 2")); at >= 0; at = bytes.Index(bad, []byte("records 2")) {
-					bad[at] ^= 1
-				}
-			},
-			"the last of each page": func(bad []byte) {
-				for page := 2; page < len(bad)/4096; page++ {
-					p := bad[page*4096:]
-					if count := order.Uint16(p[10:]); order.Uint64(p) == uint64(page) && order.Uint16(p[8:]) == 2 && count > 2 {
-						order.PutUint16(p[10:], count-1)
+		good := readFile(t, opts.Sealed.Path)
+		wantSurvivors(t, opts, n, n)
+		step := max(1, len(good)/scaled("CACHE_TEST_FLIPS", 500, 100))
+		at := 0
+		for index, part := range parts(good) {
+			for i := range part {
+				if at%step == 0 {
+					bad := bytes.Clone(good)
+					bad[at] ^= byte(1 << (at / step % 8))
+					writeFile(t, opts.Sealed.Path, bad)
+					got, st := survivors(t, opts, n)
+					atLeast := n - 1
+					if index == 0 {
+						atLeast = 0
+					} else if i < 4 {
+						atLeast = index - 1
+					}
+					if got < atLeast || st.Refused == 0 && st.Rebuilt == 0 {
+						t.Errorf("byte %d of part %d: %d of %d values are served: %+v", i, index, got, n, st)
 					}
 				}
-			},
+				at++
+			}
 		}
-		for name, damage := range hide {
-			bad := bytes.Clone(good)
-			damage(bad)
-			if err := os.WriteFile(opts.Sealed.Path, bad, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			c := open(t, fetchFunc(down), opts)
-			if s := c.Stats().Sealed; s.Loaded == n || s.Rebuilt == 0 {
-				t.Errorf("%s: %+v", name, s)
-			}
-			if err := c.Close(); err != nil {
-				t.Fatal(err)
-			}
+		// The next run makes a good file of the rest.
+		_, st := survivors(t, opts, n)
+		stop := start(t, open(t, fetchFunc(down), opts))
+		time.Sleep(settled)
+		stop()
+		if _, now := survivors(t, opts, n); now.Loaded != st.Loaded || now.Refused != 0 || now.Rebuilt != 0 {
+			t.Errorf("the file was not made anew: %+v, want %d records", now, st.Loaded)
 		}
 	})
 }
 
-func TestUnusableFiles(t *testing.T) {
+// A file that is cut off gives what is left of it, and it is told: also between two records.
+func TestTruncatedFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 150
+		const n = 5
 		opts := sealedIn(t)
-		path := opts.Sealed.Path
 		fillSealed(t, opts, n)
-		good := fileBytes(t, path)
-		damage := map[string]func(){
-			"empty":               func() { os.WriteFile(path, nil, 0o600) },
-			"text":                func() { os.WriteFile(path, bytes.Repeat([]byte("not a database\n"), 5000), 0o600) },
-			"zeros":               func() { os.WriteFile(path, make([]byte, len(good)), 0o600) },
-			"one byte":            func() { os.WriteFile(path, good[:1], 0o600) },
-			"headers only":        func() { os.WriteFile(path, good[:8192], 0o600) },
-			"half":                func() { os.WriteFile(path, good[:len(good)/2], 0o600) },
-			"last byte missing":   func() { os.WriteFile(path, good[:len(good)-1], 0o600) },
-			"a folder":            func() { os.Remove(path); os.Mkdir(path, 0o700) },
-			"a folder with files": func() { os.Remove(path); os.Mkdir(path, 0o700); os.WriteFile(path+"/x", nil, 0o600) },
-			"a device":            func() { os.RemoveAll(path); os.Symlink(os.DevNull, path) },
-			"missing":             func() { os.RemoveAll(path) },
-			"tree in a circle":    func() { os.RemoveAll(path); os.WriteFile(path, circle(t, good), 0o600) },
+		all := parts(readFile(t, opts.Sealed.Path))
+		if len(all) != 1+n+1 {
+			t.Fatalf("%d parts", len(all))
 		}
-		for name, break_ := range damage {
-			t.Log(name)
-			break_()
-			if got := survivors(t, opts, n); got == n && name != "last byte missing" {
-				t.Errorf("%s: all values survive", name)
-			}
-			// The agent works on, and makes a new file if it can.
-			c := open(t, constant(10), opts)
-			stop := start(t, c)
-			look(t, c, "new")
-			time.Sleep(time.Minute)
-			stop()
-			records := c.Stats().Sealed.Records
-			if records == 0 && name != "a folder with files" {
-				t.Errorf("%s: the file was not made anew: %+v", name, c.Stats().Sealed)
-			}
-			if err := os.RemoveAll(path); err != nil {
-				t.Fatal(err)
+		for whole := range len(all) {
+			for _, piece := range [][]byte{nil, all[whole][:2], all[whole][:len(all[whole])-1]} {
+				writeFile(t, opts.Sealed.Path, append(slices.Clone(all[:whole]), piece)...)
+				got, st := survivors(t, opts, n)
+				if got != max(0, whole-1) || st.Rebuilt != 1 || st.Refused != 0 {
+					t.Errorf("%d parts and %d bytes: %d values are served: %+v", whole, len(piece), got, st)
+				}
 			}
 		}
 	})
-}
-
-// circle makes the first child of every branch page that page itself, and seals the header
-// again, which needs no change.
-func circle(t *testing.T, good []byte) []byte {
-	bad := bytes.Clone(good)
-	found := false
-	order := binary.NativeEndian
-	for page := 2; page < len(bad)/4096; page++ {
-		p := bad[page*4096:]
-		if order.Uint64(p) == uint64(page) && order.Uint16(p[8:]) == 1 {
-			order.PutUint64(p[16+8:], uint64(page))
-			found = true
-		}
-	}
-	if !found {
-		t.Fatal("the file has no branch page: take more records")
-	}
-	return bad
 }
 
 func TestExchangedRecordsAreRefused(t *testing.T) {
@@ -415,102 +387,116 @@ func TestExchangedRecordsAreRefused(t *testing.T) {
 		const n = 4
 		opts := sealedIn(t)
 		fillSealed(t, opts, n)
-		db, err := bbolt.Open(opts.Sealed.Path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = db.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket([]byte("records 2"))
-			var ids, records [][]byte
-			_ = b.ForEach(func(id, r []byte) error {
-				ids, records = append(ids, bytes.Clone(id)), append(records, bytes.Clone(r))
-				return nil
-			})
-			return errors.Join(
-				b.Put(ids[0], records[1]), b.Put(ids[1], records[0]), // exchanged
-				b.Put([]byte("another id"), records[2]), b.Put(bytes.Repeat([]byte("x"), 16), records[3]), // moved
-			)
-		})
-		if err := errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
+		other := parts(readFile(t, opts.Sealed.Path))
+		fillSealed(t, opts, n) // the same in another file, sealed with the same key
+		good := parts(readFile(t, opts.Sealed.Path))
 		var log upstreamtest.Buffer
-		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		if got := survivors(t, opts, n); got != n-2 {
-			t.Errorf("%d values survive, want %d", got, n-2)
+		opts.Logger = log.Logger()
+		for name, tc := range map[string]struct {
+			order           [][]byte
+			served, refused int
+			rebuilt         int
+		}{
+			"two exchanged":      {[][]byte{good[0], good[2], good[1], good[3], good[4], good[5]}, 2, 2, 0},
+			"one left out":       {[][]byte{good[0], good[1], good[3], good[4], good[5]}, 1, 3, 1},
+			"one twice":          {[][]byte{good[0], good[1], good[1], good[3], good[4], good[5]}, 3, 1, 0},
+			"of another file":    {[][]byte{good[0], other[1], good[2], good[3], good[4], good[5]}, 3, 1, 0},
+			"a foreign header":   {[][]byte{other[0], good[1], good[2], good[3], good[4], good[5]}, 0, 5, 1},
+			"goes on at its end": {append(slices.Clone(good), good[1]), 4, 0, 1},
+		} {
+			writeFile(t, opts.Sealed.Path, tc.order...)
+			if got, st := survivors(t, opts, n); got != tc.served || st.Refused != tc.refused || st.Rebuilt != tc.rebuilt {
+				t.Errorf("%s: %d values are served: %+v", name, got, st)
+			}
 		}
-		if !strings.Contains(log.String(), "refused=4") || !strings.Contains(log.String(), "level=ERROR") {
+		if !strings.Contains(log.String(), "refused=2") || !strings.Contains(log.String(), "level=ERROR") {
 			t.Errorf("not loud: %s", &log)
+		}
+	})
+}
+
+func TestUnusableFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := sealedIn(t)
+		path := opts.Sealed.Path
+		fillSealed(t, opts, 3)
+		damage := unusable(path)
+		damage["empty"] = func() error { return os.WriteFile(path, nil, 0o600) }
+		damage["text"] = func() error { return os.WriteFile(path, bytes.Repeat([]byte("no sealed cache\n"), 500), 0o600) }
+		damage["zeros"] = func() error { return os.WriteFile(path, make([]byte, 5000), 0o600) }
+		damage["a folder"] = func() error { return os.MkdirAll(filepath.Join(path, "x"), 0o700) }
+		damage["missing"] = func() error { return nil }
+		damage["of a version that kept a bbolt file"] = func() error {
+			db, err := bbolt.Open(path, 0o600, nil)
+			if err != nil {
+				return err
+			}
+			return db.Close()
+		}
+		for name, make := range damage {
+			if err := errors.Join(os.RemoveAll(path), make()); err != nil {
+				t.Fatal(name, err)
+			}
+			if got, st := survivors(t, opts, 3); got != 0 || (st.Rebuilt == 1) != (name != "missing") {
+				t.Errorf("%s: %d values are served: %+v", name, got, st)
+			}
+			// The agent works on, and makes a new file if it can.
+			c := open(t, constant(10), opts)
+			stop := start(t, c)
+			look(t, c, "new")
+			time.Sleep(time.Minute)
+			stop()
+			if st := c.Stats().Sealed; (st.Records == 1) != (name != "a folder") {
+				t.Errorf("%s: the file was not made anew: %+v", name, st)
+			}
+		}
+	})
+}
+
+// A file without an end in sight is read to a bound, whatever its records say.
+func TestHugeFileDoesNotHoldUpTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := sealedIn(t)
+		opts.Sealed.MaxBytes = 64 << 10
+		fillSealed(t, opts, 3)
+		all := parts(readFile(t, opts.Sealed.Path))
+		for name, tail := range map[string][]byte{"tiny records": nil, "a huge record": {0xf0, 0, 0, 0}} {
+			writeFile(t, opts.Sealed.Path, all[0], all[1], tail)
+			if err := os.Truncate(opts.Sealed.Path, 1<<40); err != nil {
+				t.Skip("no sparse files: ", err)
+			}
+			if got, st := survivors(t, opts, 3); got != 1 || st.Rebuilt != 1 {
+				t.Errorf("%s: %d values are served: %+v", name, got, st)
+			}
 		}
 	})
 }
 
 func TestForeignKeyIsRefusedAndRebuilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 4
 		opts := sealedIn(t)
-		fillSealed(t, opts, n)
+		fillSealed(t, opts, 4)
 		if err := os.Remove(opts.Sealed.Keyring); err != nil {
 			t.Fatal(err)
 		}
-		if got := survivors(t, opts, n); got != 0 {
-			t.Errorf("%d values are opened with another key", got)
-		}
-		fillSealed(t, opts, n)
-		if got := survivors(t, opts, n); got != n {
-			t.Errorf("%d values survive after the rebuild", got)
-		}
+		wantSurvivors(t, opts, 4, 0)
+		fillSealed(t, opts, 4)
+		wantSurvivors(t, opts, 4, 4)
 	})
 }
 
 func TestOlderCopyBringsNothingBackThatIsTooOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 3
 		opts := sealedIn(t)
-		fillSealed(t, opts, n)
-		copied := fileBytes(t, opts.Sealed.Path)
+		fillSealed(t, opts, 3)
+		copied := readFile(t, opts.Sealed.Path)
 		time.Sleep(time.Hour)
-		restore := func() {
-			if err := os.WriteFile(opts.Sealed.Path, copied, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		restore()
-		if got := survivors(t, opts, n); got != n {
-			t.Errorf("%d of %d within the bound", got, n)
-		}
+		writeFile(t, opts.Sealed.Path, copied)
+		wantSurvivors(t, opts, 3, 3)
 		time.Sleep(time.Second)
-		restore()
-		if got := survivors(t, opts, n); got != 0 {
-			t.Errorf("%d values are older than the bound", got)
-		}
+		writeFile(t, opts.Sealed.Path, copied)
+		wantSurvivors(t, opts, 3, 0)
 	})
-}
-
-// A smaller bound is no damage: what no longer fits is left out, but for what is declared.
-func TestRecordsThatNoLongerFitAreLeftOut(t *testing.T) {
-	for _, declared := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			opts := sealedIn(t)
-			var log upstreamtest.Buffer
-			opts.Logger = log.Logger()
-			first := open(t, constant(2000), opts)
-			stop := start(t, first)
-			look(t, first, "big")
-			stop()
-			_ = first.Close()
-
-			opts.Limits.MaxBytes = 3000
-			if declared {
-				opts.Limits.Pins = []cache.Pin{{Ref: ref("big")}}
-			}
-			second := open(t, constant(2000), opts)
-			st := second.Stats()
-			if held := st.Entries+st.Pinned > 0 && st.Sealed.Loaded == 1; held != declared || st.Sealed.Refused != 0 || strings.Contains(log.String(), "refused") {
-				t.Errorf("declared %v: %+v\n%s", declared, st, log.String())
-			}
-		})
-	}
 }
 
 func TestRecordsFromTheFutureAreRefused(t *testing.T) {
@@ -519,9 +505,31 @@ func TestRecordsFromTheFutureAreRefused(t *testing.T) {
 		time.Sleep(2 * time.Hour) // the bubble's clock starts again for the next test
 		fillSealed(t, opts, 3)
 	})
+	synctest.Test(t, func(t *testing.T) { wantSurvivors(t, opts, 3, 0) })
+}
+
+// A smaller bound is no damage: what no longer fits is left out, but for what is declared.
+func TestRecordsThatNoLongerFitAreLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		if got := survivors(t, opts, 3); got != 0 {
-			t.Errorf("%d values from the future are served", got)
+		opts := sealedIn(t)
+		var log upstreamtest.Buffer
+		opts.Logger = log.Logger()
+		first := open(t, constant(2000), opts)
+		stop := start(t, first)
+		look(t, first, "big")
+		stop()
+
+		opts.Limits.MaxBytes = 3000
+		for _, declared := range []bool{false, true} {
+			if declared {
+				opts.Limits.Pins = []cache.Pin{{Ref: ref("big")}}
+			}
+			second := open(t, constant(2000), opts)
+			st := second.Stats()
+			if held := st.Entries+st.Pinned > 0 && st.Sealed.Loaded == 1; held != declared || st.Sealed.Refused != 0 || strings.Contains(log.String(), "refused") {
+				t.Errorf("declared %v: %+v\n%s", declared, st, log.String())
+			}
+			second.Close()
 		}
 	})
 }
@@ -532,14 +540,13 @@ func TestFileInUseIsLeftAlone(t *testing.T) {
 		first := open(t, constant(10), opts)
 		stop := start(t, first)
 		look(t, first, "a")
-		time.Sleep(time.Second)
 
 		var log upstreamtest.Buffer
-		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		opts.Logger = log.Logger()
 		second := open(t, constant(10), opts)
 		start(t, second)
 		look(t, second, "b")
-		time.Sleep(time.Second)
+		time.Sleep(settled)
 		if s := second.Stats().Sealed; s.Open || s.Records != 0 || s.Pending != 0 {
 			t.Errorf("the second agent uses the file: %+v", s)
 		}
@@ -553,57 +560,27 @@ func TestFileInUseIsLeftAlone(t *testing.T) {
 	})
 }
 
-func TestFileDamagedWhileInUseIsRebuilt(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("an open file cannot be damaged there")
-	}
+func TestFileDamagedWhileInUseIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 150
 		opts := sealedIn(t)
 		path := opts.Sealed.Path
-		fake := upstreamtest.NewFake()
-		c := open(t, fake, opts)
+		c := open(t, constant(10), opts)
 		stop := start(t, c)
-		for i := range n {
-			fake.MustCreate(t, fmt.Sprint("s", i), "v1", fmt.Sprint("value-", i))
-			look(t, c, fmt.Sprint("s", i))
-		}
-		time.Sleep(time.Second)
-		more := n
-		change := func() {
-			fake.MustCreate(t, fmt.Sprint("s", more), "v1", fmt.Sprint("value-", more))
-			look(t, c, fmt.Sprint("s", more))
-			more++
-			time.Sleep(time.Minute)
-		}
-		for name, damage := range map[string]func() error{
-			"removed":   func() error { return os.Remove(path) },
-			"replaced":  func() error { return errors.Join(os.Remove(path), os.WriteFile(path, []byte("x"), 0o600)) },
-			"truncated": func() error { return os.Truncate(path, 8192) },
-			"overwritten": func() error {
-				f, err := os.OpenFile(path, os.O_WRONLY, 0)
-				if err != nil {
-					return err
-				}
-				st, err := f.Stat()
-				if err == nil { // all but the headers
-					_, err = f.WriteAt(bytes.Repeat([]byte{0xff}, int(st.Size()-8192)), 8192)
-				}
-				return errors.Join(err, f.Close())
-			},
+		for i, damage := range []func() error{
+			func() error { return nil },
+			func() error { return os.Remove(path) },
+			func() error { return os.WriteFile(path, []byte("x"), 0o600) },
 		} {
 			if err := damage(); err != nil {
-				t.Fatal(name, err)
+				t.Fatal(err)
 			}
-			change()
-			if s := c.Stats().Sealed; s.Records != more || s.Pending != 0 || !s.Open {
-				t.Errorf("%s: %+v, want %d records", name, s, more)
+			look(t, c, fmt.Sprint("s", i))
+			time.Sleep(settled)
+			if s := c.Stats().Sealed; s.Records != i+1 || s.Pending != 0 || len(parts(readFile(t, path))) != i+3 {
+				t.Errorf("%d: %+v", i, s)
 			}
 		}
 		stop()
-		if got := survivors(t, opts, more); got != more {
-			t.Errorf("%d of %d values survive", got, more)
-		}
 	})
 }
 
@@ -611,10 +588,9 @@ func TestFolderThatCannotBeMadeStopsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		var log upstreamtest.Buffer
-		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
-		if err := os.WriteFile(filepath.Dir(opts.Sealed.Path), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		opts.Logger = log.Logger()
+		dir := filepath.Dir(opts.Sealed.Path)
+		writeFile(t, dir)
 		c := open(t, constant(10), opts)
 		stop := start(t, c)
 		look(t, c, "a")
@@ -626,7 +602,7 @@ func TestFolderThatCannotBeMadeStopsNobody(t *testing.T) {
 			t.Errorf("%d error lines:\n%s", n, &log)
 		}
 		// It is tried again, and works once the cause is gone.
-		if err := os.Remove(filepath.Dir(opts.Sealed.Path)); err != nil {
+		if err := os.Remove(dir); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -644,90 +620,72 @@ func TestSealedFileIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		opts.Sealed.MaxBytes = 100 << 10
+		opts.TTL = time.Hour
+		opts.Pins = []cache.Pin{{Ref: ref("declared")}}
 		var log upstreamtest.Buffer
-		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		opts.Logger = log.Logger()
 		c := open(t, constant(1000), opts)
 		stop := start(t, c)
 		for i := range 1000 {
 			look(t, c, fmt.Sprint("s", i))
-			if i%10 == 0 {
-				time.Sleep(time.Second)
-			}
+			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
+		stop()
 		s := c.Stats().Sealed
-		if s.Bytes > opts.Sealed.MaxBytes || s.Records < 50 || s.Records+s.Skipped < 1000 {
+		if s.Bytes > opts.Sealed.MaxBytes || s.Records < 50 || s.Records+s.Skipped != 1001 {
 			t.Errorf("%+v", s)
 		}
 		if strings.Count(log.String(), "is full") != 1 {
 			t.Errorf("log: %s", &log)
 		}
-		stop()
-		if st, err := os.Stat(opts.Sealed.Path); err != nil || st.Size() > 4*opts.Sealed.MaxBytes+4<<20 {
+		if st, err := os.Stat(opts.Sealed.Path); err != nil || st.Size() > opts.Sealed.MaxBytes+200 {
 			t.Errorf("%d bytes, %v", st.Size(), err)
 		}
+		// What is declared is in it, and what was used last.
+		c = open(t, fetchFunc(down), opts)
+		look(t, c, "declared")
+		look(t, c, "s999")
 	})
 }
 
 func TestKeyringOthersCanReadIsRefused(t *testing.T) {
 	opts := sealedIn(t)
 	keyring := opts.Sealed.Keyring
-	if err := os.MkdirAll(filepath.Dir(keyring), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	c, err := cache.New(constant(1), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
-	good := fileBytes(t, keyring)
-	write := func(content []byte, mode os.FileMode) {
-		if err := errors.Join(os.RemoveAll(keyring), os.WriteFile(keyring, content, mode), os.Chmod(keyring, mode)); err != nil {
-			t.Fatal(err)
+	open(t, constant(1), opts).Close()
+	good := readFile(t, keyring)
+	write := func(content []byte, mode fs.FileMode) func() error {
+		return func() error {
+			return errors.Join(os.RemoveAll(keyring), os.WriteFile(keyring, content, mode), os.Chmod(keyring, mode))
 		}
 	}
 	for name, tc := range map[string]struct {
-		prepare func()
-		want    string
+		prepare    func() error
+		credential bool
+		want       string
 	}{
-		"readable by the group": {func() { write(good, 0o640) }, "chmod 600"},
-		"readable by others":    {func() { write(good, 0o604) }, "chmod 600"},
-		"not a keyset":          {func() { write([]byte("password"), 0o600) }, "not a Tink keyset"},
-		"empty":                 {func() { write(nil, 0o600) }, "not a Tink keyset"},
-		"a folder":              {func() { os.Remove(keyring); os.Mkdir(keyring, 0o700) }, "not a regular file"},
+		"readable by the group":              {write(good, 0o640), false, "chmod 600"},
+		"readable by others":                 {write(good, 0o604), false, "chmod 600"},
+		"a credential readable by the group": {write(good, 0o440), true, ""},
+		"a credential readable by its owner": {write(good, 0o400), true, ""},
+		"a credential writable by the group": {write(good, 0o460), true, "chmod 600"},
+		"a credential readable by others":    {write(good, 0o444), true, "chmod 600"},
+		"not a keyset":                       {write([]byte("password"), 0o600), false, "not a Tink keyset"},
+		"empty":                              {write(nil, 0o600), false, "not a Tink keyset"},
+		"a folder":                           {func() error { return errors.Join(os.Remove(keyring), os.Mkdir(keyring, 0o700)) }, false, "not a regular file"},
 	} {
 		if runtime.GOOS == "windows" && strings.Contains(tc.want, "chmod") {
 			continue
 		}
-		tc.prepare()
-		_, err := cache.New(constant(1), opts)
-		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "Sealed.Keyring") {
-			t.Errorf("%s: %v", name, err)
+		if err := tc.prepare(); err != nil {
+			t.Fatal(name, err)
 		}
-		if err != nil && strings.Contains(err.Error(), "password") {
-			t.Errorf("%s: the error quotes the file: %v", name, err)
-		}
-	}
-}
-
-// Ensure that a keyring may have the mode that systemd gives a credential, and no wider one.
-func TestKeyringMayBeACredential(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no modes there")
-	}
-	opts := sealedIn(t)
-	open(t, constant(1), opts).Close()
-	opts.Sealed.KeyringIsCredential = true
-	for mode, good := range map[os.FileMode]bool{0o400: true, 0o440: true, 0o444: false, 0o460: false} {
-		if err := os.Chmod(opts.Sealed.Keyring, mode); err != nil {
-			t.Fatal(err)
-		}
+		opts.Sealed.KeyringIsCredential = tc.credential
 		c, err := cache.New(constant(1), opts)
-		if (err == nil) != good {
-			t.Errorf("mode %04o: %v", mode, err)
-		}
-		if err == nil {
+		switch {
+		case tc.want == "" && err == nil:
 			c.Close()
+		case tc.want == "" || err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "ealed.") || strings.Contains(err.Error(), "password"):
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -736,7 +694,7 @@ func TestKeyringInTheSameFolderIsWarnedAbout(t *testing.T) {
 	opts := sealedIn(t)
 	opts.Sealed.Keyring = filepath.Join(filepath.Dir(opts.Sealed.Path), "keyring.json")
 	var log upstreamtest.Buffer
-	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	opts.Logger = log.Logger()
 	open(t, constant(1), opts)
 	if !strings.Contains(log.String(), "share a folder") {
 		t.Errorf("no warning: %s", &log)
@@ -749,7 +707,6 @@ func TestLabelsBelongTogetherAfterARestart(t *testing.T) {
 		fake := upstreamtest.NewFake()
 		fake.MustCreate(t, "app/db", "v1", "1")
 		fake.MustPut(t, "app/db", "v2", "2")
-		pair := []upstream.SecretRef{ref("app/db"), ref("app/db:ACSPrevious")}
 		c := open(t, fake, opts)
 		stop := start(t, c)
 		if _, err := c.GetSecretValues(t.Context(), pair...); err != nil {
@@ -767,23 +724,26 @@ func TestLabelsBelongTogetherAfterARestart(t *testing.T) {
 	})
 }
 
-// runSealedWriter is the other process of TestKilledWriter: it changes secrets as fast as it
-// can until it is killed.
+// proof is what the other process of TestKilledWriter puts into a secret.
+func proof(name upstream.SecretName) string {
+	return fmt.Sprintf("%s %s", name, strings.Repeat("x", 4000))
+}
+
+// runSealedWriter is the other process of TestKilledWriter: it fetches 2000 secrets and changes
+// them as fast as it can until it is killed.
 func runSealedWriter() bool {
 	dir := os.Getenv("CACHE_TEST_SEALED_DIR")
 	if dir == "" {
 		return false
 	}
 	up := fetchFunc(func(_ context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
-		// The value proves itself: name, time and filling.
-		data := fmt.Sprintf("%s %d %s", r.SecretName, time.Now().UnixNano(), strings.Repeat("x", 500))
 		return upstream.SecretValue{
 			SecretName: r.SecretName, VersionID: upstream.VersionID(strconv.FormatInt(time.Now().UnixNano(), 10)),
-			SecretData: upstream.NewSecretData([]byte(data)), SecretType: "Generic", SecretDataType: "text",
+			SecretData: upstream.NewSecretData([]byte(proof(r.SecretName))), SecretType: "Generic", SecretDataType: "text",
 		}, nil
 	})
 	c, err := cache.New(up, cache.Options{
-		Limits:          cache.Limits{MaxEntries: 40},
+		Limits:          cache.Limits{MaxEntries: 2000},
 		ForcedPerSecond: 1e9, ForcedBurst: 1e6,
 		Sealed: &cache.Sealed{Path: filepath.Join(dir, "cache.db"), Keyring: filepath.Join(dir, "keys", "keyring.json")},
 	})
@@ -791,87 +751,108 @@ func runSealedWriter() bool {
 		panic(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = c.Run(context.Background()) })
-	fmt.Println("loaded", c.Stats().Sealed.Loaded, "refused", c.Stats().Sealed.Refused, "rebuilt", c.Stats().Sealed.Rebuilt)
 	for i := 0; ; i++ {
-		_, _ = c.RefreshNow(context.Background(), ref(fmt.Sprint("s", i%60)))
-		if i%60 == 0 {
-			time.Sleep(time.Millisecond)
+		if i == 2000 {
+			wg.Go(func() { _ = c.Run(context.Background()) })
 		}
+		_, _ = c.RefreshNow(context.Background(), ref(fmt.Sprint("s", i%2000)))
 	}
 }
 
+// Every second process is killed while it rewrites the file, the others when they have done so.
 func TestKilledWriterLeavesAGoodFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no SIGKILL")
 	}
-	kills := scaled("CACHE_TEST_KILLS", 5, 2)
 	dir := t.TempDir()
 	opts := cache.Options{
-		Limits: cache.Limits{MaxEntries: 1000},
+		Limits: cache.Limits{MaxEntries: 10_000},
 		Sealed: &cache.Sealed{Path: filepath.Join(dir, "cache.db"), Keyring: filepath.Join(dir, "keys", "keyring.json")},
 	}
-	loadedEver := 0
-	for i := range kills {
+	leftovers := 0
+	for i := range scaled("CACHE_TEST_KILLS", 6, 2) {
+		before, _ := os.Stat(opts.Sealed.Path)
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "CACHE_TEST_SEALED_DIR="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		line := make([]byte, 200)
-		n, _ := io.ReadAtLeast(out, line, 1)
-		time.Sleep(time.Duration(300+i*37%500) * time.Millisecond)
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			if found, _ := filepath.Glob(opts.Sealed.Path + ".new-*"); len(found) > 0 && i%2 == 1 {
+				break
+			}
+			if now, err := os.Stat(opts.Sealed.Path); err == nil && i%2 == 0 && (before == nil || !os.SameFile(before, now)) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no file is written")
+			}
+		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if !strings.Contains(string(line[:n]), "refused 0 rebuilt 0") {
-			t.Errorf("kill %d: the next process says %s", i, line[:n])
-		}
+		found, _ := filepath.Glob(opts.Sealed.Path + ".new-*")
+		leftovers += len(found)
 
 		c := open(t, fetchFunc(down), opts)
-		s := c.Stats().Sealed
-		loadedEver += s.Loaded
-		if s.Refused != 0 || s.Rebuilt != 0 {
+		if s := c.Stats().Sealed; s.Loaded != 2000 || s.Refused != 0 || s.Rebuilt != 0 || !s.Open {
 			t.Errorf("kill %d: %+v", i, s)
 		}
 		for _, e := range c.Entries() {
-			answer := look(t, c, string(e.Ref.SecretName))
-			data := string(answer.Value.SecretData.Reveal())
-			if !strings.HasPrefix(data, string(e.Ref.SecretName)+" ") || !strings.HasSuffix(data, strings.Repeat("x", 500)) {
+			if data := look(t, c, string(e.Ref.SecretName)).Value.SecretData.Reveal(); string(data) != proof(e.Ref.SecretName) {
 				t.Fatalf("kill %d: %s has a value that was never its own", i, e.Ref)
 			}
 		}
+		if found, _ := filepath.Glob(opts.Sealed.Path + ".new-*"); len(found) > 0 {
+			t.Errorf("kill %d: %v is left", i, found)
+		}
 		_ = c.Close()
 	}
-	if loadedEver == 0 {
-		t.Error("no value ever reached the file")
-	}
-	t.Logf("%d kills, %d values loaded", kills, loadedEver)
+	t.Logf("%d unfinished files were left", leftovers)
 }
 
 // Whatever is written over a sealed file, the cache starts, and serves for each secret its
 // own value or none.
 func FuzzDamagedFile(f *testing.F) {
-	const n = 150
+	const n = 20
 	opts := sealedIn(f)
 	fillSealed(f, opts, n)
-	good := fileBytes(f, opts.Sealed.Path)
+	good := readFile(f, opts.Sealed.Path)
+	all := parts(good)
 	f.Add(uint32(0), []byte{0})
-	f.Add(uint32(4096+16), bytes.Repeat([]byte{0xff}, 64))
-	f.Add(uint32(3*4096), binary.NativeEndian.AppendUint64(nil, 3))
-	f.Add(uint32(4*4096+10), []byte{0xff, 0xff, 0xff, 0xff})
-	f.Add(uint32(5*4096+16), bytes.Repeat([]byte{1, 0, 0, 0}, 20))
+	f.Add(uint32(len(all[0])), []byte{0xff, 0xff, 0xff, 0xff})
+	f.Add(uint32(len(all[0])), all[2])
+	f.Add(uint32(len(good)-len(all[n+1])), make([]byte, 4))
 	f.Fuzz(func(t *testing.T, at uint32, with []byte) {
 		bad := bytes.Clone(good)
 		copy(bad[int(at)%len(bad):], with)
 		opts := opts
 		opts.Sealed = &cache.Sealed{Path: filepath.Join(t.TempDir(), "cache.db"), Keyring: opts.Sealed.Keyring}
-		if err := os.WriteFile(opts.Sealed.Path, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, opts.Sealed.Path, bad)
 		survivors(t, opts, n)
 	})
+}
+
+// BenchmarkRewrite is one rewrite of the sealed file, and what it has on disk.
+func BenchmarkRewrite(b *testing.B) {
+	sizes := map[string]int{"1000 of 1 KiB": 1000, "64 MiB of 1 KiB": 45_000}
+	for _, name := range slices.Sorted(maps.Keys(sizes)) {
+		b.Run(name, func(b *testing.B) {
+			opts := sealedIn(b)
+			opts.TTL = time.Hour
+			c := open(b, constant(1024), opts)
+			for i := range sizes[name] {
+				look(b, c, fmt.Sprint("team/service-", i))
+			}
+			for b.Loop() {
+				if err := c.RewriteSealed(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			st, err := os.Stat(opts.Sealed.Path)
+			if err != nil || c.Stats().Sealed.Records != sizes[name] {
+				b.Fatal(c.Stats().Sealed, err)
+			}
+			b.ReportMetric(float64(st.Size()), "file-bytes")
+		})
+	}
 }

@@ -3,36 +3,14 @@
 package cache_test
 
 import (
-	"errors"
 	"os"
-	"path/filepath"
 	"syscall"
-	"testing"
-	"time"
-
-	"secretagent/cache"
 )
 
-func TestPipeInPlaceOfTheSealedFileStopsNobody(t *testing.T) {
-	opts := sealedIn(t)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(opts.Sealed.Path), 0o700), syscall.Mkfifo(opts.Sealed.Path, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	opened := make(chan struct{})
-	go func() {
-		defer close(opened)
-		c, err := cache.New(constant(10), opts)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	select {
-	case <-opened:
-	case <-time.After(10 * time.Second):
-		t.Fatal("the cache waits for a writer of " + filepath.Base(opts.Sealed.Path))
+// unusable returns what can be in the place of the sealed file, and how to make it.
+func unusable(path string) map[string]func() error {
+	return map[string]func() error{
+		"a pipe":   func() error { return syscall.Mkfifo(path, 0o600) },
+		"a device": func() error { return os.Symlink(os.DevNull, path) },
 	}
 }
