@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
-	"golang.org/x/sync/singleflight"
 
 	"secretagent/upstream"
 )
@@ -27,13 +26,7 @@ type Client struct {
 
 	sessions chan *session // free ones; its capacity is the bound on concurrency
 	answered atomic.Pointer[endpoint]
-
-	flights singleflight.Group
-	life    context.Context // ends with Close
-	end     context.CancelFunc
-	mu      sync.Mutex // guards closed against running.Add
-	closed  bool
-	running sync.WaitGroup // joined reads
+	closed   atomic.Bool
 }
 
 var _ upstream.Manager = (*Client)(nil)
@@ -61,18 +54,13 @@ func New(opts Options) (*Client, error) {
 		c.sessions <- s
 	}
 	c.policy = newPolicy(opts, c.endpoints)
-	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
 
-// Close ends joined reads, waits for them and closes idle connections. Calls that are on
-// their way in other goroutines end as their contexts tell. Calling it again does nothing.
+// Close makes later calls fail and closes idle connections. Calls that are on their way end
+// as their contexts tell. Calling it again does nothing.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.end()
-	c.running.Wait()
+	c.closed.Store(true)
 	for _, e := range c.endpoints {
 		if t, ok := e.transport.(*http.Transport); ok {
 			t.CloseIdleConnections()
@@ -85,63 +73,79 @@ func (c *Client) Close() error {
 type operation[R responses.AcsResponse] struct {
 	name      string
 	ref       upstream.SecretRef
+	invalid   error // what is wrong with the input: nothing is sent
 	valueOnly bool
 	request   requests.AcsRequest // filled in, not sent yet
 	extra     map[string]string   // parameters that the SDK would drop because they are empty
 	response  func() R
 	complete  func(R) bool // the answer holds what it must
 	hide      upstream.SecretData
-	settle    func(ctx context.Context, refusal error) (bool, error)
+	resolve   func(ctx context.Context, refusal error) (bool, error) // see call
+}
+
+// message is the request of an operation as it is signed and sent.
+type message struct {
+	action string
+	params map[string]string   // they travel in the form
+	hide   upstream.SecretData // the value in it
 }
 
 // invoke performs op under the policy of c.
 func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operation[R]) (R, error) {
 	var result R
-	if c.life.Err() != nil {
+	switch {
+	case op.invalid != nil:
+		return result, first(op.invalid, op.name, op.ref)
+	case c.closed.Load():
 		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, op.name, op.ref)
-	}
-	// The SDK turns the fields of its request into parameters; from here on they travel in
-	// the form.
-	if err := requests.InitParams(op.request); err != nil {
+	case requests.InitParams(op.request) != nil:
 		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrInternal, Message: "the SDK could not encode the request"}, op.name, op.ref)
 	}
-	params := op.request.GetQueryParams()
-	for k, v := range op.extra {
-		params[k] = v
-	}
+	m := message{action: op.name, params: op.request.GetQueryParams(), hide: op.hide}
+	maps.Copy(m.params, op.extra)
 	err := c.policy.do(ctx, &call{
-		op: op.name, ref: op.ref, valueOnly: op.valueOnly, settle: op.settle,
+		op: op.name, ref: op.ref, valueOnly: op.valueOnly, resolve: op.resolve,
 		send: func(attempt context.Context, e *endpoint) outcome {
-			cred, err := c.credentials.Credential(attempt)
-			if err != nil {
-				return withoutCredential(ctx, attempt, err)
-			}
 			response := op.response()
-			out := c.exchange(ctx, attempt, e, cred, op.name, params, response, op.hide)
-			if out.renew {
-				fresh, err := c.credentials.Renew(attempt, cred)
-				if err == nil && !fresh.same(cred) {
-					response = op.response()
-					out = c.exchange(ctx, attempt, e, fresh, op.name, params, response, op.hide)
-				}
-			}
-			if out.err == nil && !op.complete(response) {
+			out := c.send(ctx, attempt, e, m, response)
+			switch {
+			case out.err != nil:
+			case !op.complete(response):
 				out = outcome{fault: true, lost: true, err: &upstream.Error{
 					Err: upstream.ErrUnavailable, Endpoint: e.name, Message: errUnreadable.Error()}}
-			}
-			if out.err == nil {
+			default:
 				c.answered.Store(e)
 				result = response
 			}
 			return out
 		},
 	})
+	if c.closed.Load() {
+		_ = c.Close() // the connection that was in use is idle now
+	}
 	return result, err
 }
 
-// exchange sends one signed request within the attempt and judges the answer. ctx is the
-// whole call's, to tell the end of the attempt from the end of the call.
-func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, action string, params map[string]string, response responses.AcsResponse, hide upstream.SecretData) outcome {
+// send makes one attempt. A credential that is refused is renewed once, and the attempt
+// repeated once. ctx is the whole call's, to tell the end of the attempt from that of the call.
+func (c *Client) send(ctx, attempt context.Context, e *endpoint, m message, response responses.AcsResponse) outcome {
+	cred, err := c.credentials.Credential(attempt)
+	if err != nil {
+		return withoutCredential(ctx, attempt, err)
+	}
+	out := c.exchange(ctx, attempt, e, cred, m, response)
+	if !out.renew {
+		return out
+	}
+	fresh, err := c.credentials.Renew(attempt, cred)
+	if err != nil || fresh.same(cred) {
+		return out
+	}
+	return c.exchange(ctx, attempt, e, fresh, m, response)
+}
+
+// exchange sends one signed request and judges the answer.
+func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, m message, response responses.AcsResponse) outcome {
 	var s *session
 	select {
 	case s = <-c.sessions:
@@ -153,11 +157,11 @@ func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Creden
 			Message: fmt.Sprintf("all %d connections are busy", cap(c.sessions))}}
 	}
 	defer func() { c.sessions <- s }()
-	got, err := s.send(attempt, e, cred, action, params, response)
+	got, err := s.send(attempt, e, cred, m, response)
 	if gone := ended(ctx); gone != nil && got.status == 0 {
 		return outcome{err: gone, quit: true, lost: got.connected}
 	}
-	return judge(got, err, e, hide, cred.AccessKeySecret, cred.SecurityToken)
+	return judge(got, err, e, m.hide, cred.AccessKeySecret, cred.SecurityToken)
 }
 
 // withoutCredential is the outcome of an attempt that could not be signed.
@@ -169,67 +173,9 @@ func withoutCredential(ctx, attempt context.Context, err error) outcome {
 		return outcome{quit: true, err: &upstream.Error{Err: upstream.ErrUnauthenticated,
 			Message: "the credential source did not answer in time"}}
 	}
-	var known *upstream.Error
-	if !errors.As(err, &known) {
-		// A provider from elsewhere may quote anything.
-		known = &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "no credentials"}
+	if known, ok := errors.AsType[*upstream.Error](err); ok {
+		return outcome{err: known, quit: true}
 	}
-	return outcome{err: known, quit: true}
-}
-
-// read performs a GetSecretValue that everyone who asks for the same at the same time
-// shares. A caller that leaves does not end it for the others: the flight runs on, bounded
-// by the deadline of the caller that began it and by Options.Deadline.
-func (c *Client) read(ctx context.Context, ref upstream.SecretRef, do func(context.Context) (upstream.SecretValue, error)) (upstream.SecretValue, error) {
-	key := string(ref.SecretName) + "\x00" + string(ref.VersionID) + "\x00" + string(ref.VersionStage)
-	for {
-		if err := ctx.Err(); err != nil {
-			return upstream.SecretValue{}, err
-		}
-		landed := c.flights.DoChan(key, func() (any, error) {
-			if !c.begin() {
-				return upstream.SecretValue{}, errClosed
-			}
-			defer c.running.Done()
-			flight, cancel := context.WithCancel(context.WithoutCancel(ctx))
-			defer cancel()
-			if deadline, ok := ctx.Deadline(); ok {
-				flight, cancel = context.WithDeadline(flight, deadline)
-				defer cancel()
-			}
-			defer context.AfterFunc(c.life, cancel)()
-			return do(flight)
-		})
-		select {
-		case <-ctx.Done():
-			return upstream.SecretValue{}, ctx.Err()
-		case r := <-landed:
-			switch {
-			case r.Err == nil:
-				return r.Val.(upstream.SecretValue), nil
-			case ended(ctx) != nil:
-				return upstream.SecretValue{}, ended(ctx)
-			case c.life.Err() != nil:
-				return upstream.SecretValue{}, errClosed
-			case errors.Is(r.Err, context.DeadlineExceeded):
-				// The flight ended at the deadline of another caller, who began it. There is
-				// time left to begin one of our own.
-			default:
-				return upstream.SecretValue{}, r.Err
-			}
-		}
-	}
-}
-
-var errClosed error = &upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}
-
-// begin counts one joined read, unless the client is closed.
-func (c *Client) begin() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
-	c.running.Add(1)
-	return true
+	// The error of a provider from elsewhere may quote anything.
+	return outcome{quit: true, err: &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "no credentials"}}
 }

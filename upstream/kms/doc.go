@@ -11,7 +11,8 @@
 // A [Client] is an [upstream.Manager]. Requests, signatures and the decoding of answers are
 // the official SDK's; contexts, retries, failover, the call budget and the care for what may
 // be printed are ours. Making a client opens no connection and needs no credential: calls
-// fail with [upstream.ErrUnauthenticated] until one appears.
+// fail with [upstream.ErrUnauthenticated] until one appears. Each call is a request of its
+// own: callers that ask for the same secret at the same time are joined by the cache.
 //
 // # A call
 //
@@ -30,63 +31,46 @@
 // x-acs-retry-after or the TimeLeft of x-ratelimit-user say, up to a minute. A wait that does
 // not fit into the deadline is not begun: the error comes at once, with its RetryAfter.
 //
-// An endpoint that failed rests, from a second to a minute, twice as long after each failed
-// probe. Then one call probes it, with a quarter of the usual time, while the others go
-// elsewhere. The preferred endpoint is used again as soon as it answers.
-//
 // An answer that got lost may be one to work that was done. PutSecretValue, tags and reads are
 // simply repeated. CreateSecret, DeleteSecret, RestoreSecret and UpdateSecretVersionStage
 // find out by reading whether it was, and report success when it was.
 //
-// # Mercy with the quota
+// # Who decides what when the service fails
 //
-// The shared gateway grants Q = 450 reads per second to a whole account in a region, and far
-// fewer calls of other kinds (40 describing and listing, 10 creating and deleting). The
-// cheapest question whether a value has changed is therefore GetSecretValue itself: one call
-// of the plentiful kind, which brings the new value along. Asking DescribeSecret or
-// ListSecretVersionIds first would cost a second call of a kind eleven times as scarce.
+//	attempt   judge    whether it was answered, whether the endpoint is at fault, whether the work may be done
+//	call      policy   whether another attempt follows, when and on which endpoint
+//	endpoint  health   rests after 1 failure, for 1s to 1m: others are asked first, then 1 call probes it
+//	client    health   the breaker: rests after Breaker.Failures attempts in a row on whatever endpoint,
+//	                   for Breaker.Pause to MaxPause: every call fails at once, then 1 attempt probes
+//	client    budget   how many attempts per second the service grants, and its pauses when it throttles
+//	cache     …        when a secret is asked for again, whether the upstream as a whole is down, and
+//	                   whether an older value is served meanwhile
 //
-// N agents with S secrets each, of which the cache renews one at 0.875 of its TTL on average,
-// want
+// The two rests are one type: they double with each probe that fails, and any answer ends
+// them. Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
+// socket that nobody serves is tried once.
 //
-//	N × S / (0.875 × TTL)     calls per second, which fit with a fifth to spare when
-//	TTL ≥ N × S / (0.875 × 0.8 × Q)
+// # The quota
 //
-// For 10,000 agents with 20 secrets that is a TTL of 10m35s. The default of 5m wants 762 calls
-// per second, which nobody grants: use 15m for a fleet of that size, or ask for quota.
+// The shared gateway grants 450 reads per second to a whole account in a region, and far fewer
+// calls of other kinds (40 describing and listing, 10 creating and deleting). The cheapest
+// question whether a value has changed is therefore GetSecretValue itself. N agents with S
+// secrets each fit with a fifth to spare when cache.ttl is at least N × S / 315 seconds:
+// 10m35s for 10,000 agents with 20 secrets, where the default of 5m is too short. Too short a
+// TTL is not an error, only late: the service sees half again its quota and grants all of it.
 //
-// Nobody tells the agents how many they are, so each adapts. Its budget starts at 5 calls per
+// The agents do not know how many they are, so each adapts. Its budget starts at 5 calls per
 // second and grows by half with each answer, up to Budget.PerSecond. A throttled answer
 // halves it, at most once a second, and quarters it when nothing was granted in between; for
 // two minutes it then grows by a fifth at a time, once a second. It never falls below one
 // call in 20 seconds. A call whose turn comes too late fails at once with
-// [upstream.ErrThrottled], so that a cache serves what it holds instead of waiting.
+// [upstream.ErrThrottled], so that a cache serves what it holds instead of waiting. After an
+// outage the budget begins small again, the smaller the longer it was.
 //
-// After Breaker.Failures failed attempts in a row the breaker opens: calls fail at once, and
-// one probes after a pause of 2s, which doubles up to a minute with each failed probe. When
-// the service is back the budget begins small again, the smaller the longer the outage was
-// (with 1/(1+t) of its rate after t seconds, down to one call in five seconds).
-//
-// What 10,000 agents with 20 secrets do to a service of 450 calls per second, simulated in
-// virtual time with this package, the cache above it, and 500 agents that share 22.5 calls
-// per second (the tests TestFleet…; figures scaled back):
-//
-//	                          calls/s: mean   worst 10s   throttled   result
-//	TTL 15m, steady                     264         404         0%    no value older than its TTL
-//	TTL 5m, steady                      685         776        34%    the full quota is used; a third of
-//	                                                                  the values are older than the TTL
-//	all start in one second             708      10,408        46%    complete after 8m45s
-//	    the same, after a minute        488       1,054        23%    (at the full quota: 7m24s)
-//	an outage of an hour                184         516          -    all of them probes
-//	    the hour after                  565         976        31%    all values renewed after 8m30s
-//
-// So refreshes spread, a start of everything at once drains close to the speed of the quota
-// after a first wave of six calls per agent, and an outage is followed by little more than
-// twice the quota. Too short a TTL is not an error, only late: the service sees half again its
-// quota and grants all of it.
-//
-// Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
-// socket that nobody serves is tried once.
+// TestFleet simulates 10,000 agents with 20 secrets and a TTL of 15m: steady, they make 264
+// calls per second; a start of all in one second is complete after 8m45s, where the full quota
+// would need 7m24s; an hour of outage sees 184 probes per second, and all values are renewed
+// 8m30s after it.
 //
 // # Credentials
 //
@@ -113,10 +97,10 @@
 // itself from a bounded pool. The action's parameters and the security token are put into the
 // form before signing, and the rest follows on the way out: a V1 signature covers query and
 // form as one sorted list, so it stays valid, and the service takes a form from other clients
-// too. The price is that a trace of the SDK shows an empty body. Answers are kept from the
-// sending part of the SDK, which prints them, and given to its decoder afterwards. With
-// DEBUG=sdk, which it reads before any code of ours runs, it still prints to stdout, but no
-// more than action, key id and signature; [New] warns of it.
+// too. A trace of the SDK therefore shows an empty body. Answers are kept from the sending part
+// of the SDK, which prints them, and given to its decoder afterwards. With DEBUG=sdk, which it
+// reads before any code of ours runs, it still prints to stdout, but no more than action, key
+// id and signature; [New] warns of it.
 //
 // credentials-go prints the token of the metadata service with DEBUG=credential, the output
 // of programs in profiles of mode External when it is malformed, and follows profiles that
@@ -126,7 +110,6 @@
 // Each endpoint has a connection pool of its own, not the client as a whole: a private
 // authority is then trusted for its own host and for no other.
 //
-// The breaker is gobreaker's, with a pause that grows kept beside it, because it knows only a
-// fixed one. The budget is not a queue of reservations: a place promised at one rate would be
-// kept after the rate was cut, and a whole fleet would go on at the speed it started with.
+// The budget is not a queue of reservations: a place promised at one rate would be kept after
+// the rate was cut, and a whole fleet would go on at the speed it started with.
 package kms

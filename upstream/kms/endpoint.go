@@ -1,19 +1,14 @@
 package kms
 
 import (
-	"log/slog"
-	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"secretagent/upstream"
 )
 
 const (
-	// firstRest is how long an endpoint rests after its first failure. The rest doubles with
-	// each failed probe, up to maxRest.
+	// firstRest is how long an endpoint rests after its first failure, maxRest the longest.
 	firstRest = time.Second
 	maxRest   = time.Minute
 
@@ -23,7 +18,7 @@ const (
 	minProbe   = 250 * time.Millisecond
 )
 
-// endpoint is one configured endpoint and what is known of its health.
+// endpoint is one configured endpoint and its health.
 type endpoint struct {
 	Endpoint
 	name      string // for people: host or socket
@@ -31,17 +26,14 @@ type endpoint struct {
 	scheme    string
 	valueOnly bool // a dedicated gateway
 	transport http.RoundTripper
-
-	mu          sync.Mutex
-	failures    int // in a row
-	restUntil   time.Time
-	probing     bool
-	lastSuccess time.Time
-	lastFailure string // code or class, never a text of the other side
+	health    *health
 }
 
 func newEndpoint(e Endpoint, maxConns int) *endpoint {
-	ep := &endpoint{Endpoint: e, name: e.Host, domain: e.Host, scheme: e.Scheme, transport: newTransport(e, maxConns)}
+	ep := &endpoint{
+		Endpoint: e, name: e.Host, domain: e.Host, scheme: e.Scheme, transport: newTransport(e, maxConns),
+		health: &health{limit: 1, first: firstRest, longest: maxRest},
+	}
 	if e.Socket != "" {
 		// The host is only a header here; a name that no resolver is asked for.
 		ep.name, ep.domain, ep.scheme = e.Socket, "localhost", "http"
@@ -55,140 +47,71 @@ func newEndpoint(e Endpoint, maxConns int) *endpoint {
 // local reports whether the other side is our own agent.
 func (e *endpoint) local() bool { return e.Socket != "" }
 
-// available reports whether e may be asked now: it is not resting, or its rest is over and
-// nobody probes it yet, in which case the caller becomes the probe.
-func (e *endpoint) available(now time.Time) (ok, probe bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.failures == 0:
-		return true, false
-	case now.Before(e.restUntil) || e.probing:
-		return false, false
-	default:
-		e.probing = true
-		return true, true
-	}
-}
-
-// healthy is available without the promise to probe.
-func (e *endpoint) healthy() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.failures == 0
-}
-
-func (e *endpoint) restingUntil() time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.restUntil
-}
-
-// report notes how an attempt on e ended. Attempts that began before the present rest say
-// nothing new: eight calls that fail together are one failure.
-func (e *endpoint) report(t turn, out outcome, now time.Time, logger *slog.Logger) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if t.probe {
-		e.probing = false
-	}
-	switch {
-	case out.fault:
-		e.lastFailure = upstream.Code(out.err)
-		if e.failures > 0 && !t.probe && t.started.Before(e.restUntil) {
-			return
-		}
-		rest := min(firstRest<<min(e.failures, 10), maxRest)
-		rest = rest/2 + rand.N(rest/2+1) // a fleet must not probe in step
-		e.failures++
-		e.restUntil = now.Add(rest)
-		logger.Warn("endpoint rests", "endpoint", e.name, "failures", e.failures, "retry_in", rest.Round(time.Millisecond), "err", out.err,
-			"hint", "it is tried again; check the endpoint and the way to it")
-	case out.answered:
-		if e.failures > 0 {
-			logger.Info("endpoint is back", "endpoint", e.name, "failures", e.failures)
-		}
-		e.failures, e.restUntil, e.lastSuccess = 0, time.Time{}, now
-	}
-}
-
-// turn is one attempt of a call on one endpoint.
-type turn struct {
-	endpoint *endpoint
-	timeout  time.Duration
-	started  time.Time
-	probe    bool
-}
-
-// tour is the way of one call through the endpoints, in rounds: each is asked once before
+// route is the way of one call through the endpoints, in rounds: each is asked once before
 // any is asked again.
-type tour struct {
+type route struct {
 	endpoints []*endpoint // those that serve the operation, preferred first
 	asked     []bool      // in this round, beside endpoints
 }
 
-func newTour(all []*endpoint, valueOnly bool) *tour {
-	t := &tour{}
+func newRoute(all []*endpoint, valueOnly bool) route {
+	var r route
 	for _, e := range all {
 		if valueOnly || !e.valueOnly {
-			t.endpoints = append(t.endpoints, e)
+			r.endpoints = append(r.endpoints, e)
 		}
 	}
-	t.asked = make([]bool, len(t.endpoints))
-	return t
+	r.asked = make([]bool, len(r.endpoints))
+	return r
 }
 
-// open reports whether an endpoint is left that was not asked in this round.
-func (t *tour) open() bool {
-	for _, asked := range t.asked {
-		if !asked {
-			return true
-		}
-	}
-	return false
-}
+// roundOver reports whether every endpoint was asked in this round.
+func (r route) roundOver() bool { return !slices.Contains(r.asked, false) }
 
-// stay begins a new round with the preferred endpoint: what was asked last works, it only
-// wants to be asked later.
-func (t *tour) stay() { clear(t.asked) }
+// restart begins a new round with the preferred endpoint.
+func (r route) restart() { clear(r.asked) }
+
+// leg is one attempt of a call on one endpoint.
+type leg struct {
+	permit
+	endpoint *endpoint
+	timeout  time.Duration
+}
 
 // next chooses the endpoint of the next attempt:
 //
-//  1. the first in order that is healthy, or whose rest is over and that is due for a probe;
+//  1. the first in order that is ready, or whose rest is over and that is due for a probe;
 //  2. else the one whose rest ends first: a troubled endpoint is better than none.
 //
-// The attempt gets timeout, or its share of the time left when other healthy endpoints could
-// still answer.
-func (t *tour) next(now, deadline time.Time, timeout time.Duration) turn {
-	if !t.open() {
-		t.stay()
+// The attempt gets timeout, or its share of the time left when other endpoints that are ready
+// could still answer.
+func (r route) next(now, deadline time.Time, timeout time.Duration) leg {
+	if r.roundOver() {
+		r.restart()
 	}
-	chosen, probe := -1, false
-	for i, e := range t.endpoints {
-		if t.asked[i] {
+	chosen, permitted, restsUntil := -1, permit{}, time.Time{}
+	for i, e := range r.endpoints {
+		if r.asked[i] {
 			continue
 		}
-		if ok, due := e.available(now); ok {
-			chosen, probe = i, due
+		p, ok := e.health.admit(now)
+		if ok {
+			chosen, permitted = i, p
 			break
 		}
-		if chosen < 0 || e.restingUntil().Before(t.endpoints[chosen].restingUntil()) {
-			chosen = i
+		if _, until := e.health.at(now); chosen < 0 || until.Before(restsUntil) {
+			chosen, permitted, restsUntil = i, p, until
 		}
 	}
-	t.asked[chosen] = true
-	others := 0
-	for i, e := range t.endpoints {
-		if !t.asked[i] && e.healthy() {
-			others++
+	r.asked[chosen] = true
+	shares := time.Duration(1)
+	for i, e := range r.endpoints {
+		if s, _ := e.health.at(now); s == ready && !r.asked[i] {
+			shares++
 		}
 	}
-	left := deadline.Sub(now)
-	if others > 0 {
-		left /= time.Duration(others + 1)
-		if probe {
-			timeout = max(timeout/probeShare, min(minProbe, timeout))
-		}
+	if shares > 1 && permitted.probe {
+		timeout = max(timeout/probeShare, min(minProbe, timeout))
 	}
-	return turn{endpoint: t.endpoints[chosen], timeout: min(timeout, left), started: now, probe: probe}
+	return leg{permit: permitted, endpoint: r.endpoints[chosen], timeout: min(timeout, deadline.Sub(now)/shares)}
 }

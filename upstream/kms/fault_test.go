@@ -150,7 +150,6 @@ func TestABlackHoleAmongLookups(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				start := time.Now()
-				// Each worker reads other secrets, so that no two calls are joined.
 				if _, err := client.GetSecretValue(ctx, ref(fmt.Sprintf("app/%d", n%names))); err != nil {
 					failed.Add(1)
 					t.Errorf("lookup %d: %v", n, err)
@@ -327,66 +326,6 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	}
 }
 
-func TestIdenticalReadsAreJoined(t *testing.T) {
-	release := make(chan struct{})
-	s := script(t, func(w http.ResponseWriter, r *http.Request) {
-		<-release
-		says(200, valueJSON("app/db", "v1", "x"))(w, r)
-	})
-	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{s.endpoint()}})
-	impatient, leave := context.WithCancel(t.Context())
-	first := make(chan error, 1)
-	go func() { _, err := client.GetSecretValue(impatient, ref("app/db")); first <- err }()
-	for len(s.seen()) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	var others sync.WaitGroup
-	for range 20 {
-		others.Go(func() {
-			v, err := client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "app/db", VersionStage: upstream.ACSCurrent})
-			if err != nil || string(v.SecretData.Reveal()) != "x" {
-				t.Errorf("joined: %v", err)
-			}
-		})
-	}
-	time.Sleep(20 * time.Millisecond)
-	leave()
-	if err := <-first; err != context.Canceled {
-		t.Errorf("the one who left: %v", err)
-	}
-	close(release)
-	others.Wait()
-	if n := len(s.seen()); n != 1 {
-		t.Errorf("%d calls, want 1", n)
-	}
-}
-
-// A caller with time left outlives a shared read that began under a shorter deadline.
-func TestAJoinedReadDoesNotInheritADeadline(t *testing.T) {
-	var calls atomic.Int32
-	s := script(t, func(w http.ResponseWriter, r *http.Request) {
-		if calls.Add(1) == 1 {
-			<-r.Context().Done()
-			return
-		}
-		says(200, valueJSON("app/db", "v1", "x"))(w, r)
-	})
-	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{s.endpoint()}})
-	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { _, err := client.GetSecretValue(short, ref("app/db")); done <- err }()
-	for calls.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
-		t.Errorf("the patient one: %v", err)
-	}
-	if err := <-done; err != context.DeadlineExceeded {
-		t.Errorf("the hurried one: %v", err)
-	}
-}
-
 func TestSixtyFourCallers(t *testing.T) {
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
@@ -449,24 +388,15 @@ func TestAPrivateCAIsTrustedForItsOwnHostOnly(t *testing.T) {
 	}
 }
 
-func TestCloseEndsJoinedReads(t *testing.T) {
-	hang := make(chan struct{})
-	s := script(t, func(http.ResponseWriter, *http.Request) { <-hang })
-	t.Cleanup(func() { close(hang) })
-	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{s.endpoint()}})
-	done := make(chan error, 1)
-	go func() { _, err := client.GetSecretValue(t.Context(), ref("app/db")); done <- err }()
-	for len(s.seen()) == 0 {
-		time.Sleep(time.Millisecond)
+func TestAClosedClientRefuses(t *testing.T) {
+	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{script(t, says(200, valueJSON("app/db", "v1", "x"))).endpoint()}})
+	for range 2 {
+		_ = client.Close()
 	}
-	_ = client.Close()
-	if err := <-done; !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "closed") {
-		t.Errorf("running: %v", err)
-	}
-	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); !errors.Is(err, upstream.ErrUnavailable) {
-		t.Errorf("after it: %v", err)
+	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("a read: %v", err)
 	}
 	if err := client.RestoreSecret(t.Context(), "app/db"); !errors.Is(err, upstream.ErrUnavailable) {
-		t.Errorf("a write after it: %v", err)
+		t.Errorf("a write: %v", err)
 	}
 }

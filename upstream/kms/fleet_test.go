@@ -346,3 +346,13 @@ func TestThrottledAgentServesWhatItHolds(t *testing.T) {
 		f.stop()
 	})
 }
+
+// sleep waits for d or until ctx is done.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

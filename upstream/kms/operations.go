@@ -19,52 +19,42 @@ import (
 // resourceType is the word of the tag operations for a secret.
 const resourceType = "secret"
 
-// GetSecretValue implements [upstream.Manager]. Identical calls at the same time are one
-// request. An answer about another secret or version than was asked for is an error.
+// GetSecretValue implements [upstream.Manager]. An answer about another secret or version than
+// was asked for is an error.
 func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	const op = "GetSecretValue"
 	ref = ref.WithDefaults()
-	if err := ref.Validate(); err != nil {
-		return upstream.SecretValue{}, upstream.Wrap(err, op, ref)
-	}
-	return c.read(ctx, ref, func(ctx context.Context) (upstream.SecretValue, error) {
-		request := api.CreateGetSecretValueRequest()
-		request.SecretName = string(ref.SecretName)
-		request.VersionId = string(ref.VersionID)
-		request.VersionStage = string(ref.VersionStage)
-		r, err := invoke(ctx, c, operation[*api.GetSecretValueResponse]{
-			name: op, ref: ref, valueOnly: true, request: request, response: api.CreateGetSecretValueResponse,
-			complete: func(r *api.GetSecretValueResponse) bool {
-				return r.RequestId != "" && r.SecretName == string(ref.SecretName) && r.VersionId != "" &&
-					(ref.VersionID == "" || r.VersionId == string(ref.VersionID))
-			},
-		})
-		if err != nil {
-			return upstream.SecretValue{}, err
-		}
-		return upstream.SecretValue{
-			SecretName:     upstream.SecretName(r.SecretName),
-			VersionID:      upstream.VersionID(r.VersionId),
-			VersionStages:  stages(r.VersionStages.VersionStage),
-			SecretData:     upstream.NewSecretData([]byte(r.SecretData)),
-			SecretDataType: r.SecretDataType,
-			SecretType:     orGeneric(r.SecretType),
-			CreateTime:     wireTime(r.CreateTime),
-			RequestID:      r.RequestId,
-			Managed:        managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, r.LastRotationDate, r.ExtendedConfig),
-		}, nil
+	request := api.CreateGetSecretValueRequest()
+	request.SecretName = string(ref.SecretName)
+	request.VersionId = string(ref.VersionID)
+	request.VersionStage = string(ref.VersionStage)
+	r, err := invoke(ctx, c, operation[*api.GetSecretValueResponse]{
+		name: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
+		request: request, response: api.CreateGetSecretValueResponse,
+		complete: func(r *api.GetSecretValueResponse) bool {
+			return r.RequestId != "" && r.SecretName == string(ref.SecretName) && r.VersionId != "" &&
+				(ref.VersionID == "" || r.VersionId == string(ref.VersionID))
+		},
 	})
+	if err != nil {
+		return upstream.SecretValue{}, err
+	}
+	return upstream.SecretValue{
+		SecretName:     upstream.SecretName(r.SecretName),
+		VersionID:      upstream.VersionID(r.VersionId),
+		VersionStages:  stages(r.VersionStages.VersionStage),
+		SecretData:     upstream.NewSecretData([]byte(r.SecretData)),
+		SecretDataType: r.SecretDataType,
+		SecretType:     orGeneric(r.SecretType),
+		CreateTime:     wireTime(r.CreateTime),
+		RequestID:      r.RequestId,
+		Managed:        managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, r.LastRotationDate, r.ExtendedConfig),
+	}, nil
 }
 
 // CreateSecret implements [upstream.Manager]. The API says that a name exists, not who made
 // it, so a lost answer is resolved by reading: a first version with the same data means that
 // it was us.
 func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
-	const op = "CreateSecret"
-	ref := upstream.SecretRef{SecretName: in.SecretName}
-	if err := errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)); err != nil {
-		return upstream.SecretMetadata{}, first(err, op, ref)
-	}
 	request := api.CreateCreateSecretRequest()
 	request.SecretName = string(in.SecretName)
 	request.VersionId = string(in.VersionID)
@@ -86,11 +76,12 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 
 	var found upstream.SecretMetadata
 	r, err := invoke(ctx, c, operation[*api.CreateSecretResponse]{
-		name: op, ref: ref, request: request, response: api.CreateCreateSecretResponse, hide: in.SecretData,
+		name: "CreateSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
+		request: request, response: api.CreateCreateSecretResponse, hide: in.SecretData,
 		complete: func(r *api.CreateSecretResponse) bool {
 			return r.RequestId != "" && r.SecretName != ""
 		},
-		settle: func(ctx context.Context, refusal error) (bool, error) {
+		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			if refusal != nil && !errors.Is(refusal, upstream.ErrExists) {
 				return false, nil
 			}
@@ -150,14 +141,9 @@ func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (up
 
 // PutSecretValue implements [upstream.Manager].
 func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
-	const op = "PutSecretValue"
-	ref := upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}
-	err := errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData))
+	invalid := []error{in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)}
 	for _, s := range in.VersionStages {
-		err = errors.Join(err, s.Validate())
-	}
-	if err != nil {
-		return upstream.SecretVersion{}, first(err, op, ref)
+		invalid = append(invalid, s.Validate())
 	}
 	request := api.CreatePutSecretValueRequest()
 	request.SecretName = string(in.SecretName)
@@ -168,7 +154,8 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 		request.VersionStages = toJSON(in.VersionStages)
 	}
 	r, err := invoke(ctx, c, operation[*api.PutSecretValueResponse]{
-		name: op, ref: ref, request: request, response: api.CreatePutSecretValueResponse, hide: in.SecretData,
+		name: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: errors.Join(invalid...),
+		request: request, response: api.CreatePutSecretValueResponse, hide: in.SecretData,
 		complete: func(r *api.PutSecretValueResponse) bool {
 			return r.RequestId != "" && r.VersionId == string(in.VersionID)
 		},
@@ -181,20 +168,16 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 
 // UpdateSecretVersionStage implements [upstream.Manager].
 func (c *Client) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	const op = "UpdateSecretVersionStage"
-	ref := upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}
-	if err := in.SecretName.Validate(); err != nil {
-		return upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateUpdateSecretVersionStageRequest()
 	request.SecretName = string(in.SecretName)
 	request.VersionStage = string(in.VersionStage)
 	request.MoveToVersion = string(in.MoveToVersion)
 	request.RemoveFromVersion = string(in.RemoveFromVersion)
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretVersionStageResponse]{
-		name: op, ref: ref, request: request, response: api.CreateUpdateSecretVersionStageResponse,
+		name: "UpdateSecretVersionStage", ref: upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, invalid: in.SecretName.Validate(),
+		request: request, response: api.CreateUpdateSecretVersionStageResponse,
 		complete: func(r *api.UpdateSecretVersionStageResponse) bool { return r.RequestId != "" },
-		settle: func(ctx context.Context, refusal error) (bool, error) {
+		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			// Removing a label from a version that has lost it already is refused.
 			if !errors.Is(refusal, upstream.ErrInvalidParameter) && !errors.Is(refusal, upstream.ErrNotFound) {
 				return false, nil
@@ -227,11 +210,6 @@ func (c *Client) staged(ctx context.Context, in upstream.UpdateSecretVersionStag
 
 // ListSecretVersionIDs implements [upstream.Manager].
 func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
-	const op = "ListSecretVersionIds"
-	ref := upstream.SecretRef{SecretName: in.SecretName}
-	if err := in.SecretName.Validate(); err != nil {
-		return upstream.ListSecretVersionIDsOutput{}, upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateListSecretVersionIdsRequest()
 	request.SecretName = string(in.SecretName)
 	request.PageNumber, request.PageSize = pageParams(in.Page)
@@ -239,7 +217,8 @@ func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecre
 		request.IncludeDeprecated = "true"
 	}
 	r, err := invoke(ctx, c, operation[*api.ListSecretVersionIdsResponse]{
-		name: op, ref: ref, request: request, response: api.CreateListSecretVersionIdsResponse,
+		name: "ListSecretVersionIds", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
+		request: request, response: api.CreateListSecretVersionIdsResponse,
 		complete: func(r *api.ListSecretVersionIdsResponse) bool { return r.RequestId != "" },
 	})
 	if err != nil {
@@ -260,16 +239,12 @@ func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecre
 
 // DescribeSecret implements [upstream.Manager].
 func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
-	const op = "DescribeSecret"
-	ref := upstream.SecretRef{SecretName: name}
-	if err := name.Validate(); err != nil {
-		return upstream.SecretMetadata{}, upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateDescribeSecretRequest()
 	request.SecretName = string(name)
 	request.FetchTags = strconv.FormatBool(fetchTags)
 	r, err := invoke(ctx, c, operation[*api.DescribeSecretResponse]{
-		name: op, ref: ref, request: request, response: api.CreateDescribeSecretResponse,
+		name: "DescribeSecret", ref: upstream.SecretRef{SecretName: name}, invalid: name.Validate(),
+		request: request, response: api.CreateDescribeSecretResponse,
 		complete: func(r *api.DescribeSecretResponse) bool { return r.RequestId != "" && r.SecretName != "" },
 	})
 	if err != nil {
@@ -320,11 +295,6 @@ func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) 
 
 // UpdateSecret implements [upstream.Manager].
 func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput) error {
-	const op = "UpdateSecret"
-	ref := upstream.SecretRef{SecretName: in.SecretName}
-	if err := in.SecretName.Validate(); err != nil {
-		return upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateUpdateSecretRequest()
 	request.SecretName = string(in.SecretName)
 	extra := map[string]string{}
@@ -335,7 +305,8 @@ func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput
 		request.ExtendedConfigCustomData = toJSON(in.CustomData)
 	}
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretResponse]{
-		name: op, ref: ref, request: request, extra: extra, response: api.CreateUpdateSecretResponse,
+		name: "UpdateSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
+		request: request, extra: extra, response: api.CreateUpdateSecretResponse,
 		complete: func(r *api.UpdateSecretResponse) bool { return r.RequestId != "" },
 	})
 	return err
@@ -343,11 +314,6 @@ func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput
 
 // DeleteSecret implements [upstream.Manager].
 func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
-	const op = "DeleteSecret"
-	ref := upstream.SecretRef{SecretName: in.SecretName}
-	if err := in.SecretName.Validate(); err != nil {
-		return time.Time{}, upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateDeleteSecretRequest()
 	request.SecretName = string(in.SecretName)
 	if in.ForceDeleteWithoutRecovery {
@@ -357,9 +323,10 @@ func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput
 	}
 	var planned time.Time
 	r, err := invoke(ctx, c, operation[*api.DeleteSecretResponse]{
-		name: op, ref: ref, request: request, response: api.CreateDeleteSecretResponse,
+		name: "DeleteSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
+		request: request, response: api.CreateDeleteSecretResponse,
 		complete: func(r *api.DeleteSecretResponse) bool { return r.RequestId != "" },
-		settle: func(ctx context.Context, refusal error) (bool, error) {
+		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			switch {
 			case in.ForceDeleteWithoutRecovery:
 				return errors.Is(refusal, upstream.ErrNotFound), nil
@@ -382,17 +349,13 @@ func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput
 
 // RestoreSecret implements [upstream.Manager].
 func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) error {
-	const op = "RestoreSecret"
-	ref := upstream.SecretRef{SecretName: name}
-	if err := name.Validate(); err != nil {
-		return upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateRestoreSecretRequest()
 	request.SecretName = string(name)
 	_, err := invoke(ctx, c, operation[*api.RestoreSecretResponse]{
-		name: op, ref: ref, request: request, response: api.CreateRestoreSecretResponse,
+		name: "RestoreSecret", ref: upstream.SecretRef{SecretName: name}, invalid: name.Validate(),
+		request: request, response: api.CreateRestoreSecretResponse,
 		complete: func(r *api.RestoreSecretResponse) bool { return r.RequestId != "" },
-		settle: func(_ context.Context, refusal error) (bool, error) {
+		resolve: func(_ context.Context, refusal error) (bool, error) {
 			return errors.Is(refusal, upstream.ErrNotPendingDeletion), nil
 		},
 	})
@@ -401,16 +364,12 @@ func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) er
 
 // RotateSecret implements [upstream.Manager].
 func (c *Client) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
-	const op = "RotateSecret"
-	ref := upstream.SecretRef{SecretName: name, VersionID: version}
-	if err := errors.Join(name.Validate(), version.Validate()); err != nil {
-		return first(err, op, ref)
-	}
 	request := api.CreateRotateSecretRequest()
 	request.SecretName = string(name)
 	request.VersionId = string(version)
 	_, err := invoke(ctx, c, operation[*api.RotateSecretResponse]{
-		name: op, ref: ref, request: request, response: api.CreateRotateSecretResponse,
+		name: "RotateSecret", ref: upstream.SecretRef{SecretName: name, VersionID: version}, invalid: errors.Join(name.Validate(), version.Validate()),
+		request: request, response: api.CreateRotateSecretResponse,
 		complete: func(r *api.RotateSecretResponse) bool { return r.RequestId != "" },
 	})
 	return err
@@ -418,17 +377,13 @@ func (c *Client) RotateSecret(ctx context.Context, name upstream.SecretName, ver
 
 // UpdateSecretRotationPolicy implements [upstream.Manager].
 func (c *Client) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	const op = "UpdateSecretRotationPolicy"
-	ref := upstream.SecretRef{SecretName: in.SecretName}
-	if err := in.SecretName.Validate(); err != nil {
-		return upstream.Wrap(err, op, ref)
-	}
 	request := api.CreateUpdateSecretRotationPolicyRequest()
 	request.SecretName = string(in.SecretName)
 	request.EnableAutomaticRotation = requests.NewBoolean(in.EnableAutomaticRotation)
 	request.RotationInterval = in.RotationInterval
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretRotationPolicyResponse]{
-		name: op, ref: ref, request: request, response: api.CreateUpdateSecretRotationPolicyResponse,
+		name: "UpdateSecretRotationPolicy", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
+		request: request, response: api.CreateUpdateSecretRotationPolicyResponse,
 		complete: func(r *api.UpdateSecretRotationPolicyResponse) bool { return r.RequestId != "" },
 	})
 	return err
@@ -458,11 +413,6 @@ func (c *Client) GetRandomPassword(ctx context.Context, in upstream.RandomPasswo
 
 // TagResources implements [upstream.Manager].
 func (c *Client) TagResources(ctx context.Context, names []upstream.SecretName, list []upstream.Tag) error {
-	const op = "TagResources"
-	ref := onlyName(names)
-	if err := validNames(names); err != nil {
-		return first(err, op, ref)
-	}
 	request := api.CreateTagResourcesRequest()
 	request.ResourceType = resourceType
 	request.ResourceId = resourceIDs(names)
@@ -476,7 +426,8 @@ func (c *Client) TagResources(ctx context.Context, names []upstream.SecretName, 
 	}
 	request.Tag = &wire
 	_, err := invoke(ctx, c, operation[*api.TagResourcesResponse]{
-		name: op, ref: ref, request: request, extra: extra, response: api.CreateTagResourcesResponse,
+		name: "TagResources", ref: onlyName(names), invalid: validNames(names),
+		request: request, extra: extra, response: api.CreateTagResourcesResponse,
 		complete: func(r *api.TagResourcesResponse) bool { return r.RequestId != "" },
 	})
 	return err
@@ -484,11 +435,6 @@ func (c *Client) TagResources(ctx context.Context, names []upstream.SecretName, 
 
 // UntagResources implements [upstream.Manager].
 func (c *Client) UntagResources(ctx context.Context, in upstream.UntagResourcesInput) error {
-	const op = "UntagResources"
-	ref := onlyName(in.SecretNames)
-	if err := validNames(in.SecretNames); err != nil {
-		return first(err, op, ref)
-	}
 	request := api.CreateUntagResourcesRequest()
 	request.ResourceType = resourceType
 	request.ResourceId = resourceIDs(in.SecretNames)
@@ -497,7 +443,8 @@ func (c *Client) UntagResources(ctx context.Context, in upstream.UntagResourcesI
 		request.All = requests.NewBoolean(true)
 	}
 	_, err := invoke(ctx, c, operation[*api.UntagResourcesResponse]{
-		name: op, ref: ref, request: request, response: api.CreateUntagResourcesResponse,
+		name: "UntagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
+		request: request, response: api.CreateUntagResourcesResponse,
 		complete: func(r *api.UntagResourcesResponse) bool { return r.RequestId != "" },
 	})
 	return err
@@ -505,11 +452,6 @@ func (c *Client) UntagResources(ctx context.Context, in upstream.UntagResourcesI
 
 // ListTagResources implements [upstream.Manager].
 func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
-	const op = "ListTagResources"
-	ref := onlyName(in.SecretNames)
-	if err := validNames(in.SecretNames); err != nil {
-		return upstream.ListTagResourcesOutput{}, first(err, op, ref)
-	}
 	request := api.CreateListTagResourcesRequest()
 	request.ResourceType = resourceType
 	request.ResourceId = resourceIDs(in.SecretNames)
@@ -520,7 +462,8 @@ func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResour
 	}
 	request.Tag = &wire
 	r, err := invoke(ctx, c, operation[*api.ListTagResourcesResponse]{
-		name: op, ref: ref, request: request, response: api.CreateListTagResourcesResponse,
+		name: "ListTagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
+		request: request, response: api.CreateListTagResourcesResponse,
 		complete: func(r *api.ListTagResourcesResponse) bool { return r.RequestId != "" },
 	})
 	if err != nil {

@@ -154,61 +154,90 @@ func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
 	})
 }
 
-func TestBreakerPausesLongerAndProbesOnce(t *testing.T) {
+// TestHealthRestsLongerAndIsProbedOnce tests the type that serves the breaker and the endpoints.
+func TestHealthRestsLongerAndIsProbedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var outage time.Duration
-		b := newBreaker(Breaker{Failures: 3, Pause: 2 * time.Second, MaxPause: 10 * time.Second}, discard, func(d time.Duration) { outage = d })
-		calls := 0
-		try := func(out outcome) outcome { return b.run(func() outcome { calls++; return out }) }
+		h := &health{limit: 3, first: 2 * time.Second, longest: 10 * time.Second}
+		is := func(want state) {
+			t.Helper()
+			if s, _ := h.at(time.Now()); s != want {
+				t.Errorf("the state is %d, want %d", s, want)
+			}
+		}
+		try := func(out outcome) change {
+			t.Helper()
+			p, ok := h.admit(time.Now())
+			if !ok {
+				t.Error("an attempt is refused")
+			}
+			return h.report(p, out)
+		}
+		rested := func(c change, most time.Duration) {
+			t.Helper()
+			_, until := h.at(time.Now())
+			if c.rests < most/2 || c.rests > most || time.Until(until) != c.rests {
+				t.Errorf("it rests for %v, want half to all of %v", c.rests, most)
+			}
+			is(resting)
+			time.Sleep(c.rests)
+			is(due)
+		}
+		early, _ := h.admit(time.Now())
+		try(broken)
 		try(broken)
 		try(throttled) // an answer: the count begins anew
-		for range 3 {
-			try(broken)
+		try(broken)
+		try(outcome{err: context.Canceled, quit: true}) // a caller who left says nothing
+		try(broken)
+		is(ready)
+		begun := time.Now()
+		c := try(broken)
+		if _, ok := h.admit(time.Now()); ok {
+			t.Error("an attempt begins during the rest")
 		}
-		if s, until := b.state(); s != "open" || time.Until(until) < time.Second || time.Until(until) > 2*time.Second {
-			t.Errorf("%s, for %v", s, time.Until(until))
+		if late := h.report(early, broken); late != (change{}) {
+			t.Errorf("a failure that began before the rest: %+v", late)
 		}
-		opened := time.Now()
-		calls = 0
-		if out := try(grantedOut); !errors.Is(out.err, upstream.ErrUnavailable) || hintOf(out.err) <= 0 || calls != 0 {
-			t.Errorf("open: %v after %d calls", out.err, calls)
-		}
+		rested(c, 2*time.Second)
 		for _, most := range []time.Duration{4, 8, 10, 10} {
-			_, until := b.state()
-			time.Sleep(time.Until(until))
-			try(broken) // the probe fails
-			_, until = b.state()
-			if pause := time.Until(until); pause < most*time.Second/2 || pause > most*time.Second {
-				t.Errorf("the pause is %v, want half to all of %ds", pause, most)
-			}
+			rested(try(broken), most*time.Second)
 		}
-		_, until := b.state()
-		time.Sleep(time.Until(until))
-		calls = 0
-		release := make(chan struct{})
-		var probe sync.WaitGroup
-		probe.Go(func() {
-			if out := b.run(func() outcome { calls++; <-release; return grantedOut }); out.err != nil {
-				t.Error(out.err)
-			}
-		})
-		synctest.Wait()
-		for range 5 {
-			if out := try(grantedOut); !errors.Is(out.err, upstream.ErrUnavailable) {
-				t.Errorf("beside the probe: %v", out.err)
-			}
+		probe, ok := h.admit(time.Now())
+		if _, second := h.admit(time.Now()); !ok || second {
+			t.Errorf("the probe is admitted: %t, another one beside it: %t", ok, second)
 		}
-		close(release)
-		probe.Wait()
-		if s, _ := b.state(); s != "closed" || calls != 1 || outage != time.Since(opened) {
-			t.Errorf("%s after %d calls, an outage of %v is reported, it was %v", s, calls, outage, time.Since(opened))
+		h.report(probe, outcome{}) // it was not sent: another one may probe
+		if c := try(grantedOut); !c.recovered || c.failures != 7 || c.lasted != time.Since(begun) {
+			t.Errorf("back after %v: %+v", time.Since(begun), c)
 		}
-		// Callers that leave say nothing about the service.
+		is(ready)
+	})
+}
+
+// TestTheBreakerLeavesAServiceAlone counts the attempts of many calls while everything fails.
+func TestTheBreakerLeavesAServiceAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPolicy(t, func(o *Options) { o.Breaker.Failures, o.Retry.MaxAttempts = 3, 1 }, "one", "two")
+		answer, sent := broken, 0
+		ask := func() error {
+			return p.do(t.Context(), &call{op: "X", send: func(context.Context, *endpoint) outcome { sent++; return answer }})
+		}
 		for range 10 {
-			try(outcome{err: context.Canceled, quit: true})
+			if err := ask(); !errors.Is(err, upstream.ErrUnavailable) || sent == 3 && hintOf(err) <= 0 && sent > 3 {
+				t.Errorf("after %d attempts: %v", sent, err)
+			}
 		}
-		if s, _ := b.state(); s != "closed" {
-			t.Errorf("%s after calls that were cancelled", s)
+		err := ask()
+		if s, until := p.breaker.at(time.Now()); sent != 3 || s != resting || hintOf(err) != time.Until(until) {
+			t.Errorf("%d attempts, want 3; then %v", sent, err)
+		}
+		time.Sleep(2 * time.Second)
+		answer = grantedOut
+		if err := ask(); err != nil || sent != 4 {
+			t.Errorf("the probe: %v, %d attempts", err, sent)
+		}
+		if r := rateOf(p.budget); r >= startRate {
+			t.Errorf("after the outage the budget begins with %v", r)
 		}
 	})
 }

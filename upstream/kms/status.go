@@ -18,7 +18,7 @@ type EndpointStatus struct {
 	Region      string
 	State       string    // ready, resting, or due: the next call probes it
 	Failures    int       // in a row
-	RestsUntil  time.Time // zero unless resting
+	RestsUntil  time.Time // when the rest ends or, if due, ended; zero: it is ready
 	LastSuccess time.Time // zero: never
 	LastFailure string    // code of the last failure; empty: never
 }
@@ -47,9 +47,9 @@ func (c *Client) Status() Status {
 	now := time.Now()
 	s := Status{
 		Budget:   c.policy.budget.status(now),
+		Breaker:  breakerStatus(c.policy.breaker.at(now)),
 		InFlight: cap(c.sessions) - len(c.sessions),
 	}
-	s.Breaker.State, s.Breaker.Until = c.policy.breaker.state()
 	if e := c.answered.Load(); e != nil {
 		s.Endpoint = e.name
 	}
@@ -62,20 +62,22 @@ func (c *Client) Status() Status {
 	return s
 }
 
+func breakerStatus(s state, until time.Time) BreakerStatus {
+	b := BreakerStatus{State: [...]string{ready: "closed", resting: "open", due: "half-open"}[s]}
+	if s == resting {
+		b.Until = until
+	}
+	return b
+}
+
 func (e *endpoint) status(now time.Time) EndpointStatus {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := EndpointStatus{
-		Name: e.name, Region: e.Region, State: "ready", Failures: e.failures,
-		RestsUntil: e.restUntil, LastSuccess: e.lastSuccess, LastFailure: e.lastFailure,
+	h := e.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return EndpointStatus{
+		Name: e.name, Region: e.Region, State: [...]string{ready: "ready", resting: "resting", due: "due"}[h.stateLocked(now)],
+		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccess: h.lastSuccess, LastFailure: h.lastFailure,
 	}
-	switch {
-	case e.failures > 0 && now.Before(e.restUntil):
-		s.State = "resting"
-	case e.failures > 0:
-		s.State = "due"
-	}
-	return s
 }
 
 func (b *budget) status(now time.Time) BudgetStatus {
@@ -83,8 +85,8 @@ func (b *budget) status(now time.Time) BudgetStatus {
 	defer b.mu.Unlock()
 	s := BudgetStatus{PerSecond: b.current, Max: b.max, Tokens: b.limiter.TokensAt(now),
 		Waiting: b.waiting, Waits: b.waits, Waited: b.waited, Refused: b.refused}
-	if b.pauseTill.After(now) {
-		s.PausedUntil = b.pauseTill
+	if b.pausedUntil.After(now) {
+		s.PausedUntil = b.pausedUntil
 	}
 	return s
 }

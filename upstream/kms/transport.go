@@ -105,7 +105,7 @@ func newSession() (*session, error) {
 // send signs one request, sends it to e and decodes the answer into response. The error is
 // that of the SDK; what came over the wire is in the returned answer either way. It returns
 // when ctx is done. A panic of the SDK becomes an error.
-func (s *session) send(ctx context.Context, e *endpoint, cred Credential, action string, params map[string]string, response responses.AcsResponse) (got answer, err error) {
+func (s *session) send(ctx context.Context, e *endpoint, cred Credential, m message, response responses.AcsResponse) (got answer, err error) {
 	s.ctx, s.endpoint, s.cred, s.got = ctx, e, cred, answer{}
 	defer func() {
 		if p := recover(); p != nil {
@@ -117,7 +117,7 @@ func (s *session) send(ctx context.Context, e *endpoint, cred Credential, action
 	}()
 
 	request := &requests.RpcRequest{}
-	request.InitWithApiInfo(apiProduct, apiVersion, action, "kms", "openAPI")
+	request.InitWithApiInfo(apiProduct, apiVersion, m.action, "kms", "openAPI")
 	request.Method = requests.POST
 	request.Domain = e.domain
 	request.Scheme = strings.ToUpper(e.scheme)
@@ -126,7 +126,7 @@ func (s *session) send(ctx context.Context, e *endpoint, cred Credential, action
 	request.ReadTimeout, request.ConnectTimeout = time.Hour, time.Hour
 	// Form parameters are signed like query parameters but never printed. The token travels
 	// here too, and not through the SDK's credentials, which would put it into the query.
-	for k, v := range params {
+	for k, v := range m.params {
 		request.FormParams[k] = v
 	}
 	if token := cred.SecurityToken.Reveal(); len(token) > 0 {
