@@ -18,17 +18,18 @@ import (
 var mayImport = map[string][]string{
 	"secretagent":                       {"secretagent/agent/command"},
 	"secretagent/agent/command":         {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/upstream"},
-	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
+	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
 	"secretagent/agent/child":           {"secretagent/upstream"},
 	"secretagent/agent/config":          {"secretagent/upstream"},
 	"secretagent/agent/endpoint":        {"secretagent/upstream"},
-	"secretagent/agent/listen":          {"secretagent/upstream"},
-	"secretagent/cache":                 {"secretagent/upstream"},
+	"secretagent/agent/listen":          {"secretagent/upstream", "secretagent/upstream/keyfile"},
+	"secretagent/cache":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/render":                {"secretagent/upstream"},
 	"secretagent/upstream":              {},
 	"secretagent/upstream/kms":          {"secretagent/upstream"},
-	"secretagent/upstream/kmsserver":    {"secretagent/upstream"},
-	"secretagent/upstream/builtin":      {"secretagent/upstream"},
+	"secretagent/upstream/keyfile":      {"secretagent/upstream"},
+	"secretagent/upstream/kmsserver":    {"secretagent/upstream", "secretagent/upstream/keyfile"},
+	"secretagent/upstream/builtin":      {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/upstreamtest": {"secretagent/upstream"},
 }
 

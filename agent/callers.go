@@ -5,19 +5,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
-
-// maxTokenFile is far more than any token.
-const maxTokenFile = 4096
 
 // loadCallers returns who may ask the endpoint: the configured callers or, without any, whoever
 // holds the token of the agent. Token files that are missing are created.
@@ -54,18 +50,19 @@ func ids(configured []int) []uint32 {
 	return out
 }
 
-// loadToken reads a token file and creates it, 0600 in a folder of 0700, where it is missing.
+// loadToken reads a token file and makes it, with a random token of 256 bits, where it is
+// missing.
 func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
-	text, err := readSmall(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = createToken(path); err != nil && !errors.Is(err, fs.ErrExist) {
-			return endpoint.Token{}, err
-		}
-		log.Info("token created", "path", path)
-		text, err = readSmall(path)
-	}
+	text, created, err := keyfile.Token.Load(path, func() []byte {
+		var random [32]byte
+		_, _ = rand.Read(random[:]) // never fails
+		return []byte(hex.EncodeToString(random[:]) + "\n")
+	})
 	if err != nil {
 		return endpoint.Token{}, err
+	}
+	if created {
+		log.Info("token created", "path", path)
 	}
 	token, err := endpoint.NewToken(text)
 	if err != nil {
@@ -75,37 +72,6 @@ func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
 		log.Warn("everyone on this host can read the token", "path", path, "hint", "chmod o-r "+path)
 	}
 	return token, nil
-}
-
-func readSmall(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxTokenFile {
-		return nil, fmt.Errorf("%s: must be a plain file of at most %d bytes", path, maxTokenFile)
-	}
-	return os.ReadFile(path)
-}
-
-// createToken writes a random token of 256 bits. The file appears with its content: an
-// application that waits for it never reads half of it.
-func createToken(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".token-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails
-	_, err = f.WriteString(hex.EncodeToString(random[:]) + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path) // refuses to replace a file that came in between
 }
 
 // loadAccessKeys reads the secrets of the KMS API's access keys, and creates missing ones.

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"secretagent/agent/config"
-	"secretagent/upstream/builtin"
+	"secretagent/upstream/keyfile"
 )
 
 // isCredential reports whether systemd hands path to this service, as a file of the folder
@@ -18,4 +20,10 @@ func isCredential(path config.Path) bool {
 // CreateKeyring makes a keyring for the built-in backend or a sealed cache, readable by its
 // owner alone, and returns the id of its one key. It never touches a file that is there: the
 // error then matches [fs.ErrExist].
-func CreateKeyring(path string) (keyID string, err error) { return builtin.CreateKeyring(path) }
+func CreateKeyring(path string) (keyID string, err error) {
+	ring, err := keyfile.CreateKeyring(path)
+	if err != nil {
+		return "", fmt.Errorf("keyring %w", err)
+	}
+	return strconv.FormatUint(uint64(ring.Primary()), 10), nil
+}

@@ -3,7 +3,6 @@ package listen
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"golang.org/x/sys/windows"
 )
@@ -13,6 +12,3 @@ func connectionRefused(err error) bool { return errors.Is(err, windows.WSAECONNR
 
 // ownerOf says to whom a file belongs.
 func ownerOf(fs.FileInfo) string { return "another user" }
-
-// lockFolder returns nil: Windows cannot lock folders.
-func lockFolder(string, time.Duration) (unlock func()) { return nil }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 const (
@@ -118,8 +119,9 @@ func (o UnixOptions) listen() (_ *Listener, err error) {
 	if err := os.MkdirAll(folder, folderMode); err != nil {
 		return nil, err
 	}
-	if unlock := lockFolder(folder, lockPatience); unlock != nil {
-		defer unlock()
+	unlock, locked := keyfile.LockFolder(folder, lockPatience)
+	defer unlock()
+	if locked {
 		removeLeftovers(folder)
 	}
 	if err := checkReplaceable(path); err != nil {

@@ -3,72 +3,12 @@
 package builtin
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
-
-// createFile writes a new file of mode 0600, whole or not at all. It fails with fs.ErrExist
-// when path exists. It returns after file and folder are on disk.
-func createFile(path string, content []byte) error {
-	t, err := pendingFile(path, content)
-	if err != nil {
-		return err
-	}
-	defer t.Cleanup()
-	if err := t.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(t.Name(), path); err != nil { // unlike rename, never replaces
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// replaceFile replaces the file at path, or what a symbolic link there points to, whole or
-// not at all. It returns after file and folder are on disk.
-func replaceFile(path string, content []byte) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	t, err := pendingFile(path, content)
-	if err != nil {
-		return err
-	}
-	defer t.Cleanup()
-	if err := t.CloseAtomicallyReplace(); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func pendingFile(path string, content []byte) (*renameio.PendingFile, error) {
-	// The folder is given because renameio prefers the system's temporary folder.
-	t, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := t.Write(content); err != nil {
-		return nil, errors.Join(err, t.Cleanup())
-	}
-	return t, nil
-}
-
-// syncFolder puts the folder's entries on disk.
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
 
 // lockRetry is how often a lock held by another process is tried again.
 const lockRetry = 10 * time.Millisecond

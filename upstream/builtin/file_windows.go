@@ -1,56 +1,12 @@
 package builtin
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/windows"
 )
-
-// createFile writes a new file, whole or not at all. It fails with fs.ErrExist when path
-// exists.
-func createFile(path string, content []byte) error {
-	name, err := pendingFile(path, content)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(name)
-	return os.Link(name, path) // unlike rename, never replaces
-}
-
-// replaceFile replaces the file at path whole or not at all.
-func replaceFile(path string, content []byte) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	name, err := pendingFile(path, content)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(name, path); err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	return nil
-}
-
-func pendingFile(path string, content []byte) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path))
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-// syncFolder does nothing: Windows keeps folder entries in order by itself.
-func syncFolder(string) error { return nil }
 
 // lockRetry is how often a lock held by another process is tried again.
 const lockRetry = 10 * time.Millisecond

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Key is a key of the keyring, without its material.
@@ -89,7 +90,7 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 	s.rotate.Lock()
 	defer s.rotate.Unlock()
 	// Others use the file as well, so it is read again and not taken from memory.
-	onDisk, err := readKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
+	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
 	if err != nil {
 		return "", refer(err, op, upstream.SecretRef{})
 	}
@@ -101,11 +102,8 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 			}, op, upstream.SecretRef{})
 		}
 	}
-	next, text, err := onDisk.extended()
+	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
-		return "", refer(err, op, upstream.SecretRef{})
-	}
-	if err := replaceFile(s.opts.Keyring, text); err != nil {
 		return "", refer(fmt.Errorf("the keyring is unchanged: %w", err), op, upstream.SecretRef{})
 	}
 	s.keys.Store(next)

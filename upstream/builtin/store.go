@@ -18,6 +18,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Store is the built-in Secrets Manager. Make one with [Open]; all methods are safe for
@@ -76,7 +77,8 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyring, err := readKeyring(opts.Keyring, opts.KeyringIsCredential)
+	keyfile.KeyringFile.Clean(opts.Keyring)
+	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -132,10 +134,13 @@ func (s *Store) load(keyring *keys) error {
 				Err:     ErrKeyLost,
 			}
 		}
-		if keyring, err = createKeyring(s.opts.Keyring); err != nil {
+		ring, created, err := keyfile.OpenKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
+		if keyring, err = newKeys(ring, err); err != nil {
 			return err
 		}
-		s.log.Info("keyring created", "path", s.opts.Keyring, "key", formatKeyID(keyring.primary))
+		if created {
+			s.log.Info("keyring created", "path", s.opts.Keyring, "key", formatKeyID(keyring.primary))
+		}
 	}
 	s.keys.Store(keyring)
 	var forgotten []uint32
@@ -177,6 +182,7 @@ func sameFolder(a, b string) bool {
 // createDatabase puts a database without secrets at path unless there is a file already. It
 // is complete when it appears, so that a crash leaves no half-made one.
 func createDatabase(path string) error {
+	keyfile.Database.Clean(path)
 	if st, err := os.Stat(path); err == nil {
 		if !st.Mode().IsRegular() {
 			return errors.New("is not a regular file")
@@ -185,42 +191,29 @@ func createDatabase(path string) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	folder := filepath.Dir(path)
-	if err := makeFolder(folder); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(folder, "."+filepath.Base(path)) // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := f.Close(); err != nil {
-		return err
-	}
-	db, err := bbolt.Open(f.Name(), 0o600, &bbolt.Options{Timeout: time.Second})
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		format, err := tx.CreateBucket(bucketFormat)
+	err := keyfile.Database.Make(path, func(temp string) error {
+		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})
 		if err != nil {
 			return err
 		}
-		return format.Put(formatKey, formatValue)
+		err = db.Update(func(tx *bbolt.Tx) error {
+			for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
+				if _, err := tx.CreateBucket(name); err != nil {
+					return err
+				}
+			}
+			format, err := tx.CreateBucket(bucketFormat)
+			if err != nil {
+				return err
+			}
+			return format.Put(formatKey, formatValue)
+		})
+		return errors.Join(err, db.Close())
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another process was faster
 	}
-	// Unlike a rename, a link never replaces what another process put there meanwhile.
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncFolder(folder)
+	return err
 }
 
 // mapSize is how much address space the map of the file gets at once. Growing it later makes

@@ -1,19 +1,16 @@
 package kmsserver
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // AccessKey is a caller of a signed listener and what it may do.
@@ -33,81 +30,19 @@ type AccessKey struct {
 	Secrets []string
 }
 
-// maxSecretFile is far more than any key pair's secret.
-const maxSecretFile = 4096
-
-// LoadAccessKeySecret reads the secret of an access key from a file. Surrounding white space
-// is not part of it. A file that is missing is created with mode 0600 and a random secret of
-// 130 bits, its folder with mode 0700.
-//
-// It refuses an empty file, and one that group or others can read (on Windows the access
-// list decides and is not checked).
+// LoadAccessKeySecret reads the secret of an access key from a file, see
+// [keyfile.AccessKeySecret]. Surrounding white space is not part of it. A file that is missing
+// is made with a random secret of 130 bits.
 func LoadAccessKeySecret(path string) (upstream.SecretData, error) {
-	secret, err := readSecretFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = createSecretFile(path); err == nil || errors.Is(err, fs.ErrExist) {
-			secret, err = readSecretFile(path)
-		}
-	}
+	content, _, err := keyfile.AccessKeySecret.Load(path, func() []byte { return []byte(rand.Text() + "\n") })
 	if err != nil {
 		return upstream.SecretData{}, fmt.Errorf("access key secret: %w", err)
 	}
-	return secret, nil
-}
-
-func readSecretFile(path string) (upstream.SecretData, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return upstream.SecretData{}, err
+	text := bytes.TrimSpace(content)
+	if len(text) == 0 {
+		return upstream.SecretData{}, fmt.Errorf("access key secret: %s: is empty: remove it to have a new secret created", path)
 	}
-	defer f.Close()
-	stat, err := f.Stat()
-	if err != nil {
-		return upstream.SecretData{}, err
-	}
-	if !stat.Mode().IsRegular() {
-		return upstream.SecretData{}, fmt.Errorf("%s is not a regular file", path)
-	}
-	if runtime.GOOS != "windows" && stat.Mode().Perm()&0o077 != 0 {
-		return upstream.SecretData{}, fmt.Errorf("%s has mode %04o: others can read it, run chmod 0600 on it", path, stat.Mode().Perm())
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err != nil {
-		return upstream.SecretData{}, err
-	}
-	if len(content) > maxSecretFile {
-		return upstream.SecretData{}, fmt.Errorf("%s is longer than %d bytes", path, maxSecretFile)
-	}
-	text := strings.TrimSpace(string(content))
-	if text == "" {
-		return upstream.SecretData{}, fmt.Errorf("%s is empty: remove it to have a new secret created", path)
-	}
-	return upstream.NewSecretData([]byte(text)), nil
-}
-
-// createSecretFile makes the file appear with its full content or not at all. It fails with
-// fs.ErrExist when somebody else was faster.
-func createSecretFile(path string) error {
-	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(folder, ".new-secret-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(rand.Text() + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path) // unlike a rename, never replaces
+	return upstream.NewSecretData(text), nil
 }
 
 // accessKey is an AccessKey that was checked, with its replay memory.

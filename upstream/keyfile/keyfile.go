@@ -1,0 +1,258 @@
+// Package keyfile keeps the files that secrets depend on: tokens, secrets of access keys,
+// keyrings, and the first file of a database.
+//
+//	text, created, err := keyfile.Token.Load("var/run/token", newToken)
+//	ring, created, err := keyfile.OpenKeyring("var/keys/keyring.json", false)
+//
+// What all of them have in common:
+//
+//   - A file is made once, with mode 0600, in a folder of mode 0700 where that is missing. It
+//     appears with its whole content or not at all, and is on disk, with its name, when the
+//     call returns.
+//   - Making a file never replaces one. Only [Keyring.Extend] replaces, whole or not at all.
+//   - A file that others can read or change is refused. [Kind] says what exactly is refused of
+//     which; on Windows access lists decide, and nothing is checked.
+//   - What a killed process left behind while it made a file is removed by the next one that
+//     loads or makes that file.
+//   - Errors never quote content.
+//
+// # Design notes
+//
+// A file is made under a temporary name beside it, "." + name + ".new-" + number, and linked to
+// its name: unlike a rename, a link never replaces what another process put there meanwhile.
+//
+// The folder is locked (flock) while a temporary file is in it. So whoever holds the lock knows
+// that all other temporary files are leftovers, and the kernel gives up the lock of a process
+// that dies. A lock on the temporary file itself would leave a gap between making and locking
+// it. Another user who may read the folder could hold the lock for ever; then a file is made
+// without it after a short while, and nothing is removed. Windows cannot lock a folder: there a
+// leftover is a file that has not changed for a while.
+package keyfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Kind is a kind of secret file and what is asked of it.
+type Kind struct {
+	maxBytes int64
+	refused  fs.FileMode // permission bits that others than the owner must not have
+	old      []string    // how earlier versions began the names of temporary files
+}
+
+// The kinds of files. A token may be handed over by others, who then care for its mode. A
+// service manager gives a credential the mode 0440, where the bit of the group is the mask of
+// an access list that names one user.
+var (
+	Token             = Kind{maxBytes: 4 << 10, old: []string{".token-"}}
+	AccessKeySecret   = Kind{maxBytes: 4 << 10, refused: 0o077, old: []string{".new-secret-"}}
+	KeyringFile       = Kind{maxBytes: 1 << 20, refused: 0o077}
+	KeyringCredential = Kind{maxBytes: 1 << 20, refused: 0o037}
+	Database          = Kind{}
+)
+
+// Read returns the content of the file at path. The error matches [fs.ErrNotExist] when there
+// is none.
+func (k Kind) Read(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() { // do not wait for the writer of a pipe
+		return nil, fmt.Errorf("%s: is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if perm := info.Mode().Perm(); perm&k.refused != 0 && runtime.GOOS != "windows" {
+		return nil, fmt.Errorf("%s: has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", path, perm, path)
+	}
+	content, err := io.ReadAll(io.LimitReader(f, k.maxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > k.maxBytes {
+		return nil, fmt.Errorf("%s: is larger than %d bytes, more than it can need", path, k.maxBytes)
+	}
+	return content, nil
+}
+
+// Check returns why [Kind.Load] would fail, as far as that shows without changing anything. A
+// file that is missing is right when it could be made.
+func (k Kind) Check(path string) error {
+	if _, err := k.Read(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for folder := filepath.Dir(path); ; folder = filepath.Dir(folder) {
+		info, err := os.Stat(folder)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && folder != filepath.Dir(folder):
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s: cannot be made: %s is not a folder", path, folder)
+		default:
+			if err := checkWritable(folder); err != nil {
+				return fmt.Errorf("%s: cannot be made: %s: %w", path, folder, err)
+			}
+			return nil
+		}
+	}
+}
+
+// Load returns the content of the file at path, which it makes with content where it is
+// missing. created says that it did.
+func (k Kind) Load(path string, content func() []byte) (text []byte, created bool, err error) {
+	k.Clean(path)
+	text, err = k.Read(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return text, false, err
+	}
+	err = k.Create(path, content())
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, false, err
+	}
+	created = err == nil
+	text, err = k.Read(path) // ours, or that of a process that was faster
+	return text, created, err
+}
+
+// Create makes the file at path. The error matches [fs.ErrExist] when something is there.
+func (k Kind) Create(path string, content []byte) error {
+	return k.Make(path, func(temp string) error { return write(temp, content) })
+}
+
+// Make is Create for content that something else writes: fill gets the path of an empty file,
+// and leaves it complete and on disk.
+func (k Kind) Make(path string, fill func(temp string) error) error {
+	if err := MakeFolder(filepath.Dir(path)); err != nil {
+		return err
+	}
+	return k.withTemp(path, fill, os.Link)
+}
+
+// replace puts content at path, or where a symbolic link there points to, in place of the file
+// that is there.
+func (k Kind) replace(path string, content []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	return k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename)
+}
+
+// lockPatience is how long to wait for others that make files in the same folder.
+const lockPatience = 2 * time.Second
+
+// withTemp fills a temporary file and publishes it at path.
+func (k Kind) withTemp(path string, fill func(temp string) error, publish func(temp, path string) error) error {
+	folder := filepath.Dir(path)
+	unlock, locked := LockFolder(folder, lockPatience)
+	defer unlock()
+	if locked || leftoverAge > 0 {
+		k.removeLeftovers(path)
+	}
+	f, err := os.CreateTemp(folder, tempPrefix(path)) // mode 0600
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer os.Remove(temp)
+	if err := errors.Join(f.Close(), fill(temp)); err != nil {
+		return err
+	}
+	if err := publish(temp, path); err != nil {
+		return err
+	}
+	return SyncFolder(folder)
+}
+
+func write(temp string, content []byte) error {
+	f, err := os.OpenFile(temp, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Clean removes what a killed process left behind while it made the file at path.
+func (k Kind) Clean(path string) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	unlock, locked := LockFolder(filepath.Dir(path), 0)
+	defer unlock()
+	if locked || leftoverAge > 0 {
+		k.removeLeftovers(path)
+	}
+}
+
+func tempPrefix(path string) string { return "." + filepath.Base(path) + ".new-" }
+
+// removeLeftovers removes temporary files. The caller holds the lock of the folder, so that no
+// process is at work on one.
+func (k Kind) removeLeftovers(path string) {
+	folder, name := filepath.Split(path)
+	prefixes := append([]string{tempPrefix(path), "." + name, name + ".new-"}, k.old...)
+	entries, _ := os.ReadDir(filepath.Clean(folder))
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || leftoverAge > 0 && time.Since(info.ModTime()) < leftoverAge {
+			continue
+		}
+		for _, prefix := range prefixes {
+			// The numbers are random ones of 32 or 63 bits. Short ones may be somebody's names.
+			number, ok := strings.CutPrefix(e.Name(), prefix)
+			if ok && (len(number) >= 6 || prefix == prefixes[0]) && strings.Trim(number, "0123456789") == "" {
+				_ = os.Remove(filepath.Join(folder, e.Name()))
+			}
+		}
+	}
+}
+
+// MakeFolder makes a folder that only its owner can enter, and its parents likewise, where
+// they do not exist. It returns after they are on disk: a file that is synced into a folder
+// that is lost in a crash is lost too.
+func MakeFolder(path string) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := MakeFolder(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		if info, statErr := os.Stat(path); errors.Is(err, fs.ErrExist) && statErr == nil && info.IsDir() {
+			return nil // another process was faster
+		}
+		return err
+	}
+	return SyncFolder(parent)
+}
+
+// SyncFolder puts the entries of a folder on disk. Windows cannot, and need not.
+func SyncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

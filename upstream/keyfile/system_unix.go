@@ -1,0 +1,40 @@
+//go:build unix
+
+package keyfile
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// leftoverAge is how old a temporary file is before it can be a leftover. Zero: with the lock of
+// the folder in hand, any is one.
+const leftoverAge time.Duration = 0
+
+// LockFolder keeps other processes, and other calls of this one, from making files in the
+// folder, until unlock. locked is false, and unlock does nothing, when the folder cannot be
+// locked, or not within that time.
+func LockFolder(folder string, patience time.Duration) (unlock func(), locked bool) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return func() {}, false
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { _ = f.Close() }, true
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR), !time.Now().Before(deadline):
+			_ = f.Close()
+			return func() {}, false
+		}
+	}
+}
+
+// checkWritable returns an error when this process cannot make files in the folder.
+func checkWritable(folder string) error {
+	return unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+}
