@@ -95,6 +95,10 @@ type Error struct {
 	Endpoint   string        // host that answered or did not; may be empty
 	RetryAfter time.Duration // how long the backend asked to wait; zero when it did not say
 	Err        error         // a sentinel
+
+	// Parameter is the parameter of the request that is wrong, and Reason what is wrong with
+	// it, without the words of the KMS API around it. Both may be empty.
+	Parameter, Reason string
 }
 
 // Error returns operation, reference, message, code and where to look, in that order.
@@ -133,12 +137,15 @@ func InvalidParameter(name, reason string) *Error {
 	if reason != "" {
 		msg += ": " + reason
 	}
-	return &Error{Message: msg + ".", Err: ErrInvalidParameter}
+	return &Error{Message: msg + ".", Err: ErrInvalidParameter, Parameter: name, Reason: reason}
 }
 
 // MissingParameter returns an [*Error] that wraps [ErrMissingParameter].
 func MissingParameter(name string) *Error {
-	return &Error{Message: fmt.Sprintf("The parameter %q is needed but not provided.", name), Err: ErrMissingParameter}
+	return &Error{
+		Message: fmt.Sprintf("The parameter %q is needed but not provided.", name), Err: ErrMissingParameter,
+		Parameter: name, Reason: "must not be empty",
+	}
 }
 
 // Wrap returns err with operation and reference filled in, where err is itself an [*Error]

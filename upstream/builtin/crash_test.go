@@ -31,7 +31,7 @@ const crashWriters = 4
 // after it was acknowledged. Each writer adds versions 1, 2, 3… to its secret, moves a label
 // of its own along every third time, and now and then recreates another secret.
 func childWrites(database, keyring string) error {
-	s, err := Open(Options{Database: database, Keyring: keyring, LockTimeout: 10 * time.Second})
+	s, err := Open(Options{Database: database, Keyring: keyring, lockTimeout: 10 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func checkRules(tb testing.TB, s *Store) {
 
 // childReencrypts re-encrypts and says after each batch how far it is.
 func childReencrypts(database, keyring string) error {
-	s, err := Open(Options{Database: database, Keyring: keyring, LockTimeout: 10 * time.Second})
+	s, err := Open(Options{Database: database, Keyring: keyring, lockTimeout: 10 * time.Second})
 	if err != nil {
 		return err
 	}

@@ -140,42 +140,6 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestBadOptions(t *testing.T) {
-	valid := func() Options { return Options{Database: "/nowhere/db", Keyring: "/elsewhere/keys"} }
-	for _, test := range []struct {
-		name   string
-		mutate func(*Options)
-		want   string
-	}{
-		{"no database", func(o *Options) { o.Database = "" }, "Database"},
-		{"no keyring", func(o *Options) { o.Keyring = "" }, "Keyring"},
-		{"the same file", func(o *Options) { o.Keyring = "/nowhere/./db" }, "Keyring"},
-		{"one version", func(o *Options) { o.MaxVersions = 1 }, "MaxVersions"},
-		{"too many versions", func(o *Options) { o.MaxVersions = 101 }, "MaxVersions"},
-		{"a region with a colon", func(o *Options) { o.Region = "a:b" }, "Region"},
-		{"an account with a slash", func(o *Options) { o.AccountID = "a/b" }, "AccountID"},
-		{"a negative wait", func(o *Options) { o.LockTimeout = -1 }, "LockTimeout"},
-		{"a long wait", func(o *Options) { o.LockTimeout = time.Hour }, "LockTimeout"},
-	} {
-		opts := valid()
-		test.mutate(&opts)
-		if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), test.want+":") {
-			t.Errorf("%s: got %v", test.name, err)
-		}
-	}
-	// All problems at once.
-	if _, err := Open(Options{MaxVersions: -1}); err == nil || strings.Count(err.Error(), "\n") != 2 {
-		t.Errorf("got %v", err)
-	}
-	opts := testOptions(t)
-	if err := os.MkdirAll(opts.Database, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), "regular file") {
-		t.Errorf("a folder in the place of the database: %v", err)
-	}
-}
-
 func TestALostKeyringIsNotReplaced(t *testing.T) {
 	opts := testOptions(t)
 	s := mustOpen(t, opts)
@@ -223,7 +187,7 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 
 func TestTwoProcesses(t *testing.T) {
 	opts := testOptions(t)
-	opts.LockTimeout = 100 * time.Millisecond
+	opts.lockTimeout = 100 * time.Millisecond
 	cmd, out := startChild(t, "hold", opts)
 	killed := false
 	defer func() {
@@ -246,11 +210,11 @@ func TestTwoProcesses(t *testing.T) {
 		t.Errorf("unclear: %v", err)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { _ = cmd.Process.Kill() })
-	opts.LockTimeout = 10 * time.Second
+	opts.lockTimeout = 10 * time.Second
 	mustOpen(t, opts) // waits for the other to go
 	_ = cmd.Wait()
 	killed = true
-	_, err = Open(Options{Database: opts.Database, Keyring: opts.Keyring, LockTimeout: time.Millisecond})
+	_, err = Open(Options{Database: opts.Database, Keyring: opts.Keyring, lockTimeout: time.Millisecond})
 	wantErr(t, err, ErrLocked) // also within one process
 }
 

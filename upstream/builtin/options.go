@@ -1,12 +1,18 @@
 package builtin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"time"
+
+	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Options says where a [Store] keeps its files. Database and Keyring are required; the zero
@@ -28,13 +34,9 @@ type Options struct {
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 
-	// Region and AccountID appear in ARNs; empty means "local" and "0".
-	Region    string
-	AccountID string
-
-	// LockTimeout is how long [Open] waits for another process to release the database,
-	// at most a minute; zero means one second.
-	LockTimeout time.Duration
+	// Seed is what [Open] creates where it is missing, for demonstrations and tests; see
+	// [Store.Seed].
+	Seed []upstream.CreateSecretInput
 
 	// Logger receives warnings and what happens in the background, never a value.
 	// Nil discards.
@@ -43,53 +45,71 @@ type Options struct {
 	// Now is the clock; nil means [time.Now]. It decides about creation times and
 	// deletion windows. [Store.Run] sleeps in real time.
 	Now func() time.Time
+
+	// lockTimeout is how long Open waits for another process to release the database; zero
+	// means one second.
+	lockTimeout time.Duration
 }
 
-func (o Options) withDefaults() (Options, error) {
-	var problems []error
-	bad := func(field, format string, args ...any) {
-		problems = append(problems, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
-	}
+// Validate checks everything that [Open] checks without creating a file, and returns
+// [upstream.OptionErrors] with keys below upstream.local. It reads the keyring where it exists.
+func (o Options) Validate() error {
+	var problems upstream.OptionErrors
 	if o.Database == "" {
-		bad("Database", "is needed: the path of the database file")
+		problems.Addf("database", "", "must be set: the path of the database file")
+	} else if st, err := os.Stat(o.Database); err == nil && !st.Mode().IsRegular() {
+		problems.Addf("database", o.Database, "must be a regular file")
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		problems.Add("database", err)
 	}
 	if o.Keyring == "" {
-		bad("Keyring", "is needed: the path of the key file, on another volume than the database where possible")
+		problems.Addf("keyring", "", "must be set: the path of the key file, on another volume than the database where possible")
+	} else if o.Database != "" && filepath.Clean(o.Database) == filepath.Clean(o.Keyring) {
+		problems.Addf("keyring", o.Keyring, "must be another file than database")
+	} else if _, err := newKeys(keyfile.ReadKeyring(o.Keyring, o.KeyringIsCredential)); errors.Is(err, fs.ErrNotExist) {
+		problems.Add("keyring", keyfile.KeyringFile.Check(o.Keyring)) // made where it is missing
+	} else {
+		problems.Add("keyring", err)
 	}
-	if o.Database != "" && filepath.Clean(o.Database) == filepath.Clean(o.Keyring) {
-		bad("Keyring", "must be another file than Database")
+	if o.MaxVersions != 0 && (o.MaxVersions < 2 || o.MaxVersions > 100) {
+		problems.Addf("maxVersions", strconv.Itoa(o.MaxVersions), "must be in the range 2 to 100")
 	}
-	if o.MaxVersions == 0 {
-		o.MaxVersions = 10
+	for i, in := range o.Seed {
+		validateSeed(&problems, fmt.Sprintf("seed[%d]", i), in)
 	}
-	if o.MaxVersions < 2 || o.MaxVersions > 100 {
-		bad("MaxVersions", "%d is not in the range 2 to 100", o.MaxVersions)
+	return problems.Err()
+}
+
+// validateSeed adds what is wrong with a secret of the seed, in the words of agent.yaml.
+func validateSeed(problems *upstream.OptionErrors, key string, in upstream.CreateSecretInput) {
+	var e *upstream.Error
+	if !errors.As(in.Validate(), &e) {
+		return
 	}
-	if o.Region == "" {
-		o.Region = "local"
-	}
-	if o.AccountID == "" {
-		o.AccountID = "0"
-	}
-	for _, part := range []struct{ field, value string }{{"Region", o.Region}, {"AccountID", o.AccountID}} {
-		if strings.ContainsAny(part.value, ":/ ") {
-			bad(part.field, "%q must not contain ':', '/' or a space: it is part of an ARN", part.value)
+	switch e.Parameter {
+	case "SecretName":
+		problems.Addf(key+".name", string(in.SecretName), "%s", e.Reason)
+	case "VersionId":
+		problems.Addf(key+".versionId", string(in.VersionID), "%s", e.Reason)
+	case "SecretData":
+		reason := e.Reason
+		if n := in.SecretData.Len(); n < 1 || n > upstream.MaxSecretDataLen {
+			reason = fmt.Sprintf("must have 1 to %d bytes, these are %d", upstream.MaxSecretDataLen, n)
 		}
+		problems.Addf(key+".data", "", "%s", reason)
+	default:
+		problems.Add(key, e)
 	}
-	if o.LockTimeout == 0 {
-		o.LockTimeout = time.Second
-	}
-	if o.LockTimeout < 0 || o.LockTimeout > time.Minute {
-		bad("LockTimeout", "%s is not in the range 0 to 1m", o.LockTimeout)
-	}
+}
+
+func (o Options) withDefaults() Options {
+	o.MaxVersions = cmp.Or(o.MaxVersions, 10)
+	o.lockTimeout = cmp.Or(o.lockTimeout, time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if len(problems) > 0 {
-		return o, fmt.Errorf("local backend: %w", errors.Join(problems...))
-	}
-	return o, nil
+	return o
 }

@@ -33,6 +33,8 @@ type record struct {
 	key           uint32
 	description   string
 	tags          []upstream.Tag // sorted by key, each key once
+
+	sealedBy uint32 // the key that the record was read with; not part of it
 }
 
 const recordFormat = 1

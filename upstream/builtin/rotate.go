@@ -31,18 +31,9 @@ func (s *Store) Keys() ([]Key, error) {
 	var out []Key
 	err := s.view(context.Background(), "Keys", upstream.SecretRef{}, func(t *tx) error {
 		secrets, values := map[uint32]int{}, map[uint32]int{}
-		bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
-		if err != nil {
-			return err
-		}
 		// Also secrets that wait to be purged: their keys are still needed.
-		err = bucket.ForEach(func(name, sealed []byte) error {
-			r, err := t.openRecord(upstream.SecretName(name), sealed)
-			if err != nil {
-				return err
-			}
-			id, _ := sealKey(sealed)
-			secrets[id]++
+		err := t.eachStored(context.Background(), func(_ upstream.SecretName, r *record) error {
+			secrets[r.sealedBy]++
 			for i := range r.versions {
 				values[r.versions[i].keyID]++
 			}
@@ -120,12 +111,8 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 // missingKeys returns the keys that the database has seen and the keyring does not hold, or
 // holds disabled. A key that the keyring does hold must be the same key.
 func (t *tx) missingKeys() (map[uint32]bool, error) {
-	bucket := t.bolt.Bucket(bucketKeys)
-	if bucket == nil {
-		return nil, damaged("it has no bucket %q", bucketKeys)
-	}
 	missing := map[uint32]bool{}
-	err := bucket.ForEach(func(key, _ []byte) error {
+	err := t.bolt.Bucket(bucketKeys).ForEach(func(key, _ []byte) error {
 		if len(key) != 4 {
 			return damaged("its list of keys has an entry that is none")
 		}
@@ -142,11 +129,7 @@ func (t *tx) missingKeys() (map[uint32]bool, error) {
 
 // keySeen returns when the database first saw a key; zero when it has not.
 func (t *tx) keySeen(id uint32) (time.Time, error) {
-	bucket := t.bolt.Bucket(bucketKeys)
-	if bucket == nil {
-		return time.Time{}, damaged("it has no bucket %q", bucketKeys)
-	}
-	sealed := bucket.Get(binary.BigEndian.AppendUint32(nil, id))
+	sealed := t.bolt.Bucket(bucketKeys).Get(binary.BigEndian.AppendUint32(nil, id))
 	if sealed == nil || t.keys.aead(id) == nil {
 		return time.Time{}, nil
 	}
@@ -162,20 +145,11 @@ func (t *tx) keySeen(id uint32) (time.Time, error) {
 
 // noteKey seals a note with a key that the database has not seen before.
 func (t *tx) noteKey(id uint32) error {
-	bucket := t.bolt.Bucket(bucketKeys)
-	if bucket == nil {
-		return damaged("it has no bucket %q", bucketKeys)
-	}
-	key := binary.BigEndian.AppendUint32(nil, id)
+	bucket, key := t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, id)
 	if bucket.Get(key) != nil {
 		return nil
 	}
-	sealed, err := t.keys.seal(id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), keyAssociatedData(id))
-	if err != nil {
-		return err
-	}
-	t.writes++
-	return bucket.Put(key, sealed)
+	return t.put(bucket, key, id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), keyAssociatedData(id))
 }
 
 // noteKeys notes the enabled keys of the keyring that the database has not seen, and forgets
@@ -191,8 +165,7 @@ func (s *Store) noteKeys(forgotten []uint32) error {
 			}
 		}
 		for _, id := range forgotten {
-			t.writes++
-			if err := t.bolt.Bucket(bucketKeys).Delete(binary.BigEndian.AppendUint32(nil, id)); err != nil {
+			if err := t.delete(t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, id)); err != nil {
 				return err
 			}
 		}
@@ -219,21 +192,15 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 	const op = "Reencrypt"
 	total := 0
 	if err := s.view(ctx, op, upstream.SecretRef{}, func(t *tx) error {
-		bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
-		if err == nil {
-			total = bucket.Stats().KeyN
-		}
-		return err
+		total = t.secrets.Stats().KeyN
+		return nil
 	}); err != nil {
 		return err
 	}
-	var (
-		done  int
-		after []byte // the last name that is done
-	)
+	done := 0
+	var last upstream.SecretName // that is done
 	for more := true; more; {
-		var last []byte
-		var count int
+		after, count := last, 0
 		err := s.write(ctx, op, upstream.SecretRef{}, func(t *tx) (err error) {
 			last, count, more, err = t.reencrypt(after)
 			return err
@@ -241,7 +208,6 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 		if err != nil {
 			return err
 		}
-		after = last
 		done += count
 		if progress != nil {
 			progress(done, max(total, done))
@@ -252,49 +218,50 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 }
 
 // reencrypt brings the secrets behind after under the primary key, until the batch is full.
-func (t *tx) reencrypt(after []byte) (last []byte, count int, more bool, err error) {
-	bucket, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return nil, 0, false, err
-	}
-	// The cursor is placed anew for each secret: a write may move what it points to.
+func (t *tx) reencrypt(after upstream.SecretName) (last upstream.SecretName, count int, more bool, err error) {
 	last = after
 	for size := 0; size < reencryptBatch; count++ {
-		key, sealed := bucket.Cursor().Seek(append(append([]byte(nil), last...), 0))
+		// The cursor is placed anew for each secret: a write may move what it points to.
+		key, sealed := t.secrets.Cursor().Seek(valueKey(last, ""))
 		if key == nil {
 			return last, count, false, nil
 		}
-		name := upstream.SecretName(key)
-		last = []byte(name)
-		r, err := t.openRecord(name, sealed)
+		last = upstream.SecretName(key)
+		r, err := t.openRecord(last, sealed)
 		if err != nil {
-			return nil, 0, false, err
+			return "", 0, false, err
 		}
-		id, _ := sealKey(sealed)
-		current := id == t.keys.primary && r.key == 0
-		r.key = 0
-		for i := range r.versions {
-			v := &r.versions[i]
-			if v.keyID == t.keys.primary {
-				continue
-			}
-			current = false
-			data, err := t.value(name, v)
-			if err != nil {
-				return nil, 0, false, err
-			}
-			size += len(data)
-			if err := t.putValue(name, r, v, data); err != nil {
-				return nil, 0, false, err
-			}
+		n, err := t.reencryptSecret(last, r)
+		if err != nil {
+			return "", 0, false, err
 		}
-		size += 512 // the record, and that looking costs something too
-		if current {
-			continue
-		}
-		if err := t.putRecord(name, r); err != nil {
-			return nil, 0, false, err
-		}
+		size += n + 512 // the record, and that looking costs something too
 	}
 	return last, count, true, nil
+}
+
+// reencryptSecret brings one secret under the primary key and returns how many bytes of values
+// it has rewritten.
+func (t *tx) reencryptSecret(name upstream.SecretName, r *record) (size int, err error) {
+	current := r.sealedBy == t.keys.primary && r.key == 0
+	r.key = 0
+	for i := range r.versions {
+		v := &r.versions[i]
+		if v.keyID == t.keys.primary {
+			continue
+		}
+		current = false
+		data, err := t.value(name, v)
+		if err != nil {
+			return 0, err
+		}
+		size += len(data)
+		if err := t.putValue(name, r, v, data); err != nil {
+			return 0, err
+		}
+	}
+	if current {
+		return size, nil
+	}
+	return size, t.putRecord(name, r)
 }

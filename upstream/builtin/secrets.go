@@ -1,23 +1,12 @@
 package builtin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"secretagent/upstream"
-)
-
-// Limits of the KMS API.
-const (
-	maxSecretData  = 30720 // bytes
-	maxDescription = 256   // characters
-
-	minRecoveryDays     = 7
-	maxRecoveryDays     = 30
-	defaultRecoveryDays = 30
 )
 
 // CreateSecret makes a secret with a first version that carries ACSCurrent. Only generic
@@ -31,8 +20,8 @@ func (s *Store) CreateSecret(ctx context.Context, in upstream.CreateSecretInput)
 	const op = "CreateSecret"
 	ref := secretRef(in.SecretName)
 	first := version{id: in.VersionID, binary: in.SecretDataType == upstream.DataTypeBinary}
-	tags, err := checkCreate(in)
-	if err != nil {
+	tags, err := mergeTags(nil, in.Tags)
+	if err := cmp.Or(in.Validate(), err); err != nil {
 		return upstream.SecretMetadata{}, refer(err, op, ref)
 	}
 	key := uint32(0)
@@ -87,76 +76,6 @@ func (s *Store) CreateSecret(ctx context.Context, in upstream.CreateSecretInput)
 	return created, nil
 }
 
-// checkCreate checks everything about a request that can be told without the database. It
-// returns the tags as a record keeps them.
-func checkCreate(in upstream.CreateSecretInput) ([]upstream.Tag, error) {
-	if err := in.SecretName.Validate(); err != nil {
-		return nil, err
-	}
-	if err := in.VersionID.Validate(); err != nil {
-		return nil, err
-	}
-	switch in.SecretType {
-	case "", upstream.SecretTypeGeneric:
-	case "Rds", "Redis", "RAMCredentials", "ECS", "PolarDB":
-		return nil, &upstream.Error{
-			Message: "SecretType " + in.SecretType + " is rotated by the cloud; the built-in backend keeps Generic secrets only",
-			Err:     upstream.ErrUnsupported,
-		}
-	default:
-		return nil, upstream.InvalidParameter("SecretType", "it must be Generic")
-	}
-	if strings.HasPrefix(string(in.SecretName), "acs/") {
-		return nil, upstream.InvalidParameter("SecretName", "the name of a Generic secret must not start with acs/")
-	}
-	if err := checkData(in.SecretData, in.SecretDataType); err != nil {
-		return nil, err
-	}
-	if err := checkDescription(in.Description); err != nil {
-		return nil, err
-	}
-	switch {
-	case in.DKMSInstanceID != "":
-		return nil, upstream.InvalidParameter("DKMSInstanceId", "the built-in backend has no KMS instances; leave it out")
-	case in.EnableAutomaticRotation:
-		return nil, upstream.InvalidParameter("EnableAutomaticRotation", "a Generic secret is not rotated by the service")
-	case in.RotationInterval != "":
-		return nil, upstream.InvalidParameter("RotationInterval", "a Generic secret is not rotated by the service")
-	case in.Policy != "":
-		return nil, upstream.InvalidParameter("Policy", "the built-in backend has no secret policies; use the access keys of its API")
-	}
-	if err := checkTags(in.Tags); err != nil {
-		return nil, err
-	}
-	return mergeTags(nil, in.Tags)
-}
-
-func checkData(data upstream.SecretData, dataType string) error {
-	switch {
-	case data.Len() == 0:
-		return upstream.MissingParameter("SecretData")
-	case data.Len() > maxSecretData:
-		return upstream.InvalidParameter("SecretData", fmt.Sprintf("it has %d bytes, at most %d are allowed", data.Len(), maxSecretData))
-	case !utf8.Valid(data.Reveal()):
-		return upstream.InvalidParameter("SecretData", "it is not valid UTF-8; encode it with base64 and set SecretDataType to binary")
-	}
-	switch dataType {
-	case "", upstream.DataTypeText, upstream.DataTypeBinary:
-		return nil
-	}
-	return upstream.InvalidParameter("SecretDataType", "it must be text or binary")
-}
-
-func checkDescription(text string) error {
-	if !utf8.ValidString(text) {
-		return upstream.InvalidParameter("Description", "it is not valid UTF-8")
-	}
-	if n := utf8.RuneCountInString(text); n > maxDescription {
-		return upstream.InvalidParameter("Description", fmt.Sprintf("it has %d characters, at most %d are allowed", n, maxDescription))
-	}
-	return nil
-}
-
 // DescribeSecret returns metadata; tags only when asked for. A secret that is scheduled for
 // deletion can be described.
 func (s *Store) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
@@ -177,7 +96,7 @@ func (s *Store) DescribeSecret(ctx context.Context, name upstream.SecretName, fe
 
 func (s *Store) metadata(name upstream.SecretName, r *record, fetchTags bool) upstream.SecretMetadata {
 	m := upstream.SecretMetadata{
-		ARN:         "acs:kms:" + s.opts.Region + ":" + s.opts.AccountID + ":secret/" + string(name),
+		ARN:         "acs:kms:local:0:secret/" + string(name),
 		SecretName:  name,
 		SecretType:  upstream.SecretTypeGeneric,
 		Description: r.description,
@@ -202,14 +121,7 @@ func unixTime(seconds int64) time.Time { return time.Unix(seconds, 0).UTC() }
 // nothing.
 func (s *Store) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput) error {
 	const op = "UpdateSecret"
-	err := in.SecretName.Validate()
-	if err == nil && len(in.CustomData) > 0 {
-		err = upstream.InvalidParameter("ExtendedConfig.CustomData", "a Generic secret has none")
-	}
-	if err == nil && in.Description != nil {
-		err = checkDescription(*in.Description)
-	}
-	if err != nil {
+	if err := in.Validate(); err != nil {
 		return refer(err, op, secretRef(in.SecretName))
 	}
 	if in.Description == nil {
@@ -235,16 +147,8 @@ func (s *Store) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput)
 func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
 	const op = "DeleteSecret"
 	ref := secretRef(in.SecretName)
-	if err := in.SecretName.Validate(); err != nil {
+	if err := in.Validate(); err != nil {
 		return time.Time{}, refer(err, op, ref)
-	}
-	days := in.RecoveryWindowInDays
-	if days == 0 {
-		days = defaultRecoveryDays
-	}
-	if !in.ForceDeleteWithoutRecovery && (days < minRecoveryDays || days > maxRecoveryDays) {
-		return time.Time{}, refer(upstream.InvalidParameter("RecoveryWindowInDays",
-			fmt.Sprintf("%d is not in the range %d to %d", days, minRecoveryDays, maxRecoveryDays)), op, ref)
 	}
 	var planned time.Time
 	err := s.write(ctx, op, ref, func(t *tx) error {
@@ -259,7 +163,7 @@ func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput)
 		if r.pending() {
 			return errPending(in.SecretName, r)
 		}
-		r.plannedDelete = t.now + int64(days)*24*60*60
+		r.plannedDelete = t.now + int64(in.Window()/time.Second)
 		r.updated = t.now
 		if err := t.putRecord(in.SecretName, r); err != nil {
 			return err
@@ -303,11 +207,7 @@ func (s *Store) RestoreSecret(ctx context.Context, name upstream.SecretName) err
 // RotateSecret fails with [upstream.ErrUnsupported]: the service rotates managed secrets only,
 // and all secrets here are generic.
 func (s *Store) RotateSecret(ctx context.Context, name upstream.SecretName, id upstream.VersionID) error {
-	err := name.Validate()
-	if err == nil {
-		err = id.Validate()
-	}
-	return s.refuseRotation(ctx, "RotateSecret", name, err)
+	return s.refuseRotation(ctx, "RotateSecret", name, cmp.Or(name.Validate(), id.Validate()))
 }
 
 // UpdateSecretRotationPolicy fails with [upstream.ErrUnsupported], as RotateSecret does.
@@ -325,4 +225,13 @@ func (s *Store) refuseRotation(ctx context.Context, op string, name upstream.Sec
 		}
 		return &upstream.Error{Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.", Err: upstream.ErrUnsupported}
 	})
+}
+
+// GetRandomPassword draws a password: every password that fits the request is equally likely.
+func (s *Store) GetRandomPassword(ctx context.Context, in upstream.RandomPasswordInput) (upstream.SecretData, error) {
+	if err := ctx.Err(); err != nil {
+		return upstream.SecretData{}, err
+	}
+	password, err := in.Draw()
+	return password, refer(err, "GetRandomPassword", upstream.SecretRef{})
 }

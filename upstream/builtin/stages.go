@@ -7,9 +7,6 @@ import (
 	"secretagent/upstream"
 )
 
-// maxLabels is how many labels a secret carries, the built-in ones included.
-const maxLabels = 8
-
 // versionSet is the versions of one secret and the labels on them. It knows the rules and
 // nothing else: no storage, no time. A method that returns an error may have changed the set;
 // the caller drops it then.
@@ -110,8 +107,8 @@ func (s *versionSet) set(stage upstream.VersionStage, id upstream.VersionID) {
 }
 
 func (s *versionSet) checkLabels() error {
-	if len(s.labels) > maxLabels {
-		return limitExceeded("a secret has at most %d labels, ACSCurrent and ACSPrevious included; remove one first", maxLabels)
+	if len(s.labels) > upstream.MaxVersionStages {
+		return limitExceeded("a secret has at most %d labels, ACSCurrent and ACSPrevious included; remove one first", upstream.MaxVersionStages)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func brokenRules(s *versionSet, limit int) (problems []string) {
 	if len(s.versions) > limit {
 		problems = append(problems, fmt.Sprintf("it has %d versions", len(s.versions)))
 	}
-	if len(s.labels) > maxLabels {
+	if len(s.labels) > upstream.MaxVersionStages {
 		problems = append(problems, fmt.Sprintf("it has %d labels", len(s.labels)))
 	}
 	for i, l := range s.labels {

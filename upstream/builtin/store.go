@@ -73,10 +73,10 @@ var (
 // is not what was written; with [ErrKeyLost] when the keyring lacks a key that is in use, also
 // when it is missing altogether while there are secrets.
 func Open(opts Options) (*Store, error) {
-	opts, err := opts.withDefaults()
-	if err != nil {
+	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
+	opts = opts.withDefaults()
 	keyfile.KeyringFile.Clean(opts.Keyring)
 	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +93,7 @@ func Open(opts Options) (*Store, error) {
 		writerDone: make(chan struct{}),
 	}
 	s.schedule.changed = make(chan struct{}, 1)
-	if s.db, s.file, err = openDatabase(opts.Database, opts.LockTimeout); err != nil {
+	if s.db, s.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
 	}
 	s.update = s.db.Update
@@ -102,7 +102,27 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.warn()
 	go s.writeLoop()
+	if err := s.Seed(context.Background(), opts.Seed); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
+}
+
+// Seed creates secrets that are missing and leaves all others alone, whatever their values.
+func (s *Store) Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error {
+	for i, in := range secrets {
+		_, err := s.CreateSecret(ctx, in)
+		switch {
+		case err == nil:
+			s.log.Info("seeded", "secret", string(in.SecretName), "version", string(in.VersionID))
+		case errors.Is(err, upstream.ErrExists):
+		case errors.Is(err, upstream.ErrPendingDeletion):
+			s.log.Warn("not seeded: the secret is scheduled for deletion", "secret", string(in.SecretName), "hint", "secretagent secret restore "+string(in.SecretName))
+		default:
+			return fmt.Errorf("seed[%d]: %w", i, err)
+		}
+	}
+	return nil
 }
 
 // Format prints where the store is, for every verb. Otherwise fmt would, for some verbs, follow
@@ -113,21 +133,19 @@ func (s *Store) Format(f fmt.State, _ rune) {
 
 // load makes the keyring usable with this database and checks every secret.
 func (s *Store) load(keyring *keys) error {
-	if keyring == nil {
-		// No write transaction runs yet, and there is no key to open anything with: only look.
-		var used bool
-		err := s.transact(s.db.View, func(t *tx) error {
-			secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-			if err != nil {
-				return err
-			}
-			first, _ := secrets.Cursor().First()
-			used = first != nil
-			return nil
-		})
-		if err != nil {
+	used := false
+	err := s.transact(s.db.View, func(t *tx) error {
+		if err := verifyFormat(t); err != nil {
 			return err
 		}
+		first, _ := t.secrets.Cursor().First()
+		used = first != nil
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if keyring == nil {
 		if used {
 			return &upstream.Error{
 				Message: fmt.Sprintf("holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring),
@@ -144,7 +162,7 @@ func (s *Store) load(keyring *keys) error {
 	}
 	s.keys.Store(keyring)
 	var forgotten []uint32
-	err := s.transact(s.db.View, func(t *tx) (err error) {
+	err = s.transact(s.db.View, func(t *tx) (err error) {
 		forgotten, err = s.verify(t)
 		return err
 	})

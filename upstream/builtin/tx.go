@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -14,11 +16,10 @@ import (
 
 // tx is one transaction, with the secrets decrypted on their way in and out.
 type tx struct {
-	bolt *bbolt.Tx
-	keys *keys
-	now  int64 // Unix seconds; one moment for everything an operation does
-
-	secretsBucket, valuesBucket *bbolt.Bucket // looked up on first use
+	bolt            *bbolt.Tx
+	secrets, values *bbolt.Bucket
+	keys            *keys
+	now             int64 // Unix seconds; one moment for everything an operation does
 
 	// What the operations of a write transaction did.
 	writes  int                           // changes of the database so far
@@ -48,7 +49,7 @@ func (s *Store) transact(begin func(func(*bbolt.Tx) error) error, fn func(*tx) e
 	}()
 	return begin(func(b *bbolt.Tx) error {
 		began, writable = true, b.Writable()
-		return fn(&tx{bolt: b, keys: s.keys.Load(), now: s.now()})
+		return fn(&tx{bolt: b, secrets: b.Bucket(bucketSecrets), values: b.Bucket(bucketValues), keys: s.keys.Load(), now: s.now()})
 	})
 }
 
@@ -101,11 +102,7 @@ func errPending(name upstream.SecretName, r *record) error {
 
 // stored returns the record in the database, nil when there is none.
 func (t *tx) stored(name upstream.SecretName) (*record, error) {
-	secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return nil, err
-	}
-	sealed := secrets.Get([]byte(name))
+	sealed := t.secrets.Get([]byte(name))
 	if sealed == nil {
 		return nil, nil
 	}
@@ -121,16 +118,13 @@ func (t *tx) openRecord(name upstream.SecretName, sealed []byte) (*record, error
 	if err != nil {
 		return nil, damaged("the metadata of secret %q is %v", name, err)
 	}
+	r.sealedBy, _ = sealKey(sealed)
 	return r, nil
 }
 
 // value returns the bytes of a version.
 func (t *tx) value(name upstream.SecretName, v *version) ([]byte, error) {
-	values, err := t.bucket(&t.valuesBucket, bucketValues)
-	if err != nil {
-		return nil, err
-	}
-	sealed := values.Get(valueKey(name, v.id))
+	sealed := t.values.Get(valueKey(name, v.id))
 	if sealed == nil {
 		return nil, damaged("the value of secret %q, version %q is missing", name, v.id)
 	}
@@ -164,42 +158,34 @@ func (t *tx) keyFor(r *record) uint32 {
 	return t.keys.primary
 }
 
-// putRecord stores r.
-func (t *tx) putRecord(name upstream.SecretName, r *record) error {
-	secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return err
-	}
-	sealed, err := t.keys.seal(t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name))
+// put stores plain, sealed with key id.
+func (t *tx) put(bucket *bbolt.Bucket, key []byte, id uint32, plain, associatedData []byte) error {
+	sealed, err := t.keys.seal(id, plain, associatedData)
 	if err != nil {
 		return err
 	}
 	t.writes++
-	return secrets.Put([]byte(name), sealed)
+	return bucket.Put(key, sealed)
+}
+
+func (t *tx) delete(bucket *bbolt.Bucket, key []byte) error {
+	t.writes++
+	return bucket.Delete(key)
+}
+
+// putRecord stores r.
+func (t *tx) putRecord(name upstream.SecretName, r *record) error {
+	return t.put(t.secrets, []byte(name), t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name))
 }
 
 // putValue stores the bytes of version v and notes in v which key sealed them.
 func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []byte) error {
-	values, err := t.bucket(&t.valuesBucket, bucketValues)
-	if err != nil {
-		return err
-	}
 	v.keyID = t.keyFor(r)
-	sealed, err := t.keys.seal(v.keyID, data, valueAssociatedData(name, v.id, v.dataType()))
-	if err != nil {
-		return err
-	}
-	t.writes++
-	return values.Put(valueKey(name, v.id), sealed)
+	return t.put(t.values, valueKey(name, v.id), v.keyID, data, valueAssociatedData(name, v.id, v.dataType()))
 }
 
 func (t *tx) deleteValue(name upstream.SecretName, id upstream.VersionID) error {
-	values, err := t.bucket(&t.valuesBucket, bucketValues)
-	if err != nil {
-		return err
-	}
-	t.writes++
-	return values.Delete(valueKey(name, id))
+	return t.delete(t.values, valueKey(name, id))
 }
 
 // remove deletes a secret with all its versions.
@@ -209,13 +195,8 @@ func (t *tx) remove(name upstream.SecretName, r *record) error {
 			return err
 		}
 	}
-	secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return err
-	}
-	t.writes++
 	t.plan(name, 0)
-	return secrets.Delete([]byte(name))
+	return t.delete(t.secrets, []byte(name))
 }
 
 // change notes that readers of the secret see something else after the commit.
@@ -229,37 +210,43 @@ func (t *tx) plan(name upstream.SecretName, at int64) {
 	t.planned[name] = at
 }
 
-func (t *tx) bucket(cached **bbolt.Bucket, name []byte) (*bbolt.Bucket, error) {
-	if *cached == nil {
-		if *cached = t.bolt.Bucket(name); *cached == nil {
-			return nil, damaged("it has no bucket %q", name)
-		}
-	}
-	return *cached, nil
-}
-
 // each calls fn for every secret whose deletion window has not passed, by name. It stops with
 // the error of fn, or the context's.
 func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) error) error {
-	secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return err
-	}
-	cursor := secrets.Cursor()
-	for key, sealed := cursor.First(); key != nil; key, sealed = cursor.Next() {
+	return t.eachStored(ctx, func(name upstream.SecretName, r *record) error {
+		if r.gone(t.now) {
+			return nil
+		}
+		return fn(name, r)
+	})
+}
+
+// eachStored is each for all secrets, also those that wait to be purged.
+func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *record) error) error {
+	return t.secrets.ForEach(func(key, sealed []byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		name := upstream.SecretName(key)
-		r, err := t.openRecord(name, sealed)
+		r, err := t.openRecord(upstream.SecretName(key), sealed)
 		if err != nil {
 			return err
 		}
-		if r.gone(t.now) {
-			continue
-		}
-		if err := fn(name, r); err != nil {
-			return err
+		return fn(upstream.SecretName(key), r)
+	})
+}
+
+// verifyFormat checks that the file is one of ours, with all its buckets.
+func verifyFormat(t *tx) error {
+	format := t.bolt.Bucket(bucketFormat)
+	if format == nil {
+		return errors.New("is a bbolt file, but not a secretagent database")
+	}
+	if v := format.Get(formatKey); !bytes.Equal(v, formatValue) {
+		return fmt.Errorf("has format %q, of which this program knows nothing; it reads format %q", v, formatValue)
+	}
+	for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
+		if t.bolt.Bucket(name) == nil {
+			return damaged("it has no bucket %q", name)
 		}
 	}
 	return nil
@@ -269,65 +256,50 @@ func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) err
 // there, and there are no others. It fills the schedule of deletions. It returns the keys that
 // the database has seen but neither uses nor finds in the keyring any more.
 func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
-	format := t.bolt.Bucket(bucketFormat)
-	if format == nil {
-		return nil, errors.New("is a bbolt file, but not a secretagent database")
-	}
-	if v := format.Get(formatKey); !bytes.Equal(v, formatValue) {
-		return nil, fmt.Errorf("has format %q, of which this program knows nothing; it reads format %q", v, formatValue)
-	}
 	missing, err := t.missingKeys()
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := t.bucket(&t.secretsBucket, bucketSecrets)
-	if err != nil {
-		return nil, err
-	}
-	values, err := t.bucket(&t.valuesBucket, bucketValues)
-	if err != nil {
-		return nil, err
-	}
 	// Both buckets are in the order of names, so one walk through each is enough.
-	valueCursor := values.Cursor()
-	valueKey, _ := valueCursor.First()
-	secretCursor := secrets.Cursor()
-	for key, sealed := secretCursor.First(); key != nil; key, sealed = secretCursor.Next() {
+	values := t.values.Cursor()
+	next, _ := values.First()
+	err = t.secrets.ForEach(func(key, sealed []byte) error {
 		name := upstream.SecretName(key)
 		if id, ok := sealKey(sealed); ok && missing[id] {
-			return nil, s.errKeyLost(id, name)
+			return s.errKeyLost(id, name)
 		}
 		r, err := t.openRecord(name, sealed)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		prefix := append(bytes.Clone(key), 0)
+		prefix := valueKey(name, "")
 		found := 0
-		for ; bytes.HasPrefix(valueKey, prefix); valueKey, _ = valueCursor.Next() {
-			if r.find(upstream.VersionID(valueKey[len(prefix):])) < 0 {
-				return nil, damaged("secret %q has a value too many", name)
+		for ; bytes.HasPrefix(next, prefix); next, _ = values.Next() {
+			if r.find(upstream.VersionID(next[len(prefix):])) < 0 {
+				return damaged("secret %q has a value too many", name)
 			}
 			found++
 		}
 		if _, ok := r.holder(upstream.ACSCurrent); !ok || found != len(r.versions) {
-			return nil, damaged("a value of secret %q is missing", name)
+			return damaged("a value of secret %q is missing", name)
 		}
 		for i := range r.versions {
 			if id := r.versions[i].keyID; t.keys.aead(id) == nil {
-				return nil, s.errKeyLost(id, name)
+				return s.errKeyLost(id, name)
 			}
 		}
 		if r.pending() {
 			s.schedule.set(name, r.plannedDelete)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if valueKey != nil {
+	if next != nil {
 		return nil, damaged("it holds a value that belongs to no secret")
 	}
-	for id := range missing {
-		forgotten = append(forgotten, id)
-	}
-	return forgotten, nil
+	return slices.Collect(maps.Keys(missing)), nil
 }
 
 func (s *Store) errKeyLost(id uint32, name upstream.SecretName) error {

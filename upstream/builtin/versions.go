@@ -83,13 +83,13 @@ func newRequestID() string {
 func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
 	const op = "PutSecretValue"
 	ref := upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}
-	stages, err := checkPut(in)
-	if err != nil {
+	if err := in.Validate(); err != nil {
 		return upstream.SecretVersion{}, refer(err, op, ref)
 	}
+	stages := slices.Clone(in.Stages()) // the caller may leave while the write goes on
 	isBinary := in.SecretDataType == upstream.DataTypeBinary
 	var out upstream.SecretVersion
-	err = s.write(ctx, op, ref, func(t *tx) error {
+	err := s.write(ctx, op, ref, func(t *tx) error {
 		r, err := t.live(in.SecretName)
 		if err != nil {
 			return err
@@ -139,35 +139,6 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 	return out, nil
 }
 
-// checkPut checks everything about a request that can be told without the database. It
-// returns the labels, defaults filled in, in a slice of its own.
-func checkPut(in upstream.PutSecretValueInput) ([]upstream.VersionStage, error) {
-	if err := in.SecretName.Validate(); err != nil {
-		return nil, err
-	}
-	if err := in.VersionID.Validate(); err != nil {
-		return nil, err
-	}
-	if err := checkData(in.SecretData, in.SecretDataType); err != nil {
-		return nil, err
-	}
-	if in.VersionStages == nil {
-		return []upstream.VersionStage{upstream.ACSCurrent}, nil
-	}
-	if len(in.VersionStages) == 0 {
-		return nil, upstream.InvalidParameter("VersionStages", "the list is empty; leave it out for ACSCurrent")
-	}
-	if len(in.VersionStages) > maxLabels {
-		return nil, limitExceeded("a secret has at most %d labels; VersionStages names %d", maxLabels, len(in.VersionStages))
-	}
-	for _, stage := range in.VersionStages {
-		if err := stage.Validate(); err != nil {
-			return nil, err
-		}
-	}
-	return slices.Clone(in.VersionStages), nil
-}
-
 // version returns what is told about a version.
 func (r *record) version(v *version) upstream.SecretVersion {
 	return upstream.SecretVersion{VersionID: v.id, CreateTime: unixTime(v.created), VersionStages: r.stagesOf(v.id)}
@@ -178,7 +149,7 @@ func (r *record) version(v *version) upstream.SecretVersion {
 func (s *Store) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
 	const op = "UpdateSecretVersionStage"
 	ref := upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}
-	if err := checkMove(in); err != nil {
+	if err := in.Validate(); err != nil {
 		return refer(err, op, ref)
 	}
 	return s.write(ctx, op, ref, func(t *tx) error {
@@ -196,47 +167,17 @@ func (s *Store) UpdateSecretVersionStage(ctx context.Context, in upstream.Update
 	})
 }
 
-func checkMove(in upstream.UpdateSecretVersionStageInput) error {
-	if err := in.SecretName.Validate(); err != nil {
-		return err
-	}
-	if err := in.VersionStage.Validate(); err != nil {
-		return err
-	}
-	if in.MoveToVersion == "" {
-		if in.RemoveFromVersion == "" {
-			return upstream.MissingParameter("MoveToVersion")
-		}
-		if in.VersionStage.BuiltIn() {
-			return errBuiltInRemoved(in.VersionStage)
-		}
-	}
-	for _, id := range []upstream.VersionID{in.MoveToVersion, in.RemoveFromVersion} {
-		if id == "" {
-			continue
-		}
-		if err := id.Validate(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // ListSecretVersionIDs returns one page of versions, newest first. Versions of a secret that is
 // scheduled for deletion can be listed.
 func (s *Store) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
 	const op = "ListSecretVersionIds"
 	ref := secretRef(in.SecretName)
-	err := in.SecretName.Validate()
-	page := in.Page
-	if err == nil {
-		page, err = checkPage(in.Page, 20)
-	}
-	if err != nil {
+	if err := in.Validate(); err != nil {
 		return upstream.ListSecretVersionIDsOutput{}, refer(err, op, ref)
 	}
+	page := in.Page.WithDefaults(20)
 	out := upstream.ListSecretVersionIDsOutput{SecretName: in.SecretName, Page: page}
-	err = s.view(ctx, op, ref, func(t *tx) error {
+	err := s.view(ctx, op, ref, func(t *tx) error {
 		r, err := t.secret(in.SecretName)
 		if err != nil {
 			return err
@@ -247,7 +188,8 @@ func (s *Store) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecret
 				all = append(all, v)
 			}
 		}
-		out.Versions, out.TotalCount = onPage(all, page), len(all)
+		first, last := page.Span()
+		out.Versions, out.TotalCount = all[min(first, len(all)):min(last, len(all))], len(all)
 		return nil
 	})
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,7 +17,7 @@ import (
 const AnyOperation = "*"
 
 // awaitLimit bounds [Fake.AwaitCalls], so that a broken test ends with a message.
-const awaitLimit = 10 * time.Second
+const awaitLimit = time.Minute
 
 // Fake is a whole [upstream.Manager] in memory. Operations are named as in the KMS API, such
 // as "GetSecretValue" and "ListSecretVersionIds"; [AnyOperation] means all of them.
@@ -28,7 +30,10 @@ const awaitLimit = 10 * time.Second
 // All methods are safe for concurrent use. The fake starts no goroutine and sleeps only for
 // a delay it was told, so it runs inside a testing/synctest bubble in which it was created.
 type Fake struct {
-	mu        sync.Mutex
+	// MaxVersions is how many versions a secret keeps, 10 unless set before the first call.
+	MaxVersions int
+
+	mu        sync.Mutex // guards what follows; the operations run under it
 	clock     func() time.Time
 	offset    time.Duration // added by Advance
 	secrets   map[upstream.SecretName]*fakeSecret
@@ -37,7 +42,8 @@ type Fake struct {
 	intercept func(ctx context.Context, op string, ref upstream.SecretRef) error
 	stepped   chan struct{} // closed and replaced whenever a call begins
 	listeners map[int]func(upstream.SecretName)
-	nextID    int // of a listener
+	nextID    int                   // of a listener
+	announce  []upstream.SecretName // what the operation under way has changed
 }
 
 var _ upstream.Manager = (*Fake)(nil)
@@ -54,11 +60,12 @@ type hook struct {
 // NewFake returns a fake without secrets whose clock is [time.Now].
 func NewFake() *Fake {
 	return &Fake{
-		clock:     time.Now,
-		secrets:   map[upstream.SecretName]*fakeSecret{},
-		hooks:     map[string]*hook{},
-		stepped:   make(chan struct{}),
-		listeners: map[int]func(upstream.SecretName){},
+		MaxVersions: 10,
+		clock:       time.Now,
+		secrets:     map[upstream.SecretName]*fakeSecret{},
+		hooks:       map[string]*hook{},
+		stepped:     make(chan struct{}),
+		listeners:   map[int]func(upstream.SecretName){},
 	}
 }
 
@@ -70,10 +77,9 @@ func (f *Fake) MustCreate(tb testing.TB, name, version, data string) {
 		VersionID:  upstream.VersionID(version),
 		SecretData: upstream.NewSecretData([]byte(data)),
 	}
-	if _, err := f.createSecret(in); err != nil {
+	if _, err := locked(f, func() (upstream.SecretMetadata, error) { return f.create(in) }); err != nil {
 		tb.Fatalf("create %s: %v", name, err)
 	}
-	f.notify(in.SecretName)
 }
 
 // MustPut adds a version and moves the labels to it, ACSCurrent when none is given. The
@@ -86,7 +92,7 @@ func (f *Fake) MustPut(tb testing.TB, name, version, data string, stages ...upst
 		SecretData:    upstream.NewSecretData([]byte(data)),
 		VersionStages: stages,
 	}
-	_, err := f.putSecretValue(in)
+	_, err := locked(f, func() (upstream.SecretVersion, error) { return f.put(in) })
 	if errors.Is(err, upstream.ErrNotFound) && stages == nil {
 		f.MustCreate(tb, name, version, data)
 		return
@@ -94,7 +100,6 @@ func (f *Fake) MustPut(tb testing.TB, name, version, data string, stages ...upst
 	if err != nil {
 		tb.Fatalf("put %s version %s: %v", name, version, err)
 	}
-	f.notify(in.SecretName)
 }
 
 // MustMove moves a label to a version. It runs no hook and counts no call.
@@ -103,20 +108,18 @@ func (f *Fake) MustMove(tb testing.TB, name string, stage upstream.VersionStage,
 	in := upstream.UpdateSecretVersionStageInput{
 		SecretName: upstream.SecretName(name), VersionStage: stage, MoveToVersion: upstream.VersionID(version),
 	}
-	if err := f.updateSecretVersionStage(in); err != nil {
+	if _, err := locked(f, func() (any, error) { return nil, f.stage(in) }); err != nil {
 		tb.Fatalf("move %s of %s to %s: %v", stage, name, version, err)
 	}
-	f.notify(in.SecretName)
 }
 
 // MustDelete deletes a secret at once. It runs no hook and counts no call.
 func (f *Fake) MustDelete(tb testing.TB, name string) {
 	tb.Helper()
 	in := upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), ForceDeleteWithoutRecovery: true}
-	if _, err := f.deleteSecret(in); err != nil {
+	if _, err := locked(f, func() (time.Time, error) { return f.delete(in) }); err != nil {
 		tb.Fatalf("delete %s: %v", name, err)
 	}
-	f.notify(in.SecretName)
 }
 
 // Fail makes every following call of op fail with err; nil takes it back. An error that is
@@ -193,8 +196,7 @@ func (f *Fake) MaxRunning(op string) int {
 	return f.hookLocked(op).maxRunning
 }
 
-// AwaitCalls blocks until at least n calls of op have begun. It ends the test after ten
-// seconds.
+// AwaitCalls blocks until at least n calls of op have begun. It ends the test after a minute.
 func (f *Fake) AwaitCalls(tb testing.TB, op string, n int) {
 	tb.Helper()
 	timeout := time.NewTimer(awaitLimit)
@@ -245,22 +247,29 @@ func (f *Fake) OnChange(fn func(upstream.SecretName)) (cancel func()) {
 	}
 }
 
-func (f *Fake) notify(name upstream.SecretName) {
+// changed notes that readers of a secret see something else when the operation is done.
+func (f *Fake) changed(name upstream.SecretName) { f.announce = append(f.announce, name) }
+
+// locked runs an operation under the lock and announces what it has changed.
+func locked[T any](f *Fake, act func() (T, error)) (T, error) {
 	f.mu.Lock()
-	var fns []func(upstream.SecretName)
-	for _, fn := range f.listeners {
-		fns = append(fns, fn)
-	}
+	out, err := act()
+	names, listeners := f.announce, slices.Collect(maps.Values(f.listeners))
+	f.announce = nil
 	f.mu.Unlock()
-	for _, fn := range fns {
-		fn(name)
+	for _, name := range names {
+		for _, listener := range listeners {
+			listener(name)
+		}
 	}
+	return out, err
 }
 
-// call runs the hooks of op and then act, and names operation and reference in the error.
-func (f *Fake) call(ctx context.Context, op string, ref upstream.SecretRef, act func() error) error {
+// call runs the hooks of op and then act, under the lock, and names operation and reference in
+// the error.
+func call[T any](ctx context.Context, f *Fake, op string, ref upstream.SecretRef, act func() (T, error)) (none T, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return none, err
 	}
 	defer f.begin(op)()
 	if err := f.runHooks(ctx, op, ref); err != nil {
@@ -268,9 +277,16 @@ func (f *Fake) call(ctx context.Context, op string, ref upstream.SecretRef, act 
 		if !errors.As(err, &known) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 			err = &upstream.Error{Err: err}
 		}
-		return upstream.Wrap(err, op, ref)
+		return none, upstream.Wrap(err, op, ref)
 	}
-	return upstream.Wrap(act(), op, ref)
+	out, err := locked(f, act)
+	return out, upstream.Wrap(err, op, ref)
+}
+
+// do is call for operations that answer nothing.
+func (f *Fake) do(ctx context.Context, op string, ref upstream.SecretRef, act func() error) error {
+	_, err := call(ctx, f, op, ref, func() (any, error) { return nil, act() })
+	return err
 }
 
 // begin counts a call and returns what ends it.
@@ -350,9 +366,10 @@ func (f *Fake) hookLocked(op string) *hook {
 	return h
 }
 
-func (f *Fake) nowLocked() time.Time { return f.clock().Add(f.offset) }
+// now is the time of an operation. The KMS API counts in seconds.
+func (f *Fake) now() time.Time { return f.clock().Add(f.offset).Truncate(time.Second).UTC() }
 
-func (f *Fake) requestIDLocked() string {
+func (f *Fake) requestID() string {
 	f.requests++
 	return fmt.Sprintf("00000000-0000-4000-8000-%012d", f.requests)
 }

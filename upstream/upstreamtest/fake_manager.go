@@ -1,58 +1,29 @@
 package upstreamtest
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"secretagent/upstream"
 )
 
-// Limits of the KMS API that the fake applies and the suite probes.
-const (
-	maxSecretData  = 30720
-	maxVersions    = 10
-	maxLabels      = 8
-	maxTags        = 20
-	maxTagNames    = 50
-	maxTagText     = 128
-	maxDescription = 256
-	maxFilters     = 10
-	tagRowsPerPage = 200
-	maxPageSize    = 100
-)
-
-// FakeKeyID is the only encryption key that a [Fake] knows, and its default.
-const FakeKeyID = "fake-key"
+// fakeKeyID is the only encryption key that a [Fake] knows, and its default.
+const fakeKeyID = "fake-key"
 
 type fakeSecret struct {
-	meta     upstream.SecretMetadata
+	meta     upstream.SecretMetadata // without tags
 	tags     map[string]string
-	versions []fakeVersion // oldest first
+	versions []upstream.SecretValue // oldest first, without labels
 	labels   map[upstream.VersionStage]upstream.VersionID
 }
 
-type fakeVersion struct {
-	id       upstream.VersionID
-	data     upstream.SecretData
-	dataType string
-	created  time.Time
-}
-
-func (s *fakeSecret) version(id upstream.VersionID) (fakeVersion, bool) {
-	for _, v := range s.versions {
-		if v.id == id {
-			return v, true
-		}
-	}
-	return fakeVersion{}, false
+// version returns the index of a version, -1 when there is none.
+func (s *fakeSecret) version(id upstream.VersionID) int {
+	return slices.IndexFunc(s.versions, func(v upstream.SecretValue) bool { return v.VersionID == id })
 }
 
 func (s *fakeSecret) stagesOf(id upstream.VersionID) []upstream.VersionStage {
@@ -66,398 +37,255 @@ func (s *fakeSecret) stagesOf(id upstream.VersionID) []upstream.VersionStage {
 	return stages
 }
 
-// attached returns labels after stage was moved to id.
-func attached(labels map[upstream.VersionStage]upstream.VersionID, stage upstream.VersionStage, id upstream.VersionID) map[upstream.VersionStage]upstream.VersionID {
-	after := maps.Clone(labels)
-	if after[stage] == id {
-		return after
-	}
-	if stage == upstream.ACSCurrent {
-		after[upstream.ACSPrevious] = after[upstream.ACSCurrent]
-	}
-	after[stage] = id
-	return after
+// describe returns what is told about the version at index i.
+func (s *fakeSecret) describe(i int) upstream.SecretVersion {
+	v := s.versions[i]
+	return upstream.SecretVersion{VersionID: v.VersionID, CreateTime: v.CreateTime, VersionStages: s.stagesOf(v.VersionID)}
 }
 
-// findLocked returns a secret that still exists, scheduled for deletion or not.
-func (f *Fake) findLocked(name upstream.SecretName) (*fakeSecret, error) {
+// attach moves a label to a version. The old holder of ACSCurrent gets ACSPrevious.
+func (s *fakeSecret) attach(stage upstream.VersionStage, id upstream.VersionID) {
+	old, held := s.labels[stage]
+	if held && old == id {
+		return
+	}
+	s.labels[stage] = id
+	if held && stage == upstream.ACSCurrent {
+		s.labels[upstream.ACSPrevious] = old
+	}
+}
+
+func failed(sentinel error, message string) error {
+	return &upstream.Error{Message: message, Err: sentinel}
+}
+
+var (
+	errTooManyLabels = failed(upstream.ErrLimitExceeded, "a secret has at most 8 labels")
+	errNoVersion     = failed(upstream.ErrNotFound, "no such version")
+	errGeneric       = failed(upstream.ErrUnsupported, "generic secrets do not rotate by themselves")
+)
+
+// find returns a copy of a secret that still exists, scheduled for deletion or not.
+func (f *Fake) find(name upstream.SecretName) (*fakeSecret, error) {
 	if err := name.Validate(); err != nil {
 		return nil, err
 	}
 	s := f.secrets[name]
-	if s != nil && !s.meta.PlannedDeleteTime.IsZero() && !f.nowLocked().Before(s.meta.PlannedDeleteTime) {
-		delete(f.secrets, name)
-		s = nil
+	if s == nil || !s.meta.PlannedDeleteTime.IsZero() && !f.now().Before(s.meta.PlannedDeleteTime) {
+		return nil, failed(upstream.ErrNotFound, "no such secret")
 	}
-	if s == nil {
-		return nil, &upstream.Error{Message: "no such secret", Err: upstream.ErrNotFound}
-	}
-	return s, nil
+	return &fakeSecret{meta: s.meta, tags: maps.Clone(s.tags), versions: slices.Clone(s.versions), labels: maps.Clone(s.labels)}, nil
 }
 
-// findLiveLocked returns a secret that is not scheduled for deletion.
-func (f *Fake) findLiveLocked(name upstream.SecretName) (*fakeSecret, error) {
-	s, err := f.findLocked(name)
+// findLive returns a copy of a secret that is not scheduled for deletion.
+func (f *Fake) findLive(name upstream.SecretName) (*fakeSecret, error) {
+	s, err := f.find(name)
 	if err == nil && !s.meta.PlannedDeleteTime.IsZero() {
-		return nil, &upstream.Error{Err: upstream.ErrPendingDeletion}
+		return nil, failed(upstream.ErrPendingDeletion, "")
 	}
 	return s, err
 }
 
-// GetSecretValue implements [upstream.Manager].
-func (f *Fake) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (value upstream.SecretValue, err error) {
-	err = f.call(ctx, "GetSecretValue", ref, func() error {
-		value, err = f.getSecretValue(ref)
-		return err
-	})
-	return value, err
+// keep stores a copy that find returned and an operation has changed.
+func (f *Fake) keep(s *fakeSecret) {
+	s.meta.UpdateTime = f.now()
+	f.secrets[s.meta.SecretName] = s
 }
 
-func (f *Fake) getSecretValue(ref upstream.SecretRef) (upstream.SecretValue, error) {
-	if err := ref.Validate(); err != nil {
-		return upstream.SecretValue{}, err
-	}
-	ref = ref.WithDefaults()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, err := f.findLiveLocked(ref.SecretName)
-	if err != nil {
-		return upstream.SecretValue{}, err
-	}
-	id := ref.VersionID
-	if ref.VersionStage != "" {
-		holder, ok := s.labels[ref.VersionStage]
-		if !ok {
-			return upstream.SecretValue{}, &upstream.Error{Message: "no version carries the label", Err: upstream.ErrNotFound}
-		}
-		if id == "" {
-			id = holder
+// all returns the secrets that still exist, by name.
+func (f *Fake) all() (all []*fakeSecret) {
+	for _, name := range slices.Sorted(maps.Keys(f.secrets)) {
+		if s, err := f.find(name); err == nil {
+			all = append(all, s)
 		}
 	}
-	v, ok := s.version(id)
-	if !ok {
-		return upstream.SecretValue{}, &upstream.Error{Message: "no such version", Err: upstream.ErrNotFound}
-	}
-	if ref.VersionStage != "" && s.labels[ref.VersionStage] != id {
-		return upstream.SecretValue{}, upstream.InvalidParameter("VersionStage", "the label marks another version than VersionId")
-	}
-	return upstream.SecretValue{
-		SecretName: ref.SecretName, VersionID: v.id, VersionStages: s.stagesOf(v.id),
-		SecretData: v.data, SecretDataType: v.dataType, SecretType: upstream.SecretTypeGeneric,
-		CreateTime: v.created, RequestID: f.requestIDLocked(),
-	}, nil
+	return all
+}
+
+// GetSecretValue implements [upstream.Manager].
+func (f *Fake) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	return call(ctx, f, "GetSecretValue", ref, func() (none upstream.SecretValue, err error) {
+		if err := ref.Validate(); err != nil {
+			return none, err
+		}
+		ref := ref.WithDefaults()
+		s, err := f.findLive(ref.SecretName)
+		if err != nil {
+			return none, err
+		}
+		holder, held := s.labels[ref.VersionStage]
+		if ref.VersionStage != "" && !held {
+			return none, failed(upstream.ErrNotFound, "no version carries the label")
+		}
+		i := s.version(cmp.Or(ref.VersionID, holder))
+		if i < 0 {
+			return none, errNoVersion
+		}
+		v := s.versions[i]
+		if held && holder != v.VersionID {
+			return none, upstream.InvalidParameter("VersionStage", "the label marks another version than VersionId")
+		}
+		v.VersionStages, v.RequestID = s.stagesOf(v.VersionID), f.requestID()
+		return v, nil
+	})
 }
 
 // CreateSecret implements [upstream.Manager].
-func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (meta upstream.SecretMetadata, err error) {
-	err = f.call(ctx, "CreateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		if meta, err = f.createSecret(in); err == nil {
-			f.notify(in.SecretName)
-		}
-		return err
-	})
-	return meta, err
+func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
+	return call(ctx, f, "CreateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (upstream.SecretMetadata, error) { return f.create(in) })
 }
 
-func (f *Fake) createSecret(in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
-	if err := checkCreate(in); err != nil {
-		return upstream.SecretMetadata{}, err
+func (f *Fake) create(in upstream.CreateSecretInput) (none upstream.SecretMetadata, err error) {
+	if err := in.Validate(); err != nil {
+		return none, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s, err := f.findLocked(in.SecretName); err == nil {
-		if !s.meta.PlannedDeleteTime.IsZero() {
-			return upstream.SecretMetadata{}, &upstream.Error{Err: upstream.ErrPendingDeletion}
-		}
-		return upstream.SecretMetadata{}, &upstream.Error{Err: upstream.ErrExists}
+	if in.EncryptionKeyID != "" && in.EncryptionKeyID != fakeKeyID {
+		return none, failed(upstream.ErrKeyNotFound, "")
 	}
-	now := f.nowLocked()
+	if _, err := f.findLive(in.SecretName); err == nil {
+		return none, failed(upstream.ErrExists, "")
+	} else if upstream.Code(err) != upstream.Code(upstream.ErrNotFound) {
+		return none, err
+	}
 	s := &fakeSecret{
 		meta: upstream.SecretMetadata{
 			ARN: "acs:kms:fake:0:secret/" + string(in.SecretName), SecretName: in.SecretName, SecretType: upstream.SecretTypeGeneric,
-			Description: in.Description, EncryptionKeyID: FakeKeyID, CreateTime: now, UpdateTime: now,
+			Description: in.Description, EncryptionKeyID: fakeKeyID, CreateTime: f.now(),
 		},
-		tags:     map[string]string{},
-		versions: []fakeVersion{{in.VersionID, in.SecretData, orText(in.SecretDataType), now}},
-		labels:   map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},
+		tags:   map[string]string{},
+		labels: map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},
 	}
 	for _, tag := range in.Tags {
 		s.tags[tag.Key] = tag.Value
 	}
-	f.secrets[in.SecretName] = s
+	s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
+	f.keep(s)
+	f.changed(in.SecretName)
 	return s.meta, nil
 }
 
-func checkCreate(in upstream.CreateSecretInput) error {
-	if err := in.SecretName.Validate(); err != nil {
-		return err
-	}
-	if err := in.VersionID.Validate(); err != nil {
-		return err
-	}
-	if err := checkData(in.SecretData, in.SecretDataType); err != nil {
-		return err
-	}
-	switch in.SecretType {
-	case "", upstream.SecretTypeGeneric:
-	case "Rds", "Redis", "RAMCredentials", "ECS", "PolarDB":
-		return &upstream.Error{Message: "SecretType " + in.SecretType + " is managed by the cloud", Err: upstream.ErrUnsupported}
-	default:
-		return upstream.InvalidParameter("SecretType", "it is not known")
-	}
-	if strings.HasPrefix(string(in.SecretName), "acs/") {
-		return upstream.InvalidParameter("SecretName", "a generic secret must not start with acs/")
-	}
-	if in.EncryptionKeyID != "" && in.EncryptionKeyID != FakeKeyID {
-		return &upstream.Error{Err: upstream.ErrKeyNotFound}
-	}
-	if in.DKMSInstanceID != "" {
-		return upstream.InvalidParameter("DKMSInstanceId", "there is no instance")
-	}
-	if in.EnableAutomaticRotation {
-		return upstream.InvalidParameter("EnableAutomaticRotation", "generic secrets do not rotate")
-	}
-	if err := checkDescription(in.Description); err != nil {
-		return err
-	}
-	return checkTags(in.Tags)
-}
-
-func orText(dataType string) string {
-	if dataType == "" {
-		return upstream.DataTypeText
-	}
-	return dataType
-}
-
-func checkData(data upstream.SecretData, dataType string) error {
-	switch {
-	case data.Len() == 0:
-		return upstream.MissingParameter("SecretData")
-	case data.Len() > maxSecretData:
-		return upstream.InvalidParameter("SecretData", "it is longer than 30720 bytes")
-	case !utf8.Valid(data.Reveal()):
-		return upstream.InvalidParameter("SecretData", "it is not UTF-8")
-	case dataType != "" && dataType != upstream.DataTypeText && dataType != upstream.DataTypeBinary:
-		return upstream.InvalidParameter("SecretDataType", "it is neither text nor binary")
-	}
-	return nil
-}
-
-func checkDescription(s string) error {
-	if utf8.RuneCountInString(s) > maxDescription {
-		return upstream.InvalidParameter("Description", "it is too long")
-	}
-	return nil
-}
-
-func checkTags(tags []upstream.Tag) error {
-	if len(tags) > maxTags {
-		return upstream.InvalidParameter("Tags", "there are more than 20")
-	}
-	for _, tag := range tags {
-		if err := checkTagText(tag.Key); err != nil {
-			return err
-		}
-		if tag.Key == "" || strings.HasPrefix(tag.Key, "aliyun") || strings.HasPrefix(tag.Key, "acs:") {
-			return upstream.InvalidParameter("TagKey", "it is empty or reserved")
-		}
-		if err := checkTagText(tag.Value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func checkTagText(s string) error {
-	if utf8.RuneCountInString(s) > maxTagText {
-		return upstream.InvalidParameter("Tag", "key or value is longer than 128 characters")
-	}
-	for _, r := range s {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(`/\_-.+=:@`, r) {
-			return upstream.InvalidParameter("Tag", "key or value holds a character that is not allowed")
-		}
-	}
-	return nil
+func (s *fakeSecret) addVersion(id upstream.VersionID, data upstream.SecretData, dataType string, now time.Time) {
+	s.versions = append(s.versions, upstream.SecretValue{
+		SecretName: s.meta.SecretName, VersionID: id, SecretData: data, SecretDataType: cmp.Or(dataType, upstream.DataTypeText),
+		SecretType: upstream.SecretTypeGeneric, CreateTime: now,
+	})
 }
 
 // PutSecretValue implements [upstream.Manager].
-func (f *Fake) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (version upstream.SecretVersion, err error) {
-	err = f.call(ctx, "PutSecretValue", upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, func() error {
-		if version, err = f.putSecretValue(in); err == nil {
-			f.notify(in.SecretName)
-		}
-		return err
-	})
-	return version, err
+func (f *Fake) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
+	return call(ctx, f, "PutSecretValue", upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, func() (upstream.SecretVersion, error) { return f.put(in) })
 }
 
-func (f *Fake) putSecretValue(in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
-	if err := in.VersionID.Validate(); err != nil {
-		return upstream.SecretVersion{}, err
+func (f *Fake) put(in upstream.PutSecretValueInput) (none upstream.SecretVersion, err error) {
+	if err := in.Validate(); err != nil {
+		return none, err
 	}
-	if err := checkData(in.SecretData, in.SecretDataType); err != nil {
-		return upstream.SecretVersion{}, err
-	}
-	stages := in.VersionStages
-	if stages == nil {
-		stages = []upstream.VersionStage{upstream.ACSCurrent}
-	}
-	if len(stages) == 0 {
-		return upstream.SecretVersion{}, upstream.InvalidParameter("VersionStages", "the list is empty")
-	}
-	for _, stage := range stages {
-		if err := stage.Validate(); err != nil {
-			return upstream.SecretVersion{}, err
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, err := f.findLiveLocked(in.SecretName)
+	s, err := f.findLive(in.SecretName)
 	if err != nil {
-		return upstream.SecretVersion{}, err
+		return none, err
 	}
-	if v, ok := s.version(in.VersionID); ok {
-		if !v.data.Equal(in.SecretData) || v.dataType != orText(in.SecretDataType) {
-			return upstream.SecretVersion{}, &upstream.Error{Message: "the version holds other data", Err: upstream.ErrExists}
+	if i := s.version(in.VersionID); i >= 0 {
+		if v := s.versions[i]; !v.SecretData.Equal(in.SecretData) || v.SecretDataType != cmp.Or(in.SecretDataType, upstream.DataTypeText) {
+			return none, failed(upstream.ErrExists, "the version holds other data")
 		}
-		return upstream.SecretVersion{VersionID: v.id, CreateTime: v.created, VersionStages: s.stagesOf(v.id)}, nil
+		return s.describe(i), nil
 	}
-	labels := s.labels
-	for _, stage := range stages {
-		labels = attached(labels, stage, in.VersionID)
+	s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
+	// Whatever their order, all labels asked for end on the new version.
+	if slices.Contains(in.Stages(), upstream.ACSCurrent) {
+		s.attach(upstream.ACSCurrent, in.VersionID)
 	}
-	if len(labels) > maxLabels {
-		return upstream.SecretVersion{}, &upstream.Error{Message: "a secret has at most 8 labels", Err: upstream.ErrLimitExceeded}
+	for _, stage := range in.Stages() {
+		s.attach(stage, in.VersionID)
 	}
-	now := f.nowLocked()
-	s.labels = labels
-	s.versions = append(s.versions, fakeVersion{in.VersionID, in.SecretData, orText(in.SecretDataType), now})
-	if len(s.versions) > maxVersions {
-		oldest := slices.IndexFunc(s.versions, func(v fakeVersion) bool { return len(s.stagesOf(v.id)) == 0 })
+	if len(s.labels) > upstream.MaxVersionStages {
+		return none, errTooManyLabels
+	}
+	if len(s.versions) > f.MaxVersions {
+		oldest := slices.IndexFunc(s.versions, func(v upstream.SecretValue) bool { return len(s.stagesOf(v.VersionID)) == 0 })
+		if oldest < 0 {
+			return none, failed(upstream.ErrLimitExceeded, "each version carries a label")
+		}
 		s.versions = slices.Delete(s.versions, oldest, oldest+1)
 	}
-	return upstream.SecretVersion{VersionID: in.VersionID, CreateTime: now, VersionStages: s.stagesOf(in.VersionID)}, nil
+	f.keep(s)
+	f.changed(in.SecretName)
+	return s.describe(len(s.versions) - 1), nil
 }
 
 // UpdateSecretVersionStage implements [upstream.Manager].
 func (f *Fake) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	return f.call(ctx, "UpdateSecretVersionStage", upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, func() error {
-		err := f.updateSecretVersionStage(in)
-		if err == nil {
-			f.notify(in.SecretName)
-		}
-		return err
-	})
+	return f.do(ctx, "UpdateSecretVersionStage", upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, func() error { return f.stage(in) })
 }
 
-func (f *Fake) updateSecretVersionStage(in upstream.UpdateSecretVersionStageInput) error {
-	if err := in.VersionStage.Validate(); err != nil {
+func (f *Fake) stage(in upstream.UpdateSecretVersionStageInput) error {
+	if err := in.Validate(); err != nil {
 		return err
 	}
-	if in.MoveToVersion == "" && in.RemoveFromVersion == "" {
-		return upstream.MissingParameter("MoveToVersion")
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, err := f.findLiveLocked(in.SecretName)
+	s, err := f.findLive(in.SecretName)
 	if err != nil {
 		return err
 	}
-	for _, id := range []upstream.VersionID{in.MoveToVersion, in.RemoveFromVersion} {
-		if id == "" {
-			continue
-		}
-		if err := id.Validate(); err != nil {
-			return err
-		}
-		if _, ok := s.version(id); !ok {
-			return &upstream.Error{Message: "no such version", Err: upstream.ErrNotFound}
-		}
+	if in.MoveToVersion != "" && s.version(in.MoveToVersion) < 0 || in.RemoveFromVersion != "" && s.version(in.RemoveFromVersion) < 0 {
+		return errNoVersion
 	}
 	if in.RemoveFromVersion != "" && s.labels[in.VersionStage] != in.RemoveFromVersion {
 		return upstream.InvalidParameter("RemoveFromVersion", "the version does not carry the label")
 	}
-	if in.MoveToVersion == "" {
-		if in.VersionStage.BuiltIn() {
-			return upstream.InvalidParameter("VersionStage", "a built-in label cannot be removed")
-		}
+	switch in.MoveToVersion {
+	case "":
 		delete(s.labels, in.VersionStage)
+	case s.labels[in.VersionStage]:
 		return nil
+	default:
+		s.attach(in.VersionStage, in.MoveToVersion)
 	}
-	labels := attached(s.labels, in.VersionStage, in.MoveToVersion)
-	if len(labels) > maxLabels {
-		return &upstream.Error{Message: "a secret has at most 8 labels", Err: upstream.ErrLimitExceeded}
+	if len(s.labels) > upstream.MaxVersionStages {
+		return errTooManyLabels
 	}
-	s.labels = labels
+	f.keep(s)
+	f.changed(in.SecretName)
 	return nil
 }
 
 // ListSecretVersionIDs implements [upstream.Manager].
-func (f *Fake) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (out upstream.ListSecretVersionIDsOutput, err error) {
-	err = f.call(ctx, "ListSecretVersionIds", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		page, err := checkPage(in.Page, 20)
-		if err != nil {
-			return err
+func (f *Fake) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
+	return call(ctx, f, "ListSecretVersionIds", upstream.SecretRef{SecretName: in.SecretName}, func() (out upstream.ListSecretVersionIDsOutput, err error) {
+		if err := in.Validate(); err != nil {
+			return out, err
 		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		s, err := f.findLocked(in.SecretName)
+		s, err := f.find(in.SecretName)
 		if err != nil {
-			return err
+			return out, err
 		}
 		var all []upstream.SecretVersion
-		for _, v := range slices.Backward(s.versions) {
-			if stages := s.stagesOf(v.id); len(stages) > 0 || in.IncludeDeprecated {
-				all = append(all, upstream.SecretVersion{VersionID: v.id, CreateTime: v.created, VersionStages: stages})
+		for i := range slices.Backward(s.versions) {
+			if v := s.describe(i); len(v.VersionStages) > 0 || in.IncludeDeprecated {
+				all = append(all, v)
 			}
 		}
-		out = upstream.ListSecretVersionIDsOutput{SecretName: in.SecretName, Versions: pageOf(all, page), Page: page, TotalCount: len(all)}
-		return nil
+		page := in.Page.WithDefaults(20)
+		return upstream.ListSecretVersionIDsOutput{SecretName: in.SecretName, Versions: pageOf(all, page), Page: page, TotalCount: len(all)}, nil
 	})
-	return out, err
-}
-
-func checkPage(page upstream.Page, size int) (upstream.Page, error) {
-	if page.Number < 0 {
-		return page, upstream.InvalidParameter("PageNumber", "pages count from 1")
-	}
-	if page.Size < 0 || page.Size > maxPageSize {
-		return page, upstream.InvalidParameter("PageSize", "it is not in the range 1 to 100")
-	}
-	if page.Number == 0 {
-		page.Number = 1
-	}
-	if page.Size == 0 {
-		page.Size = size
-	}
-	return page, nil
 }
 
 func pageOf[T any](all []T, page upstream.Page) []T {
-	if page.Number > len(all) { // also keeps the product below from overflowing
-		return nil
-	}
-	start := min((page.Number-1)*page.Size, len(all))
-	return all[start:min(start+page.Size, len(all))]
+	first, last := page.Span()
+	return all[min(first, len(all)):min(last, len(all))]
 }
 
 // DescribeSecret implements [upstream.Manager].
-func (f *Fake) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (meta upstream.SecretMetadata, err error) {
-	err = f.call(ctx, "DescribeSecret", upstream.SecretRef{SecretName: name}, func() error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		s, err := f.findLocked(name)
+func (f *Fake) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
+	return call(ctx, f, "DescribeSecret", upstream.SecretRef{SecretName: name}, func() (meta upstream.SecretMetadata, err error) {
+		s, err := f.find(name)
 		if err != nil {
-			return err
+			return meta, err
 		}
-		meta = s.describe(fetchTags)
-		return nil
+		return s.metadata(fetchTags), nil
 	})
-	return meta, err
 }
 
-func (s *fakeSecret) describe(fetchTags bool) upstream.SecretMetadata {
+func (s *fakeSecret) metadata(fetchTags bool) upstream.SecretMetadata {
 	meta := s.meta
 	if fetchTags {
 		for _, key := range slices.Sorted(maps.Keys(s.tags)) {
@@ -468,44 +296,20 @@ func (s *fakeSecret) describe(fetchTags bool) upstream.SecretMetadata {
 }
 
 // ListSecrets implements [upstream.Manager]; the order is by name.
-func (f *Fake) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (out upstream.ListSecretsOutput, err error) {
-	err = f.call(ctx, "ListSecrets", upstream.SecretRef{}, func() error {
-		page, err := checkPage(in.Page, 10)
-		if err != nil {
-			return err
+func (f *Fake) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (upstream.ListSecretsOutput, error) {
+	return call(ctx, f, "ListSecrets", upstream.SecretRef{}, func() (out upstream.ListSecretsOutput, err error) {
+		if err := in.Validate(); err != nil {
+			return out, err
 		}
-		if err := checkFilters(in.Filters); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
 		var all []upstream.SecretMetadata
-		for _, name := range slices.Sorted(maps.Keys(f.secrets)) {
-			if s, err := f.findLocked(name); err == nil && s.matches(in.Filters) {
-				all = append(all, s.describe(in.FetchTags))
+		for _, s := range f.all() {
+			if s.matches(in.Filters) {
+				all = append(all, s.metadata(in.FetchTags))
 			}
 		}
-		out = upstream.ListSecretsOutput{Secrets: pageOf(all, page), Page: page, TotalCount: len(all)}
-		return nil
+		page := in.Page.WithDefaults(10)
+		return upstream.ListSecretsOutput{Secrets: pageOf(all, page), Page: page, TotalCount: len(all)}, nil
 	})
-	return out, err
-}
-
-func checkFilters(filters []upstream.Filter) error {
-	if len(filters) > maxFilters {
-		return upstream.InvalidParameter("Filters", "there are more than 10")
-	}
-	for _, filter := range filters {
-		switch filter.Key {
-		case "SecretName", "Description", "TagKey", "TagValue", "DKMSInstanceId", "SecretType", "Creator":
-		default:
-			return upstream.InvalidParameter("Filters", "a key is not known")
-		}
-		if len(filter.Values) > maxFilters {
-			return upstream.InvalidParameter("Filters", "one has more than 10 values")
-		}
-	}
-	return nil
 }
 
 func (s *fakeSecret) matches(filters []upstream.Filter) bool {
@@ -532,296 +336,164 @@ func (s *fakeSecret) matches(filters []upstream.Filter) bool {
 
 // UpdateSecret implements [upstream.Manager].
 func (f *Fake) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput) error {
-	return f.call(ctx, "UpdateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		s, err := f.findLiveLocked(in.SecretName)
-		if err != nil {
+	return f.do(ctx, "UpdateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() error {
+		if err := in.Validate(); err != nil {
 			return err
 		}
-		if len(in.CustomData) > 0 {
-			return upstream.InvalidParameter("ExtendedConfig.CustomData", "generic secrets have none")
-		}
-		if in.Description != nil {
-			if err := checkDescription(*in.Description); err != nil {
-				return err
-			}
+		s, err := f.findLive(in.SecretName)
+		if err == nil && in.Description != nil {
 			s.meta.Description = *in.Description
-			s.meta.UpdateTime = f.nowLocked()
+			f.keep(s)
 		}
-		return nil
+		return err
 	})
 }
 
 // DeleteSecret implements [upstream.Manager].
-func (f *Fake) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (planned time.Time, err error) {
-	err = f.call(ctx, "DeleteSecret", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		if planned, err = f.deleteSecret(in); err == nil {
-			f.notify(in.SecretName)
-		}
-		return err
-	})
-	return planned, err
+func (f *Fake) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
+	return call(ctx, f, "DeleteSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (time.Time, error) { return f.delete(in) })
 }
 
-func (f *Fake) deleteSecret(in upstream.DeleteSecretInput) (time.Time, error) {
-	days := in.RecoveryWindowInDays
-	if days == 0 {
-		days = 30
+func (f *Fake) delete(in upstream.DeleteSecretInput) (none time.Time, err error) {
+	if err := in.Validate(); err != nil {
+		return none, err
 	}
-	if !in.ForceDeleteWithoutRecovery && (days < 7 || days > 30) {
-		return time.Time{}, upstream.InvalidParameter("RecoveryWindowInDays", "it is not in the range 7 to 30")
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, err := f.findLocked(in.SecretName)
-	if err != nil {
-		return time.Time{}, err
-	}
-	if in.ForceDeleteWithoutRecovery {
+	s, err := f.find(in.SecretName)
+	switch {
+	case err != nil:
+		return none, err
+	case in.ForceDeleteWithoutRecovery:
 		delete(f.secrets, in.SecretName)
-		return time.Time{}, nil
+	case !s.meta.PlannedDeleteTime.IsZero():
+		return none, failed(upstream.ErrPendingDeletion, "")
+	default:
+		s.meta.PlannedDeleteTime = f.now().Add(in.Window())
+		none = s.meta.PlannedDeleteTime
+		f.keep(s)
 	}
-	if !s.meta.PlannedDeleteTime.IsZero() {
-		return time.Time{}, &upstream.Error{Err: upstream.ErrPendingDeletion}
-	}
-	s.meta.PlannedDeleteTime = f.nowLocked().Add(time.Duration(days) * 24 * time.Hour)
-	return s.meta.PlannedDeleteTime, nil
+	f.changed(in.SecretName)
+	return none, nil
 }
 
 // RestoreSecret implements [upstream.Manager].
 func (f *Fake) RestoreSecret(ctx context.Context, name upstream.SecretName) error {
-	return f.call(ctx, "RestoreSecret", upstream.SecretRef{SecretName: name}, func() error {
-		if err := f.restoreSecret(name); err != nil {
+	return f.do(ctx, "RestoreSecret", upstream.SecretRef{SecretName: name}, func() error {
+		s, err := f.find(name)
+		if err != nil {
 			return err
 		}
-		f.notify(name)
+		if s.meta.PlannedDeleteTime.IsZero() {
+			return failed(upstream.ErrNotPendingDeletion, "")
+		}
+		s.meta.PlannedDeleteTime = time.Time{}
+		f.keep(s)
+		f.changed(name)
 		return nil
 	})
 }
 
-func (f *Fake) restoreSecret(name upstream.SecretName) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, err := f.findLocked(name)
-	if err != nil {
-		return err
-	}
-	if s.meta.PlannedDeleteTime.IsZero() {
-		return &upstream.Error{Err: upstream.ErrNotPendingDeletion}
-	}
-	s.meta.PlannedDeleteTime = time.Time{}
-	return nil
-}
-
 // RotateSecret implements [upstream.Manager]. The fake holds generic secrets only.
 func (f *Fake) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
-	return f.call(ctx, "RotateSecret", upstream.SecretRef{SecretName: name, VersionID: version}, func() error {
-		if err := version.Validate(); err != nil {
-			return err
-		}
-		return f.refuseRotation(name)
+	return f.do(ctx, "RotateSecret", upstream.SecretRef{SecretName: name, VersionID: version}, func() error {
+		_, err := f.findLive(name)
+		return cmp.Or(version.Validate(), err, errGeneric)
 	})
 }
 
 // UpdateSecretRotationPolicy implements [upstream.Manager]. The fake holds generic secrets
 // only.
 func (f *Fake) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	return f.call(ctx, "UpdateSecretRotationPolicy", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		return f.refuseRotation(in.SecretName)
+	return f.do(ctx, "UpdateSecretRotationPolicy", upstream.SecretRef{SecretName: in.SecretName}, func() error {
+		_, err := f.findLive(in.SecretName)
+		return cmp.Or(err, errGeneric)
 	})
-}
-
-func (f *Fake) refuseRotation(name upstream.SecretName) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, err := f.findLiveLocked(name); err != nil {
-		return err
-	}
-	return &upstream.Error{Message: "generic secrets do not rotate by themselves", Err: upstream.ErrUnsupported}
 }
 
 // GetRandomPassword implements [upstream.Manager].
-func (f *Fake) GetRandomPassword(ctx context.Context, in upstream.RandomPasswordInput) (password upstream.SecretData, err error) {
-	err = f.call(ctx, "GetRandomPassword", upstream.SecretRef{}, func() error {
-		password, err = drawPassword(in)
-		return err
-	})
-	return password, err
-}
-
-// The four types of characters in a password.
-const (
-	lowercase   = "abcdefghijklmnopqrstuvwxyz"
-	uppercase   = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	numbers     = "0123456789"
-	punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_{|}~"
-)
-
-func drawPassword(in upstream.RandomPasswordInput) (upstream.SecretData, error) {
-	length := in.PasswordLength
-	if length == 0 {
-		length = 32
-	}
-	if length < 8 || length > 128 {
-		return upstream.SecretData{}, upstream.InvalidParameter("PasswordLength", "it is not in the range 8 to 128")
-	}
-	var types []string
-	for _, t := range []struct {
-		chars    string
-		excluded bool
-	}{
-		{lowercase, in.ExcludeLowercase}, {uppercase, in.ExcludeUppercase}, {numbers, in.ExcludeNumbers}, {punctuation, in.ExcludePunctuation},
-	} {
-		left := strings.Map(func(r rune) rune {
-			if strings.ContainsRune(in.ExcludeCharacters, r) {
-				return -1
-			}
-			return r
-		}, t.chars)
-		if !t.excluded && left != "" {
-			types = append(types, left)
-		}
-	}
-	alphabet := strings.Join(types, "")
-	if alphabet == "" {
-		return upstream.SecretData{}, upstream.InvalidParameter("ExcludeCharacters", "no character is left")
-	}
-	for {
-		password := make([]byte, length)
-		for i := range password {
-			password[i] = alphabet[rand.IntN(len(alphabet))]
-		}
-		complete := !slices.ContainsFunc(types, func(t string) bool { return !strings.ContainsAny(string(password), t) })
-		if complete || !in.RequireEachIncludedType {
-			return upstream.NewSecretData(password), nil
-		}
-	}
+func (f *Fake) GetRandomPassword(ctx context.Context, in upstream.RandomPasswordInput) (upstream.SecretData, error) {
+	return call(ctx, f, "GetRandomPassword", upstream.SecretRef{}, in.Draw)
 }
 
 // TagResources implements [upstream.Manager].
 func (f *Fake) TagResources(ctx context.Context, names []upstream.SecretName, tags []upstream.Tag) error {
-	return f.call(ctx, "TagResources", firstName(names), func() error {
-		if len(tags) == 0 {
-			return upstream.MissingParameter("Tag")
-		}
-		if err := checkTags(tags); err != nil {
+	return f.do(ctx, "TagResources", firstName(names), func() error {
+		if err := upstream.ValidateTagResources(names, tags); err != nil {
 			return err
 		}
-		return f.eachTagged(names, func(before map[string]string) (map[string]string, error) {
-			after := maps.Clone(before)
+		return f.retag(names, func(have map[string]string) {
 			for _, tag := range tags {
-				after[tag.Key] = tag.Value
+				have[tag.Key] = tag.Value
 			}
-			if len(after) > maxTags {
-				return nil, &upstream.Error{Message: "a secret has at most 20 tags", Err: upstream.ErrLimitExceeded}
-			}
-			return after, nil
 		})
 	})
 }
 
 // UntagResources implements [upstream.Manager].
 func (f *Fake) UntagResources(ctx context.Context, in upstream.UntagResourcesInput) error {
-	return f.call(ctx, "UntagResources", firstName(in.SecretNames), func() error {
-		if len(in.TagKeys) == 0 && !in.All {
-			return upstream.MissingParameter("TagKey")
+	return f.do(ctx, "UntagResources", firstName(in.SecretNames), func() error {
+		if err := in.Validate(); err != nil {
+			return err
 		}
-		if len(in.TagKeys) > maxTags {
-			return upstream.InvalidParameter("TagKey", "there are more than 20")
-		}
-		return f.eachTagged(in.SecretNames, func(before map[string]string) (map[string]string, error) {
-			after := map[string]string{}
-			for key, value := range before {
-				if len(in.TagKeys) > 0 && !slices.Contains(in.TagKeys, key) {
-					after[key] = value
-				}
-			}
-			return after, nil
+		return f.retag(in.SecretNames, func(have map[string]string) {
+			maps.DeleteFunc(have, func(key, _ string) bool { return len(in.TagKeys) == 0 || slices.Contains(in.TagKeys, key) })
 		})
 	})
 }
 
-// eachTagged replaces the tags of all secrets or of none.
-func (f *Fake) eachTagged(names []upstream.SecretName, change func(map[string]string) (map[string]string, error)) error {
-	if len(names) == 0 {
-		return upstream.MissingParameter("ResourceId")
-	}
-	if len(names) > maxTagNames {
-		return upstream.InvalidParameter("ResourceId", "there are more than 50")
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	changed := map[*fakeSecret]map[string]string{}
-	for _, name := range names {
-		s, err := f.findLiveLocked(name)
+// retag changes the tags of all secrets, by name, or of none.
+func (f *Fake) retag(names []upstream.SecretName, change func(map[string]string)) error {
+	var retagged []*fakeSecret
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		s, err := f.findLive(name)
 		if err != nil {
 			return err
 		}
-		if changed[s], err = change(s.tags); err != nil {
-			return err
+		if change(s.tags); len(s.tags) > upstream.MaxTags {
+			return failed(upstream.ErrLimitExceeded, "a secret has at most 20 tags")
 		}
+		retagged = append(retagged, s)
 	}
-	for s, tags := range changed {
-		s.tags = tags
+	for _, s := range retagged {
+		f.keep(s)
 	}
 	return nil
 }
 
 // ListTagResources implements [upstream.Manager]. With several tags a secret must carry all
 // of them; the rows are those of the tags asked for.
-func (f *Fake) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (out upstream.ListTagResourcesOutput, err error) {
-	err = f.call(ctx, "ListTagResources", firstName(in.SecretNames), func() error {
-		out, err = f.listTagResources(in)
-		return err
+func (f *Fake) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
+	return call(ctx, f, "ListTagResources", firstName(in.SecretNames), func() (out upstream.ListTagResourcesOutput, err error) {
+		if err := in.Validate(); err != nil {
+			return out, err
+		}
+		start, err := strconv.Atoi(cmp.Or(in.NextToken, "0"))
+		if err != nil || start < 0 {
+			return out, upstream.InvalidParameter("NextToken", "it is not one that was given out")
+		}
+		for _, s := range f.all() {
+			if len(in.SecretNames) == 0 || slices.Contains(in.SecretNames, s.meta.SecretName) {
+				out.Rows = append(out.Rows, s.tagRows(in.Tags)...)
+			}
+		}
+		end := start + upstream.TagRowsPerPage
+		if end < len(out.Rows) {
+			out.NextToken = strconv.Itoa(end)
+		}
+		out.Rows = out.Rows[min(start, len(out.Rows)):min(end, len(out.Rows))]
+		return out, nil
 	})
-	return out, err
 }
 
-func (f *Fake) listTagResources(in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
-	var none upstream.ListTagResourcesOutput
-	if len(in.SecretNames) == 0 && len(in.Tags) == 0 {
-		return none, upstream.MissingParameter("ResourceId")
-	}
-	if len(in.SecretNames) > maxTagNames || len(in.Tags) > maxTags {
-		return none, upstream.InvalidParameter("ResourceId", "there are more than 50 names or 20 tags")
-	}
-	start := 0
-	if in.NextToken != "" {
-		var err error
-		if start, err = strconv.Atoi(in.NextToken); err != nil || start < 0 {
-			return none, upstream.InvalidParameter("NextToken", "it is not one that was given out")
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var rows []upstream.TagRow
-	for _, name := range slices.Sorted(maps.Keys(f.secrets)) {
-		s, err := f.findLocked(name)
-		if err != nil || len(in.SecretNames) > 0 && !slices.Contains(in.SecretNames, name) {
-			continue
-		}
-		rows = append(rows, s.tagRows(in.Tags)...)
-	}
-	start = min(start, len(rows))
-	out := upstream.ListTagResourcesOutput{Rows: rows[start:min(start+tagRowsPerPage, len(rows))]}
-	if start+tagRowsPerPage < len(rows) {
-		out.NextToken = fmt.Sprint(start + tagRowsPerPage)
-	}
-	return out, nil
-}
-
-func (s *fakeSecret) tagRows(wanted []upstream.Tag) []upstream.TagRow {
+func (s *fakeSecret) tagRows(wanted []upstream.Tag) (rows []upstream.TagRow) {
 	for _, tag := range wanted {
 		value, ok := s.tags[tag.Key]
 		if !ok || tag.Value != "" && tag.Value != value {
 			return nil
 		}
 	}
-	var rows []upstream.TagRow
-	for _, key := range slices.Sorted(maps.Keys(s.tags)) {
-		if len(wanted) == 0 || slices.ContainsFunc(wanted, func(tag upstream.Tag) bool { return tag.Key == key }) {
-			rows = append(rows, upstream.TagRow{SecretName: s.meta.SecretName, Tag: upstream.Tag{Key: key, Value: s.tags[key]}})
+	for _, tag := range s.metadata(true).Tags {
+		if len(wanted) == 0 || slices.ContainsFunc(wanted, func(w upstream.Tag) bool { return w.Key == tag.Key }) {
+			rows = append(rows, upstream.TagRow{SecretName: s.meta.SecretName, Tag: tag})
 		}
 	}
 	return rows

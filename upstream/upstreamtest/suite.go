@@ -173,3 +173,14 @@ func (t *suite) needAdvance() {
 
 // about reports whether two times are the same but for delays, clocks and rounding.
 func about(a, b time.Time) bool { return a.Sub(b).Abs() < time.Minute }
+
+// maxVersions is how many versions of a secret a backend under test keeps.
+const maxVersions = 10
+
+// The characters of a password, as the KMS API lists them.
+const (
+	lowercase   = "abcdefghijklmnopqrstuvwxyz"
+	uppercase   = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	numbers     = "0123456789"
+	punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_{|}~"
+)

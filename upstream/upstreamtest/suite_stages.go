@@ -94,7 +94,9 @@ var puttingPromises = []promise{
 			{"no version id", func(in *upstream.PutSecretValueInput) { in.VersionID = "" }},
 			{"a version id with a space", func(in *upstream.PutSecretValueInput) { in.VersionID = "v 2" }},
 			{"no data", func(in *upstream.PutSecretValueInput) { in.SecretData = upstream.SecretData{} }},
-			{"data that is too long", func(in *upstream.PutSecretValueInput) { in.SecretData = data(strings.Repeat("x", maxSecretData+1)) }},
+			{"data that is too long", func(in *upstream.PutSecretValueInput) {
+				in.SecretData = data(strings.Repeat("x", upstream.MaxSecretDataLen+1))
+			}},
 			{"data that is not UTF-8", func(in *upstream.PutSecretValueInput) { in.SecretData = data("\xc3\x28") }},
 			{"an unknown data type", func(in *upstream.PutSecretValueInput) { in.SecretDataType = "base64" }},
 			{"a list of no labels", func(in *upstream.PutSecretValueInput) { in.VersionStages = []upstream.VersionStage{} }},

@@ -93,15 +93,15 @@ var taggingPromises = []promise{
 	{"a secret has at most twenty tags", func(t *suite) {
 		t.create(app)
 		one := []upstream.SecretName{app}
-		t.ok("twenty", t.m.TagResources(t.Context(), one, manyTags(maxTags)))
+		t.ok("twenty", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags)))
 		t.refused("one more", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "extra"}}), tooMuch...)
-		t.ok("overwrite", t.m.TagResources(t.Context(), one, manyTags(maxTags)))
-		t.tagged(app, manyTags(maxTags)...)
-		t.refused("more than twenty at once", t.m.TagResources(t.Context(), one, manyTags(maxTags+1)), tooMuch...)
+		t.ok("overwrite", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags)))
+		t.tagged(app, manyTags(upstream.MaxTags)...)
+		t.refused("more than twenty at once", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags+1)), tooMuch...)
 	}},
 	{"keys and values are bounded and the service's own keys reserved", func(t *suite) {
 		t.create(app)
-		long := strings.Repeat("t", maxTagText)
+		long := strings.Repeat("t", upstream.MaxTagLen)
 		one := []upstream.SecretName{app}
 		t.ok("full length", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: long, Value: `Az09/\_-.+=:@`}, {Key: `Az09/\_-.+=:@`, Value: long}}))
 		for _, tag := range []upstream.Tag{
@@ -133,7 +133,7 @@ var taggingPromises = []promise{
 	}},
 	{"more than fifty secrets in one request are refused", func(t *suite) {
 		var names []upstream.SecretName
-		for i := range maxTagNames + 1 {
+		for i := range upstream.MaxTagSecrets + 1 {
 			names = append(names, upstream.SecretName(fmt.Sprintf("s%02d", i)))
 		}
 		t.refused("tag", t.m.TagResources(t.Context(), names, manyTags(1)), tooMuch...)
@@ -179,14 +179,14 @@ var taggingPromises = []promise{
 			t.create(name)
 			names = append(names, name)
 		}
-		t.ok("tag", t.m.TagResources(t.Context(), names, manyTags(maxTags)))
+		t.ok("tag", t.m.TagResources(t.Context(), names, manyTags(upstream.MaxTags)))
 		first, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
 		t.ok("list", err)
-		if len(first.Rows) != tagRowsPerPage || first.NextToken == "" {
+		if len(first.Rows) != upstream.TagRowsPerPage || first.NextToken == "" {
 			t.Errorf("the first page holds %d rows, next token %q", len(first.Rows), first.NextToken)
 		}
 		rows := t.rows(upstream.ListTagResourcesInput{SecretNames: names})
-		if total := len(rows); total != 11*maxTags || len(slices.Compact(rows)) != total {
+		if total := len(rows); total != 11*upstream.MaxTags || len(slices.Compact(rows)) != total {
 			t.Errorf("%d rows, %d of them different", total, len(slices.Compact(rows)))
 		}
 		_, err = t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names, NextToken: "never given out"})

@@ -111,8 +111,8 @@ var readingPromises = []promise{
 		const awkward = "\"\\\n\r\t<&>%+ é数\u2028\U0001F511"
 		for i, want := range []string{
 			" ", "\n", "\x00", "{\"user\":\"root\",\"pwd\":\"a b*c~d+e/f=é&\"}", "trailing newline\n", "\ufeffbyte order mark",
-			"a=b&c=d;e%20f+g", "<a href='x'>&amp;</a>", strings.Repeat("%", maxSecretData), strings.Repeat("\x01", maxSecretData),
-			strings.Repeat("数", maxSecretData/3), strings.Repeat(awkward, maxSecretData/len(awkward)),
+			"a=b&c=d;e%20f+g", "<a href='x'>&amp;</a>", strings.Repeat("%", upstream.MaxSecretDataLen), strings.Repeat("\x01", upstream.MaxSecretDataLen),
+			strings.Repeat("数", upstream.MaxSecretDataLen/3), strings.Repeat(awkward, upstream.MaxSecretDataLen/len(awkward)),
 		} {
 			id := upstream.VersionID(fmt.Sprintf("w%d", i))
 			_, err := t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: id, SecretData: data(want)})
@@ -197,9 +197,11 @@ var creatingPromises = []promise{
 				in.VersionID = upstream.VersionID(strings.Repeat("v", upstream.MaxVersionIDLen+1))
 			}, invalid},
 			{"no data", func(in *upstream.CreateSecretInput) { in.SecretData = upstream.SecretData{} }, invalid},
-			{"data that is too long", func(in *upstream.CreateSecretInput) { in.SecretData = data(strings.Repeat("x", maxSecretData+1)) }, invalid},
+			{"data that is too long", func(in *upstream.CreateSecretInput) {
+				in.SecretData = data(strings.Repeat("x", upstream.MaxSecretDataLen+1))
+			}, invalid},
 			{"data whose characters fit but whose bytes do not", func(in *upstream.CreateSecretInput) {
-				in.SecretData = data(strings.Repeat("é", maxSecretData/2+1))
+				in.SecretData = data(strings.Repeat("é", upstream.MaxSecretDataLen/2+1))
 			}, invalid},
 			{"data that is not UTF-8", func(in *upstream.CreateSecretInput) { in.SecretData = data("a\xff\xfeb") }, invalid},
 			{"an unknown data type", func(in *upstream.CreateSecretInput) { in.SecretDataType = "json" }, invalid},
@@ -210,7 +212,7 @@ var creatingPromises = []promise{
 			{"a key that is not there", func(in *upstream.CreateSecretInput) { in.EncryptionKeyID = "key-that-is-not-there" }, []error{upstream.ErrKeyNotFound}},
 			{"a description without end", func(in *upstream.CreateSecretInput) { in.Description = strings.Repeat("d", 20000) }, tooMuch},
 			{"a tag without key", func(in *upstream.CreateSecretInput) { in.Tags = []upstream.Tag{{Value: "x"}} }, invalid},
-			{"too many tags", func(in *upstream.CreateSecretInput) { in.Tags = manyTags(maxTags + 1) }, tooMuch},
+			{"too many tags", func(in *upstream.CreateSecretInput) { in.Tags = manyTags(upstream.MaxTags + 1) }, tooMuch},
 		} {
 			in := upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("x")}
 			c.mutate(&in)
@@ -238,7 +240,7 @@ var creatingPromises = []promise{
 	{"an error never shows the data", func(t *suite) {
 		const marker = "MARKER-s3cr3t"
 		t.create(app)
-		for _, value := range []string{marker, marker + strings.Repeat("x", maxSecretData), marker + "\xff"} {
+		for _, value := range []string{marker, marker + strings.Repeat("x", upstream.MaxSecretDataLen), marker + "\xff"} {
 			_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data(value)})
 			if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), marker) {
 				t.Errorf("creating: %v", err)

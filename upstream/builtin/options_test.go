@@ -1,0 +1,82 @@
+package builtin
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
+)
+
+func TestBadOptions(t *testing.T) {
+	dir := t.TempDir()
+	seed := func(change func(*upstream.CreateSecretInput)) func(*Options) {
+		in := upstream.CreateSecretInput{SecretName: "demo/db", VersionID: "v1", SecretData: secret("x")}
+		change(&in)
+		return func(o *Options) {
+			o.Seed = append(o.Seed, upstream.CreateSecretInput{SecretName: "a", VersionID: "v1", SecretData: secret("x")}, in)
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		mutate func(*Options)
+		want   string
+	}{
+		{"no database", func(o *Options) { o.Database = "" }, "database: must be set: the path of the database file"},
+		{"no keyring", func(o *Options) { o.Keyring = "" }, "keyring: must be set"},
+		{"the same file", func(o *Options) { o.Keyring = dir + "/./db" }, "keyring: " + dir + "/./db: must be another file than database"},
+		{"a folder", func(o *Options) { o.Database = dir }, "database: " + dir + ": must be a regular file"},
+		{"a keyring that is none", func(o *Options) { o.Keyring = dir }, "keyring: "},
+		{"one version", func(o *Options) { o.MaxVersions = 1 }, "maxVersions: 1: must be in the range 2 to 100"},
+		{"too many versions", func(o *Options) { o.MaxVersions = 101 }, "maxVersions: 101: "},
+		{"a seed of the service", seed(func(in *upstream.CreateSecretInput) { in.SecretName = "acs/x" }), "seed[1].name: acs/x: names that start with acs/ belong to the service"},
+		{"a seed without version", seed(func(in *upstream.CreateSecretInput) { in.VersionID = "" }), "seed[1].versionId: must not be empty"},
+		{"an empty seed", seed(func(in *upstream.CreateSecretInput) { in.SecretData = upstream.SecretData{} }), "seed[1].data: must have 1 to 30720 bytes, these are 0"},
+		{"a seed that is not text", seed(func(in *upstream.CreateSecretInput) { in.SecretData = secret("\xff") }), "seed[1].data: it is not valid UTF-8"},
+		{"a seed with a long description", seed(func(in *upstream.CreateSecretInput) { in.Description = strings.Repeat("x", 257) }), "seed[1]: "},
+	} {
+		opts := Options{Database: dir + "/db", Keyring: dir + "/keys"}
+		test.mutate(&opts)
+		err := opts.Validate()
+		if problems, ok := err.(upstream.OptionErrors); !ok || len(problems) != 1 || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%s: got %v", test.name, err)
+		}
+		if _, openErr := Open(opts); openErr == nil || err != nil && openErr.Error() != err.Error() {
+			t.Errorf("%s: Open answers %v", test.name, openErr)
+		}
+	}
+	// All problems at once.
+	if problems, _ := (Options{MaxVersions: -1}).Validate().(upstream.OptionErrors); len(problems) != 3 {
+		t.Errorf("got %v", problems)
+	}
+	good := Options{Database: dir + "/db", Keyring: dir + "/keys"}
+	if err := good.Validate(); err != nil {
+		t.Error(err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+		t.Errorf("created: %v, %v", files, err)
+	}
+}
+
+func TestSeed(t *testing.T) {
+	var log upstreamtest.Buffer
+	opts := testOptions(t)
+	opts.Logger = log.Logger()
+	opts.Seed = []upstream.CreateSecretInput{{SecretName: "demo/db", VersionID: "v1", SecretData: secret("seed")}}
+	s := mustOpen(t, opts)
+	wantValue(t, s, "demo/db", "seed")
+	mustPut(t, s, "demo/db", "v2", "own")
+	s.Close()
+	s = mustOpen(t, opts)
+	wantValue(t, s, "demo/db", "own")
+	mustDelete(t, s, "demo/db", 7)
+	s.Close()
+	s = mustOpen(t, opts)
+	_, err := get(s, "demo/db")
+	wantErr(t, err, upstream.ErrPendingDeletion)
+	if text := log.String(); strings.Count(text, "msg=seeded") != 1 || strings.Count(text, "not seeded: the secret is scheduled for deletion") != 1 {
+		t.Errorf("the log does not tell: %s", text)
+	}
+	wantErr(t, s.Seed(t.Context(), []upstream.CreateSecretInput{{SecretName: "a b"}}), upstream.ErrInvalidParameter)
+}
