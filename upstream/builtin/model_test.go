@@ -96,7 +96,7 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 			SecretData: secret(oneOf(t, "data", modelData)), SecretDataType: oneOf(t, "type", modelTypes),
 		}
 		if rapid.IntRange(0, 2).Draw(t, "labels") == 0 {
-			in.VersionStages = rapid.SliceOfN(rapid.SampledFrom(modelStages), 0, 3).Draw(t, "stages")
+			in.VersionStages = rapid.SliceOfN(rapid.SampledFrom(modelStages), 0, 9).Draw(t, "stages")
 		}
 		_, _ = both(t, sys, "put", func(m upstream.Manager) (upstream.SecretVersion, error) { return m.PutSecretValue(ctx, in) })
 		sys.compare(t, in.SecretName)
