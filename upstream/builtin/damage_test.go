@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -31,30 +30,30 @@ func newSample(t testing.TB) *sample {
 	t.Helper()
 	sm := &sample{opts: testOptions(t), values: map[upstream.SecretRef]string{}}
 	s := mustOpen(t, sm.opts)
+	s.db.NoSync = true // what is durable is for other tests
 	for i := range 30 {
 		name := fmt.Sprintf("secret/%02d", i)
-		sm.names = append(sm.names, upstream.SecretName(name))
+		mustCreate(t, s, name, "v0", name)
+		size := 97 * i / 3
+		if i%10 == 7 {
+			size = 2500 // pages of their own
+		}
 		for v := range 1 + i%4 {
-			id, data := fmt.Sprint("v", v), fmt.Sprint(name, " ", v, strings.Repeat(".", i*v*97))
-			if v == 0 {
-				mustCreate(t, s, name, id, data)
-			} else {
+			id, data := fmt.Sprint("v", v), fmt.Sprint(name, " ", v, strings.Repeat(".", size*v))
+			if v > 0 {
 				mustPut(t, s, name, id, data)
+			} else {
+				data = name
 			}
 			sm.values[upstream.SecretRef{SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id)}] = data
 		}
+		sm.names = append(sm.names, upstream.SecretName(name))
 	}
-	if _, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: "secret/29", ForceDeleteWithoutRecovery: true}); err != nil {
+	mustCreate(t, s, "secret/gone", "v0", "leaves free pages")
+	_, err := s.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "secret/gone", ForceDeleteWithoutRecovery: true})
+	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	for v := range 4 {
-		delete(sm.values, upstream.SecretRef{SecretName: "secret/29", VersionID: upstream.VersionID(fmt.Sprint("v", v))})
-	}
-	sm.names = sm.names[:29]
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var err error
 	if sm.file, err = os.ReadFile(sm.opts.Database); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +110,7 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 	}
 	if write {
 		for _, name := range sm.names {
-			if _, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: name, VersionID: "new", SecretData: secret("new")}); err != nil {
+			if err := putter(s, string(name), "new", "new")(); err != nil {
 				sm.clear(t, what, err)
 			}
 		}
@@ -131,9 +130,10 @@ func (sm *sample) clear(t *testing.T, what string, err error) {
 }
 
 func TestFlippedBits(t *testing.T) {
+	t.Parallel()
 	sm := newSample(t)
 	pageSize := os.Getpagesize()
-	step := 2
+	step := 3
 	if testing.Short() {
 		step = 15
 	}
@@ -155,41 +155,37 @@ func TestFlippedBits(t *testing.T) {
 			reported++
 		}
 	}
-	t.Logf("%d bits of a file of %d bytes: %d reported, the others without effect", len(offsets), len(sm.file), reported)
 	if reported < len(offsets)/10 {
 		t.Errorf("only %d of %d were noticed: the test shows nothing", reported, len(offsets))
 	}
 }
 
 func TestOverwrittenPages(t *testing.T) {
+	t.Parallel()
 	sm := newSample(t)
 	pageSize := os.Getpagesize()
 	pages := len(sm.file) / pageSize
 	random := rand.New(rand.NewPCG(3, 4))
+	noise := func(b []byte) {
+		for i := range b {
+			b[i] = byte(random.Uint32())
+		}
+	}
+	fills := []struct {
+		what string
+		fill func([]byte)
+	}{
+		{"zeros", func(b []byte) { clear(b) }},
+		{"ones", func(b []byte) { copy(b, bytes.Repeat([]byte{0xff}, len(b))) }},
+		{"noise", noise},
+		{"another page", func(b []byte) { copy(b, sm.file[random.IntN(pages)*pageSize:][:pageSize]) }},
+		{"noise behind the header", func(b []byte) { noise(b[pageHeaderLen:]) }},
+	}
 	for page := range pages {
-		at := page * pageSize
-		for what, fill := range map[string]func([]byte){
-			"zeros": func(b []byte) { clear(b) },
-			"ones": func(b []byte) {
-				for i := range b {
-					b[i] = 0xff
-				}
-			},
-			"noise": func(b []byte) {
-				for i := range b {
-					b[i] = byte(random.Uint32())
-				}
-			},
-			"another page": func(b []byte) { copy(b, sm.file[random.IntN(pages)*pageSize:][:pageSize]) },
-			"noise behind the header": func(b []byte) {
-				for i := pageHeaderLen; i < len(b); i++ {
-					b[i] = byte(random.Uint32())
-				}
-			},
-		} {
+		for _, f := range fills {
 			damaged := bytes.Clone(sm.file)
-			fill(damaged[at : at+pageSize])
-			sm.check(t, fmt.Sprintf("page %d overwritten with %s", page, what), damaged, false)
+			f.fill(damaged[page*pageSize:][:pageSize])
+			sm.check(t, fmt.Sprintf("page %d overwritten with %s", page, f.what), damaged, false)
 		}
 	}
 }
@@ -247,91 +243,90 @@ func TestExchangedCiphertexts(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name   string
+		atRead bool // noticed when it is read, and not when the database is opened
 		change func(*bbolt.Tx) error
 	}{
-		{"values of two versions", swap(bucketValues, "secret/03\x00v0", "secret/03\x00v1")},
-		{"values of two secrets", swap(bucketValues, "secret/03\x00v0", "secret/04\x00v0")},
-		{"metadata of two secrets", swap(bucketSecrets, "secret/03", "secret/07")},
-		{"metadata put in the place of a value", func(tx *bbolt.Tx) error {
+		{"values of two versions", true, swap(bucketValues, "secret/03\x00v0", "secret/03\x00v1")},
+		{"values of two secrets", true, swap(bucketValues, "secret/03\x00v0", "secret/04\x00v0")},
+		{"metadata of two secrets", false, swap(bucketSecrets, "secret/03", "secret/07")},
+		{"metadata put in the place of a value", true, func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketValues).Put([]byte("secret/03\x00v0"), tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
 		}},
-		{"a value removed", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Delete([]byte("secret/03\x00v0")) }},
-		{"a value added", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret/03\x00zz"), []byte("x")) }},
-		{"a value of no secret", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("zz\x00v"), []byte("x")) }},
-		{"a value of no secret in between", func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret\x00v"), []byte("x")) }},
-		{"the note of a key", func(tx *bbolt.Tx) error {
+		{"a value removed", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Delete([]byte("secret/03\x00v0")) }},
+		{"a value added", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret/03\x00zz"), []byte("x")) }},
+		{"a value of no secret", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("zz\x00v"), []byte("x")) }},
+		{"a value of no secret in between", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret\x00v"), []byte("x")) }},
+		{"the note of a key", false, func(tx *bbolt.Tx) error {
 			bk := tx.Bucket(bucketKeys)
 			k, _ := bk.Cursor().First()
 			return bk.Put(k, tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
 		}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			sm := newSample(t)
-			db, err := bbolt.Open(sm.opts.Database, 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(db.Update(test.change), db.Close()); err != nil {
-				t.Fatal(err)
-			}
-			content, err := os.ReadFile(sm.opts.Database)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !sm.check(t, test.name, content, false) {
-				t.Error("not noticed")
-			}
-			// Whatever is not inside a value is noticed at once.
-			if s, err := Open(sm.opts); err == nil {
-				_ = s.Close()
-				if !strings.Contains(test.name, "values") && !strings.Contains(test.name, "place of a value") {
-					t.Error("not noticed by Open")
-				}
-			}
-		})
+		sm := newSample(t)
+		sm.change(t, test.change)
+		content, err := os.ReadFile(sm.opts.Database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !sm.check(t, test.name, content, false) {
+			t.Errorf("%s: not noticed", test.name)
+		}
+		// Only what is inside a value is left to the read.
+		s, err := Open(sm.opts)
+		if err == nil {
+			_ = s.Close()
+		}
+		if (err == nil) != test.atRead {
+			t.Errorf("%s: Open answers %v", test.name, err)
+		}
+	}
+}
+
+// change changes the file as another program would.
+func (sm *sample) change(t *testing.T, change func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(sm.opts.Database, 0o600, &bbolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Update(change), db.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 
 // TestDamageNamesTheSecret reads one secret whose value was changed, and others that are whole.
 func TestDamageNamesTheSecret(t *testing.T) {
 	sm := newSample(t)
-	db, err := bbolt.Open(sm.opts.Database, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error {
+	sm.change(t, func(tx *bbolt.Tx) error {
 		key := []byte("secret/03\x00v1")
 		sealed := bytes.Clone(tx.Bucket(bucketValues).Get(key))
 		sealed[len(sealed)-1] ^= 1
 		return tx.Bucket(bucketValues).Put(key, sealed)
 	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
 	s := mustOpen(t, sm.opts)
-	for range 2 { // the store goes on
-		_, err = s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "secret/03", VersionID: "v1"})
+	for range 2 { // all else goes on
+		_, err := s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "secret/03", VersionID: "v1"})
 		wantErr(t, err, ErrDamaged)
 		if err != nil && !strings.Contains(err.Error(), `secret "secret/03", version "v1"`) {
 			t.Errorf("the error does not name secret and version: %v", err)
 		}
 	}
-	wantValue(t, s, "secret/04", sm.values[upstream.SecretRef{SecretName: "secret/04", VersionID: "v0"}])
+	wantValue(t, s, "secret/04", "secret/04")
 	// Nothing can be compared with a value that cannot be read.
-	_, err = s.PutSecretValue(context.Background(), upstream.PutSecretValueInput{SecretName: "secret/03", VersionID: "v1", SecretData: secret("x")})
-	wantErr(t, err, ErrDamaged)
+	wantErr(t, putter(s, "secret/03", "v1", "x")(), ErrDamaged)
 	mustPut(t, s, "secret/03", "v9", "good again")
 	wantValue(t, s, "secret/03", "good again")
 }
 
-// TestTruncatedUnderneath cuts the file while the store has it mapped: the process survives, and
-// every call ends with an error.
+// TestTruncatedUnderneath cuts the file while it is mapped: the process survives, every call
+// ends with an error, and Close releases the lock.
 func TestTruncatedUnderneath(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a mapped file cannot be cut there")
 	}
 	for _, keep := range []int64{0, 2} {
 		t.Run(fmt.Sprint(keep, " pages left"), func(t *testing.T) {
+			t.Parallel()
 			sm := newSample(t)
 			s, err := Open(sm.opts)
 			if err != nil {
@@ -340,69 +335,53 @@ func TestTruncatedUnderneath(t *testing.T) {
 			if err := os.Truncate(sm.opts.Database, keep*int64(os.Getpagesize())); err != nil {
 				t.Fatal(err)
 			}
-			ctx := context.Background()
 			for range 3 {
 				_, err := get(s, "secret/03")
 				wantErr(t, err, ErrDamaged)
 			}
-			_, err = s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "secret/03", VersionID: "new", SecretData: secret("new")})
-			wantErr(t, err, ErrDamaged)
-			start := time.Now()
+			wantErr(t, putter(s, "secret/03", "new", "new")(), ErrDamaged)
 			_ = s.Close()
-			if d := time.Since(start); d > 2*closePatience+time.Second {
-				t.Errorf("close took %v", d)
-			}
-			// The lock is free again.
 			if err := os.WriteFile(sm.opts.Database, sm.file, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s2 := mustOpen(t, sm.opts)
-			wantValue(t, s2, "secret/04", sm.values[upstream.SecretRef{SecretName: "secret/04", VersionID: "v0"}])
+			wantValue(t, mustOpen(t, sm.opts), "secret/04", "secret/04")
 		})
 	}
 }
 
 func TestOpenForeignFiles(t *testing.T) {
+	foreign := filepath.Join(t.TempDir(), "foreign.db")
+	db, err := bbolt.Open(foreign, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bolt, err := os.ReadFile(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct{ name, content, want string }{
 		{"empty", "", "empty"},
 		{"text", strings.Repeat("This is not a database. ", 1000), "not a secretagent database"},
+		{"another bbolt database", string(bolt), "not a secretagent database"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			opts := testOptions(t)
-			if err := os.MkdirAll(filepath.Dir(opts.Database), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(opts.Database, []byte(test.content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			_, err := Open(opts)
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v", err)
-			}
-			if _, err := os.Stat(opts.Keyring); err == nil {
-				t.Error("a keyring was created all the same")
-			}
-			if content, err := os.ReadFile(opts.Database); err != nil || string(content) != test.content {
-				t.Error("the file was changed")
-			}
-		})
-	}
-	t.Run("another bbolt database", func(t *testing.T) {
 		opts := testOptions(t)
-		if err := os.MkdirAll(filepath.Dir(opts.Database), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		db, err := bbolt.Open(opts.Database, 0o600, nil)
+		err := errors.Join(os.MkdirAll(filepath.Dir(opts.Database), 0o700), os.WriteFile(opts.Database, []byte(test.content), 0o600))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
+		if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v", test.name, err)
 		}
-		if _, err := Open(opts); err == nil {
-			t.Error("opened")
+		if _, err := os.Stat(opts.Keyring); err == nil {
+			t.Errorf("%s: a keyring was created all the same", test.name)
 		}
-	})
+		if content, err := os.ReadFile(opts.Database); err != nil || string(content) != test.content {
+			t.Errorf("%s: the file was changed", test.name)
+		}
+	}
 }
 
 // FuzzDatabase opens files of any content: there is an error or a store, never a panic, and

@@ -185,39 +185,6 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 	wantValue(t, mustOpen(t, opts), "a", "one")
 }
 
-func TestTwoProcesses(t *testing.T) {
-	opts := testOptions(t)
-	opts.lockTimeout = 100 * time.Millisecond
-	cmd, out := startChild(t, "hold", opts)
-	killed := false
-	defer func() {
-		if !killed {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}()
-	if _, err := out.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	_, err := Open(opts)
-	wantErr(t, err, ErrLocked)
-	wantErr(t, err, upstream.ErrUnavailable)
-	if d := time.Since(start); d < 90*time.Millisecond || d > 5*time.Second {
-		t.Errorf("gave up after %v", d)
-	}
-	if err != nil && !strings.Contains(err.Error(), "another process (a running agent?)") {
-		t.Errorf("unclear: %v", err)
-	}
-	time.AfterFunc(50*time.Millisecond, func() { _ = cmd.Process.Kill() })
-	opts.lockTimeout = 10 * time.Second
-	mustOpen(t, opts) // waits for the other to go
-	_ = cmd.Wait()
-	killed = true
-	_, err = Open(Options{Database: opts.Database, Keyring: opts.Keyring, lockTimeout: time.Millisecond})
-	wantErr(t, err, ErrLocked) // also within one process
-}
-
 // keyOf returns the EncryptionKeyId of a secret.
 func keyOf(t *testing.T, s *Store, name string) string {
 	t.Helper()

@@ -16,7 +16,7 @@ import (
 )
 
 // childMode names what a re-executed test binary does instead of testing.
-const childMode = "SECRETAGENT_LOCAL_TEST_CHILD"
+const childMode = "SECRETAGENT_BUILTIN_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(childMode); mode != "" {
@@ -55,7 +55,7 @@ func testOptions(tb testing.TB) Options {
 	}
 }
 
-// mustOpen opens a store that is closed, and its file checked, when the test ends.
+// mustOpen opens a built-in backend that is closed, and its file checked, when the test ends.
 func mustOpen(tb testing.TB, opts Options) *Store {
 	tb.Helper()
 	s, err := Open(opts)
@@ -129,7 +129,7 @@ func wantValue(tb testing.TB, s *Store, ref, want string) {
 func wantErr(tb testing.TB, err, want error) {
 	tb.Helper()
 	if !errors.Is(err, want) {
-		tb.Errorf("got error %v, want one that is %q", err, want)
+		tb.Errorf("got error %v, want one that is %v", err, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package builtin
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -44,6 +43,14 @@ func mustDelete(t *testing.T, s *Store, name string, days int) time.Time {
 	return at
 }
 
+// run runs the purge until stop is called.
+func run(t *testing.T, s *Store) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Run(ctx) }()
+	return func() { cancel(); wantErr(t, <-stopped, nil) }
+}
+
 func TestPurge(t *testing.T) {
 	opts := testOptions(t)
 	var log upstreamtest.Buffer
@@ -58,16 +65,14 @@ func TestPurge(t *testing.T) {
 		for _, name := range []string{"kept", "restored", "seven", "thirty"} {
 			mustCreate(t, s, name, "v1", name)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		stopped := make(chan error, 1)
-		go func() { stopped <- s.Run(ctx) }()
+		defer run(t, s)()
 		time.Sleep(time.Minute)
 		if at := mustDelete(t, s, "seven", 7); at != time.Now().Truncate(time.Second).Add(7*day).UTC() {
 			t.Errorf("planned for %v", at)
 		}
 		mustDelete(t, s, "restored", 7)
 		mustDelete(t, s, "thirty", 0)
-		if err := s.RestoreSecret(ctx, "restored"); err != nil {
+		if err := s.RestoreSecret(t.Context(), "restored"); err != nil {
 			t.Error(err)
 		}
 		heard()
@@ -96,10 +101,6 @@ func TestPurge(t *testing.T) {
 			t.Errorf("%d purged", n)
 		}
 		wantValue(t, s, "restored", "restored")
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Error(err)
-		}
 	})
 	if !strings.Contains(log.String(), "secret=seven") {
 		t.Errorf("the log does not tell: %s", log.String())
@@ -138,17 +139,13 @@ func TestPurgeAfterARestart(t *testing.T) {
 		mustCreate(t, s, "past", "v2", "new")
 		_, err = s.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "past", VersionID: "v1"})
 		wantErr(t, err, upstream.ErrNotFound)
-		ctx, cancel := context.WithCancel(t.Context())
-		stopped := make(chan error, 1)
-		go func() { stopped <- s.Run(ctx) }()
+		defer run(t, s)()
 		time.Sleep(21 * day)
 		synctest.Wait()
 		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "past"}) {
 			t.Errorf("left: %v", got)
 		}
 		wantValue(t, s, "past", "new")
-		cancel()
-		<-stopped
 	})
 }
 
@@ -166,19 +163,8 @@ func TestPurgeIsTriedAgain(t *testing.T) {
 		mustCreate(t, s, "a", "v1", "one")
 		mustDelete(t, s, "a", 7)
 		time.Sleep(8 * day)
-		failures := 2 // the wish to look again, from the deletion, is still there
-		s.update = func(fn func(*bbolt.Tx) error) error {
-			return s.db.Update(func(tx *bbolt.Tx) error {
-				if err := fn(tx); err != nil || failures == 0 {
-					return err
-				}
-				failures--
-				return errors.New("no space left on device")
-			})
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		stopped := make(chan error, 1)
-		go func() { stopped <- s.Run(ctx) }()
+		failCommits(s, 2) // the wish to look again, from the deletion, is still there
+		defer run(t, s)()
 		synctest.Wait()
 		if got := inFile(t, s); len(got) != 1 {
 			t.Errorf("left: %v", got)
@@ -188,8 +174,6 @@ func TestPurgeIsTriedAgain(t *testing.T) {
 		if got := inFile(t, s); len(got) != 0 {
 			t.Errorf("left after the retry: %v", got)
 		}
-		cancel()
-		<-stopped
 	})
 	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "no space left") {
 		t.Errorf("the log does not tell: %s", log.String())
