@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,16 +120,9 @@ type sighting struct {
 //  3. Stop when there is a moment at which all of them held. The two reads of each then
 //     lie around that moment.
 func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []sighting {
-	found := make([]sighting, len(refs))
-	fail := func(err error) []sighting {
-		for i := range found {
-			found[i] = sighting{err: err}
-		}
-		return found
-	}
 	if len(refs) == 1 {
-		found[0].answer, found[0].err = c.Lookup(ctx, refs[0])
-		return found
+		answer, err := c.Lookup(ctx, refs[0])
+		return []sighting{{answer: answer, err: err}}
 	}
 	for i, ref := range refs {
 		if err := ref.Validate(); err != nil {
@@ -137,85 +131,76 @@ func (c *Cache) lookupGroup(ctx context.Context, refs []upstream.SecretRef) []si
 			return slices.Insert(c.lookupGroup(ctx, rest), i, sighting{err: upstream.Wrap(err, opGet, ref)})
 		}
 	}
-	limits := c.limits.Load()
-	sh := c.shardOf(refs[0].SecretName)
-
-	// 1.
-	sh.mu.Lock()
-	now := c.now()
-	for i, ref := range refs {
-		found[i].since = unproven
-		e := sh.find(ref)
-		if e == nil {
-			continue
-		}
-		if now < e.expires {
-			found[i] = sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
-			c.touch(sh, e, now)
-		} else if e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err) && now < e.fail.until {
-			found[i] = sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
-		}
+	found := make([]sighting, len(refs))
+	sh := c.lock(refs[0].SecretName)
+	for i, ref := range refs { // 1.
+		found[i] = sh.known(ref, nil)
 	}
 	if together(found) {
-		c.countHits(sh, refs, found)
-		sh.mu.Unlock()
+		sh.countHits(refs, found)
+		sh.unlock()
 		return found
 	}
-	sh.mu.Unlock()
+	sh.unlock()
 
 	for range maxRounds {
-		// 2.
-		flights := make([]*flight, len(refs))
-		newest := newestState(found)
-		sh.mu.Lock()
-		for i, ref := range refs {
-			if found[i].since != unproven && found[i].confirmed > newest {
-				continue
-			}
-			e := sh.obtain(ref)
-			c.touch(sh, e, c.now())
-			f, err := c.join(sh, e, found[i].since != unproven, upstream.CauseOf(ctx))
-			if err != nil {
-				c.settle(sh, e)
-				sh.mu.Unlock()
-				return c.heldGroup(sh, refs, err, limits)
-			}
-			flights[i] = f
-		}
-		sh.mu.Unlock()
-		for i, f := range flights {
-			if f == nil {
-				continue
-			}
-			answer, err := c.outcome(ctx, f)
+		if err := c.readGroup(ctx, refs, found); err != nil { // 2.
 			if ctx.Err() != nil {
-				return fail(ctx.Err())
+				return slices.Repeat([]sighting{{err: ctx.Err()}}, len(refs))
 			}
-			if upstream.Outage(err) {
-				return c.heldGroup(sh, refs, err, limits)
-			}
-			found[i].see(answer, err, f.begin, f.end)
+			return c.heldGroup(refs, err)
 		}
-		// 3.
-		if together(found) {
+		if together(found) { // 3.
 			c.misses.Add(uint64(len(found)))
-			c.remember(sh, refs, found)
+			c.remember(refs, found)
 			return found
 		}
 	}
-	return fail(&upstream.Error{
+	return slices.Repeat([]sighting{{err: &upstream.Error{
 		Op: opGet, Ref: upstream.SecretRef{SecretName: refs[0].SecretName}, Err: upstream.ErrUnavailable,
 		Message: fmt.Sprintf("its labels move faster than they can be read: no consistent answer in %d attempts", maxRounds),
-	})
+	}}}, len(refs))
+}
+
+// readGroup reads those of refs for which found does not reach to the newest state. Its error
+// is that of ctx, or an outage.
+func (c *Cache) readGroup(ctx context.Context, refs []upstream.SecretRef, found []sighting) error {
+	flights := make([]*flight, len(refs))
+	newest := newestState(found)
+	sh := c.lock(refs[0].SecretName)
+	for i, ref := range refs {
+		if found[i].since != unproven && found[i].confirmed > newest {
+			continue
+		}
+		e := sh.obtain(ref)
+		sh.touch(e, c.now())
+		f, err := sh.join(e, found[i].since != unproven, upstream.CauseOf(ctx))
+		if err != nil {
+			sh.unlock()
+			return err
+		}
+		flights[i] = f
+	}
+	sh.unlock()
+	for i, f := range flights {
+		if f == nil {
+			continue
+		}
+		answer, err := c.outcome(ctx, f)
+		if ctx.Err() != nil || upstream.Outage(err) {
+			return cmp.Or(ctx.Err(), err)
+		}
+		found[i].see(answer, err, f.begin, f.end)
+	}
+	return nil
 }
 
 // remember keeps the proof that found belongs together for the next batch, where an entry
-// knows less: one that was distrusted between the two reads has only seen the second. The
+// knows less: one that was expired between the two reads has only seen the second. The
 // proof goes to the sealed file as well.
-func (c *Cache) remember(sh *shard, refs []upstream.SecretRef, found []sighting) {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	limits := c.limits.Load()
+func (c *Cache) remember(refs []upstream.SecretRef, found []sighting) {
+	sh := c.lock(refs[0].SecretName)
+	defer sh.unlock()
 	for i, ref := range refs {
 		e := sh.find(ref)
 		if e == nil || found[i].end == 0 {
@@ -225,7 +210,7 @@ func (c *Cache) remember(sh *shard, refs []upstream.SecretRef, found []sighting)
 			e.since = found[i].since
 		}
 		if e.value != nil && e.since != unproven {
-			c.seal(e, true, limits)
+			sh.seal(e, true)
 		}
 	}
 }
@@ -267,31 +252,37 @@ func together(found []sighting) bool {
 	return newest < confirmed
 }
 
+// known returns what is known about ref without asking: a fresh value or a refusal, or, in an
+// outage, what may be served during one.
+func (sh lockedShard) known(ref upstream.SecretRef, outage error) sighting {
+	e, now := sh.find(ref), sh.c.now()
+	switch {
+	case e == nil:
+	case now < e.expires || outage != nil && sh.servable(e):
+		s := sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
+		if now >= e.expires {
+			s.answer.Freshness, s.answer.Reason = upstream.Stale, upstream.Code(outage)
+		} else {
+			sh.touch(e, now)
+		}
+		return s
+	case e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err) && (outage != nil || now < e.fail.until):
+		return sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
+	}
+	return sighting{err: outage, since: unproven}
+}
+
 // heldGroup answers refs during an outage: with what is held, if it is young enough and
 // known to belong together.
-func (c *Cache) heldGroup(sh *shard, refs []upstream.SecretRef, outage error, limits *Limits) []sighting {
+func (c *Cache) heldGroup(refs []upstream.SecretRef, outage error) []sighting {
 	found := make([]sighting, len(refs))
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	now := c.now()
-	complete := true
+	sh := c.lock(refs[0].SecretName)
+	defer sh.unlock()
 	for i, ref := range refs {
-		e := sh.find(ref)
-		switch {
-		case e != nil && e.value != nil && (now < e.expires || c.servable(e, limits)):
-			found[i] = sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
-			if now >= e.expires {
-				found[i].answer.Freshness, found[i].answer.Reason = upstream.Stale, upstream.Code(outage)
-			}
-		case e != nil && e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err):
-			found[i] = sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
-		default:
-			found[i] = sighting{err: outage, since: unproven}
-			complete = false
-		}
+		found[i] = sh.known(ref, outage)
 	}
-	if complete && together(found) {
-		c.countHits(sh, refs, found)
+	if together(found) {
+		sh.countHits(refs, found)
 		return found
 	}
 	c.errors.Add(1)
@@ -301,23 +292,21 @@ func (c *Cache) heldGroup(sh *shard, refs []upstream.SecretRef, outage error, li
 				Op: opGet, Ref: ref, Err: upstream.ErrUnavailable, Code: upstream.Code(outage),
 				Message: "it is held, but the upstream cannot confirm that it belongs together with the other labels asked for",
 			}}
-		} else if found[i].err == nil {
-			found[i].err = outage
 		}
 	}
 	return found
 }
 
-// countHits counts a group that was answered from memory. The caller holds the shard.
-func (c *Cache) countHits(sh *shard, refs []upstream.SecretRef, found []sighting) {
+// countHits counts a group that was answered from memory.
+func (sh lockedShard) countHits(refs []upstream.SecretRef, found []sighting) {
 	for i := range found {
 		switch {
 		case found[i].err != nil:
-			c.negatives.Add(1)
+			sh.c.negatives.Add(1)
 		case found[i].answer.Freshness == upstream.Stale:
 			sh.stale[found[i].answer.Reason]++
 			if e := sh.find(refs[i]); e != nil {
-				c.noteStale(e, found[i].answer.Reason)
+				sh.noteStale(e, found[i].answer.Reason)
 			}
 		default:
 			sh.hits++

@@ -71,8 +71,8 @@ func TestOverheadPerSecret(t *testing.T) {
 		if !ok {
 			t.Fatal("miss")
 		}
-		a.Memo.Store(make([]byte, answer))
-		a.Memo.Grow(answer + 24)
+		a.Derived.Store(make([]byte, answer))
+		a.Derived.Grow(answer + 24)
 	}
 	used := int(heap()-before) / n
 	counted := int(c.Stats().Bytes) / n
@@ -95,9 +95,9 @@ func TestAnswersKeptWithAValue(t *testing.T) {
 		names := []string{"declared", "asked", "idle"}
 		for _, name := range names {
 			a := look(t, c, name)
-			a.Memo.Store("answer")
-			a.Memo.Grow(5000)
-			a.Memo.Asked(&name, 1)
+			a.Derived.Store("answer")
+			a.Derived.Grow(5000)
+			a.Derived.Asked(&name, 1)
 		}
 		for range 10 { // less than a lifetime apart
 			time.Sleep(30 * time.Second)
@@ -112,10 +112,10 @@ func TestAnswersKeptWithAValue(t *testing.T) {
 				t.Errorf("%s: last asked for by %q", name, e.AskedBy)
 			}
 		}
-		if a := look(t, c, "asked"); a.Memo.Load() != "answer" {
+		if a := look(t, c, "asked"); a.Derived.Load() != "answer" {
 			t.Error("an answer that is in use was dropped")
 		}
-		if a := look(t, c, "declared"); a.Memo.Load() != nil {
+		if a := look(t, c, "declared"); a.Derived.Load() != nil {
 			t.Error("an answer that nobody wants was kept")
 		}
 	})

@@ -15,15 +15,6 @@ import (
 	"secretagent/upstream"
 )
 
-// shardCount is how many locks the cache has: enough that readers of different secrets rarely
-// meet, few enough that an eviction, which looks at every shard, costs little beside the
-// fetch that caused it.
-const shardCount = 32
-
-// failureMemory is how long the failure of a call makes lookups of what is held not wait for
-// the next one. It is longer than the longest back-off.
-const failureMemory = time.Minute
-
 // Upstream is where values come from. Every backend of secretagent satisfies it.
 //
 // GetSecretValue may block; it must return promptly once ctx is done and be safe for
@@ -38,19 +29,16 @@ type Cache struct {
 	log          *slog.Logger
 	observe      func(Fetch)
 	fetchTimeout time.Duration
-	patience     time.Duration
-	reportEvery  time.Duration
-	maxSubs      int64
 
 	epoch  time.Time // zero of the cache's clock
 	seed   maphash.Seed
 	shards [shardCount]*shard
 	due    schedule
-	guard  guard
+	outage outage
 
 	life      context.Context // of every upstream call
 	endLife   context.CancelFunc
-	air       airspace
+	calls     calls
 	slots     chan struct{} // one per upstream call
 	refreshes chan struct{} // one per refresh in the background
 	forced    *rate.Limiter // upstream calls that clients force
@@ -62,14 +50,14 @@ type Cache struct {
 	limits   atomic.Pointer[Limits]
 	evicting sync.Mutex // one eviction at a time
 
-	// Sums. entries and bytes are those of the LRU, held and heldBytes those outside it.
-	entries, bytes, held, heldBytes atomic.Int64
-	misses, negatives, errors       atomic.Uint64
-	evictions, oversized            atomic.Uint64
-	throttled, subsRefused          atomic.Uint64
-	waiting, subscriptions          atomic.Int64
-	fetches                         [outcomes]atomic.Uint64
-	events                          atomic.Int64 // remembered, of all entries
+	// Sums. entries and bytes are those of the LRU, always and alwaysBytes those outside it.
+	entries, bytes, always, alwaysBytes atomic.Int64
+	misses, negatives, errors           atomic.Uint64
+	evictions, oversized                atomic.Uint64
+	throttled, subsRefused              atomic.Uint64
+	waiting, subscriptions              atomic.Int64
+	fetches                             [outcomes]atomic.Uint64
+	events                              atomic.Int64 // remembered, of all entries
 }
 
 // New returns a cache in front of up. It starts no goroutine and calls no upstream; with
@@ -78,34 +66,32 @@ type Cache struct {
 // never an error; options that make no sense, and a keyring that cannot or must not be
 // used, are.
 func New(up Upstream, opts Options) (*Cache, error) {
-	opts, err := opts.withDefaults()
-	if err != nil {
+	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
 	if up == nil {
 		return nil, errors.New("cache: no upstream")
 	}
+	opts = opts.withDefaults()
 	c := &Cache{
 		up:           up,
 		log:          opts.Logger,
 		observe:      opts.Observe,
 		fetchTimeout: opts.FetchTimeout,
-		patience:     opts.Patience,
-		reportEvery:  opts.ReportInterval,
-		maxSubs:      int64(opts.MaxSubscriptions),
 		epoch:        time.Now(),
 		seed:         maphash.MakeSeed(),
 		due:          schedule{wake: make(chan struct{}, 1)},
-		air:          airspace{empty: make(chan struct{})},
+		calls:        calls{empty: make(chan struct{})},
 		slots:        make(chan struct{}, opts.MaxFetches),
-		refreshes:    make(chan struct{}, opts.MaxRefreshes),
+		refreshes:    make(chan struct{}, maxRefreshes),
 		forced:       rate.NewLimiter(rate.Limit(opts.ForcedPerSecond), opts.ForcedBurst),
 	}
 	for i := range c.shards {
-		c.shards[i] = newShard(max(1, opts.MaxNegative/shardCount))
+		c.shards[i] = newShard(c)
 	}
 	c.life, c.endLife = context.WithCancel(context.Background())
 	if opts.Sealed != nil {
+		var err error
 		if c.sealed, err = openSealed(*opts.Sealed, c.log); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
@@ -122,228 +108,9 @@ func (c *Cache) now() int64 { return int64(time.Since(c.epoch)) }
 // at returns t on the cache's clock.
 func (c *Cache) at(t time.Time) int64 { return int64(t.Sub(c.epoch)) }
 
-func (c *Cache) shardOf(name upstream.SecretName) *shard {
-	return c.shards[maphash.String(c.seed, string(name))%shardCount]
-}
-
-// Peek returns the value of ref when it is held and fresh. It never waits for the upstream
-// and allocates nothing. It counts as a use of the value; a false result counts as nothing,
-// because a [Cache.Lookup] follows.
-func (c *Cache) Peek(ref upstream.SecretRef) (answer upstream.Answer, ok bool) {
-	ref = ref.WithDefaults()
-	now := c.now()
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	if e := sh.find(ref); e != nil && now < e.expires {
-		c.touch(sh, e, now)
-		sh.hits++
-		answer, ok = e.answer(), true
-	}
-	sh.mu.Unlock()
-	return answer, ok
-}
-
-// answer returns the value of e as a hit.
-func (e *entry) answer() upstream.Answer {
-	return upstream.Answer{Value: e.value, Memo: e.memo, FetchedAt: e.fetchedAt}
-}
-
-// Lookup returns the value of ref: a fresh one from memory, or one that the upstream gives
-// now, shared with everyone who asks at the same time, or, when the upstream cannot answer,
-// the last good one, marked [upstream.Stale] with the reason. Once a call has failed, lookups
-// of that value do not wait for the next call.
-//
-// It returns the error of ctx as soon as ctx is done, without disturbing others who wait for
-// the same value. Other errors wrap the sentinels of package upstream: what the upstream
-// said about the secret, at most [Limits.NegativeTTL] ago, or its outage when no value young
-// enough is held.
-func (c *Cache) Lookup(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
-	if answer, ok := c.Peek(ref); ok {
-		return answer, nil
-	}
-	if err := ctx.Err(); err != nil {
-		return upstream.Answer{}, err
-	}
-	ref = ref.WithDefaults()
-	if err := ref.Validate(); err != nil {
-		return upstream.Answer{}, upstream.Wrap(err, opGet, ref)
-	}
-	limits := c.limits.Load()
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	e := sh.obtain(ref)
-	now := c.now()
-	if now < e.expires { // another caller was faster
-		c.touch(sh, e, now)
-		sh.hits++
-		answer := e.answer()
-		sh.mu.Unlock()
-		return answer, nil
-	}
-	c.touch(sh, e, now)
-	if answer, err, ok := c.withoutUpstream(ctx, sh, e, now, limits); ok {
-		c.settle(sh, e)
-		sh.mu.Unlock()
-		return answer, err
-	}
-	f, err := c.join(sh, e, false, upstream.CauseOf(ctx))
-	patient := e.value == nil
-	if err != nil {
-		answer, err := c.instead(sh, e, err, limits)
-		c.settle(sh, e)
-		sh.mu.Unlock()
-		return answer, err
-	}
-	sh.mu.Unlock()
-	return c.await(ctx, sh, e, f, patient)
-}
-
-// withoutUpstream answers a lookup of a value that is not fresh where asking the upstream is
-// known to be in vain. The caller holds the shard.
-func (c *Cache) withoutUpstream(ctx context.Context, sh *shard, e *entry, now int64, limits *Limits) (answer upstream.Answer, err error, ok bool) {
-	if e.fail != nil && now < e.fail.until {
-		if upstream.Outage(e.fail.err) {
-			answer, err = c.instead(sh, e, e.fail.err, limits)
-		} else {
-			err = e.fail.err
-			c.negatives.Add(1)
-		}
-		return answer, err, true
-	}
-	// During an outage nobody waits who can be served something. Someone has to notice that
-	// it is over, though, so the upstream is asked behind the lookup.
-	reason, down := c.guard.outage()
-	until, _ := c.guard.blocked()
-	if e.fail != nil && e.fail.until != 0 && upstream.Outage(e.fail.err) && time.Since(e.fail.at) < failureMemory+c.fetchTimeout {
-		reason, down, until = upstream.Code(e.fail.err), true, max(until, e.fail.until)
-	}
-	if !down || e.value == nil || !c.servable(e, limits) {
-		return answer, nil, false
-	}
-	if now >= until {
-		if _, err := c.join(sh, e, false, upstream.CauseOf(ctx)); err == nil {
-			c.guard.begin(now, c.fetchTimeout)
-		}
-	}
-	return c.staleAnswer(sh, e, reason), nil, true
-}
-
-// await waits for f. An impatient caller is served what is held when the upstream is slow.
-func (c *Cache) await(ctx context.Context, sh *shard, e *entry, f *flight, patient bool) (upstream.Answer, error) {
-	c.waiting.Add(1)
-	defer c.waiting.Add(-1)
-	var enough <-chan time.Time
-	if !patient {
-		timer := time.NewTimer(c.patience)
-		defer timer.Stop()
-		enough = timer.C
-	}
-	for {
-		select {
-		case <-f.done:
-			if f.err == nil {
-				c.misses.Add(1)
-				return f.answer, nil
-			}
-			if !upstream.Outage(f.err) {
-				c.negatives.Add(1)
-				return upstream.Answer{}, f.err
-			}
-			sh.mu.Lock()
-			defer sh.mu.Unlock()
-			answer, err := c.instead(sh, e, f.err, c.limits.Load())
-			c.settle(sh, e)
-			return answer, err
-		case <-ctx.Done():
-			return upstream.Answer{}, ctx.Err()
-		case <-enough:
-			sh.mu.Lock()
-			if e.value != nil && c.servable(e, c.limits.Load()) {
-				answer := c.staleAnswer(sh, e, upstream.Code(upstream.ErrUnavailable))
-				sh.mu.Unlock()
-				return answer, nil
-			}
-			sh.mu.Unlock()
-			enough = nil
-		}
-	}
-}
-
-// instead answers a lookup that an outage stopped: with the held value, or, when there is
-// none young enough, with an error. The caller holds the shard and settles e.
-func (c *Cache) instead(sh *shard, e *entry, outage error, limits *Limits) (upstream.Answer, error) {
-	if e.value != nil && c.servable(e, limits) {
-		return c.staleAnswer(sh, e, upstream.Code(outage)), nil
-	}
-	c.errors.Add(1)
-	switch {
-	case e.value != nil:
-		if e.fail == nil {
-			e.fail = &failure{err: outage, at: time.Now(), backoff: newBackoff()}
-		}
-		c.lapse(e)
-		return upstream.Answer{}, c.failureError(e, limits)
-	case e.fail != nil:
-		return upstream.Answer{}, c.failureError(e, limits)
-	default:
-		return upstream.Answer{}, outage
-	}
-}
-
-// staleAnswer returns the value of e marked as stale and counts it. The caller holds the
-// shard.
-func (c *Cache) staleAnswer(sh *shard, e *entry, reason string) upstream.Answer {
-	sh.stale[reason]++
-	c.noteStale(e, reason)
-	answer := e.answer()
-	answer.Freshness, answer.Reason = upstream.Stale, reason
-	return answer
-}
-
-// servable reports whether the value of e is young enough to be served during an outage.
-// A clock that was set back makes nothing younger, a machine that slept makes things older.
-func (c *Cache) servable(e *entry, limits *Limits) bool {
-	if limits.MaxStale == Never {
-		return false
-	}
-	now := time.Now()
-	age := max(now.Sub(e.fetchedAt), now.Round(0).Sub(e.fetchedAt.Round(0)))
-	return age <= limits.MaxStale
-}
-
-// failureError returns why there is no value in e, whose last call failed.
-func (c *Cache) failureError(e *entry, limits *Limits) error {
-	if upstream.Outage(e.fail.err) && !e.fail.lapsed.IsZero() {
-		return c.tooOldError(e, limits, e.fail.lapsed)
-	}
-	return e.fail.err
-}
-
-// tooOldError says since when the upstream has not confirmed the value of e.
-func (c *Cache) tooOldError(e *entry, limits *Limits, fetched time.Time) error {
-	err := &upstream.Error{Op: opGet, Ref: e.ref, Err: upstream.ErrUnavailable}
-	bound := "no stale value may be served"
-	if limits.MaxStale != Never {
-		bound = fmt.Sprintf("the last good value may be served for %s", limits.MaxStale)
-	}
-	err.Message = fmt.Sprintf("the upstream has not confirmed it since %s and %s", fetched.UTC().Format(time.RFC3339), bound)
-	if e.fail != nil {
-		err.Message += "; last failure: " + upstream.Code(e.fail.err)
-		var detail *upstream.Error
-		if errors.As(e.fail.err, &detail) {
-			err.RequestID, err.Endpoint, err.RetryAfter = detail.RequestID, detail.Endpoint, detail.RetryAfter
-		}
-	}
-	return err
-}
-
-// GetSecretValue returns the value of [Cache.Lookup], fresh or stale.
-func (c *Cache) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	answer, err := c.Lookup(ctx, ref)
-	if err != nil {
-		return upstream.SecretValue{}, err
-	}
-	return *answer.Value, nil
+// lock locks the shard of the secret called name.
+func (c *Cache) lock(name upstream.SecretName) lockedShard {
+	return c.shards[maphash.String(c.seed, string(name))%shardCount].lock()
 }
 
 // Invalidate says that the backend announced a change of the secret called name. After it
@@ -354,42 +121,23 @@ func (c *Cache) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (ups
 // It never blocks and never calls the upstream, so it may be called from the backend's own
 // announcement.
 func (c *Cache) Invalidate(name upstream.SecretName) {
-	c.guard.success() // a backend that announces is not down
-	sh := c.shardOf(name)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	c.outage.success() // a backend that announces is not down
+	sh := c.lock(name)
+	defer sh.unlock()
 	for e := sh.secrets[name]; e != nil; e = e.next {
-		c.distrust(e)
+		sh.expire(e)
 	}
 }
 
-// ttlOf returns the lifetime of e's value.
-func (c *Cache) ttlOf(e *entry, limits *Limits) time.Duration {
-	if e.ttl > 0 {
-		return e.ttl
-	}
-	return limits.TTL
-}
-
-// SetLimits replaces the limits, all of them or, with an error that names every problem,
-// none. Values that are held follow at once: lifetimes are counted anew from the last
+// PrepareLimits returns set, which replaces the limits, or an error that names every problem
+// of them. Values that are held follow at once: lifetimes are counted anew from the last
 // confirmation, what is too much is evicted, secrets that are no longer pinned may be
 // evicted and newly pinned ones are fetched by [Cache.Run].
-func (c *Cache) SetLimits(limits Limits) error {
-	set, err := c.PrepareLimits(limits)
-	if err != nil {
-		return err
-	}
-	set()
-	return nil
-}
-
-// PrepareLimits is the half of [Cache.SetLimits] that can fail; set is the other one.
 func (c *Cache) PrepareLimits(limits Limits) (set func(), err error) {
-	limits, err = limits.withDefaults()
-	if err != nil {
+	if err := limits.Validate(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
+	limits = limits.withDefaults()
 	return func() {
 		c.settings.Lock()
 		defer c.settings.Unlock()
@@ -399,58 +147,49 @@ func (c *Cache) PrepareLimits(limits Limits) (set func(), err error) {
 
 func (c *Cache) applyLimits(limits *Limits) {
 	before := c.limits.Swap(limits)
-	pins := make(map[upstream.SecretRef]time.Duration, len(limits.Pins))
+	pins := make(map[upstream.SecretRef]bool, len(limits.Pins))
 	for _, p := range limits.Pins {
-		pins[p.Ref] = p.TTL
-		c.pin(p.Ref, p.TTL)
+		pins[p.Ref] = true
+		sh := c.lock(p.Ref.SecretName)
+		e := sh.obtain(p.Ref)
+		e.pinned, e.ttl, e.idle = true, p.TTL, false
+		c.due.ensure(e, c.now())
+		sh.unlock()
 	}
 	for _, p := range before.Pins {
-		if _, still := pins[p.Ref]; !still {
-			c.unpin(p.Ref)
+		if !pins[p.Ref] {
+			sh := c.lock(p.Ref.SecretName)
+			e := sh.obtain(p.Ref)
+			e.pinned, e.ttl = false, 0
+			sh.unlock()
 		}
 	}
-	for _, sh := range c.shards {
-		sh.mu.Lock()
-		for _, e := range sh.secrets {
-			for ; e != nil; e = e.next {
-				c.renew(e, limits)
-			}
-		}
-		sh.mu.Unlock()
+	for _, s := range c.shards {
+		sh := s.lock()
+		sh.each(sh.renew)
+		sh.unlock()
 	}
 	c.evict()
 }
 
-func (c *Cache) pin(ref upstream.SecretRef, ttl time.Duration) {
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	e := sh.obtain(ref)
-	e.pinned, e.ttl, e.idle = true, ttl, false
-	c.settle(sh, e)
-	c.due.ensure(e, c.now())
-}
-
-func (c *Cache) unpin(ref upstream.SecretRef) {
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if e := sh.find(ref); e != nil {
-		e.pinned, e.ttl = false, 0
-		c.settle(sh, e)
-	}
-}
-
-// renew counts the lifetime of e's value anew. The caller holds the shard.
-func (c *Cache) renew(e *entry, limits *Limits) {
+// renew counts the lifetime of e's value anew.
+func (sh lockedShard) renew(e *entry) {
 	if e.value == nil || e.expires == 0 {
 		return
 	}
-	confirmed, ttl := c.at(e.fetchedAt), c.ttlOf(e, limits)
+	confirmed, ttl := sh.c.at(e.fetchedAt), sh.ttlOf(e)
 	expires := confirmed + int64(ttl)
 	if expires == e.expires {
 		return
 	}
 	e.expires, e.idle = expires, false
-	c.due.set(e, confirmed+refreshAfter(ttl, e.took))
+	sh.c.due.set(e, confirmed+refreshAfter(ttl, e.took))
+}
+
+// ttlOf returns the lifetime of e's value.
+func (sh lockedShard) ttlOf(e *entry) time.Duration {
+	if e.ttl > 0 {
+		return e.ttl
+	}
+	return sh.c.limits.Load().TTL
 }

@@ -7,6 +7,10 @@ import (
 	"secretagent/upstream"
 )
 
+// reportInterval is the least time between two refreshes of one secret that [Cache.Report]
+// causes.
+const reportInterval = 10 * time.Second
+
 // RefreshNow returns what the upstream says now, whatever is held; callers who ask at the
 // same time share one call that starts after they asked. An error is returned even when a
 // value is held, and leaves that value in place, unless it says that the secret is gone.
@@ -21,13 +25,11 @@ func (c *Cache) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstrea
 	if err := ref.Validate(); err != nil {
 		return upstream.Answer{}, upstream.Wrap(err, opGet, ref)
 	}
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
+	sh := c.lock(ref.SecretName)
 	e := sh.obtain(ref)
-	c.touch(sh, e, c.now())
-	f, err := c.force(ctx, sh, e)
-	c.settle(sh, e)
-	sh.mu.Unlock()
+	sh.touch(e, c.now())
+	f, err := sh.force(ctx, e)
+	sh.unlock()
 	if err != nil {
 		return upstream.Answer{}, err
 	}
@@ -35,7 +37,7 @@ func (c *Cache) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstrea
 }
 
 // Report says that the value of ref was refused where it was used. However many callers
-// complain, the upstream is asked at most once per [Options.ReportInterval] and secret, and
+// complain, the upstream is asked at most once in ten seconds per secret, and
 // within the limit of forced calls; Report answers with what it said, or, when it was not
 // asked or could not answer, as [Cache.Lookup] does.
 func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
@@ -43,10 +45,9 @@ func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.An
 		return upstream.Answer{}, err
 	}
 	ref = ref.WithDefaults()
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	f := c.complain(ctx, sh, sh.find(ref))
-	sh.mu.Unlock()
+	sh := c.lock(ref.SecretName)
+	f := sh.complain(ctx, sh.find(ref))
+	sh.unlock()
 	if f != nil {
 		answer, err := c.outcome(ctx, f)
 		if err == nil || ctx.Err() != nil {
@@ -57,22 +58,21 @@ func (c *Cache) Report(ctx context.Context, ref upstream.SecretRef) (upstream.An
 }
 
 // complain returns the flight that answers a complaint about e, or nil when a lookup does.
-// The caller holds the shard.
-func (c *Cache) complain(ctx context.Context, sh *shard, e *entry) *flight {
+func (sh lockedShard) complain(ctx context.Context, e *entry) *flight {
 	if e == nil || e.value == nil {
 		return nil // nothing was given out that could have been refused
 	}
-	c.touch(sh, e, c.now())
+	sh.touch(e, sh.c.now())
 	for f := e.flight; f != nil; f = f.next {
 		if f.reported {
 			return f
 		}
 	}
-	now := max(c.now(), 1)
-	if e.reported != 0 && now < e.reported+int64(c.reportEvery) {
+	now := max(sh.c.now(), 1)
+	if e.reported != 0 && now < e.reported+int64(reportInterval) {
 		return nil
 	}
-	f, err := c.force(ctx, sh, e)
+	f, err := sh.force(ctx, e)
 	if err != nil {
 		return nil
 	}
@@ -82,9 +82,9 @@ func (c *Cache) complain(ctx context.Context, sh *shard, e *entry) *flight {
 }
 
 // force returns a flight whose call starts after now, taking a token when it is a new one.
-// The caller holds the shard.
-func (c *Cache) force(ctx context.Context, sh *shard, e *entry) (*flight, error) {
-	if f := e.joinable(true); f != nil {
+func (sh lockedShard) force(ctx context.Context, e *entry) (*flight, error) {
+	c := sh.c
+	if f := sh.joinable(e, true); f != nil {
 		return f, nil
 	}
 	if !c.forced.AllowN(time.Now(), 1) {
@@ -95,7 +95,7 @@ func (c *Cache) force(ctx context.Context, sh *shard, e *entry) (*flight, error)
 			RetryAfter: time.Duration(float64(time.Second) / float64(c.forced.Limit())),
 		}
 	}
-	return c.join(sh, e, true, upstream.CauseOf(ctx))
+	return sh.join(e, true, upstream.CauseOf(ctx))
 }
 
 // outcome waits for f and returns what the upstream said.

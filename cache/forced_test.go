@@ -114,7 +114,7 @@ func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := upstreamtest.NewFake()
 		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{ReportInterval: 10 * time.Second})
+		c := open(t, fake, cache.Options{})
 		look(t, c, "app/db")
 		fake.MustPut(t, "app/db", "v2", "second")
 		fake.Delay(get, 100*time.Millisecond)

@@ -43,15 +43,13 @@ type Event struct {
 type history struct {
 	events  []Event // oldest first
 	dropped int     // older ones that had to go
-	failed  run
-	stale   run
+
+	// Where in events is what goes on at present, plus one; 0 for nothing.
+	failed, stale int
 }
 
-// run is the place in events of what goes on at present, plus one; 0 for nothing.
-type run int
-
-// note adds one happening, or counts it to the run of its kind that goes on.
-func (h *history) note(total *atomic.Int64, ev Event, open *run) {
+// note adds one happening, or counts it to the one at open of its kind that goes on.
+func (h *history) note(total *atomic.Int64, ev Event, open *int) {
 	if open != nil && *open > 0 {
 		e := &h.events[*open-1]
 		e.Last, e.Code = ev.First, ev.Code
@@ -71,7 +69,7 @@ func (h *history) note(total *atomic.Int64, ev Event, open *run) {
 	h.events = append(h.events, ev)
 	total.Add(1)
 	if open != nil {
-		*open = run(len(h.events))
+		*open = len(h.events)
 	}
 }
 
@@ -88,11 +86,11 @@ func (h *history) inUse() upstream.VersionID {
 	return ""
 }
 
-// settled ends what went on: the upstream has answered about the secret.
-func (h *history) settled() { h.failed, h.stale = 0, 0 }
+// endRuns ends what went on: the upstream has answered about the secret.
+func (h *history) endRuns() { h.failed, h.stale = 0, 0 }
 
-// chronicle returns the history of e, made when it is missing.
-func (e *entry) chronicle() *history {
+// historyOf returns the history of e, made when it is missing.
+func (sh lockedShard) historyOf(e *entry) *history {
 	if e.history == nil {
 		e.history = &history{}
 	}
@@ -102,63 +100,63 @@ func (e *entry) chronicle() *history {
 // noteVersion records that the value of e is in use since at. The version before, nil for
 // none, is recorded as well when nothing is known of it: it was in use when it was confirmed
 // last. First values of references that nobody declared or subscribed to are not worth
-// telling. The caller holds the shard.
-func (c *Cache) noteVersion(e *entry, before *upstream.SecretValue, confirmed, at time.Time) {
-	if e.history == nil && (before == nil && e.wanted() != held || before != nil && before.VersionID == e.value.VersionID) {
+// telling.
+func (sh lockedShard) noteVersion(e *entry, before *upstream.SecretValue, confirmed, at time.Time) {
+	if e.history == nil && (before == nil && e.keep() != keptAlways || before != nil && before.VersionID == e.value.VersionID) {
 		return
 	}
-	h := e.chronicle()
-	h.settled()
+	h := sh.historyOf(e)
+	h.endRuns()
 	if h.inUse() == e.value.VersionID {
 		return // its labels changed, not the version
 	}
 	if before != nil && len(h.events) == 0 {
-		h.note(&c.events, Event{Kind: EventVersion, VersionID: before.VersionID, First: confirmed.Round(0)}, nil)
+		h.note(&sh.c.events, Event{Kind: EventVersion, VersionID: before.VersionID, First: confirmed.Round(0)}, nil)
 	}
-	h.note(&c.events, Event{Kind: EventVersion, VersionID: e.value.VersionID, First: at.Round(0)}, nil)
+	h.note(&sh.c.events, Event{Kind: EventVersion, VersionID: e.value.VersionID, First: at.Round(0)}, nil)
 }
 
-// noteFailed records a call that failed for e. References that nobody has a stake in are left
-// out: clients may ask for any name. The caller holds the shard.
-func (c *Cache) noteFailed(e *entry, err error, at time.Time) {
-	if e.history == nil && e.value == nil && e.wanted() != held {
+// noteFailed records a call that failed for e. References without a value that are neither
+// declared nor subscribed to are left out: clients may ask for any name.
+func (sh lockedShard) noteFailed(e *entry, err error, at time.Time) {
+	if e.history == nil && e.value == nil && e.keep() != keptAlways {
 		return
 	}
-	h := e.chronicle()
-	h.note(&c.events, Event{Kind: EventFailed, Code: upstream.Code(err), First: at.Round(0)}, &h.failed)
+	h := sh.historyOf(e)
+	h.note(&sh.c.events, Event{Kind: EventFailed, Code: upstream.Code(err), First: at.Round(0)}, &h.failed)
 }
 
-// noteGone records that there is no value for e, once until there is one again. The caller
-// holds the shard and has not yet dropped the value.
-func (c *Cache) noteGone(e *entry, err error, at time.Time) {
-	if e.history == nil && e.value == nil && e.wanted() != held {
+// noteGone records that there is no value for e, once until there is one again. The value
+// has not been dropped yet.
+func (sh lockedShard) noteGone(e *entry, err error, at time.Time) {
+	if e.history == nil && e.value == nil && e.keep() != keptAlways {
 		return
 	}
-	h := e.chronicle()
-	h.settled()
+	h := sh.historyOf(e)
+	h.endRuns()
 	if n := len(h.events); n > 0 && h.events[n-1].Kind == EventGone {
-		open := run(n)
-		h.note(&c.events, Event{Code: upstream.Code(err), First: at.Round(0)}, &open)
+		open := n
+		h.note(&sh.c.events, Event{Code: upstream.Code(err), First: at.Round(0)}, &open)
 		return
 	}
-	h.note(&c.events, Event{Kind: EventGone, Code: upstream.Code(err), First: at.Round(0)}, nil)
+	h.note(&sh.c.events, Event{Kind: EventGone, Code: upstream.Code(err), First: at.Round(0)}, nil)
 }
 
-// noteStale records that the value of e was given out as stale. The caller holds the shard.
-func (c *Cache) noteStale(e *entry, reason string) {
-	h := e.chronicle()
-	h.note(&c.events, Event{Kind: EventStale, Code: reason, First: time.Now().Round(0)}, &h.stale)
+// noteStale records that the value of e was given out as stale.
+func (sh lockedShard) noteStale(e *entry, reason string) {
+	h := sh.historyOf(e)
+	h.note(&sh.c.events, Event{Kind: EventStale, Code: reason, First: time.Now().Round(0)}, &h.stale)
 }
 
-// noteLapsed records that the value of e is too old to be served. The caller holds the shard.
-func (c *Cache) noteLapsed(e *entry) {
-	e.chronicle().note(&c.events, Event{Kind: EventLapsed, First: time.Now().Round(0)}, nil)
+// noteLapsed records that the value of e is too old to be served.
+func (sh lockedShard) noteLapsed(e *entry) {
+	sh.historyOf(e).note(&sh.c.events, Event{Kind: EventLapsed, First: time.Now().Round(0)}, nil)
 }
 
-// forgetHistory takes what is remembered of e out of the sum. The caller forgets e.
-func (c *Cache) forgetHistory(e *entry) {
+// forgetHistory takes what is remembered of e out of the sum; e is being forgotten.
+func (sh lockedShard) forgetHistory(e *entry) {
 	if e.history != nil {
-		c.events.Add(int64(-len(e.history.events)))
+		sh.c.events.Add(int64(-len(e.history.events)))
 		e.history = nil
 	}
 }

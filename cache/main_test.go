@@ -46,6 +46,15 @@ func open(t testing.TB, up cache.Upstream, opts cache.Options) *cache.Cache {
 	return c
 }
 
+// setLimits changes the limits of c.
+func setLimits(t interface{ Error(...any) }, c *cache.Cache, limits cache.Limits) {
+	if set, err := c.PrepareLimits(limits); err != nil {
+		t.Error(err)
+	} else {
+		set()
+	}
+}
+
 // start runs c until the test ends or stop is called.
 func start(t testing.TB, c *cache.Cache) (stop func()) {
 	t.Helper()
@@ -86,8 +95,8 @@ func wantAnswer(t testing.TB, got upstream.Answer, data string, freshness upstre
 	if (got.Reason != "") != (freshness == upstream.Stale) {
 		t.Fatalf("%s answer has reason %q", freshness, got.Reason)
 	}
-	if got.Memo == nil || got.FetchedAt.IsZero() {
-		t.Fatalf("answer lacks Memo or FetchedAt: %+v", got)
+	if got.Derived == nil || got.FetchedAt.IsZero() {
+		t.Fatalf("answer lacks Derived or FetchedAt: %+v", got)
 	}
 }
 

@@ -74,9 +74,7 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 				switch rapid.IntRange(0, 9).Draw(t, "op") {
 				case 0:
 					limits.MaxEntries = rapid.IntRange(1, 8).Draw(t, "newEntries")
-					if err := c.SetLimits(limits); err != nil {
-						t.Fatal(err)
-					}
+					setLimits(t, c, limits)
 					trim()
 				case 1, 2:
 					_, ok := c.Peek(ref(name))

@@ -1,15 +1,15 @@
 package cache
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
+	"path/filepath"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Never switches a bound of [Limits] off where its comment says so.
@@ -22,7 +22,7 @@ type Pin struct {
 	TTL time.Duration // zero: Limits.TTL
 }
 
-// Limits are the settings that can change while the cache works; see [Cache.SetLimits].
+// Limits are the settings that can change while the cache works; see [Cache.PrepareLimits].
 type Limits struct {
 	// TTL is how long a value is fresh after the upstream confirmed it. It must be positive;
 	// zero means 5m. A cache that keeps nothing is no cache: callers who want the upstream's
@@ -34,14 +34,14 @@ type Limits struct {
 	// value is served.
 	MaxStale time.Duration
 
-	// NegativeTTL is how long "no such secret" and the like are remembered. Zero means 5s,
-	// [Never] that every lookup asks again.
+	// NegativeTTL is how long "no such secret" and the like are remembered, at most TTL. Zero
+	// means 5s, or TTL when that is shorter, [Never] that every lookup asks again.
 	NegativeTTL time.Duration
 
 	// MaxEntries and MaxBytes bound the values that are neither pinned nor subscribed to.
 	// Whichever is reached first, the least recently used value of the whole cache goes.
 	// Bytes count the secret, the texts around it, a fixed overhead per entry, and what readers
-	// keep in Answer.Memo: at least the size of one answer, and more as of the next refresh
+	// keep in Answer.Derived: at least the size of one answer, and more as of the next refresh
 	// when they keep more. Zero means 1000 and 64 MiB.
 	MaxEntries int
 	MaxBytes   int64
@@ -58,29 +58,13 @@ type Options struct {
 	// Zero means 10s.
 	FetchTimeout time.Duration
 
-	// Patience is how long a lookup waits for a slow upstream when it could serve a stale
-	// value instead. Zero means 2s.
-	Patience time.Duration
-
-	// MaxFetches bounds upstream calls at any moment, MaxRefreshes those among them that
-	// nobody waits for. Zero means 32 and 8.
-	MaxFetches   int
-	MaxRefreshes int
-
-	// MaxNegative bounds the remembered refusals. Zero means 1024.
-	MaxNegative int
-
-	// MaxSubscriptions bounds live subscriptions. Zero means 10000.
-	MaxSubscriptions int
+	// MaxFetches bounds upstream calls at any moment. Zero means 32.
+	MaxFetches int
 
 	// ForcedPerSecond and ForcedBurst bound the upstream calls that clients can force with
 	// [Cache.RefreshNow] and [Cache.Report]. Zero means 10 and 20.
 	ForcedPerSecond float64
 	ForcedBurst     int
-
-	// ReportInterval is the least time between two refreshes of one secret that
-	// [Cache.Report] causes. Zero means 10s.
-	ReportInterval time.Duration
 
 	// Sealed keeps an encrypted copy of the values on disk. Nil means memory only.
 	Sealed *Sealed
@@ -114,81 +98,105 @@ type Sealed struct {
 	MaxBytes int64
 }
 
-// withDefaults returns o with zero values spelled out, or every problem of o at once.
-func (o Options) withDefaults() (Options, error) {
-	var errs []error
-	var err error
-	if o.Limits, err = o.Limits.withDefaults(); err != nil {
-		errs = append(errs, err)
-	}
-	positive(&errs, "FetchTimeout", &o.FetchTimeout, 10*time.Second)
-	positive(&errs, "Patience", &o.Patience, 2*time.Second)
-	positive(&errs, "MaxFetches", &o.MaxFetches, 32)
-	positive(&errs, "MaxRefreshes", &o.MaxRefreshes, 8)
-	positive(&errs, "MaxNegative", &o.MaxNegative, 1024)
-	positive(&errs, "MaxSubscriptions", &o.MaxSubscriptions, 10000)
-	positive(&errs, "ForcedPerSecond", &o.ForcedPerSecond, 10)
-	positive(&errs, "ForcedBurst", &o.ForcedBurst, 20)
-	positive(&errs, "ReportInterval", &o.ReportInterval, 10*time.Second)
-	if o.ForcedPerSecond > 0 && rate.Limit(o.ForcedPerSecond) == rate.Inf || math.IsNaN(o.ForcedPerSecond) {
-		errs = append(errs, errors.New("ForcedPerSecond: must be a finite number"))
+// Validate returns every problem of o as [upstream.OptionErrors]. The keys are those of the
+// section cache of agent.yaml, except for the pins, which are its section secrets. It reads
+// the keyring when there is one, and creates nothing.
+func (o Options) Validate() error {
+	var p upstream.OptionErrors
+	p.Add("", o.Limits.Validate())
+	positive(&p, "fetchTimeout", o.FetchTimeout)
+	positive(&p, "maxFetches", o.MaxFetches)
+	positive(&p, "forcedRefresh.perSecond", o.ForcedPerSecond)
+	positive(&p, "forcedRefresh.burst", o.ForcedBurst)
+	if math.IsNaN(o.ForcedPerSecond) || o.ForcedPerSecond >= math.MaxFloat64 {
+		p.Addf("forcedRefresh.perSecond", fmt.Sprint(o.ForcedPerSecond), "must be a finite number")
 	}
 	if o.Sealed != nil {
-		sealed := *o.Sealed
-		o.Sealed = &sealed
-		if sealed.Path == "" {
-			errs = append(errs, errors.New("Sealed.Path: must name a file"))
-		}
-		if sealed.Keyring == "" {
-			errs = append(errs, errors.New("Sealed.Keyring: must name a file"))
-		}
-		if sealed.Path != "" && sealed.Path == sealed.Keyring {
-			errs = append(errs, errors.New("Sealed.Keyring: must be another file than Sealed.Path"))
-		}
-		positive(&errs, "Sealed.MaxBytes", &o.Sealed.MaxBytes, 64<<20)
+		p.Add("sealed", o.Sealed.validate())
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	return o, errors.Join(errs...)
+	return p.Err()
 }
 
-func (l Limits) withDefaults() (Limits, error) {
-	var errs []error
-	positive(&errs, "TTL", &l.TTL, 5*time.Minute)
-	positive(&errs, "MaxEntries", &l.MaxEntries, 1000)
-	positive(&errs, "MaxBytes", &l.MaxBytes, 64<<20)
+func (s *Sealed) validate() error {
+	var p upstream.OptionErrors
+	positive(&p, "maxBytes", s.MaxBytes)
+	switch {
+	case s.Path == "":
+		p.Addf("path", "", "must name a file")
+	case filepath.Clean(s.Path) == filepath.Clean(s.Keyring):
+		p.Addf("path", s.Path, "is also the keyring")
+		return p.Err()
+	}
+	if s.Keyring == "" {
+		p.Addf("keyring", "", "must name a file")
+		return p.Err()
+	}
+	p.Add("keyring", keyfile.CheckKeyring(s.Keyring, s.KeyringIsCredential))
+	return p.Err()
+}
+
+// Validate returns every problem of l, as [Options.Validate] does.
+func (l Limits) Validate() error {
+	var p upstream.OptionErrors
+	positive(&p, "ttl", l.TTL)
+	positive(&p, "maxEntries", l.MaxEntries)
+	positive(&p, "maxBytes", l.MaxBytes)
 	if l.MaxStale != Never {
-		positive(&errs, "MaxStale", &l.MaxStale, 24*time.Hour)
+		positive(&p, "maxStale", l.MaxStale)
 	}
 	if l.NegativeTTL != Never {
-		positive(&errs, "NegativeTTL", &l.NegativeTTL, 5*time.Second)
+		positive(&p, "negativeTTL", l.NegativeTTL)
 	}
-	pins := make([]Pin, len(l.Pins))
+	if ttl := l.withDefaults().TTL; l.NegativeTTL > ttl && ttl > 0 {
+		p.Addf("negativeTTL", l.NegativeTTL.String(), "must not be longer than cache.ttl, %s", ttl)
+	}
 	seen := make(map[upstream.SecretRef]bool, len(l.Pins))
-	for i, p := range l.Pins {
-		p.Ref = p.Ref.WithDefaults()
-		if err := p.Ref.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("Pins[%d].Ref: %w", i, err))
-		} else if seen[p.Ref] {
-			errs = append(errs, fmt.Errorf("Pins[%d].Ref: %s is declared twice", i, p.Ref))
+	for i, pin := range l.Pins {
+		key, ref := fmt.Sprintf("pins[%d].name", i), pin.Ref.WithDefaults()
+		if err := ref.Validate(); err != nil {
+			p.Add(key, err)
+		} else if seen[ref] {
+			p.Addf(key, pin.Ref.String(), "is declared twice: keep one")
 		}
-		seen[p.Ref] = true
-		if p.TTL < 0 {
-			errs = append(errs, fmt.Errorf("Pins[%d].TTL: %s: must not be negative", i, p.TTL))
-		}
-		pins[i] = p
+		seen[ref] = true
+		positive(&p, fmt.Sprintf("pins[%d].ttl", i), pin.TTL)
 	}
-	l.Pins = pins
-	return l, errors.Join(errs...)
+	return p.Err()
 }
 
-// positive gives *v its default when it is zero and complains when it is negative.
-func positive[T ~int | ~int64 | ~float64](errs *[]error, field string, v *T, def T) {
-	switch {
-	case *v == 0:
-		*v = def
-	case *v < 0:
-		*errs = append(*errs, fmt.Errorf("%s: %v: must be positive", field, *v))
+// positive adds a problem when v is negative. Zero stands for the default.
+func positive[T ~int | ~int64 | ~float64](p *upstream.OptionErrors, key string, v T) {
+	if v < 0 {
+		p.Addf(key, fmt.Sprint(v), "must be positive")
 	}
+}
+
+// withDefaults returns o with zero values spelled out.
+func (o Options) withDefaults() Options {
+	o.Limits = o.Limits.withDefaults()
+	o.FetchTimeout = cmp.Or(o.FetchTimeout, 10*time.Second)
+	o.MaxFetches = cmp.Or(o.MaxFetches, 32)
+	o.ForcedPerSecond = cmp.Or(o.ForcedPerSecond, 10)
+	o.ForcedBurst = cmp.Or(o.ForcedBurst, 20)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	if o.Sealed != nil {
+		sealed := *o.Sealed
+		sealed.MaxBytes = cmp.Or(sealed.MaxBytes, 64<<20)
+		o.Sealed = &sealed
+	}
+	return o
+}
+
+func (l Limits) withDefaults() Limits {
+	l.TTL = cmp.Or(l.TTL, 5*time.Minute)
+	l.MaxStale = cmp.Or(l.MaxStale, 24*time.Hour)
+	l.NegativeTTL = cmp.Or(l.NegativeTTL, min(5*time.Second, l.TTL))
+	l.MaxEntries = cmp.Or(l.MaxEntries, 1000)
+	l.MaxBytes = cmp.Or(l.MaxBytes, 64<<20)
+	pins := make([]Pin, len(l.Pins))
+	for i, p := range l.Pins {
+		pins[i] = Pin{Ref: p.Ref.WithDefaults(), TTL: p.TTL}
+	}
+	l.Pins = pins
+	return l
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"math"
 	"slices"
 	"time"
 
@@ -105,20 +106,18 @@ func (c *Cache) restore(r *record) bool {
 		r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() {
 		return false
 	}
-	sh := c.shardOf(r.Ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := c.lock(r.Ref.SecretName)
+	defer sh.unlock()
 	e := sh.obtain(r.Ref)
 	r.Value.SecretName = sharedName(r.Value.SecretName, e.ref.SecretName)
-	e.value, e.memo = &r.Value, new(upstream.Memo)
+	e.value, e.derived = &r.Value, new(upstream.Derived)
 	e.fetchedAt, e.since, e.confirmed = r.FetchedAt, r.Since, r.Confirmed
 	e.sealed, e.sealedAt = true, c.at(r.FetchedAt)
-	if c.oversize(e, limits) {
+	if sh.oversize(e) {
 		e.clear()
-		c.settle(sh, e)
 		return true // a smaller bound is no damage
 	}
-	c.settle(sh, e)
+	sh.rehome(e)
 	c.sealed.st.Loaded++
 	e.used = int64(-c.sealed.st.Loaded) // in the order of the file
 	c.tick.Store(max(c.tick.Load(), r.Confirmed))
@@ -133,66 +132,59 @@ func (c *Cache) restore(r *record) bool {
 func (c *Cache) records(yield func(*record) bool) {
 	type candidate struct {
 		e    *entry
-		held bool
 		used int64
 	}
 	var all []candidate
-	for _, sh := range c.shards {
-		sh.mu.Lock()
-		for _, e := range sh.secrets {
-			for ; e != nil; e = e.next {
-				if e.value != nil {
-					all = append(all, candidate{e, e.wanted() == held, e.used})
-				}
+	for _, s := range c.shards {
+		sh := s.lock()
+		sh.each(func(e *entry) {
+			switch {
+			case e.value == nil:
+			case e.keep() == keptAlways:
+				all = append(all, candidate{e, math.MaxInt64})
+			default:
+				all = append(all, candidate{e, e.used})
 			}
-		}
-		sh.mu.Unlock()
+		})
+		sh.unlock()
 	}
-	slices.SortFunc(all, func(a, b candidate) int {
-		if a.held != b.held {
-			if a.held {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(b.used, a.used)
-	})
-	limits := c.limits.Load()
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(b.used, a.used) })
 	for _, one := range all {
-		if r := c.record(one.e, limits); r != nil && !yield(r) {
+		sh := c.lock(one.e.ref.SecretName)
+		r := sh.record(one.e)
+		sh.unlock()
+		if r != nil && !yield(r) {
 			return
 		}
 	}
 }
 
 // record returns what belongs in the sealed file of e; nil for nothing.
-func (c *Cache) record(e *entry, limits *Limits) *record {
-	sh := c.shardOf(e.ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if e.value == nil || !c.servable(e, limits) {
+func (sh lockedShard) record(e *entry) *record {
+	if !sh.servable(e) {
 		return nil
 	}
-	e.sealed, e.sealedAt = true, c.at(e.fetchedAt)
+	e.sealed, e.sealedAt = true, sh.c.at(e.fetchedAt)
 	return &record{Ref: e.ref, FetchedAt: e.fetchedAt.Round(0).UTC(), Since: e.since, Confirmed: e.confirmed, Value: *e.value}
 }
 
 // seal has the value of e written to the sealed file. What was merely confirmed is written
-// only when the age in the file has become too wrong. The caller holds the shard.
-func (c *Cache) seal(e *entry, changed bool, limits *Limits) {
-	if limits.MaxStale == Never {
+// only when the age in the file has become too wrong.
+func (sh lockedShard) seal(e *entry, changed bool) {
+	maxStale := sh.c.limits.Load().MaxStale
+	if maxStale == Never {
 		return
 	}
-	if changed || !e.sealed || c.at(e.fetchedAt)-e.sealedAt >= int64(limits.MaxStale/confirmShare) {
-		c.sealed.changed(false)
+	if changed || !e.sealed || sh.c.at(e.fetchedAt)-e.sealedAt >= int64(maxStale/confirmShare) {
+		sh.c.sealed.changed(false)
 	}
 }
 
 // unseal has the value of e leave the sealed file; gone says that the upstream has none for
-// us any more. The caller holds the shard.
-func (c *Cache) unseal(e *entry, gone bool) {
+// us any more.
+func (sh lockedShard) unseal(e *entry, gone bool) {
 	if e.sealed {
 		e.sealed = false
-		c.sealed.changed(gone)
+		sh.c.sealed.changed(gone)
 	}
 }

@@ -15,6 +15,9 @@ import (
 // recoverySpread is the time over which overdue refreshes are spread after an outage.
 const recoverySpread = 15 * time.Second
 
+// maxRefreshes bounds the upstream calls that nobody waits for.
+const maxRefreshes = 8
+
 // stopGrace bounds how long [Cache.Close] waits for upstream calls that it cancelled.
 const stopGrace = 5 * time.Second
 
@@ -57,7 +60,7 @@ func (c *Cache) Close() error {
 
 // stopFlights cancels every upstream call and waits for them, within a bound.
 func (c *Cache) stopFlights() error {
-	empty := c.air.close()
+	empty := c.calls.close()
 	c.endLife()
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
@@ -69,7 +72,7 @@ func (c *Cache) stopFlights() error {
 	}
 }
 
-// dispatch starts a refresh for every entry that is due, at most cap(c.refreshes) at once.
+// dispatch starts a refresh for every entry that is due, at most maxRefreshes at once.
 func (c *Cache) dispatch(ctx context.Context, wg *sync.WaitGroup) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -107,13 +110,13 @@ func (c *Cache) untilDue() time.Duration {
 	if !ok {
 		return time.Hour
 	}
-	if until, blocked := c.guard.blocked(); blocked && due != urgent {
+	if _, until, down := c.outage.state(); down && due != urgent {
 		due = max(due, until)
 	}
 	return time.Duration(due - c.now())
 }
 
-// startRefresh starts the refresh that is due first. It returns nil when there is nothing
+// startRefresh begins the refresh that is due first. It returns nil when there is nothing
 // to wait for.
 func (c *Cache) startRefresh() *flight {
 	now := c.now()
@@ -121,39 +124,31 @@ func (c *Cache) startRefresh() *flight {
 	if e == nil {
 		return nil
 	}
-	sh := c.shardOf(e.ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := c.lock(e.ref.SecretName)
+	defer sh.unlock()
 	if e.value != nil && !e.asked {
-		e.forgetAnswers()
-		c.settle(sh, e)
+		sh.change(e)
+		e.forgetDerived()
 	}
 	switch {
-	case e.wanted() == held:
+	case e.keep() == keptAlways:
 	case e.value == nil:
 		return nil // dropped since it was scheduled
 	case !e.asked && !announced:
-		e.idle = true // nobody wants it: let it expire
+		e.idle = true // nobody asks for it: let it expire
 		return nil
 	}
-	if e.flight != nil && e.joinable(false) == e.flight {
-		return nil // a lookup was faster; landing schedules the next refresh
+	if e.flight != nil && sh.joinable(e, false) == e.flight {
+		return nil // a lookup was faster; its end schedules the next refresh
 	}
-	f, err := c.join(sh, e, false, upstream.Cause{})
+	f, err := sh.join(e, false, upstream.Cause{})
 	if err != nil {
 		c.due.set(e, now+int64(time.Second))
 		return nil
 	}
 	f.background = true
-	c.guard.begin(now, c.fetchTimeout)
+	c.outage.begin(now, c.fetchTimeout)
 	return f
-}
-
-// forgetAnswers drops what readers keep with the value of e, but for who asked last.
-func (e *entry) forgetAnswers() {
-	memo := new(upstream.Memo)
-	memo.Follow(e.memo)
-	e.memo = memo
 }
 
 // Warm fetches every declared secret that has no fresh value, in parallel within the bounds
@@ -184,21 +179,19 @@ type MissingSecret struct {
 // Missing returns the declared secrets that could not be served now, in order of
 // declaration. An empty result means that the cache is ready.
 func (c *Cache) Missing() []MissingSecret {
-	limits := c.limits.Load()
 	var missing []MissingSecret
-	for _, p := range limits.Pins {
-		sh := c.shardOf(p.Ref.SecretName)
-		sh.mu.Lock()
+	for _, p := range c.limits.Load().Pins {
+		sh := c.lock(p.Ref.SecretName)
 		e := sh.find(p.Ref)
 		switch {
 		case e == nil || e.value == nil && e.fail == nil:
 			missing = append(missing, MissingSecret{p.Ref, &upstream.Error{Op: opGet, Ref: p.Ref, Message: "not fetched yet", Err: upstream.ErrUnavailable}})
 		case e.value == nil:
-			missing = append(missing, MissingSecret{p.Ref, c.failureError(e, limits)})
-		case e.expires <= c.now() && !c.servable(e, limits):
-			missing = append(missing, MissingSecret{p.Ref, c.tooOldError(e, limits, e.fetchedAt)})
+			missing = append(missing, MissingSecret{p.Ref, sh.failureError(e)})
+		case e.expires <= c.now() && !sh.servable(e):
+			missing = append(missing, MissingSecret{p.Ref, sh.tooOldError(e, e.fetchedAt)})
 		}
-		sh.mu.Unlock()
+		sh.unlock()
 	}
 	return missing
 }

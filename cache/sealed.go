@@ -229,29 +229,29 @@ func (s *sealedFile) run(ctx context.Context) {
 	s.io.Unlock()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last, failures, backoff := time.Now(), 0, newBackoff()
+	var last time.Time
+	var failed setback
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-			if failures == 0 {
+			if failed.count == 0 {
 				timer.Reset(max(gatherDelay, time.Until(last.Add(s.pause()))))
 			}
 			continue
 		case <-timer.C:
 		}
 		if err := s.rewrite(); err != nil {
-			failures++
 			s.log.Error("the sealed cache cannot be written", "path", s.path, "err", err, "hint", "it is tried again; check space and permissions")
-			wait, _ := backoff.Next()
-			timer.Reset(wait)
+			failed.add(err)
+			timer.Reset(failed.wait())
 			continue
 		}
-		if failures > 0 {
-			s.log.Info("the sealed cache is written again", "path", s.path, "failures", failures)
+		if failed.count > 0 {
+			s.log.Info("the sealed cache is written again", "path", s.path, "failures", failed.count)
 		}
-		last, failures, backoff = time.Now(), 0, newBackoff()
+		last, failed = time.Now(), setback{}
 	}
 }
 

@@ -93,7 +93,7 @@ type SealedStats struct {
 
 // Stats returns the counts of the cache.
 func (c *Cache) Stats() Stats {
-	reason, _ := c.guard.outage()
+	reason, _, _ := c.outage.state()
 	s := Stats{
 		Misses:               c.misses.Load(),
 		Negative:             c.negatives.Load(),
@@ -104,10 +104,10 @@ func (c *Cache) Stats() Stats {
 		Oversized:            c.oversized.Load(),
 		Throttled:            c.throttled.Load(),
 		Entries:              int(c.entries.Load()),
-		Pinned:               int(c.held.Load()),
+		Pinned:               int(c.always.Load()),
 		Bytes:                c.bytes.Load(),
-		PinnedBytes:          c.heldBytes.Load(),
-		Flights:              c.air.count(),
+		PinnedBytes:          c.alwaysBytes.Load(),
+		Flights:              c.calls.count(),
 		Waiting:              int(c.waiting.Load()),
 		Subscriptions:        int(c.subscriptions.Load()),
 		SubscriptionsRefused: c.subsRefused.Load(),
@@ -119,14 +119,14 @@ func (c *Cache) Stats() Stats {
 	for o := range c.fetches {
 		s.Fetches[Outcome(o)] = c.fetches[o].Load()
 	}
-	for _, sh := range c.shards {
-		sh.mu.Lock()
+	for _, each := range c.shards {
+		sh := each.lock()
 		s.Hits += sh.hits
-		s.Remembered += sh.negative.Len()
+		s.Remembered += sh.refusals.Len()
 		for reason, n := range sh.stale {
 			s.Stale[reason] += n
 		}
-		sh.mu.Unlock()
+		sh.unlock()
 	}
 	return s
 }
@@ -143,7 +143,7 @@ type EntryStatus struct {
 	FreshUntil  time.Time // zero when not fresh
 	NextRefresh time.Time // zero when none is planned
 
-	AskedBy string    // who asked a reader for the value last, see [upstream.Memo]; empty: nobody
+	AskedBy string    // who asked a reader for the value last, see [upstream.Derived]; empty: nobody
 	AskedAt time.Time // zero: never
 
 	LastError   string    // KMS code of the last call, if it failed
@@ -163,19 +163,17 @@ type EntryStatus struct {
 // dashboards: it visits every entry.
 func (c *Cache) Entries() []EntryStatus {
 	var all []EntryStatus
-	for _, sh := range c.shards {
-		sh.mu.Lock()
+	for _, each := range c.shards {
+		sh := each.lock()
 		now, wall := c.now(), time.Now().Round(0)
-		for _, e := range sh.secrets {
-			for ; e != nil; e = e.next {
-				s := c.status(e, now, wall)
-				if h := e.history; h != nil {
-					s.History, s.HistoryDropped = slices.Clone(h.events), h.dropped
-				}
-				all = append(all, s)
+		sh.each(func(e *entry) {
+			s := sh.status(e, now, wall)
+			if h := e.history; h != nil {
+				s.History, s.HistoryDropped = slices.Clone(h.events), h.dropped
 			}
-		}
-		sh.mu.Unlock()
+			all = append(all, s)
+		})
+		sh.unlock()
 	}
 	slices.SortFunc(all, func(a, b EntryStatus) int {
 		return cmp.Or(
@@ -192,17 +190,16 @@ func (c *Cache) Pinned() []EntryStatus {
 	pins := c.limits.Load().Pins
 	all := make([]EntryStatus, 0, len(pins))
 	for _, p := range pins {
-		sh := c.shardOf(p.Ref.SecretName)
-		sh.mu.Lock()
+		sh := c.lock(p.Ref.SecretName)
 		if e := sh.find(p.Ref); e != nil {
-			all = append(all, c.status(e, c.now(), time.Now().Round(0)))
+			all = append(all, sh.status(e, c.now(), time.Now().Round(0)))
 		}
-		sh.mu.Unlock()
+		sh.unlock()
 	}
 	return all
 }
 
-func (c *Cache) status(e *entry, now int64, wall time.Time) EntryStatus {
+func (sh lockedShard) status(e *entry, now int64, wall time.Time) EntryStatus {
 	s := EntryStatus{
 		Ref: e.ref, Size: e.size, FetchedAt: e.fetchedAt.Round(0),
 		Fresh: now < e.expires, Pinned: e.pinned, Subscribers: len(e.subs),
@@ -210,12 +207,12 @@ func (c *Cache) status(e *entry, now int64, wall time.Time) EntryStatus {
 	if e.value != nil {
 		s.VersionID = e.value.VersionID
 		s.VersionStages = slices.Clone(e.value.VersionStages)
-		s.AskedBy, s.AskedAt = e.memo.LastAsked()
+		s.AskedBy, s.AskedAt = e.derived.LastAsked()
 	}
 	if s.Fresh {
 		s.FreshUntil = wall.Add(time.Duration(e.expires - now))
 	}
-	if due, ok := c.due.dueOf(e); ok {
+	if due, ok := sh.c.due.dueOf(e); ok {
 		s.NextRefresh = wall.Add(time.Duration(max(due-now, 0)))
 	}
 	if e.fail != nil {

@@ -6,9 +6,27 @@ import (
 	"secretagent/upstream"
 )
 
+// maxSubscriptions bounds live subscriptions.
+const maxSubscriptions = 10_000
+
 // subscription is one bell. One ring is remembered until it is heard, more are the same.
 type subscription struct {
 	bell chan struct{}
+}
+
+// subscriptions is a set of bells.
+type subscriptions map[*subscription]struct{}
+
+// bells copies the set, so that it can be rung without the lock.
+func (s subscriptions) bells() []*subscription {
+	if len(s) == 0 {
+		return nil
+	}
+	bells := make([]*subscription, 0, len(s))
+	for sub := range s {
+		bells = append(bells, sub)
+	}
+	return bells
 }
 
 // Subscribe returns a channel that gets a value whenever the value of one of refs changes,
@@ -17,10 +35,10 @@ type subscription struct {
 //
 // Secrets with a subscription are kept fresh by [Cache.Run] and not evicted until cancel is
 // called, which may happen more than once. References that are not valid never ring. When
-// [Options.MaxSubscriptions] are live, changed is nil, which never rings either: callers
+// 10,000 are live, changed is nil, which never rings either: callers
 // that can wait otherwise check for it.
 func (c *Cache) Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func()) {
-	if c.subscriptions.Add(1) > c.maxSubs {
+	if c.subscriptions.Add(1) > maxSubscriptions {
 		c.subscriptions.Add(-1)
 		c.subsRefused.Add(1)
 		return nil, func() {}
@@ -43,20 +61,17 @@ func (c *Cache) Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, 
 }
 
 func (c *Cache) subscribe(sub *subscription, ref upstream.SecretRef) *entry {
-	limits := c.limits.Load()
-	sh := c.shardOf(ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := c.lock(ref.SecretName)
+	defer sh.unlock()
 	e := sh.obtain(ref)
 	if e.subs == nil {
 		e.subs = subscriptions{}
 	}
 	e.subs[sub] = struct{}{}
 	e.idle = false
-	c.settle(sh, e)
 	// A subscriber asks for the value itself. Only if it does not, or was refused, is there
 	// something to do for the background.
-	wait := int64(max(limits.NegativeTTL, 0))
+	wait := int64(max(c.limits.Load().NegativeTTL, 0))
 	if e.value != nil {
 		wait = 0
 	}
@@ -65,13 +80,12 @@ func (c *Cache) subscribe(sub *subscription, ref upstream.SecretRef) *entry {
 }
 
 func (c *Cache) unsubscribe(sub *subscription, e *entry) {
-	sh := c.shardOf(e.ref.SecretName)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	sh := c.lock(e.ref.SecretName)
+	defer sh.unlock()
+	sh.change(e)
 	delete(e.subs, sub)
 	if len(e.subs) == 0 {
 		e.subs = nil
-		c.settle(sh, e)
 	}
 }
 

@@ -31,8 +31,8 @@ func (f Freshness) String() string {
 type Answer struct {
 	Value *SecretValue // read-only
 
-	// Memo belongs to Value and lives as long.
-	Memo *Memo
+	// Derived belongs to Value and lives as long.
+	Derived *Derived
 
 	// FetchedAt is when the upstream last confirmed Value.
 	FetchedAt time.Time
@@ -43,9 +43,9 @@ type Answer struct {
 	Reason string
 }
 
-// Memo is what readers keep with a value: what they derived from it, so that the next reader
+// Derived is what readers keep with a value: what they derived from it, so that the next reader
 // of the same value need not derive it again, and who asked for it last.
-type Memo struct {
+type Derived struct {
 	atomic.Value // what was derived
 	size         atomic.Int64
 
@@ -56,33 +56,33 @@ type Memo struct {
 // Asked notes that by asked for the value at a time in nanoseconds of Unix time. What is there
 // already is not written again: with a clock that stands still for a while, readers that are
 // called the same leave the memory of each other's processors alone. The string must not change.
-func (m *Memo) Asked(by *string, at int64) {
-	if m.asker.Load() != by {
-		m.asker.Store(by)
+func (d *Derived) Asked(by *string, at int64) {
+	if d.asker.Load() != by {
+		d.asker.Store(by)
 	}
-	if m.askedAt.Load() != at {
-		m.askedAt.Store(at)
+	if d.askedAt.Load() != at {
+		d.askedAt.Store(at)
 	}
 }
 
 // LastAsked returns who asked for the value last and when; an empty name when it was not asked for.
-func (m *Memo) LastAsked() (by string, at time.Time) {
-	name := m.asker.Load()
+func (d *Derived) LastAsked() (by string, at time.Time) {
+	name := d.asker.Load()
 	if name == nil {
 		return "", time.Time{}
 	}
-	return *name, time.Unix(0, m.askedAt.Load())
+	return *name, time.Unix(0, d.askedAt.Load())
 }
 
 // Grow says that what readers keep takes n bytes more.
-func (m *Memo) Grow(n int) { m.size.Add(int64(n)) }
+func (d *Derived) Grow(n int) { d.size.Add(int64(n)) }
 
 // Size returns how many bytes readers keep, as they said.
-func (m *Memo) Size() int { return int(m.size.Load()) }
+func (d *Derived) Size() int { return int(d.size.Load()) }
 
-// Follow makes m go on with who asked for the value that old belongs to: the one before, or the
+// Follow makes d go on with who asked for the value that old belongs to: the one before, or the
 // same, of which nothing derived is to be kept.
-func (m *Memo) Follow(old *Memo) {
-	m.asker.Store(old.asker.Load())
-	m.askedAt.Store(old.askedAt.Load())
+func (d *Derived) Follow(old *Derived) {
+	d.asker.Store(old.asker.Load())
+	d.askedAt.Store(old.askedAt.Load())
 }

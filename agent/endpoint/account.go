@@ -132,8 +132,8 @@ func (s *Server) see(c *conn) {
 // that path. c.account is whoever the guard let through last.
 func (s *Server) countHit(c *conn, a *upstream.Answer) {
 	c.hits.Add(1)
-	if a.Memo != nil {
-		a.Memo.Asked(&c.account.name, s.clock.Load())
+	if a.Derived != nil {
+		a.Derived.Asked(&c.account.name, s.clock.Load())
 	}
 	if c.timed {
 		s.opts.Observe(a.Freshness.String(), time.Since(c.began))
@@ -158,8 +158,8 @@ func (s *Server) countValue(c *conn, a *upstream.Answer) {
 func (s *Server) countSlow(c *conn, a *upstream.Answer) {
 	c.caller.account.lookups.Add(1)
 	s.see(c)
-	if a.Memo != nil {
-		a.Memo.Asked(&c.caller.account.name, s.clock.Load())
+	if a.Derived != nil {
+		a.Derived.Asked(&c.caller.account.name, s.clock.Load())
 	}
 }
 

@@ -52,7 +52,7 @@ func TestCallersAreCounted(t *testing.T) {
 	for range 5 {
 		etag = ask("/v1/web/db", web, 200).header.Get("ETag")
 	}
-	if by, at := a.Memo.LastAsked(); by != "web" || time.Since(at) > time.Minute {
+	if by, at := a.Derived.LastAsked(); by != "web" || time.Since(at) > time.Minute {
 		t.Errorf("web/db was last asked for by %q at %v", by, at)
 	}
 	ask("/v1/web/new", web, 200)
@@ -62,7 +62,7 @@ func TestCallersAreCounted(t *testing.T) {
 	for range 3 {
 		ask("/v1/web/db", job, 200)
 	}
-	if by, _ := a.Memo.LastAsked(); by != "job" {
+	if by, _ := a.Derived.LastAsked(); by != "job" {
 		t.Errorf("web/db was last asked for by %q", by)
 	}
 	ask("/v1/web/absent", job, 404)

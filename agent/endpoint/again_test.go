@@ -73,7 +73,7 @@ func newShelf(t testing.TB, opts Options) *Server {
 	for name, data := range map[upstream.SecretName]string{
 		"app/db": `{"password":"first"}`, "other": "text", "big": strings.Repeat("0123456789abcdef", 4<<10), "stale": "old",
 	} {
-		a := upstream.Answer{Memo: new(upstream.Memo), FetchedAt: time.Now().Add(-time.Minute), Value: &upstream.SecretValue{SecretName: name, VersionID: "v1",
+		a := upstream.Answer{Derived: new(upstream.Derived), FetchedAt: time.Now().Add(-time.Minute), Value: &upstream.SecretValue{SecretName: name, VersionID: "v1",
 			VersionStages: []upstream.VersionStage{upstream.ACSCurrent}, SecretData: upstream.NewSecretData([]byte(data)), SecretDataType: upstream.DataTypeText}}
 		if name == "stale" {
 			a.Freshness, a.Reason = upstream.Stale, "ServiceUnavailableTemporary"

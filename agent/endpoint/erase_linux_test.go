@@ -20,7 +20,7 @@ func TestPreparedAnswersAreOverwritten(t *testing.T) {
 	held := make([]upstream.Answer, n)
 	for i := range held {
 		v := &upstream.SecretValue{SecretName: "a", VersionID: upstream.VersionID(fmt.Sprint("v", i)), SecretData: upstream.NewSecretData(planted.Bytes())}
-		held[i] = upstream.Answer{Value: v, Memo: new(upstream.Memo)}
+		held[i] = upstream.Answer{Value: v, Derived: new(upstream.Derived)}
 		for f := range numFormats {
 			if b := s.preparedOf(&held[i], f).bodyOf(v, f); len(b.data) < 32 {
 				t.Fatalf("%v: %d bytes", f, len(b.data))

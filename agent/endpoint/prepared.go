@@ -26,7 +26,7 @@ type prepared struct {
 	first  body
 	format Format                      // of first
 	others atomic.Pointer[[]otherBody] // replaced, never modified
-	memo   *upstream.Memo              // where all of this is kept; nil: nowhere
+	memo   *upstream.Derived           // where all of this is kept; nil: nowhere
 }
 
 type otherBody struct {
@@ -38,15 +38,15 @@ type otherBody struct {
 // preparedOf returns what is prepared for a's value. Whoever needs it first prepares it, in
 // format f.
 func (s *Server) preparedOf(a *upstream.Answer, f Format) *prepared {
-	if a.Memo != nil {
-		if p, ok := a.Memo.Load().(*prepared); ok {
+	if a.Derived != nil {
+		if p, ok := a.Derived.Load().(*prepared); ok {
 			return p
 		}
 	}
-	p := &prepared{etag: s.etagOf(a.Value), first: *shape(a.Value, f), format: f, memo: a.Memo}
-	if a.Memo != nil {
-		if !a.Memo.CompareAndSwap(nil, p) {
-			if other, ok := a.Memo.Load().(*prepared); ok {
+	p := &prepared{etag: s.etagOf(a.Value), first: *shape(a.Value, f), format: f, memo: a.Derived}
+	if a.Derived != nil {
+		if !a.Derived.CompareAndSwap(nil, p) {
+			if other, ok := a.Derived.Load().(*prepared); ok {
 				return other
 			}
 		}

@@ -80,6 +80,15 @@ func CreateKeyring(path string) (*Keyring, error) {
 	return newKeyring(path, handle)
 }
 
+// CheckKeyring returns why [OpenKeyring] would fail, as far as that shows without changing
+// anything.
+func CheckKeyring(path string, credential bool) error {
+	if _, err := ReadKeyring(path, credential); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return KeyringFile.Check(path) // could it be made?
+}
+
 // OpenKeyring reads the keyring at path, which it makes where it is missing. created says that
 // it did.
 func OpenKeyring(path string, credential bool) (ring *Keyring, created bool, err error) {

@@ -1,0 +1,258 @@
+package cache
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// maxRetryAfter bounds how long an upstream can ask to be left alone.
+const maxRetryAfter = 5 * time.Minute
+
+// gone reports whether err is the upstream's answer that there is no value for us.
+func gone(err error) bool {
+	return errors.Is(err, upstream.ErrNotFound) || errors.Is(err, upstream.ErrPendingDeletion) ||
+		errors.Is(err, upstream.ErrAccessDenied)
+}
+
+// store makes what the call of f found the state of e, and returns whom that concerns. What may
+// predate an announced change is good for those who asked before it, and for nothing else.
+func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, err error) (outcome Outcome, bells []*subscription) {
+	sh.change(e)
+	f.err = err
+	switch {
+	case err == nil:
+		return sh.found(e, f, value)
+	case f.outdated, sh.c.life.Err() != nil:
+	case gone(err):
+		if e.value != nil {
+			bells = e.subs.bells()
+		}
+		sh.noteGone(e, err, f.beganAt)
+		sh.refused(e, f, err)
+	default:
+		sh.noteFailed(e, err, f.beganAt)
+		sh.failed(e, f, err)
+	}
+	return outcomeOf(err), bells
+}
+
+// found stores a value.
+func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (outcome Outcome, bells []*subscription) {
+	value.SecretName = sharedName(value.SecretName, e.ref.SecretName)
+	before, confirmed := e.value, e.fetchedAt
+	outcome = Unchanged
+	f.answer = upstream.Answer{Value: e.value, Derived: e.derived, FetchedAt: f.beganAt, Freshness: upstream.Miss}
+	if !sameValue(before, value) {
+		outcome = Changed
+		f.answer.Value, f.answer.Derived = value, new(upstream.Derived)
+		if before == nil {
+			outcome = First
+		} else {
+			f.answer.Derived.Follow(e.derived)
+		}
+	}
+	if f.outdated {
+		return outcome, nil
+	}
+	if outcome != Unchanged {
+		bells = e.subs.bells()
+	}
+	switch {
+	case outcome == Changed:
+		f.note(slog.LevelInfo, "a secret changed", "secret", e.ref.String())
+	case e.fail != nil && e.keep() == keptAlways:
+		f.note(slog.LevelInfo, "a secret is available again", "secret", e.ref.String(), "failures", e.fail.count)
+	}
+	sh.install(e, f, outcome != Unchanged)
+	switch {
+	case outcome != Unchanged && e.value != nil:
+		sh.noteVersion(e, before, confirmed, f.beganAt)
+	case e.history != nil:
+		e.history.endRuns()
+	}
+	for _, other := range sh.contradicted(e, f, outcome == Changed) {
+		sh.expire(other)
+	}
+	return outcome, bells
+}
+
+// sharedName returns b when both are the same text, so that it is in memory once.
+func sharedName(a, b upstream.SecretName) upstream.SecretName {
+	if a == b {
+		return b
+	}
+	return a
+}
+
+// install makes the finding of f the value of e.
+func (sh lockedShard) install(e *entry, f *flight, changed bool) {
+	c := sh.c
+	if changed {
+		e.value, e.derived = f.answer.Value, f.answer.Derived
+	}
+	if changed || e.since == unproven {
+		e.since = f.end
+	}
+	e.confirmed = f.begin
+	e.fetchedAt = f.beganAt
+	e.fail = nil
+	e.asked = false
+	e.idle = false
+	if sh.oversize(e) {
+		e.clear()
+		sh.unseal(e, false)
+		c.due.remove(e)
+		return
+	}
+	ttl, began := sh.ttlOf(e), c.at(f.beganAt)
+	e.took = time.Duration(c.now() - began)
+	e.expires = began + int64(ttl)
+	c.due.set(e, began+refreshAfter(ttl, e.took))
+	sh.seal(e, changed)
+}
+
+// oversize reports, and counts, that the value of e is not to be kept: it would push everything
+// else out and then go itself.
+func (sh lockedShard) oversize(e *entry) bool {
+	if int64(e.cost()) <= sh.c.limits.Load().MaxBytes || e.keep() == keptAlways {
+		return false
+	}
+	sh.c.oversized.Add(1)
+	return true
+}
+
+// refused drops the value of e because the upstream says there is none for us.
+func (sh lockedShard) refused(e *entry, f *flight, err error) {
+	same := e.value == nil && e.fail != nil && upstream.Code(e.fail.err) == upstream.Code(err) && e.since != unproven
+	if e.value != nil {
+		f.note(slog.LevelWarn, "a secret is gone; its value is dropped", "secret", e.ref.String(), "code", upstream.Code(err), "hint", "restore it, or give the agent its rights back")
+	}
+	since := e.since
+	e.clear()
+	sh.unseal(e, true)
+	e.since, e.confirmed = f.end, f.begin
+	if same {
+		e.since = since
+	}
+	sh.noteFailure(e, f, err)
+	e.fail.lapsed = time.Time{}
+	sh.retryLater(e, err)
+}
+
+// failed keeps the value of e, as long as it is young enough to be served.
+func (sh lockedShard) failed(e *entry, f *flight, err error) {
+	sh.noteFailure(e, f, err)
+	if e.value != nil && !sh.servable(e) {
+		f.note(slog.LevelError, "a last good value is too old to be served", "secret", e.ref.String(), "since", e.fetchedAt, "hint", "bring the upstream back, or raise cache.maxStale")
+		sh.lapse(e)
+	}
+	sh.retryLater(e, err)
+}
+
+// lapse drops a value that became too old to be served.
+func (sh lockedShard) lapse(e *entry) {
+	sh.change(e)
+	sh.noteLapsed(e)
+	sh.unseal(e, false)
+	e.clear()
+	if e.fail != nil {
+		e.fail.lapsed = e.fetchedAt
+	}
+}
+
+func (sh lockedShard) noteFailure(e *entry, f *flight, err error) {
+	if e.fail == nil || upstream.Code(e.fail.err) != upstream.Code(err) {
+		if e.fail == nil {
+			e.fail = &failure{}
+		}
+		level := slog.LevelWarn
+		if gone(err) && !e.pinned {
+			level = slog.LevelDebug // callers may ask for any name
+		}
+		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Code(err), "err", err, "hint", hintFor(err))
+	}
+	e.fail.add(err)
+	e.fail.at = time.Now()
+}
+
+// hintFor says what an operator can do about a call that failed.
+func hintFor(err error) string {
+	switch {
+	case errors.Is(err, upstream.ErrAccessDenied):
+		return "give the agent the right to read it"
+	case gone(err):
+		return "check its name, or create or restore it"
+	case errors.Is(err, upstream.ErrUnauthenticated):
+		return "check the agent's credentials, and the clock of this host"
+	case errors.Is(err, upstream.ErrThrottled):
+		return "it is tried again; raise cache.ttl or the quota when it stays"
+	}
+	return "it is tried again; check the upstream when it stays"
+}
+
+// retryLater decides when lookups and when the background may try again.
+func (sh lockedShard) retryLater(e *entry, err error) {
+	c, outage := sh.c, upstream.Outage(err)
+	now, wait := c.now(), e.fail.wait()
+	var detail *upstream.Error
+	if errors.As(err, &detail) {
+		wait = max(wait, min(detail.RetryAfter, maxRetryAfter))
+	}
+	lookups := wait
+	if e.value == nil || !outage {
+		// These callers get an error, not a stale value: let them ask again soon.
+		lookups = max(c.limits.Load().NegativeTTL, 0)
+		if outage {
+			lookups = min(lookups, wait)
+		}
+	}
+	e.fail.until = now + int64(lookups)
+	if e.keep() != keptAlways && (e.value == nil || !e.asked) {
+		c.due.remove(e)
+		e.idle = e.value != nil
+		return
+	}
+	if !outage {
+		wait = max(wait, lookups)
+	}
+	c.due.set(e, now+int64(wait))
+}
+
+// contradicted returns the other references to the secret of e that f puts in doubt: what they
+// hold contradicts the new value, or e just moved to another version and they are labels
+// that usually move with it.
+func (sh lockedShard) contradicted(e *entry, f *flight, moved bool) []*entry {
+	if e.value == nil {
+		return nil
+	}
+	var found []*entry
+	for s := sh.secrets[e.ref.SecretName]; s != nil; s = s.next {
+		if s == e || s.confirmed > f.begin {
+			continue
+		}
+		if moved && s.ref.VersionID == "" || s.value != nil && contradict(s.value, e.value) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// expire makes what e holds count as expired, keeps a flight under way from confirming
+// it, and has it refreshed at once if anyone may want it.
+func (sh lockedShard) expire(e *entry) {
+	e.expires = 0
+	e.since = unproven
+	if e.flight != nil && e.flight.started {
+		e.flight.outdated = true
+	}
+	if e.value != nil || e.keep() == keptAlways {
+		e.idle = false
+		sh.c.due.set(e, urgent)
+	}
+	if e.fail != nil {
+		e.fail.until = 0
+	}
+}
