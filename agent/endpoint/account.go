@@ -15,7 +15,7 @@ const sampleHits = 64
 // replacement of callers.
 type account struct {
 	name     string
-	lookups  atomic.Uint64 // hits of open connections are added when these are settled
+	lookups  atomic.Uint64
 	refusals atomic.Uint64
 	denials  limiter      // audit lines about denied names
 	seen     atomic.Int64 // when it last asked for anything, by the coarse clock; 0: never
@@ -37,32 +37,25 @@ type CallerStats struct {
 // comes back after it was left out by [Server.SetCallers] starts anew.
 func (s *Server) Callers() []CallerStats {
 	set := s.callers.Load()
-	now := s.clock.Load()
-	open := map[*account]*CallerStats{}
+	connections := map[*account]int{}
+	s.table.mu.Lock()
+	for c := range s.table.conns {
+		connections[c.account]++
+	}
+	s.table.mu.Unlock()
+	oldUntil := map[*caller]time.Time{}
+	for _, t := range set.tokens {
+		if until := t.notAfter; !t.expiredNow() && until.After(oldUntil[t.caller]) {
+			oldUntil[t.caller] = until
+		}
+	}
 	list := make([]CallerStats, len(set.callers))
 	for i, c := range set.callers {
-		list[i].Name = c.name
-		open[c.account] = &list[i]
-	}
-	for _, t := range set.tokens {
-		if until := t.notAfter; !t.expiredNow() && until.After(list[t.caller].OldTokenUntil) {
-			list[t.caller].OldTokenUntil = until
-		}
-	}
-	s.table.mu.Lock()
-	defer s.table.mu.Unlock()
-	for c := range s.table.conns {
-		if of := open[c.account]; of != nil {
-			of.Connections++
-			of.Lookups += c.creditLocked(now)
-		}
-	}
-	for _, c := range set.callers {
-		of, a := open[c.account], c.account
-		of.Lookups += a.lookups.Load()
-		of.Refusals = a.refusals.Load()
+		a := c.account
+		list[i] = CallerStats{Name: c.name, Lookups: a.lookups.Load(), Refusals: a.refusals.Load(),
+			Connections: connections[a], OldTokenUntil: oldUntil[c]}
 		if at := a.seen.Load(); at != 0 {
-			of.LastSeen = time.Unix(0, at)
+			list[i].LastSeen = time.Unix(0, at)
 		}
 	}
 	return list
@@ -82,80 +75,36 @@ func (s *Server) adopt(set *callerSet) {
 	s.accounts = accounts
 }
 
-// settle adds the hits of c to those of its caller and of all. The next ones are those of
-// another caller.
-func (s *Server) settle(c *conn, next *account) {
-	s.table.mu.Lock()
-	defer s.table.mu.Unlock()
-	hits := c.creditLocked(s.clock.Load())
-	c.hits.Store(0)
-	c.credited = 0
-	s.stats.hits.Add(hits)
-	if c.account != nil {
-		c.account.lookups.Add(hits)
-	}
-	c.account = next
-}
-
-// hitCount returns the hits of all connections, those that are closed included.
-func (s *Server) hitCount() uint64 {
-	s.table.mu.Lock()
-	defer s.table.mu.Unlock()
-	n := s.stats.hits.Load()
-	for c := range s.table.conns {
-		n += c.hits.Load()
-	}
-	return n
-}
-
-// creditLocked returns the hits of c that are not settled. When there are more than the last
-// time, the caller was here: that is how it is known without a trace of it on the hit path.
-// The caller holds the table.
-func (c *conn) creditLocked(now int64) uint64 {
-	hits := c.hits.Load()
-	if hits != c.credited && c.account != nil {
-		c.credited = hits
-		c.account.seen.Store(now)
-	}
-	return hits
-}
-
-// see notes that the caller of the current request, if there is one, was here.
+// see notes that the caller of the current request, if there is one, was here. What is there
+// already is not written again.
 func (s *Server) see(c *conn) {
-	if c.caller != nil {
-		c.caller.account.seen.Store(s.clock.Load())
+	if c.caller == nil {
+		return
+	}
+	if a, now := c.caller.account, s.clock.Load(); a.seen.Load() != now {
+		a.seen.Store(now)
 	}
 }
 
-// countHit counts a value that was answered from memory: for the connection, and with it for
-// the caller, and as the last question for the secret. It is the whole price of being seen on
-// that path. c.account is whoever the guard let through last.
-func (s *Server) countHit(c *conn, a *upstream.Answer) {
-	c.hits.Add(1)
-	if a.Derived != nil {
-		a.Derived.Asked(&c.account.name, s.clock.Load())
-	}
-	if c.timed {
-		s.opts.Observe(a.Freshness.String(), time.Since(c.began))
-	}
-}
-
-// countValue counts a value that was answered.
+// countValue counts a value that was answered, for all and for its caller, and as the last
+// question for the secret.
 func (s *Server) countValue(c *conn, a *upstream.Answer) {
 	switch a.Freshness {
 	case upstream.Hit:
-		s.countHit(c, a)
-		return
+		s.stats.hits.Add(1)
+		if !c.began.IsZero() {
+			s.opts.Observe(a.Freshness.String(), time.Since(c.began))
+		}
 	case upstream.Miss:
 		s.stats.misses.Add(1)
 	default:
 		s.stats.stale.Add(1)
 	}
-	s.countSlow(c, a)
+	s.countAnswer(c, a)
 }
 
-// countSlow notes who was answered, off the hit path.
-func (s *Server) countSlow(c *conn, a *upstream.Answer) {
+// countAnswer counts an answer about a value, whether the value is part of it or not.
+func (s *Server) countAnswer(c *conn, a *upstream.Answer) {
 	c.caller.account.lookups.Add(1)
 	s.see(c)
 	if a.Derived != nil {
@@ -163,12 +112,11 @@ func (s *Server) countSlow(c *conn, a *upstream.Answer) {
 	}
 }
 
-// startClock decides whether the current request is timed should it be a hit. Connections
+// startTimer decides whether the current request is timed should it be a hit. Connections
 // begin to count at different requests, so that first requests, which are slower, have the
 // weight that they have among all.
-func (c *conn) startClock() {
-	c.timed = (c.requests+c.number)%sampleHits == 0 && c.srv.opts.Observe != nil
-	if c.timed {
+func (s *Server) startTimer(c *conn) {
+	if s.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0 {
 		c.began = time.Now()
 	}
 }

@@ -195,13 +195,20 @@ type record struct {
 	suppressed uint64
 }
 
-func (s *Server) record(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) record {
+func (c *conn) record(ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) record {
 	r := record{time: time.Now(), from: c.from(), op: c.op, ref: ref, version: version, outcome: outcome,
-		status: c.status, requestID: c.idBuf[:], trace: c.trace(), suppressed: suppressed}
+		status: c.status, requestID: c.id[:], trace: c.trace(), suppressed: suppressed}
 	if c.caller != nil {
 		r.caller = c.caller.name
 	}
 	return r
+}
+
+// audit writes a line about an answer, when auditing is on.
+func (s *Server) audit(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string) {
+	if s.opts.Audit != nil {
+		s.opts.Audit.write(c.record(ref, version, outcome, 0))
+	}
 }
 
 func (l *AuditLog) write(r record) {

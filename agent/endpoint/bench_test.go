@@ -76,12 +76,6 @@ func BenchmarkEndpointTraced(b *testing.B) {
 	runBench(b, "tcp", 64, 1, endpoint.Options{}, manyLines("traceparent: 00-0af7651916cd43dd8448eb211c8031%02x-b7ad6b7169203331-01")...)
 }
 
-// BenchmarkEndpointChanging sends a header that is never the same, so that each request takes
-// the full way.
-func BenchmarkEndpointChanging(b *testing.B) {
-	runBench(b, "tcp", 64, 1, endpoint.Options{}, manyLines("X-Sequence: %d")...)
-}
-
 func manyLines(format string) (lines []string) {
 	for i := range 256 {
 		lines = append(lines, fmt.Sprintf(format, i))

@@ -1,11 +1,9 @@
 package endpoint
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
-	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +14,7 @@ import (
 // minTokenLen keeps tokens out of reach of guessing and typing.
 const minTokenLen = 16
 
-// Caller is somebody who may ask, and for what.
+// Caller is an application that may ask, and for what.
 //
 // A caller with tokens is recognised by any of them. A caller with UIDs or GIDs must connect
 // over the unix socket from a process whose user id or primary group id is listed; when it
@@ -57,7 +55,7 @@ func (t Token) Until(notAfter time.Time) Token {
 	return t
 }
 
-// DefaultCaller is whoever holds one of the tokens. It may read everything.
+// DefaultCaller is everyone who holds one of the tokens. It may read everything.
 func DefaultCaller(tokens ...Token) Caller {
 	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}}
 }
@@ -68,23 +66,20 @@ func DefaultCaller(tokens ...Token) Caller {
 // still do, and those that have ended are dropped, so that nothing piles up.
 func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 	next = slices.Clone(next)
-	now := time.Now()
 	for i := range next {
+		c := &next[i]
 		for _, old := range previous {
-			if old.Name != next[i].Name {
+			if old.Name != c.Name {
 				continue
 			}
 			for _, t := range old.Tokens {
-				if slices.ContainsFunc(next[i].Tokens, func(n Token) bool { return n.digest == t.digest }) {
-					continue
-				}
-				if !t.notAfter.IsZero() && !t.notAfter.After(now) {
+				if t.expiredNow() || slices.ContainsFunc(c.Tokens, func(n Token) bool { return n.digest == t.digest }) {
 					continue
 				}
 				if t.notAfter.IsZero() || t.notAfter.After(until) {
 					t.notAfter = until
 				}
-				next[i].Tokens = append(slices.Clip(next[i].Tokens), t)
+				c.Tokens = append(slices.Clip(c.Tokens), t)
 			}
 		}
 	}
@@ -92,8 +87,8 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 }
 
 // SetCallers replaces who may ask, at once for every request that is not yet past the guard.
-// Waiting clients pass the guard again when they are woken. The error names the caller and
-// field at fault, and then nothing changes.
+// Waiting clients pass the guard again when they are woken. The error names every problem with
+// the callers, and then nothing changes.
 func (s *Server) SetCallers(callers []Caller) error {
 	set, err := s.PrepareCallers(callers)
 	if err != nil {
@@ -105,10 +100,11 @@ func (s *Server) SetCallers(callers []Caller) error {
 
 // PrepareCallers is the half of [Server.SetCallers] that can fail; set is the other one.
 func (s *Server) PrepareCallers(callers []Caller) (set func(), err error) {
-	next, err := newCallerSet(callers)
-	if err != nil {
-		return nil, fmt.Errorf("endpoint: %w", err)
+	var problems upstream.OptionErrors
+	if checkCallers(&problems, callers); len(problems) > 0 {
+		return nil, fmt.Errorf("endpoint: %w", problems)
 	}
+	next := newCallerSet(callers)
 	return func() {
 		s.adopt(next)
 		s.callers.Store(next)
@@ -128,119 +124,82 @@ type caller struct {
 // callerSet is immutable.
 type callerSet struct {
 	callers []*caller
-	tokens  []callerToken // of all callers
-	byPeer  []*caller     // recognised without a token
+	tokens  map[[sha256.Size]byte]*callerToken // digest → token
+	byPeer  []*caller                          // recognised without a token
 }
 
 type callerToken struct {
 	Token
-	caller int
+	caller *caller
 }
 
-func newCallerSet(callers []Caller) (*callerSet, error) {
-	if len(callers) == 0 {
-		return nil, errors.New("callers: at least one is needed")
-	}
-	set := &callerSet{}
-	var errs []error
-	names := map[string]bool{}
-	digests := map[[sha256.Size]byte]string{}
-	for i, in := range callers {
-		field := fmt.Sprintf("callers[%d]", i)
-		if !callerName(in.Name) {
-			errs = append(errs, fmt.Errorf("%s.name: %q: must be 1 to 64 of A-Z a-z 0-9 _ . -", field, in.Name))
-		} else {
-			field = fmt.Sprintf("caller %q", in.Name)
-		}
-		if names[in.Name] {
-			errs = append(errs, fmt.Errorf("%s: the name is taken twice", field))
-		}
-		names[in.Name] = true
+func newCallerSet(callers []Caller) *callerSet {
+	set := &callerSet{tokens: map[[sha256.Size]byte]*callerToken{}}
+	for _, in := range callers {
 		c := &caller{name: in.Name, uids: slices.Clone(in.UIDs), gids: slices.Clone(in.GIDs), globs: slices.Clone(in.Secrets)}
-		bound := len(c.uids)+len(c.gids) > 0
-		if bound && !peersKnown {
-			errs = append(errs, fmt.Errorf("%s.uids, gids: this system does not tell who is at the other end of a socket; use a token", field))
-		}
-		if len(in.Tokens) == 0 && !bound {
-			errs = append(errs, fmt.Errorf("%s: needs a token, uids or gids", field))
-		}
-		if len(c.globs) == 0 {
-			errs = append(errs, fmt.Errorf("%s.secrets: says for no secret that it may be read; use \"*\" for all", field))
-		}
-		for _, g := range c.globs {
-			if err := checkGlob(g); err != nil {
-				errs = append(errs, fmt.Errorf("%s.secrets: %q: %w", field, g, err))
-			}
-			c.all = c.all || g == "*"
-		}
+		c.all = slices.Contains(c.globs, "*")
 		for _, t := range in.Tokens {
-			if t.digest == ([sha256.Size]byte{}) {
-				errs = append(errs, fmt.Errorf("%s: a token is empty; make it with NewToken", field))
-				continue
-			}
-			if other, taken := digests[t.digest]; taken && other != in.Name {
-				errs = append(errs, fmt.Errorf("%s: has the same token as caller %q", field, other))
-			}
-			digests[t.digest] = in.Name
-			set.tokens = append(set.tokens, callerToken{t, i})
+			set.tokens[t.digest] = &callerToken{t, c}
 		}
 		if len(in.Tokens) == 0 {
 			set.byPeer = append(set.byPeer, c)
 		}
 		set.callers = append(set.callers, c)
 	}
-	return set, errors.Join(errs...)
+	return set
 }
 
-func callerName(s string) bool {
-	if s == "" || len(s) > 64 {
-		return false
+// checkCallers adds every problem with callers.
+func checkCallers(p *upstream.OptionErrors, callers []Caller) {
+	if len(callers) == 0 {
+		p.Addf("callers", "", "must not be empty: nobody could ask")
 	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("_.-", c) < 0 {
-			return false
+	names := map[string]bool{}
+	owners := map[[sha256.Size]byte]string{}
+	for i, c := range callers {
+		at := fmt.Sprintf("callers[%d]", i)
+		if !callerName.MatchString(c.Name) {
+			p.Addf(at+".name", c.Name, "must be 1 to 64 letters, digits, dots, dashes and underscores")
+		} else if names[c.Name] {
+			p.Addf(at+".name", c.Name, "is given to two callers: choose another")
+		}
+		names[c.Name] = true
+		bound := len(c.UIDs)+len(c.GIDs) > 0
+		if bound && !peersKnown {
+			p.Addf(at, "", "must not have uids or gids: this system does not tell who is at the other end of a socket")
+		}
+		if len(c.Tokens) == 0 && !bound {
+			p.Addf(at, "", "must have a tokenFile, uids or gids: nothing tells who it is")
+		}
+		for _, t := range c.Tokens {
+			if owner, taken := owners[t.digest]; taken && owner != c.Name {
+				p.Addf(at+".tokenFile", "", "holds the token of the caller %s: give every caller a token of its own", owner)
+			}
+			if t.digest == ([sha256.Size]byte{}) {
+				p.Addf(at+".tokenFile", "", "holds no token")
+			}
+			owners[t.digest] = c.Name
+		}
+		if len(c.Secrets) == 0 {
+			p.Addf(at+".secrets", "", `must not be empty; ["*"] allows everything`)
+		}
+		for j, g := range c.Secrets {
+			// With the wildcards replaced by a letter it must be a name.
+			if upstream.SecretName(strings.NewReplacer("*", "a", "?", "a").Replace(g)).Validate() != nil {
+				p.Addf(fmt.Sprintf("%s.secrets[%d]", at, j), g, "must be a name, with * for any text and ? for one character")
+			}
 		}
 	}
-	return true
 }
 
-func checkGlob(g string) error {
-	if g == "" {
-		return errors.New("must not be empty")
-	}
-	// With the wildcards replaced by a letter it must be a name.
-	if err := upstream.SecretName(strings.NewReplacer("*", "a", "?", "a").Replace(g)).Validate(); err != nil {
-		return errors.New("must be a secret name in which '*' and '?' may stand for other characters")
-	}
-	return nil
-}
+var callerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// find returns the entry of a token. Every token of every caller is compared, in constant time
-// and without an early exit, so that timing tells nothing about them.
-func (set *callerSet) find(token []byte) *callerToken {
-	digest := sha256.Sum256(token)
-	found := -1
-	for i := range set.tokens {
-		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(digest[:], set.tokens[i].digest[:]), i, found)
-	}
-	if found < 0 {
-		return nil
-	}
-	return &set.tokens[found]
-}
-
-// authenticate finds the caller. A token that this connection has presented before is
-// recognised by comparing it with itself, which tells its owner nothing new.
-func authenticate(c *conn, h *seen, set *callerSet) (*caller, refusal) {
-	m := &c.memory
-	if m.callers != set { // nothing that was learned under other callers counts
-		m.callers, m.found, m.who = set, nil, nil
-	}
+// authenticate finds the caller by its peer, or by the digest of its token: how long the search
+// takes depends on the digest alone, which the client cannot choose.
+func authenticate(c *conn, h *headers, set *callerSet) (*caller, refusal) {
 	if h.tokens == 0 {
 		for _, who := range set.byPeer {
 			if who.matchesPeer(c.peer) {
-				m.found, m.who = nil, nil
 				return who, allowed
 			}
 		}
@@ -249,29 +208,26 @@ func authenticate(c *conn, h *seen, set *callerSet) (*caller, refusal) {
 	if h.ambiguous || len(h.token) == 0 {
 		return nil, tokenInvalid
 	}
-	if m.found == nil || !bytes.Equal(m.token, h.token) {
-		t := set.find(h.token)
-		if t == nil {
-			return nil, tokenInvalid
-		}
-		m.token, m.found, m.who = append(m.token[:0], h.token...), t, nil
-	}
-	if m.found.expiredNow() {
+	t := set.tokens[sha256.Sum256(h.token)]
+	if t == nil || t.expiredNow() {
 		return nil, tokenInvalid
 	}
-	who := set.callers[m.found.caller]
-	if len(who.uids)+len(who.gids) > 0 && !who.matchesPeer(c.peer) {
+	if t.caller.bound() && !t.caller.matchesPeer(c.peer) {
 		return nil, peerNotAllowed
 	}
-	return who, allowed
+	c.token = t
+	return t.caller, allowed
 }
 
 // expired reports whether the token is past its time at now. Both are compared by the monotonic
 // clock: setting the clock of the host neither cuts an overlap short nor prolongs it.
 func (t *Token) expired(now time.Time) bool { return !t.notAfter.IsZero() && now.After(t.notAfter) }
 
-// expiredNow is expired for the hit path: only a token that has an end costs a look at the clock.
+// expiredNow is expired at this moment. Only a token that has an end costs a look at the clock.
 func (t *Token) expiredNow() bool { return !t.notAfter.IsZero() && t.expired(time.Now()) }
+
+// bound reports whether the caller is known by its user or group, if not by these alone.
+func (c *caller) bound() bool { return len(c.uids)+len(c.gids) > 0 }
 
 func (c *caller) matchesPeer(p peer) bool {
 	return p.known && (slices.Contains(c.uids, p.uid) || slices.Contains(c.gids, p.gid))
@@ -279,15 +235,7 @@ func (c *caller) matchesPeer(p peer) bool {
 
 // may reports whether the caller may read the secret.
 func (c *caller) may(name upstream.SecretName) bool {
-	if c.all {
-		return true
-	}
-	for _, g := range c.globs {
-		if glob(g, string(name)) {
-			return true
-		}
-	}
-	return false
+	return c.all || slices.ContainsFunc(c.globs, func(g string) bool { return glob(g, string(name)) })
 }
 
 // glob reports whether name matches pattern. It runs in time proportional to the product of

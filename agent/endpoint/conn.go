@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"container/list"
 	"crypto/tls"
-	"encoding/binary"
 	"encoding/hex"
-	"errors"
+	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"sync/atomic"
@@ -28,63 +28,30 @@ const (
 	parked              // waiting for a change, see watch.go
 )
 
-// errGate stops reads while the reader's leftovers are collected, see [conn.drain].
-var errGate = errors.New("connection is being parked")
-
 // conn is one client connection. Fields without a remark belong to the goroutine that serves
 // it, one at a time.
 type conn struct {
 	net.Conn // TLS included
 
-	srv    *Server
 	unix   bool
 	peer   peer // who is on the other side of a unix socket
 	number uint64
+	remote string // who is on the other side, in words; made when asked for
 
-	// state is phase in the low 3 bits and a count of changes above, so that the sweep sees
+	// state is the phase in the low 3 bits and a count of changes above, so that the sweep sees
 	// that something happened without a clock in the request path.
-	state    atomic.Uint32
-	changes  uint32
-	at       phase // the same for the goroutine itself
-	answered bool  // the handler is done with a request
+	state atomic.Uint32
 
-	// What it did and for whom, see account.go.
-	hits    atomic.Uint64 // values answered from memory that are not settled
-	account *account      // of the last caller; changed under table.mu
-	timed   bool          // the current request is timed, since
-	began   time.Time
+	trusted    bool     // has presented a valid token
+	healthOnly bool     // came when all slots were taken
+	account    *account // of the last caller; changed under table.mu
+	requests   uint64
+	request
 
-	idPrefix [30]byte // of every request id of this connection
-	idBuf    [36]byte
-	idText   string // of idBuf, made when asked for
-	requests uint64
-
-	given int  // bytes that fasthttp was given since it last asked for the begin of a request
-	ahead bool // these were once more than one request: where the next begins is not known any more
-
-	pending []byte // bytes to serve before the socket's: a replayed request
-	gate    bool
-	handoff bool        // the connection left this goroutine: it is parked
-	waiter  *waiter     // while handoff
-	resumed *parkTicket // set while a replayed request is on its way to the handler
-
-	scratch []byte // decoded parameters; strings of query may alias it
-	age     []byte
-	memory  memory
-	repeats *repeater // nil: this connection has none
-
-	// What the current request turned out to be.
-	query       query
-	traceparent []byte // as it was sent; memory of the request
-	caller      *caller
-	op          string
-	status      int
-	code        string // of an error
-
-	remote string // who is on the other side; made when asked for
-
-	trusted    atomic.Bool // has presented a valid token
-	healthOnly bool        // came when all slots were taken
+	pending   []byte // bytes to serve before the socket's: a replayed request
+	detaching bool   // no reads from the socket, see [conn.detach]
+	waiter    *waiter
+	waitUntil time.Time // of a replayed request on its way to the handler; zero: of none
 
 	// Guarded by table.mu.
 	element   *list.Element // in table.untrusted
@@ -93,8 +60,19 @@ type conn struct {
 	seenAt    time.Time
 	moves     uint32 // changes of phase between the last two sweeps
 	warned    bool
-	looked    bool   // for an end that the reader may have missed, since the last change
-	credited  uint64 // hits when the caller was last noted as seen
+}
+
+// request is what the current request of a connection turned out to be.
+type request struct {
+	id      [36]byte // its last six digits count the requests of the connection
+	headers headers
+	caller  *caller
+	token   *callerToken // that the caller presented; nil: known by its peer alone
+	op      string
+	status  int
+	code    string    // of an error
+	began   time.Time // zero: it is not timed
+	scratch []byte    // decoded parameters; strings of the query may alias it
 }
 
 // peer is what the kernel says about the other end of a unix socket.
@@ -104,74 +82,47 @@ type peer struct {
 	known    bool
 }
 
-func (c *conn) setPhase(p phase) {
-	c.changes++
-	c.at = p
-	c.state.Store(c.changes<<3 | uint32(p))
-}
+// setPhase is called by the goroutine that serves the connection.
+func (c *conn) setPhase(p phase) { c.state.Store((c.state.Load()>>3+1)<<3 | uint32(p)) }
 
 func (c *conn) phase() phase { return phase(c.state.Load() & 7) }
 
-// Read serves pending bytes before those of the socket. It is also where a connection becomes
-// idle and active, and where a repeated request is answered without fasthttp, see again.go.
-func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.read(p)
-	c.given += n
-	return n, err
+// follow sets the phase of a connection as fasthttp serves it.
+func follow(nc net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateActive:
+		nc.(*conn).setPhase(active)
+	case fasthttp.StateIdle:
+		nc.(*conn).setPhase(idle)
+	}
 }
 
-func (c *conn) read(p []byte) (int, error) {
-	if len(c.pending) > 0 {
+// Read serves pending bytes before those of the socket.
+func (c *conn) Read(p []byte) (int, error) {
+	switch {
+	case len(c.pending) > 0:
 		n := copy(p, c.pending)
 		clear(c.pending[:n]) // a token among them
 		if c.pending = c.pending[n:]; len(c.pending) == 0 {
 			c.pending = nil
 		}
 		return n, nil
+	case c.detaching:
+		return 0, io.EOF
 	}
-	if c.gate {
-		return 0, errGate
-	}
-	between := false
-	if c.answered {
-		c.answered = false
-		c.setPhase(idle)
-		c.ahead = c.ahead || len(p) < c.srv.opts.MaxHeaderBytes // some of the buffer is in use
-		between = !c.ahead
-	}
-	for {
-		if between && c.repeats != nil && c.requests >= longLived {
-			return c.repeats.read(p)
-		}
-		n, err := c.Conn.Read(p)
-		if n > 0 && c.at != active {
-			c.setPhase(active)
-		}
-		if !between || err != nil {
-			return n, err
-		}
-		if answered, err := c.srv.answerAgain(c, p, n); !answered {
-			return n, nil
-		} else if err != nil {
-			return 0, err
-		}
-		c.setPhase(idle)
-	}
+	return c.Conn.Read(p)
 }
 
-// handled notes that fasthttp has passed req on. When it was given just that, it has written all
-// answers before it reads on, and what it reads is a request from its first byte on. When it was
-// given more, as from a client that sends the next request before it has the answer, what it reads
-// may be the body of a request whose headers it holds: from then on nothing is answered without it.
-func (c *conn) handled(req *fasthttp.RequestHeader) {
-	c.answered = true
-	length := len(req.Method()) + len(" ") + len(req.RequestURI()) + len(" ") + len(req.Protocol()) + len("\r\n") + len(req.RawHeaders())
-	c.ahead = c.ahead || c.given != length
-	c.given = 0
+// detach returns what r, a buffered reader above c, holds, without touching the socket.
+func (c *conn) detach(r io.Reader) ([]byte, error) {
+	c.detaching = true
+	defer func() { c.detaching = false }()
+	held, err := io.ReadAll(r)
+	return bytes.Clone(held), err // cut to size
 }
 
-// cut closes the connection under whoever serves it. Unlike Close it has no farewell for a client
-// of TLS, which waits for seconds when the client does not read; and it may be called under table.mu.
+// cut closes the connection while it is served. Unlike Close it says no farewell to a client of
+// TLS, which waits for seconds when the client does not read; and it may be called under table.mu.
 func (c *conn) cut() {
 	nc := c.Conn
 	if t, ok := nc.(*tls.Conn); ok {
@@ -183,68 +134,34 @@ func (c *conn) cut() {
 // stopReading makes a read fail that waits now, or the next one. What is answered goes on.
 func (c *conn) stopReading() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
 
-// setNumber gives the connection its number and with it the prefix of its request ids: a
-// version 8 UUID of process (60 bits), connection (38 bits) and request (24 bits).
-func (c *conn) setNumber(n uint64, process [8]byte) {
+// setNumber gives the connection its number and with it its request ids: version 8 UUIDs of
+// process (60 bits), connection (38 bits) and request (24 bits).
+func (c *conn) setNumber(n, process uint64) {
 	c.number = n
-	var u [13]byte
-	copy(u[:8], process[:])
-	u[6] = u[6]&0x0f | 0x80
-	u[7] = process[7]
-	binary.BigEndian.PutUint16(u[8:], 0x8000|uint16(n>>24)&0x3fff)
-	u[10], u[11], u[12] = byte(n>>16), byte(n>>8), byte(n)
-	var h [26]byte
-	hex.Encode(h[:], u[:])
-	b := c.idPrefix[:0]
-	for _, part := range [][]byte{h[:8], h[8:12], h[12:16], h[16:20]} {
-		b = append(append(b, part...), '-')
-	}
-	copy(c.idPrefix[len(b):], h[20:])
+	copy(c.id[:], fmt.Sprintf("%08x-%04x-8%03x-%04x-%06x", process>>32, process>>16&0xffff, process&0xfff, 0x8000|n>>24&0x3fff, n&0xffffff))
 }
 
 // begin prepares for the next request.
 func (c *conn) begin() {
 	c.requests++
-	copy(c.idBuf[:], c.idPrefix[:])
-	const digits = "0123456789abcdef"
-	for i, n := 35, c.requests; i >= 30; i, n = i-1, n>>4 {
-		c.idBuf[i] = digits[n&15]
-	}
-	c.idText = ""
-	c.traceparent = nil
-	c.caller, c.op, c.status, c.code = nil, "", 0, ""
-	c.startClock()
-}
-
-// requestID returns the id of the current request.
-func (c *conn) requestID() string {
-	if c.idText == "" {
-		c.idText = string(c.idBuf[:])
-	}
-	return c.idText
+	n := c.requests
+	hex.Encode(c.id[30:], []byte{byte(n >> 16), byte(n >> 8), byte(n)})
+	c.headers = headers{}
+	c.caller, c.token, c.op, c.status, c.code = nil, nil, "", 0, ""
+	c.began = time.Time{}
+	c.scratch = c.scratch[:0]
 }
 
 // trace returns the trace that the client is in. It is parsed when asked for: most hits leave
 // no line behind.
 func (c *conn) trace() upstream.TraceParent {
-	t, _ := upstream.ParseTraceParent(bytes.Trim(c.traceparent, " \t"))
+	t, _ := upstream.ParseTraceParent(bytes.Trim(c.headers.traceparent, " \t"))
 	return t
 }
 
 // cause returns the current request as the cause of what it sets off.
 func (c *conn) cause() upstream.Cause {
-	return upstream.Cause{RequestID: c.requestID(), Trace: c.trace()}
-}
-
-// ageAt returns how long ago the backend confirmed a value, in seconds.
-func ageAt(now int64, a *upstream.Answer) int64 {
-	return max(now-a.FetchedAt.UnixNano(), 0) / int64(time.Second)
-}
-
-// setAge sets the Age header of an answer.
-func (c *conn) setAge(ctx *fasthttp.RequestCtx, seconds int64) {
-	c.age = strconv.AppendInt(c.age[:0], seconds, 10)
-	ctx.Response.Header.SetCanonical(headerAge, c.age)
+	return upstream.Cause{RequestID: string(c.id[:]), Trace: c.trace()}
 }
 
 // from describes the other side for log and audit.
@@ -252,8 +169,7 @@ func (c *conn) from() string {
 	if c.remote == "" {
 		switch {
 		case c.peer.known:
-			c.remote = "uid=" + strconv.FormatUint(uint64(c.peer.uid), 10) + " gid=" + strconv.FormatUint(uint64(c.peer.gid), 10) +
-				" pid=" + strconv.FormatInt(int64(c.peer.pid), 10)
+			c.remote = fmt.Sprintf("uid=%d gid=%d pid=%d", c.peer.uid, c.peer.gid, c.peer.pid)
 		case c.unix:
 			c.remote = "unix"
 		default:
@@ -263,22 +179,9 @@ func (c *conn) from() string {
 	return c.remote
 }
 
-// drain returns what r, a buffered reader above c, holds without touching the socket.
-func (c *conn) drain(r net.Conn, limit int) ([]byte, error) {
-	c.gate = true
-	defer func() { c.gate = false }()
-	var left []byte
-	buf := make([]byte, 512)
-	for {
-		n, err := r.Read(buf)
-		left = append(left, buf[:n]...)
-		switch {
-		case errors.Is(err, errGate):
-			return left, nil
-		case err != nil:
-			return nil, err
-		case len(left) > limit:
-			return nil, errors.New("more is buffered than a buffer holds")
-		}
-	}
+// setAge sets the Age header of an answer: how long ago the backend confirmed the value.
+func (c *conn) setAge(ctx *fasthttp.RequestCtx, now int64, a *upstream.Answer) {
+	begin := len(c.scratch)
+	c.scratch = strconv.AppendInt(c.scratch, max(now-a.FetchedAt.UnixNano(), 0)/int64(time.Second), 10)
+	ctx.Response.Header.SetCanonical(headerAge, c.scratch[begin:])
 }

@@ -444,43 +444,51 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-func TestOptionsThatCannotWork(t *testing.T) {
-	valid := func() endpoint.Options {
-		return endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}}
-	}
-	if _, err := endpoint.New(newFake(), valid()); err != nil {
-		t.Fatal(err)
-	}
-	for name, test := range map[string]struct {
+// TestValidate breaks one option at a time: New says the same, and accepts what is left.
+func TestValidate(t *testing.T) {
+	for _, test := range []struct {
 		mutate func(*endpoint.Options)
 		want   string
 	}{
-		"no callers":            {func(o *endpoint.Options) { o.Callers = nil }, "callers: at least one"},
-		"negative connections":  {func(o *endpoint.Options) { o.MaxConnections = -1 }, "MaxConnections: -1"},
-		"tiny headers":          {func(o *endpoint.Options) { o.MaxHeaderBytes = 10 }, "MaxHeaderBytes: 10"},
-		"negative timeout":      {func(o *endpoint.Options) { o.IdleTimeout = -1 }, "IdleTimeout"},
-		"prefix without slash":  {func(o *endpoint.Options) { o.PathPrefix = "v1/" }, "PathPrefix"},
-		"prefix of everything":  {func(o *endpoint.Options) { o.PathPrefix = "/" }, "PathPrefix"},
-		"prefix that is taken":  {func(o *endpoint.Options) { o.PathPrefix = "/secretsmanager/" }, "is taken"},
-		"header with a space":   {func(o *endpoint.Options) { o.TokenHeaders = []string{"X Token"} }, "TokenHeaders"},
-		"header in use":         {func(o *endpoint.Options) { o.TokenHeaders = []string{"host"} }, "TokenHeaders"},
-		"host with port":        {func(o *endpoint.Options) { o.AllowedHosts = []string{"agent.local:2025"} }, "AllowedHosts"},
-		"unknown format":        {func(o *endpoint.Options) { o.Format = 9 }, "Format"},
-		"caller without name":   {func(o *endpoint.Options) { o.Callers[0].Name = "" }, "callers[0].name"},
-		"caller with odd name":  {func(o *endpoint.Options) { o.Callers[0].Name = "a\"b" }, "callers[0].name"},
-		"caller without token":  {func(o *endpoint.Options) { o.Callers[0].Tokens = nil }, "needs a token"},
-		"caller without rights": {func(o *endpoint.Options) { o.Callers[0].Secrets = nil }, "secrets"},
-		"caller with odd glob":  {func(o *endpoint.Options) { o.Callers[0].Secrets = []string{"a b"} }, `"a b"`},
-		"empty token":           {func(o *endpoint.Options) { o.Callers[0].Tokens = []endpoint.Token{{}} }, "a token is empty"},
-		"name taken twice":      {func(o *endpoint.Options) { o.Callers = append(o.Callers, o.Callers[0]) }, "taken twice"},
-		"token taken twice": {func(o *endpoint.Options) {
-			o.Callers = append(o.Callers, endpoint.Caller{Name: "b", Tokens: o.Callers[0].Tokens, Secrets: []string{"*"}})
-		}, "same token"},
+		{func(*endpoint.Options) {}, ""},
+		{func(o *endpoint.Options) { o.AllowedHosts = []string{"agent.local", "::1", "10.0.0.1"} }, ""},
+		{func(o *endpoint.Options) { o.Callers = nil }, "callers: must not be empty: nobody could ask"},
+		{func(o *endpoint.Options) { o.MaxConnections = -1 }, "maxConnections: -1: must be 1 to 1048576"},
+		{func(o *endpoint.Options) { o.MaxHeaderBytes = 10 }, "maxHeaderBytes: 10: must be 1024 to 1048576"},
+		{func(o *endpoint.Options) { o.IdleTimeout = -1 }, "idleTimeout: -1ns: must be at least 1ms"},
+		{func(o *endpoint.Options) { o.PathPrefix = "v1/" }, "pathPrefix: v1/: must start and end with a slash, such as /v1/"},
+		{func(o *endpoint.Options) { o.PathPrefix = "/a?b/" }, "pathPrefix: /a?b/: must start and end with a slash, such as /v1/"},
+		{func(o *endpoint.Options) { o.PathPrefix = "/" }, "pathPrefix: /: would hide the other paths of the endpoint"},
+		{func(o *endpoint.Options) { o.PathPrefix = "/secretsmanager/" }, "pathPrefix: /secretsmanager/: would hide the other paths of the endpoint"},
+		{func(o *endpoint.Options) { o.PathPrefix = "/status/" }, "pathPrefix: /status/: would hide the other paths of the endpoint"},
+		{func(o *endpoint.Options) { o.TokenHeaders = []string{} }, "headers: must name at least one header: a token is always required"},
+		{func(o *endpoint.Options) { o.TokenHeaders = []string{"X Token"} }, "headers[0]: X Token: must be the name of an HTTP header, such as X-KMS-Token"},
+		{func(o *endpoint.Options) { o.TokenHeaders = []string{"X-A", "Host"} }, "headers[1]: Host: has another meaning: choose a header such as X-KMS-Token"},
+		{func(o *endpoint.Options) { o.AllowedHosts = []string{"agent.local:2025"} }, "allowedHosts[0]: agent.local:2025: must be a host name or address, without port"},
+		{func(o *endpoint.Options) { o.Format = 9 }, "format: 9: must be one of kms, aws, vault, raw"},
+		{func(o *endpoint.Options) { o.Callers[0].Name = "" }, "callers[0].name: must be 1 to 64 letters, digits, dots, dashes and underscores"},
+		{func(o *endpoint.Options) { o.Callers[0].Name = `a"b` }, `callers[0].name: a"b: must be 1 to 64 letters, digits, dots, dashes and underscores`},
+		{func(o *endpoint.Options) { o.Callers[0].Tokens = nil }, "callers[0]: must have a tokenFile, uids or gids: nothing tells who it is"},
+		{func(o *endpoint.Options) { o.Callers[0].Tokens = []endpoint.Token{{}} }, "callers[0].tokenFile: holds no token"},
+		{func(o *endpoint.Options) { o.Callers[0].Secrets = nil }, `callers[0].secrets: must not be empty; ["*"] allows everything`},
+		{func(o *endpoint.Options) { o.Callers[0].Secrets = []string{"a/*", "a b", ""} },
+			"callers[0].secrets[1]: a b: must be a name, with * for any text and ? for one character\n" +
+				"callers[0].secrets[2]: must be a name, with * for any text and ? for one character"},
+		{func(o *endpoint.Options) { o.Callers = append(o.Callers, o.Callers[0]) }, "callers[1].name: token-holder: is given to two callers: choose another"},
+		{func(o *endpoint.Options) { o.Callers = append(o.Callers, callerWith(t, "b", []string{"*"}, token)) },
+			"callers[1].tokenFile: holds the token of the caller token-holder: give every caller a token of its own"},
 	} {
-		opts := valid()
+		opts := endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}}
 		test.mutate(&opts)
-		if _, err := endpoint.New(newFake(), opts); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want %q", name, err, test.want)
+		got, want := "", ""
+		if err := opts.Validate(); err != nil {
+			got, want = err.Error(), "endpoint: "+err.Error()
+		}
+		if got != test.want {
+			t.Errorf("got  %s\nwant %s", got, test.want)
+		}
+		if _, err := endpoint.New(newFake(), opts); (err != nil) != (want != "") || err != nil && err.Error() != want {
+			t.Errorf("New says %v, Validate %s", err, got)
 		}
 	}
 	for _, text := range []string{"", "short", "with a space inside it", "with\x00control-characters"} {

@@ -22,8 +22,8 @@ func TestPreparedAnswersAreOverwritten(t *testing.T) {
 		v := &upstream.SecretValue{SecretName: "a", VersionID: upstream.VersionID(fmt.Sprint("v", i)), SecretData: upstream.NewSecretData(planted.Bytes())}
 		held[i] = upstream.Answer{Value: v, Derived: new(upstream.Derived)}
 		for f := range numFormats {
-			if b := s.preparedOf(&held[i], f).bodyOf(v, f); len(b.data) < 32 {
-				t.Fatalf("%v: %d bytes", f, len(b.data))
+			if b, err := s.preparedOf(&held[i]).body(v, f, ""); err != nil || len(b.data) < 32 {
+				t.Fatalf("%v: %d bytes, %v", f, len(b.data), err)
 			}
 		}
 	}

@@ -4,21 +4,22 @@ import (
 	"bytes"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream"
 )
 
-// seen is what one pass over the headers finds.
-type seen struct {
+// headers is what the guard and the handlers need of the headers of a request.
+type headers struct {
 	token       []byte
 	tokens      int  // token headers
 	ambiguous   bool // two token headers that differ
 	forwarded   bool
 	crossOrigin bool
 	ifNoneMatch []byte
-	traceparent []byte
-	traces      int // traceparent headers
+	traceparent []byte // as it was sent; nil when there is none, or more than one
+	traces      int    // traceparent headers
 }
 
 // guard decides whether a request may go on, in this order:
@@ -33,178 +34,166 @@ type seen struct {
 //
 // It returns the caller in c.caller; nil for a health request that presents no valid token, and
 // for a browser that is not signed in.
-func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) (seen, refusal) {
-	// 1.
+func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
+	req := &ctx.Request.Header
+	if refused := guardMethod(ctx, r); refused != allowed { // 1.
+		return refused
+	}
+	h := &c.headers
+	for name, value := range req.All() {
+		s.note(h, name, value)
+	}
+	switch {
+	case h.forwarded: // 2.
+		return forwardedRequest
+	case !s.hostAllowed(req.Host(), c.unix): // 3.
+		return hostNotAllowed
+	case (h.crossOrigin || routes[r].fromPage) && !(routes[r].forBrowsers && sameOrigin(req, c)): // 4.
+		return originNotAllowed
+	}
+	return s.identify(req, c, r) // 5.
+}
+
+// guardMethod refuses other methods than that of the route, and what others on the way to us
+// may have read otherwise than we do.
+func guardMethod(ctx *fasthttp.RequestCtx, r route) refusal {
 	req := &ctx.Request.Header
 	get, post := req.IsGet(), req.IsPost()
-	if r.posts() && !post || !r.posts() && !get && (r != routeUnknown || !post) {
-		setAllow(ctx, r)
-		return seen{}, methodNotAllowed
-	}
-	set := s.callers.Load()
-	if get && c.passed(req.RawHeaders(), set) {
-		return seen{}, allowed // 1 to 5 are functions of the same bytes, see where they are remembered
-	}
-	length, chunked := framing(req.RawHeaders())
-	if n := req.ContentLength(); get && (n > 0 || n == -1 || chunked) || length && chunked {
-		return seen{}, malformedRequest
-	}
-	h := s.scan(req)
-	if h.traces == 1 {
-		c.traceparent = h.traceparent
-	}
-	// 2.
-	if h.forwarded {
-		return h, forwardedRequest
-	}
-	// 3.
-	if host := req.Host(); !bytes.Equal(host, c.memory.host) || len(host) == 0 {
-		if !s.hostAllowed(host, c.unix) {
-			return h, hostNotAllowed
+	if routes[r].post && !post || !routes[r].post && !get && (r != routeUnknown || !post) {
+		allow := "GET"
+		if routes[r].post {
+			allow = "POST"
 		}
-		c.memory.host = append(c.memory.host[:0], host...)
+		ctx.Response.Header.Set("Allow", allow)
+		return methodNotAllowed
 	}
-	// 4.
-	if (h.crossOrigin || r.fromPage()) && !(r.forBrowsers() && sameOrigin(req, c)) {
-		return h, originNotAllowed
+	length, encoding := framing(req.RawHeaders())
+	if n := req.ContentLength(); get && (n > 0 || encoding) || length && encoding {
+		return malformedRequest
 	}
-	// 5.
-	who, refused := authenticate(c, &h, set)
+	return allowed
+}
+
+// framing reports which headers of a block say where the body ends: fasthttp tells of one of
+// them only.
+func framing(block []byte) (length, encoding bool) {
+	for len(block) > 0 {
+		line := block
+		if i := bytes.IndexByte(block, '\n'); i >= 0 {
+			line, block = block[:i], block[i+1:]
+		} else {
+			block = nil
+		}
+		length = length || named(line, "Content-Length:")
+		encoding = encoding || named(line, "Transfer-Encoding:")
+	}
+	return length, encoding
+}
+
+// named reports whether a line of the headers begins with name, in any case.
+func named(line []byte, name string) bool {
+	return len(line) >= len(name) && line[0]|0x20 == name[0]|0x20 && strings.EqualFold(view(line[:len(name)]), name)
+}
+
+// note looks at one header. fasthttp has put the names in canonical form, except those that
+// contain a space, which match nothing here but are caught as forwarded all the same.
+func (s *Server) note(h *headers, name, value []byte) {
+	switch string(name) {
+	case "Forwarded", "Via", "X-Real-Ip":
+		h.forwarded = true
+	case "Origin":
+		h.crossOrigin = true
+	case "Sec-Fetch-Site":
+		h.crossOrigin = h.crossOrigin || string(value) != "none" && string(value) != "same-origin"
+	case "If-None-Match":
+		h.ifNoneMatch = value
+	case "Traceparent":
+		if h.traceparent = nil; h.traces == 0 {
+			h.traceparent = value
+		}
+		h.traces++
+	}
+	h.forwarded = h.forwarded || named(name, "X-Forwarded")
+	for _, own := range s.tokenHeaders {
+		if string(own) == string(name) {
+			h.ambiguous = h.ambiguous || h.tokens > 0 && !bytes.Equal(h.token, value)
+			h.tokens++
+			h.token = value
+		}
+	}
+}
+
+// identify finds out who asks.
+func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r route) refusal {
+	set := s.callers.Load()
+	who, refused := authenticate(c, &c.headers, set)
 	lent := refused == tokenMissing
 	if lent {
-		if who, refused = s.admitBrowser(req, c, r, set); who == nil && refused == allowed {
-			return h, allowed
-		}
+		who, refused = s.admitBrowser(req, c, r, set)
 	}
-	if refused != allowed {
-		if r == routeLive || r == routeReady {
-			return h, allowed
-		}
-		return h, refused
+	switch {
+	case refused != allowed && (r == routeLive || r == routeReady):
+		return allowed
+	case refused != allowed || who == nil:
+		return refused
 	}
 	c.caller = who
-	if !lent && c.account != who.account {
-		s.settle(c, who.account)
+	account := who.account
+	if lent { // a session opens the status alone: the connection is nobody's
+		account = c.account
 	}
-	if !c.trusted.Load() {
-		s.table.trust(c)
+	if !c.trusted || c.account != account {
+		s.table.trust(c, account)
 	}
-	if get && !lent && !h.crossOrigin { // a session counts for the status alone, an origin for the page
-		c.remember(req, &h)
-	}
-	return h, allowed
-}
-
-// framing reports which headers of a block say where the body ends. With both of them, others
-// on the way may have come to another conclusion than we.
-func framing(headers []byte) (length, chunked bool) {
-	for line := range bytes.Lines(headers) {
-		name, _, _ := bytes.Cut(line, []byte(":"))
-		switch len(name) {
-		case len("Content-Length"):
-			length = length || strings.EqualFold(string(name), "Content-Length")
-		case len("Transfer-Encoding"):
-			chunked = chunked || strings.EqualFold(string(name), "Transfer-Encoding")
-		}
-	}
-	return length, chunked
-}
-
-func setAllow(ctx *fasthttp.RequestCtx, r route) {
-	allow := "GET"
-	if r.posts() {
-		allow = "POST"
-	}
-	ctx.Response.Header.Set("Allow", allow)
-}
-
-// scan reads the headers once. fasthttp has put names in canonical form, except those that
-// contain a space, which match nothing here but are caught as forwarded all the same.
-func (s *Server) scan(req *fasthttp.RequestHeader) seen {
-	var h seen
-	for k, v := range req.All() {
-		switch k[0] | 0x20 {
-		case 'x':
-			if len(k) >= len("X-Forwarded") && strings.EqualFold(string(k[:len("X-Forwarded")]), "X-Forwarded") || string(k) == "X-Real-Ip" {
-				h.forwarded = true
-			}
-		case 'f':
-			h.forwarded = h.forwarded || string(k) == "Forwarded"
-		case 'v':
-			h.forwarded = h.forwarded || string(k) == "Via"
-		case 'o':
-			h.crossOrigin = h.crossOrigin || string(k) == "Origin"
-		case 's':
-			if string(k) == "Sec-Fetch-Site" && string(v) != "none" && string(v) != "same-origin" {
-				h.crossOrigin = true
-			}
-		case 'i':
-			if string(k) == "If-None-Match" {
-				h.ifNoneMatch = v
-			}
-		case 't':
-			if string(k) == headerTraceparent {
-				h.traceparent = v
-				h.traces++
-			}
-		}
-		for _, name := range s.tokenHeaders {
-			if len(k) == len(name) && string(k) == string(name) {
-				if h.tokens > 0 && !bytes.Equal(h.token, v) {
-					h.ambiguous = true
-				}
-				h.tokens++
-				h.token = v
-			}
-		}
-	}
-	return h
+	return allowed
 }
 
 // hostAllowed reports whether host, with or without port, means this host: a loopback name or
 // address, or one that was configured. On a unix socket a name without a dot will do as well:
-// clients must send something, and no such name can be rebound.
+// clients must send something, and no such name can be rebound. It allocates nothing for a
+// host in lower case.
 func (s *Server) hostAllowed(hostport []byte, unix bool) bool {
-	host := lower(string(hostport))
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") && strings.Count(host, ":") == 1 ||
-		i >= 0 && strings.HasPrefix(host, "[") && host[i-1] == ']' {
-		for _, d := range host[i+1:] {
-			if d < '0' || d > '9' {
-				return false
-			}
+	host, ok := withoutPort(view(hostport))
+	if !ok {
+		return false
+	}
+	host = lower(host)
+	if _, known := s.hosts[host]; known || host == "localhost" {
+		return true
+	}
+	if !strings.ContainsAny(host, ".:%[]") {
+		return unix && host != ""
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() && ip.Zone() == ""
+}
+
+// withoutPort returns host without the port after it and the brackets around it.
+func withoutPort(host string) (string, bool) {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && (strings.IndexByte(host, ':') == i || host[i-1] == ']') {
+		if strings.Trim(host[i+1:], "0123456789") != "" {
+			return "", false
 		}
 		host = host[:i]
 	}
-	if h, ok := strings.CutPrefix(host, "["); ok {
-		if host, ok = strings.CutSuffix(h, "]"); !ok {
-			return false
-		}
+	if strings.HasPrefix(host, "[") {
+		return host[1:max(len(host)-1, 1)], strings.HasSuffix(host, "]")
 	}
-	if host == "localhost" {
-		return true
-	}
-	if _, ok := s.hosts[host]; ok {
-		return true
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.Unmap().IsLoopback() && ip.Zone() == ""
-	}
-	return unix && host != "" && !strings.ContainsAny(host, ".:%[]")
+	return host, true
 }
 
 // lower is strings.ToLower for ASCII, so that no letter of another alphabet becomes one of ours.
 func lower(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if c >= 'A' && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
 		}
-	}
-	return string(b)
+		return r
+	}, s)
 }
 
-// noteRefusal writes a refusal to log and audit, at a bounded rate: whoever is refused must
-// not be able to fill a disk.
+// noteRefusal writes a refusal to log and audit, at a bounded rate: a client that is refused
+// must not be able to fill a disk.
 func (s *Server) noteRefusal(c *conn, r refusal) {
 	switch r {
 	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, tokenInvalid, linkInvalid, peerNotAllowed, nameNotAllowed:
@@ -221,8 +210,7 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 	}
 	if s.opts.Audit != nil && r != nameNotAllowed { // a denied name is audited with the name, by its route
 		if ok, suppressed := s.auditRefusal(&s.strangers); ok {
-			s.opts.Audit.write(record{time: time.Now(), from: c.from(), op: c.op, outcome: refusals[r].code,
-				status: refusals[r].status, requestID: c.idBuf[:], trace: c.trace(), suppressed: suppressed})
+			s.opts.Audit.write(c.record(upstream.SecretRef{}, "", c.code, suppressed))
 		}
 	}
 }

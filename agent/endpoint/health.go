@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"github.com/valyala/fasthttp"
 
@@ -13,7 +14,7 @@ import (
 // template rendered.
 type Readiness struct {
 	Ready    bool
-	Problems []Problem
+	Problems []Problem `json:",omitempty"`
 }
 
 // Problem is one thing that is missing.
@@ -27,44 +28,31 @@ type Problem struct {
 	Reason string // why, without values
 }
 
-// observe answers the routes that give out no values. Whoever has no token learns from /ready
-// that something is missing, but not what: names are for callers.
-func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte) {
+// observe answers the routes that give out no values. A client without a token learns from
+// /ready that something is missing, but not what: names are for callers.
+func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route) {
 	s.see(c)
-	p := params{c: c, route: r, rest: raw}
-	if _, _, err := p.next(); err != nil {
-		s.fail(ctx, c, upstream.SecretRef{}, err)
-		return
+	s.setCommonHeaders(ctx, c)
+	if c.caller == nil && r != routeStatus {
+		// A probe comes back when it likes; its slot is worth more.
+		ctx.Response.Header.SetConnectionClose()
 	}
-	if r == routeStatus && s.wantsPage(&ctx.Request.Header) {
-		s.page(ctx, c, r, nil)
-		return
-	}
-	status := fasthttp.StatusOK
-	contentType := contentTypeJSON
-	var b []byte
 	switch {
 	case r == routeLive && bytes.HasPrefix(ctx.Request.Header.RequestURI(), []byte(pingPath)):
-		b, contentType = []byte("healthy"), contentTypeText
+		ctx.Response.Header.SetContentTypeBytes(contentTypeText)
+		ctx.Response.SetBodyString("healthy")
 	case r == routeLive:
-		b = []byte("{\"Live\":true}\n")
+		setJSON(ctx, []byte("{\"Live\":true}\n"))
 	case r == routeReady:
 		ready := s.readiness(c)
 		if !ready.Ready {
-			status = fasthttp.StatusServiceUnavailable
+			ctx.Response.SetStatusCode(fasthttp.StatusServiceUnavailable)
 		}
-		b = encode(struct {
-			Ready    bool
-			Problems []Problem `json:",omitempty"`
-		}{ready.Ready, ready.Problems})
+		setJSON(ctx, encode(ready))
+	case r == routeStatus && s.wantsPage(&ctx.Request.Header):
+		s.page(ctx, c, r, "")
 	case r == routeStatus && s.opts.Status != nil:
-		var err error
-		if b, err = json.Marshal(s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may})); err != nil {
-			s.opts.Logger.Error("status cannot be encoded", "err", err, "hint", hintDefect)
-			s.refuse(ctx, c, internalFailure)
-			return
-		}
-		b = append(b, '\n')
+		s.showJSON(ctx, c, "status", s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may}))
 	case r == routeMetrics && s.opts.Metrics != nil:
 		var buf bytes.Buffer
 		if err := s.opts.Metrics(&buf); err != nil {
@@ -72,42 +60,33 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte)
 			s.refuse(ctx, c, internalFailure)
 			return
 		}
-		b, contentType = buf.Bytes(), []byte("text/plain; version=0.0.4; charset=utf-8")
+		ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
+		ctx.Response.SetBodyRaw(buf.Bytes())
 	default:
 		s.refuse(ctx, c, pathNotFound)
-		return
-	}
-	s.setCommonHeaders(ctx, c)
-	ctx.Response.SetStatusCode(status)
-	ctx.Response.Header.SetContentTypeBytes(contentType)
-	ctx.Response.SetBodyRaw(b)
-	if r == routeStatus {
-		s.setPageHeaders(ctx, c)
-	}
-	if c.caller == nil {
-		// A probe comes back when it likes; its slot is worth more.
-		ctx.Response.Header.SetConnectionClose()
 	}
 }
 
+// showJSON answers with v, which is called name in the log.
+func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, name string, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		s.opts.Logger.Error(name+" cannot be encoded", "err", err, "hint", hintDefect)
+		s.refuse(ctx, c, internalFailure)
+		return
+	}
+	setJSON(ctx, append(b, '\n'))
+}
+
+// readiness returns what c may know of it.
 func (s *Server) readiness(c *conn) Readiness {
 	ready := Readiness{Ready: true}
 	if s.opts.Ready != nil {
 		ready = s.opts.Ready()
 	}
-	if s.stopping.Load() {
-		ready.Ready = false
-	}
-	if c.caller == nil {
-		ready.Problems = nil
-		return ready
-	}
-	var visible []Problem
-	for _, p := range ready.Problems {
-		if p.SecretName == "" || c.caller.may(p.SecretName) {
-			visible = append(visible, p)
-		}
-	}
-	ready.Problems = visible
+	ready.Ready = ready.Ready && !s.stopping.Load()
+	ready.Problems = slices.DeleteFunc(slices.Clone(ready.Problems), func(p Problem) bool {
+		return c.caller == nil || p.SecretName != "" && !c.caller.may(p.SecretName)
+	})
 	return ready
 }

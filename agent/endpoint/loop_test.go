@@ -58,7 +58,7 @@ func BenchmarkLoop(b *testing.B) {
 	b.Run("endpoint", func(b *testing.B) {
 		b.ReportAllocs()
 		inner := &loopConn{request: request, n: b.N}
-		c := &conn{Conn: inner, srv: s}
+		c := &conn{Conn: inner}
 		c.setNumber(2, s.process)
 		s.table.add(c, time.Now())
 		defer s.table.remove(c)

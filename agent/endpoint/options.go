@@ -2,10 +2,12 @@ package endpoint
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ type Secrets interface {
 	Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error)
 
 	// Subscribe returns a channel of size one that receives when a value may have changed, or
-	// nil when there are too many subscriptions. Whoever subscribes keeps the value fresh.
+	// nil when there are too many subscriptions. A subscription keeps the value fresh.
 	Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func())
 }
 
@@ -41,7 +43,7 @@ type Options struct {
 	// Callers are who may ask; at least one. See [Server.SetCallers].
 	Callers []Caller
 
-	// TokenHeaders are the headers that may carry a token. Empty means X-KMS-Token,
+	// TokenHeaders are the headers that may carry a token. Nil means X-KMS-Token,
 	// X-Vault-Token and X-Aws-Parameters-Secrets-Token.
 	TokenHeaders []string
 
@@ -107,9 +109,55 @@ type Viewer struct {
 	May    func(upstream.SecretName) bool // it may read this one
 }
 
-// withDefaults returns o with zeros replaced, or an error that names every field at fault.
-func (o Options) withDefaults() (Options, error) {
-	if len(o.TokenHeaders) == 0 {
+// Validate returns every problem with the options, as New would find them: an
+// [upstream.OptionErrors] whose keys are those below the section endpoint of agent.yaml.
+func (o Options) Validate() error {
+	var p upstream.OptionErrors
+	o.fillAndCheckLimits(&p)
+	if o.TokenHeaders != nil && len(o.TokenHeaders) == 0 {
+		p.Addf("headers", "", "must name at least one header: a token is always required")
+	}
+	for i, h := range o.TokenHeaders {
+		key := fmt.Sprintf("headers[%d]", i)
+		name := strings.ToLower(h)
+		switch {
+		case !headerName.MatchString(h):
+			p.Addf(key, h, "must be the name of an HTTP header, such as X-KMS-Token")
+		case slices.Contains(otherHeaders, name), strings.HasPrefix(name, "x-forwarded"):
+			p.Addf(key, h, "has another meaning: choose a header such as X-KMS-Token")
+		}
+	}
+	for i, h := range o.AllowedHosts {
+		if !hostName.MatchString(h) {
+			p.Addf(fmt.Sprintf("allowedHosts[%d]", i), h, "must be a host name or address, without port")
+		}
+	}
+	switch prefix := o.PathPrefix; {
+	case !pathPrefix.MatchString(prefix):
+		p.Addf("pathPrefix", prefix, "must start and end with a slash, such as /v1/")
+	case prefix == "/", strings.HasPrefix(prefix, "/secretsmanager/"), paths[strings.TrimSuffix(prefix, "/")] != routeUnknown:
+		p.Addf("pathPrefix", prefix, "would hide the other paths of the endpoint")
+	}
+	if o.Format >= numFormats {
+		p.Addf("format", strconv.Itoa(int(o.Format)), "must be one of %s", formatNames)
+	}
+	checkCallers(&p, o.Callers)
+	return p.Err()
+}
+
+var (
+	headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$|^[0-9A-Fa-f:.]+$`)
+	pathPrefix = regexp.MustCompile(`^$|^/([A-Za-z0-9._~-]+/)*$`)
+)
+
+// otherHeaders cannot identify a caller.
+var otherHeaders = []string{"host", "user-agent", "content-type", "content-length", "connection", "cookie", "transfer-encoding",
+	"trailer", "origin", "forwarded", "via", "if-none-match", "sec-fetch-site", "expect"}
+
+// withDefaults returns o with zeros replaced.
+func (o Options) withDefaults() Options {
+	if o.TokenHeaders == nil {
 		o.TokenHeaders = []string{"X-KMS-Token", "X-Vault-Token", "X-Aws-Parameters-Secrets-Token"}
 	}
 	if o.PathPrefix == "" {
@@ -118,76 +166,47 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	var errs []error
+	o.fillAndCheckLimits(new(upstream.OptionErrors))
+	return o
+}
+
+// fillAndCheckLimits replaces zeros among the numbers by their defaults, and adds what is out
+// of bounds.
+func (o *Options) fillAndCheckLimits(p *upstream.OptionErrors) {
 	for _, f := range []struct {
-		name          string
+		key           string
 		field         *int
 		def, min, max int
 	}{
-		{"MaxConnections", &o.MaxConnections, 800, 1, 1 << 20},
-		{"HealthConnections", &o.HealthConnections, 16, 1, 1 << 16},
-		{"MaxRequestsPerConnection", &o.MaxRequestsPerConnection, 1_000_000, 1, 16_000_000},
-		{"MaxHeaderBytes", &o.MaxHeaderBytes, 8 << 10, 1 << 10, 1 << 20},
-		{"MaxBatch", &o.MaxBatch, 100, 1, 1000},
-		{"MaxWaiters", &o.MaxWaiters, 4096, 1, 1 << 20},
+		{"maxConnections", &o.MaxConnections, 800, 1, 1 << 20},
+		{"healthConnections", &o.HealthConnections, 16, 1, 1 << 16}, // in agent.yaml it cannot be set
+		{"maxRequestsPerConnection", &o.MaxRequestsPerConnection, 1_000_000, 1, 16_000_000},
+		{"maxHeaderBytes", &o.MaxHeaderBytes, 8 << 10, 1 << 10, 1 << 20},
+		{"maxBatch", &o.MaxBatch, 100, 1, 1000},
+		{"maxWaiting", &o.MaxWaiters, 4096, 1, 1 << 20},
 	} {
 		if *f.field == 0 {
 			*f.field = f.def
 		}
 		if *f.field < f.min || *f.field > f.max {
-			errs = append(errs, fmt.Errorf("%s: %d: must be %d to %d", f.name, *f.field, f.min, f.max))
+			p.Addf(f.key, strconv.Itoa(*f.field), "must be %d to %d", f.min, f.max)
 		}
 	}
 	for _, f := range []struct {
-		name  string
+		key   string
 		field *time.Duration
 		def   time.Duration
 	}{
-		{"MaxWait", &o.MaxWait, 5 * time.Minute},
-		{"RequestTimeout", &o.RequestTimeout, 10 * time.Second},
-		{"IdleTimeout", &o.IdleTimeout, 2 * time.Minute},
-		{"LookupTimeout", &o.LookupTimeout, 10 * time.Second},
+		{"maxWait", &o.MaxWait, 5 * time.Minute},
+		{"requestTimeout", &o.RequestTimeout, 10 * time.Second},
+		{"idleTimeout", &o.IdleTimeout, 2 * time.Minute},
+		{"lookupTimeout", &o.LookupTimeout, 10 * time.Second},
 	} {
 		if *f.field == 0 {
 			*f.field = f.def
 		}
 		if *f.field < time.Millisecond {
-			errs = append(errs, fmt.Errorf("%s: %v: must be at least 1ms", f.name, *f.field))
+			p.Addf(f.key, f.field.String(), "must be at least 1ms")
 		}
 	}
-	if p := o.PathPrefix; len(p) < 3 || p[0] != '/' || p[len(p)-1] != '/' || strings.ContainsAny(p, "%?# ") {
-		errs = append(errs, fmt.Errorf("PathPrefix: %q: must start and end with '/' and name a segment, such as /v1/", p))
-	} else if strings.HasPrefix("/secretsmanager/", p) || strings.HasPrefix(p, "/secretsmanager/") {
-		errs = append(errs, fmt.Errorf("PathPrefix: %q: /secretsmanager/ is taken", p))
-	}
-	for _, h := range o.TokenHeaders {
-		if !headerName(h) {
-			errs = append(errs, fmt.Errorf("TokenHeaders: %q: must be a header name, such as X-KMS-Token", h))
-		}
-	}
-	if o.Format >= numFormats {
-		errs = append(errs, fmt.Errorf("Format: %d: must be one of %s", o.Format, formatNames))
-	}
-	for _, h := range o.AllowedHosts {
-		if h == "" || strings.ContainsAny(h, "/:@ ") && !strings.Contains(h, "::") {
-			errs = append(errs, fmt.Errorf("AllowedHosts: %q: must be a host name or IP without port", h))
-		}
-	}
-	return o, errors.Join(errs...)
-}
-
-// headerName reports whether s can name a header that identifies a caller.
-func headerName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	switch strings.ToLower(s) {
-	case "", "host", "user-agent", "content-type", "content-length", "connection", "cookie", "transfer-encoding",
-		"trailer", "origin", "forwarded", "via", "if-none-match", "sec-fetch-site", "expect":
-		return false
-	}
-	return !strings.HasPrefix(strings.ToLower(s), "x-forwarded")
 }

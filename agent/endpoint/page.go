@@ -3,11 +3,11 @@ package endpoint
 import (
 	"bytes"
 	"embed"
+	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/valyala/fasthttp"
-
-	"secretagent/upstream"
 )
 
 // pageFiles is all that the status page consists of.
@@ -20,72 +20,33 @@ var pageFiles embed.FS
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-const (
-	contentTypeHTML   = "text/html; charset=utf-8"
-	contentTypeScript = "text/javascript; charset=utf-8"
-)
-
-// pageRoutes are the paths of the status page below /status, and the files at them.
-var pageRoutes = map[string]struct {
-	route       route
-	file        string
-	contentType string
-}{
-	"page.css":    {routePageFile, "page/page.css", "text/css; charset=utf-8"},
-	"page.js":     {routePageFile, "page/page.js", contentTypeScript},
-	"view.js":     {routePageFile, "page/view.js", contentTypeScript},
-	"history.js":  {routePageFile, "page/history.js", contentTypeScript},
-	"versions.js": {routePageFile, "page/versions.js", contentTypeScript},
-	"time.js":     {routePageFile, "page/time.js", contentTypeScript},
-	"dom.js":      {routePageFile, "page/dom.js", contentTypeScript},
-	"icon.svg":    {routePageFile, "page/icon.svg", "image/svg+xml"},
-	"open":        {route: routePageOpen},
-	"link":        {route: routePageLink},
-	"sign-in":     {route: routeSignIn},
-	"sign-out":    {route: routeSignOut},
-	"versions":    {route: routeVersions},
+// pageTypes are the content types of the files below /status, by the ends of their names. The
+// others are shown by routes of their own.
+var pageTypes = map[string]string{
+	".css": "text/css; charset=utf-8",
+	".js":  "text/javascript; charset=utf-8",
+	".svg": "image/svg+xml",
 }
 
-// pageRoute returns the route of a path that begins with /status/.
-func pageRoute(path []byte) route {
-	if name, ok := bytes.CutPrefix(path, []byte("/status/")); ok {
-		return pageRoutes[string(name)].route
+// pageFile returns the name of the file at a path below /status.
+func pageFile(requested []byte) (name string, ok bool) {
+	name, ok = strings.CutPrefix(string(requested), "/status/")
+	if !ok || pageTypes[path.Ext(name)] == "" {
+		return "", false
 	}
-	return routeUnknown
+	_, err := fs.Stat(pageFiles, "page/"+name)
+	return name, err == nil
 }
-
-// forBrowsers reports whether a browser asks at r without a token.
-func (r route) forBrowsers() bool {
-	return r == routePageFile || r == routePageOpen || r == routeSignIn || r == routeSignOut
-}
-
-// posts reports whether r takes POST, and nothing else.
-func (r route) posts() bool {
-	return r == routeReport || r == routePageLink || r == routeSignIn || r == routeSignOut
-}
-
-// fromPage reports whether r may be asked only by the page itself.
-func (r route) fromPage() bool { return r == routeSignIn || r == routeSignOut }
 
 // wantsPage reports whether the status is asked for by a browser that wants to show it.
 func (s *Server) wantsPage(req *fasthttp.RequestHeader) bool {
 	return s.opts.StatusPage && bytes.Contains(req.Peek("Accept"), []byte("text/html"))
 }
 
-// page answers what browsers ask for.
-func (s *Server) page(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte) {
+// page answers what browsers ask for; code is that of a one-time link.
+func (s *Server) page(ctx *fasthttp.RequestCtx, c *conn, r route, code string) {
 	if !s.opts.StatusPage {
 		s.refuse(ctx, c, pathNotFound)
-		return
-	}
-	s.setPageHeaders(ctx, c)
-	p := params{c: c, route: r, rest: raw}
-	_, code, err := p.next()
-	if err == nil {
-		_, _, err = p.next() // there is at most one
-	}
-	if err != nil {
-		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}
 	switch r {
@@ -93,12 +54,12 @@ func (s *Server) page(ctx *fasthttp.RequestCtx, c *conn, r route, raw []byte) {
 		if c.caller == nil {
 			s.showSignIn(ctx, "")
 		} else {
-			s.showFile(ctx, "page/index.html", contentTypeHTML)
+			s.showFile(ctx, "index.html")
 		}
 	case routePageFile:
-		path, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
-		f := pageRoutes[strings.TrimPrefix(string(path), "/status/")]
-		s.showFile(ctx, f.file, f.contentType)
+		requested, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
+		name, _ := pageFile(requested)
+		s.showFile(ctx, name)
 	case routePageLink:
 		s.makeLink(ctx, c)
 	case routePageOpen:
@@ -122,10 +83,15 @@ func (s *Server) setPageHeaders(ctx *fasthttp.RequestCtx, c *conn) {
 	h.Set("Vary", "Accept, Cookie")
 }
 
-func (s *Server) showFile(ctx *fasthttp.RequestCtx, name, contentType string) {
-	b, err := pageFiles.ReadFile(name)
-	if err != nil { // a name of this file that is not in the folder
+// showFile answers with a file of the page.
+func (s *Server) showFile(ctx *fasthttp.RequestCtx, name string) {
+	b, err := pageFiles.ReadFile("page/" + name)
+	if err != nil { // a name of this package that is not in the folder
 		panic(err)
+	}
+	contentType := pageTypes[path.Ext(name)]
+	if contentType == "" {
+		contentType = "text/html; charset=utf-8"
 	}
 	ctx.Response.Header.SetContentType(contentType)
 	ctx.Response.SetBodyRaw(b)

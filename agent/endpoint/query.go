@@ -3,19 +3,27 @@ package endpoint
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
 	"secretagent/upstream"
 )
 
-// query is what path and parameters ask for. Its strings alias the buffers of the request.
+// query is what path and parameters ask for. Its strings alias the buffers of the request,
+// except those of a batch.
 type query struct {
 	ref     upstream.SecretRef
+	batch   []upstream.SecretRef
 	format  Format
 	field   string // empty: the whole value
 	refresh bool
 	wait    time.Duration
+	code    string // of a one-time link
+
+	given     param
+	id, stage string
 }
 
 // param is a bit per parameter.
@@ -30,194 +38,164 @@ const (
 	paramField
 	paramWait
 	paramCode
+
+	paramsOfValue = paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait
 )
 
-// paramsOf says which parameters a route takes, as bits and in words.
-var paramsOf = [...]struct {
-	set   param
-	names string
-}{
-	routeName: {paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait,
-		"versionId, versionStage, refreshNow, format, field, wait"},
-	routeGet: {paramSecretID | paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait,
-		"secretId, versionId, versionStage, refreshNow, format, field, wait"},
-	routeBatch:    {paramSecretID, "secretId, as often as needed"},
-	routeReport:   {paramSecretID | paramVersionStage, "secretId, versionStage"},
-	routeVersions: {paramSecretID, "secretId"},
-	routePageOpen: {paramCode, "code"},
-	routeSignOut:  {}, // the remaining routes take none
+// paramNames are the names of the bits, in their order.
+var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code"}
+
+// allowedParams names the parameters that a route takes.
+func allowedParams(r route) string {
+	var names []string
+	for i, name := range paramNames {
+		if routes[r].params&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	switch {
+	case names == nil:
+		return "none"
+	case r == routeBatch:
+		return "secretId, as often as needed"
+	}
+	return strings.Join(names, ", ")
 }
 
-func paramOf(name string) param {
-	switch name {
-	case "secretId":
-		return paramSecretID
-	case "versionId":
-		return paramVersionID
-	case "versionStage":
-		return paramVersionStage
-	case "refreshNow":
-		return paramRefreshNow
-	case "format":
-		return paramFormat
-	case "field":
-		return paramField
-	case "wait":
-		return paramWait
-	case "code":
-		return paramCode
+// parse reads the name in a path and the query behind it, strictly: what is unknown, empty or
+// repeated is an error that names it. Decoded text goes to c.scratch. It allocates nothing when
+// all is well, but for a batch.
+func (s *Server) parse(c *conn, r route, name, raw []byte) (q query, err error) {
+	q.format = s.opts.Format
+	for len(raw) > 0 && err == nil {
+		var pair []byte
+		pair, raw, _ = bytes.Cut(raw, []byte{'&'})
+		err = s.parsePair(c, r, &q, pair)
 	}
-	return 0
-}
-
-// params steps through a query, strictly: what is unknown, empty or repeated is an error that
-// names it. Decoded text goes to c.scratch.
-type params struct {
-	c        *conn
-	route    route
-	rest     []byte
-	seen     param
-	repeated param // these may be repeated
-}
-
-// next returns the next parameter and its value; zero at the end.
-func (p *params) next() (param, string, error) {
-	if len(p.rest) == 0 {
-		return 0, "", nil
+	if err != nil {
+		return q, err
 	}
-	var pair []byte
-	pair, p.rest, _ = bytes.Cut(p.rest, []byte{'&'})
-	rawName, rawValue, _ := bytes.Cut(pair, []byte{'='})
-	name, ok := p.c.unescape(rawName, false)
-	if !ok || len(name) == 0 {
-		return 0, "", upstream.InvalidParameter("query", "a parameter has no name, or one that is not valid percent-encoding")
-	}
-	kind := paramOf(name)
-	if kind == 0 || kind&paramsOf[p.route].set == 0 {
-		return 0, "", upstream.InvalidParameter(shorten(name), "it is unknown here; allowed: "+p.allowed())
-	}
-	if p.seen&kind != 0 && kind&p.repeated == 0 {
-		return 0, "", upstream.InvalidParameter(name, "it is given more than once")
-	}
-	p.seen |= kind
-	value, ok := p.c.unescape(rawValue, kind == paramField)
-	if !ok {
-		return 0, "", upstream.InvalidParameter(name, "it is not valid percent-encoding")
-	}
-	if value == "" {
-		return 0, "", upstream.InvalidParameter(name, "it is empty; leave it out instead")
-	}
-	return kind, value, nil
-}
-
-func (p *params) allowed() string {
-	if names := paramsOf[p.route].names; names != "" {
-		return names
-	}
-	return "none"
-}
-
-// shorten keeps an unknown name readable in a message.
-func shorten(name string) string {
-	if len(name) > 32 {
-		return name[:32] + "…"
-	}
-	return name
-}
-
-// parseGet reads path name and query into q, without allocating when all is well.
-func (s *Server) parseGet(c *conn, q *query, r route, pathName, raw []byte) error {
-	p := params{c: c, route: r, rest: raw}
-	var id, stage string
-	var versionID upstream.VersionID
-	formatGiven := false
-	if r == routeName {
+	switch r {
+	case routeName:
 		var ok bool
-		if id, ok = c.unescape(pathName, false); !ok {
-			return upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
+		if q.id, ok = c.unescape(name, false); !ok {
+			return q, upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
 		}
-	}
-	for {
-		kind, value, err := p.next()
-		if err != nil {
-			return err
+	case routeBatch:
+		if len(q.batch) == 0 {
+			return q, upstream.MissingParameter("secretId")
 		}
-		if kind == 0 {
-			break
-		}
-		switch kind {
-		case paramSecretID:
-			id = value
-		case paramVersionID:
-			versionID = upstream.VersionID(value)
-		case paramVersionStage:
-			stage = value
-		case paramRefreshNow:
-			if q.refresh, err = parseBool("refreshNow", value); err != nil {
-				return err
-			}
-		case paramFormat:
-			f, ok := formatOf(value)
-			if !ok {
-				return upstream.InvalidParameter("format", "it must be one of "+formatNames)
-			}
-			q.format, formatGiven = f, true
-		case paramField:
-			q.field = value
-		case paramWait:
-			d, err := time.ParseDuration(value)
-			if err != nil || d <= 0 || d > s.opts.MaxWait {
-				return upstream.InvalidParameter("wait", fmt.Sprintf("it must be a duration of at most %v, such as 30s", s.opts.MaxWait))
-			}
-			q.wait = d
-		}
+		return q, nil
+	case routeGet, routeReport, routeVersions:
+	default:
+		return q, nil
 	}
 	if q.wait > 0 && q.refresh {
-		return upstream.InvalidParameter("wait", "it cannot be combined with refreshNow")
+		return q, upstream.InvalidParameter("wait", "it cannot be combined with refreshNow")
 	}
-	if !formatGiven {
-		q.format = s.opts.Format
-		if q.field != "" {
-			q.format = FormatRaw // whoever picks one field wants its text
-		}
+	if q.field != "" && q.given&paramFormat == 0 {
+		q.format = FormatRaw // a client that picks one field wants its text
 	}
 	if q.format == FormatAWS {
-		stage = fromAWSStage(stage)
+		q.stage = fromAWSStage(q.stage)
 	}
-	ref, err := parseRef(id, stage)
+	return q, q.parseRef()
+}
+
+// parsePair reads one parameter.
+func (s *Server) parsePair(c *conn, r route, q *query, pair []byte) error {
+	rawName, rawValue, _ := bytes.Cut(pair, []byte{'='})
+	name, ok := c.unescape(rawName, false)
+	if !ok || name == "" {
+		return upstream.InvalidParameter("query", "a parameter has no name, or one that is not valid percent-encoding")
+	}
+	i := slices.Index(paramNames[:], name)
+	if i < 0 || routes[r].params&(1<<i) == 0 {
+		if len(name) > 32 {
+			name = name[:32] + "…"
+		}
+		return upstream.InvalidParameter(name, "it is unknown here; allowed: "+allowedParams(r))
+	}
+	kind := param(1) << i
+	if q.given&kind != 0 && r != routeBatch {
+		return upstream.InvalidParameter(name, "it is given more than once")
+	}
+	q.given |= kind
+	value, ok := c.unescape(rawValue, kind == paramField)
+	if !ok {
+		return upstream.InvalidParameter(name, "it is not valid percent-encoding")
+	}
+	if value == "" {
+		return upstream.InvalidParameter(name, "it is empty; leave it out instead")
+	}
+	if r == routeBatch {
+		return q.addToBatch(value, s.opts.MaxBatch)
+	}
+	return q.set(kind, value, s.opts.MaxWait)
+}
+
+// set takes the value of a parameter.
+func (q *query) set(kind param, value string, maxWait time.Duration) (err error) {
+	var ok bool
+	switch kind {
+	case paramSecretID:
+		q.id = value
+	case paramVersionID:
+		q.ref.VersionID = upstream.VersionID(value)
+		return q.ref.VersionID.Validate()
+	case paramVersionStage:
+		q.stage = value
+	case paramRefreshNow:
+		q.refresh, err = parseBool("refreshNow", value)
+	case paramFormat:
+		if q.format, ok = formatOf(value); !ok {
+			return upstream.InvalidParameter("format", "it must be one of "+formatNames)
+		}
+	case paramField:
+		q.field = value
+	case paramWait:
+		if q.wait, err = time.ParseDuration(value); err != nil || q.wait <= 0 || q.wait > maxWait {
+			return upstream.InvalidParameter("wait", fmt.Sprintf("it must be a duration of at most %v, such as 30s", maxWait))
+		}
+	case paramCode:
+		q.code = value
+	}
+	return err
+}
+
+func (q *query) addToBatch(id string, most int) error {
+	if len(q.batch) == most {
+		return upstream.InvalidParameter("secretId", fmt.Sprintf("at most %d are allowed", most))
+	}
+	ref, err := upstream.ParseSecretRef(strings.Clone(id))
+	q.batch = append(q.batch, ref.WithDefaults())
+	return err
+}
+
+// parseRef makes a reference of name or name:Label, and what was given apart.
+func (q *query) parseRef() error {
+	if q.id == "" {
+		return upstream.MissingParameter("secretId")
+	}
+	ref, err := upstream.ParseSecretRef(q.id)
 	if err != nil {
 		return err
 	}
-	if versionID != "" {
-		if err := versionID.Validate(); err != nil {
-			return err
-		}
-		ref.VersionID = versionID
-	}
-	q.ref = ref
-	return nil
-}
-
-// parseRef reads name or name:Label, and a label that was given apart.
-func parseRef(id, stage string) (upstream.SecretRef, error) {
-	if id == "" {
-		return upstream.SecretRef{}, upstream.MissingParameter("secretId")
-	}
-	ref, err := upstream.ParseSecretRef(id)
-	if err != nil {
-		return upstream.SecretRef{}, err
-	}
-	if stage != "" {
-		label := upstream.VersionStage(stage)
+	if q.stage != "" {
+		label := upstream.VersionStage(q.stage)
 		if ref.VersionStage != "" && ref.VersionStage != label {
-			return upstream.SecretRef{}, upstream.InvalidParameter("versionStage", "the name carries another label after ':'")
+			return upstream.InvalidParameter("versionStage", "the name carries another label after ':'")
 		}
 		if err := label.Validate(); err != nil {
-			return upstream.SecretRef{}, err
+			return err
 		}
 		ref.VersionStage = label
 	}
-	return ref, nil
+	if q.ref.VersionID != "" {
+		ref.VersionID = q.ref.VersionID
+	}
+	q.ref = ref.WithDefaults()
+	return nil
 }
 
 func parseBool(name, value string) (bool, error) {
@@ -238,36 +216,33 @@ func (c *conn) unescape(b []byte, plus bool) (text string, ok bool) {
 	}
 	from := len(c.scratch)
 	for i := 0; i < len(b); i++ {
+		next := b[i]
 		switch {
-		case b[i] == '+' && plus:
-			c.scratch = append(c.scratch, ' ')
-		case b[i] != '%':
-			c.scratch = append(c.scratch, b[i])
-		default:
+		case next == '+' && plus:
+			next = ' '
+		case next == '%':
 			if i+2 >= len(b) {
 				return "", false
 			}
 			hi, lo := unhex(b[i+1]), unhex(b[i+2])
-			if hi > 15 || lo > 15 {
+			if hi < 0 || lo < 0 {
 				return "", false
 			}
-			c.scratch = append(c.scratch, hi<<4|lo)
+			next = byte(hi<<4 | lo)
 			i += 2
 		}
+		c.scratch = append(c.scratch, next)
 	}
 	return view(c.scratch[from:]), true
 }
 
-func unhex(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	case c >= 'A' && c <= 'F':
-		return c - 'A' + 10
+// unhex returns the value of a hex digit; -1 when it is none.
+func unhex(digit byte) int {
+	n := strings.IndexByte("0123456789abcdefABCDEF", digit)
+	if n > 15 {
+		n -= len("abcdef")
 	}
-	return 0xff
+	return n
 }
 
 // view returns b as a string without copying. The string is valid until b's owner reuses the

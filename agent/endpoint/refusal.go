@@ -2,10 +2,10 @@ package endpoint
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -93,20 +93,25 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r refusal) {
 // in upstream, and a message that its *upstream.Error was given for people. Anything else is
 // ours and stays in the log.
 func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef, err error) {
-	if errors.Is(err, context.DeadlineExceeded) {
-		s.refuse(ctx, c, upstreamTimeout)
-		return
-	}
-	if errors.Is(err, context.Canceled) {
-		s.refuse(ctx, c, shuttingDown)
-		return
-	}
 	f := failureOf(err)
+	if f.refusal != allowed {
+		s.refuse(ctx, c, f.refusal)
+		return
+	}
 	s.stats.fail(f.code)
 	s.see(c)
 	if f.retryAfter > 0 {
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}
+	s.logFailure(c, ref, &f, err)
+	s.answerError(ctx, c, f.status, f.code, f.message)
+}
+
+// hintDefect is what to do about an error that no backend answers with.
+const hintDefect = "report it: this is a defect"
+
+// logFailure logs defects, and what may go away when the upstream recovers.
+func (s *Server) logFailure(c *conn, ref upstream.SecretRef, f *failure, err error) {
 	if f.defect {
 		s.opts.Logger.Error("lookup failed", "secret", ref.String(), "err", err, c.cause().Attr(), "hint", hintDefect)
 	} else if f.status >= http.StatusInternalServerError || f.status == http.StatusTooManyRequests {
@@ -116,37 +121,32 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 				"hint", "check the upstream; secretagent status shows what failed last")
 		}
 	}
-	s.answerError(ctx, c, f.status, f.code, f.message)
 }
-
-// hintDefect is what to do about an error that no backend answers with.
-const hintDefect = "report it: this is a defect"
 
 // failure is an error of the cache as a client sees it.
 type failure struct {
 	status     int
 	code       string
 	message    string
-	retryAfter int  // seconds; 0: not said
-	defect     bool // not an error that a backend answers with
+	retryAfter int     // seconds; 0: not said
+	refusal    refusal // not the backend's error, but one of our own
+	defect     bool    // not an error that a backend answers with
 }
 
 func failureOf(err error) failure {
+	var e *upstream.Error
 	f := failure{status: upstream.Status(err), code: upstream.Code(err)}
-	if errors.Is(err, upstream.ErrUnauthenticated) {
+	switch {
+	case errors.Is(err, upstream.ErrUnauthenticated):
 		// The application did nothing wrong: do not show it a 404 for a credential it never saw.
 		f.status, f.code = upstream.Status(upstream.ErrUnavailable), upstream.Code(upstream.ErrUnavailable)
 		f.message = "The backend refuses the agent's own credentials. The request itself is fine; the agent's configuration is not."
-		return f
-	}
-	var e *upstream.Error
-	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		row := &refusals[upstreamTimeout]
-		f.status, f.code, f.message = row.status, row.code, row.message
+		return failureBy(upstreamTimeout)
 	case errors.Is(err, context.Canceled):
-		row := &refusals[shuttingDown]
-		f.status, f.code, f.message = row.status, row.code, row.message
+		return failureBy(shuttingDown)
+	case errors.Is(err, errNoField):
+		return failureBy(fieldNotFound)
 	case errors.As(err, &e) && e.Err != nil:
 		f.message = e.Message
 		if f.message == "" {
@@ -163,15 +163,17 @@ func failureOf(err error) failure {
 	return f
 }
 
+// failureBy returns a refusal as a failure.
+func failureBy(r refusal) failure {
+	return failure{status: refusals[r].status, code: refusals[r].code, message: refusals[r].message, refusal: r}
+}
+
 // sentence makes a message of the words of a sentinel.
 func sentence(s string) string {
 	if s == "" {
 		return s
 	}
-	if s[0] >= 'a' && s[0] <= 'z' {
-		s = string(s[0]-'a'+'A') + s[1:]
-	}
-	return s + "."
+	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
 // answerError writes the body that all errors share.
@@ -179,37 +181,9 @@ func (s *Server) answerError(ctx *fasthttp.RequestCtx, c *conn, status int, code
 	c.status, c.code = status, code
 	s.setCommonHeaders(ctx, c)
 	ctx.Response.SetStatusCode(status)
-	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
-	ctx.Response.SetBodyRaw(appendError(nil, code, message, c.requestID()))
+	setJSON(ctx, errorBody(c, code, message))
 }
 
-func appendError(b []byte, code, message, requestID string) []byte {
-	b = append(b, `{"Code":"`...)
-	b = append(b, code...)
-	b = append(b, `","Message":`...)
-	b = appendJSONString(b, message)
-	b = append(b, `,"RequestId":"`...)
-	b = append(b, requestID...)
-	return append(b, '"', '}', '\n')
-}
-
-// appendJSONString appends s as a JSON string.
-func appendJSONString(b []byte, s string) []byte {
-	plain := true
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			plain = false
-			break
-		}
-	}
-	if plain {
-		b = append(b, '"')
-		b = append(b, s...)
-		return append(b, '"')
-	}
-	q, err := json.Marshal(s)
-	if err != nil { // a string always marshals
-		return append(b, `""`...)
-	}
-	return append(b, q...)
+func errorBody(c *conn, code, message string) []byte {
+	return encode(struct{ Code, Message, RequestId string }{code, message, string(c.id[:])})
 }

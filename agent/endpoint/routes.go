@@ -23,6 +23,8 @@ const (
 	routeLive
 	routeReady
 	routeMetrics
+
+	// What follows is also for browsers.
 	routeStatus
 	routeVersions
 	routePageFile
@@ -32,111 +34,112 @@ const (
 	routeSignOut
 )
 
+// routes is what there is to know about each route.
+var routes = [...]struct {
+	op          string // as audit lines name it
+	params      param  // that it takes
+	post        bool   // takes POST, and nothing else
+	forBrowsers bool   // a browser asks without a token
+	fromPage    bool   // only the page itself may ask
+}{
+	routeUnknown:  {},
+	routeName:     {op: "GetSecretValue", params: paramsOfValue},
+	routeGet:      {op: "GetSecretValue", params: paramSecretID | paramsOfValue},
+	routeBatch:    {op: "BatchGetSecretValue", params: paramSecretID},
+	routeReport:   {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, post: true},
+	routeLive:     {op: "Live"},
+	routeReady:    {op: "Ready"},
+	routeMetrics:  {op: "Metrics"},
+	routeStatus:   {op: "Status"},
+	routeVersions: {op: "ListSecretVersionIds", params: paramSecretID},
+	routePageFile: {op: "Page", forBrowsers: true},
+	routePageLink: {op: "MakeLink", post: true},
+	routePageOpen: {op: "SignIn", params: paramCode, forBrowsers: true},
+	routeSignIn:   {op: "SignIn", post: true, forBrowsers: true, fromPage: true},
+	routeSignOut:  {op: "SignOut", post: true, forBrowsers: true, fromPage: true},
+}
+
 // pingPath is what the AWS agent calls /live, and what its probes ask for.
 const pingPath = "/ping"
+
+// paths are the routes of all paths but those with a name, and but the files of the page.
+var paths = map[string]route{
+	"/secretsmanager/get":    routeGet,
+	"/secretsmanager/batch":  routeBatch,
+	"/secretsmanager/report": routeReport,
+	"/live":                  routeLive,
+	pingPath:                 routeLive,
+	"/ready":                 routeReady,
+	"/metrics":               routeMetrics,
+	"/status":                routeStatus,
+	"/status/versions":       routeVersions,
+	"/status/link":           routePageLink,
+	"/status/open":           routePageOpen,
+	"/status/sign-in":        routeSignIn,
+	"/status/sign-out":       routeSignOut,
+}
 
 // routeOf splits a request target, as it came over the wire, into route, name and query.
 // fasthttp's own idea of the path is not used: it resolves dots and doubled slashes, which
 // are ordinary characters of a secret name.
 func (s *Server) routeOf(target []byte) (r route, name, query []byte) {
 	path, query, _ := bytes.Cut(target, []byte{'?'})
-	switch string(path) {
-	case "/secretsmanager/get":
-		return routeGet, nil, query
-	case "/secretsmanager/batch":
-		return routeBatch, nil, query
-	case "/secretsmanager/report":
-		return routeReport, nil, query
-	case "/live", pingPath:
-		return routeLive, nil, query
-	case "/ready":
-		return routeReady, nil, query
-	case "/metrics":
-		return routeMetrics, nil, query
-	case "/status":
-		return routeStatus, nil, query
-	}
-	if r := pageRoute(path); r != routeUnknown {
-		return r, nil, query
-	}
 	if name, ok := bytes.CutPrefix(path, s.prefix); ok {
 		return routeName, name, query
+	}
+	if r, ok := paths[string(path)]; ok {
+		return r, nil, query
+	}
+	if _, ok := pageFile(path); ok {
+		return routePageFile, nil, query
 	}
 	return routeUnknown, nil, query
 }
 
-// operations are the names that audit lines give to routes.
-var operations = [...]string{
-	routeUnknown: "",
-	routeName:    "GetSecretValue",
-	routeGet:     "GetSecretValue",
-	routeBatch:   "BatchGetSecretValue",
-	routeReport:  "ReportSecretValue",
-	routeLive:    "Live",
-	routeReady:   "Ready",
-	routeMetrics: "Metrics",
-	routeStatus:  "Status",
-
-	routeVersions: "ListSecretVersionIds",
-	routePageFile: "Page",
-	routePageLink: "MakeLink",
-	routePageOpen: "SignIn",
-	routeSignIn:   "SignIn",
-	routeSignOut:  "SignOut",
-}
-
 // dispatch takes a request through guard and route.
 func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
-	target := ctx.Request.Header.RequestURI()
-	var r route
-	var query []byte
-	known := c.memory.parsed && bytes.Equal(target, c.memory.target)
-	if known {
-		r = c.memory.route
-	} else {
-		r, _, query = s.routeOf(target)
-	}
-	c.op = operations[r]
-	h, refused := s.guard(ctx, c, r)
-	switch {
-	case refused != allowed:
+	r, name, raw := s.routeOf(ctx.Request.Header.RequestURI())
+	c.op = routes[r].op
+	if refused := s.guard(ctx, c, r); refused != allowed {
 		s.refuse(ctx, c, refused)
 		return
-	case c.healthOnly && r != routeLive && r != routeReady:
+	}
+	if c.healthOnly && r != routeLive && r != routeReady {
 		s.refuse(ctx, c, tooManyConnections)
 		return
-	case r == routeName, r == routeGet:
-		if !known {
-			if err := s.parse(c, target); err != nil {
-				s.fail(ctx, c, upstream.SecretRef{}, err)
-				return
-			}
-		}
-		s.get(ctx, c, &h)
+	}
+	if r == routeUnknown {
+		s.refuse(ctx, c, pathNotFound)
 		return
 	}
-	c.forget()
+	if r >= routeStatus {
+		s.setPageHeaders(ctx, c)
+	}
+	q, err := s.parse(c, r, name, raw)
+	if err != nil {
+		s.fail(ctx, c, upstream.SecretRef{}, err)
+		return
+	}
 	switch r {
+	case routeName, routeGet:
+		s.get(ctx, c, &q)
 	case routeBatch:
-		s.batch(ctx, c, query)
+		s.batch(ctx, c, &q)
 	case routeReport:
-		s.report(ctx, c, query)
-	case routeUnknown:
-		s.refuse(ctx, c, pathNotFound)
-	case routePageFile, routePageLink, routePageOpen, routeSignIn, routeSignOut:
-		s.page(ctx, c, r, query)
+		s.report(ctx, c, &q)
 	case routeVersions:
-		s.versions(ctx, c, query)
+		s.versions(ctx, c, &q)
+	case routeLive, routeReady, routeMetrics, routeStatus:
+		s.observe(ctx, c, r)
 	default:
-		s.observe(ctx, c, r, query)
+		s.page(ctx, c, r, q.code)
 	}
 }
 
-// get answers with the value that c.query asks for.
-func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
-	ticket := c.resumed
-	c.resumed = nil
-	q := &c.query
+// get answers with the value that q asks for.
+func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, q *query) {
+	waitUntil := c.waitUntil
+	c.waitUntil = time.Time{}
 	if !c.caller.may(q.ref.SecretName) {
 		s.deny(ctx, c, q.ref)
 		return
@@ -144,57 +147,59 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, h *seen) {
 	if !q.refresh {
 		// The whole of a hit: nothing below this block runs for it.
 		if a, ok := s.secrets.Peek(q.ref); ok {
-			s.answer(ctx, c, h, &a, ticket)
+			s.answer(ctx, c, q, &a, waitUntil)
 			return
 		}
 	}
-	ref := owned(q.ref)
-	c.setPhase(busy)
-	began := time.Now()
-	lookup, cancel := s.lookupContext(c)
-	var a upstream.Answer
-	var err error
+	ask := s.secrets.Lookup
 	if q.refresh {
-		a, err = s.secrets.RefreshNow(lookup, ref)
-	} else {
-		a, err = s.secrets.Lookup(lookup, ref)
+		ask = s.secrets.RefreshNow
 	}
-	cancel()
-	c.setPhase(active)
+	q.ref = owned(q.ref)
+	began := time.Now()
+	a, err := s.lookup(c, ask, q.ref)
 	s.timeLookup(&a, err, began)
 	if err != nil {
-		s.fail(ctx, c, ref, err)
-		s.audit(c, ref, "", c.code)
+		s.fail(ctx, c, q.ref, err)
+		s.audit(c, q.ref, "", c.code)
 		return
 	}
-	s.answer(ctx, c, h, &a, ticket)
+	s.answer(ctx, c, q, &a, waitUntil)
 }
 
-// lookupContext returns the context of what the current request asks of the cache.
-func (s *Server) lookupContext(c *conn) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(upstream.WithCause(s.base, c.cause()), s.opts.LookupTimeout)
+// lookup asks the cache what may take long: the sweep leaves the connection alone meanwhile.
+func (s *Server) lookup(c *conn, ask func(context.Context, upstream.SecretRef) (upstream.Answer, error), ref upstream.SecretRef) (a upstream.Answer, err error) {
+	s.whileBusy(c, func(ctx context.Context) { a, err = ask(ctx, ref) })
+	return a, err
+}
+
+// whileBusy runs do with the context of what the current request asks of the backend.
+func (s *Server) whileBusy(c *conn, do func(context.Context)) {
+	ctx, cancel := context.WithTimeout(upstream.WithCause(s.base, c.cause()), s.opts.LookupTimeout)
+	defer cancel()
+	c.setPhase(busy)
+	defer c.setPhase(active)
+	do(ctx)
 }
 
 // answer writes a value, a 304, or parks the connection until there is something to write.
-func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, a *upstream.Answer, ticket *parkTicket) {
-	q := &c.query
-	p := s.preparedOf(a, q.format)
-	if len(h.ifNoneMatch) > 0 && etagMatches(h.ifNoneMatch, p.etag[:]) {
-		if q.wait > 0 && s.park(ctx, c, q, p, ticket) {
+func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, waitUntil time.Time) {
+	p := s.preparedOf(a)
+	if match := c.headers.ifNoneMatch; len(match) > 0 && etagMatches(match, p.etag[:]) {
+		if q.wait > 0 && s.park(ctx, c, q, p, waitUntil) {
 			return
 		}
 		if c.code == "" { // not refused
-			s.answerNotModified(ctx, c, q, a, p)
+			s.setValueHeaders(ctx, c, a, p)
+			s.stats.notModified.Add(1)
+			s.countAnswer(c, a)
+			s.answered(ctx, c, fasthttp.StatusNotModified, q.ref, a, "not-modified")
 		}
 		return
 	}
-	b, err := p.wanted(a.Value, q)
+	b, err := p.body(a.Value, q.format, q.field)
 	if err != nil {
-		if err == errNoField {
-			s.refuse(ctx, c, fieldNotFound)
-		} else {
-			s.fail(ctx, c, q.ref, err)
-		}
+		s.fail(ctx, c, q.ref, err)
 		s.audit(c, q.ref, a.Value.VersionID, c.code)
 		return
 	}
@@ -202,17 +207,14 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, h *seen, a *upstream.
 	ctx.Response.Header.SetContentTypeBytes(b.contentType)
 	ctx.Response.SetBodyRaw(b.data)
 	s.countValue(c, a)
-	c.status = fasthttp.StatusOK
-	s.audit(c, q.ref, a.Value.VersionID, a.Freshness.String())
+	s.answered(ctx, c, fasthttp.StatusOK, q.ref, a, a.Freshness.String())
 }
 
-func (s *Server) answerNotModified(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, p *prepared) {
-	s.setValueHeaders(ctx, c, a, p)
-	ctx.Response.SetStatusCode(fasthttp.StatusNotModified)
-	s.stats.notModified.Add(1)
-	s.countSlow(c, a)
-	c.status = fasthttp.StatusNotModified
-	s.audit(c, q.ref, a.Value.VersionID, "not-modified")
+// answered notes the end of a request that was answered about a value.
+func (s *Server) answered(ctx *fasthttp.RequestCtx, c *conn, status int, ref upstream.SecretRef, a *upstream.Answer, outcome string) {
+	c.status = status
+	ctx.Response.SetStatusCode(status)
+	s.audit(c, ref, a.Value.VersionID, outcome)
 }
 
 // deny answers a caller without rights on a name. No lookup is made, so nothing about the
@@ -221,7 +223,7 @@ func (s *Server) deny(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef)
 	s.refuse(ctx, c, nameNotAllowed)
 	if s.opts.Audit != nil {
 		if ok, suppressed := s.auditRefusal(&c.caller.account.denials); ok {
-			s.opts.Audit.write(s.record(c, ref, "", c.code, suppressed))
+			s.opts.Audit.write(c.record(ref, "", c.code, suppressed))
 		}
 	}
 }
@@ -258,22 +260,33 @@ var (
 
 func (s *Server) setCommonHeaders(ctx *fasthttp.RequestCtx, c *conn) {
 	h := &ctx.Response.Header
-	h.SetCanonical(headerRequestID, c.idBuf[:])
+	h.SetCanonical(headerRequestID, c.id[:])
 	h.SetCanonical(headerCacheControl, noStore)
 	h.SetCanonical(headerNoSniff, noSniff)
 }
 
 func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer, p *prepared) {
 	s.setCommonHeaders(ctx, c)
-	h := &ctx.Response.Header
-	h.SetCanonical(headerETag, p.etag[:])
+	ctx.Response.Header.SetCanonical(headerETag, p.etag[:])
+	s.setCacheHeaders(ctx, c, a)
+}
+
+// setCacheHeaders says how the cache came by a value.
+func (s *Server) setCacheHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer) {
 	now := s.clock.Load() // a hit can be a second off
 	if a.Freshness != upstream.Hit {
 		now = time.Now().UnixNano()
 	}
-	c.setAge(ctx, ageAt(now, a))
+	c.setAge(ctx, now, a)
+	h := &ctx.Response.Header
 	h.SetCanonical(headerXCache, xCache[min(a.Freshness, upstream.Stale)])
 	if a.Freshness == upstream.Stale && a.Reason != "" {
 		h.SetCanonical(headerXCacheReason, []byte(a.Reason))
 	}
+}
+
+// setJSON makes b, which is JSON, the body of an answer.
+func setJSON(ctx *fasthttp.RequestCtx, b []byte) {
+	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
+	ctx.Response.SetBodyRaw(b)
 }

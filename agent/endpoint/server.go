@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/textproto"
 	"os"
@@ -38,7 +39,7 @@ type Server struct {
 	hosts        map[string]struct{}
 	etagKey      [32]byte
 	sessions     sessions
-	process      [8]byte // random part of request ids
+	process      uint64 // random part of request ids
 
 	table     *table
 	hubs      hubs
@@ -58,8 +59,8 @@ type Server struct {
 	wg        sync.WaitGroup
 	numbers   atomic.Uint64
 
-	// clock is the time as of the last sweep, in nanoseconds of Unix time. The hit path reads
-	// it for Age, where a second does not matter.
+	// clock is the time as of the last sweep, in nanoseconds of Unix time. A hit reads it for
+	// Age, where a second does not matter.
 	clock atomic.Int64
 }
 
@@ -69,10 +70,10 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	if secrets == nil {
 		return nil, errors.New("endpoint: no secrets to serve")
 	}
-	opts, err := opts.withDefaults()
-	if err != nil {
+	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
+	opts = opts.withDefaults()
 	s := &Server{
 		secrets:   secrets,
 		opts:      opts,
@@ -94,16 +95,15 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		return nil, err
 	}
 	_, _ = rand.Read(s.etagKey[:]) // never fails
-	_, _ = rand.Read(s.process[:])
+	s.process = mathrand.Uint64()
 	s.clock.Store(time.Now().UnixNano())
 	s.hubs.init(secrets)
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.http = &fasthttp.Server{
-		Handler:      s.handle,
-		ErrorHandler: s.handleBroken,
-		ExpectHandler: func(*fasthttp.RequestCtx) int {
-			return fasthttp.StatusExpectationFailed
-		},
+		Handler:       s.handle,
+		ErrorHandler:  s.handleBroken,
+		ExpectHandler: func(*fasthttp.RequestCtx) int { return fasthttp.StatusExpectationFailed },
+		ConnState:     follow,
 		// The table decides who gets in; this is only a backstop for connections that were
 		// told to leave and have not yet.
 		Concurrency:                  2*(opts.MaxConnections+opts.HealthConnections) + opts.MaxWaiters,
@@ -193,12 +193,11 @@ func temporary(err error) bool {
 
 // admit starts serving a new connection, or sends it away.
 func (s *Server) admit(nc net.Conn, unix bool) {
-	c := &conn{Conn: nc, srv: s, unix: unix}
+	c := &conn{Conn: nc, unix: unix}
 	if unix {
 		c.peer = peerOf(nc)
 	}
 	c.setNumber(s.numbers.Add(1), s.process)
-	c.repeats = newRepeater(c)
 	victim, ok := s.table.add(c, time.Now())
 	if victim != nil {
 		s.stats.evicted.Add(1)
@@ -216,30 +215,26 @@ func (s *Server) admit(nc net.Conn, unix bool) {
 // farewell does not block; under TLS there is none, since a handshake would.
 func (s *Server) turnAway(c *conn) {
 	s.stats.refused[tooManyConnections].Add(1)
-	if _, plain := c.Conn.(interface {
-		SyscallConn() (syscall.RawConn, error)
-	}); plain {
+	if _, plain := c.Conn.(syscall.Conn); plain {
 		c.begin()
 		row := &refusals[tooManyConnections]
-		body := appendError(nil, row.code, row.message, c.requestID())
+		body := errorBody(c, row.code, row.message)
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\n"+
-			"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", c.requestID(), len(body), body)
+			"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", c.id[:], len(body), body)
 	}
 	_ = c.Conn.Close()
 }
 
 // serveConn serves requests of c until it is closed or parked.
 func (s *Server) serveConn(c *conn) {
-	c.handoff = false
 	err := s.http.ServeConn(c)
-	if w := c.waiter; w != nil {
-		if err == nil && c.handoff {
-			<-w.drained
-			go s.wait(w)
-			return
-		}
-		s.hubs.leave(w) // the connection broke while it was handed over
+	if w := c.waiter; w != nil && err == nil {
+		<-w.detached
+		go s.wait(w)
+		return
+	} else if w != nil { // the connection broke while it was handed over
+		s.hubs.leave(w)
 		c.waiter = nil
 	}
 	s.release(c)
@@ -248,7 +243,6 @@ func (s *Server) serveConn(c *conn) {
 // release ends the life of c.
 func (s *Server) release(c *conn) {
 	_ = c.Conn.Close()
-	s.settle(c, nil)
 	s.table.remove(c)
 	s.wg.Done()
 }
@@ -318,8 +312,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	c.begin()
-	c.handled(&ctx.Request.Header)
-	defer s.recover(ctx, c)
+	s.startTimer(c)
+	defer s.recoverFault(ctx, c)
 	s.dispatch(ctx, c)
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
 	if s.stopping.Load() || c.healthOnly || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {
@@ -327,17 +321,15 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// recover turns a panic into an answer. The value of a panic may quote anything, so only its
-// type and the stack are logged.
-func (s *Server) recover(ctx *fasthttp.RequestCtx, c *conn) {
+// recoverFault turns a panic into an answer. The value of a panic may quote anything, so only
+// its type and the stack are logged.
+func (s *Server) recoverFault(ctx *fasthttp.RequestCtx, c *conn) {
 	v := recover()
 	if v == nil {
 		return
 	}
 	s.stats.panics.Add(1)
 	s.opts.Logger.Error("request handler panicked", "type", fmt.Sprintf("%T", v), c.cause().Attr(), "stack", string(debug.Stack()), "hint", hintDefect)
-	ctx.Hijack(nil)
-	ctx.HijackSetNoResponse(false)
 	ctx.Response.ResetBody()
 	s.refuse(ctx, c, internalFailure)
 }

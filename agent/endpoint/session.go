@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"maps"
 	"sync"
 	"time"
 )
@@ -31,32 +32,25 @@ type grant struct {
 // grantOf returns the grant of the caller that c has presented itself as with this request.
 func grantOf(c *conn, now time.Time) grant {
 	g := grant{caller: c.caller.name, peer: c.peer, began: now, used: now}
-	if t := c.memory.found; t != nil {
-		g.token = t.digest
+	if c.token != nil {
+		g.token = c.token.digest
 	}
 	return g
 }
 
 // holder returns the caller that g is of under set; nil when it has lost what g was made with.
 func (g *grant) holder(set *callerSet, now time.Time) *caller {
-	if g.token == ([sha256.Size]byte{}) {
-		for _, who := range set.byPeer {
-			if who.name == g.caller && who.matchesPeer(g.peer) {
-				return who
-			}
-		}
-		return nil
-	}
-	for i := range set.tokens {
-		t := &set.tokens[i]
-		who := set.callers[t.caller]
-		if t.digest != g.token || who.name != g.caller || t.expired(now) {
-			continue
-		}
-		if len(who.uids)+len(who.gids) > 0 && !who.matchesPeer(g.peer) {
+	if g.token != ([sha256.Size]byte{}) {
+		t := set.tokens[g.token]
+		if t == nil || t.caller.name != g.caller || t.expired(now) || t.caller.bound() && !t.caller.matchesPeer(g.peer) {
 			return nil
 		}
-		return who
+		return t.caller
+	}
+	for _, who := range set.byPeer {
+		if who.name == g.caller && who.matchesPeer(g.peer) {
+			return who
+		}
 	}
 	return nil
 }
@@ -71,20 +65,16 @@ func (m *grants) add(g grant, limit int) string {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	text := base64.RawURLEncoding.EncodeToString(random[:])
-	for {
-		var oldest [sha256.Size]byte
-		n := 0
-		for id, other := range *m {
-			if other.caller != g.caller {
-				continue
-			}
+	var oldest [sha256.Size]byte
+	n := 0
+	for id, other := range *m {
+		if other.caller == g.caller {
 			if n++; n == 1 || other.used.Before((*m)[oldest].used) {
 				oldest = id
 			}
 		}
-		if n < limit {
-			break
-		}
+	}
+	if n >= limit {
 		delete(*m, oldest)
 	}
 	if *m == nil {
@@ -96,11 +86,7 @@ func (m *grants) add(g grant, limit int) string {
 
 // drop forgets what is over.
 func (m grants) drop(over func(*grant) bool) {
-	for id, g := range m {
-		if over(g) {
-			delete(m, id)
-		}
-	}
+	maps.DeleteFunc(m, func(_ [sha256.Size]byte, g *grant) bool { return over(g) })
 }
 
 // sessions are the browsers that see the status page, and the links that let them in. They

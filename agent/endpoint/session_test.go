@@ -1,7 +1,7 @@
 package endpoint
 
 import (
-	"fmt"
+	"crypto/sha256"
 	"testing"
 	"time"
 )
@@ -20,11 +20,7 @@ func callersOf(t *testing.T, tokens ...string) *callerSet {
 	if peersKnown {
 		callers = append(callers, Caller{Name: "peer", UIDs: []uint32{1000}, Secrets: []string{"*"}})
 	}
-	set, err := newCallerSet(callers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return set
+	return newCallerSet(callers)
 }
 
 const (
@@ -33,8 +29,8 @@ const (
 )
 
 func grantFor(set *callerSet, token string, at time.Time) grant {
-	found := set.find([]byte(token))
-	return grant{caller: set.callers[found.caller].name, token: found.digest, began: at, used: at}
+	found := set.tokens[sha256.Sum256([]byte(token))]
+	return grant{caller: found.caller.name, token: found.digest, began: at, used: at}
 }
 
 func TestLinkOpensOnceAndForAMinute(t *testing.T) {
@@ -113,7 +109,7 @@ func TestSessionIsWorthWhatItsTokenIs(t *testing.T) {
 
 	// A token that is on its way out takes its session with it.
 	old := callersOf(t, tokenA)
-	old.tokens[0].notAfter = now.Add(time.Minute)
+	old.tokens[sha256.Sum256([]byte(tokenA))].notAfter = now.Add(time.Minute)
 	var s sessions
 	cookie := s.begin(grantFor(old, tokenA, now), now)
 	if s.holder([]byte(cookie), old, now.Add(59*time.Second)) == nil || s.holder([]byte(cookie), old, now.Add(61*time.Second)) != nil {
@@ -190,8 +186,5 @@ func TestCookieNamesOfNeighboursDiffer(t *testing.T) {
 		if got := string(cookieName([]byte(host))); got != want {
 			t.Errorf("%s: %s, want %s", host, got, want)
 		}
-	}
-	if fmt.Sprint(pageRoute([]byte("/status/sign-in"))) == fmt.Sprint(pageRoute([]byte("/statussign-in"))) {
-		t.Error("a path beside /status is taken for one below it")
 	}
 }

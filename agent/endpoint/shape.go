@@ -47,15 +47,10 @@ func ParseFormat(name string) (Format, error) {
 }
 
 func formatOf(name string) (Format, bool) {
-	switch name {
-	case "kms":
-		return FormatKMS, true
-	case "aws":
-		return FormatAWS, true
-	case "vault":
-		return FormatVault, true
-	case "raw":
-		return FormatRaw, true
+	for f := range numFormats {
+		if f.String() == name {
+			return f, true
+		}
 	}
 	return 0, false
 }
@@ -83,16 +78,16 @@ type body struct {
 }
 
 // shape encodes v.
-func shape(v *upstream.SecretValue, f Format) *body {
+func shape(v *upstream.SecretValue, f Format) body {
 	switch f {
 	case FormatAWS:
-		return &body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
+		return body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
 	case FormatVault:
-		return &body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
+		return body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
 	case FormatRaw:
-		return &body{contentTypeOf(v), v.SecretData.Reveal()}
+		return body{contentTypeOf(v), v.SecretData.Reveal()}
 	default:
-		return &body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
+		return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
 	}
 }
 
@@ -206,10 +201,10 @@ func encode(v any) []byte {
 
 var errNoField = errors.New("no such field")
 
-// shapeField encodes one key of a secret that is a JSON object: as if the key's value, a
-// string without its quotes, were the whole data. It returns errNoField when the key is
+// fieldOf returns a secret that is one key of another, which must be a JSON object: the key's
+// value, a string without its quotes, is the whole data. It returns errNoField when the key is
 // missing.
-func shapeField(v *upstream.SecretValue, f Format, field string) (*body, error) {
+func fieldOf(v *upstream.SecretValue, field string) (*upstream.SecretValue, error) {
 	var object map[string]json.RawMessage
 	if data := v.SecretData.Reveal(); !isJSON(data, '{') || json.Unmarshal(data, &object) != nil {
 		return nil, upstream.InvalidParameter("field", "the secret is not a JSON object")
@@ -225,5 +220,5 @@ func shapeField(v *upstream.SecretValue, f Format, field string) (*body, error) 
 	}
 	part.SecretData = upstream.NewSecretData(data)
 	part.SecretDataType = upstream.DataTypeText
-	return shape(&part, f), nil
+	return &part, nil
 }

@@ -14,13 +14,14 @@ import (
 )
 
 // admitBrowser decides about a request without a token. What only shows or begins the sign-in
-// is for everyone; the status is for who has a session, and for nothing but the status does
-// a session count.
+// is for everyone; the status needs a session, and a session counts for nothing but the status.
 func (s *Server) admitBrowser(req *fasthttp.RequestHeader, c *conn, r route, set *callerSet) (*caller, refusal) {
-	if !s.opts.StatusPage || r != routeStatus && r != routeVersions {
-		if s.opts.StatusPage && r.forBrowsers() {
-			return nil, allowed
-		}
+	switch {
+	case !s.opts.StatusPage:
+		return nil, tokenMissing
+	case routes[r].forBrowsers:
+		return nil, allowed
+	case r != routeStatus && r != routeVersions:
 		return nil, tokenMissing
 	}
 	cookie := req.CookieBytes(cookieName(req.Host()))
@@ -80,7 +81,7 @@ func (c *conn) scheme() string {
 
 // showSignIn shows the form, with a notice of this file. It leaves the status as it is.
 func (s *Server) showSignIn(ctx *fasthttp.RequestCtx, notice string) {
-	s.showFile(ctx, "page/sign-in.html", contentTypeHTML)
+	s.showFile(ctx, "sign-in.html")
 	if notice != "" {
 		notice = `<p class="notice bad" role="alert"><span aria-hidden="true">✕</span> ` + notice + "</p>"
 	}
@@ -91,8 +92,7 @@ func (s *Server) showSignIn(ctx *fasthttp.RequestCtx, notice string) {
 func (s *Server) makeLink(ctx *fasthttp.RequestCtx, c *conn) {
 	now := time.Now()
 	code := s.sessions.link(grantOf(c, now))
-	ctx.Response.Header.SetContentTypeBytes(contentTypeJSON)
-	ctx.Response.SetBodyRaw(encode(struct {
+	setJSON(ctx, encode(struct {
 		Link      string
 		ExpiresAt time.Time
 	}{s.address(ctx, c) + "/status/open?code=" + code, now.Add(linkLife).UTC()}))
@@ -129,7 +129,7 @@ func (s *Server) address(ctx *fasthttp.RequestCtx, c *conn) string {
 	return first
 }
 
-// openLink begins a session for whoever follows a link for the first time.
+// openLink begins a session for the first visitor that follows a link.
 func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn, code string) {
 	now := time.Now()
 	g := s.sessions.redeem([]byte(code), now)
@@ -144,10 +144,10 @@ func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn, code string) {
 	s.beginSession(ctx, c, *g, now)
 }
 
-// signIn begins a session for whoever types a valid token into the form. A wrong one costs what
-// it costs everywhere: the connection.
+// signIn begins a session for a visitor who types a valid token into the form. A wrong one costs
+// what it costs everywhere: the connection.
 func (s *Server) signIn(ctx *fasthttp.RequestCtx, c *conn) {
-	h := seen{tokens: 1, token: formToken(c, ctx.PostBody())}
+	h := headers{tokens: 1, token: formToken(c, ctx.PostBody())}
 	who, refused := authenticate(c, &h, s.callers.Load())
 	if refused != allowed {
 		s.refuse(ctx, c, refused)
@@ -166,18 +166,15 @@ func (s *Server) signIn(ctx *fasthttp.RequestCtx, c *conn) {
 // formToken returns the token that a form was filled with, without space around it.
 func formToken(c *conn, body []byte) []byte {
 	text, ok := bytes.CutPrefix(body, []byte("token="))
-	if !ok {
-		return nil
-	}
-	token, ok := c.unescape(text, true)
-	if !ok {
+	token, valid := c.unescape(text, true)
+	if !ok || !valid {
 		return nil
 	}
 	return []byte(strings.TrimSpace(token))
 }
 
 func (s *Server) beginSession(ctx *fasthttp.RequestCtx, c *conn, g grant, now time.Time) {
-	s.table.trust(c)
+	s.table.trust(c, c.account)
 	s.setCookie(ctx, c, s.sessions.begin(g, now))
 	s.audit(c, upstream.SecretRef{}, "", "signed-in")
 }

@@ -1,10 +1,9 @@
 package endpoint
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
-
-	"secretagent/upstream"
 )
 
 // Stats is a snapshot of what a [Server] has done and is doing.
@@ -32,8 +31,7 @@ type Stats struct {
 	AuditDropped      uint64 // refusals that were not audited because there were too many
 }
 
-// counters are those of them that grow. Hits are counted per connection and added here when
-// it ends, see [Server.settle], so that the hit path of different cores shares no cache line.
+// counters are those of them that grow.
 type counters struct {
 	hits, misses, stale, notModified atomic.Uint64
 	batches, reports, waits          atomic.Uint64
@@ -58,7 +56,7 @@ func (n *counters) fail(code string) {
 func (s *Server) Stats() Stats {
 	n := &s.stats
 	out := Stats{
-		Hits: s.hitCount(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
+		Hits: n.hits.Load(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
 		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
 		Evicted: n.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
 		AuditDropped: n.auditDropped.Load(),
@@ -73,15 +71,6 @@ func (s *Server) Stats() Stats {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for code, count := range n.failed {
-		out.Failed[code] = count
-	}
+	maps.Copy(out.Failed, n.failed)
 	return out
-}
-
-// audit writes a line about an answer, when auditing is on.
-func (s *Server) audit(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string) {
-	if s.opts.Audit != nil {
-		s.opts.Audit.write(s.record(c, ref, version, outcome, 0))
-	}
 }

@@ -3,6 +3,7 @@ package endpoint
 import (
 	"container/list"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -37,49 +38,57 @@ func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
 		return nil, false
 	}
 	if t.open >= t.maxOpen {
-		if victim = t.victimLocked(); victim != nil {
-			t.forgetLocked(victim)
-		} else if t.health < t.maxHealth {
-			c.healthOnly = true
-		} else {
+		victim = t.evictLocked()
+		if c.healthOnly = victim == nil; c.healthOnly && t.health >= t.maxHealth {
 			return nil, false
 		}
 	}
 	t.conns[c] = struct{}{}
 	c.counted, c.seenAt = true, now
 	c.element = t.untrusted.PushBack(c)
-	if c.healthOnly {
-		t.health++
-	} else {
-		t.open++
-	}
+	*t.counterLocked(c)++
 	return victim, true
 }
 
-// victimLocked returns the connection that is missed least: the oldest that never presented a
-// valid token, else, of those that are idle, the one that was used least since the sweep before
-// the last, so that a client at work outlives a crowd that came a moment ago. Health-only
-// connections do not help.
-func (t *table) victimLocked() *conn {
+// evict returns a connection to close when the process, rather than this server, has run out
+// of descriptors; nil when all are needed.
+func (t *table) evict() *conn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.evictLocked()
+}
+
+// evictLocked stops counting the connection that is missed least, and returns it: the oldest
+// that never presented a valid token, else, of those that are idle, the one that was used least
+// since the sweep before the last, so that a client at work outlives a crowd that came a moment
+// ago. Health-only connections do not help.
+func (t *table) evictLocked() (victim *conn) {
+	defer func() {
+		if victim != nil {
+			t.discountLocked(victim)
+		}
+	}()
 	for e := t.untrusted.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*conn); !c.healthOnly && c.phase() != parked {
 			return c
 		}
 	}
-	var victim *conn
 	var fewest uint32
 	for c := range t.conns {
 		state := c.state.Load()
 		if !c.counted || c.healthOnly || phase(state&7) != idle {
 			continue
 		}
-		changes := c.moves + (state-c.seenState)>>3
+		changes := c.moves + c.movesSince(state)
 		if victim == nil || changes < fewest || changes == fewest && longerIdle(c, victim) {
 			victim, fewest = c, changes
 		}
 	}
 	return victim
 }
+
+// movesSince returns how often the phase has changed between the last sweep and state.
+func (c *conn) movesSince(state uint32) uint32 { return (state - c.seenState&^7) >> 3 }
 
 // longerIdle decides between connections that were used as much: the one that rested when
 // the sweep saw it goes first, or the older one.
@@ -90,47 +99,39 @@ func longerIdle(a, b *conn) bool {
 	return a.number < b.number
 }
 
-// evict returns a connection to close when the process, rather than this server, has run out
-// of descriptors; nil when none can be missed.
-func (t *table) evict() *conn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	victim := t.victimLocked()
-	if victim != nil {
-		t.forgetLocked(victim)
-	}
-	return victim
-}
-
-// forgetLocked stops counting c; its goroutine removes it when it is done.
-func (t *table) forgetLocked(c *conn) {
-	if !c.counted {
-		return
-	}
-	c.counted = false
-	if c.element != nil {
-		t.untrusted.Remove(c.element)
-		c.element = nil
-	}
+// counterLocked returns the counter that c is part of.
+func (t *table) counterLocked(c *conn) *int {
 	switch {
 	case c.healthOnly:
-		t.health--
+		return &t.health
 	case c.phase() == parked:
-		t.parked--
-	default:
-		t.open--
+		return &t.parked
+	}
+	return &t.open
+}
+
+// discountLocked stops counting c; its goroutine removes it when it is done.
+func (t *table) discountLocked(c *conn) {
+	if c.counted {
+		c.counted = false
+		t.takeOffListLocked(c)
+		*t.counterLocked(c)--
 	}
 }
 
-// trust takes c off the list of those that go first.
-func (t *table) trust(c *conn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *table) takeOffListLocked(c *conn) {
 	if c.element != nil {
 		t.untrusted.Remove(c.element)
 		c.element = nil
 	}
-	c.trusted.Store(true)
+}
+
+// trust takes c off the list of those that go first, and notes whose it is.
+func (t *table) trust(c *conn, a *account) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.takeOffListLocked(c)
+	c.trusted, c.account = true, a
 }
 
 // park moves c from the connections to the waiters; false when there are too many, or when c
@@ -163,11 +164,9 @@ func (t *table) unpark(c *conn) {
 func (t *table) remove(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.forgetLocked(c)
+	t.discountLocked(c)
 	delete(t.conns, c)
-	if t.stopped && len(t.conns) == 0 {
-		t.closeEmptyLocked()
-	}
+	t.closeWhenEmptyLocked()
 }
 
 // stop lets nobody in any more. empty is closed once all have left.
@@ -175,12 +174,13 @@ func (t *table) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopped = true
-	if len(t.conns) == 0 {
-		t.closeEmptyLocked()
-	}
+	t.closeWhenEmptyLocked()
 }
 
-func (t *table) closeEmptyLocked() {
+func (t *table) closeWhenEmptyLocked() {
+	if !t.stopped || len(t.conns) > 0 {
+		return
+	}
 	select {
 	case <-t.empty:
 	default:
@@ -193,10 +193,8 @@ func (t *table) closeWhere(phases ...phase) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.conns {
-		for _, p := range phases {
-			if c.phase() == p {
-				c.cut()
-			}
+		if slices.Contains(phases, c.phase()) {
+			c.cut()
 		}
 	}
 }
@@ -209,53 +207,38 @@ func (t *table) counts() (open, health, waiting int) {
 }
 
 // sweep ends connections that have not moved for too long and returns how many.
-func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) int {
+func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) (ended int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ended := 0
 	for c := range t.conns {
-		c.creditLocked(now.UnixNano())
 		state := c.state.Load()
-		if state != c.seenState {
-			c.moves = (state - c.seenState) >> 3
-			c.seenState, c.seenAt, c.warned, c.looked = state, now, false, false
+		if c.moves = c.movesSince(state); c.moves > 0 {
+			c.seenState, c.seenAt, c.warned = state, now, false
 			continue
 		}
-		c.moves = 0
-		for_ := now.Sub(c.seenAt)
+		limit := requestTimeout
 		switch phase(state & 7) {
-		case fresh:
-			if for_ >= requestTimeout {
-				c.cut()
-				ended++
-			}
 		case idle:
-			if for_ >= idleTimeout {
-				c.cut()
-				ended++
-			} else if !c.looked && c.repeats != nil && c.trusted.Load() { // others repeat nothing
-				if c.looked = true; c.repeats.ended() {
-					c.stopReading() // not cut: the last request may have come a moment ago
-				}
-			}
-		case active:
-			switch {
-			case for_ < requestTimeout:
-			case !c.warned:
-				// A reader that is stuck gets to say 408; a writer that is stuck stays so.
-				c.warned = true
-				c.stopReading()
-				ended++
-			default:
-				c.cut()
-			}
+			limit = idleTimeout
 		case busy, parked: // bounded by the lookup's context, and by the waiter's own deadline
+			continue
+		}
+		switch {
+		case now.Sub(c.seenAt) < limit:
+		case phase(state&7) == active && !c.warned:
+			// A reader that is stuck gets to say 408; a writer that is stuck stays so.
+			c.warned = true
+			c.stopReading()
+			ended++
+		default:
+			c.cut()
+			if !c.warned {
+				ended++
+			}
 		}
 	}
 	return ended
 }
 
 // isTimeout reports whether err is an expired deadline.
-func isTimeout(err error) bool {
-	return os.IsTimeout(err)
-}
+func isTimeout(err error) bool { return os.IsTimeout(err) }

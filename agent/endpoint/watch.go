@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,11 +22,6 @@ import (
 //  4. the request is served again from its bytes, through guard and lookup, and is parked
 //     again with what is left of its time if nothing relevant changed.
 
-// parkTicket travels with a replayed request.
-type parkTicket struct {
-	deadline time.Time // no more waiting after this
-}
-
 // waiter is one parked connection.
 type waiter struct {
 	conn     *conn
@@ -33,27 +29,26 @@ type waiter struct {
 	request  []byte // as it came over the wire
 	deadline time.Time
 	leftover []byte // bytes of the next request
-	drained  chan struct{}
-	drainErr error
+	detached chan struct{}
+	err      error // of detaching
 
 	mu    sync.Mutex
 	woken bool
 	armed bool // blocked in a read, or about to be
 }
 
-// park takes the connection out of fasthttp's hands until the value of q may have changed. It
-// returns false when the request is to be answered now; it may have been answered already,
-// with a refusal.
-func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, ticket *parkTicket) bool {
+// park takes the connection out of fasthttp's hands until the value of q may have changed, at
+// most until the given time for a request that is replayed. It returns false when the request
+// is to be answered now; it may have been answered already, with a refusal.
+func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, until time.Time) bool {
 	now := time.Now()
-	deadline := now.Add(q.wait)
-	if ticket != nil {
-		deadline = ticket.deadline
+	if until.IsZero() {
+		until = now.Add(q.wait)
 	}
-	if s.stopping.Load() || !now.Before(deadline) {
+	if s.stopping.Load() || !now.Before(until) {
 		return false
 	}
-	w := &waiter{conn: c, ref: owned(q.ref), deadline: deadline, drained: make(chan struct{})}
+	w := &waiter{conn: c, ref: owned(q.ref), deadline: until, detached: make(chan struct{})}
 	// 1.
 	if joined, closed := s.hubs.join(w); !joined {
 		if !closed {
@@ -61,7 +56,7 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, 
 		}
 		return false
 	}
-	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(&a, q.format).etag != p.etag {
+	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(&a).etag != p.etag {
 		// It changed before we had joined. Take the change as a wake-up.
 		w.wake()
 	}
@@ -73,19 +68,14 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, 
 		return false
 	}
 	h := &ctx.Request.Header
-	w.request = make([]byte, 0, len(h.RequestURI())+len(h.RawHeaders())+32)
-	w.request = append(append(w.request, h.Method()...), ' ')
-	w.request = append(append(w.request, h.RequestURI()...), ' ')
-	w.request = append(append(w.request, h.Protocol()...), '\r', '\n')
-	w.request = append(w.request, h.RawHeaders()...)
-
+	w.request = slices.Concat(h.Method(), []byte(" "), h.RequestURI(), []byte(" "), h.Protocol(), []byte("\r\n"), h.RawHeaders())
 	s.stats.waits.Add(1)
-	c.handoff, c.waiter = true, w
+	c.waiter = w
 	ctx.HijackSetNoResponse(true)
 	ctx.Hijack(func(nc net.Conn) {
 		// 2.
-		w.leftover, w.drainErr = c.drain(nc, s.opts.MaxHeaderBytes)
-		close(w.drained)
+		w.leftover, w.err = c.detach(nc)
+		close(w.detached)
 	})
 	return true
 }
@@ -94,18 +84,13 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, 
 // a goroutine of its own, whose stack is as small as they come.
 func (s *Server) wait(w *waiter) {
 	c := w.conn
-	gone := w.drainErr != nil
-	interrupted := len(w.leftover) > 0 // by the client's next request
+	gone := w.err != nil
 	// 3.
-	if !gone && !interrupted && w.arm() {
+	if !gone && len(w.leftover) == 0 && w.arm() {
 		var next [1]byte
 		n, err := c.Conn.Read(next[:])
-		switch {
-		case n > 0:
-			w.leftover, interrupted = append(w.leftover, next[0]), true
-		case !isTimeout(err):
-			gone = true
-		}
+		w.leftover = append(w.leftover, next[:n]...)
+		gone = n == 0 && !isTimeout(err)
 	}
 	s.hubs.leave(w)
 	c.waiter = nil
@@ -114,12 +99,11 @@ func (s *Server) wait(w *waiter) {
 		return
 	}
 	// 4.
-	c.resumed = &parkTicket{deadline: w.deadline}
-	if interrupted {
-		c.resumed.deadline = time.Time{}
+	c.waitUntil = w.deadline
+	if len(w.leftover) > 0 { // the client's next request ends its wait
+		c.waitUntil = time.Now()
 	}
 	c.pending = append(w.request, w.leftover...)
-	c.answered, c.given, c.ahead = false, 0, false
 	s.table.unpark(c)
 	s.serveConn(c)
 }
