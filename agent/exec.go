@@ -96,9 +96,7 @@ func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []s
 	opts.Observe = observe
 	supervisor, err := child.New(source, opts)
 	if err != nil {
-		var problems upstream.OptionErrors
-		problems.Add("exec", err)
-		return nil, problems
+		return nil, inSection("exec", err)
 	}
 	return supervisor, nil
 }

@@ -12,7 +12,6 @@ import (
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
 	"secretagent/agent/listen"
-	"secretagent/upstream"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -58,9 +57,7 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 func openListener(section, part string, opts listen.Options, log *slog.Logger) (*listen.Listener, error) {
 	ln, err := listen.Open(opts)
 	if err != nil {
-		var problems upstream.OptionErrors
-		problems.Add(section, err)
-		return nil, problems
+		return nil, inSection(section, err)
 	}
 	if t := ln.TLS(); t != nil {
 		t.OnError(func(err error) {

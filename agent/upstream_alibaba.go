@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -184,13 +183,13 @@ func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observati
 	log = log.With("part", "kms")
 	credentials, err := kms.NewCredentials(credentialOptions(&cfg.Credentials, log))
 	if err != nil {
-		return nil, fmt.Errorf("upstream.alibaba.%w", err) // it begins with "credentials."
+		return nil, inSection("upstream.alibaba.credentials", err)
 	}
 	opts := cloudOptions(cfg, log)
 	opts.Credentials, opts.Observe = credentials, observe
 	client, err := kms.New(opts)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("upstream.alibaba: %w", err), credentials.Close())
+		return nil, errors.Join(inSection("upstream.alibaba", err), credentials.Close())
 	}
 	return &cloud{client, cfg, credentials, caExpiry(cfg.Endpoints)}, nil
 }

@@ -22,7 +22,7 @@ const preparedSize = 160
 type prepared struct {
 	etag    [24]byte               // quotes included
 	forms   atomic.Pointer[[]form] // replaced, never modified
-	derived *upstream.Derived         // where all of this is kept; nil: nowhere
+	derived *upstream.Derived      // where all of this is kept; nil: nowhere
 }
 
 // form is a value, or one field of it, in one format.

@@ -31,13 +31,20 @@ type Client struct {
 
 var _ upstream.Manager = (*Client)(nil)
 
-// New returns a client. It opens no connection and asks for no credential; a file that it
-// needs and cannot read is an error, as is everything that is wrong with opts, all at once.
-// The caller calls [Client.Close] in the end.
+// New returns a client. It opens no connection and asks for no credential. Everything that is
+// wrong with opts is in its error, which is [upstream.OptionErrors] like that of
+// [Options.Validate]. The caller calls [Client.Close] in the end.
 func New(opts Options) (*Client, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
-		return nil, fmt.Errorf("kms: %w", err)
+		return nil, err
+	}
+	if opts.Credentials == nil {
+		if slices.ContainsFunc(opts.Endpoints, func(e Endpoint) bool { return e.Socket == "" }) {
+			return nil, upstream.OptionErrors{{Key: "credentials", Reason: "is missing: only a socket needs none"}}
+		}
+		// Everyone who can open the socket may use it; the server does not look at this.
+		opts.Credentials = StaticCredential("socket", "socket", "")
 	}
 	if slices.Contains(strings.Split(os.Getenv("DEBUG"), ","), "sdk") {
 		opts.Logger.Warn("the SDK prints action, key id and signature of every call to standard output", "hint", "DEBUG=sdk is set: unset it and start again")

@@ -6,54 +6,26 @@ import (
 	"path/filepath"
 	"testing"
 
-	"secretagent/upstream"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/upstreamtest"
 )
 
-// The conformance suite runs through client, quiet proxy, server and store. It calls far more
-// often than a budget would allow, so the clients of connect have a large one.
-
-func TestConformanceOverTCP(t *testing.T) {
-	t.Parallel()
-	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
-		store, advance := backend(t)
-		ln := listen(t, nil)
-		serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-		proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
-		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-test", Host: proxy.Addr(), Scheme: "http"}}})
-		return upstreamtest.Harness{Manager: client, Advance: advance}
-	})
-}
-
-func TestConformanceOverTLSWithAPrivateCA(t *testing.T) {
+// TestConformance runs the suite over two endpoints on one store. The preferred one, without
+// TLS, fails every other request; the other one has a certificate of a private CA.
+func TestConformance(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
-		ln := listen(t, ca.server)
-		serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-		proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
-		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-test", Host: proxy.Addr(), RootCAs: ca.pool}}})
-		return upstreamtest.Harness{Manager: client, Advance: advance}
-	})
-}
-
-// Of two endpoints on one store the preferred one fails every other request.
-func TestConformanceOverTwoEndpoints(t *testing.T) {
-	t.Parallel()
-	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
-		store, advance := backend(t)
-		ln := listen(t, nil)
-		serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-		bad, good := upstreamtest.NewFaulty(t, ln.Addr().String()), upstreamtest.NewFaulty(t, ln.Addr().String())
+		first, second := listen(t, nil), listen(t, ca.server)
+		serve(t, store, first, kmsserver.Signed, kmsserver.Options{})
+		serve(t, store, second, kmsserver.Signed, kmsserver.Options{})
+		bad := upstreamtest.NewFaulty(t, first.Addr().String())
 		for range 500 {
 			bad.Next(upstreamtest.Unavailable, upstreamtest.Fault{})
 		}
-		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{
-			{Region: "cn-one", Host: bad.Addr(), Scheme: "http"}, {Region: "cn-two", Host: good.Addr(), Scheme: "http"},
-		}})
+		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.Addr().String(), RootCAs: ca.pool}}})
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})
 }
@@ -62,28 +34,22 @@ func TestConformanceOverAUnixSocket(t *testing.T) {
 	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
-		client, err := kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket(t, store)}}})
+		dir, err := os.MkdirTemp("", "kms") // short: the path of a socket may have about 100 bytes
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		path := filepath.Join(dir, "kms.sock")
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, store, ln, kmsserver.Trusted, kmsserver.Options{})
+		client, err := kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: path}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = client.Close() })
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})
-}
-
-// socket serves m on a unix socket, whose path is kept short: it may have about 100 bytes.
-func socket(t *testing.T, m upstream.Manager) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "kms")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, "kms.sock")
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve(t, m, ln, kmsserver.Trusted, kmsserver.Options{})
-	return path
 }

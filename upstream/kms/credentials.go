@@ -13,74 +13,27 @@ import (
 	"secretagent/upstream"
 )
 
-// pace is how often a source is bothered.
-type pace struct {
-	// check is how often the source is asked whether its credential still stands. The
+const (
+	// checkEvery is how often the source is asked whether its credential still stands. The
 	// library renews within three minutes of the end, so a check a minute renews in time.
-	check time.Duration
+	checkEvery = time.Minute
 
-	// trust is how long a credential is used without a check, when nothing was asked for a
-	// while. The library gave it out with at least three minutes to live.
-	trust time.Duration
+	// trustedFor is how long a credential is used without a check, when nothing was asked for
+	// a while. The library gave it out with at least three minutes to live.
+	trustedFor = 2 * time.Minute
 
-	// look is how often files are looked at for a change.
-	look time.Duration
+	// lookEvery is how often files are looked at for a change.
+	lookEvery = 2 * time.Second
 
-	// A source that fails is asked again after a pause that doubles from pause to maxPause.
-	pause, maxPause time.Duration
+	// A source that fails is asked again after a pause that doubles.
+	firstPause   = 500 * time.Millisecond
+	longestPause = 5 * time.Second
 
-	// Renewals that the service asks for are renew apart. The distance doubles, up to
-	// maxRenew, when even a credential younger than maxRenew is refused: it is not its age.
-	renew, maxRenew time.Duration
-}
-
-var standardPace = pace{
-	check: time.Minute, trust: 2 * time.Minute, look: 2 * time.Second,
-	pause: 500 * time.Millisecond, maxPause: 5 * time.Second,
-	renew: time.Second, maxRenew: time.Minute,
-}
-
-// CredentialOptions says where credentials come from.
-type CredentialOptions struct {
-	// Type is default (also when empty), access_key, sts, ram_role_arn, ecs_ram_role,
-	// oidc_role_arn, credentials_uri or profile.
-	Type string
-
-	// A key in files, for access_key and sts, and as the identity that ram_role_arn starts
-	// from. The id is not secret and may be given directly. Surrounding white space in a
-	// file does not count. Files that change are read again.
-	AccessKeyID         string
-	AccessKeyIDFile     string
-	AccessKeySecretFile string
-	SecurityTokenFile   string // sts; optional for ram_role_arn
-
-	// For ram_role_arn, which starts from the default chain when no key is given, and for
-	// oidc_role_arn. What is empty comes from the variables ALIBABA_CLOUD_ROLE_ARN,
-	// ALIBABA_CLOUD_OIDC_PROVIDER_ARN and ALIBABA_CLOUD_OIDC_TOKEN_FILE.
-	RoleARN         string
-	RoleSessionName string
-	SessionDuration time.Duration // at least 15m; zero means 1h
-	Policy          string
-	ExternalID      string
-	STSEndpoint     string // host; empty: sts.aliyuncs.com, or as the environment says
-	OIDCProviderARN string
-	OIDCTokenFile   string
-
-	// For ecs_ram_role.
-	RoleName      string // empty: asked from the metadata service
-	DisableIMDSv1 bool   // refuse the metadata service when it does not know sessions
-
-	// For credentials_uri; empty: ALIBABA_CLOUD_CREDENTIALS_URI.
-	URI string
-
-	// For profile: a profile of the aliyun CLI. Empty: the current one of
-	// ~/.aliyun/config.json, or as ALIBABA_CLOUD_PROFILE and ALIBABA_CLOUD_CONFIG_FILE say.
-	Profile     string
-	ProfileFile string
-
-	// Logger hears of renewals and of a source that fails or is back. Nil discards.
-	Logger *slog.Logger
-}
+	// Renewals that the service asks for are firstGap apart. The distance doubles when even a
+	// credential younger than longestGap is refused: it is not its age.
+	firstGap   = time.Second
+	longestGap = time.Minute
+)
 
 // fetcher gives out the present credential of a source. It is called by one goroutine at a
 // time, may block, and may panic.
@@ -94,52 +47,49 @@ type CredentialSource struct {
 	open   func() (fetcher, error) // makes a fetcher that remembers nothing of earlier ones
 	files  []string                // a change of any makes open run again
 	logger *slog.Logger
-	pace   pace
 
 	closed  chan struct{}
 	running sync.WaitGroup
 
 	mu        sync.Mutex
-	fetch     fetcher // nil: open one; used by the flight alone
-	flight    *flight // nil: the source is not being asked
+	fetch     fetcher   // nil: open one; used by the question alone
+	asked     *question // nil: the source is not being asked
 	current   Credential
 	have      bool
 	renewedAt time.Time
 	checkedAt time.Time
 	lookedAt  time.Time
 	seen      string // what files looked like when fetch was opened
-	err       error  // of the last flight
+	err       error  // of the last question
 	pause     time.Duration
 	retryAt   time.Time
 	renewedOn time.Time     // when the service last asked for a renewal
 	renewGap  time.Duration // to the next that is granted
 }
 
-// flight is one question to the source.
-type flight struct {
+// question is one that is put to the source and not answered yet.
+type question struct {
 	done  chan struct{}
 	fresh bool // it began with a new fetcher
 }
 
 // NewCredentials returns a source. It asks for nothing yet, and files need not exist: until a
-// credential appears, calls fail with [upstream.ErrUnauthenticated]. An error names the
-// option at fault. The caller calls [CredentialSource.Close] in the end.
+// credential appears, calls fail with [upstream.ErrUnauthenticated]. Its error is that of
+// [CredentialOptions.Validate]. The caller calls [CredentialSource.Close] in the end.
 func NewCredentials(o CredentialOptions) (*CredentialSource, error) {
-	if o.Type == "" {
-		o.Type = "default"
+	if err := o.Validate(); err != nil {
+		return nil, err
 	}
+	setDefault(&o.Type, "default")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	open, files, err := newOpener(o)
-	if err != nil {
-		return nil, fmt.Errorf("credentials.%w", err)
-	}
+	open, files := o.opener()
 	return newCredentialSource(o.Type, open, files, o.Logger), nil
 }
 
 func newCredentialSource(kind string, open func() (fetcher, error), files []string, logger *slog.Logger) *CredentialSource {
-	return &CredentialSource{kind: kind, open: open, files: files, logger: logger, pace: standardPace, closed: make(chan struct{})}
+	return &CredentialSource{kind: kind, open: open, files: files, logger: logger, closed: make(chan struct{})}
 }
 
 // Close waits until nobody asks the source any more, which its own timeouts bound, and makes
@@ -159,29 +109,25 @@ func (s *CredentialSource) Credential(ctx context.Context) (Credential, error) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	changed := s.changedLocked(now)
-	if !s.have {
-		if s.err != nil && now.Before(s.retryAt) && !changed {
-			return Credential{}, s.err
-		}
+	pausing := s.err != nil && now.Before(s.retryAt)
+	switch age := now.Sub(s.checkedAt); {
+	case !changed && (pausing || s.have && age < checkEvery):
+		// There is nothing to ask for yet.
+	case !s.have, age >= trustedFor && s.err == nil:
+		// A source that did not fail was only not asked for a while. When it does not answer
+		// now, the service may still accept what we have.
 		if err := s.waitLocked(ctx, s.askLocked(changed)); err != nil {
 			return Credential{}, err
 		}
-		if !s.have {
-			return Credential{}, s.err
-		}
-		return s.current, nil
+	default:
+		s.askLocked(changed) // in the background
 	}
-	age := now.Sub(s.checkedAt)
-	if !changed && age < s.pace.check || s.err != nil && now.Before(s.retryAt) && !changed {
-		return s.current, nil
-	}
-	f := s.askLocked(changed)
-	if age >= s.pace.trust && s.err == nil {
-		// The source has not failed, it was only not asked. When it does not answer now, the
-		// service may still accept what we have.
-		if err := s.waitLocked(ctx, f); err != nil {
-			return Credential{}, err
-		}
+	return s.answerLocked()
+}
+
+func (s *CredentialSource) answerLocked() (Credential, error) {
+	if !s.have {
+		return Credential{}, s.err
 	}
 	return s.current, nil
 }
@@ -190,34 +136,32 @@ func (s *CredentialSource) Credential(ctx context.Context) (Credential, error) {
 func (s *CredentialSource) Renew(ctx context.Context, refused Credential) (Credential, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.have && !s.current.same(refused) {
-		return s.current, nil // somebody was faster
+	renewed := func() bool { return s.have && !s.current.same(refused) }
+	if renewed() {
+		return s.current, nil // another call was faster
 	}
 	now := time.Now()
-	if s.flight == nil || !s.flight.fresh {
+	if s.asked == nil || !s.asked.fresh {
 		if now.Sub(s.renewedOn) < s.renewGap {
 			return refused, nil
 		}
-		// An older flight may bring the refused credential once more.
-		if err := s.waitLocked(ctx, s.flight); err != nil {
+		// An older question may bring the refused credential once more.
+		if err := s.waitLocked(ctx, s.asked); err != nil {
 			return Credential{}, err
 		}
-		if s.have && !s.current.same(refused) {
+		if renewed() {
 			return s.current, nil
 		}
-		if s.renewedOn = now; now.Sub(s.renewedAt) < s.pace.maxRenew {
-			s.renewGap = min(max(s.renewGap*2, s.pace.renew), s.pace.maxRenew)
-		} else {
-			s.renewGap = s.pace.renew
+		s.renewedOn = now
+		if now.Sub(s.renewedAt) >= longestGap {
+			s.renewGap = 0
 		}
+		s.renewGap = min(max(s.renewGap*2, firstGap), longestGap)
 	}
 	if err := s.waitLocked(ctx, s.askLocked(true)); err != nil {
 		return Credential{}, err
 	}
-	if !s.have {
-		return Credential{}, s.err
-	}
-	return s.current, nil
+	return s.answerLocked()
 }
 
 // Status returns what may be shown.
@@ -231,38 +175,38 @@ func (s *CredentialSource) Status() CredentialStatus {
 	return st
 }
 
-// waitLocked waits for f without the lock. A nil f is done.
-func (s *CredentialSource) waitLocked(ctx context.Context, f *flight) error {
-	if f == nil {
+// waitLocked waits for the end of q without the lock. A nil q has ended.
+func (s *CredentialSource) waitLocked(ctx context.Context, q *question) error {
+	if q == nil {
 		return nil
 	}
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	select {
-	case <-f.done:
+	case <-q.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// askLocked joins the flight that is on its way or starts one. With fresh the fetcher is made
-// anew and remembers nothing.
-func (s *CredentialSource) askLocked(fresh bool) *flight {
-	if s.flight != nil {
-		return s.flight
+// askLocked joins the question that is not answered yet, or puts one. With fresh the fetcher
+// is made anew and remembers nothing.
+func (s *CredentialSource) askLocked(fresh bool) *question {
+	if s.asked != nil {
+		return s.asked
 	}
-	f := &flight{done: make(chan struct{}), fresh: fresh || s.fetch == nil}
+	q := &question{done: make(chan struct{}), fresh: fresh || s.fetch == nil}
 	select {
 	case <-s.closed:
 		s.err = sourceError(s.kind, "the source is closed", "")
-		close(f.done)
-		return f
+		close(q.done)
+		return q
 	default:
 	}
-	s.flight = f
+	s.asked = q
 	fetch := s.fetch
-	if f.fresh {
+	if q.fresh {
 		fetch = nil
 		s.seen = s.look()
 	}
@@ -270,11 +214,11 @@ func (s *CredentialSource) askLocked(fresh bool) *flight {
 		used, c, err := s.ask(fetch)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		defer close(f.done)
-		s.flight = nil
-		s.landLocked(used, c, err)
+		defer close(q.done)
+		s.asked = nil
+		s.keepLocked(used, c, err)
 	})
-	return f
+	return q
 }
 
 // ask fetches, with a new fetcher when there is none. No panic and no foreign text gets out.
@@ -299,9 +243,9 @@ func (s *CredentialSource) ask(fetch fetcher) (used fetcher, c Credential, err e
 	return fetch, c, nil
 }
 
-// landLocked keeps what a flight brought. A fetcher that failed is not used again: the
+// keepLocked keeps what a question brought. A fetcher that failed is not used again: the
 // default chain would for ever ask the last of its members.
-func (s *CredentialSource) landLocked(used fetcher, c Credential, err error) {
+func (s *CredentialSource) keepLocked(used fetcher, c Credential, err error) {
 	now := time.Now()
 	s.fetch = used
 	if err != nil {
@@ -309,7 +253,7 @@ func (s *CredentialSource) landLocked(used fetcher, c Credential, err error) {
 			s.logger.Warn("no credentials", "source", s.kind, "err", err, "hint", "they are tried again; check upstream.alibaba.credentials")
 		}
 		s.err = err
-		s.pause = min(max(s.pause*2, s.pace.pause), s.pace.maxPause)
+		s.pause = min(max(s.pause*2, firstPause), longestPause)
 		s.retryAt = now.Add(s.pause)
 		return
 	}
@@ -324,7 +268,7 @@ func (s *CredentialSource) landLocked(used fetcher, c Credential, err error) {
 
 // changedLocked reports whether a file is not what it was when the fetcher was made.
 func (s *CredentialSource) changedLocked(now time.Time) bool {
-	if len(s.files) == 0 || now.Sub(s.lookedAt) < s.pace.look {
+	if len(s.files) == 0 || now.Sub(s.lookedAt) < lookEvery {
 		return false
 	}
 	s.lookedAt = now
@@ -355,12 +299,10 @@ func sourceError(kind, what, fix string) error {
 // files and answers in theirs, so their text is looked at, for phrases and codes that are
 // known, and never passed on.
 func explain(kind string, err error) error {
-	var known *upstream.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*upstream.Error](err); ok {
 		return known
 	}
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return sourceError(kind, path.Path+": "+plain(path.Err), "check the path and its permissions")
 	}
 	text := err.Error()

@@ -38,7 +38,7 @@ func newEndpoint(e Endpoint, maxConns int) *endpoint {
 		// The host is only a header here; a name that no resolver is asked for.
 		ep.name, ep.domain, ep.scheme = e.Socket, "localhost", "http"
 	}
-	if name, err := hostname(e.Host); err == nil {
+	if name, ok := hostname(e.Host); ok {
 		ep.valueOnly = strings.HasSuffix(strings.ToLower(name), gatewaySuffix)
 	}
 	return ep

@@ -8,8 +8,11 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
+
+	"secretagent/upstream"
 )
 
 // Options configures a [Client]. Only Endpoints is needed; every other zero value means the
@@ -106,19 +109,21 @@ type Observation struct {
 const gatewaySuffix = ".cryptoservice.kms.aliyuncs.com"
 
 var (
-	regionPattern = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+	regionPattern = regexp.MustCompile(`^[a-z0-9-]{2,64}$`)
 	hostPattern   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$`)
 	sharedHost    = regexp.MustCompile(`^kms(?:-vpc)?\.([a-z0-9-]+)\.aliyuncs\.com$`)
 )
 
+// Validate returns all problems of o as [upstream.OptionErrors], with keys below
+// upstream.alibaba. It reads the files that [New] reads, and accepts what New accepts, except
+// that it does not ask for Credentials, which no file contains.
+func (o Options) Validate() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // withDefaults returns o with every default filled in, or all that is wrong with it.
 func (o Options) withDefaults() (Options, error) {
-	var problems []error
-	check := func(ok bool, field string, value any, reason string) {
-		if !ok {
-			problems = append(problems, fmt.Errorf("%s: %v: %s", field, value, reason))
-		}
-	}
 	setDefault(&o.Timeout, 5*time.Second)
 	setDefault(&o.Deadline, 20*time.Second)
 	setDefault(&o.Retry.MaxAttempts, 4)
@@ -134,39 +139,34 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 
+	var p upstream.OptionErrors
+	check := func(ok bool, key string, value any, format string, args ...any) {
+		if !ok {
+			p.Addf(key, fmt.Sprint(value), format, args...)
+		}
+	}
 	check(o.Timeout > 0, "timeout", o.Timeout, "must be positive")
-	check(o.Deadline > 0, "deadline", o.Deadline, "must be positive")
+	check(o.Deadline >= o.Timeout, "deadline", o.Deadline, "must not be shorter than timeout, %s: no attempt could use it", o.Timeout)
 	check(o.Retry.MaxAttempts > 0 && o.Retry.MaxAttempts <= 100, "retry.maxAttempts", o.Retry.MaxAttempts, "must be 1 to 100")
 	check(o.Retry.Base > 0, "retry.base", o.Retry.Base, "must be positive")
-	check(o.Retry.Cap >= o.Retry.Base, "retry.cap", o.Retry.Cap, "must not be below retry.base")
+	check(o.Retry.Cap >= o.Retry.Base, "retry.cap", o.Retry.Cap, "must not be shorter than base, %s", o.Retry.Base)
 	check(o.Budget.PerSecond >= 0.03 && o.Budget.PerSecond <= 1e6, "budget.perSecond", o.Budget.PerSecond, "must be 0.03 to 1000000")
 	check(o.Budget.Burst > 0, "budget.burst", o.Budget.Burst, "must be positive")
 	check(o.Breaker.Failures > 0, "breaker.failures", o.Breaker.Failures, "must be positive")
 	check(o.Breaker.Pause > 0, "breaker.pause", o.Breaker.Pause, "must be positive")
-	check(o.Breaker.MaxPause >= o.Breaker.Pause, "breaker.maxPause", o.Breaker.MaxPause, "must not be below breaker.pause")
+	check(o.Breaker.MaxPause >= o.Breaker.Pause, "breaker.maxPause", o.Breaker.MaxPause, "must not be shorter than pause, %s", o.Breaker.Pause)
 	check(o.MaxConcurrent > 0 && o.MaxConcurrent <= 1024, "maxConcurrent", o.MaxConcurrent, "must be 1 to 1024")
-
 	if len(o.Endpoints) == 0 {
-		problems = append(problems, errors.New("endpoints: at least one is needed"))
+		p.Addf("endpoints", "", "must hold at least one endpoint")
 	}
 	endpoints := make([]Endpoint, len(o.Endpoints))
-	remote := false
 	for i, e := range o.Endpoints {
 		var err error
-		if endpoints[i], err = e.withDefaults(); err != nil {
-			problems = append(problems, fmt.Errorf("endpoints[%d].%w", i, err))
-		}
-		remote = remote || e.Socket == ""
+		endpoints[i], err = e.withDefaults()
+		p.Add(fmt.Sprintf("endpoints[%d]", i), err)
 	}
 	o.Endpoints = endpoints
-	if o.Credentials == nil {
-		if remote && len(o.Endpoints) > 0 {
-			problems = append(problems, errors.New("credentials: needed for an endpoint that is not a socket"))
-		}
-		// Whoever can open the socket may use it; the server does not look at this.
-		o.Credentials = StaticCredential("socket", "socket", "")
-	}
-	return o, errors.Join(problems...)
+	return o, p.Err()
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -176,81 +176,82 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// withDefaults returns e with scheme, host and region filled in, or an error that begins
-// with the field at fault.
+// withDefaults returns e with scheme, host, region and authorities filled in, or all that is
+// wrong with it.
 func (e Endpoint) withDefaults() (Endpoint, error) {
+	var p upstream.OptionErrors
 	if e.Socket != "" {
-		if e.Host != "" || e.Scheme != "" || e.CAFile != "" || e.RootCAs != nil || e.Region != "" {
-			return e, errors.New("socket: a socket has no region, host, scheme or CA; leave them out")
+		if e != (Endpoint{Socket: e.Socket}) {
+			p.Addf("socket", e.Socket, "must stand alone: a socket has no region, host, scheme or CA")
 		}
-		return e, nil
+		return e, p.Err()
 	}
-	if e.Host == "" {
-		if e.Region == "" {
-			return e, errors.New("region: give a region such as cn-hangzhou, or a host")
-		}
-		e.Host = "kms." + e.Region + ".aliyuncs.com"
-	}
-	if e.Region != "" && !regionPattern.MatchString(e.Region) {
-		return e, fmt.Errorf("region: %q: only a-z, 0-9 and - are allowed", e.Region)
-	}
-	name, err := hostname(e.Host)
-	if err != nil {
-		return e, err
-	}
-	if name == e.Host && strings.Contains(name, ":") {
-		e.Host = "[" + name + "]" // as it stands in a URL
+	name, ok := hostname(e.Host)
+	if !ok && e.Host != "" {
+		p.Addf("host", e.Host, "must be a host name, with :port if need be; the scheme has a key of its own")
 	}
 	loopback := isLoopback(name)
-	switch e.Scheme {
-	case "", "https":
-		e.Scheme = "https"
-	case "http":
-		if !loopback {
-			return e, fmt.Errorf("scheme: http would send secrets in clear text to %s; only a loopback host may be http", e.Host)
-		}
-	default:
-		return e, fmt.Errorf("scheme: %q: must be https, or http for a loopback host", e.Scheme)
+	if shared := sharedHost.FindStringSubmatch(strings.ToLower(name)); shared != nil {
+		setDefault(&e.Region, shared[1])
 	}
-	if e.Region == "" {
-		if m := sharedHost.FindStringSubmatch(strings.ToLower(name)); m != nil {
-			e.Region = m[1]
-		} else if !loopback {
-			return e, fmt.Errorf("region: needed for host %s", e.Host)
-		}
+	switch {
+	case e.Region == "" && !loopback:
+		p.Addf("region", "", "is missing: the host does not tell it")
+	case e.Region != "" && !regionPattern.MatchString(e.Region):
+		p.Addf("region", e.Region, "must be a region id such as cn-hangzhou")
 	}
-	if e.CAFile != "" {
-		if e.RootCAs != nil {
-			return e, errors.New("caFile: authorities are given twice")
-		}
-		pem, err := os.ReadFile(e.CAFile)
-		if err != nil {
-			return e, fmt.Errorf("caFile: %w", err)
-		}
-		e.RootCAs = x509.NewCertPool()
-		if !e.RootCAs.AppendCertsFromPEM(pem) {
-			return e, fmt.Errorf("caFile: %s holds no certificate in PEM form", e.CAFile)
-		}
+	setDefault(&e.Host, "kms."+e.Region+".aliyuncs.com")
+	if e.Host == name && strings.Contains(name, ":") {
+		e.Host = "[" + name + "]" // as it stands in a URL
 	}
-	if e.RootCAs != nil && e.Scheme != "https" {
-		return e, errors.New("caFile: has no use with http")
+	setDefault(&e.Scheme, "https")
+	switch {
+	case e.Scheme == "http" && !loopback:
+		p.Addf("scheme", e.Scheme, "plain http is allowed for a loopback host only: use https")
+	case e.Scheme != "http" && e.Scheme != "https":
+		p.Addf("scheme", e.Scheme, "must be https or http")
 	}
-	return e, nil
+	if e.Scheme == "http" && (e.CAFile != "" || e.RootCAs != nil) {
+		p.Addf("caFile", e.CAFile, "has no use with scheme http")
+	} else {
+		p.Add("caFile", e.readCAs())
+	}
+	return e, p.Err()
 }
 
-// hostname checks a host with an optional port and returns it without the port.
-func hostname(host string) (string, error) {
+// readCAs fills in the authorities of CAFile.
+func (e *Endpoint) readCAs() error {
+	if e.CAFile == "" {
+		return nil
+	}
+	if e.RootCAs != nil {
+		return errors.New("authorities are given twice")
+	}
+	pem, err := os.ReadFile(e.CAFile)
+	if err != nil {
+		return err
+	}
+	e.RootCAs = x509.NewCertPool()
+	if !e.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s holds no certificate in PEM form", e.CAFile)
+	}
+	return nil
+}
+
+// hostname checks a host with an optional port, and returns it without port and brackets.
+func hostname(host string) (string, bool) {
 	name := host
 	if h, port, err := net.SplitHostPort(host); err == nil {
-		if _, err := net.LookupPort("tcp", port); err != nil {
-			return "", fmt.Errorf("host: %q: the port is not a number from 1 to 65535", host)
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", false
 		}
 		name = h
 	}
-	if net.ParseIP(strings.Trim(name, "[]")) == nil && !hostPattern.MatchString(name) {
-		return "", fmt.Errorf("host: %q: give a host name with an optional port, without scheme or path", host)
+	if bare := strings.Trim(name, "[]"); net.ParseIP(bare) != nil {
+		return bare, true
 	}
-	return strings.Trim(name, "[]"), nil
+	// Digits and dots alone are an address, here one that is none.
+	return name, hostPattern.MatchString(name) && strings.Trim(name, "0123456789.") != ""
 }
 
 func isLoopback(name string) bool {

@@ -114,15 +114,22 @@ func TestBudgetNeverExceedsItsRate(t *testing.T) {
 	})
 }
 
-func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
+func TestBudgetRefusesAtOnceWhatComesTooLateAndCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(Budget{PerSecond: 1, Burst: 1})
 		begun := time.Now()
+		counts := func(waiting int, waits uint64, waited time.Duration, refused uint64) {
+			t.Helper()
+			if s := b.status(time.Now()); s.Waiting != waiting || s.Waits != waits || s.Waited.Round(time.Millisecond) != waited || s.Refused != refused {
+				t.Errorf("after %v: %+v", time.Since(begun), s)
+			}
+		}
 		if err := b.wait(t.Context(), begun.Add(time.Second)); err != nil {
 			t.Error(err)
 		}
+		counts(0, 0, 0, 0)
 		var waiting sync.WaitGroup
-		for range 3 { // places 1 to 3 of the line
+		for range 3 { // they wait for 1s to 3s
 			waiting.Go(func() {
 				if err := b.wait(t.Context(), begun.Add(10*time.Second)); err != nil {
 					t.Error(err)
@@ -131,16 +138,17 @@ func TestBudgetRefusesAtOnceWhatComesTooLate(t *testing.T) {
 		}
 		synctest.Wait()
 		err := b.wait(t.Context(), begun.Add(3*time.Second))
-		var e *upstream.Error
-		if !errors.As(err, &e) || !errors.Is(err, upstream.ErrThrottled) || e.RetryAfter != 4*time.Second || time.Since(begun) > 0 {
-			t.Errorf("the fourth in line, with time for three: %v after %v", err, time.Since(begun))
+		if !errors.Is(err, upstream.ErrThrottled) || hintOf(err) != 4*time.Second || time.Since(begun) > 0 {
+			t.Errorf("the fourth of those who wait, with time for three: %v after %v", err, time.Since(begun))
 		}
+		counts(3, 0, 0, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
 		if err := b.wait(ctx, begun.Add(time.Minute)); err != context.DeadlineExceeded || time.Since(begun) != time.Second/2 {
 			t.Errorf("an impatient one: %v after %v", err, time.Since(begun))
 		}
 		waiting.Wait()
+		counts(0, 4, 6500*time.Millisecond, 1)
 
 		hint := outcome{answered: true, err: &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: 30 * time.Second}}
 		b.report(hint, discard)
@@ -223,7 +231,7 @@ func TestTheBreakerLeavesAServiceAlone(t *testing.T) {
 			return p.do(t.Context(), &call{op: "X", send: func(context.Context, *endpoint) outcome { sent++; return answer }})
 		}
 		for range 10 {
-			if err := ask(); !errors.Is(err, upstream.ErrUnavailable) || sent == 3 && hintOf(err) <= 0 && sent > 3 {
+			if err := ask(); !errors.Is(err, upstream.ErrUnavailable) {
 				t.Errorf("after %d attempts: %v", sent, err)
 			}
 		}
@@ -243,10 +251,10 @@ func TestTheBreakerLeavesAServiceAlone(t *testing.T) {
 }
 
 // testPolicy is a policy over endpoints whose calls are answered by send.
-func testPolicy(t *testing.T, change func(*Options), names ...string) *policy {
+func testPolicy(t *testing.T, change func(*Options), regions ...string) *policy {
 	t.Helper()
 	o := Options{Credentials: StaticCredential("a", "b", "")}
-	for _, n := range names {
+	for _, n := range regions {
 		o.Endpoints = append(o.Endpoints, Endpoint{Region: n})
 	}
 	if change != nil {
@@ -298,6 +306,15 @@ func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
 		time.Sleep(2 * firstRest)
 		expect("probe", "one 1.25s")
 		expect("returned", "one 5s")
+
+		down = true
+		expect("silent again", "one 5s", "two 5s")
+		time.Sleep(firstRest)
+		var probing sync.WaitGroup
+		probing.Go(func() { _ = ask() })
+		synctest.Wait()
+		expect("beside the probe", "one 1.25s", "two 5s")
+		probing.Wait()
 	})
 }
 
@@ -346,6 +363,30 @@ func TestWaitsHaveFullJitterAndEnd(t *testing.T) {
 	})
 }
 
+func TestAWaitThatIsAskedForIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ask := func(ctx context.Context, hint time.Duration) error {
+			calls := 0
+			return testPolicy(t, nil, "one").do(ctx, &call{op: "X", send: func(context.Context, *endpoint) outcome {
+				if calls++; calls > 1 {
+					return grantedOut
+				}
+				return outcome{answered: true, err: &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: hint}}
+			}})
+		}
+		begun := time.Now()
+		if err := ask(t.Context(), 3*time.Second); err != nil || time.Since(begun) != 3*time.Second {
+			t.Errorf("%v after %v, the service asked for 3s", err, time.Since(begun))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		begun = time.Now()
+		if err := ask(ctx, time.Minute); !errors.Is(err, upstream.ErrThrottled) || hintOf(err) != time.Minute || time.Since(begun) > 0 {
+			t.Errorf("a wait beyond the deadline: %v after %v", err, time.Since(begun))
+		}
+	})
+}
+
 // roundTripper is an endpoint's transport in one function.
 type roundTripper func(*http.Request) (*http.Response, error)
 
@@ -354,16 +395,14 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // cannedClient is a client whose endpoint answers with status and body.
 func cannedClient(tb testing.TB, status int, body string) *Client {
 	c, err := New(Options{
-		Endpoints: []Endpoint{{Region: "r"}}, Credentials: StaticCredential("id", "secret", ""),
+		Endpoints: []Endpoint{{Region: "cn-r"}}, Credentials: StaticCredential("id", "secret", ""),
 		Retry: Retry{MaxAttempts: 1}, Budget: Budget{PerSecond: 1e6, Burst: 1e6}, MaxConcurrent: 1,
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = c.Close() })
-	for c.policy.budget.current < 1e6 {
-		c.policy.budget.report(grantedOut, discard)
-	}
+	FullBudget(c)
 	c.endpoints[0].transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
@@ -409,39 +448,4 @@ func BenchmarkGetSecretValue(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-}
-
-func TestTheBudgetCountsWhoWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBudget(Budget{PerSecond: 1, Burst: 2})
-		soon := time.Now().Add(10 * time.Second)
-		for range 2 { // the burst waits for nothing
-			if err := b.wait(t.Context(), soon); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if s := b.status(time.Now()); s.Waits != 0 || s.Waited != 0 || s.Refused != 0 {
-			t.Errorf("after the burst: %+v", s)
-		}
-		done := make(chan error)
-		for range 3 { // one second, two, three
-			go func() { done <- b.wait(t.Context(), soon) }()
-			synctest.Wait()
-		}
-		if s := b.status(time.Now()); s.Waiting != 3 {
-			t.Errorf("%d wait, want 3", s.Waiting)
-		}
-		if err := b.wait(t.Context(), time.Now().Add(time.Second)); !errors.Is(err, upstream.ErrThrottled) {
-			t.Errorf("a turn that comes too late: %v", err)
-		}
-		for range 3 {
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-		s := b.status(time.Now())
-		if s.Waiting != 0 || s.Waits != 3 || s.Refused != 1 || s.Waited.Round(10*time.Millisecond) != 6*time.Second {
-			t.Errorf("at the end: %+v", s)
-		}
-	})
 }

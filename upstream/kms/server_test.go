@@ -19,6 +19,7 @@ import (
 	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
+	"secretagent/upstream/upstreamtest"
 )
 
 const (
@@ -83,7 +84,7 @@ func listen(t testing.TB, config *tls.Config) net.Listener {
 	return ln
 }
 
-// connect returns a client with small waits that is closed before the servers it talks to.
+// connect returns a client with a large budget that is closed before the servers it talks to.
 func connect(t testing.TB, opts kms.Options) *kms.Client {
 	t.Helper()
 	if opts.Credentials == nil {
@@ -96,8 +97,14 @@ func connect(t testing.TB, opts kms.Options) *kms.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kms.FullBudget(client)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+// over is the endpoint behind a proxy of a server without TLS.
+func over(proxy *upstreamtest.Faulty) kms.Endpoint {
+	return kms.Endpoint{Region: "cn-test", Host: proxy.Addr(), Scheme: "http"}
 }
 
 func plain(addr net.Addr) kms.Endpoint {
@@ -154,13 +161,13 @@ func ref(name string) upstream.SecretRef {
 	return upstream.SecretRef{SecretName: upstream.SecretName(name)}
 }
 
-// create makes a secret directly in the store.
+// create makes a secret.
 func create(t testing.TB, m upstream.Manager, name, value string) {
 	t.Helper()
 	_, err := m.CreateSecret(context.Background(), upstream.CreateSecretInput{
 		SecretName: upstream.SecretName(name), VersionID: "v1", SecretData: secret(value),
 	})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 }

@@ -3,9 +3,6 @@ package kms
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,96 +21,70 @@ const maxCredentialFile = 64 << 10
 // second for the metadata service.
 var sourceTimeouts = &providers.HttpOptions{ConnectTimeout: 2000, ReadTimeout: 5000}
 
-// newOpener returns how to make a fetcher of the wanted type, and the files it depends on.
-// An error begins with the option at fault.
-func newOpener(o CredentialOptions) (open func() (fetcher, error), files []string, err error) {
-	if o.SessionDuration != 0 && (o.SessionDuration < 15*time.Minute || o.SessionDuration > 12*time.Hour) {
-		return nil, nil, fmt.Errorf("sessionDuration: %v: must be 15m to 12h", o.SessionDuration)
-	}
-	if o.AccessKeyID != "" && o.AccessKeyIDFile != "" {
-		return nil, nil, errors.New("accessKeyIdFile: the id is given twice")
-	}
-	key := keyFiles{id: o.AccessKeyID, idFile: o.AccessKeyIDFile, secretFile: o.AccessKeySecretFile, tokenFile: o.SecurityTokenFile}
-	if o.STSEndpoint != "" {
-		if _, err := hostname(o.STSEndpoint); err != nil {
-			return nil, nil, fmt.Errorf("stsEndpoint: %q: give a host name, without scheme or path", o.STSEndpoint)
-		}
-	}
+// opener returns how to make a fetcher of the type of o, which is valid, and the files that it
+// depends on.
+func (o CredentialOptions) opener() (open func() (fetcher, error), files []string) {
+	key := keyFiles{id: o.AccessKeyIDFile, secret: o.AccessKeySecretFile, token: o.SecurityTokenFile}
 	switch o.Type {
 	case "access_key", "sts":
-		if err := key.check(o.Type == "sts"); err != nil {
-			return nil, nil, err
-		}
-		return func() (fetcher, error) { return key.read, nil }, key.files(), nil
-
+		return func() (fetcher, error) { return key.read, nil }, key.files()
 	case "ram_role_arn":
-		if o.RoleARN == "" && os.Getenv("ALIBABA_CLOUD_ROLE_ARN") == "" {
-			return nil, nil, errors.New("roleArn: needed for ram_role_arn")
-		}
-		if !key.empty() {
-			if err := key.check(o.SecurityTokenFile != ""); err != nil {
-				return nil, nil, err
-			}
-		}
-		return func() (fetcher, error) {
-			var first providers.CredentialsProvider = providers.NewDefaultCredentialsProvider()
-			if !key.empty() {
-				first = keyProvider{key}
-			}
-			return lasting(o.SessionDuration)(library(providers.NewRAMRoleARNCredentialsProviderBuilder().
-				WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
-				WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(o.STSEndpoint).
-				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()))
-		}, key.files(), nil
-
+		return func() (fetcher, error) { return o.openRAMRole(key) }, key.files()
 	case "ecs_ram_role":
 		return func() (fetcher, error) {
 			return library(providers.NewECSRAMRoleCredentialsProviderBuilder().
 				WithRoleName(o.RoleName).WithDisableIMDSv1(o.DisableIMDSv1).Build())
-		}, nil, nil
-
+		}, nil
 	case "oidc_role_arn":
-		return func() (fetcher, error) {
-			return lasting(o.SessionDuration)(library(providers.NewOIDCCredentialsProviderBuilder().
-				WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).WithPolicy(o.Policy).
-				WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(o.STSEndpoint).
-				WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()))
-		}, nil, nil // the library reads the token file at each renewal
-
+		return o.openOIDCRole, nil // the library reads the token file at each renewal
 	case "credentials_uri":
-		if o.URI != "" {
-			if u, err := url.Parse(o.URI); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-				return nil, nil, errors.New("uri: must be an http or https URL") // not quoted: it may hold a token
-			}
-		} else if os.Getenv("ALIBABA_CLOUD_CREDENTIALS_URI") == "" {
-			return nil, nil, errors.New("uri: needed for credentials_uri")
-		}
 		return func() (fetcher, error) {
 			return library(providers.NewURLCredentialsProviderBuilder().WithUrl(o.URI).WithHttpOptions(sourceTimeouts).Build())
-		}, nil, nil
-
+		}, nil
 	case "profile":
 		file := cliConfig(o.ProfileFile)
-		return func() (fetcher, error) {
-			if err := refuseProfile(file, o.Profile); err != nil {
-				return nil, err
-			}
-			return library(providers.NewCLIProfileCredentialsProviderBuilder().
-				WithProfileFile(file).WithProfileName(o.Profile).Build())
-		}, []string{file}, nil
-
-	case "default":
+		return func() (fetcher, error) { return openProfile(file, o.Profile) }, []string{file}
+	default:
 		file := cliConfig("")
-		return func() (fetcher, error) {
-			if os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") == "" && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
-				if err := refuseProfile(file, ""); err != nil {
-					return nil, err
-				}
-			}
-			return lasting(0)(library(providers.NewDefaultCredentialsProvider(), nil))
-		}, []string{file, iniConfig()}, nil
+		return func() (fetcher, error) { return openDefault(file) }, []string{file, iniConfig()}
 	}
-	return nil, nil, fmt.Errorf("type: %q: must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile", o.Type)
+}
+
+func (o CredentialOptions) openRAMRole(key keyFiles) (fetcher, error) {
+	var first providers.CredentialsProvider = providers.NewDefaultCredentialsProvider()
+	if key.id != "" {
+		first = keyProvider{key}
+	}
+	fetch, err := library(providers.NewRAMRoleARNCredentialsProviderBuilder().
+		WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
+		WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(o.STSEndpoint).
+		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+	return lasting(o.SessionDuration, fetch), err
+}
+
+func (o CredentialOptions) openOIDCRole() (fetcher, error) {
+	fetch, err := library(providers.NewOIDCCredentialsProviderBuilder().
+		WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).WithPolicy(o.Policy).
+		WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(o.STSEndpoint).
+		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+	return lasting(o.SessionDuration, fetch), err
+}
+
+func openProfile(file, profile string) (fetcher, error) {
+	if err := refuseProfile(file, profile); err != nil {
+		return nil, err
+	}
+	return library(providers.NewCLIProfileCredentialsProviderBuilder().WithProfileFile(file).WithProfileName(profile).Build())
+}
+
+func openDefault(file string) (fetcher, error) {
+	if os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") == "" && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
+		if err := refuseProfile(file, ""); err != nil {
+			return nil, err
+		}
+	}
+	fetch, err := library(providers.NewDefaultCredentialsProvider(), nil)
+	return lasting(0, fetch), err
 }
 
 // library returns a fetcher over a provider of credentials-go.
@@ -141,31 +112,26 @@ func library[P providers.CredentialsProvider](p P, err error) (fetcher, error) {
 	}, nil
 }
 
-// lasting makes the credentials of a fetcher say when they end, as far as that is known: the
+// lasting makes the credentials of fetch say when they end, as far as that is known: the
 // library keeps what the service answered about it to itself, but a session that we ask STS
-// for ends so long after it was asked for; zero means one hour, as for the library. Others,
-// such as those of the metadata service, say nothing.
-func lasting(session time.Duration) func(fetcher, error) (fetcher, error) {
-	setDefault(&session, time.Hour)
-	return func(fetch fetcher, err error) (fetcher, error) {
+// for ends so long after it was asked for. Others, such as those of the metadata service, say
+// nothing.
+func lasting(session time.Duration, fetch fetcher) fetcher {
+	setDefault(&session, defaultSession)
+	var last Credential
+	return func() (Credential, error) {
+		asked := time.Now()
+		c, err := fetch()
 		if err != nil {
-			return nil, err
+			return Credential{}, err
 		}
-		var last Credential
-		return func() (Credential, error) {
-			asked := time.Now()
-			c, err := fetch()
-			if err != nil {
-				return Credential{}, err
+		if !c.same(last) {
+			if assumed(c.Source) {
+				c.Expires = asked.Add(session)
 			}
-			if !c.same(last) {
-				if assumed(c.Source) {
-					c.Expires = asked.Add(session)
-				}
-				last = c
-			}
-			return last, nil
-		}, nil
+			last = c
+		}
+		return last, nil
 	}
 }
 
@@ -176,46 +142,28 @@ func assumed(source string) bool {
 	return first == "ram_role_arn" || first == "oidc_role_arn" || source == "default/oidc_role_arn"
 }
 
-// keyFiles is a key whose parts are in files.
-type keyFiles struct{ id, idFile, secretFile, tokenFile string }
-
-func (k keyFiles) empty() bool { return k == keyFiles{} }
-
-func (k keyFiles) check(token bool) error {
-	switch {
-	case k.id == "" && k.idFile == "":
-		return errors.New("accessKeyIdFile: needed, or accessKeyId")
-	case k.secretFile == "":
-		return errors.New("accessKeySecretFile: needed")
-	case token && k.tokenFile == "":
-		return errors.New("securityTokenFile: needed for sts")
-	case !token && k.tokenFile != "":
-		return errors.New("securityTokenFile: has no use with access_key; use type sts")
-	}
-	return nil
-}
+// keyFiles is a key whose parts are in files. Only the token may have none.
+type keyFiles struct{ id, secret, token string }
 
 func (k keyFiles) files() []string {
-	return slices.DeleteFunc([]string{k.idFile, k.secretFile, k.tokenFile}, func(s string) bool { return s == "" })
+	return slices.DeleteFunc([]string{k.id, k.secret, k.token}, func(s string) bool { return s == "" })
 }
 
 // read returns what the files hold now.
 func (k keyFiles) read() (Credential, error) {
-	c := Credential{AccessKeyID: k.id, Source: "access_key"}
-	if k.idFile != "" {
-		id, err := readPart(k.idFile)
-		if err != nil {
-			return Credential{}, err
-		}
-		c.AccessKeyID = string(id)
+	c := Credential{Source: "access_key"}
+	id, err := readPart(k.id)
+	if err != nil {
+		return Credential{}, err
 	}
-	value, err := readPart(k.secretFile)
+	c.AccessKeyID = string(id)
+	value, err := readPart(k.secret)
 	if err != nil {
 		return Credential{}, err
 	}
 	c.AccessKeySecret = upstream.NewSecretData(value)
-	if k.tokenFile != "" {
-		if value, err = readPart(k.tokenFile); err != nil {
+	if k.token != "" {
+		if value, err = readPart(k.token); err != nil {
 			return Credential{}, err
 		}
 		c.SecurityToken, c.Source = upstream.NewSecretData(value), "sts"

@@ -1,0 +1,174 @@
+package kms
+
+import (
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// CredentialOptions says where credentials come from.
+type CredentialOptions struct {
+	// Type is default (also when empty), access_key, sts, ram_role_arn, ecs_ram_role,
+	// oidc_role_arn, credentials_uri or profile.
+	Type string
+
+	// A key in files, for access_key and sts, and as the identity that ram_role_arn starts
+	// from. Surrounding white space in a file does not count. Files that change are read
+	// again, and may be missing for a while.
+	AccessKeyIDFile     string
+	AccessKeySecretFile string
+	SecurityTokenFile   string // sts; optional for ram_role_arn
+
+	// For ram_role_arn, which starts from the default chain when no key is given, and for
+	// oidc_role_arn. What is empty comes from the variables ALIBABA_CLOUD_ROLE_ARN,
+	// ALIBABA_CLOUD_OIDC_PROVIDER_ARN and ALIBABA_CLOUD_OIDC_TOKEN_FILE.
+	RoleARN         string
+	RoleSessionName string
+	SessionDuration time.Duration // at least 15m; zero means 1h
+	Policy          string
+	ExternalID      string
+	STSEndpoint     string // host; empty: sts.aliyuncs.com, or as the environment says
+	OIDCProviderARN string
+	OIDCTokenFile   string
+
+	// For ecs_ram_role.
+	RoleName      string // empty: asked from the metadata service
+	DisableIMDSv1 bool   // refuse the metadata service when it does not know sessions
+
+	// For credentials_uri; empty: ALIBABA_CLOUD_CREDENTIALS_URI.
+	URI string
+
+	// For profile: a profile of the aliyun CLI. Empty: the current one of
+	// ~/.aliyun/config.json, or as ALIBABA_CLOUD_PROFILE and ALIBABA_CLOUD_CONFIG_FILE say.
+	Profile     string
+	ProfileFile string
+
+	// Logger hears of renewals and of a source that fails or is back. Nil discards.
+	Logger *slog.Logger
+}
+
+// credentialKeys says which keys each type of credentials needs and which it takes besides;
+// the latter come from the environment variables of the cloud where they are not given.
+// :: type → keys
+var credentialKeys = map[string]struct{ needs, takes []string }{
+	"default":    {},
+	"access_key": {needs: []string{"accessKeyIdFile", "accessKeySecretFile"}},
+	"sts":        {needs: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile"}},
+	"ram_role_arn": {takes: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile",
+		"roleArn", "roleSessionName", "sessionDuration", "externalId", "policy", "stsEndpoint"}},
+	"ecs_ram_role":    {takes: []string{"roleName", "disableIMDSv1"}},
+	"oidc_role_arn":   {takes: []string{"roleArn", "oidcProviderArn", "oidcTokenFile", "roleSessionName", "sessionDuration", "policy", "stsEndpoint"}},
+	"credentials_uri": {takes: []string{"uri"}},
+	"profile":         {takes: []string{"profile", "profileFile"}},
+}
+
+// defaultSession is how long an assumed role lasts.
+const defaultSession = time.Hour
+
+// given returns the keys that have a value. A session of the default length counts as not
+// given: every type has that.
+func (o CredentialOptions) given() []string {
+	session := ""
+	if o.SessionDuration != 0 && o.SessionDuration != defaultSession {
+		session = o.SessionDuration.String()
+	}
+	v1 := ""
+	if o.DisableIMDSv1 {
+		v1 = "true"
+	}
+	var keys []string
+	for _, k := range []struct{ key, value string }{
+		{"accessKeyIdFile", o.AccessKeyIDFile}, {"accessKeySecretFile", o.AccessKeySecretFile}, {"securityTokenFile", o.SecurityTokenFile},
+		{"roleArn", o.RoleARN}, {"roleSessionName", o.RoleSessionName}, {"sessionDuration", session}, {"policy", o.Policy},
+		{"externalId", o.ExternalID}, {"stsEndpoint", o.STSEndpoint}, {"oidcProviderArn", o.OIDCProviderARN}, {"oidcTokenFile", o.OIDCTokenFile},
+		{"roleName", o.RoleName}, {"disableIMDSv1", v1}, {"uri", o.URI}, {"profile", o.Profile}, {"profileFile", o.ProfileFile},
+	} {
+		if k.value != "" {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}
+
+// Validate returns all problems of o as [upstream.OptionErrors], with keys below
+// upstream.alibaba.credentials. It accepts what [NewCredentials] accepts: files need not exist.
+func (o CredentialOptions) Validate() error {
+	setDefault(&o.Type, "default")
+	var p upstream.OptionErrors
+	rule, known := credentialKeys[o.Type]
+	if !known {
+		p.Addf("type", o.Type, "must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile")
+		return p
+	}
+	given := o.given()
+	for _, key := range rule.needs {
+		if !slices.Contains(given, key) {
+			p.Addf(key, "", "is missing: type %s needs it", o.Type)
+		}
+	}
+	for _, key := range given {
+		if !slices.Contains(rule.needs, key) && !slices.Contains(rule.takes, key) {
+			p.Addf(key, "", "is not used by type %s; it belongs to %s", o.Type, strings.Join(typesThatUse(key), ", "))
+		}
+	}
+	switch o.Type {
+	case "ram_role_arn":
+		if (o.AccessKeyIDFile == "") != (o.AccessKeySecretFile == "") {
+			p.Addf("", "", "must have both accessKeyIdFile and accessKeySecretFile, or none")
+		} else if o.AccessKeyIDFile == "" && o.SecurityTokenFile != "" {
+			p.Addf("securityTokenFile", "", "has no use without accessKeyIdFile and accessKeySecretFile")
+		}
+		checkEnv(&p, "roleArn", o.RoleARN, "ALIBABA_CLOUD_ROLE_ARN")
+	case "credentials_uri":
+		checkEnv(&p, "uri", o.URI, "ALIBABA_CLOUD_CREDENTIALS_URI")
+	}
+	o.checkValues(&p)
+	return p.Err()
+}
+
+// checkEnv adds a problem when neither a key nor the variable in its place is given.
+func checkEnv(p *upstream.OptionErrors, key, value, variable string) {
+	if value == "" && os.Getenv(variable) == "" {
+		p.Addf(key, "", "is missing: set it, or %s", variable)
+	}
+}
+
+func (o CredentialOptions) checkValues(p *upstream.OptionErrors) {
+	if o.SessionDuration != 0 && (o.SessionDuration < 15*time.Minute || o.SessionDuration > 12*time.Hour) {
+		p.Addf("sessionDuration", o.SessionDuration.String(), "must be 15m to 12h")
+	}
+	if _, ok := hostname(o.STSEndpoint); !ok && o.STSEndpoint != "" {
+		p.Addf("stsEndpoint", o.STSEndpoint, "must be a host name, without scheme or path")
+	}
+	for _, arn := range []struct{ key, value string }{{"roleArn", o.RoleARN}, {"oidcProviderArn", o.OIDCProviderARN}} {
+		if arn.value != "" && !strings.HasPrefix(arn.value, "acs:ram::") {
+			p.Addf(arn.key, arn.value, "must be an ARN that starts with acs:ram::")
+		}
+	}
+	if o.URI == "" {
+		return
+	}
+	// The URI may hold a token: it is not quoted.
+	switch u, err := url.Parse(o.URI); {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		p.Addf("uri", "", "must be an http or https URL")
+	case u.User != nil:
+		p.Addf("uri", "", "must not contain a user or password")
+	}
+}
+
+func typesThatUse(key string) []string {
+	var types []string
+	for t, rule := range credentialKeys {
+		if slices.Contains(rule.needs, key) || slices.Contains(rule.takes, key) {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	return types
+}
