@@ -93,18 +93,9 @@ func content(c *config.Content) render.Content {
 		Format: render.Format(c.Format),
 	}
 	for _, s := range c.Secrets {
-		secret := render.FormatSecret{Ref: s.Name, Key: s.Key, Field: s.Field, Prefix: s.Prefix, UpperCase: s.Case == "upper"}
-		for field, name := range s.Keys {
-			secret.Pick = append(secret.Pick, field)
-			if name == "" {
-				continue // keeps its name
-			}
-			if secret.Rename == nil {
-				secret.Rename = map[string]string{}
-			}
-			secret.Rename[field] = name
-		}
-		out.Secrets = append(out.Secrets, secret)
+		out.Secrets = append(out.Secrets, render.FormatSecret{
+			Ref: s.Name, Key: s.Key, Field: s.Field, Keys: s.Keys, Prefix: s.Prefix, UpperCase: s.Case == "upper",
+		})
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"os"
 
 	"secretagent/agent/config"
 	"secretagent/cache"
@@ -46,7 +47,9 @@ func (e *FilesError) Unwrap() []error { return e.Problems }
 func CheckFiles(cfg *config.Config) error {
 	deps := Deps{}.withDefaults()
 	opts := renderOptions(cfg, deps.Logger)
-	opts.NoHooks = true // their child does not exist yet
+	if cfg.Exec != nil {
+		opts.Signal = func(os.Signal) error { return nil } // to the child, which does not exist yet
+	}
 	_, err := render.New((*cache.Cache)(nil), opts)
 	return newFilesError(true, err)
 }

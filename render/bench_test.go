@@ -61,13 +61,12 @@ func median(all []time.Duration) time.Duration {
 
 // bareLoop executes, writes and renames the same files one after the other: what cannot be
 // left out.
-func bareLoop(b *testing.B, r *Renderer, src Source, units []*unit, sync bool) {
+func bareLoop(b *testing.B, r *Renderer, src Source, units []*target, sync bool) {
 	for _, u := range units {
 		result, err := u.compute(context.Background(), src, time.Second, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
-		p := u.place.(*filePlace)
 		temp := u.name + ".tmp"
 		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
@@ -88,7 +87,7 @@ func bareLoop(b *testing.B, r *Renderer, src Source, units []*unit, sync bool) {
 			b.Fatal(err)
 		}
 		if sync {
-			d, err := os.Open(p.folder.path)
+			d, err := os.Open(filepath.Dir(u.name))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -144,7 +143,7 @@ func BenchmarkFirstRender(b *testing.B) {
 
 					bare := mustNew(b, src, manyOptions(bareSub, sync))
 					started = time.Now()
-					bareLoop(b, bare, src, bare.units, sync)
+					bareLoop(b, bare, src, bare.targets, sync)
 					floor = append(floor, time.Since(started))
 					for _, stop := range ended {
 						stop()
@@ -195,10 +194,10 @@ func BenchmarkOneChange(b *testing.B) {
 				<-done
 				rendered.Store(0)
 				bare := mustNew(b, src, manyOptions(bareSub, sync))
-				bareLoop(b, bare, src, bare.units, sync)
+				bareLoop(b, bare, src, bare.targets, sync)
 
-				var mine []*unit
-				for i, u := range bare.units {
+				var mine []*target
+				for i, u := range bare.targets {
 					if i%manySecrets == secret || (i+7)%manySecrets == secret {
 						mine = append(mine, u)
 					}
@@ -259,7 +258,7 @@ func BenchmarkChangeToFile(b *testing.B) {
 func BenchmarkExecute(b *testing.B) {
 	src := manySource()
 	r := mustNew(b, src, manyOptions(b.TempDir(), false))
-	u := r.units[0]
+	u := r.targets[0]
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := u.compute(context.Background(), src, time.Second, nil); err != nil {

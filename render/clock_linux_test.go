@@ -31,8 +31,8 @@ func TestClockJump(t *testing.T) {
 		if moved := noted.Round(0).Sub(now.Round(0)); moved != -jump {
 			t.Fatalf("the wall time moved by %s, want %s", moved, -jump)
 		}
-		u := &unit{wait: Wait{Min: 10 * time.Second, Max: time.Minute}, dirty: true, dirtySince: beforeJump(now.Add(-55*time.Second), jump)}
-		if got := u.settleTime(now); got != 5*time.Second {
+		u := &target{wait: Wait{Min: 10 * time.Second, Max: time.Minute}, dirty: true, dirtySince: beforeJump(now.Add(-55*time.Second), jump)}
+		if got := u.debounce(now); got != 5*time.Second {
 			t.Errorf("%s: a change settles for %s more, want 5s", jump, got)
 		}
 
@@ -52,13 +52,13 @@ func TestClockJump(t *testing.T) {
 		eventually(t, "the hook waits for its process", func() bool {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			return r.groups[0].alone
+			return r.groups[0].noProcess
 		})
 		r.mu.Lock()
 		for _, g := range r.groups {
 			g.owedSince, g.notBefore = beforeJump(g.owedSince, jump), beforeJump(g.notBefore, jump)
 		}
-		for _, u := range r.units {
+		for _, u := range r.targets {
 			u.lastTry, u.lastChange, u.nextTry = beforeJump(u.lastTry, jump), beforeJump(u.lastChange, jump), beforeJump(u.nextTry, jump)
 		}
 		r.mu.Unlock()

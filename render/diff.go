@@ -55,25 +55,26 @@ func (r *Renderer) Diff(ctx context.Context) ([]FileDiff, error) {
 		return nil, errBusy
 	}
 	defer r.busy.Unlock()
-	found := make([][]FileDiff, len(r.units))
-	errs := r.each(func(i int, u *unit) error {
-		result, err := r.computePatiently(ctx, u)
+	found := make([][]FileDiff, len(r.targets))
+	errs := make([]error, len(r.targets))
+	r.each(errs, func(i int, t *target) error {
+		result, err := r.computePatiently(ctx, t)
 		if err != nil {
 			return err
 		}
 		for j, out := range result.outs {
-			old, err := u.place.current(j)
+			old, err := t.publisher.readFile(j)
 			missing := errors.Is(err, fs.ErrNotExist)
 			if err != nil && !missing {
 				return err
 			}
 			if missing || string(old) != string(out.bytes) {
-				found[i] = append(found[i], FileDiff{Path: u.files[j], New: missing, Lines: diffLines(string(old), out)})
+				found[i] = append(found[i], FileDiff{Path: t.files[j], New: missing, Lines: diffLines(string(old), out)})
 			}
 		}
 		return nil
 	})
-	return slices.Concat(found...), joinNamed(r.units, errs)
+	return slices.Concat(found...), r.joinNamed(errs)
 }
 
 // maskedLine is a line of an output, split at its values: n values stand between n+1 texts.
@@ -151,25 +152,15 @@ func diffLines(old string, out *output) []LineDiff {
 	}
 
 	var diff []LineDiff
-	remove := func(i int) {
-		diff = append(diff, LineDiff{Removed: true, Number: start + i + 1, Text: maskOld(a[i], fresh)})
-	}
-	add := func(j int) { diff = append(diff, LineDiff{Number: start + j + 1, Text: b[j].String()}) }
 	i, j := 0, 0
-	for _, m := range commonLines(a, b) {
-		for ; i < m[0]; i++ {
-			remove(i)
+	for _, same := range append(commonLines(a, b), [2]int{len(a), len(b)}) {
+		for ; i < same[0]; i++ {
+			diff = append(diff, LineDiff{Removed: true, Number: start + i + 1, Text: maskOld(a[i], fresh)})
 		}
-		for ; j < m[1]; j++ {
-			add(j)
+		for ; j < same[1]; j++ {
+			diff = append(diff, LineDiff{Number: start + j + 1, Text: b[j].String()})
 		}
 		i, j = i+1, j+1
-	}
-	for ; i < len(a); i++ {
-		remove(i)
-	}
-	for ; j < len(b); j++ {
-		add(j)
 	}
 	return diff
 }

@@ -11,10 +11,10 @@ func TestDiff(t *testing.T) {
 	src.put("db", `{"user":"app-user","password":"`+marker+`-1"}`, "pem", "-----\nline-one-secret\nline-two-secret\n")
 	opts := Options{
 		Targets: []Target{
-			target(dir+"/app.conf", "# comment\nuser={{ secretField \"db\" \"user\" }}\npassword={{ secretField \"db\" \"password\" }};\nb64={{ secretField \"db\" \"password\" | b64enc }}\nend\n"),
+			fileAt(dir+"/app.conf", "# comment\nuser={{ secretField \"db\" \"user\" }}\npassword={{ secretField \"db\" \"password\" }};\nb64={{ secretField \"db\" \"password\" | b64enc }}\nend\n"),
 			{Content: Content{Format: YAML, Secrets: []FormatSecret{{Ref: ref("db")}}}, Destination: dir + "/db.yaml", NoSync: true},
-			target(dir+"/same", "nothing secret\n"),
-			target(dir+"/pem", "{{ secret \"pem\" }}"),
+			fileAt(dir+"/same", "nothing secret\n"),
+			fileAt(dir+"/pem", "{{ secret \"pem\" }}"),
 		},
 		Sets: []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{{Name: "u", Content: inline(`{{ secretField "db" "user" }}`)}, {Name: "p", Content: inline(`p={{ secretField "db" "password" }}`)}}}},
 	}

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -44,45 +45,23 @@ func formatNames() string {
 	return strings.Join(names, ", ")
 }
 
-// formatted is the document of a format.
-type formatted struct {
+// formatContent writes secrets in a format.
+type formatContent struct {
 	format  Format
 	secrets []FormatSecret
 }
 
 // pair is one named entry of a file.
 type pair struct {
-	key   string
+	name  string
 	value any // as decodeJSON gives it
 	from  upstream.SecretRef
 }
 
-// render implements document.
-func (d *formatted) render(s *scope) (*output, error) {
-	if d.format == Raw || d.format == PEM {
-		return d.renderWhole(s)
-	}
-	pairs, err := d.pairs(s)
-	if err != nil {
-		return nil, err
-	}
+// render implements content.
+func (c *formatContent) render(s *secretReader) (*output, error) {
 	out := &output{}
-	switch d.format {
-	case Env:
-		err = writeLines(out, pairs, envLine)
-	case Properties:
-		err = writeLines(out, pairs, propertiesLine)
-	case JSON:
-		err = writeJSON(out, pairs)
-	case YAML:
-		if len(pairs) == 0 {
-			out.text("{}\n")
-		}
-		err = writeLines(out, pairs, yamlLine)
-	case TOML:
-		err = writeLines(out, pairs, tomlLine)
-	}
-	if err != nil {
+	if err := c.write(s, out); err != nil {
 		return nil, err
 	}
 	if len(out.bytes) > maxOutput {
@@ -91,41 +70,62 @@ func (d *formatted) render(s *scope) (*output, error) {
 	return out, nil
 }
 
-// renderWhole writes secrets, or one field of each, as they are.
-func (d *formatted) renderWhole(s *scope) (*output, error) {
-	out := &output{}
-	for i := range d.secrets {
-		spec := &d.secrets[i]
-		value, err := s.get(spec.Ref, false)
+func (c *formatContent) write(s *secretReader, out *output) error {
+	if c.format == Raw || c.format == PEM {
+		return c.writeWhole(s, out)
+	}
+	pairs, err := c.pairs(s)
+	if err != nil {
+		return err
+	}
+	switch c.format {
+	case Env:
+		return writeLines(out, pairs, envLine)
+	case Properties:
+		return writeLines(out, pairs, propertiesLine)
+	case TOML:
+		return writeLines(out, pairs, tomlLine)
+	case YAML:
+		if len(pairs) == 0 {
+			out.text("{}\n")
+		}
+		return writeLines(out, pairs, yamlLine)
+	default:
+		return writeJSON(out, pairs)
+	}
+}
+
+// writeWhole writes secrets, or one field of each, as they are.
+func (c *formatContent) writeWhole(s *secretReader, out *output) error {
+	for i := range c.secrets {
+		secret := &c.secrets[i]
+		value, err := s.get(secret.Ref, false)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		text := string(value.SecretData.Reveal())
-		if spec.Field != "" {
-			object, err := decodeObject(spec.Ref, value)
+		if secret.Field != "" {
+			object, err := decodeObject(secret.Ref, value)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			field, ok := object[spec.Field]
+			field, ok := object[secret.Field]
 			if !ok {
-				return nil, refuse("secret %s has no field %q; names are case-sensitive", spec.Ref, spec.Field)
+				return refuse("secret %s has no field %q; names are case-sensitive", secret.Ref, secret.Field)
 			}
 			if text, err = scalarText(field); err != nil {
-				return nil, refuse("field %q of secret %s is null", spec.Field, spec.Ref)
+				return refuse("field %q of secret %s is null", secret.Field, secret.Ref)
 			}
 		}
-		if d.format == PEM {
+		if c.format == PEM {
 			if !isPEM(text) {
-				return nil, refuse("secret %s does not hold PEM blocks and nothing else", spec.Ref)
+				return refuse("secret %s does not hold PEM blocks and nothing else", secret.Ref)
 			}
 			text = strings.TrimRight(text, "\n") + "\n"
 		}
 		out.value(text)
-		if len(out.bytes) > maxOutput {
-			return nil, refuse("the output is larger than %d bytes", maxOutput)
-		}
 	}
-	return out, nil
+	return nil
 }
 
 // isPEM reports whether every "-----BEGIN" of text opens a sound block and nothing but space
@@ -145,76 +145,71 @@ func isPEM(text string) bool {
 }
 
 // pairs collects the entries of all secrets, sorted by name.
-func (d *formatted) pairs(s *scope) ([]pair, error) {
+func (c *formatContent) pairs(s *secretReader) ([]pair, error) {
 	var all []pair
-	byKey := map[string]upstream.SecretRef{}
-	for i := range d.secrets {
-		pairs, err := d.secrets[i].pairs(s)
+	from := map[string]upstream.SecretRef{} // :: name of an entry → its secret
+	for i := range c.secrets {
+		pairs, err := c.secrets[i].pairs(s)
 		if err != nil {
 			return nil, err
 		}
 		for _, p := range pairs {
-			if other, ok := byKey[p.key]; ok {
+			switch other, taken := from[p.name]; {
+			case taken && other == p.from:
+				return nil, refuse("two keys of secret %s give an entry of the same name", p.from)
+			case taken:
 				return nil, refuse("secrets %s and %s give an entry of the same name; rename one or set a prefix", other, p.from)
 			}
-			byKey[p.key] = p.from
+			from[p.name] = p.from
 		}
 		all = append(all, pairs...)
 	}
-	slices.SortFunc(all, func(a, b pair) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(all, func(a, b pair) int { return strings.Compare(a.name, b.name) })
 	return all, nil
 }
 
-// pairs returns the entries of one secret, renamed as asked.
-func (spec *FormatSecret) pairs(s *scope) ([]pair, error) {
-	value, err := s.get(spec.Ref, false)
+// pairs returns the entries of one secret, named as asked.
+func (f *FormatSecret) pairs(s *secretReader) ([]pair, error) {
+	value, err := s.get(f.Ref, false)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Key != "" {
+	if f.Key != "" {
 		text := string(value.SecretData.Reveal())
 		if !utf8.ValidString(text) {
-			return nil, refuse("secret %s is not UTF-8; only format raw can carry it", spec.Ref)
+			return nil, refuse("secret %s is not UTF-8; only format raw can carry it", f.Ref)
 		}
-		return []pair{{key: spec.name(spec.Key), value: text, from: spec.Ref}}, nil
+		return []pair{{f.name(f.Key), text, f.Ref}}, nil
 	}
-	object, err := decodeObject(spec.Ref, value)
+	object, err := decodeObject(f.Ref, value)
 	if err != nil {
 		return nil, refuse("%s; set key to write it whole", err)
 	}
-	pick := spec.Pick
-	if spec.Field != "" {
-		pick = []string{spec.Field}
-	}
-	for _, key := range slices.Concat(pick, slices.Sorted(maps.Keys(spec.Rename))) {
-		if _, ok := object[key]; !ok {
-			return nil, refuse("secret %s has no key %q; names are case-sensitive", spec.Ref, key)
+	keys := f.Keys
+	switch {
+	case f.Field != "":
+		keys = map[string]string{f.Field: ""}
+	case len(keys) == 0:
+		keys = make(map[string]string, len(object))
+		for key := range object {
+			keys[key] = ""
 		}
 	}
-	if len(pick) == 0 {
-		pick = slices.Sorted(maps.Keys(object))
-	}
-	pairs := make([]pair, len(pick))
-	names := map[string]bool{}
-	for i, key := range pick {
-		name := key
-		if to, ok := spec.Rename[key]; ok {
-			name = to
+	pairs := make([]pair, 0, len(keys))
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		v, ok := object[key]
+		if !ok {
+			return nil, refuse("secret %s has no key %q; names are case-sensitive", f.Ref, key)
 		}
-		name = spec.name(name)
-		if names[name] {
-			return nil, refuse("two keys of secret %s give an entry of the same name", spec.Ref)
-		}
-		names[name] = true
-		pairs[i] = pair{key: name, value: object[key], from: spec.Ref}
+		pairs = append(pairs, pair{f.name(cmp.Or(keys[key], key)), v, f.Ref})
 	}
 	return pairs, nil
 }
 
 // name applies prefix and case.
-func (spec *FormatSecret) name(key string) string {
-	key = spec.Prefix + key
-	if spec.UpperCase {
+func (f *FormatSecret) name(key string) string {
+	key = f.Prefix + key
+	if f.UpperCase {
 		key = strings.ToUpper(key)
 	}
 	return key
@@ -241,14 +236,20 @@ func flatText(v any) (string, error) {
 	return text, nil
 }
 
+var (
+	envName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	envBare   = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,-]+$`)
+	yamlBare  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
+	yamlWords = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`) // YAML 1.1 and 1.2
+	tomlBare  = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+)
+
 func envLine(out *output, p pair) error {
-	for i, c := range []byte(p.key) {
-		if !(c == '_' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || i > 0 && c >= '0' && c <= '9') {
-			return refuse("its name is not one of a variable, [A-Za-z_][A-Za-z0-9_]*; rename it")
-		}
-	}
-	if p.key == "" {
+	switch {
+	case p.name == "":
 		return refuse("its name is empty; rename it")
+	case !envName.MatchString(p.name):
+		return refuse("its name is not one of a variable, [A-Za-z_][A-Za-z0-9_]*; rename it")
 	}
 	text, err := flatText(p.value)
 	if err != nil {
@@ -257,7 +258,7 @@ func envLine(out *output, p pair) error {
 	if strings.ContainsRune(text, 0) {
 		return refuse("it holds a NUL byte, which no variable can carry; use another format")
 	}
-	out.text(p.key + "=")
+	out.text(p.name + "=")
 	out.value(envQuote(text))
 	return nil
 }
@@ -266,12 +267,8 @@ func envLine(out *output, p pair) error {
 // quotes; single quotes keep everything else literal, line breaks included; what holds a
 // single quote goes into double quotes with the four characters escaped that both unescape.
 func envQuote(s string) string {
-	bare := s != ""
-	for _, c := range []byte(s) {
-		bare = bare && (c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("_-./:@%+,", c) >= 0)
-	}
 	switch {
-	case bare:
+	case envBare.MatchString(s):
 		return s
 	case !strings.Contains(s, "'"):
 		return "'" + s + "'"
@@ -286,7 +283,7 @@ func propertiesLine(out *output, p pair) error {
 	if err != nil {
 		return err
 	}
-	out.text(propertiesEscape(p.key, true) + "=")
+	out.text(propertiesEscape(p.name, true) + "=")
 	out.value(propertiesEscape(text, false))
 	return nil
 }
@@ -294,24 +291,18 @@ func propertiesLine(out *output, p pair) error {
 func propertiesEscape(s string, key bool) string {
 	var b strings.Builder
 	for i, r := range s {
+		if at := strings.IndexRune("\t\n\r\f", r); at >= 0 {
+			b.WriteString(`\` + "tnrf"[at:at+1])
+			continue
+		}
 		switch {
-		case r == ' ' && (key || i == 0):
-			b.WriteString(`\ `)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\r':
-			b.WriteString(`\r`)
-		case r == '\f':
-			b.WriteString(`\f`)
-		case strings.ContainsRune(`=:#!\`, r):
+		case r == ' ' && (key || i == 0), strings.ContainsRune(`=:#!\`, r):
 			b.WriteString(`\` + string(r))
 		case r >= ' ' && r <= '~':
 			b.WriteRune(r)
 		default:
-			for _, unit := range utf16.Encode([]rune{r}) {
-				fmt.Fprintf(&b, `\u%04X`, unit)
+			for _, half := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&b, `\u%04X`, half)
 			}
 		}
 	}
@@ -321,7 +312,7 @@ func propertiesEscape(s string, key bool) string {
 func writeJSON(out *output, pairs []pair) error {
 	out.text("{")
 	for i, p := range pairs {
-		key, err := toJSON(p.key)
+		key, err := toJSON(p.name)
 		if err != nil {
 			return err
 		}
@@ -342,54 +333,89 @@ func writeJSON(out *output, pairs []pair) error {
 	return nil
 }
 
-func yamlLine(out *output, p pair) error {
-	key := p.key
-	if !yamlPlain.MatchString(key) || yamlReserved.MatchString(key) {
-		key = doubleQuoted(key)
+func yamlLine(out *output, p pair) error { return yamlStyle.line(out, p, yamlKey(p.name)) }
+
+func yamlKey(name string) string {
+	if yamlBare.MatchString(name) && !yamlWords.MatchString(name) {
+		return name
 	}
-	out.text(key + ": ")
-	out.value(flow(p.value))
-	return nil
+	return doubleQuoted(name)
+}
+
+func tomlLine(out *output, p pair) error { return tomlStyle.line(out, p, tomlKey(p.name)) }
+
+func tomlKey(name string) string {
+	if tomlBare.MatchString(name) {
+		return name
+	}
+	return doubleQuoted(name)
+}
+
+// inlineStyle writes decoded JSON values on one line. JSON is YAML once its strings are escaped
+// the YAML way; TOML has inline tables.
+type inlineStyle struct {
+	assign string // between a key and its value
+	key    func(string) string
+	number func(string) (string, error)
+	null   string // empty: refused
 }
 
 var (
-	yamlPlain    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
-	yamlReserved = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`) // YAML 1.1 and 1.2
+	yamlStyle = inlineStyle{assign: ": ", key: doubleQuoted, number: yamlNumber, null: "null"}
+	tomlStyle = inlineStyle{assign: " = ", key: tomlKey, number: tomlNumber}
 )
 
-// flow writes a decoded JSON value on one line. JSON is YAML once its strings are escaped
-// the YAML way.
-func flow(v any) string {
+func (w inlineStyle) line(out *output, p pair, key string) error {
+	value, err := w.value(p.value)
+	if err != nil {
+		return err
+	}
+	out.text(key + w.assign)
+	out.value(value)
+	return nil
+}
+
+func (w inlineStyle) value(v any) (string, error) {
+	var parts []string
 	switch v := v.(type) {
 	case nil:
-		return "null"
+		if w.null == "" {
+			return "", refuse("it is or holds a null, which TOML cannot carry; pick other keys")
+		}
+		return w.null, nil
 	case string:
-		return doubleQuoted(v)
-	case map[string]any:
-		parts := make([]string, 0, len(v))
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			parts = append(parts, doubleQuoted(key)+": "+flow(v[key]))
-		}
-		return "{" + strings.Join(parts, ", ") + "}"
-	case []any:
-		parts := make([]string, len(v))
-		for i, e := range v {
-			parts[i] = flow(e)
-		}
-		return "[" + strings.Join(parts, ", ") + "]"
+		return doubleQuoted(v), nil
 	case json.Number:
-		return yamlNumber(v.String())
+		return w.number(v.String())
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			value, err := w.value(v[key])
+			if err != nil {
+				return "", err
+			}
+			parts = append(parts, w.key(key)+w.assign+value)
+		}
+		return "{" + strings.Join(parts, ", ") + "}", nil
+	case []any:
+		for _, e := range v {
+			value, err := w.value(e)
+			if err != nil {
+				return "", err
+			}
+			parts = append(parts, value)
+		}
+		return "[" + strings.Join(parts, ", ") + "]", nil
 	default:
-		return fmt.Sprint(v) // bool
+		return fmt.Sprint(v), nil // bool: JSON has no other
 	}
 }
 
 // yamlNumber writes exponents the way YAML 1.1 needs them, with a point before and a sign
 // after the e: readers of that version take 1e5 for text.
-func yamlNumber(s string) string {
+func yamlNumber(s string) (string, error) {
 	at := strings.IndexAny(s, "eE")
 	if at < 0 {
-		return s
+		return s, nil
 	}
 	mantissa, exponent := s[:at], s[at+1:]
 	if !strings.Contains(mantissa, ".") {
@@ -398,7 +424,7 @@ func yamlNumber(s string) string {
 	if exponent[0] != '-' && exponent[0] != '+' {
 		exponent = "+" + exponent
 	}
-	return mantissa + "e" + exponent
+	return mantissa + "e" + exponent, nil
 }
 
 // doubleQuoted escapes what YAML and TOML both unescape: quotes and backslashes by a
@@ -407,16 +433,11 @@ func doubleQuoted(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
 	for _, r := range s {
+		if at := strings.IndexRune("\n\t\r\"\\", r); at >= 0 {
+			b.WriteString(`\` + `ntr"\`[at:at+1])
+			continue
+		}
 		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r == '\r':
-			b.WriteString(`\r`)
 		case r > 0xFFFF && !unicode.IsPrint(r):
 			fmt.Fprintf(&b, `\U%08X`, r)
 		case !unicode.IsPrint(r) || r == '\uFEFF':
@@ -427,63 +448,6 @@ func doubleQuoted(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
-}
-
-func tomlLine(out *output, p pair) error {
-	value, err := tomlValue(p.value)
-	if err != nil {
-		return err
-	}
-	out.text(tomlKey(p.key) + " = ")
-	out.value(value)
-	return nil
-}
-
-func tomlKey(key string) string {
-	bare := key != ""
-	for _, c := range []byte(key) {
-		bare = bare && (c == '_' || c == '-' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9')
-	}
-	if bare {
-		return key
-	}
-	return doubleQuoted(key)
-}
-
-// tomlValue writes a decoded JSON value on one line, objects as inline tables.
-func tomlValue(v any) (string, error) {
-	switch v := v.(type) {
-	case nil:
-		return "", refuse("it is or holds a null, which TOML cannot carry; pick other keys")
-	case string:
-		return doubleQuoted(v), nil
-	case bool:
-		return strconv.FormatBool(v), nil
-	case json.Number:
-		return tomlNumber(v.String())
-	case map[string]any:
-		parts := make([]string, 0, len(v))
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			value, err := tomlValue(v[key])
-			if err != nil {
-				return "", err
-			}
-			parts = append(parts, tomlKey(key)+" = "+value)
-		}
-		return "{" + strings.Join(parts, ", ") + "}", nil
-	case []any:
-		parts := make([]string, len(v))
-		for i, e := range v {
-			value, err := tomlValue(e)
-			if err != nil {
-				return "", err
-			}
-			parts[i] = value
-		}
-		return "[" + strings.Join(parts, ", ") + "]", nil
-	default:
-		return "", refuse("it has a type that TOML cannot carry")
-	}
 }
 
 // tomlNumber checks that a JSON number means the same in TOML, where integers have 64 bits.

@@ -9,14 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 	"github.com/goccy/go-yaml"
-
-	"secretagent/upstream"
 )
 
 // awkward are values that break naive escaping somewhere.
@@ -283,7 +280,7 @@ func TestFormatsRefuse(t *testing.T) {
 		{"no PEM", `plain`, Content{Format: PEM, Secrets: []FormatSecret{{Ref: ref("s")}}}, "PEM"},
 		{"missing field of raw", `{"a":1}`, Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("s"), Field: "b"}}}, `no field "b"`},
 		{"null field of raw", `{"a":null}`, Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("s"), Field: "a"}}}, "is null"},
-		{"missing rename", `{"a":1}`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), Rename: map[string]string{"b": "c"}}}}, `no key "b"`},
+		{"missing key", `{"a":1}`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), Keys: map[string]string{"b": "c"}}}}, `no key "b"`},
 		{"two of one name", `{"a":1,"A":2}`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), UpperCase: true}}}, "same name"},
 		{"name with a space in env", `{"` + marker + ` x":"` + marker + `"}`, Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("s")}}}, "entry 1 of 1"},
 	} {
@@ -333,10 +330,10 @@ func TestKeyRules(t *testing.T) {
 		want    string
 	}{
 		{[]FormatSecret{{Ref: ref("s")}}, "pass=p\nport=1\nuser=u\n"},
-		{[]FormatSecret{{Ref: ref("s"), Pick: []string{"user"}}}, "user=u\n"},
-		{[]FormatSecret{{Ref: ref("s"), Field: "user", Rename: map[string]string{"user": "name"}}}, "name=u\n"},
-		{[]FormatSecret{{Ref: ref("s"), Rename: map[string]string{"user": "name"}, Prefix: "db_", UpperCase: true}}, "DB_NAME=u\nDB_PASS=p\nDB_PORT=1\n"},
-		{[]FormatSecret{{Ref: ref("s"), Pick: []string{"port"}}, {Ref: ref("t"), Key: "token", UpperCase: true}}, "TOKEN=tok\nport=1\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": ""}}}, "user=u\n"},
+		{[]FormatSecret{{Ref: ref("s"), Field: "user", Prefix: "the_"}}, "the_user=u\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": "name", "pass": ""}, Prefix: "db_", UpperCase: true}}, "DB_NAME=u\nDB_PASS=p\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"port": ""}}, {Ref: ref("t"), Key: "token", UpperCase: true}}, "TOKEN=tok\nport=1\n"},
 		{[]FormatSecret{{Ref: ref("s"), Key: "all"}}, "all='{\"user\":\"u\",\"pass\":\"p\",\"port\":1}'\n"},
 	} {
 		if _, got := renderContent(src, Content{Format: Env, Secrets: c.secrets}); got != c.want {
@@ -389,13 +386,12 @@ func TestFormattedValuesAreKnownByPlace(t *testing.T) {
 		Env: {"A=[masked]", "[masked]", "[masked]", "B=[masked]"}, JSON: {"{", `  "A": [masked],`, `  "B": [masked]`, "}"}, YAML: {"A: [masked]", "B: [masked]"},
 		TOML: {"A = [masked]", "B = [masked]"}, Properties: {"A=[masked]", "B=[masked]"},
 	} {
-		u := &unit{files: []string{"x"}, docs: []document{&formatted{format: format, secrets: []FormatSecret{{Ref: upstream.SecretRef{SecretName: "s"}}}}}}
-		result, err := u.compute(t.Context(), src, time.Second, nil)
+		out, err := computeOne(src, &formatContent{format: format, secrets: []FormatSecret{{Ref: ref("s")}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, l := range result.outs[0].lines() {
+		for _, l := range out.lines() {
 			got = append(got, l.String())
 		}
 		if !slices.Equal(got, want) {

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"os"
@@ -74,15 +75,29 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// testFuncs is what every template of the tests may call.
+var testFuncs = helpers()
+
 // renderContent renders without a file. kind is want or error.
-func renderContent(src Source, content Content) (kind, text string) {
-	doc, err := documentOf(&content, "file", helpers())
-	if err == nil {
-		u := &unit{name: "file", files: []string{"file"}, docs: []document{doc}}
-		var result *rendering
-		if result, err = u.compute(contextForTest(), src, time.Second, nil); err == nil {
-			return "want", string(result.outs[0].bytes)
-		}
+func renderContent(src Source, spec Content) (kind, text string) {
+	b := &builder{funcs: testFuncs}
+	made := b.content("", &spec, "file")
+	if len(b.problems) > 0 {
+		return "error", b.problems[0].Reason
 	}
-	return "error", err.Error()
+	out, err := computeOne(src, made)
+	if err != nil {
+		return "error", err.Error()
+	}
+	return "want", string(out.bytes)
+}
+
+// computeOne renders c as the only file of a target.
+func computeOne(src Source, c content) (*output, error) {
+	t := &target{name: "file", files: []string{"file"}, contents: []content{c}}
+	result, err := t.compute(context.Background(), src, time.Second, nil)
+	if err != nil {
+		return nil, err
+	}
+	return result.outs[0], nil
 }

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/json"
@@ -33,8 +34,8 @@ var unrepeatable = []string{
 	"genSignedCert", "genSignedCertWithKey", "buildCustomCert",
 }
 
-// secrets returns the functions that read secrets, bound to c, and those that need its text.
-func (c *compiled) secrets() template.FuncMap {
+// ownFuncs returns the functions that read secrets, bound to c, and those that need its text.
+func (c *templateContent) ownFuncs() template.FuncMap {
 	return template.FuncMap{
 		"secret":        c.secret,
 		"secretJSON":    c.secretJSON,
@@ -114,20 +115,26 @@ func whyUnknown(name string) string {
 		"base64Encode, base64Decode, and the functions of text/template and sprig"
 }
 
-// lookup reads ref, which the template wrote as names. The source's error is shown only when
-// the template spells all of them out: a name that is computed may come from a secret.
-func (c *compiled) lookup(ref upstream.SecretRef, optional bool, names ...string) (upstream.SecretValue, error) {
-	value, err := c.scope.get(ref, optional)
-	if err == nil {
-		return value, nil
+// lookup reads "name" or "name:Label", or one version of it. The source's error is shown only
+// when the template spells out what it asks for: a name that is computed may come from a secret.
+func (c *templateContent) lookup(name string, version *string, optional bool) (upstream.SecretRef, upstream.SecretValue, error) {
+	ref, err := upstream.ParseSecretRef(name)
+	if err == nil && version != nil {
+		ref.VersionID = upstream.VersionID(*version)
+		err = ref.VersionID.Validate()
 	}
-	for _, name := range names {
-		if !c.spells(name) {
-			err = conceal(err)
-			return value, &refusal{reason: "the secret or version whose name is computed here: " + err.Error(), err: err}
-		}
+	if err != nil {
+		return ref, upstream.SecretValue{}, &refusal{err.Error(), err} // these errors do not quote the text
 	}
-	return value, &refusal{reason: err.Error(), err: err}
+	value, err := c.secrets.get(ref, optional)
+	switch {
+	case err == nil:
+		return ref, value, nil
+	case c.spells(name) && (version == nil || c.spells(*version)):
+		return ref, value, &refusal{err.Error(), err}
+	}
+	err = conceal(err)
+	return ref, value, &refusal{"the secret or version whose name is computed here: " + err.Error(), err}
 }
 
 // conceal returns err without the reference and the texts in it.
@@ -139,43 +146,18 @@ func conceal(err error) error {
 	return &upstream.Error{Err: upstream.FromCode(upstream.Code(err), upstream.Status(err))}
 }
 
-// parseRef reads "name" or "name:Label". Its errors do not quote the text.
-func parseRef(s string) (upstream.SecretRef, error) {
-	ref, err := upstream.ParseSecretRef(s)
-	if err != nil {
-		return ref, &refusal{reason: err.Error(), err: err}
-	}
-	return ref, nil
-}
-
-func (c *compiled) secret(name string) (string, error) {
-	ref, err := parseRef(name)
-	if err != nil {
-		return "", err
-	}
-	value, err := c.lookup(ref, false, name)
+func (c *templateContent) secret(name string) (string, error) {
+	_, value, err := c.lookup(name, nil, false)
 	return string(value.SecretData.Reveal()), err
 }
 
-func (c *compiled) secretVersion(name, version string) (string, error) {
-	ref, err := parseRef(name)
-	if err != nil {
-		return "", err
-	}
-	ref.VersionID = upstream.VersionID(version)
-	if err := ref.VersionID.Validate(); err != nil {
-		return "", &refusal{reason: err.Error(), err: err}
-	}
-	value, err := c.lookup(ref, false, name, version)
+func (c *templateContent) secretVersion(name, version string) (string, error) {
+	_, value, err := c.lookup(name, &version, false)
 	return string(value.SecretData.Reveal()), err
 }
 
-func (c *compiled) secretOr(name, fallback string) (string, error) {
-	ref, err := parseRef(name)
-	if err != nil {
-		return "", err
-	}
-	value, err := c.lookup(ref, true, name)
+func (c *templateContent) secretOr(name, fallback string) (string, error) {
+	_, value, err := c.lookup(name, nil, true)
 	if errors.Is(err, upstream.ErrNotFound) {
 		return fallback, nil
 	}
@@ -183,12 +165,8 @@ func (c *compiled) secretOr(name, fallback string) (string, error) {
 }
 
 // secretJSON decodes anew on every call: functions such as set change what they are given.
-func (c *compiled) secretJSON(name string) (any, error) {
-	ref, err := parseRef(name)
-	if err != nil {
-		return nil, err
-	}
-	value, err := c.lookup(ref, false, name)
+func (c *templateContent) secretJSON(name string) (any, error) {
+	ref, value, err := c.lookup(name, nil, false)
 	if err != nil {
 		return nil, err
 	}
@@ -203,12 +181,8 @@ func (c *compiled) secretJSON(name string) (any, error) {
 	return nil, refuse("secret %s is neither a JSON object nor a list", ref)
 }
 
-func (c *compiled) secretField(name, field string) (string, error) {
-	ref, err := parseRef(name)
-	if err != nil {
-		return "", err
-	}
-	value, err := c.lookup(ref, false, name)
+func (c *templateContent) secretField(name, field string) (string, error) {
+	ref, value, err := c.lookup(name, nil, false)
 	if err != nil {
 		return "", err
 	}
@@ -216,9 +190,6 @@ func (c *compiled) secretField(name, field string) (string, error) {
 	if !known {
 		if object, err = decodeObject(ref, value); err != nil {
 			return "", err
-		}
-		if c.decoded == nil {
-			c.decoded = map[upstream.SecretRef]map[string]any{}
 		}
 		c.decoded[ref] = object
 	}
@@ -234,7 +205,7 @@ func (c *compiled) secretField(name, field string) (string, error) {
 }
 
 // noField names the field only when the template spells it out; it may come from a secret.
-func (c *compiled) noField(ref upstream.SecretRef, field string) error {
+func (c *templateContent) noField(ref upstream.SecretRef, field string) error {
 	if c.spells(field) {
 		return refuse("secret %s has no field %q; names are case-sensitive", ref, field)
 	}
@@ -242,12 +213,12 @@ func (c *compiled) noField(ref upstream.SecretRef, field string) error {
 }
 
 // spells reports whether the template itself holds s in quotes.
-func (c *compiled) spells(s string) bool {
+func (c *templateContent) spells(s string) bool {
 	return strings.Contains(c.source, strconv.Quote(s)) || strings.Contains(c.source, "`"+s+"`")
 }
 
 // fail stops the execution. Its message is shown only when the template spells it out.
-func (c *compiled) fail(message string) (string, error) {
+func (c *templateContent) fail(message string) (string, error) {
 	if c.spells(message) {
 		return "", refuse("%s", message)
 	}
@@ -337,7 +308,7 @@ func toJSON(v any) (string, error)       { return marshalJSON(v, "") }
 func toJSONPretty(v any) (string, error) { return marshalJSON(v, "  ") }
 
 func toYAML(v any) (string, error) {
-	v, err := nativeNumbers(v)
+	v, err := nativeNumbers(v, true)
 	if err != nil {
 		return "", err
 	}
@@ -349,15 +320,12 @@ func toYAML(v any) (string, error) {
 }
 
 func toTOML(v any) (string, error) {
-	v, err := nativeNumbers(v)
-	if err != nil {
-		return "", err
-	}
 	if _, ok := v.(map[string]any); !ok {
 		return "", refuse("TOML needs an object at the top")
 	}
-	if hasNull(v) {
-		return "", refuse("TOML has no null; remove it with omit or unset")
+	v, err := nativeNumbers(v, false)
+	if err != nil {
+		return "", err
 	}
 	var buf bytes.Buffer
 	enc := toml.NewEncoder(&buf)
@@ -369,8 +337,13 @@ func toTOML(v any) (string, error) {
 }
 
 // nativeNumbers copies v with json.Number replaced by the Go number that is exactly as large.
-func nativeNumbers(v any) (any, error) {
+func nativeNumbers(v any, mayBeNull bool) (_ any, err error) {
 	switch v := v.(type) {
+	case nil:
+		if !mayBeNull {
+			return nil, refuse("TOML has no null; remove it with omit or unset")
+		}
+		return nil, nil
 	case json.Number:
 		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
 			return n, nil
@@ -386,8 +359,7 @@ func nativeNumbers(v any) (any, error) {
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k, e := range v {
-			var err error
-			if out[k], err = nativeNumbers(e); err != nil {
+			if out[k], err = nativeNumbers(e, mayBeNull); err != nil {
 				return nil, err
 			}
 		}
@@ -395,8 +367,7 @@ func nativeNumbers(v any) (any, error) {
 	case []any:
 		out := make([]any, len(v))
 		for i, e := range v {
-			var err error
-			if out[i], err = nativeNumbers(e); err != nil {
+			if out[i], err = nativeNumbers(e, mayBeNull); err != nil {
 				return nil, err
 			}
 		}
@@ -404,22 +375,6 @@ func nativeNumbers(v any) (any, error) {
 	default:
 		return v, nil
 	}
-}
-
-func hasNull(v any) bool {
-	switch v := v.(type) {
-	case nil:
-		return true
-	case map[string]any:
-		for _, e := range v {
-			if hasNull(e) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(v, hasNull)
-	}
-	return false
 }
 
 func encoder(e *base64.Encoding) func(string) string {
@@ -547,13 +502,7 @@ func repeat(count int, s string) (string, error) {
 // maxSteps bounds lists that are made from a number.
 const maxSteps = 1 << 16
 
-func until(count int) ([]int, error) {
-	step := 1
-	if count < 0 {
-		step = -1
-	}
-	return untilStep(0, count, step)
-}
+func until(count int) ([]int, error) { return untilStep(0, count, cmp.Compare(count, 0)) }
 
 func untilStep(start, stop, step int) ([]int, error) {
 	var list []int
@@ -580,7 +529,7 @@ func indent(spaces int, s string) (string, error) {
 	return pad + strings.ReplaceAll(s, "\n", "\n"+pad), nil
 }
 
-// integer and float replace sprig's, which turn text that is no number into 0.
+// integer, integer64 and float replace sprig's, which turn text that is no number into 0.
 func integer(v any) (int, error) {
 	n, err := integer64(v)
 	if err == nil && int64(int(n)) != n {
@@ -590,39 +539,28 @@ func integer(v any) (int, error) {
 }
 
 func integer64(v any) (int64, error) {
-	rv := reflect.ValueOf(v)
-	switch {
-	case !rv.IsValid():
-		return 0, refuse("the value is null or missing")
-	case rv.CanInt():
-		return rv.Int(), nil
-	case rv.CanUint() && rv.Uint() <= math.MaxInt64:
-		return int64(rv.Uint()), nil
-	case rv.CanFloat() && math.Abs(rv.Float()) < 1<<63:
+	if rv := reflect.ValueOf(v); rv.IsValid() && rv.CanFloat() && math.Abs(rv.Float()) < 1<<63 {
 		return int64(rv.Float()), nil
-	case rv.Kind() == reflect.String: // json.Number among them
-		if n, err := strconv.ParseInt(rv.String(), 10, 64); err == nil {
-			return n, nil
-		}
 	}
-	return 0, refuse("the value is not a whole number")
+	text, err := printable(v) // json.Number and text among them
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, refuse("the value is not a whole number")
+	}
+	return n, nil
 }
 
 func float(v any) (float64, error) {
-	rv := reflect.ValueOf(v)
-	switch {
-	case !rv.IsValid():
-		return 0, refuse("the value is null or missing")
-	case rv.CanInt():
-		return float64(rv.Int()), nil
-	case rv.CanUint():
-		return float64(rv.Uint()), nil
-	case rv.CanFloat():
-		return rv.Float(), nil
-	case rv.Kind() == reflect.String:
-		if f, err := strconv.ParseFloat(rv.String(), 64); err == nil {
-			return f, nil
-		}
+	text, err := printable(v)
+	if err != nil {
+		return 0, err
 	}
-	return 0, refuse("the value is not a number")
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return 0, refuse("the value is not a number")
+	}
+	return f, nil
 }

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,80 +60,13 @@ type Hook struct {
 	// Method is GET or POST; empty: POST.
 	Method string
 
-	// Timeout bounds one run; zero means DefaultHookTimeout.
+	// Timeout bounds one run; zero means 30 s.
 	Timeout time.Duration
 }
 
-// hook validates h.
-func (p *problems) hook(key string, h *Hook, o *Options) {
-	if h == nil {
-		return
-	}
-	given := 0
-	for _, set := range []bool{len(h.Command) > 0, h.PIDFile != "", h.Child, h.URL != ""} {
-		if set {
-			given++
-		}
-	}
-	if given != 1 {
-		p.add(key, "exactly one of command, pidFile, child and url is needed, %d are given", given)
-		return
-	}
-	if len(h.Command) > 0 && h.Command[0] == "" {
-		p.add(key+".command", "the name of the program is empty")
-	}
-	for i, arg := range h.Command {
-		if strings.ContainsRune(arg, 0) {
-			p.add(fmt.Sprintf("%s.command[%d]", key, i), "an argument cannot hold a NUL byte")
-		}
-	}
-	if h.Timeout < 0 {
-		p.add(key+".timeout", "%s is negative; leave it out for %s", h.Timeout, DefaultHookTimeout)
-	}
-	switch {
-	case h.PIDFile != "" || h.Child:
-		if _, err := parseSignal(h.signal()); err != nil {
-			p.add(key+".signal", "%w", err)
-		}
-		if h.Child && o.Signal == nil && !o.NoHooks {
-			p.add(key+".child", "there is no supervised child process to signal")
-		}
-	case h.Signal != "":
-		p.add(key+".signal", "only pidFile and child send a signal")
-	}
-	switch {
-	case h.URL != "":
-		if _, err := loopbackURL(h.URL); err != nil {
-			p.add(key+".url", "%w", err)
-		}
-		if m := h.method(); m != http.MethodGet && m != http.MethodPost {
-			p.add(key+".method", "%q is not one of GET, POST", h.Method)
-		}
-	case h.Method != "":
-		p.add(key+".method", "only url has a method")
-	}
-}
-
-func (h *Hook) signal() string {
-	if h.Signal == "" {
-		return "HUP"
-	}
-	return h.Signal
-}
-
-func (h *Hook) method() string {
-	if h.Method == "" {
-		return http.MethodPost
-	}
-	return h.Method
-}
-
-func (h *Hook) timeout() time.Duration {
-	if h.Timeout == 0 {
-		return DefaultHookTimeout
-	}
-	return h.Timeout
-}
+func (h *Hook) signal() string         { return cmp.Or(h.Signal, "HUP") }
+func (h *Hook) method() string         { return cmp.Or(h.Method, http.MethodPost) }
+func (h *Hook) timeout() time.Duration { return cmp.Or(h.Timeout, defaultHookTimeout) }
 
 // key is equal for equal hooks.
 func (h *Hook) key(splay time.Duration) string {
@@ -288,22 +222,19 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 	return errNoProcess
 }
 
-// loopbackURL parses a URL whose host is this host.
+// loopbackURL parses a URL whose host is this host. Its errors do not quote the text.
 func loopbackURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
-	if err != nil {
-		return nil, errors.New("it is not a URL") // the parser's error quotes it
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return nil, errors.New("must be an http or https URL")
+	case u.User != nil:
+		return nil, errors.New("must not contain a user or password")
+	case strings.EqualFold(u.Hostname(), "localhost"):
+		return u, nil
 	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("its scheme must be http or https")
-	}
-	if u.User != nil {
-		return nil, errors.New("it must not hold a user or password")
-	}
-	if host := u.Hostname(); host != "localhost" {
-		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-			return nil, errors.New("its host must be a loopback address or localhost: hooks do not leave this host")
-		}
+	if ip := net.ParseIP(u.Hostname()); ip == nil || !ip.IsLoopback() {
+		return nil, errors.New("must point to a loopback host, such as 127.0.0.1")
 	}
 	return u, nil
 }
@@ -350,7 +281,7 @@ func dialLoopback(ctx context.Context, network, address string) (net.Conn, error
 		return nil, err
 	}
 	var d net.Dialer
-	if host != "localhost" {
+	if !strings.EqualFold(host, "localhost") {
 		return d.DialContext(ctx, network, address)
 	}
 	conn, err := d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))

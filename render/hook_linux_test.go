@@ -132,7 +132,7 @@ func TestHookIsOwedAcrossRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A kill between the publish and the hook: it is.
-	stamp, err := r.units[1].place.stamp()
+	stamp, err := r.targets[1].publisher.published()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := book.settle("f", first); err != nil { // the hook of the first change is done late
+	if err := book.forget("f", first); err != nil { // the hook of the first change is done late
 		t.Fatal(err)
 	}
 	for _, published := range []string{"old", "new"} {
@@ -169,7 +169,7 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 			t.Errorf("%s: %v, %v", published, owed, err)
 		}
 	}
-	if err := book.settle("f", second); err != nil {
+	if err := book.forget("f", second); err != nil {
 		t.Fatal(err)
 	}
 	wantNames(t, book.dir)
@@ -356,7 +356,7 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 	}
 
 	// Cut at every place of a value.
-	m := newMasker(r.units[0].values)
+	m := newMasker(r.targets[0].values)
 	for i := 1; i < len(marker); i++ {
 		if got := m.mask("x="+marker[:i], true); got != "x="+masked {
 			t.Fatalf("cut after %d: %q", i, got)
@@ -451,7 +451,7 @@ func TestSignalHookWaitsForItsProcess(t *testing.T) {
 	eventually(t, "it found none", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.groups[0].alone
+		return r.groups[0].noProcess
 	})
 	if s := r.Status()[0]; !s.HookOwed || s.HookError != "" {
 		t.Errorf("status: %+v", s)

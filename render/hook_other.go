@@ -16,5 +16,5 @@ func ownGroup(*exec.Cmd) {}
 func killGroup(cmd *exec.Cmd) error { return cmd.Process.Kill() }
 
 func parseSignal(string) (os.Signal, error) {
-	return nil, errors.New("this platform has no signals; use command or url")
+	return nil, errors.New("cannot be sent: this platform has no signals; use command or http")
 }

@@ -3,7 +3,7 @@
 package render
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -35,5 +35,5 @@ func parseSignal(name string) (os.Signal, error) {
 	if sig := unix.SignalNum(full); sig != 0 {
 		return sig, nil
 	}
-	return nil, fmt.Errorf("%q is not the name of a signal, such as HUP or USR1", name)
+	return nil, errors.New("must be the name of a signal, such as HUP or USR1")
 }

@@ -30,11 +30,11 @@ func TestNothingLeaks(t *testing.T) {
 	opts := Options{
 		Targets: []Target{
 			hooked(dir+"/out/ok", `{{ secretField "db" "password" }}`, sh("cat "+dir+"/out/ok; cat "+dir+"/out/ok >&2; exit 3")),
-			target(dir+"/out/bad", bad),
-			target(dir+"/out/null", `{{ (secretJSON "db").n }}`),
+			fileAt(dir+"/out/bad", bad),
+			fileAt(dir+"/out/null", `{{ (secretJSON "db").n }}`),
 			{Content: Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("plain")}}}, Destination: dir + "/out/env", NoSync: true},
 			{Content: Content{Format: PEM, Secrets: []FormatSecret{{Ref: ref("plain")}}}, Destination: dir + "/out/pem", NoSync: true},
-			target(dir+"/out/gone", `{{ secret (secret "plain") }}`),
+			fileAt(dir+"/out/gone", `{{ secret (secret "plain") }}`),
 		},
 		Sets:     []Set{{Directory: dir + "/out/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "plain" }}`)}, {Name: "y", Content: inline(bad)}}}},
 		StateDir: dir + "/state", Logger: log.Logger(), Partial: true,
@@ -48,7 +48,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		_, why := r.Ready()
 		fmt.Fprintln(&printed, why)
-		for _, u := range r.units { // what a debugger's %+v of our own types would show
+		for _, u := range r.targets { // what a debugger's %+v of our own types would show
 			fmt.Fprintf(&printed, "%v %+v\n", u.values, u.failure)
 		}
 		if m, ok := err.(interface{ Unwrap() []error }); ok {

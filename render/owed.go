@@ -49,9 +49,8 @@ func (b *owedBook) path(name string) string {
 	return filepath.Join(b.dir, owedPrefix+hex.EncodeToString(sum[:8])+owedSuffix)
 }
 
-// intend records that the hook of name will be owed once stamp is published, or is owed
-// already as of one of the earlier stamps. It returns a number for settle.
-func (b *owedBook) intend(name, stamp string, earlier ...string) (uint64, error) {
+// intend records that the hook of name is owed while one of stamps is what is published. It returns a number for forget.
+func (b *owedBook) intend(name string, stamps ...string) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.seq[name]++
@@ -59,11 +58,11 @@ func (b *owedBook) intend(name, stamp string, earlier ...string) (uint64, error)
 	if b.dir == "" {
 		return n, nil
 	}
-	record, err := json.Marshal(owedRecord{Name: name, Stamps: append(slices.Clone(earlier), stamp)})
+	record, err := json.Marshal(owedRecord{Name: name, Stamps: stamps})
 	if err != nil {
 		return n, err
 	}
-	if err := os.MkdirAll(b.dir, DefaultFolderMode); err != nil {
+	if err := os.MkdirAll(b.dir, defaultFolderMode); err != nil {
 		return n, err
 	}
 	path := b.path(name)
@@ -74,21 +73,24 @@ func (b *owedBook) intend(name, stamp string, earlier ...string) (uint64, error)
 	return n, os.Rename(temp, path)
 }
 
-// settle forgets the record numbered seq. A later record stays.
-func (b *owedBook) settle(name string, seq uint64) error {
+// forget removes the record numbered seq. A later record stays.
+func (b *owedBook) forget(name string, seq uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.dir == "" || b.seq[name] != seq {
 		return nil
 	}
-	err := os.Remove(b.path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return removeIfThere(b.path(name))
 }
 
-// load returns the names that are owed a hook, each with the number for settle. stampOf
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// load returns the names that are owed a hook, each with the number for forget. stampOf
 // returns what is published for a name, false for a name that has no hook any more. Records
 // that no longer hold are removed; so are unreadable ones, which a kill cannot leave.
 func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]uint64, error) {
@@ -102,6 +104,8 @@ func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]ui
 	if err != nil {
 		return nil, err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	owed := map[string]uint64{}
 	var problems []error
 	for _, e := range entries {
@@ -121,15 +125,11 @@ func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]ui
 			}
 		}
 		if stamp, ok := stampOf(record.Name); ok && slices.Contains(record.Stamps, stamp) {
-			b.mu.Lock()
 			b.seq[record.Name]++
 			owed[record.Name] = b.seq[record.Name]
-			b.mu.Unlock()
 			continue
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			problems = append(problems, err)
-		}
+		problems = append(problems, removeIfThere(path))
 	}
 	return owed, errors.Join(problems...)
 }

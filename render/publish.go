@@ -7,14 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 )
 
@@ -26,43 +22,150 @@ const (
 	// regular file never blocks, and os spares four calls of fcntl when it is told so.
 	createNew = os.O_WRONLY | os.O_CREATE | os.O_EXCL | nonBlock
 
-	// stampAbsent is the stamp of a place where nothing is published.
+	// stampAbsent is the stamp of a target of which nothing is published.
 	stampAbsent = "absent"
 )
 
-// place is where a unit publishes its outputs. It is used by one goroutine at a time.
-type place interface {
-	// prepare makes outs ready next to what is published now. It returns nil when that is
-	// equal already; drifted mode and owner are then repaired.
-	prepare(outs []*output) (staged, error)
+// publisher puts the content of a target on disk. One goroutine uses it at a time.
+type publisher struct{ layout }
 
-	// current returns the content published as file i; an error that is fs.ErrNotExist when
-	// there is none.
-	current(i int) ([]byte, error)
+// layout is what differs between a single file and a set. The folder that its methods get is
+// the one that open returned.
+type layout interface {
+	// open opens the folder that the layout works in. With create it makes what is missing.
+	open(create bool) (*os.Root, error)
 
-	// stamp identifies what is published now.
-	stamp() (string, error)
+	// current reports whether outs are what is published, and repairs what drifted if so.
+	current(dir *os.Root, outs []*output) (bool, error)
+
+	// write completes outs on disk under the other names that it notes in p.
+	write(p *prepared, outs []*output) error
+
+	// swap publishes p by one rename. visible says whether readers see the new content, which
+	// they may do even when swap fails late.
+	swap(p *prepared) (visible bool, err error)
+
+	// stamp identifies what is published.
+	stamp(dir *os.Root) (string, error)
+
+	// read returns what is published as file i, or fs.ErrNotExist.
+	read(dir *os.Root, i int) ([]byte, error)
 
 	// remove deletes what is published. It reports whether there was anything.
-	remove() (bool, error)
+	remove(dir *os.Root) (bool, error)
 }
 
-// staged is content that is complete on disk under another name. One of commit and abort
+// prepare makes outs ready under other names next to what is published. It returns nil when
+// that is equal already; drifted mode and owner are then repaired.
+func (p publisher) prepare(outs []*output) (*prepared, error) {
+	dir, err := p.open(true)
+	if err != nil {
+		return nil, err
+	}
+	ready := &prepared{layout: p.layout, dir: dir}
+	equal, err := p.current(dir, outs)
+	if err == nil && !equal {
+		err = p.write(ready, outs)
+	}
+	if err != nil || equal {
+		ready.abort()
+		return nil, err
+	}
+	return ready, nil
+}
+
+// readFile returns what is published as file i, or fs.ErrNotExist.
+func (p publisher) readFile(i int) ([]byte, error) {
+	dir, err := p.open(false)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return p.read(dir, i)
+}
+
+// published returns the stamp of what is published.
+func (p publisher) published() (stamp string, err error) {
+	stamp = stampAbsent
+	err = inFolder(p.open, func(dir *os.Root) error {
+		stamp, err = p.stamp(dir)
+		return err
+	})
+	return stamp, err
+}
+
+// delete removes what is published. It reports whether there was anything.
+func (p publisher) delete() (removed bool, err error) {
+	err = inFolder(p.open, func(dir *os.Root) error {
+		removed, err = p.remove(dir)
+		return err
+	})
+	return removed, err
+}
+
+// inFolder calls do with the folder that open opens, unless there is none.
+func inFolder(open func(create bool) (*os.Root, error), do func(*os.Root) error) error {
+	dir, err := open(false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(dir)
+}
+
+// prepared is content that is complete on disk under another name. One of commit and abort
 // must be called.
-type staged interface {
-	// stamp is what place.stamp returns after commit.
-	stamp() (string, error)
+type prepared struct {
+	layout layout
+	dir    *os.Root // nil after release
+	name   string   // the file or folder to rename; empty: there is none any more
+	backup string   // the file to rename to the backup; empty: none
+	stamp  string   // identifies it once it is published
+}
 
-	// commit publishes. visible says whether readers see the new content, which they may do
-	// even when commit fails late.
-	commit() (visible bool, err error)
+// commit publishes. visible says whether readers see the new content, which they may do even
+// when commit fails late.
+func (p *prepared) commit() (visible bool, err error) {
+	defer p.abort() // removes what was not renamed
+	if err := p.reopen(); err != nil {
+		return false, err
+	}
+	return p.layout.swap(p)
+}
 
-	// abort removes the prepared content.
-	abort()
+// abort removes what commit did not publish.
+func (p *prepared) abort() {
+	if p.name != "" || p.backup != "" {
+		if p.reopen() != nil {
+			return
+		}
+		for _, name := range []string{p.name, p.backup} {
+			if name != "" {
+				_ = p.dir.RemoveAll(name)
+			}
+		}
+		p.name, p.backup = "", ""
+	}
+	p.release()
+}
 
-	// park gives up resources that commit can take again, for when many are prepared before
-	// the first is committed.
-	park()
+// release closes the folder, which commit opens again: when many are prepared before the first
+// is committed, they must not hold a descriptor each.
+func (p *prepared) release() {
+	if p.dir != nil {
+		p.dir.Close()
+		p.dir = nil
+	}
+}
+
+func (p *prepared) reopen() (err error) {
+	if p.dir == nil {
+		p.dir, err = p.layout.open(false)
+	}
+	return err
 }
 
 // folder is a folder that may have to lie inside a root.
@@ -74,7 +177,7 @@ type folder struct {
 
 // open opens the folder, creating what is missing of it.
 //
-// The returned root follows the folder itself, not its path: whoever swaps the path for a
+// The returned root follows the folder itself, not its path: a path that is swapped for a
 // symbolic link meanwhile redirects nothing.
 func (d folder) open(create bool) (*os.Root, error) {
 	if d.root == "" {
@@ -97,7 +200,7 @@ func (d folder) open(create bool) (*os.Root, error) {
 		return nil, err
 	}
 	if create {
-		if err := root.MkdirAll(rel, DefaultFolderMode); err != nil {
+		if err := root.MkdirAll(rel, defaultFolderMode); err != nil {
 			return nil, err
 		}
 	}
@@ -115,7 +218,7 @@ func makeFolders(path string, sync bool) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(path, DefaultFolderMode); err != nil {
+	if err := os.Mkdir(path, defaultFolderMode); err != nil {
 		fi, statErr := os.Stat(path)
 		switch {
 		case statErr != nil:
@@ -137,136 +240,117 @@ func makeFolders(path string, sync bool) error {
 	return syncFolder(dir)
 }
 
-// filePlace is a single file.
-type filePlace struct {
-	folder folder
-	base   string
-	mode   fs.FileMode
-	owner  owner
-	backup bool
-
-	// seed and held are a hash of what was published last; held is 0 before that. Other
-	// content need not be compared with the file. The hash never leaves the process.
-	seed maphash.Seed
-	held uint64
+// file is one file to publish, its options resolved.
+type file struct {
+	name  string
+	mode  fs.FileMode
+	owner owner
 }
 
-// prepare implements place:
+// singleFile is the layout of one file:
 //
 //  1. Open the folder; create what is missing of it.
 //  2. Refuse a destination that is not a regular file.
-//  3. Equal content: repair mode and owner, done. What is known to differ is not read.
+//  3. Equal content: repair mode and owner, done.
 //  4. Write a temporary file, 0600, with a random name, in the same folder.
 //  5. Set group, mode and owner; sync.
 //  6. With backup: write the old content to a second temporary file.
-//
-// and commit:
-//
 //  7. Rename the backup, then the file, to their names. Nothing is visible before, everything
 //     after.
 //  8. Sync the folder.
-func (p *filePlace) prepare(outs []*output) (_ staged, err error) {
-	content := outs[0].bytes
-	// 1.
-	dir, err := p.folder.open(true)
-	if err != nil {
-		return nil, err
-	}
-	s := &stagedFile{place: p, dir: dir}
-	defer func() {
-		if err != nil {
-			s.abort()
-		}
-	}()
-	// 2.
-	fi, err := dir.Lstat(p.base)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		fi = nil
-	case err != nil:
-		return nil, err
-	default:
-		if err := mustBeRegular(dir, p.base, fi); err != nil {
-			return nil, err
-		}
-	}
-	// 3.
-	hash := maphash.Bytes(p.seed, content)
-	if fi != nil && fi.Size() == int64(len(content)) && (p.held == 0 || p.held == hash) {
-		equal, err := p.repairEqual(dir, content)
-		if err != nil {
-			return nil, err
-		}
-		if equal {
-			p.held = hash
-			s.abort()
-			return nil, nil
-		}
-	}
-	s.hash = hash
-	// 4 and 5.
-	if s.temp, err = writeTemp(dir, p.base, content, p.mode, p.owner, p.folder.sync); err != nil {
-		return nil, err
-	}
-	// 6.
-	if p.backup && fi != nil {
-		held, err := readRegular(dir, p.base)
-		if err != nil {
-			return nil, err
-		}
-		if s.backup, err = writeTemp(dir, p.base, held, DefaultMode, owner{-1, -1}, p.folder.sync); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+type singleFile struct {
+	folder
+	file
+	backup bool
 }
 
-// repairEqual reports whether the file holds content, and repairs its mode and owner if so.
-func (p *filePlace) repairEqual(dir *os.Root, content []byte) (bool, error) {
-	f, err := openRegular(dir, p.base)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // gone meanwhile
+// current implements layout: 2 and 3.
+func (l *singleFile) current(dir *os.Root, outs []*output) (bool, error) {
+	return l.file.isCurrent(dir, outs[0].bytes)
+}
+
+// isCurrent reports whether the file in dir holds content, and repairs its mode and owner if
+// so.
+func (f file) isCurrent(dir *os.Root, content []byte) (bool, error) {
+	held, err := openRegular(dir, f.name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return false, nil // what cannot be read, as it was given to another user, is replaced
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
-	held := make([]byte, len(content)+1) // one more byte would be seen
-	n, err := io.ReadFull(f, held)
+	defer held.Close()
+	fi, err := held.Stat()
+	if err != nil || fi.Size() != int64(len(content)) {
+		return false, err
+	}
+	old := make([]byte, len(content)+1) // one more byte would be seen
+	n, err := io.ReadFull(held, old)
 	if err != io.ErrUnexpectedEOF && err != io.EOF {
 		return false, err
 	}
-	if !bytes.Equal(held[:n], content) {
+	if !bytes.Equal(old[:n], content) {
 		return false, nil
 	}
-	fi, err := f.Stat()
-	if err == nil && !p.owner.right(fi, p.mode) {
-		err = p.owner.give(f, p.mode)
+	if !f.owner.right(fi, f.mode) {
+		return true, f.owner.give(held, f.mode)
 	}
-	return true, err
+	return true, nil
 }
 
-// current implements place.
-func (p *filePlace) current(int) ([]byte, error) {
-	dir, err := p.folder.open(false)
+// write implements layout: 4 to 6.
+func (l *singleFile) write(p *prepared, outs []*output) error {
+	temp := l.file
+	temp.name = tempName(l.name)
+	fi, err := temp.create(p.dir, outs[0].bytes, l.sync)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer dir.Close()
-	return readRegular(dir, p.base)
-}
-
-// stamp implements place.
-func (p *filePlace) stamp() (string, error) {
-	dir, err := p.folder.open(false)
+	p.name, p.stamp = temp.name, identity(fi)
+	if !l.backup {
+		return nil
+	}
+	old, err := readRegular(p.dir, l.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return stampAbsent, nil
+		return nil
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer dir.Close()
-	fi, err := dir.Lstat(p.base)
+	bak := file{name: tempName(l.name), mode: defaultMode, owner: owner{-1, -1}}
+	if _, err := bak.create(p.dir, old, l.sync); err != nil {
+		return err
+	}
+	p.backup = bak.name
+	return nil
+}
+
+// swap implements layout: 7 and 8.
+func (l *singleFile) swap(p *prepared) (bool, error) {
+	if p.backup != "" {
+		if err := p.dir.Rename(p.backup, l.name+backupSuffix); err != nil {
+			return false, err
+		}
+		p.backup = ""
+	}
+	if err := p.dir.Rename(p.name, l.name); err != nil {
+		return false, err
+	}
+	p.name = ""
+	return true, l.synced(p.dir)
+}
+
+// synced makes the names in dir durable, unless the folder asks for no sync.
+func (d folder) synced(dir *os.Root) error {
+	if !d.sync {
+		return nil
+	}
+	return syncFolder(dir)
+}
+
+// stamp implements layout.
+func (l *singleFile) stamp(dir *os.Root) (string, error) {
+	fi, err := dir.Lstat(l.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return stampAbsent, nil
 	}
@@ -276,100 +360,21 @@ func (p *filePlace) stamp() (string, error) {
 	return identity(fi), nil
 }
 
-// remove implements place. The backup goes too: it holds a secret that was deleted.
-func (p *filePlace) remove() (bool, error) {
-	dir, err := p.folder.open(false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	if p.backup {
-		if err := removeRegular(dir, p.base+backupSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// read implements layout.
+func (l *singleFile) read(dir *os.Root, _ int) ([]byte, error) { return readRegular(dir, l.name) }
+
+// remove implements layout. The backup goes too: it holds a secret that was deleted.
+func (l *singleFile) remove(dir *os.Root) (bool, error) {
+	if l.backup {
+		if _, err := removeRegular(dir, l.name+backupSuffix); err != nil {
 			return false, err
 		}
 	}
-	switch err := removeRegular(dir, p.base); {
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	case err != nil:
+	removed, err := removeRegular(dir, l.name)
+	if !removed {
 		return false, err
 	}
-	if p.folder.sync {
-		return true, syncFolder(dir)
-	}
-	return true, nil
-}
-
-// stagedFile implements staged.
-type stagedFile struct {
-	place  *filePlace
-	dir    *os.Root // nil while parked
-	temp   string
-	backup string // empty: none to make
-	hash   uint64
-}
-
-func (s *stagedFile) stamp() (string, error) {
-	if err := s.open(); err != nil {
-		return "", err
-	}
-	fi, err := s.dir.Lstat(s.temp)
-	if err != nil {
-		return "", err
-	}
-	return identity(fi), nil
-}
-
-func (s *stagedFile) park() {
-	if s.dir != nil {
-		s.dir.Close()
-		s.dir = nil
-	}
-}
-
-func (s *stagedFile) open() (err error) {
-	if s.dir == nil {
-		s.dir, err = s.place.folder.open(false)
-	}
-	return err
-}
-
-func (s *stagedFile) abort() {
-	if s.open() != nil {
-		return
-	}
-	for _, name := range []string{s.temp, s.backup} {
-		if name != "" {
-			_ = s.dir.Remove(name)
-		}
-	}
-	s.park()
-}
-
-func (s *stagedFile) commit() (bool, error) {
-	defer s.abort() // removes what was not renamed
-	if err := s.open(); err != nil {
-		return false, err
-	}
-	// 7.
-	if s.backup != "" {
-		if err := s.dir.Rename(s.backup, s.place.base+backupSuffix); err != nil {
-			return false, err
-		}
-		s.backup = ""
-	}
-	if err := s.dir.Rename(s.temp, s.place.base); err != nil {
-		return false, err
-	}
-	s.temp, s.place.held = "", s.hash
-	// 8.
-	if s.place.folder.sync {
-		return true, syncFolder(s.dir)
-	}
-	return true, nil
+	return true, l.synced(dir)
 }
 
 // openRegular opens name for reading and refuses everything that is no regular file.
@@ -403,9 +408,14 @@ func readRegular(dir *os.Root, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxOutput+1))
-	if err == nil && len(b) > maxOutput {
-		return nil, fmt.Errorf("%s is larger than %d bytes", filepath.Join(dir.Name(), name), maxOutput)
+	return readBounded(f, maxOutput)
+}
+
+// readBounded reads all of f, which must not hold more than most bytes.
+func readBounded(f *os.File, most int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(b) > most {
+		return nil, fmt.Errorf("%s is larger than %d bytes", f.Name(), most)
 	}
 	return b, err
 }
@@ -426,48 +436,45 @@ func mustBeRegular(dir *os.Root, name string, fi fs.FileInfo) error {
 	}
 }
 
-func removeRegular(dir *os.Root, name string) error {
+// removeRegular removes the file name, if there is one, and refuses everything else.
+func removeRegular(dir *os.Root, name string) (bool, error) {
 	fi, err := dir.Lstat(name)
-	if err != nil {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	if err := mustBeRegular(dir, name, fi); err != nil {
-		return err
+	if err == nil {
+		err = mustBeRegular(dir, name, fi)
 	}
-	return dir.Remove(name)
+	if err == nil {
+		err = dir.Remove(name)
+	}
+	return err == nil, err
 }
 
-// writeTemp writes content to a new file for base in dir and returns its name. On failure
-// nothing is left behind.
-func writeTemp(dir *os.Root, base string, content []byte, mode fs.FileMode, own owner, sync bool) (string, error) {
-	name := tempName(base)
-	f, err := dir.OpenFile(name, createNew, 0o600)
+// create writes content to a new file f in dir, which gets mode and owner in the order that
+// keeps others out. On failure nothing is left behind.
+func (f file) create(dir *os.Root, content []byte, sync bool) (fs.FileInfo, error) {
+	opened, err := dir.OpenFile(f.name, createNew, 0o600)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	err = fill(f, content, mode, own, sync)
-	if closeErr := f.Close(); err == nil {
+	var fi fs.FileInfo
+	if _, err = opened.Write(content); err == nil {
+		err = f.owner.give(opened, f.mode)
+	}
+	if err == nil && sync {
+		err = opened.Sync()
+	}
+	if err == nil {
+		fi, err = opened.Stat()
+	}
+	if closeErr := opened.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		_ = dir.Remove(name)
-		return "", err
+		_ = dir.Remove(f.name)
 	}
-	return name, nil
-}
-
-// fill writes content to f and gives it mode and owner, in the order that keeps others out.
-func fill(f *os.File, content []byte, mode fs.FileMode, own owner, sync bool) error {
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := own.give(f, mode); err != nil {
-		return err
-	}
-	if sync {
-		return f.Sync()
-	}
-	return nil
+	return fi, err
 }
 
 // tempName returns a name that nobody can guess and that tempOwner recognises.
@@ -501,86 +508,29 @@ func tempOwner(name string) (key string, ok bool) {
 // removeLeftovers deletes the temporary files that a killed agent left for the given names.
 // Those of other files in the folder, and of other programs, stay.
 func (d folder) removeLeftovers(bases []string) error {
-	dir, err := d.open(false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
 	ours := make(map[string]bool, len(bases))
 	for _, base := range bases {
 		ours[tempKey(base)] = true
 	}
-	f, err := dir.Open(".")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for {
-		entries, err := f.ReadDir(256)
-		for _, e := range entries {
-			if key, ok := tempOwner(e.Name()); ok && ours[key] && e.Type().IsRegular() {
-				if err := dir.Remove(e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return inFolder(d.open, func(dir *os.Root) error {
+		names, err := list(dir)
+		for _, name := range names {
+			if key, ok := tempOwner(name); ok && ours[key] {
+				if _, err := removeRegular(dir, name); err != nil {
 					return err
 				}
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+		return err
+	})
 }
 
-// lookupOwner resolves names or numbers; empty ones mean "leave it".
-func lookupOwner(userName, groupName string) (owner, error) {
-	own := owner{-1, -1}
-	if userName == "" && groupName == "" {
-		return own, nil
-	}
-	if runtime.GOOS == "windows" {
-		return own, errors.New("user and group cannot be set on Windows; leave them out")
-	}
-	if userName != "" {
-		id, err := lookupID(userName, func() (string, error) {
-			u, err := user.Lookup(userName)
-			if err != nil {
-				return "", fmt.Errorf("user %q is not known here; name an existing one or give its number", userName)
-			}
-			return u.Uid, nil
-		})
-		if err != nil {
-			return own, err
-		}
-		own.uid = id
-	}
-	if groupName != "" {
-		id, err := lookupID(groupName, func() (string, error) {
-			g, err := user.LookupGroup(groupName)
-			if err != nil {
-				return "", fmt.Errorf("group %q is not known here; name an existing one or give its number", groupName)
-			}
-			return g.Gid, nil
-		})
-		if err != nil {
-			return own, err
-		}
-		own.gid = id
-	}
-	return own, nil
-}
-
-func lookupID(name string, byName func() (string, error)) (int, error) {
-	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
-		return int(id), nil
-	}
-	text, err := byName()
+// list returns the names in dir.
+func list(dir *os.Root) ([]string, error) {
+	f, err := dir.Open(".")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return strconv.Atoi(text)
+	defer f.Close()
+	return f.Readdirnames(-1)
 }

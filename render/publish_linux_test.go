@@ -194,7 +194,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "1")
 	r := mustNew(t, src, Options{
-		Targets: []Target{target(dir+"/file", `{{ secret "a" }}`)},
+		Targets: []Target{fileAt(dir+"/file", `{{ secret "a" }}`)},
 		Sets:    []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}},
 	})
 	stop := start(t, r)

@@ -51,22 +51,22 @@ func TestRenderOnceAllOrNothing(t *testing.T) {
 		bad  func(dir string) Target
 		want string
 	}{
-		{"a secret is missing", func(dir string) Target { return target(dir+"/bad", `{{ secret "none" }}`) }, "not found"},
-		{"a template fails", func(dir string) Target { return target(dir+"/bad", `{{ secretField "a" "x" }}`) }, "not a JSON object"},
+		{"a secret is missing", func(dir string) Target { return fileAt(dir+"/bad", `{{ secret "none" }}`) }, "not found"},
+		{"a template fails", func(dir string) Target { return fileAt(dir+"/bad", `{{ secretField "a" "x" }}`) }, "not a JSON object"},
 		{"a destination is a folder", func(dir string) Target {
 			_ = os.Mkdir(dir+"/bad", 0o700)
-			return target(dir+"/bad", `x`)
+			return fileAt(dir+"/bad", `x`)
 		}, "is a folder"},
 		{"a parent is a file", func(dir string) Target {
 			_ = os.WriteFile(dir+"/file", nil, 0o600)
-			return target(dir+"/file/bad", `x`)
+			return fileAt(dir+"/file/bad", `x`)
 		}, "is a file, but a folder is needed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			src := newFakeSource()
 			src.put("a", "1")
-			targets := []Target{target(dir+"/one", `{{ secret "a" }}`), c.bad(dir), target(dir+"/two", `{{ secret "a" }}`)}
+			targets := []Target{fileAt(dir+"/one", `{{ secret "a" }}`), c.bad(dir), fileAt(dir+"/two", `{{ secret "a" }}`)}
 			before := names(t, dir)
 			err := mustNew(t, src, Options{Targets: targets}).RenderOnce(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), targets[1].Destination) {
@@ -90,7 +90,7 @@ func TestEqualTemplates(t *testing.T) {
 	dir := t.TempDir()
 	src := newFakeSource()
 	src.put("a", "1")
-	same := func(name string) Target { return target(dir+"/"+name, `{{ secret "a" }}`) }
+	same := func(name string) Target { return fileAt(dir+"/"+name, `{{ secret "a" }}`) }
 	mustRender(t, mustNew(t, src, Options{Targets: []Target{same("x"), same("y")}}))
 	if got := mustRead(t, dir+"/x") + mustRead(t, dir+"/y"); got != "11" {
 		t.Errorf("got %q", got)
@@ -102,7 +102,7 @@ func TestRenderOnceReportsEveryFailure(t *testing.T) {
 	src := newFakeSource()
 	src.fail("b", unavailable())
 	err := mustNew(t, src, Options{Targets: []Target{
-		target(dir+"/1", `{{ secret "none" }}`), target(dir+"/2", `{{ secret "b" }}`), target(dir+"/3", `ok`),
+		fileAt(dir+"/1", `{{ secret "none" }}`), fileAt(dir+"/2", `{{ secret "b" }}`), fileAt(dir+"/3", `ok`),
 	}}).RenderOnce(t.Context())
 	if !errors.Is(err, upstream.ErrNotFound) || !errors.Is(err, upstream.ErrUnavailable) || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("got %v", err)
@@ -122,7 +122,7 @@ func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 		time.AfterFunc(5*time.Second, func() { src.fail("a", nil) })
 		ctx, cancel := contextWithTimeout(t, time.Minute)
 		defer cancel()
-		if err := mustNew(t, src, Options{Targets: []Target{target(dir+"/1", `{{ secret "a" }}`)}}).RenderOnce(ctx); err != nil {
+		if err := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/1", `{{ secret "a" }}`)}}).RenderOnce(ctx); err != nil {
 			t.Error(err)
 		}
 
@@ -130,7 +130,7 @@ func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 		started := time.Now()
 		ctx, cancel = contextWithTimeout(t, 20*time.Second)
 		defer cancel()
-		err := mustNew(t, src, Options{Targets: []Target{target(dir+"/2", `{{ secret "a" }}`)}}).RenderOnce(ctx)
+		err := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/2", `{{ secret "a" }}`)}}).RenderOnce(ctx)
 		if !errors.Is(err, upstream.ErrUnavailable) || upstream.ExitCode(err) != upstream.ExitUnavailable {
 			t.Errorf("got %v", err)
 		}
@@ -141,7 +141,7 @@ func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 		started = time.Now()
 		ctx, cancel = contextWithTimeout(t, 20*time.Second)
 		defer cancel()
-		err = mustNew(t, src, Options{Targets: []Target{target(dir+"/3", `{{ secret "none" }}`)}}).RenderOnce(ctx)
+		err = mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/3", `{{ secret "none" }}`)}}).RenderOnce(ctx)
 		if !errors.Is(err, upstream.ErrNotFound) || time.Since(started) != 0 {
 			t.Errorf("got %v after %s", err, time.Since(started))
 		}
@@ -155,7 +155,7 @@ func TestRunFollowsChanges(t *testing.T) {
 	src.put("a", "1", "b", "1")
 	var attempts atomic.Int32
 	r := mustNew(t, src, Options{
-		Targets: []Target{target(dir+"/a", `{{ secret "a" }}`), target(dir+"/b", `{{ secret "b" }}`), target(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)},
+		Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`), fileAt(dir+"/b", `{{ secret "b" }}`), fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)},
 		Observe: func(Event) { attempts.Add(1) },
 	})
 	stop := start(t, r)
@@ -188,7 +188,7 @@ func TestRunRetries(t *testing.T) {
 		var pauses []time.Duration
 		last := time.Now()
 		r := mustNew(t, src, Options{
-			Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}, Logger: log.Logger(),
+			Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Logger: log.Logger(),
 			Observe: func(e Event) {
 				if e.Err != nil {
 					pauses = append(pauses, time.Since(last))
@@ -248,7 +248,7 @@ func TestRunRetries(t *testing.T) {
 func TestRunRendersASecretThatAppears(t *testing.T) {
 	dir := t.TempDir()
 	src := newFakeSource()
-	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}})
 	start(t, r)
 	eventually(t, "failure", func() bool { return r.Status()[0].State == Failed })
 	src.put("a", "1")
@@ -274,7 +274,7 @@ func TestRunSubscribesBeforeItReads(t *testing.T) {
 			src.put("a", "2")
 		}
 	}
-	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)}})
 	stop := start(t, r)
 	eventually(t, "render", func() bool { b, _ := os.ReadFile(dir + "/ab"); return string(b) == "21" })
 	stop()
@@ -285,7 +285,7 @@ func TestRunForgetsWhatIsNotUsed(t *testing.T) {
 	dir := t.TempDir()
 	src := newFakeSource()
 	src.put("which", "a", "a", "1", "b", "2")
-	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/x", `{{ secret (secret "which") }}`), target(dir+"/y", `{{ secret "a" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/x", `{{ secret (secret "which") }}`), fileAt(dir+"/y", `{{ secret "a" }}`)}})
 	stop := start(t, r)
 	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
 	src.put("which", "b")
@@ -304,7 +304,7 @@ func TestWait(t *testing.T) {
 		src := newFakeSource()
 		src.put("a", "0")
 		var renders atomic.Int32
-		tg := target(dir+"/a", `{{ secret "a" }}`)
+		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
 		tg.Wait = Wait{Min: time.Second, Max: 3 * time.Second}
 		r := mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }})
 		stop := start(t, r)
@@ -368,7 +368,7 @@ func TestOnRemoved(t *testing.T) {
 		dir := t.TempDir()
 		src := newFakeSource()
 		src.put("a", "1")
-		tg := target(dir+"/a", `{{ secret "a" }}`)
+		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
 		tg.OnRemoved, tg.Backup = c.onRemoved, true
 		set := Set{Directory: dir + "/set", OnRemoved: c.onRemoved, NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}
 		r := mustNew(t, src, Options{Targets: []Target{tg}, Sets: []Set{set}})
@@ -401,7 +401,7 @@ func TestOnRemoved(t *testing.T) {
 func TestOneWorkAtATime(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "1")
-	r := mustNew(t, src, Options{Targets: []Target{target(t.TempDir()+"/a", `{{ secret "a" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/a", `{{ secret "a" }}`)}})
 	stop := start(t, r)
 	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
 	if err := r.RenderOnce(t.Context()); err != errBusy {
@@ -422,7 +422,7 @@ func TestSlowSource(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		hang := hangingSource{newFakeSource()}
-		r := mustNew(t, hang, Options{Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}, Timeout: 3 * time.Second})
+		r := mustNew(t, hang, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Timeout: 3 * time.Second})
 		stop := start(t, r)
 		time.Sleep(3*time.Second + time.Millisecond)
 		synctest.Wait()
@@ -444,7 +444,7 @@ func TestNoSubscriptionLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := silentSource{newFakeSource()}
 		src.put("a", "1")
-		r := mustNew(t, src, Options{Targets: []Target{target(dir+"/a", `{{ secret "a" }}`)}})
+		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}})
 		stop := start(t, r)
 		synctest.Wait()
 		src.put("a", "2")
@@ -455,85 +455,4 @@ func TestNoSubscriptionLeft(t *testing.T) {
 		}
 		stop()
 	})
-}
-
-func TestNewReportsEveryProblem(t *testing.T) {
-	valid := func() Options {
-		return Options{Targets: []Target{{Content: inline("x"), Destination: "/tmp/x"}}, Sets: []Set{{Directory: "/tmp/set", Files: []SetFile{{Name: "f", Content: inline("y")}}}}}
-	}
-	if _, err := New(newFakeSource(), valid()); err != nil {
-		t.Fatal(err)
-	}
-	for want, mutate := range map[string]func(*Options){
-		"templates[0].destination: a path is needed":               func(o *Options) { o.Targets[0].Destination = "" },
-		"templates[0].destination: /tmp/x/ ends in a separator":    func(o *Options) { o.Targets[0].Destination = "/tmp/x/" },
-		"templates[0].destination: a path cannot hold a NUL":       func(o *Options) { o.Targets[0].Destination = "/tmp/\x00" },
-		"templates[0].destination: /tmp/x is outside of root /srv": func(o *Options) { o.Root, o.Sets = "/srv", nil },
-		"templates[1].destination: /tmp/x is already written by":   func(o *Options) { o.Targets = append(o.Targets, o.Targets[0]) },
-		"templates[0].destination: /tmp/set/x is inside sets[0]":   func(o *Options) { o.Targets[0].Destination = "/tmp/set/x" },
-		"templates[1].destination: /tmp/x.bak is already written": func(o *Options) {
-			o.Targets[0].Backup = true
-			o.Targets = append(o.Targets, Target{Content: inline("x"), Destination: "/tmp/x.bak"})
-		},
-		"templates[0]: exactly one of source, contents and format":       func(o *Options) { o.Targets[0].Content = Content{} },
-		"templates[0]: exactly one of source, contents and format is":    func(o *Options) { o.Targets[0].Format = JSON },
-		"templates[0].leftDelim:":                                        func(o *Options) { o.Targets[0].LeftDelim = "<<" },
-		"templates[0].secrets: only a format":                            func(o *Options) { o.Targets[0].Secrets = []FormatSecret{{}} },
-		"templates[0].mode: 010600 has more than":                        func(o *Options) { o.Targets[0].Mode = 0o10600 },
-		`templates[0].onRemoved: "drop" is not one of keep, delete`:      func(o *Options) { o.Targets[0].OnRemoved = "drop" },
-		"templates[0].wait.min: -1s is negative":                         func(o *Options) { o.Targets[0].Wait.Min = -time.Second },
-		"templates[0].wait.max: 1s is less than wait.min":                func(o *Options) { o.Targets[0].Wait = Wait{2 * time.Second, time.Second} },
-		"templates[0].splay: -1s is negative":                            func(o *Options) { o.Targets[0].Splay = -time.Second },
-		"templates[0].hook: exactly one of":                              func(o *Options) { o.Targets[0].Hook = &Hook{} },
-		"templates[0].hook: exactly one of command, pidFile":             func(o *Options) { o.Targets[0].Hook = &Hook{Command: []string{"x"}, Child: true} },
-		"templates[0].hook.command: the name":                            func(o *Options) { o.Targets[0].Hook = &Hook{Command: []string{""}} },
-		"templates[0].hook.timeout: -1s":                                 func(o *Options) { o.Targets[0].Hook = &Hook{Command: []string{"x"}, Timeout: -time.Second} },
-		"templates[0].hook.child: there is no supervised":                func(o *Options) { o.Targets[0].Hook = &Hook{Child: true} },
-		`templates[0].hook.signal: "NOPE" is not`:                        func(o *Options) { o.Targets[0].Hook = &Hook{PIDFile: "/x", Signal: "NOPE"} },
-		"templates[0].hook.signal: only pidFile":                         func(o *Options) { o.Targets[0].Hook = &Hook{Command: []string{"x"}, Signal: "HUP"} },
-		"templates[0].hook.url: its host must be a loopback":             func(o *Options) { o.Targets[0].Hook = &Hook{URL: "http://example.com/"} },
-		"templates[0].hook.url: its host must be a loopback address":     func(o *Options) { o.Targets[0].Hook = &Hook{URL: "http://127.0.0.1.example.com/"} },
-		"templates[0].hook.url: its scheme":                              func(o *Options) { o.Targets[0].Hook = &Hook{URL: "file:///etc/passwd"} },
-		"templates[0].hook.url: it must not hold a user":                 func(o *Options) { o.Targets[0].Hook = &Hook{URL: "http://u:p@127.0.0.1/"} },
-		`templates[0].hook.method: "PUT" is not one of`:                  func(o *Options) { o.Targets[0].Hook = &Hook{URL: "http://[::1]:1/", Method: "PUT"} },
-		`templates[0]: user "nobody-of-that-name" is not known`:          func(o *Options) { o.Targets[0].User = "nobody-of-that-name" },
-		`templates[0]: group "nobody-of-that-name" is not known`:         func(o *Options) { o.Targets[0].Group = "nobody-of-that-name" },
-		"sets[0].directory: a path is needed":                            func(o *Options) { o.Sets[0].Directory = "" },
-		"sets[0].files: a set needs":                                     func(o *Options) { o.Sets[0].Files = nil },
-		`sets[0].files[1].name: "f" is there twice`:                      func(o *Options) { o.Sets[0].Files = append(o.Sets[0].Files, o.Sets[0].Files[0]) },
-		`sets[0].files[0].name: "a/b" must be a name`:                    func(o *Options) { o.Sets[0].Files[0].Name = "a/b" },
-		`sets[0].files[0].name: "..data" begins with`:                    func(o *Options) { o.Sets[0].Files[0].Name = "..data" },
-		"sets[0].mode: 0400 does not let":                                func(o *Options) { o.Sets[0].Mode = 0o400 },
-		"workers: -1 is negative":                                        func(o *Options) { o.Workers = -1 },
-		"timeout: -1ns is negative":                                      func(o *Options) { o.Timeout = -1 },
-		`templates[0].format: "xml" is not one of env, json, yaml, toml`: func(o *Options) { o.Targets[0].Content = Content{Format: "xml"} },
-		"templates[0].secrets: format json needs":                        func(o *Options) { o.Targets[0].Content = Content{Format: JSON} },
-		"templates[0].secrets[0].ref:":                                   func(o *Options) { o.Targets[0].Content = Content{Format: JSON, Secrets: []FormatSecret{{}}} },
-		"templates[0].secrets[0]: format raw has no names": func(o *Options) {
-			o.Targets[0].Content = Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("a"), Key: "k"}}}
-		},
-		"format raw writes exactly one secret": func(o *Options) {
-			o.Targets[0].Content = Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("a")}, {Ref: ref("b")}}}
-		},
-		"templates[0].secrets[0].field: field cannot": func(o *Options) {
-			o.Targets[0].Content = Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("a"), Key: "k", Field: "f"}}}
-		},
-		"templates[0].secrets[0].rename: \"x\" is renamed but not": func(o *Options) {
-			o.Targets[0].Content = Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("a"), Pick: []string{"y"}, Rename: map[string]string{"x": "z"}}}}
-		},
-	} {
-		o := valid()
-		mutate(&o)
-		if _, err := New(newFakeSource(), o); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("want %q, got %v", want, err)
-		}
-	}
-	if _, err := New(nil, valid()); err == nil {
-		t.Error("a nil source is accepted")
-	}
-	o := valid()
-	o.Workers, o.Targets[0].Mode = -1, 0o7777
-	if _, err := New(newFakeSource(), o); err == nil || strings.Count(err.Error(), "\n") != 1 {
-		t.Errorf("not all problems at once: %v", err)
-	}
 }

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"sync"
@@ -34,8 +35,8 @@ func (r *Renderer) Run(ctx context.Context) error {
 
 	s := &session{r: r, ctx: ctx, watchers: map[upstream.SecretRef]*watcher{}, hooks: make(chan struct{}, maxHooks)}
 	r.mu.Lock()
-	for _, u := range r.units {
-		s.dirty(u, 0)
+	for _, t := range r.targets {
+		s.markDirty(t, 0)
 	}
 	r.mu.Unlock()
 
@@ -46,16 +47,16 @@ func (r *Renderer) Run(ctx context.Context) error {
 
 // session is one call of Run. Its fields are guarded by Renderer.mu.
 //
-// Nothing polls. A watcher for each secret marks the units that use it dirty; a dirty unit is
-// queued at once, or by its timer after the settle time or the pause of a failure; workers
-// are started as long as there is a queue, and end with it. All units that one change makes
+// Nothing polls. A watcher for each secret marks the targets that use it dirty; a dirty target is
+// queued at once, or by its timer after the debounce time or the pause of a failure; workers
+// are started as long as there is a queue, and end with it. All targets that one change makes
 // dirty are queued in one step, so a hook that they share, which waits until none of them is
 // queued or rendered, runs once.
 type session struct {
 	r   *Renderer
 	ctx context.Context
 
-	queue    []*unit
+	queue    []*target
 	workers  int
 	watchers map[upstream.SecretRef]*watcher
 	stopped  bool
@@ -65,7 +66,7 @@ type session struct {
 
 // watcher is the subscription to one secret.
 type watcher struct {
-	users  map[*unit]bool
+	users  map[*target]bool
 	cancel func()
 	quit   chan struct{}
 }
@@ -80,13 +81,12 @@ func (s *session) stop() {
 		close(w.quit)
 		w.cancel()
 	}
-	for _, u := range s.r.units {
-		stopTimer(u.timer)
-		u.timer, u.queued, u.dirty, u.deps, u.nextTry = nil, false, false, nil, time.Time{}
+	for _, t := range s.r.targets {
+		stopTimer(t.timer)
+		t.queued, t.dirty, t.watched, t.nextTry = false, false, nil, time.Time{}
 	}
 	for _, g := range s.r.groups {
 		stopTimer(g.timer)
-		g.timer = nil
 	}
 	mu.Unlock()
 	s.wg.Wait()
@@ -97,35 +97,45 @@ func (s *session) stop() {
 	mu.Unlock()
 }
 
+// schedule calls do after d, unless the timer is set anew before. At once, when d is none. The
+// caller holds the lock, and do is called with it.
+func (s *session) schedule(timer **time.Timer, d time.Duration, do func()) {
+	stopTimer(*timer)
+	*timer = nil
+	if d <= 0 {
+		do()
+		return
+	}
+	var own *time.Timer
+	own = time.AfterFunc(d, func() {
+		s.r.mu.Lock()
+		defer s.r.mu.Unlock()
+		if *timer == own && !s.stopped { // not replaced while it fired
+			*timer = nil
+			do()
+		}
+	})
+	*timer = own
+}
+
 func stopTimer(t *time.Timer) {
 	if t != nil {
 		t.Stop()
 	}
 }
 
-// after calls do with the lock held, unless the session has stopped by then.
-func (s *session) after(d time.Duration, do func()) *time.Timer {
-	return time.AfterFunc(d, func() {
-		s.r.mu.Lock()
-		defer s.r.mu.Unlock()
-		if !s.stopped {
-			do()
-		}
-	})
-}
-
-// watch makes u hear of changes of ref. It is called before ref is read, so that no change
+// watch makes t hear of changes of ref. It is called before ref is read, so that no change
 // between the read and the subscription is lost.
-func (s *session) watch(u *unit, ref upstream.SecretRef) {
+func (s *session) watch(t *target, ref upstream.SecretRef) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	if s.stopped || u.deps[ref] {
+	if s.stopped || t.watched[ref] {
 		return
 	}
-	if u.deps == nil {
-		u.deps = map[upstream.SecretRef]bool{}
+	if t.watched == nil {
+		t.watched = map[upstream.SecretRef]bool{}
 	}
-	u.deps[ref] = true
+	t.watched[ref] = true
 	w := s.watchers[ref]
 	if w == nil {
 		changed, cancel := s.r.src.Subscribe(ref)
@@ -133,20 +143,18 @@ func (s *session) watch(u *unit, ref upstream.SecretRef) {
 			s.r.log.Warn("too many secrets are watched: changes of this one are noticed late", "secret", ref.String(), "retry_in", lookAgain,
 				"hint", "use fewer secrets in templates and waiting clients")
 		}
-		w = &watcher{users: map[*unit]bool{}, cancel: cancel, quit: make(chan struct{})}
+		w = &watcher{users: map[*target]bool{}, cancel: cancel, quit: make(chan struct{})}
 		s.watchers[ref] = w
 		s.wg.Go(func() { s.listen(w, changed) })
 	}
-	w.users[u] = true
+	w.users[t] = true
 }
 
 // listen marks the users of w dirty whenever its secret changes.
 func (s *session) listen(w *watcher, changed <-chan struct{}) {
 	var tick <-chan time.Time
 	if changed == nil {
-		t := time.NewTicker(lookAgain)
-		defer t.Stop()
-		tick = t.C
+		tick = time.Tick(lookAgain)
 	}
 	for {
 		select {
@@ -159,22 +167,22 @@ func (s *session) listen(w *watcher, changed <-chan struct{}) {
 			return
 		}
 		s.r.mu.Lock()
-		for u := range w.users {
-			s.dirty(u, u.settleTime(time.Now()))
+		for t := range w.users {
+			s.markDirty(t, t.debounce(time.Now()))
 		}
 		s.r.mu.Unlock()
 	}
 }
 
-// forget ends the subscriptions that u no longer needs. The caller holds the lock.
-func (s *session) forget(u *unit) {
-	for ref := range u.deps {
-		if _, used := u.known[ref]; used {
+// forget ends the subscriptions that t no longer needs. The caller holds the lock.
+func (s *session) forget(t *target) {
+	for ref := range t.watched {
+		if _, used := t.known[ref]; used {
 			continue
 		}
-		delete(u.deps, ref)
+		delete(t.watched, ref)
 		w := s.watchers[ref]
-		delete(w.users, u)
+		delete(w.users, t)
 		if len(w.users) == 0 {
 			close(w.quit)
 			w.cancel()
@@ -183,56 +191,37 @@ func (s *session) forget(u *unit) {
 	}
 }
 
-// settleTime returns how long a change that was noticed now has to wait.
-func (u *unit) settleTime(now time.Time) time.Duration {
-	if u.wait.Min == 0 {
-		return 0
-	}
+// debounce returns how long a change that was noticed now waits for others to follow.
+func (t *target) debounce(now time.Time) time.Duration {
 	since := now
-	if u.dirty {
-		since = u.dirtySince
+	if t.dirty {
+		since = t.dirtySince
 	}
-	most := u.wait.Max
-	if most == 0 {
-		most = 4 * u.wait.Min
-	}
-	return min(u.wait.Min, since.Add(most).Sub(now))
+	most := cmp.Or(t.wait.Max, 4*t.wait.Min)
+	return min(t.wait.Min, since.Add(most).Sub(now))
 }
 
-// dirty makes sure that u is rendered after delay. The caller holds the lock.
-func (s *session) dirty(u *unit, delay time.Duration) {
-	if s.stopped || u.queued {
+// markDirty makes sure that t is rendered after delay. The caller holds the lock.
+func (s *session) markDirty(t *target, delay time.Duration) {
+	if s.stopped || t.queued {
 		return
 	}
-	if !u.dirty {
-		u.dirty, u.dirtySince = true, time.Now()
+	if !t.dirty {
+		t.dirty, t.dirtySince = true, time.Now()
 	}
-	if u.running {
+	if t.running {
 		return // looked at when it is done
 	}
-	stopTimer(u.timer)
-	u.timer = nil
-	if delay > 0 {
-		var t *time.Timer
-		t = s.after(delay, func() {
-			if u.timer == t { // not replaced while it fired
-				u.timer = nil
-				s.enqueue(u)
-			}
-		})
-		u.timer = t
-		return
-	}
-	s.enqueue(u)
+	s.schedule(&t.timer, delay, func() { s.enqueue(t) })
 }
 
-// enqueue gives u to a worker. The caller holds the lock.
-func (s *session) enqueue(u *unit) {
-	u.queued = true
-	if u.group != nil {
-		u.group.working++
+// enqueue gives t to a worker. The caller holds the lock.
+func (s *session) enqueue(t *target) {
+	t.queued = true
+	if t.group != nil {
+		t.group.working++
 	}
-	s.queue = append(s.queue, u)
+	s.queue = append(s.queue, t)
 	if s.workers < s.r.opts.workers() {
 		s.workers++
 		s.wg.Go(s.work)
@@ -248,113 +237,86 @@ func (s *session) work() {
 			s.r.mu.Unlock()
 			return
 		}
-		u := s.queue[0]
+		t := s.queue[0]
 		s.queue = s.queue[1:]
-		u.queued, u.running, u.dirty = false, true, false
+		t.queued, t.running, t.dirty = false, true, false
 		s.r.mu.Unlock()
-		s.render(u)
+		s.render(t)
 	}
 }
 
-// render brings u up to date.
-func (s *session) render(u *unit) {
-	r := s.r
-	started := time.Now()
-	err := s.attempt(u, started)
+// render brings t up to date.
+func (s *session) render(t *target) {
+	err := s.attempt(t)
 
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	u.running = false
-	if u.group != nil {
-		u.group.working--
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	t.running = false
+	if t.group != nil {
+		t.group.working--
 	}
 	if s.stopped {
 		return
 	}
-	switch {
-	case err != nil:
-		// Whatever was used before or would be used now may heal it.
-		wait := pause(u.backoff, err)
-		if u.dirty {
-			wait = min(wait, u.settleTime(time.Now()))
+	if err != nil {
+		wait := pause(t.backoff, err)
+		if t.dirty {
+			wait = min(wait, t.debounce(time.Now()))
 		}
-		u.nextTry = time.Now().Add(wait)
-		s.dirty(u, wait)
-	default:
-		s.forget(u)
-		if u.dirty {
-			s.dirty(u, u.settleTime(time.Now()))
+		t.nextTry = time.Now().Add(wait)
+		s.markDirty(t, wait) // what it used before is still watched, for one of them may heal it
+	} else {
+		s.forget(t)
+		if t.dirty {
+			s.markDirty(t, t.debounce(time.Now()))
 		}
 	}
-	if u.group != nil {
-		s.kick(u.group)
+	if t.group != nil {
+		s.runHookWhenDue(t.group)
 	}
 }
 
-// attempt computes and publishes u once.
-func (s *session) attempt(u *unit, started time.Time) error {
-	r := s.r
-	result, err := u.compute(s.ctx, r.src, r.opts.timeout(), func(ref upstream.SecretRef) { s.watch(u, ref) })
+// attempt computes and publishes t once. An error says that it is to be tried again, also when
+// the file was deleted because a secret is gone: the secret may come back.
+func (s *session) attempt(t *target) error {
+	r, started := s.r, time.Now()
+	result, err := t.compute(s.ctx, r.src, r.opts.timeout(), func(ref upstream.SecretRef) { s.watch(t, ref) })
 	if s.ctx.Err() != nil {
 		return s.ctx.Err()
 	}
 	if err != nil {
-		if removed(err) && u.onRemoved == Delete {
-			return s.deleted(u, started, err)
+		if !removed(err) || t.onRemoved != Delete {
+			return r.record(t, started, attempted{err: err})
 		}
-		r.failed(u, started, err)
-		return err
+		changed, failure := r.remove(t)
+		if failure != nil {
+			return r.record(t, started, attempted{err: failure})
+		}
+		return r.record(t, started, attempted{changed: changed, removed: true, err: err})
 	}
-	ready, err := u.place.prepare(result.outs)
+	ready, err := t.publisher.prepare(result.outs)
 	if err != nil {
-		r.failed(u, started, err)
-		return err
+		return r.record(t, started, attempted{err: err})
 	}
-	changed, err := r.commit(u, ready)
-	r.finished(u, started, result, changed, err)
-	return err
+	changed, err := r.commit(t, ready)
+	return r.record(t, started, attempted{result, changed, false, err})
 }
 
-// deleted takes away what u published. The error stays: the target is not ready, and is tried
-// again in case the secret comes back.
-func (s *session) deleted(u *unit, started time.Time, cause error) error {
-	r := s.r
-	changed, err := r.remove(u)
-	if err != nil {
-		r.failed(u, started, err)
-		return err
-	}
-	now := time.Now()
-	r.mu.Lock()
-	u.state, u.failure, u.lastTry = Removed, cause, now
-	u.failures++
-	if changed {
-		u.lastChange = now
-	}
-	r.mu.Unlock()
-	if changed {
-		r.log.Warn("file deleted: a secret it needs was deleted", "file", u.name, "err", cause, "hint", "restore the secret, or remove the template")
-	}
-	r.observe(Event{Name: u.name, Changed: changed, Elapsed: now.Sub(started)})
-	return cause
-}
-
-// kick runs the hook of g as soon as it may. The caller holds the lock.
-func (s *session) kick(g *hookGroup) {
+// runHookWhenDue runs the hook of g as soon as it may. The caller holds the lock.
+func (s *session) runHookWhenDue(g *hookGroup) {
 	if s.stopped || g.running || len(g.owing) == 0 {
 		return
 	}
-	stopTimer(g.timer)
-	g.timer = nil
 	at := g.notBefore
 	if hold := g.owedSince.Add(maxHookHold); g.working > 0 && hold.After(at) {
 		at = hold // or earlier, when the last of them is done
 	}
 	if d := time.Until(at); d > 0 {
-		g.timer = s.after(d, func() { s.kick(g) })
+		s.schedule(&g.timer, d, func() { s.runHookWhenDue(g) })
 		return
 	}
-	g.running = true
+	stopTimer(g.timer)
+	g.timer, g.running = nil, true
 	s.wg.Go(func() {
 		select {
 		case s.hooks <- struct{}{}:
@@ -365,7 +327,7 @@ func (s *session) kick(g *hookGroup) {
 		s.r.mu.Lock()
 		defer s.r.mu.Unlock()
 		g.running = false
-		s.kick(g)
+		s.runHookWhenDue(g)
 	})
 }
 

@@ -264,7 +264,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 
 	src := newFakeSource()
 	src.put("crt", "end", "key", "end", "seq", "end")
-	mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir + "/set")}, Targets: []Target{target(dir+"/file", `{{ secret "seq" }}`)}}))
+	mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir + "/set")}, Targets: []Target{fileAt(dir+"/file", `{{ secret "seq" }}`)}}))
 	wantNames(t, dir, "file", "set")
 	wantNames(t, dir+"/set", mustLink(t, dir+"/set/..data"), "..data", "tls.crt", "tls.key")
 }

@@ -160,8 +160,8 @@ func unavailable() error {
 // inline is the content of a template without a file.
 func inline(text string) Content { return Content{Contents: text} }
 
-// target is a target that needs no fsync, for tests that do not look at it.
-func target(dest, text string) Target {
+// fileAt is a target that needs no fsync, for tests that do not look at it.
+func fileAt(dest, text string) Target {
 	return Target{Content: inline(text), Destination: dest, NoSync: true}
 }
 
@@ -296,7 +296,7 @@ func sh(script string) *Hook { return &Hook{Command: []string{"/bin/sh", "-c", s
 
 // hooked is a target with a hook.
 func hooked(dest, text string, hook *Hook) Target {
-	tg := target(dest, text)
+	tg := fileAt(dest, text)
 	tg.Hook = hook
 	return tg
 }

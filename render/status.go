@@ -48,20 +48,20 @@ type SecretVersion struct {
 func (r *Renderer) Status() []TargetStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]TargetStatus, len(r.units))
-	for i, u := range r.units {
+	all := make([]TargetStatus, len(r.targets))
+	for i, t := range r.targets {
 		s := TargetStatus{
-			Name: u.name, Files: u.files, State: u.state, Failures: u.failures,
-			LastTry: u.lastTry, LastChange: u.lastChange, NextTry: u.nextTry,
+			Name: t.name, Files: t.files, State: t.state, Failures: t.failures,
+			LastTry: t.lastTry, LastChange: t.lastChange, NextTry: t.nextTry,
 		}
-		if u.failure != nil {
-			s.Error = u.failure.Error()
+		if t.failure != nil {
+			s.Error = t.failure.Error()
 		}
-		for _, v := range u.values {
+		for _, v := range t.values {
 			s.Versions = append(s.Versions, SecretVersion{v.SecretName, v.VersionID})
 		}
-		if g := u.group; g != nil {
-			_, s.HookOwed = g.owing[u]
+		if g := t.group; g != nil {
+			_, s.HookOwed = g.owing[t]
 			if s.HookOwed && g.failure != nil {
 				s.HookError = g.failure.Error()
 			}

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,12 +14,6 @@ import (
 
 	"secretagent/upstream"
 )
-
-// document is what a file is made from.
-type document interface {
-	// render makes the content from the values of s. Errors quote no value.
-	render(s *scope) (*output, error)
-}
 
 // TemplateError says where and why a template cannot be used. It never quotes a value.
 type TemplateError struct {
@@ -70,15 +63,15 @@ const (
 	printName = "_print"
 )
 
-// compiled is a template ready to be executed, by one goroutine at a time.
-type compiled struct {
+// templateContent is a template ready to be executed, by one goroutine at a time.
+type templateContent struct {
 	file    string
 	source  string
 	tmpl    *template.Template
 	printed map[parse.Pos]string // :: position of a printed pipeline → its text
 
 	// The execution in progress.
-	scope   *scope
+	secrets *secretReader
 	decoded map[upstream.SecretRef]map[string]any // what secretField decoded
 	out     *output
 	isValue bool // the next write is the value that printName returned
@@ -91,20 +84,14 @@ func loadTemplate(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxTemplate+1))
-	if err != nil {
-		return "", err
-	}
-	if len(text) > maxTemplate {
-		return "", fmt.Errorf("%s is larger than %d bytes", path, maxTemplate)
-	}
-	return string(text), nil
+	text, err := readBounded(f, maxTemplate)
+	return string(text), err
 }
 
 // compile parses text, which may call funcs. file is what errors call it.
-func compile(file, text, left, right string, funcs template.FuncMap) (*compiled, error) {
-	c := &compiled{file: file, source: text, printed: map[parse.Pos]string{}}
-	own := c.secrets()
+func compile(file, text, left, right string, funcs template.FuncMap) (*templateContent, error) {
+	c := &templateContent{file: file, source: text, printed: map[parse.Pos]string{}}
+	own := c.ownFuncs()
 	trees, err := parse.Parse(templateName, text, left, right, own, funcs, builtins())
 	if err != nil {
 		return nil, c.explainParse(err)
@@ -142,7 +129,7 @@ func compile(file, text, left, right string, funcs template.FuncMap) (*compiled,
 }
 
 // check appends the printing function to the pipeline of an action that prints.
-func (c *compiled) check(n *parse.ActionNode) {
+func (c *templateContent) check(n *parse.ActionNode) {
 	if len(n.Pipe.Decl) > 0 {
 		return
 	}
@@ -154,39 +141,26 @@ func (c *compiled) check(n *parse.ActionNode) {
 
 // walk calls visit for n and everything below it.
 func walk(n parse.Node, visit func(parse.Node)) {
-	branch := func(b *parse.BranchNode) {
-		walk(b.Pipe, visit)
-		walk(b.List, visit)
-		if b.ElseList != nil {
-			walk(b.ElseList, visit)
-		}
+	if n == nil || reflect.ValueOf(n).IsNil() {
+		return
 	}
+	var below []parse.Node
+	branch := func(b *parse.BranchNode) { below = []parse.Node{b.Pipe, b.List, b.ElseList} }
 	switch n := n.(type) {
 	case *parse.ListNode:
-		if n == nil {
-			return
-		}
-		for _, c := range n.Nodes {
-			walk(c, visit)
-		}
-		return
+		below = n.Nodes
 	case *parse.PipeNode:
-		if n == nil {
-			return
-		}
 		for _, c := range n.Cmds {
-			walk(c, visit)
+			below = append(below, c)
 		}
 	case *parse.CommandNode:
-		for _, c := range n.Args {
-			walk(c, visit)
-		}
+		below = n.Args
 	case *parse.ActionNode:
-		walk(n.Pipe, visit)
+		below = []parse.Node{n.Pipe}
 	case *parse.ChainNode:
-		walk(n.Node, visit)
+		below = []parse.Node{n.Node}
 	case *parse.TemplateNode:
-		walk(n.Pipe, visit)
+		below = []parse.Node{n.Pipe}
 	case *parse.IfNode:
 		branch(&n.BranchNode)
 	case *parse.RangeNode:
@@ -194,14 +168,17 @@ func walk(n parse.Node, visit func(parse.Node)) {
 	case *parse.WithNode:
 		branch(&n.BranchNode)
 	}
+	for _, c := range below {
+		walk(c, visit)
+	}
 	visit(n)
 }
 
-// render implements document.
-func (c *compiled) render(s *scope) (*output, error) {
-	c.scope, c.decoded, c.out, c.isValue = s, nil, &output{}, false
-	defer func() { c.scope, c.decoded, c.out = nil, nil, nil }()
-	out := c.out
+// render implements content.
+func (c *templateContent) render(s *secretReader) (*output, error) {
+	out := &output{}
+	c.secrets, c.decoded, c.out, c.isValue = s, map[upstream.SecretRef]map[string]any{}, out, false
+	defer func() { c.secrets, c.decoded, c.out = nil, nil, nil }()
 	if err := c.tmpl.Execute(c, nil); err != nil {
 		return nil, c.explain(err)
 	}
@@ -210,8 +187,8 @@ func (c *compiled) render(s *scope) (*output, error) {
 
 // Write takes what the execution prints. text/template writes the text of the template and
 // the result of printName in separate calls.
-func (c *compiled) Write(b []byte) (int, error) {
-	if err := c.scope.ctx.Err(); err != nil {
+func (c *templateContent) Write(b []byte) (int, error) {
+	if err := c.secrets.ctx.Err(); err != nil {
 		return 0, err
 	}
 	if len(c.out.bytes)+len(b) > maxOutput {
@@ -227,7 +204,7 @@ func (c *compiled) Write(b []byte) (int, error) {
 }
 
 // print is printName: it turns a value into the text to write.
-func (c *compiled) print(v any) (string, error) {
+func (c *templateContent) print(v any) (string, error) {
 	text, err := printable(v)
 	c.isValue = err == nil
 	return text, err
@@ -254,11 +231,12 @@ var (
 	errorCalling = regexp.MustCompile(`^error calling (\S+): `)
 	runtimePlace = regexp.MustCompile(`^template: ` + templateName + `:(\d+):(\d+): executing "(?:[^"\\]|\\.)*" at <`)
 	parsePlace   = regexp.MustCompile(`^template: ` + templateName + `:(\d+): `)
+	parseQuoted  = regexp.MustCompile(`"(?:[^"\\]|\\.)+"`)
 	unknownFunc  = regexp.MustCompile(`^function "([^"]*)" not defined$`)
 )
 
 // explain turns an error of an execution into one that quotes no value.
-func (c *compiled) explain(err error) error {
+func (c *templateContent) explain(err error) error {
 	te := &TemplateError{File: c.file, Line: 1}
 	message := ""
 	var exec template.ExecError
@@ -280,7 +258,7 @@ func (c *compiled) explain(err error) error {
 	case errors.As(err, &own):
 		te.Reason, te.Err = own.reason, own.err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		te.Reason, te.Err = "interrupted", c.scope.ctx.Err()
+		te.Reason, te.Err = "interrupted", c.secrets.ctx.Err()
 	case runtimeMessages.MatchString(message):
 		te.Reason = message
 		if strings.HasPrefix(message, "map has no entry") {
@@ -297,7 +275,7 @@ func (c *compiled) explain(err error) error {
 }
 
 // offset returns the position of a line, from 1, and a column, from 0.
-func (c *compiled) offset(line, column int) parse.Pos {
+func (c *templateContent) offset(line, column int) parse.Pos {
 	at := 0
 	for ; line > 1; line-- {
 		at += strings.IndexByte(c.source[at:], '\n') + 1
@@ -305,8 +283,9 @@ func (c *compiled) offset(line, column int) parse.Pos {
 	return parse.Pos(at + column)
 }
 
-// explainParse turns an error of the parser, which knows the template's text only.
-func (c *compiled) explainParse(err error) error {
+// explainParse turns an error of the parser, which knows the template's text only. The parser
+// says the line; the column is that of the text that it quotes, where the line has it once.
+func (c *templateContent) explainParse(err error) error {
 	te := &TemplateError{File: c.file, Line: 1, Reason: err.Error()}
 	m := parsePlace.FindStringSubmatch(te.Reason)
 	if m == nil {
@@ -314,12 +293,15 @@ func (c *compiled) explainParse(err error) error {
 	}
 	te.Line, _ = strconv.Atoi(m[1])
 	te.Reason = te.Reason[len(m[0]):]
+	line, _, _ := strings.Cut(c.source[c.offset(te.Line, 0):], "\n")
+	if m := parseQuoted.FindString(te.Reason); m != "" {
+		text, err := strconv.Unquote(m)
+		if err == nil && strings.Count(line, text) == 1 {
+			te.Column, te.Near = strings.Index(line, text)+1, shorten(line)
+		}
+	}
 	if m := unknownFunc.FindStringSubmatch(te.Reason); m != nil {
 		te.Reason += "; " + whyUnknown(m[1])
-		start := int(c.offset(te.Line, 0))
-		line, _, _ := strings.Cut(c.source[start:], "\n")
-		te.Column = strings.Index(line, m[1]) + 1
-		te.Near = shorten(strings.TrimSpace(line))
 	}
 	return te
 }
@@ -332,20 +314,4 @@ func shorten(s string) string {
 		s = string(r[:most]) + "…"
 	}
 	return s
-}
-
-// documentOf builds the document of c. name is the file it is for.
-func documentOf(c *Content, name string, funcs template.FuncMap) (document, error) {
-	switch {
-	case c.Format != "":
-		return &formatted{format: c.Format, secrets: c.Secrets}, nil
-	case c.Source != "":
-		text, err := loadTemplate(c.Source)
-		if err != nil {
-			return nil, err
-		}
-		return compile(c.Source, text, c.LeftDelim, c.RightDelim, funcs)
-	default:
-		return compile(filepath.Base(name)+" (inline template)", c.Contents, c.LeftDelim, c.RightDelim, funcs)
-	}
 }

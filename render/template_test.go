@@ -8,12 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"secretagent/upstream"
 )
-
-func contextForTest() context.Context { return context.Background() }
 
 const marker = "hunter2-MARKER-0xC0FFEE"
 
@@ -68,12 +65,11 @@ func TestErrorsNeverQuoteAValue(t *testing.T) {
 		t.Errorf("only %d templates failed", failed)
 	}
 	// The Unwrap chain is printed by careless callers: it must be as quiet.
-	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "", helpers())
+	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "", testFuncs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &unit{files: []string{"x"}, docs: []document{doc}}
-	_, err = u.compute(t.Context(), src, time.Second, nil)
+	_, err = computeOne(src, doc)
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if strings.Contains(fmt.Sprintf("%v %+v %#v", e, e, e), marker) {
 			t.Errorf("a wrapped error quotes a value: %#v", e)
@@ -87,13 +83,13 @@ func TestHermeticFunctions(t *testing.T) {
 		"env", "expandenv", "getHostByName", "now", "date", "ago", "toDate", "htmlDate", "randAlphaNum", "randBytes", "randInt", "uuidv4", "shuffle",
 		"genPrivateKey", "genCA", "genSelfSignedCert", "genSignedCert", "buildCustomCert", "bcrypt", "htpasswd", "encryptAES",
 	} {
-		_, err := compile("x.tmpl", "a\n{{ "+name+" }}", "", "", helpers())
+		_, err := compile("x.tmpl", "a\n{{ "+name+" }}", "", "", testFuncs)
 		if err == nil || !strings.Contains(err.Error(), "x.tmpl:2:4:") || !strings.Contains(err.Error(), "environment") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, name := range []string{"file", "writeToFile", "plugin", "nonsense"} {
-		if _, err := compile("x.tmpl", "{{ "+name+" }}", "", "", helpers()); err == nil {
+		if _, err := compile("x.tmpl", "{{ "+name+" }}", "", "", testFuncs); err == nil {
 			t.Errorf("%s is there", name)
 		}
 	}
@@ -137,7 +133,7 @@ func TestSecretOrBesideOthers(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "1", "b", "2")
 	dir := t.TempDir()
-	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/f", `{{ secret "a" }}{{ secretOr "no" "-" }}{{ secret "b" }}{{ secretOr "none" "-" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/f", `{{ secret "a" }}{{ secretOr "no" "-" }}{{ secret "b" }}{{ secretOr "none" "-" }}`)}})
 	for range 2 { // the second time the references are known
 		mustRender(t, r)
 		if got := mustRead(t, dir+"/f"); got != "1-2-" {
@@ -220,7 +216,7 @@ func TestDependencyThatIsNoLongerUsed(t *testing.T) {
 	src := newFakeSource()
 	src.put("mode", "a", "a", "1", "b", "2")
 	dir := t.TempDir()
-	r := mustNew(t, src, Options{Targets: []Target{target(dir+"/f", `{{ if eq (secret "mode") "a" }}{{ secret "a" }}{{ else }}{{ secret "b" }}{{ end }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/f", `{{ if eq (secret "mode") "a" }}{{ secret "a" }}{{ else }}{{ secret "b" }}{{ end }}`)}})
 	mustRender(t, r)
 	src.put("mode", "b")
 	src.mu.Lock()
@@ -236,7 +232,7 @@ func TestDependencyThatIsNoLongerUsed(t *testing.T) {
 func TestOneReadWhenDependenciesAreKnown(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "1", "b", "2", "c", "3")
-	r := mustNew(t, src, Options{Targets: []Target{target(t.TempDir()+"/f", `{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`)}})
+	r := mustNew(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/f", `{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`)}})
 	mustRender(t, r)
 	src.calls = 0
 	src.put("b", "4")
@@ -287,7 +283,7 @@ func TestTemplateFiles(t *testing.T) {
 	mustWrite(t, dir+"/bad.tmpl", "ok\n{{ secret \"a\" ")
 	for _, path := range []string{dir + "/none.tmpl", dir + "/large.tmpl", dir + "/bad.tmpl", dir} {
 		_, err := New(src, Options{Targets: []Target{{Content: Content{Source: path}, Destination: dir + "/out2"}}})
-		if err == nil || !strings.Contains(err.Error(), "templates[0]: ") {
+		if err == nil || !strings.Contains(err.Error(), "templates[0].source: ") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -306,16 +302,15 @@ func TestTemplateFiles(t *testing.T) {
 func TestValuesAreKnownByPlace(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "AA", "b", "")
-	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "", helpers())
+	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "", testFuncs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &unit{files: []string{"x"}, docs: []document{doc}}
-	result, err := u.compute(t.Context(), src, time.Second, nil)
+	out, err := computeOne(src, doc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := result.outs[0].lines()[0].String(); got != "x=[masked];y=[masked];[[masked]]" {
+	if got := out.lines()[0].String(); got != "x=[masked];y=[masked];[[masked]]" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,10 +13,10 @@ import (
 // the reads of its first execution, or because other values made it ask for other secrets.
 const maxPasses = 6
 
-// errUnsettled is retried like every other failure.
-var errUnsettled = errors.New("the secrets kept changing while they were read")
+// errKeptChanging is retried like every other failure.
+var errKeptChanging = errors.New("the secrets kept changing while they were read")
 
-// entry is what a scope knows about one reference.
+// entry is what a secretReader knows about one reference.
 type entry struct {
 	value  upstream.SecretValue
 	absent error // the not-found error; nil: value is set
@@ -29,32 +30,29 @@ func (e entry) same(other entry) bool {
 	return e.value.VersionID == other.value.VersionID && e.value.SecretData.Equal(other.value.SecretData)
 }
 
-// scope hands values to the documents of one unit during one computation. It is used by one
-// goroutine.
-type scope struct {
+// secretReader reads the secrets of one target during one computation. One goroutine uses it.
+type secretReader struct {
 	ctx     context.Context
 	src     Source
 	timeout time.Duration
-	watch   func(upstream.SecretRef) // called before a reference is read for the first time; may be nil
+	watch   func(upstream.SecretRef) // called before a reference is read for the first time
 
-	memo map[upstream.SecretRef]entry
-	used map[upstream.SecretRef]bool // :: reference → may be absent
-	lazy bool                        // a value of this pass was read apart from the others
-	fail error                       // why the source did not answer in this pass
+	entries   map[upstream.SecretRef]entry
+	used      map[upstream.SecretRef]bool // :: reference used in this pass → may be absent
+	readAlone bool                        // a value of this pass was read apart from the others
+	failed    bool                        // the source did not answer in this pass
 }
 
 // get returns the value of ref, reading it unless this computation already has. optional says
 // that the caller can do without: an absent secret then is no reason to fail early.
-func (s *scope) get(ref upstream.SecretRef, optional bool) (upstream.SecretValue, error) {
+func (s *secretReader) get(ref upstream.SecretRef, optional bool) (upstream.SecretValue, error) {
 	ref = ref.WithDefaults()
 	if was, seen := s.used[ref]; !seen || was && !optional {
 		s.used[ref] = optional
 	}
-	e, known := s.memo[ref]
+	e, known := s.entries[ref]
 	if !known {
-		if s.watch != nil {
-			s.watch(ref)
-		}
+		s.watch(ref)
 		values, err := s.read(ref)
 		switch {
 		case err == nil:
@@ -62,17 +60,17 @@ func (s *scope) get(ref upstream.SecretRef, optional bool) (upstream.SecretValue
 		case errors.Is(err, upstream.ErrNotFound):
 			e = entry{absent: err}
 		default:
-			s.fail = err
+			s.failed = true
 			return upstream.SecretValue{}, err
 		}
-		s.memo[ref] = e
-		s.lazy = true
+		s.entries[ref] = e
+		s.readAlone = true
 	}
 	return e.value, e.absent
 }
 
 // read asks the source once, within the timeout.
-func (s *scope) read(refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
+func (s *secretReader) read(refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	values, err := s.src.GetSecretValues(ctx, refs...)
@@ -84,24 +82,24 @@ func (s *scope) read(refs ...upstream.SecretRef) ([]upstream.SecretValue, error)
 
 // readTogether reads refs from one consistent moment, except that those which may be absent
 // and are get an absent entry.
-func (s *scope) readTogether(refs map[upstream.SecretRef]bool) (map[upstream.SecretRef]entry, error) {
-	memo := make(map[upstream.SecretRef]entry, len(refs))
+func (s *secretReader) readTogether(refs map[upstream.SecretRef]bool) (map[upstream.SecretRef]entry, error) {
+	entries := make(map[upstream.SecretRef]entry, len(refs))
 	for range maxPasses {
 		present := make([]upstream.SecretRef, 0, len(refs))
 		for ref := range refs {
-			if memo[ref].absent == nil {
+			if entries[ref].absent == nil {
 				present = append(present, ref)
 			}
 		}
 		if len(present) == 0 {
-			return memo, nil
+			return entries, nil
 		}
 		values, err := s.read(present...)
 		if err == nil {
 			for i, ref := range present {
-				memo[ref] = entry{value: values[i]}
+				entries[ref] = entry{value: values[i]}
 			}
-			return memo, nil
+			return entries, nil
 		}
 		if !errors.Is(err, upstream.ErrNotFound) {
 			return nil, err
@@ -113,7 +111,7 @@ func (s *scope) readTogether(refs map[upstream.SecretRef]bool) (map[upstream.Sec
 				continue
 			}
 			if _, one := s.read(ref); errors.Is(one, upstream.ErrNotFound) {
-				memo[ref] = entry{absent: one}
+				entries[ref] = entry{absent: one}
 				missing = true
 			} else if one != nil {
 				return nil, one
@@ -123,60 +121,46 @@ func (s *scope) readTogether(refs map[upstream.SecretRef]bool) (map[upstream.Sec
 			return nil, err
 		}
 	}
-	return nil, errUnsettled
+	return nil, errKeptChanging
 }
 
-// settle runs execute until all values it used came from one consistent moment, and returns
-// them. known is what the previous computation used; it makes one execution the usual case.
-func (s *scope) settle(known map[upstream.SecretRef]bool, execute func() error) (map[upstream.SecretRef]entry, error) {
-	s.memo = map[upstream.SecretRef]entry{}
+// atOneMoment runs execute until all values it used came from one consistent moment. known is
+// what the previous computation used; it makes one execution the usual case.
+func (s *secretReader) atOneMoment(known map[upstream.SecretRef]bool, execute func() error) error {
+	s.entries = map[upstream.SecretRef]entry{}
 	if len(known) > 0 {
-		memo, err := s.readTogether(known)
+		entries, err := s.readTogether(known)
 		switch {
 		case err == nil:
-			s.memo = memo
+			s.entries = entries
 		case upstream.Outage(err):
-			// The same reads one by one would fail as well. Report what was asked for.
-			s.used = known
-			return nil, err
+			return err // the same reads one by one would fail as well
 		default:
 			// A secret that was needed last time is gone or denied. Perhaps it is not needed
 			// any more: let the execution ask again.
 		}
 	}
 	for range maxPasses {
-		s.used, s.lazy, s.fail = map[upstream.SecretRef]bool{}, false, nil
+		s.used, s.readAlone, s.failed = map[upstream.SecretRef]bool{}, false, false
 		err := execute()
-		if err != nil && (!s.lazy || s.fail != nil) {
-			return nil, err
+		if err != nil && (!s.readAlone || s.failed) {
+			return err
 		}
-		if err == nil && (!s.lazy || len(s.used) < 2) {
-			return s.taken(), nil
+		if err == nil && (!s.readAlone || len(s.used) < 2) {
+			return nil
 		}
-		memo, together := s.readTogether(s.used)
+		entries, together := s.readTogether(s.used)
 		if together != nil {
-			if err != nil {
-				return nil, err
-			}
-			return nil, together
+			return cmp.Or(err, together)
 		}
 		agree := true
 		for ref := range s.used {
-			agree = agree && s.memo[ref].same(memo[ref])
+			agree = agree && s.entries[ref].same(entries[ref])
 		}
 		if agree {
-			return s.taken(), err
+			return err
 		}
-		s.memo = memo
+		s.entries = entries
 	}
-	return nil, errUnsettled
-}
-
-// taken returns the entries that the last execution used.
-func (s *scope) taken() map[upstream.SecretRef]entry {
-	out := make(map[upstream.SecretRef]entry, len(s.used))
-	for ref := range s.used {
-		out[ref] = s.memo[ref]
-	}
-	return out
+	return errKeptChanging
 }

@@ -23,7 +23,7 @@ func runVictim(dir string) {
 	rotate(0)
 	r, err := New(src, Options{
 		Sets:    []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{{Name: "tls.crt", Content: inline(`{{ secret "crt" }}`)}, {Name: "tls.key", Content: inline(`{{ secret "key" }}`)}}}},
-		Targets: []Target{target(dir+"/file", `{{ secret "seq" }}`)},
+		Targets: []Target{fileAt(dir+"/file", `{{ secret "seq" }}`)},
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -20,25 +20,24 @@ const (
 	retryJitter = 20 // percent, so that a fleet does not come back at once
 )
 
-// unit is what is rendered and published as one: a target or a set.
-type unit struct {
-	name      string // path of the file or folder
-	docs      []document
-	files     []string // names of the files, for errors and diffs
-	place     place
-	leftovers func() error // removes what a killed agent left; nil: done for the whole folder
+// target is what is rendered and published as one: a file, as [Target] says it, or a [Set].
+type target struct {
+	name      string   // path of the file or of the folder of the set
+	files     []string // paths of the files, for errors and diffs
+	contents  []content
+	publisher publisher
+	leftovers func() error // removes what a killed agent left; nil: another target does it for the folder
 	onRemoved OnRemoved
 	wait      Wait
 	group     *hookGroup // nil: no hook
 
-	// known is what the last computation used, and whether it may be absent. It belongs to
-	// whoever renders.
+	// known are the references that the last computation used, and whether each may be absent.
+	// The goroutine that renders owns it.
 	known map[upstream.SecretRef]bool
 
 	// The rest is guarded by Renderer.mu.
 
 	state      State
-	rendered   bool // once at least
 	failure    error
 	failures   int
 	nextTry    time.Time
@@ -46,7 +45,6 @@ type unit struct {
 	lastChange time.Time
 	values     []upstream.SecretValue // of the last success
 	before     []upstream.SecretValue // of the success before, for masking
-	absent     []upstream.SecretRef
 	backoff    retry.Backoff
 
 	dirty      bool
@@ -54,32 +52,38 @@ type unit struct {
 	queued     bool
 	running    bool
 	timer      *time.Timer
-	deps       map[upstream.SecretRef]bool
+	watched    map[upstream.SecretRef]bool
+}
+
+// content is what a file is made from: a template or a format.
+type content interface {
+	// render makes the output from the values of s. Errors quote no value.
+	render(s *secretReader) (*output, error)
 }
 
 // rendering is the result of one computation.
 type rendering struct {
 	outs   []*output
 	values []upstream.SecretValue // of every secret in use, sorted by reference
-	absent []upstream.SecretRef
 }
 
-// compute renders every document of u from one moment of src. watch is called for every
-// reference before it is read for the first time.
-func (u *unit) compute(ctx context.Context, src Source, timeout time.Duration, watch func(upstream.SecretRef)) (*rendering, error) {
-	s := &scope{ctx: ctx, src: src, timeout: timeout, watch: watch}
-	if watch != nil {
-		for ref := range u.known {
-			watch(ref)
-		}
+// compute renders every file of t from one moment of src. watch, unless nil, is called for
+// every reference before it is read for the first time.
+func (t *target) compute(ctx context.Context, src Source, timeout time.Duration, watch func(upstream.SecretRef)) (*rendering, error) {
+	if watch == nil {
+		watch = func(upstream.SecretRef) {}
 	}
+	for ref := range t.known {
+		watch(ref)
+	}
+	s := &secretReader{ctx: ctx, src: src, timeout: timeout, watch: watch}
 	result := &rendering{}
-	taken, err := s.settle(u.known, func() error {
+	err := s.atOneMoment(t.known, func() error {
 		result.outs = result.outs[:0]
-		for i, doc := range u.docs {
-			out, err := doc.render(s)
+		for i, c := range t.contents {
+			out, err := c.render(s)
 			if err != nil {
-				return u.inFile(i, err)
+				return t.inFile(i, err)
 			}
 			result.outs = append(result.outs, out)
 		}
@@ -88,19 +92,14 @@ func (u *unit) compute(ctx context.Context, src Source, timeout time.Duration, w
 	if err != nil {
 		return nil, err
 	}
-	u.known = make(map[upstream.SecretRef]bool, len(s.used))
-	for ref, optional := range s.used {
-		u.known[ref] = optional
-	}
-	refs := make([]upstream.SecretRef, 0, len(taken))
-	for ref := range taken {
+	t.known = s.used
+	refs := make([]upstream.SecretRef, 0, len(s.used))
+	for ref := range s.used {
 		refs = append(refs, ref)
 	}
 	slices.SortFunc(refs, func(a, b upstream.SecretRef) int { return strings.Compare(a.String(), b.String()) })
 	for _, ref := range refs {
-		if e := taken[ref]; e.absent != nil {
-			result.absent = append(result.absent, ref)
-		} else {
+		if e := s.entries[ref]; e.absent == nil {
 			result.values = append(result.values, e.value)
 		}
 	}
@@ -108,12 +107,12 @@ func (u *unit) compute(ctx context.Context, src Source, timeout time.Duration, w
 }
 
 // inFile says which file of a set an error is about; a template error says it itself.
-func (u *unit) inFile(i int, err error) error {
+func (t *target) inFile(i int, err error) error {
 	var te *TemplateError
-	if len(u.files) == 1 || errors.As(err, &te) {
+	if len(t.files) == 1 || errors.As(err, &te) {
 		return err
 	}
-	return fmt.Errorf("%s: %w", u.files[i], err)
+	return fmt.Errorf("%s: %w", t.files[i], err)
 }
 
 // newBackoff returns the pauses after failures in a row.
@@ -133,8 +132,8 @@ func pause(b retry.Backoff, err error) time.Duration {
 
 // temporary reports whether the same computation may succeed soon without anybody's help.
 func temporary(err error) bool {
-	for _, target := range []error{upstream.ErrThrottled, upstream.ErrInternal, upstream.ErrUnavailable, context.DeadlineExceeded, errUnsettled} {
-		if errors.Is(err, target) {
+	for _, cause := range []error{upstream.ErrThrottled, upstream.ErrInternal, upstream.ErrUnavailable, context.DeadlineExceeded, errKeptChanging} {
+		if errors.Is(err, cause) {
 			return true
 		}
 	}

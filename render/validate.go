@@ -1,0 +1,444 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"secretagent/upstream"
+)
+
+// Validate checks everything that can be known without secrets: every rule of the options,
+// that programs, users and groups exist, and every template, which it reads and parses. It
+// writes nothing. The error is an [upstream.OptionErrors] of all problems. Targets have the
+// keys templates[i], what Root and StateDir hold those of render.
+func (o Options) Validate() error { return build(o).problems.Err() }
+
+// builder makes targets of options and collects what is wrong with these.
+type builder struct {
+	opts     Options
+	problems upstream.OptionErrors
+	root     string // absolute; empty: none
+	stateDir string // absolute; empty: none
+	targets  []*target
+	groups   []*hookGroup
+
+	funcs  template.FuncMap
+	claims []claim             // of the paths that are written
+	files  map[folder][]string // :: folder → names of the single files in it
+	byHook map[string]*hookGroup
+}
+
+// claim is a path that is written and the key that says so.
+type claim struct{ key, path string }
+
+func build(o Options) *builder {
+	b := &builder{opts: o, funcs: helpers(), files: map[folder][]string{}, byHook: map[string]*hookGroup{}}
+	if o.Workers < 0 {
+		b.problems.Addf("workers", strconv.Itoa(o.Workers), "must not be negative")
+	}
+	b.notNegative("timeout", o.Timeout)
+	if o.Root != "" {
+		b.root = b.path("render.root", o.Root)
+		if fi, err := os.Stat(b.root); b.root != "" && (err != nil || !fi.IsDir()) {
+			b.problems.Addf("render.root", b.root, "must be a folder that exists")
+		}
+	}
+	for i := range o.Targets {
+		b.addFile(fmt.Sprintf("templates[%d]", i), &o.Targets[i])
+	}
+	for i := range o.Sets {
+		b.addSet(fmt.Sprintf("sets[%d]", i), &o.Sets[i])
+	}
+	b.checkClaims()
+	if o.StateDir != "" {
+		b.stateDir = b.path("render.stateDir", o.StateDir)
+		if b.stateDir != "" && len(b.groups) > 0 {
+			b.checkStateDir()
+		}
+	}
+	return b
+}
+
+// addFile adds the target of one file.
+func (b *builder) addFile(key string, spec *Target) {
+	path := b.destination(key+".destination", spec.Destination)
+	if spec.Backup && path != "" {
+		b.claims = append(b.claims, claim{key + ".backup", path + backupSuffix})
+	}
+	if source, err := filepath.Abs(spec.Source); spec.Source != "" && err == nil && source == path {
+		b.problems.Addf(key+".destination", path, "it is also the source")
+	}
+	in := folder{root: b.root, path: filepath.Dir(path), sync: !spec.NoSync}
+	f := file{name: filepath.Base(path), mode: b.mode(key, spec.Mode, defaultMode), owner: b.owner(key, spec.User, spec.Group)}
+	t := &target{name: path, files: []string{path}, onRemoved: spec.OnRemoved, wait: spec.Wait}
+	t.contents = []content{b.content(key, &spec.Content, f.name)}
+	t.publisher = publisher{&singleFile{folder: in, file: f, backup: spec.Backup}}
+	if _, ok := b.files[in]; !ok {
+		t.leftovers = func() error { return in.removeLeftovers(b.files[in]) }
+	}
+	b.files[in] = append(b.files[in], f.name)
+	b.add(key, t, spec.Hook, spec.Splay)
+}
+
+// addSet adds the target of a set.
+func (b *builder) addSet(key string, spec *Set) {
+	path := b.destination(key+".directory", spec.Directory)
+	set := &fileSet{
+		folder: folder{root: b.root, path: path, sync: !spec.NoSync},
+		mode:   b.mode(key, spec.Mode, defaultFolderMode), owner: b.owner(key, spec.User, spec.Group),
+	}
+	if set.mode&0o300 != 0o300 {
+		b.problems.Addf(key+".mode", octal(set.mode), `must let the agent write into the directory, as "0700" does`)
+	}
+	if len(spec.Files) == 0 {
+		b.problems.Addf(key+".files", "", "must hold at least one file")
+	}
+	t := &target{name: path, publisher: publisher{set}, leftovers: set.removeLeftovers, onRemoved: spec.OnRemoved, wait: spec.Wait}
+	for i := range spec.Files {
+		key, one := fmt.Sprintf("%s.files[%d]", key, i), &spec.Files[i]
+		switch {
+		case one.Name == "" || one.Name[0] == '.' || strings.ContainsAny(one.Name, "/\\\x00"):
+			b.problems.Addf(key+".name", one.Name, "must be a file name: not empty, no slash, no leading dot")
+		case len(one.Name) > 255:
+			b.problems.Addf(key+".name", one.Name, "must have at most 255 bytes")
+		case set.has(one.Name):
+			b.problems.Addf(key+".name", one.Name, "is given to two files of the set: choose another")
+		}
+		f := file{name: one.Name, mode: b.mode(key, one.Mode, defaultMode), owner: b.owner(key, one.User, one.Group)}
+		if one.User == "" {
+			f.owner.uid = set.owner.uid
+		}
+		if one.Group == "" {
+			f.owner.gid = set.owner.gid
+		}
+		set.files = append(set.files, f)
+		t.files = append(t.files, filepath.Join(path, one.Name))
+		t.contents = append(t.contents, b.content(key, &one.Content, one.Name))
+	}
+	b.add(key, t, spec.Hook, spec.Splay)
+}
+
+// add checks what files and sets have in common and adds t, which shares the group of an equal
+// hook.
+func (b *builder) add(key string, t *target, hook *Hook, splay time.Duration) {
+	switch t.onRemoved {
+	case "", Keep, Delete:
+	default:
+		b.problems.Addf(key+".onRemoved", string(t.onRemoved), "must be keep or delete")
+	}
+	b.notNegative(key+".wait.min", t.wait.Min)
+	if t.wait.Max != 0 && t.wait.Max < t.wait.Min {
+		b.problems.Addf(key+".wait.max", t.wait.Max.String(), "must not be shorter than wait.min, %s", t.wait.Min)
+	}
+	b.notNegative(key+".splay", splay)
+	t.state, t.backoff = Pending, newBackoff()
+	b.targets = append(b.targets, t)
+	if hook == nil {
+		return
+	}
+	b.checkHook(key+".hook", hook)
+	if b.opts.NoHooks {
+		return
+	}
+	id := hook.key(splay)
+	g := b.byHook[id]
+	if g == nil {
+		g = &hookGroup{hook: hook, splay: splay, owing: map[*target]uint64{}, backoff: newBackoff()}
+		b.byHook[id] = g
+		b.groups = append(b.groups, g)
+	}
+	t.group = g
+}
+
+func (b *builder) notNegative(key string, d time.Duration) {
+	if d < 0 {
+		b.problems.Addf(key, d.String(), "must not be negative")
+	}
+}
+
+// path returns path made absolute; "" when it is not one.
+func (b *builder) path(key, path string) string {
+	abs, err := filepath.Abs(path)
+	switch {
+	case path == "":
+		b.problems.Addf(key, "", "must be set")
+	case strings.ContainsRune(path, 0):
+		b.problems.Addf(key, "", "must not contain a NUL character")
+	case err != nil:
+		b.problems.Add(key, err)
+	default:
+		return abs
+	}
+	return ""
+}
+
+// destination returns a path that is written, made absolute. That it lies inside the root is
+// checked by name here; the check that cannot be fooled is made when it is published.
+func (b *builder) destination(key, path string) string {
+	abs := b.path(key, path)
+	switch {
+	case abs == "":
+		return ""
+	case os.IsPathSeparator(path[len(path)-1]):
+		b.problems.Addf(key, path, "must not end in a separator: name the file or directory itself")
+	case b.root != "" && !inside(b.root, abs):
+		b.problems.Addf(key, abs, "is outside render.root, %s", b.root)
+	}
+	b.claims = append(b.claims, claim{key, abs})
+	return abs
+}
+
+// inside reports whether path lies below dir.
+func inside(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != "." && filepath.IsLocal(rel)
+}
+
+// checkClaims refuses a path that is written twice, or inside the directory of a set.
+func (b *builder) checkClaims() {
+	first := map[string]string{} // :: path → key
+	for _, c := range b.claims {
+		if other, taken := first[c.path]; taken {
+			b.problems.Addf(c.key, c.path, "%s writes the same path: choose another", other)
+			continue
+		}
+		first[c.path] = c.key
+		for i := range b.opts.Sets {
+			if dir, err := filepath.Abs(b.opts.Sets[i].Directory); b.opts.Sets[i].Directory != "" && err == nil && inside(dir, c.path) {
+				b.problems.Addf(c.key, c.path, "lies in the directory of sets[%d], which holds nothing else", i)
+			}
+		}
+	}
+}
+
+// checkStateDir checks that the folder can be used, or made in the nearest one that exists.
+func (b *builder) checkStateDir() {
+	const key, reason = "render.stateDir", "must be a directory that the agent can write to"
+	for dir := b.stateDir; ; dir = filepath.Dir(dir) {
+		fi, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir):
+			continue
+		case err == nil && !fi.IsDir():
+			err = fmt.Errorf("%s is a file", dir)
+		case err == nil:
+			err = mayWrite(dir)
+		}
+		if err != nil {
+			b.problems.Addf(key, b.stateDir, "%s: %v", reason, cause(err))
+		}
+		return
+	}
+}
+
+// cause returns the reason in an error that repeats a path or a name.
+func cause(err error) error {
+	var path *fs.PathError
+	var program *exec.Error
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &program):
+		return program.Err
+	}
+	return err
+}
+
+func octal(mode fs.FileMode) string { return fmt.Sprintf("%04o", uint32(mode)) }
+
+// mode returns the mode, or the default for zero.
+func (b *builder) mode(key string, mode, zero fs.FileMode) fs.FileMode {
+	key += ".mode"
+	switch {
+	case mode == 0:
+		return zero
+	case mode&^fs.ModePerm != 0:
+		b.problems.Addf(key, octal(mode), `must be permission bits, such as "0600"`)
+	case mode&0o400 == 0:
+		b.problems.Addf(key, octal(mode), `must let the owner read, as "0400" does`)
+	case mode&0o002 != 0:
+		b.problems.Addf(key, octal(mode), "must not let everyone write")
+	}
+	return mode
+}
+
+// owner resolves names or numbers; empty ones mean "leave it".
+func (b *builder) owner(key, userName, groupName string) owner {
+	return owner{
+		uid: b.account(key+".user", userName, func() (string, error) {
+			u, err := user.Lookup(userName)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		}),
+		gid: b.account(key+".group", groupName, func() (string, error) {
+			g, err := user.LookupGroup(groupName)
+			if err != nil {
+				return "", err
+			}
+			return g.Gid, nil
+		}),
+	}
+}
+
+func (b *builder) account(key, name string, lookup func() (string, error)) int {
+	if name == "" {
+		return -1
+	}
+	if runtime.GOOS == "windows" {
+		b.problems.Addf(key, name, "cannot be set on Windows: leave it out")
+		return -1
+	}
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(id)
+	}
+	text, err := lookup()
+	id, numErr := strconv.Atoi(text)
+	if err != nil || numErr != nil {
+		b.problems.Addf(key, name, "is not known here: name an existing one or give its number")
+		return -1
+	}
+	return id
+}
+
+// content makes what c says for the file called name.
+func (b *builder) content(key string, c *Content, name string) content {
+	switch count(c.Source != "", c.Contents != "", c.Format != "") {
+	case 0:
+		b.problems.Addf(key, "", "must have source, contents or format")
+	case 1:
+	default:
+		b.problems.Addf(key, "", "must have only one of source, contents and format")
+	}
+	if (c.LeftDelim == "") != (c.RightDelim == "") {
+		b.problems.Addf(key, "", "must have both leftDelim and rightDelim, or none")
+	}
+	if c.Format != "" {
+		b.checkFormat(key, c)
+		return &formatContent{format: c.Format, secrets: c.Secrets}
+	}
+	if len(c.Secrets) > 0 {
+		b.problems.Addf(key+".secrets", "", "belongs to format; a template names its secrets itself")
+	}
+	key, file, text := key+".contents", name+" (inline template)", c.Contents
+	if c.Source != "" {
+		key, file = strings.TrimSuffix(key, "contents")+"source", c.Source
+		if file = b.path(key, c.Source); file == "" {
+			return nil
+		}
+		var err error
+		if text, err = loadTemplate(file); err != nil {
+			b.problems.Addf(key, file, "cannot be read: %v", cause(err))
+			return nil
+		}
+	}
+	made, err := compile(file, text, c.LeftDelim, c.RightDelim, b.funcs)
+	b.problems.Add(key, err)
+	return made
+}
+
+// count returns how many are true.
+func count(all ...bool) (n int) {
+	for _, one := range all {
+		if one {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *builder) checkFormat(key string, c *Content) {
+	switch {
+	case !c.Format.known():
+		b.problems.Addf(key+".format", string(c.Format), "must be one of %s", formatNames())
+	case len(c.Secrets) == 0:
+		b.problems.Addf(key+".secrets", "", "must name what format %s writes", c.Format)
+	case c.Format == Raw && len(c.Secrets) > 1:
+		b.problems.Addf(key+".secrets", "", "must be one secret: format raw writes its bytes and nothing else")
+	}
+	for i := range c.Secrets {
+		key, s := fmt.Sprintf("%s.secrets[%d]", key, i), &c.Secrets[i]
+		b.problems.Add(key+".name", s.Ref.Validate())
+		if c.Format == Raw || c.Format == PEM {
+			given := []bool{s.Key != "", len(s.Keys) > 0, s.Prefix != "", s.UpperCase}
+			for i, name := range []string{"key", "keys", "prefix", "case"} {
+				if given[i] {
+					b.problems.Addf(key+"."+name, "", "has no use with format %s, which writes no names; field picks a part", c.Format)
+				}
+			}
+			continue
+		}
+		switch {
+		case s.Key != "" && s.Field != "":
+			b.problems.Addf(key+".field", "", "must not be combined with key")
+		case s.Key != "" && len(s.Keys) > 0:
+			b.problems.Addf(key+".keys", "", "must not be combined with key")
+		case s.Field != "" && len(s.Keys) > 0:
+			b.problems.Addf(key+".keys", "", "must not be combined with field")
+		}
+	}
+}
+
+// checkHook checks everything about h but what it does.
+func (b *builder) checkHook(key string, h *Hook) {
+	sends, calls := h.PIDFile != "" || h.Child || h.Signal != "", h.URL != "" || h.Method != ""
+	switch count(h.Command != nil, sends, calls) {
+	case 0:
+		b.problems.Addf(key, "", "must have command, signal or http")
+	case 1:
+	default:
+		b.problems.Addf(key, "", "must have only one of command, signal and http")
+	}
+	b.notNegative(key+".timeout", h.Timeout)
+	if h.Command != nil {
+		b.checkCommand(key+".command", h.Command)
+	}
+	if sends {
+		if h.Child == (h.PIDFile != "") {
+			b.problems.Addf(key+".signal", "", "must have either child: true or pidFile")
+		}
+		if h.Child && b.opts.Signal == nil && !b.opts.NoHooks {
+			b.problems.Addf(key+".signal.child", "true", "needs exec, which starts the child")
+		}
+		if _, err := parseSignal(h.signal()); err != nil {
+			b.problems.Addf(key+".signal.name", h.signal(), "%v", err)
+		}
+	}
+	if calls {
+		_, err := loopbackURL(h.URL)
+		b.problems.Add(key+".http.url", err)
+		if m := h.method(); m != http.MethodGet && m != http.MethodPost {
+			b.problems.Addf(key+".http.method", m, "must be GET or POST")
+		}
+	}
+}
+
+// checkCommand checks a program, which it looks for as a run of the hook would, and its
+// arguments.
+func (b *builder) checkCommand(key string, argv []string) {
+	for i, arg := range argv {
+		if strings.ContainsRune(arg, 0) {
+			b.problems.Addf(fmt.Sprintf("%s[%d]", key, i), "", "must not contain a NUL character")
+			return
+		}
+	}
+	if len(argv) == 0 || argv[0] == "" {
+		b.problems.Addf(key, "", `must start with a program, such as [kill, -HUP, "1"]`)
+		return
+	}
+	if _, err := exec.LookPath(argv[0]); err != nil && !b.opts.NoHooks {
+		b.problems.Addf(key, argv[0], "must start with a program that can be run: %v", cause(err))
+	}
+}
