@@ -61,8 +61,8 @@ func median(all []time.Duration) time.Duration {
 
 // bareLoop executes, writes and renames the same files one after the other: what cannot be
 // left out.
-func bareLoop(b *testing.B, r *Renderer, src Source, units []*target, sync bool) {
-	for _, u := range units {
+func bareLoop(b *testing.B, r *Renderer, src Source, targets []*target, sync bool) {
+	for _, u := range targets {
 		result, err := u.compute(context.Background(), src, time.Second, nil)
 		if err != nil {
 			b.Fatal(err)

@@ -1,7 +1,6 @@
 package render
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,14 +18,14 @@ const maxDiffCells = 1 << 22
 type FileDiff struct {
 	Path  string
 	New   bool // there is no file yet
-	Lines []LineDiff
+	lines []lineDiff
 }
 
-// LineDiff is one line that would go or come.
-type LineDiff struct {
-	Removed bool // otherwise added
-	Number  int  // from 1; in the old file when Removed, in the new one otherwise
-	Text    string
+// lineDiff is one line that would go or come.
+type lineDiff struct {
+	removed bool // otherwise added
+	number  int  // from 1; in the old file when removed, in the new one otherwise
+	text    string
 }
 
 // String returns the difference for people, a header and one line for each line.
@@ -37,12 +36,12 @@ func (d FileDiff) String() string {
 		b.WriteString(" (new)")
 	}
 	b.WriteByte('\n')
-	for _, l := range d.Lines {
+	for _, l := range d.lines {
 		sign := "+"
-		if l.Removed {
+		if l.removed {
 			sign = "-"
 		}
-		fmt.Fprintf(&b, "%s%4d  %s\n", sign, l.Number, l.Text)
+		fmt.Fprintf(&b, "%s%4d  %s\n", sign, l.number, l.text)
 	}
 	return b.String()
 }
@@ -69,7 +68,7 @@ func (r *Renderer) Diff(ctx context.Context) ([]FileDiff, error) {
 				return err
 			}
 			if missing || string(old) != string(out.bytes) {
-				found[i] = append(found[i], FileDiff{Path: t.files[j], New: missing, Lines: diffLines(string(old), out)})
+				found[i] = append(found[i], FileDiff{Path: t.files[j], New: missing, lines: diffLines(string(old), out)})
 			}
 		}
 		return nil
@@ -107,36 +106,38 @@ func (l maskedLine) matches(s string) bool {
 
 // lines splits the output into lines. A value that spans several lines is in each of them.
 func (o *output) lines() []maskedLine {
-	var all []maskedLine
-	values := o.values
-	for from := 0; from < len(o.bytes); {
-		to := len(o.bytes)
-		if i := bytes.IndexByte(o.bytes[from:], '\n'); i >= 0 {
-			to = from + i
-		}
-		line := maskedLine{real: string(o.bytes[from:to])}
-		at := from
-		for len(values) > 0 && values[0].from < to {
-			v := values[0]
-			line.texts = append(line.texts, string(o.bytes[at:max(at, v.from)]))
-			at = min(v.to, to)
-			if v.to > to {
-				break // goes on in the next line
+	all := []maskedLine{{texts: []string{""}}}
+	add := func(text string, isValue bool) {
+		pieces := strings.Split(text, "\n")
+		for i, piece := range pieces {
+			if i > 0 {
+				all = append(all, maskedLine{texts: []string{""}})
 			}
-			values = values[1:]
+			line := &all[len(all)-1]
+			line.real += piece
+			switch {
+			case !isValue:
+				line.texts[len(line.texts)-1] += piece
+			case piece != "" || 0 < i && i < len(pieces)-1:
+				line.texts = append(line.texts, "")
+			}
 		}
-		line.texts = append(line.texts, string(o.bytes[at:to]))
-		all = append(all, line)
-		from = to + 1
-		for len(values) > 0 && values[0].to <= from {
-			values = values[1:]
-		}
+	}
+	at := 0
+	for _, v := range o.values {
+		add(string(o.bytes[at:v.from]), false)
+		add(string(o.bytes[v.from:v.to]), true)
+		at = v.to
+	}
+	add(string(o.bytes[at:]), false)
+	if all[len(all)-1].real == "" { // a line break ends the last line
+		all = all[:len(all)-1]
 	}
 	return all
 }
 
 // diffLines compares old with out.
-func diffLines(old string, out *output) []LineDiff {
+func diffLines(old string, out *output) []lineDiff {
 	fresh := out.lines()
 	var was []string
 	if old != "" {
@@ -151,14 +152,14 @@ func diffLines(old string, out *output) []LineDiff {
 		a, b = a[:len(a)-1], b[:len(b)-1]
 	}
 
-	var diff []LineDiff
+	var diff []lineDiff
 	i, j := 0, 0
 	for _, same := range append(commonLines(a, b), [2]int{len(a), len(b)}) {
 		for ; i < same[0]; i++ {
-			diff = append(diff, LineDiff{Removed: true, Number: start + i + 1, Text: maskOld(a[i], fresh)})
+			diff = append(diff, lineDiff{removed: true, number: start + i + 1, text: maskOld(a[i], fresh)})
 		}
 		for ; j < same[1]; j++ {
-			diff = append(diff, LineDiff{Number: start + j + 1, Text: b[j].String()})
+			diff = append(diff, lineDiff{number: start + j + 1, text: b[j].String()})
 		}
 		i, j = i+1, j+1
 	}

@@ -110,12 +110,12 @@ func FuzzDiff(f *testing.F) {
 		}
 		removed, added := map[int]bool{}, map[int]bool{}
 		for _, d := range diff {
-			if d.Removed {
-				removed[d.Number] = true
+			if d.removed {
+				removed[d.number] = true
 			} else {
-				added[d.Number] = true
-				if d.Text != lines[d.Number-1].String() {
-					t.Fatalf("line %d is shown as %q", d.Number, d.Text)
+				added[d.number] = true
+				if d.text != lines[d.number-1].String() {
+					t.Fatalf("line %d is shown as %q", d.number, d.text)
 				}
 			}
 		}

@@ -1,9 +1,10 @@
 // Package render turns secrets into files and keeps the files current.
 //
-// A [Target] is one file: a Go template, or a [Format] such as env or json with no template
-// at all. A [Set] is a folder of files that belong together, such as a certificate and its
-// key. [New] checks everything and reads the templates; [Renderer.RenderOnce] renders all of
-// them and returns; [Renderer.Run] renders them and then follows every change:
+// A target is what is rendered and published as one. A [Target] is a single file: a Go
+// template, or a [Format] such as env or json with no template at all. A [Set] is a folder of
+// files that belong together, such as a certificate and its key. [New] checks everything, as
+// [Options.Validate] does, and reads the templates; [Renderer.RenderOnce] renders all targets
+// and returns; [Renderer.Run] renders them and then follows every change:
 //
 //	r, err := render.New(secrets, render.Options{Targets: []render.Target{{
 //		Content:     render.Content{Contents: `PASSWORD={{ secretField "app/db" "password" }}`},
@@ -23,9 +24,10 @@
 //
 // and besides them parseJSON, parseYAML, parseTOML, toJSON, toJSONPretty, toYAML, toTOML,
 // base64Encode, base64Decode, base64URLEncode, base64URLDecode, shellQuote, the functions of
-// text/template and the repeatable part of sprig, none of which hides an error. Nothing reads the environment, files, the
-// network, the clock or a random source: the same secrets give the same bytes. Which secrets
-// a template reads is learned while it executes and need not be declared.
+// text/template and the repeatable part of sprig, none of which hides an error. Nothing reads
+// the environment, files, the network, the clock or a random source: the same secrets give the
+// same bytes. Which secrets a template reads is learned while it executes and need not be
+// declared.
 //
 // A missing key, a null and a value that is no text (an object, a list) are errors, never
 // "<no value>" in a file. An error names file, line and column and never quotes a value: of
@@ -55,10 +57,15 @@
 //
 // # Design notes
 //
-// Publishing does not use renameio. That package cannot be built on Windows, always syncs,
+// A target goes this way, in a run as well as once: target.compute executes its contents
+// against values of one moment, publisher.prepare completes them on disk under other names,
+// Renderer.owing records the hook, prepared.commit renames, and hookGroup runs the hook. A
+// single file and a set differ in their layout only.
+//
+// Publishing is our own code. The package renameio cannot be built on Windows, always syncs,
 // does not sync the folder, gives its temporary files their final mode while they are still
 // empty, and names them in a way that a restarted agent could not recognise as its own
-// leftovers. The price is the code of publish.go.
+// leftovers.
 //
 // All file operations go through an [os.Root] of the destination's folder, so that a folder
 // swapped for a symbolic link in the middle of a publish leads nowhere; with Options.Root the
@@ -68,6 +75,9 @@
 // parsed template, the way html/template adds its escapers. That is what refuses nulls and
 // objects, and it tells a diff exactly which bytes of the output came from an action: those
 // are masked, the text of the template is shown.
+//
+// Most helpers are sprig's. Ours replace those that hide an error, print it, lose digits of a
+// number, depend on the order of a map, or allocate without a bound.
 //
 // What a hook owes is remembered by the identity of the published file (device and inode),
 // not by a digest of its content: a digest of a short secret can be guessed, with or without

@@ -33,17 +33,7 @@ const (
 	PEM        Format = "pem"        // PEM blocks of one or more secrets, checked, one after the other
 )
 
-var formats = []Format{Env, JSON, YAML, TOML, Properties, Raw, PEM}
-
-func (f Format) known() bool { return slices.Contains(formats, f) }
-
-func formatNames() string {
-	names := make([]string, len(formats))
-	for i, f := range formats {
-		names[i] = string(f)
-	}
-	return strings.Join(names, ", ")
-}
+var formats = []string{string(Env), string(JSON), string(YAML), string(TOML), string(Properties), string(Raw), string(PEM)}
 
 // formatContent writes secrets in a format.
 type formatContent struct {
@@ -245,10 +235,7 @@ var (
 )
 
 func envLine(out *output, p pair) error {
-	switch {
-	case p.name == "":
-		return refuse("its name is empty; rename it")
-	case !envName.MatchString(p.name):
+	if !envName.MatchString(p.name) {
 		return refuse("its name is not one of a variable, [A-Za-z_][A-Za-z0-9_]*; rename it")
 	}
 	text, err := flatText(p.value)
@@ -312,10 +299,7 @@ func propertiesEscape(s string, key bool) string {
 func writeJSON(out *output, pairs []pair) error {
 	out.text("{")
 	for i, p := range pairs {
-		key, err := toJSON(p.name)
-		if err != nil {
-			return err
-		}
+		key, _ := toJSON(p.name) // any text can be written
 		value, err := toJSON(p.value)
 		if err != nil {
 			return err

@@ -70,7 +70,7 @@ func helpers() template.FuncMap {
 		"toYAML": toYAML, "toYaml": toYAML,
 		"toTOML": toTOML, "toToml": toTOML,
 
-		"base64Encode": encoder(base64.StdEncoding), "base64URLEncode": encoder(base64.URLEncoding),
+		"base64Encode": funcs["b64enc"], "base64URLEncode": func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
 		"base64Decode": decoder("base64", base64.StdEncoding.DecodeString), "b64dec": decoder("base64", base64.StdEncoding.DecodeString),
 		"base64URLDecode": decoder("URL-safe base64", base64.URLEncoding.DecodeString),
 		"b32dec":          decoder("base32", base32.StdEncoding.DecodeString),
@@ -104,12 +104,10 @@ func builtins() map[string]any {
 
 // whyUnknown says what to do about a function that does not exist here.
 func whyUnknown(name string) string {
-	if _, known := sprig.GenericFuncMap()[name]; known {
+	_, left := sprig.GenericFuncMap()[name]
+	others := []string{"file", "key", "service", "mustEnv", "envOrDefault", "writeToFile", "plugin", "timestamp"} // of other programs
+	if left || slices.Contains(others, name) {
 		return "it is left out because the same secrets must always give the same file: templates read no environment, files, network, clock or random source"
-	}
-	switch name {
-	case "file", "key", "service", "mustEnv", "envOrDefault", "writeToFile", "plugin", "timestamp":
-		return "templates read secrets only: no environment, files, network, clock or random source"
 	}
 	return "allowed are secret, secretJSON, secretField, secretVersion, secretOr, parseJSON, parseYAML, parseTOML, toJSON, toYAML, toTOML, " +
 		"base64Encode, base64Decode, and the functions of text/template and sprig"
@@ -375,10 +373,6 @@ func nativeNumbers(v any, mayBeNull bool) (_ any, err error) {
 	default:
 		return v, nil
 	}
-}
-
-func encoder(e *base64.Encoding) func(string) string {
-	return func(s string) string { return e.EncodeToString([]byte(s)) }
 }
 
 // decoder wraps a decoding whose error may quote its input.

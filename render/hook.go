@@ -1,10 +1,8 @@
 package render
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -69,16 +67,7 @@ func (h *Hook) method() string         { return cmp.Or(h.Method, http.MethodPost
 func (h *Hook) timeout() time.Duration { return cmp.Or(h.Timeout, defaultHookTimeout) }
 
 // key is equal for equal hooks.
-func (h *Hook) key(splay time.Duration) string {
-	b, err := json.Marshal(struct {
-		*Hook
-		Splay time.Duration
-	}{h, splay})
-	if err != nil {
-		panic(err) // strings, booleans and numbers can be encoded
-	}
-	return string(b)
-}
+func (h *Hook) key(splay time.Duration) string { return fmt.Sprintf("%#v %s", *h, splay) }
 
 // String says which hook it is, for logs and errors, without arguments: these may hold what
 // should not be in a log.
@@ -144,8 +133,8 @@ func (h *Hook) runCommand(ctx context.Context, log *slog.Logger, mask func() *ma
 	if errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil {
 		err = nil
 	}
-	if out.Len() > 0 {
-		log = log.With("hook", h.String(), "output", mask().mask(out.text(), out.dropped > 0), "dropped_bytes", out.dropped)
+	if len(out.text) > 0 {
+		log = log.With("hook", h.String(), "output", mask().mask(string(out.text), out.dropped > 0), "dropped_bytes", out.dropped)
 		if err == nil {
 			log.Info("hook output")
 		} else {
@@ -164,26 +153,16 @@ func (h *Hook) runCommand(ctx context.Context, log *slog.Logger, mask func() *ma
 
 // head keeps the beginning of what is written and counts the rest.
 type head struct {
-	bytes.Buffer
+	text    []byte
 	dropped int
 }
 
 func (h *head) Write(b []byte) (int, error) {
-	n := len(b)
-	if room := maxHookOutput - h.Len(); len(b) > room {
-		h.dropped += len(b) - room
-		b = b[:room]
-	}
-	h.Buffer.Write(b)
-	return n, nil
+	kept := min(len(b), maxHookOutput-len(h.text))
+	h.text = append(h.text, b[:kept]...)
+	h.dropped += len(b) - kept
+	return len(b), nil
 }
-
-// ReadFrom hides that of bytes.Buffer, which knows no bound.
-func (h *head) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{h}, r)
-}
-
-func (h *head) text() string { return h.Buffer.String() }
 
 // send sends the signal.
 func (h *Hook) send(toChild func(os.Signal) error) error {

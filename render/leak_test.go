@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"secretagent/upstream"
@@ -25,6 +26,7 @@ func TestNothingLeaks(t *testing.T) {
 	put := func(v string) { src.put("db", `{"password":"`+marker+v+`","n":null}`, "plain", marker+v) }
 	put("-1")
 	var log upstreamtest.Buffer
+	var mu sync.Mutex // guards printed while targets are rendered
 	var printed strings.Builder
 	bad := `{{ index (secretJSON "db") "password" 99 | int }}`
 	opts := Options{
@@ -38,8 +40,11 @@ func TestNothingLeaks(t *testing.T) {
 		},
 		Sets:     []Set{{Directory: dir + "/out/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "plain" }}`)}, {Name: "y", Content: inline(bad)}}}},
 		StateDir: dir + "/state", Logger: log.Logger(), Partial: true,
-		Observe: func(e Event) { fmt.Fprintf(&printed, "%v %+v %#v\n", e, e, e) },
-		Workers: 1, // Observe above is for one goroutine
+		Observe: func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(&printed, "%v %+v %#v\n", e, e, e)
+		},
 	}
 	r := mustNew(t, src, opts)
 	printAll := func(err error) {

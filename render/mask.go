@@ -75,6 +75,11 @@ func newMasker(values []upstream.SecretValue) *masker {
 // piece of a value may have remained.
 func (m *masker) mask(text string, cut bool) string {
 	hidden := make([]bool, len(text)) // values may overlap
+	hide := func(from, to int) {
+		for i := from; i < to; i++ {
+			hidden[i] = true
+		}
+	}
 	for _, v := range m.values {
 		for at := 0; ; at++ {
 			i := strings.Index(text[at:], v)
@@ -82,18 +87,11 @@ func (m *masker) mask(text string, cut bool) string {
 				break
 			}
 			at += i
-			for j := range len(v) {
-				hidden[at+j] = true
-			}
+			hide(at, at+len(v))
 		}
-		if !cut {
-			continue
-		}
-		for n := min(len(v)-1, len(text)); n > 0; n-- {
+		for n := min(len(v)-1, len(text)); cut && n > 0; n-- {
 			if strings.HasSuffix(text, v[:n]) {
-				for j := len(text) - n; j < len(text); j++ {
-					hidden[j] = true
-				}
+				hide(len(text)-n, len(text))
 				break
 			}
 		}

@@ -31,8 +31,8 @@ const (
 	defaultFolderMode  fs.FileMode = 0o700
 	defaultTimeout                 = 30 * time.Second // of one read of the source
 	defaultHookTimeout             = 30 * time.Second
-	defaultWorkers                 = 4
 
+	maxWorkers  = 4        // targets that are rendered at the same time
 	maxTemplate = 1 << 20  // bytes of a template file
 	maxOutput   = 16 << 20 // bytes of one rendered file
 )
@@ -63,9 +63,6 @@ type Options struct {
 
 	// Timeout bounds one read of the source for one target; zero means 30 s.
 	Timeout time.Duration
-
-	// Workers is how many targets are rendered at the same time; zero means 4.
-	Workers int
 
 	// Observe, when set, hears of every attempt, for metrics. It is called from several
 	// goroutines and must not block or call the Renderer.
@@ -220,13 +217,4 @@ type SetFile struct {
 	Group string      // empty: that of the set
 }
 
-// logger, timeout and workers supply the defaults of the zero value.
-func (o *Options) logger() *slog.Logger {
-	if o.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return o.Logger
-}
-
 func (o *Options) timeout() time.Duration { return cmp.Or(o.Timeout, defaultTimeout) }
-func (o *Options) workers() int           { return cmp.Or(o.Workers, defaultWorkers) }

@@ -11,7 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 )
 
 const (
@@ -138,17 +138,12 @@ func (p *prepared) commit() (visible bool, err error) {
 
 // abort removes what commit did not publish.
 func (p *prepared) abort() {
-	if p.name != "" || p.backup != "" {
-		if p.reopen() != nil {
-			return
+	for _, name := range []string{p.name, p.backup} {
+		if name != "" && p.reopen() == nil {
+			_ = p.dir.RemoveAll(name)
 		}
-		for _, name := range []string{p.name, p.backup} {
-			if name != "" {
-				_ = p.dir.RemoveAll(name)
-			}
-		}
-		p.name, p.backup = "", ""
 	}
+	p.name, p.backup = "", ""
 	p.release()
 }
 
@@ -209,25 +204,18 @@ func (d folder) open(create bool) (*os.Root, error) {
 
 // makeFolders is MkdirAll with mode 0700 that makes every new name durable.
 func makeFolders(path string, sync bool) error {
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+	switch fi, err := os.Stat(path); {
+	case err == nil && fi.IsDir():
 		return nil
+	case err == nil:
+		return fmt.Errorf("%s is a file, but a folder is needed there", path)
 	}
 	parent := filepath.Dir(path)
-	if parent != path {
-		if err := makeFolders(parent, sync); err != nil {
-			return err
-		}
+	if err := makeFolders(parent, sync); err != nil {
+		return err
 	}
-	if err := os.Mkdir(path, defaultFolderMode); err != nil {
-		fi, statErr := os.Stat(path)
-		switch {
-		case statErr != nil:
-			return err
-		case fi.IsDir():
-			return nil // somebody else was faster
-		default:
-			return fmt.Errorf("%s is a file, but a folder is needed there", path)
-		}
+	if err := os.Mkdir(path, defaultFolderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	if !sync {
 		return nil
@@ -284,13 +272,9 @@ func (f file) isCurrent(dir *os.Root, content []byte) (bool, error) {
 	if err != nil || fi.Size() != int64(len(content)) {
 		return false, err
 	}
-	old := make([]byte, len(content)+1) // one more byte would be seen
-	n, err := io.ReadFull(held, old)
-	if err != io.ErrUnexpectedEOF && err != io.EOF {
+	old, err := io.ReadAll(io.LimitReader(held, fi.Size()+1)) // one more byte would be seen
+	if err != nil || !bytes.Equal(old, content) {
 		return false, err
-	}
-	if !bytes.Equal(old[:n], content) {
-		return false, nil
 	}
 	if !f.owner.right(fi, f.mode) {
 		return true, f.owner.give(held, f.mode)
@@ -477,7 +461,10 @@ func (f file) create(dir *os.Root, content []byte, sync bool) (fs.FileInfo, erro
 	return fi, err
 }
 
-// tempName returns a name that nobody can guess and that tempOwner recognises.
+// tempNames recognises what tempName returns, and picks the tempKey in it.
+var tempNames = regexp.MustCompile(`^` + regexp.QuoteMeta(tempPrefix) + `([0-9a-f]{8})-[0-9a-f]{16}\.tmp$`)
+
+// tempName returns a name that nobody can guess.
 func tempName(base string) string {
 	return tempPrefix + tempKey(base) + "-" + randomHex() + ".tmp"
 }
@@ -494,17 +481,6 @@ func randomHex() string {
 	return hex.EncodeToString(b[:])
 }
 
-// tempOwner returns the tempKey in a name made by tempName.
-func tempOwner(name string) (key string, ok bool) {
-	rest, ok := strings.CutPrefix(name, tempPrefix)
-	if !ok {
-		return "", false
-	}
-	rest, ok = strings.CutSuffix(rest, ".tmp")
-	key, random, cut := strings.Cut(rest, "-")
-	return key, ok && cut && len(key) == 8 && len(random) == 16
-}
-
 // removeLeftovers deletes the temporary files that a killed agent left for the given names.
 // Those of other files in the folder, and of other programs, stay.
 func (d folder) removeLeftovers(bases []string) error {
@@ -515,7 +491,7 @@ func (d folder) removeLeftovers(bases []string) error {
 	return inFolder(d.open, func(dir *os.Root) error {
 		names, err := list(dir)
 		for _, name := range names {
-			if key, ok := tempOwner(name); ok && ours[key] {
+			if m := tempNames.FindStringSubmatch(name); m != nil && ours[m[1]] {
 				if _, err := removeRegular(dir, name); err != nil {
 					return err
 				}

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sethvargo/go-retry"
 	"golang.org/x/sync/errgroup"
 
 	"secretagent/upstream"
@@ -42,7 +42,10 @@ func New(src Source, opts Options) (*Renderer, error) {
 	if err := b.problems.Err(); err != nil {
 		return nil, err
 	}
-	return &Renderer{src: src, opts: opts, log: opts.logger(), targets: b.targets, groups: b.groups, owed: newOwedBook(b.stateDir)}, nil
+	return &Renderer{
+		src: src, opts: opts, log: cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
+		targets: b.targets, groups: b.groups, owed: newOwedBook(b.stateDir),
+	}, nil
 }
 
 // RenderOnce renders and publishes everything, runs the hooks of what changed or still owes
@@ -114,7 +117,7 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 // its error there.
 func (r *Renderer) each(errs []error, do func(int, *target) error) {
 	var g errgroup.Group
-	g.SetLimit(r.opts.workers())
+	g.SetLimit(maxWorkers)
 	for i, t := range r.targets {
 		if errs[i] == nil {
 			g.Go(func() error {
@@ -140,24 +143,31 @@ func (r *Renderer) joinNamed(errs []error) error {
 // computePatiently repeats a computation that failed for a temporary reason, as long as ctx
 // has a deadline.
 func (r *Renderer) computePatiently(ctx context.Context, t *target) (*rendering, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		return t.compute(ctx, r.src, r.opts.timeout(), nil)
-	}
-	var last error
-	result, err := retry.DoValue(ctx, newBackoff(), func(ctx context.Context) (*rendering, error) {
+	_, bounded := ctx.Deadline()
+	var last error // before ctx ended
+	for backoff := newBackoff(); ; {
 		result, err := t.compute(ctx, r.src, r.opts.timeout(), nil)
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
-		if temporary(err) {
-			return nil, retry.RetryableError(err)
+		if !bounded || !temporary(err) {
+			return result, err
 		}
-		return result, err
-	})
-	if err != nil && ctx.Err() != nil && last != nil {
-		return nil, fmt.Errorf("gave up: %w", last)
+		select {
+		case <-time.After(pause(backoff, err)):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("gave up: %w", cmp.Or(last, err))
+		}
 	}
-	return result, err
+}
+
+// publish puts the result of a computation on disk.
+func (r *Renderer) publish(t *target, result *rendering) (changed bool, err error) {
+	p, err := t.publisher.prepare(result.outs)
+	if err != nil {
+		return false, err
+	}
+	return r.commit(t, p)
 }
 
 // commit publishes p for t, if there is anything to publish, and makes the hook owed.

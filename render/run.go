@@ -222,7 +222,7 @@ func (s *session) enqueue(t *target) {
 		t.group.working++
 	}
 	s.queue = append(s.queue, t)
-	if s.workers < s.r.opts.workers() {
+	if s.workers < maxWorkers {
 		s.workers++
 		s.wg.Go(s.work)
 	}
@@ -280,26 +280,21 @@ func (s *session) render(t *target) {
 // the file was deleted because a secret is gone: the secret may come back.
 func (s *session) attempt(t *target) error {
 	r, started := s.r, time.Now()
-	result, err := t.compute(s.ctx, r.src, r.opts.timeout(), func(ref upstream.SecretRef) { s.watch(t, ref) })
-	if s.ctx.Err() != nil {
+	var a attempted
+	a.result, a.err = t.compute(s.ctx, r.src, r.opts.timeout(), func(ref upstream.SecretRef) { s.watch(t, ref) })
+	switch {
+	case s.ctx.Err() != nil:
 		return s.ctx.Err()
-	}
-	if err != nil {
-		if !removed(err) || t.onRemoved != Delete {
-			return r.record(t, started, attempted{err: err})
+	case a.err == nil:
+		a.changed, a.err = r.publish(t, a.result)
+	case removed(a.err) && t.onRemoved == Delete:
+		changed, err := r.remove(t)
+		a.changed, a.removed = changed, err == nil
+		if err != nil {
+			a.err = err
 		}
-		changed, failure := r.remove(t)
-		if failure != nil {
-			return r.record(t, started, attempted{err: failure})
-		}
-		return r.record(t, started, attempted{changed: changed, removed: true, err: err})
 	}
-	ready, err := t.publisher.prepare(result.outs)
-	if err != nil {
-		return r.record(t, started, attempted{err: err})
-	}
-	changed, err := r.commit(t, ready)
-	return r.record(t, started, attempted{result, changed, false, err})
+	return r.record(t, started, a)
 }
 
 // runHookWhenDue runs the hook of g as soon as it may. The caller holds the lock.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -93,12 +94,8 @@ func (t *target) compute(ctx context.Context, src Source, timeout time.Duration,
 		return nil, err
 	}
 	t.known = s.used
-	refs := make([]upstream.SecretRef, 0, len(s.used))
-	for ref := range s.used {
-		refs = append(refs, ref)
-	}
-	slices.SortFunc(refs, func(a, b upstream.SecretRef) int { return strings.Compare(a.String(), b.String()) })
-	for _, ref := range refs {
+	byName := func(a, b upstream.SecretRef) int { return strings.Compare(a.String(), b.String()) }
+	for _, ref := range slices.SortedFunc(maps.Keys(s.used), byName) {
 		if e := s.entries[ref]; e.absent == nil {
 			result.values = append(result.values, e.value)
 		}
@@ -124,8 +121,8 @@ func newBackoff() retry.Backoff {
 func pause(b retry.Backoff, err error) time.Duration {
 	d, _ := b.Next() // never stops
 	var ue *upstream.Error
-	if errors.As(err, &ue) && ue.RetryAfter > d {
-		d = min(ue.RetryAfter, retryLast)
+	if errors.As(err, &ue) {
+		d = max(d, min(ue.RetryAfter, retryLast))
 	}
 	return d
 }

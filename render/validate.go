@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -44,9 +45,6 @@ type claim struct{ key, path string }
 
 func build(o Options) *builder {
 	b := &builder{opts: o, funcs: helpers(), files: map[folder][]string{}, byHook: map[string]*hookGroup{}}
-	if o.Workers < 0 {
-		b.problems.Addf("workers", strconv.Itoa(o.Workers), "must not be negative")
-	}
 	b.notNegative("timeout", o.Timeout)
 	if o.Root != "" {
 		b.root = b.path("render.root", o.Root)
@@ -276,24 +274,22 @@ func (b *builder) mode(key string, mode, zero fs.FileMode) fs.FileMode {
 // owner resolves names or numbers; empty ones mean "leave it".
 func (b *builder) owner(key, userName, groupName string) owner {
 	return owner{
-		uid: b.account(key+".user", userName, func() (string, error) {
-			u, err := user.Lookup(userName)
-			if err != nil {
-				return "", err
+		uid: b.account(key+".user", userName, func() string {
+			if u, err := user.Lookup(userName); err == nil {
+				return u.Uid
 			}
-			return u.Uid, nil
+			return ""
 		}),
-		gid: b.account(key+".group", groupName, func() (string, error) {
-			g, err := user.LookupGroup(groupName)
-			if err != nil {
-				return "", err
+		gid: b.account(key+".group", groupName, func() string {
+			if g, err := user.LookupGroup(groupName); err == nil {
+				return g.Gid
 			}
-			return g.Gid, nil
+			return ""
 		}),
 	}
 }
 
-func (b *builder) account(key, name string, lookup func() (string, error)) int {
+func (b *builder) account(key, name string, lookup func() string) int {
 	if name == "" {
 		return -1
 	}
@@ -304,9 +300,8 @@ func (b *builder) account(key, name string, lookup func() (string, error)) int {
 	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
 		return int(id)
 	}
-	text, err := lookup()
-	id, numErr := strconv.Atoi(text)
-	if err != nil || numErr != nil {
+	id, err := strconv.Atoi(lookup())
+	if err != nil {
 		b.problems.Addf(key, name, "is not known here: name an existing one or give its number")
 		return -1
 	}
@@ -361,8 +356,8 @@ func count(all ...bool) (n int) {
 
 func (b *builder) checkFormat(key string, c *Content) {
 	switch {
-	case !c.Format.known():
-		b.problems.Addf(key+".format", string(c.Format), "must be one of %s", formatNames())
+	case !slices.Contains(formats, string(c.Format)):
+		b.problems.Addf(key+".format", string(c.Format), "must be one of %s", strings.Join(formats, ", "))
 	case len(c.Secrets) == 0:
 		b.problems.Addf(key+".secrets", "", "must name what format %s writes", c.Format)
 	case c.Format == Raw && len(c.Secrets) > 1:

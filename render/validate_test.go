@@ -33,7 +33,6 @@ func TestValidate(t *testing.T) {
 	}
 	source := func(path string) func(*Options) { return file(func(t *Target) { t.Content = Content{Source: path} }) }
 	for want, change := range map[string]func(*Options){
-		"workers: -1: must not be negative":                                                         func(o *Options) { o.Workers = -1 },
 		"timeout: -1ns: must not be negative":                                                       func(o *Options) { o.Timeout = -1 },
 		"render.root: /no/such: must be a folder that exists":                                       func(o *Options) { o.Root, o.Targets, o.Sets = "/no/such", nil, nil },
 		"templates[0].destination: must be set":                                                     file(func(t *Target) { t.Destination = "" }),
@@ -131,7 +130,7 @@ func TestValidateAll(t *testing.T) {
 	if err := o.Validate(); err != nil {
 		t.Error(err)
 	}
-	o.Workers, o.Targets[0].Mode, o.Sets[0].Files[0].Contents = -1, 0o777, "{{ nonsense }}"
+	o.Timeout, o.Targets[0].Mode, o.Sets[0].Files[0].Contents = -1, 0o777, "{{ nonsense }}"
 	err := o.Validate()
 	if strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("not all problems at once: %v", err)

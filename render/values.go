@@ -22,12 +22,10 @@ type entry struct {
 	absent error // the not-found error; nil: value is set
 }
 
-// same reports whether both say the same.
+// same reports whether both say the same. What is absent has the zero value.
 func (e entry) same(other entry) bool {
-	if e.absent != nil || other.absent != nil {
-		return e.absent != nil && other.absent != nil
-	}
-	return e.value.VersionID == other.value.VersionID && e.value.SecretData.Equal(other.value.SecretData)
+	return (e.absent == nil) == (other.absent == nil) &&
+		e.value.VersionID == other.value.VersionID && e.value.SecretData.Equal(other.value.SecretData)
 }
 
 // secretReader reads the secrets of one target during one computation. One goroutine uses it.
