@@ -26,7 +26,7 @@ func init() {
 }
 
 func TestLinuxApplicationDiesWithItsSupervisor(t *testing.T) {
-	cmd, out := startSupervisor(t, supervised{Role: []string{"serve", "stubborn"}}, nil)
+	cmd, out := startSupervisor(t, nil, nil, "serve", "stubborn")
 	pid := out.pid(t, "started", 1)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -65,45 +65,33 @@ func TestLinuxApplicationOutlivesTheThreadsOfItsSupervisor(t *testing.T) {
 	}
 }
 
-func TestLinuxValuesAreInNoCommandLine(t *testing.T) {
-	r := newReal(t, Options{}, "serve")
+func TestLinuxApplicationIsSetUpAsPromised(t *testing.T) {
+	open, err := os.Create(filepath.Join(t.TempDir(), "open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = open.Close() }()
+	r := serving(t, Options{})
 	pid := r.out.pid(t, "started", 1)
 	for _, pid := range []int{pid, os.Getpid()} {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || bytes.Contains(line, []byte(marker)) {
-			t.Errorf("%q, %v", line, err)
+			t.Errorf("a command line has the value: %q, %v", line, err)
 		}
 	}
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil || !bytes.Contains(env, []byte("P="+marker+"-0\x00")) {
 		t.Errorf("the value is not in the environment: %v", err)
 	}
-	r.stop(t, 0)
-}
-
-func TestLinuxApplicationHasAGroupOfItsOwn(t *testing.T) {
-	r := newReal(t, Options{}, "serve")
-	pid := r.out.pid(t, "started", 1)
 	if group, err := unix.Getpgid(pid); err != nil || group != pid {
-		t.Errorf("group %d of process %d, %v", group, pid, err)
+		t.Errorf("the group of process %d is %d, not its own, %v", pid, group, err)
 	}
-	r.stop(t, 0)
-}
-
-func TestLinuxNoFilesLeakIntoTheApplication(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "open")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	r := newReal(t, Options{}, "serve")
-	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", r.out.pid(t, "started", 1)))
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil || len(links) < 3 {
 		t.Fatal(links, err)
 	}
 	for _, link := range links {
-		if target, _ := os.Readlink(link); target == path {
+		if target, _ := os.Readlink(link); target == open.Name() {
 			t.Errorf("the application has %s", link)
 		}
 	}
@@ -135,7 +123,6 @@ func playOrphans(args []string) int {
 			return 1
 		}
 	}
-	say("reaped")
 	say("finished")
 	return 42
 }
@@ -171,45 +158,31 @@ func TestLinuxOrphansAreReapedAndNothingElse(t *testing.T) {
 		t.Skip("the reaper takes some seconds")
 	}
 	t.Parallel()
-	const orphans = 6
-	for name, c := range map[string]struct {
-		subreaper bool
-		as        []string
-	}{
-		"as subreaper": {true, nil},
-		"as process 1": {false, []string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if c.as != nil {
-				if out, err := exec.Command(c.as[0], append(c.as[1:], "true")...).CombinedOutput(); err != nil {
-					t.Skipf("no new process namespace here: %v: %s", err, out)
-				}
-			}
-			what := supervised{Role: []string{"orphans", strconv.Itoa(orphans)}, Subreaper: c.subreaper, Hooks: true}
-			cmd, out := startSupervisor(t, what, func(cmd *exec.Cmd) {
-				if c.as != nil {
-					args := append(slices.Clone(c.as), cmd.Args...)
-					path, err := exec.LookPath(args[0])
-					if err != nil {
-						t.Fatal(err)
-					}
-					cmd.Path, cmd.Args = path, args
-				}
-			})
-			out.line(t, "orphan", orphans)
-			out.line(t, "reaped", 1)
-			out.line(t, "finished", 1)
-			if code := cmd.code(t); code != 42 {
-				t.Errorf("exit code %d: the reaper took the status of the application; output\n%s", code, out)
-			}
-			if strings.Contains(out.String(), "failed") || strings.Contains(out.String(), "error") {
-				t.Errorf("the reaper took what others wait for:\n%s", out)
-			}
-			if n := out.pid(t, "hooks", 1); n == 0 {
-				t.Error("no other process ran")
-			}
-		})
+	const orphans = "6"
+	var cmds []*program
+	var outs []*output
+	start := func(wrap []string, how string) {
+		cmd, out := startSupervisor(t, wrap, nil, how, "orphans", orphans)
+		cmds, outs = append(cmds, cmd), append(outs, out)
+	}
+	start(nil, "-subreaper")
+	namespace := []string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"}
+	if out, err := exec.Command(namespace[0], append(namespace[1:], "true")...).CombinedOutput(); err != nil {
+		t.Logf("no new process namespace here, so no process 1: %v: %s", err, out)
+	} else {
+		start(namespace, "-init")
+	}
+	for i, out := range outs {
+		out.line(t, "finished", 1)
+		if code := cmds[i].code(t); code != 42 {
+			t.Errorf("exit code %d: the reaper took the status of the application; output\n%s", code, out)
+		}
+		if strings.Contains(out.String(), "failed") || strings.Contains(out.String(), "error") || strings.Count(out.String(), "orphan ") != 6 {
+			t.Errorf("not reaped, or the reaper took what others wait for:\n%s", out)
+		}
+		if n := out.pid(t, "hooks", 1); n == 0 {
+			t.Error("no other process ran")
+		}
 	}
 }
 
@@ -317,11 +290,7 @@ func playTerminal([]string) int {
 func inTerminal(t *testing.T, role ...string) (cmd *program, terminal *os.File, out *output) {
 	t.Helper()
 	outside, inside := openTerminal(t)
-	cmd, _ = startSupervisor(t, supervised{Role: role}, func(cmd *exec.Cmd) {
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = inside, inside, inside
-		cmd.Env = append(cmd.Env, "TERM=dumb")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
-	})
+	cmd, _ = startSupervisor(t, nil, inside, role...)
 	_ = inside.Close()
 	out = newOutput()
 	read := make(chan struct{})

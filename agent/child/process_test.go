@@ -97,31 +97,19 @@ func playParent(args []string) int {
 
 func say(words ...any) { _, _ = os.Stdout.WriteString(fmt.Sprintln(words...)) }
 
-// supervised says what playSupervise runs.
-type supervised struct {
-	Role      []string // or a command
-	Subreaper bool
-	Hooks     bool // run other processes beside the application
-}
-
-const supervisedVariable = "SECRETAGENT_TEST_SUPERVISED"
-
-// playSupervise is a program that does nothing but supervise.
-func playSupervise([]string) int {
-	var what supervised
-	if err := json.Unmarshal([]byte(os.Getenv(supervisedVariable)), &what); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+// playSupervise is a program that does nothing but supervise a role or a command. As
+// a subreaper it also runs other processes beside the application, as it does as process 1.
+func playSupervise(args []string) int {
+	subreaper, init := args[0] == "-subreaper", args[0] == "-init"
+	if subreaper || init {
+		args = args[1:]
 	}
-	self, _ := os.Executable()
-	command := what.Role
-	if roles[what.Role[0]] != nil {
-		command = append([]string{self}, what.Role...)
+	if roles[args[0]] != nil {
+		args = append([]string{os.Args[0]}, args...)
 	}
 	s, err := New(newSource(map[string]string{"s": marker + "-0"}), Options{
-		Command: command, Subreaper: what.Subreaper, Grace: time.Second,
+		Command: args, Subreaper: subreaper, Grace: time.Second,
 		Env:   []Variable{{Name: "P", Ref: ref("s")}},
-		Deny:  []string{supervisedVariable},
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 	})
 	if err != nil {
@@ -129,7 +117,7 @@ func playSupervise([]string) int {
 		return 1
 	}
 	signals := make(chan os.Signal, 10)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(signals, unix.SIGINT)
 	go func() {
 		for sig := range signals {
 			_ = s.Signal(sig)
@@ -139,7 +127,7 @@ func playSupervise([]string) int {
 	hooks := make(chan int)
 	go func() {
 		n := 0
-		for ; what.Hooks && ctx.Err() == nil; n++ {
+		for ; (subreaper || init) && ctx.Err() == nil; n++ {
 			if err := exec.Command("true").Run(); err != nil {
 				say("hook failed:", err)
 			}
@@ -148,14 +136,11 @@ func playSupervise([]string) int {
 	}()
 	err = s.Run(context.Background())
 	over()
-	if n := <-hooks; what.Hooks {
-		say("hooks", n)
-	}
-	var exit *ExitError
-	switch {
-	case errors.As(err, &exit):
+	say("hooks", <-hooks)
+	if exit, ok := errors.AsType[*ExitError](err); ok {
 		return exit.Code
-	case err != nil:
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -588,26 +573,19 @@ func TestProgramsAreRefusedForTheReason(t *testing.T) {
 	}
 }
 
-// startSupervisor runs the test binary as a supervisor, a process that can be killed.
-func startSupervisor(t *testing.T, what supervised, change func(*exec.Cmd)) (*program, *output) {
+// startSupervisor runs the test binary as a supervisor, a process that can be killed. wrap, which
+// may be empty, is a command to run it with.
+func startSupervisor(t *testing.T, wrap []string, terminal *os.File, args ...string) (*program, *output) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	encoded, err := json.Marshal(what)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "supervise")
-	cmd.Env = append(os.Environ(), supervisedVariable+"="+string(encoded))
+	argv := append(append(slices.Clone(wrap), os.Args[0], "supervise"), args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.WaitDelay = time.Second
 	out := newOutput()
-	if change != nil {
-		change(cmd)
-	}
-	if cmd.Stdout == nil {
-		cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr = out, out
+	if terminal != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+		cmd.Env = append(os.Environ(), "TERM=dumb")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -641,24 +619,6 @@ func (p *program) code(t *testing.T) int {
 	case <-time.After(patience):
 		t.Fatal("the supervisor has not ended")
 		return 0
-	}
-}
-
-func TestSupervisorAsAProgram(t *testing.T) {
-	cmd, out := startSupervisor(t, supervised{Role: []string{"serve"}}, nil)
-	out.line(t, "started", 1)
-	for i, sig := range []os.Signal{unix.SIGHUP, unix.SIGUSR1, unix.SIGINT} {
-		if err := cmd.Process.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-		out.line(t, "got "+sig.String(), 1)
-		out.line(t, "got", i+1)
-	}
-	if err := cmd.Process.Signal(unix.SIGUSR2); err != nil {
-		t.Fatal(err)
-	}
-	if code := cmd.code(t); code != 42 {
-		t.Errorf("exit code %d, want that of the application", code)
 	}
 }
 

@@ -83,6 +83,8 @@ func (p *fakeProcess) exit(e end) error {
 // stubborn makes a process ignore the stop signal.
 func stubborn(p *fakeProcess) { p.onStop = func(*fakeProcess) {} }
 
+func allStubborn(st *stage) { st.prepare = stubborn }
+
 // slow returns what makes a process end ten seconds after the stop signal.
 func slow(e end) func(*fakeProcess) {
 	return func(p *fakeProcess) {
@@ -152,13 +154,18 @@ func newStage(t *testing.T, opts Options) *stage {
 	return st
 }
 
-// onStage calls fn with a stage in a synctest bubble, and checks that what fn leaves running
-// ends well.
-func onStage(t *testing.T, opts Options, fn func(st *stage)) {
+// onStage calls fn with a stage in a synctest bubble, once before, which may be nil, has prepared
+// it and Run has come to rest. It checks that what fn leaves running ends well.
+func onStage(t *testing.T, opts Options, before, fn func(st *stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		t.Helper()
 		st := newStage(t, opts)
+		if before != nil {
+			before(st)
+		}
+		go func() { st.done <- st.Run(st.ctx) }()
+		synctest.Wait()
 		fn(st)
 		if !st.over {
 			st.cancel()
@@ -176,12 +183,6 @@ func onStage(t *testing.T, opts Options, fn func(st *stage)) {
 			t.Errorf("a value shows in\n%s", st.log)
 		}
 	})
-}
-
-// run starts Run and lets it come to rest.
-func (st *stage) run() {
-	go func() { st.done <- st.Run(st.ctx) }()
-	synctest.Wait()
 }
 
 // wait returns what Run returned, which must be now.
@@ -278,8 +279,7 @@ func between(t *testing.T, what string, n, from, to int) {
 }
 
 func TestChangedValueRestartsAfterTheDebounce(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.run()
+	onStage(t, Options{}, nil, func(st *stage) {
 		st.wantApp(1, " 0")
 		st.wantStatus(func(s Status) bool { return s.State == Running && s.PID == 100 && s.Restarts == 0 })
 		sleep(time.Hour)
@@ -295,8 +295,7 @@ func TestChangedValueRestartsAfterTheDebounce(t *testing.T) {
 }
 
 func TestUnchangedValueDoesNothing(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.run()
+	onStage(t, Options{}, nil, func(st *stage) {
 		for range 3 {
 			st.change(" 0", time.Minute) // a new version with the same data
 		}
@@ -308,8 +307,7 @@ func TestUnchangedValueDoesNothing(t *testing.T) {
 }
 
 func TestBurstOfChangesActsOnce(t *testing.T) {
-	onStage(t, Options{Debounce: 2 * time.Second}, func(st *stage) {
-		st.run()
+	onStage(t, Options{Debounce: 2 * time.Second}, nil, func(st *stage) {
 		for i := range 4 {
 			st.change(fmt.Sprint(" ", i+1), time.Second)
 		}
@@ -322,8 +320,7 @@ func TestBurstOfChangesActsOnce(t *testing.T) {
 }
 
 func TestSteadyStreamOfChangesIsCutOff(t *testing.T) {
-	onStage(t, Options{Debounce: 2 * time.Second}, func(st *stage) {
-		st.run()
+	onStage(t, Options{Debounce: 2 * time.Second}, nil, func(st *stage) {
 		for i := range 11 {
 			st.change(fmt.Sprint(" ", i+1), time.Second)
 		}
@@ -332,9 +329,8 @@ func TestSteadyStreamOfChangesIsCutOff(t *testing.T) {
 }
 
 func TestSplayIsAddedOncePerBurst(t *testing.T) {
-	onStage(t, Options{Splay: time.Minute, MaxRestarts: 1000}, func(st *stage) {
+	onStage(t, Options{Splay: time.Minute, MaxRestarts: 1000}, nil, func(st *stage) {
 		var waits []time.Duration
-		st.run()
 		for i := range 20 {
 			changed := time.Now()
 			st.change(fmt.Sprint(" ", i+1), defaultDebounce+time.Minute)
@@ -349,8 +345,7 @@ func TestSplayIsAddedOncePerBurst(t *testing.T) {
 }
 
 func TestRestartsAreLimitedAndTheLastChangeIsNotLost(t *testing.T) {
-	onStage(t, Options{MaxRestarts: 3, RestartWindow: 30 * time.Minute}, func(st *stage) {
-		st.run()
+	onStage(t, Options{MaxRestarts: 3, RestartWindow: 30 * time.Minute}, nil, func(st *stage) {
 		for i := range 20 {
 			st.change(fmt.Sprint(" ", i+1), 10*time.Second)
 		}
@@ -369,8 +364,7 @@ func TestRestartsAreLimitedAndTheLastChangeIsNotLost(t *testing.T) {
 
 func TestFailedReadKeepsTheApplicationAndIsTriedAgain(t *testing.T) {
 	for _, failure := range []error{upstream.ErrUnavailable, upstream.ErrNotFound, upstream.ErrAccessDenied} {
-		onStage(t, Options{}, func(st *stage) {
-			st.run()
+		onStage(t, Options{}, nil, func(st *stage) {
 			st.src.fail(&upstream.Error{Err: failure})
 			st.change(" 1", time.Hour)
 			st.wantApp(1, " 0")
@@ -385,8 +379,7 @@ func TestFailedReadKeepsTheApplicationAndIsTriedAgain(t *testing.T) {
 }
 
 func TestUnfitChangeKeepsTheApplication(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.run()
+	onStage(t, Options{}, nil, func(st *stage) {
 		st.change("\x00", time.Minute)
 		st.wantApp(1, " 0")
 		st.wantStatus(func(s Status) bool {
@@ -402,9 +395,7 @@ func TestStartWaitsForTheUpstream(t *testing.T) {
 		&upstream.Error{Err: upstream.ErrUnavailable}, fmt.Errorf("get: %w", &upstream.Error{Err: upstream.ErrThrottled}),
 		&upstream.Error{Err: upstream.ErrUnauthenticated}, context.DeadlineExceeded,
 	} {
-		onStage(t, Options{}, func(st *stage) {
-			st.src.fail(failure)
-			st.run()
+		onStage(t, Options{}, func(st *stage) { st.src.fail(failure) }, func(st *stage) {
 			sleep(time.Hour)
 			st.wantApp(0, "")
 			st.wantStatus(func(s Status) bool { return s.State == Waiting && s.Failing })
@@ -420,9 +411,7 @@ func TestStartWaitsForTheUpstream(t *testing.T) {
 }
 
 func TestStartTimeout(t *testing.T) {
-	onStage(t, Options{StartTimeout: 30 * time.Second}, func(st *stage) {
-		st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable, Endpoint: "kms.example"})
-		st.run()
+	onStage(t, Options{StartTimeout: 30 * time.Second}, func(st *stage) { st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable, Endpoint: "kms.example"}) }, func(st *stage) {
 		sleep(30*time.Second - 1)
 		st.wantStatus(func(s Status) bool { return s.State == Waiting })
 		sleep(1)
@@ -434,7 +423,7 @@ func TestStartTimeout(t *testing.T) {
 	})
 	onStage(t, Options{StartTimeout: 5 * time.Second}, func(st *stage) {
 		st.src.onRead = func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }
-		st.run()
+	}, func(st *stage) {
 		sleep(5 * time.Second)
 		if err := st.wait(); upstream.ExitCode(err) != upstream.ExitUnavailable {
 			t.Errorf("Run returned %v after a read that hangs", err)
@@ -456,7 +445,7 @@ func TestStartFailsAtOnceWhenWaitingCannotHelp(t *testing.T) {
 		onStage(t, Options{}, func(st *stage) {
 			st.src.put("s", c.data)
 			st.src.fail(c.failure)
-			st.run()
+		}, func(st *stage) {
 			err := st.wait()
 			if err == nil || upstream.ExitCode(err) != c.exit || !strings.Contains(err.Error(), "P: ") || strings.Contains(err.Error(), marker) {
 				t.Errorf("Run returned %v with exit code %d, want %d", err, upstream.ExitCode(err), c.exit)
@@ -467,9 +456,7 @@ func TestStartFailsAtOnceWhenWaitingCannotHelp(t *testing.T) {
 }
 
 func TestCancelledWhileWaiting(t *testing.T) {
-	onStage(t, Options{StartTimeout: time.Hour}, func(st *stage) {
-		st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable})
-		st.run()
+	onStage(t, Options{StartTimeout: time.Hour}, func(st *stage) { st.src.fail(&upstream.Error{Err: upstream.ErrUnavailable}) }, func(st *stage) {
 		sleep(10 * time.Minute)
 		st.cancel()
 		if err := st.wait(); !errors.Is(err, context.Canceled) {
@@ -480,8 +467,7 @@ func TestCancelledWhileWaiting(t *testing.T) {
 
 func TestEndOfTheApplicationEndsRun(t *testing.T) {
 	for _, e := range []end{{}, {code: 3}, {code: 139, signal: syscall.SIGSEGV}} {
-		onStage(t, Options{}, func(st *stage) {
-			st.run()
+		onStage(t, Options{}, nil, func(st *stage) {
 			_ = st.app().exit(e)
 			if exit := wantCode(t, st.wait(), e.code); exit.Signal != e.signal || exit.Killed {
 				t.Errorf("%+v", exit)
@@ -500,9 +486,7 @@ func TestEndOfTheApplicationEndsRun(t *testing.T) {
 }
 
 func TestGraceThenKill(t *testing.T) {
-	onStage(t, Options{StopSignal: "SIGQUIT"}, func(st *stage) {
-		st.prepare = stubborn
-		st.run()
+	onStage(t, Options{StopSignal: "SIGQUIT"}, allStubborn, func(st *stage) {
 		st.cancel()
 		sleep(defaultGrace - 1)
 		st.wantStatus(func(s Status) bool { return s.State == Stopping && s.PID == 100 })
@@ -516,9 +500,7 @@ func TestGraceThenKill(t *testing.T) {
 }
 
 func TestRestartKillsAnApplicationThatIgnoresTheStopSignal(t *testing.T) {
-	onStage(t, Options{Grace: 5 * time.Second}, func(st *stage) {
-		st.prepare = stubborn
-		st.run()
+	onStage(t, Options{Grace: 5 * time.Second}, allStubborn, func(st *stage) {
 		st.prepare = nil
 		st.change(" 1", defaultDebounce+5*time.Second)
 		st.wantApp(2, " 1")
@@ -527,9 +509,7 @@ func TestRestartKillsAnApplicationThatIgnoresTheStopSignal(t *testing.T) {
 }
 
 func TestKillCutsTheGraceShort(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.prepare = stubborn
-		st.run()
+	onStage(t, Options{}, allStubborn, func(st *stage) {
 		st.cancel()
 		sleep(time.Second)
 		if err := st.Signal(os.Kill); err != nil {
@@ -542,7 +522,7 @@ func TestKillCutsTheGraceShort(t *testing.T) {
 func TestUnkillableApplicationIsNotDoubled(t *testing.T) {
 	onStage(t, Options{}, func(st *stage) {
 		st.prepare = func(p *fakeProcess) { p.onStop, p.onKill = func(*fakeProcess) {}, func(*fakeProcess) {} }
-		st.run()
+	}, func(st *stage) {
 		st.change(" 1", defaultDebounce+defaultGrace+killTimeout)
 		if err := st.wait(); err == nil || !strings.Contains(err.Error(), "process 100 is still there") {
 			t.Errorf("Run returned %v", err)
@@ -555,8 +535,7 @@ func TestSignalOnChange(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no signals")
 	}
-	onStage(t, Options{OnChange: SignalChild, ChangeSignal: "SIGQUIT", MaxRestarts: 2, RestartWindow: time.Hour}, func(st *stage) {
-		st.run()
+	onStage(t, Options{OnChange: SignalChild, ChangeSignal: "SIGQUIT", MaxRestarts: 2, RestartWindow: time.Hour}, nil, func(st *stage) {
 		st.change(" 0", time.Minute)
 		wantSignals(t, st.app())
 		st.change(" 1", time.Minute)
@@ -573,8 +552,7 @@ func TestSignalOnChange(t *testing.T) {
 }
 
 func TestIgnoreChange(t *testing.T) {
-	onStage(t, Options{OnChange: IgnoreChange}, func(st *stage) {
-		st.run()
+	onStage(t, Options{OnChange: IgnoreChange}, nil, func(st *stage) {
 		for i := range 3 {
 			st.change(fmt.Sprint(" ", i+1), time.Minute)
 		}
@@ -588,9 +566,7 @@ func TestIgnoreChange(t *testing.T) {
 }
 
 func TestChangeDuringTheStopReachesTheNextApplication(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.prepare = slow(end{})
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.prepare = slow(end{}) }, func(st *stage) {
 		st.change(" 1", defaultDebounce+5*time.Second)
 		st.wantStatus(func(s Status) bool { return s.State == Stopping })
 		st.change(" 2", 5*time.Second)
@@ -603,9 +579,7 @@ func TestChangeDuringTheStopReachesTheNextApplication(t *testing.T) {
 }
 
 func TestCancelledDuringARestartStartsNothing(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.prepare = slow(end{code: 7})
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.prepare = slow(end{code: 7}) }, func(st *stage) {
 		st.change(" 1", defaultDebounce+time.Second)
 		st.cancel()
 		sleep(9 * time.Second)
@@ -625,9 +599,7 @@ func TestReadThatHangsHoldsNothingUp(t *testing.T) {
 		}
 	}
 	for _, endsItself := range []bool{false, true} {
-		onStage(t, Options{}, func(st *stage) {
-			st.src.onRead = hangIn(func(n int) bool { return n >= 2 })
-			st.run()
+		onStage(t, Options{}, func(st *stage) { st.src.onRead = hangIn(func(n int) bool { return n >= 2 }) }, func(st *stage) {
 			st.change(" 1", defaultDebounce+time.Second)
 			if endsItself {
 				_ = st.app().exit(end{})
@@ -635,9 +607,7 @@ func TestReadThatHangsHoldsNothingUp(t *testing.T) {
 			}
 		})
 	}
-	onStage(t, Options{}, func(st *stage) {
-		st.src.onRead = hangIn(func(n int) bool { return n == 2 })
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.src.onRead = hangIn(func(n int) bool { return n == 2 }) }, func(st *stage) {
 		st.change(" 1", defaultDebounce+readTimeout-1)
 		st.wantApp(1, " 0")
 		sleep(1 + 2*retryBase)
@@ -655,7 +625,7 @@ func TestChangeDuringAReadIsReadAgain(t *testing.T) {
 			}
 			return nil
 		}
-		st.run()
+	}, func(st *stage) {
 		st.change(" 1", time.Minute)
 		st.wantApp(2, " 2")
 		between(t, "reads", st.src.readCount(), 3, 3)
@@ -664,16 +634,12 @@ func TestChangeDuringAReadIsReadAgain(t *testing.T) {
 
 func TestStartIsTriedAgainWhenTheSystemIsShortOfSomething(t *testing.T) {
 	busy := &os.PathError{Op: "fork/exec", Path: "app", Err: temporaryStartErrors[0]}
-	onStage(t, Options{}, func(st *stage) {
-		st.startErr = []error{busy, busy}
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.startErr = []error{busy, busy} }, func(st *stage) {
 		sleep(time.Minute)
 		st.wantApp(1, " 0")
 		st.wantEvents(StartFailed, 2)
 	})
-	onStage(t, Options{}, func(st *stage) {
-		st.startErr = slices.Repeat([]error{busy}, startAttempts+2)
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.startErr = slices.Repeat([]error{busy}, startAttempts+2) }, func(st *stage) {
 		sleep(time.Minute)
 		if err := st.wait(); !errors.Is(err, busy.Err) || !strings.Contains(err.Error(), "start "+os.Args[0]+": ") || len(st.startErr) != 2 {
 			t.Errorf("Run returned %v, %d attempts fewer than there were failures", err, len(st.startErr))
@@ -681,7 +647,7 @@ func TestStartIsTriedAgainWhenTheSystemIsShortOfSomething(t *testing.T) {
 	})
 	onStage(t, Options{}, func(st *stage) {
 		st.startErr = []error{&os.PathError{Op: "fork/exec", Path: "app", Err: fs.ErrPermission}}
-		st.run()
+	}, func(st *stage) {
 		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Run returned %v", err)
 		}
@@ -689,8 +655,7 @@ func TestStartIsTriedAgainWhenTheSystemIsShortOfSomething(t *testing.T) {
 }
 
 func TestRestartThatCannotStartIsAnError(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.run()
+	onStage(t, Options{}, nil, func(st *stage) {
 		st.startErr = []error{fs.ErrPermission}
 		st.change(" 1", defaultDebounce)
 		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
@@ -700,34 +665,32 @@ func TestRestartThatCannotStartIsAnError(t *testing.T) {
 }
 
 func TestProgramThatGoesMissing(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.checkErr = exec.ErrNotFound
-		st.run()
-		if err := st.wait(); !errors.Is(err, exec.ErrNotFound) || st.src.readCount() != 0 {
-			t.Errorf("Run returned %v after %d reads", err, st.src.readCount())
-		}
-	})
-	onStage(t, Options{}, func(st *stage) {
-		replacing := func(err error) {
+	missing := func(err error) func(*stage) {
+		return func(st *stage) {
 			st.mu.Lock()
 			defer st.mu.Unlock()
 			st.checkErr = err
 		}
-		st.run()
-		replacing(exec.ErrNotFound)
+	}
+	onStage(t, Options{}, missing(exec.ErrNotFound), func(st *stage) {
+		if err := st.wait(); !errors.Is(err, exec.ErrNotFound) || st.src.readCount() != 0 {
+			t.Errorf("Run returned %v after %d reads", err, st.src.readCount())
+		}
+	})
+	onStage(t, Options{}, nil, func(st *stage) {
+		missing(exec.ErrNotFound)(st)
 		st.change(" 1", time.Minute)
 		st.wantApp(1, " 0")
 		wantSignals(t, st.app())
 		st.wantStatus(func(s Status) bool { return s.State == Running && s.Outdated && s.Failing })
-		replacing(nil)
+		missing(nil)(st)
 		sleep(retryCap + retryCap/4)
 		st.wantApp(2, " 1")
 	})
 }
 
 func TestSignalsAreForwarded(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.run()
+	onStage(t, Options{}, nil, func(st *stage) {
 		send := func(signals ...os.Signal) {
 			for _, sig := range signals {
 				if err := st.Signal(sig); err != nil {
@@ -769,9 +732,7 @@ func TestSignalDuringAStartReachesTheNewApplication(t *testing.T) {
 }
 
 func TestWithoutSecretsNothingIsRead(t *testing.T) {
-	onStage(t, Options{}, func(st *stage) {
-		st.recipe.variables, st.recipe.refs = nil, nil
-		st.run()
+	onStage(t, Options{}, func(st *stage) { st.recipe.variables, st.recipe.refs = nil, nil }, func(st *stage) {
 		if len(st.app().env) != 0 || st.src.readCount() != 0 || st.src.subscribers() != 0 {
 			t.Error("the source was asked")
 		}
