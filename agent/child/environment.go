@@ -7,7 +7,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,9 +73,6 @@ func (r *recipe) read(ctx context.Context, src Source) (environment, error) {
 		if err != nil {
 			return environment{}, r.explain(err)
 		}
-		if len(list) != len(r.refs) {
-			return environment{}, fmt.Errorf("%d values for %d secrets", len(list), len(r.refs))
-		}
 		for i, ref := range r.refs {
 			values[ref] = list[i]
 		}
@@ -86,8 +82,8 @@ func (r *recipe) read(ctx context.Context, src Source) (environment, error) {
 
 // explain says which variables an error about one secret concerns.
 func (r *recipe) explain(err error) error {
-	var e *upstream.Error
-	if !errors.As(err, &e) || e.Ref == (upstream.SecretRef{}) {
+	e, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
 		return err
 	}
 	var users []string
@@ -130,14 +126,9 @@ func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (e
 	var env environment
 	mac := hmac.New(sha256.New, r.key[:])
 	for _, folded := range slices.Sorted(maps.Keys(set)) {
-		e := set[folded]
-		for _, part := range []string{e.name, e.value} {
-			var size [8]byte
-			binary.BigEndian.PutUint64(size[:], uint64(len(part)))
-			_, _ = mac.Write(size[:])
-			_, _ = mac.Write([]byte(part))
-		}
-		env.pairs = append(env.pairs, e.name+"="+e.value)
+		pair := set[folded].name + "=" + set[folded].value
+		_, _ = mac.Write([]byte(pair + "\x00")) // neither part contains a NUL, nor the name an equals sign
+		env.pairs = append(env.pairs, pair)
 	}
 	mac.Sum(env.digest[:0])
 	for name, value := range r.inherited {
@@ -239,19 +230,15 @@ func (o object) text(key string) (string, error) {
 	switch {
 	case !found:
 		return "", fmt.Errorf("the secret has no key %q", key)
-	case len(raw) > 0 && raw[0] == '"':
-		var s string
-		if json.Unmarshal(raw, &s) != nil {
-			return "", errors.New("the value is not valid JSON")
-		}
-		return s, nil
 	case string(raw) == "null":
 		return "", errors.New("the value is null")
+	case raw[0] == '"':
+		var s string
+		_ = json.Unmarshal(raw, &s) // cannot fail: it was parsed with the object
+		return s, nil
 	}
 	var compact bytes.Buffer
-	if json.Compact(&compact, raw) != nil {
-		return "", errors.New("the value is not valid JSON")
-	}
+	_ = json.Compact(&compact, raw) // cannot fail either
 	return compact.String(), nil
 }
 

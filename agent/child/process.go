@@ -72,10 +72,7 @@ func startProcess(opts Options, shareGroup bool, env []string) (process, error) 
 	}
 	started := make(chan error)
 	go p.live(started)
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, <-started
 }
 
 // osProcess is a process of the operating system.

@@ -47,18 +47,13 @@ func groupRuns(id int) bool {
 
 // processes returns the ids of all processes that this one can see.
 func processes() ([]int, error) {
-	folder, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = folder.Close() }()
-	names, err := folder.Readdirnames(-1)
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
 			pids = append(pids, pid)
 		}
 	}

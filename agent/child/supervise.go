@@ -281,7 +281,7 @@ func (s *Supervisor) supervise(ctx context.Context, p process, has digest, chang
 	for {
 		select {
 		case <-ctx.Done():
-			how, err := w.end()
+			how, err := w.stop(w.p)
 			return cmp.Or(err, how)
 		case <-w.p.Done():
 			return s.ended(w.p, false)
@@ -396,7 +396,7 @@ func (w *watch) replace(ctx context.Context, env environment) (over bool, err er
 		return true, w.ended(w.p, false) // by itself, before it was asked
 	default:
 	}
-	how, err := w.end()
+	how, err := w.stop(w.p)
 	switch {
 	case err != nil:
 		return true, err
@@ -424,18 +424,9 @@ func (w *watch) replace(ctx context.Context, env environment) (over bool, err er
 	return false, nil
 }
 
-// end ends the application and returns how it ended. err says that it did not.
-func (w *watch) end() (how, err error) {
-	killed, err := w.stop(w.p)
-	if err != nil {
-		return nil, err
-	}
-	return w.ended(w.p, killed), nil
-}
-
 // stop ends p: the stop signal, the grace, then the end of the whole group. It waits for the
-// end and reports whether it had to kill.
-func (s *Supervisor) stop(p process) (killed bool, err error) {
+// end and returns how p ended. err says that it did not.
+func (s *Supervisor) stop(p process) (how, err error) {
 	s.update(func(st *Status) { st.State = Stopping })
 	switch err := p.Stop(signals[s.opts.StopSignal]); {
 	case errors.Is(err, os.ErrProcessDone):
@@ -444,7 +435,7 @@ func (s *Supervisor) stop(p process) (killed bool, err error) {
 	default:
 		select {
 		case <-p.Done():
-			return false, nil
+			return s.ended(p, false), nil
 		case <-time.After(s.opts.Grace):
 		}
 		s.opts.Logger.Warn("the application ignores the stop signal and is killed", "command", s.opts.Command[0], "pid", p.PID(), "took", s.opts.Grace,
@@ -454,9 +445,9 @@ func (s *Supervisor) stop(p process) (killed bool, err error) {
 	killErr := p.Kill()
 	select {
 	case <-p.Done():
-		return killErr == nil, nil
+		return s.ended(p, killErr == nil), nil
 	case <-time.After(killTimeout):
-		return true, errors.Join(fmt.Errorf("process %d is still there %v after it was killed", p.PID(), killTimeout), killErr)
+		return nil, errors.Join(fmt.Errorf("process %d is still there %v after it was killed", p.PID(), killTimeout), killErr)
 	}
 }
 
@@ -475,18 +466,17 @@ func (s *Supervisor) ended(p process, killed bool) error {
 	return &ExitError{Code: e.code, Signal: e.signal, Killed: killed}
 }
 
-// family returns the running application and its group, for the reaper.
+// family returns the running application and its group, for the reaper; zeros without one.
 func (s *Supervisor) family() (leader, group int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.proc == nil:
-		return 0, 0
-	case s.sharesTerminal:
-		return s.proc.PID(), 0
-	default:
-		return s.proc.PID(), s.proc.PID()
+	if s.proc != nil {
+		leader = s.proc.PID()
 	}
+	if !s.sharesTerminal {
+		group = leader
+	}
+	return leader, group
 }
 
 // update changes the status.
