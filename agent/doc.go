@@ -30,7 +30,7 @@
 // [NewLogger] makes the log of a running agent: text for people or JSON, without a value, one
 // line per event whatever texts are in it. The keys have one vocabulary, which the README
 // lists; a test reads every log call of the source and compares. What fails again and again is
-// summarised in one place, see repeats.go, so that the parts simply report each failure.
+// summarised in one place, see logsummary.go, so that the parts simply report each failure.
 //
 // # Design notes
 //

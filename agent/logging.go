@@ -35,8 +35,8 @@ func NewLogger(cfg config.Log, out LogOutput) (logger *slog.Logger, level *slog.
 	} else {
 		handler = newTextHandler(out, level)
 	}
-	repeats := newRepeats(handler)
-	return slog.New(repeats), level, repeats.flush
+	summary := newLogSummary(handler)
+	return slog.New(summary), level, summary.flush
 }
 
 // logLevel reads a level that the configuration has checked.

@@ -308,11 +308,12 @@ func (s *Supervisor) supervise(ctx context.Context, p process, has digest, chang
 // consider acts upon a reading. When the application has ended for good, over is true and err
 // says how.
 func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) {
+	log := w.logger()
 	switch {
 	case r.err != nil && ctx.Err() != nil: // Run is about to end
 		return false, nil
 	case r.err != nil:
-		w.log().Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
+		log.Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
 		w.retry(ReadFailed, r.err)
 		return false, nil
 	case r.env.digest == w.has:
@@ -325,7 +326,7 @@ func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) 
 	if w.opts.OnChange == IgnoreChange {
 		w.succeeded()
 		if first {
-			w.log().Info("variables changed; the application keeps the old ones")
+			log.Info("variables changed; the application keeps the old ones")
 			w.opts.Observe(Ignored)
 		}
 		return false, nil
@@ -333,7 +334,7 @@ func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) 
 	if wait := w.timing.mayAct(time.Now()); wait > 0 {
 		w.succeeded()
 		if first {
-			w.log().Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
+			log.Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
 			w.opts.Observe(Deferred)
 		}
 		w.next.Reset(wait)
@@ -345,21 +346,21 @@ func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) 
 	}
 	if err := w.check(); err != nil {
 		// An application with old variables is better than none.
-		w.log().Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
+		log.Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
 		w.retry(StartFailed, err)
 		return false, nil
 	}
 	w.timing.acted(time.Now())
 	w.succeeded()
-	w.log().Info("variables changed; application restarts")
+	log.Info("variables changed; application restarts")
 	return w.replace(ctx, r.env)
 }
 
 // signal tells the application that its variables have changed to those with the digest now.
 func (w *watch) signal(now digest) {
-	sig := signals[w.opts.ChangeSignal]
+	log, sig := w.logger(), signals[w.opts.ChangeSignal]
 	if err := w.p.Signal(sig); err != nil {
-		w.log().Error("variables changed, but the application cannot be signalled", "signal", sig, "err", err, "hint", "it is tried again; check exec.changeSignal, and who the program runs as")
+		log.Error("variables changed, but the application cannot be signalled", "signal", sig, "err", err, "hint", "it is tried again; check exec.changeSignal, and who the program runs as")
 		w.retry(SignalFailed, err)
 		return
 	}
@@ -368,7 +369,7 @@ func (w *watch) signal(now digest) {
 	w.has = now
 	w.outdated(false)
 	w.update(func(st *Status) { st.Signals++ })
-	w.log().Info("variables changed; application signalled", "signal", sig)
+	log.Info("variables changed; application signalled", "signal", sig)
 	w.opts.Observe(Signalled)
 }
 
@@ -384,7 +385,8 @@ func (w *watch) succeeded() {
 	w.worked()
 }
 
-func (w *watch) log() *slog.Logger {
+// logger returns what tells of the application that runs.
+func (w *watch) logger() *slog.Logger {
 	return w.opts.Logger.With("command", w.opts.Command[0], "pid", w.p.PID())
 }
 
