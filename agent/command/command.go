@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"secretagent/agent/config"
 	"secretagent/upstream"
@@ -47,7 +49,7 @@ func Main(ctx context.Context, p Process) int {
 type app struct {
 	Process
 	configFlag string
-	logLevel   logLevel
+	logLevel   choice // of --log-level; empty: as configured
 }
 
 // failure marks an error that a verb returned, to tell it from one of cobra.
@@ -87,7 +89,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:          help,
 	}
 	root.PersistentFlags().StringVar(&a.configFlag, "config", "", "configuration `file` (default $"+config.EnvFile+
 		", agent.yaml, /etc/secretagent/agent.yaml, agent.example.yaml)")
@@ -105,7 +107,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
 		if c.Name() == "completion" { // otherwise a shell that it does not know gets the help to read
-			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			c.RunE = help
 		}
 	}
 	return root
@@ -129,31 +131,55 @@ func (a *app) loadConfig() (*config.Config, error) {
 	return config.Load(path)
 }
 
+// group makes a command that only holds others.
+func group(use, short, long string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: help}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// choice is the value of a flag that takes one of some words.
+type choice struct {
+	word    string
+	words   []string
+	refusal string // of other words
+	kind    string
+}
+
+func (c *choice) String() string { return c.word }
+func (c *choice) Type() string   { return c.kind }
+
+func (c *choice) Set(word string) error {
+	if !slices.Contains(c.words, word) {
+		return errors.New(c.refusal)
+	}
+	c.word = word
+	return nil
+}
+
+// addChoice adds a flag that takes one of words, and its completion.
+func addChoice(cmd *cobra.Command, value pflag.Value, words []string, name, usage string) {
+	cmd.Flags().Var(value, name, usage)
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// output is the value of --output, the form of an answer.
+type output struct {
+	choice
+	json bool
+}
+
+func (o *output) Set(word string) error {
+	err := o.choice.Set(word)
+	o.json = o.word == "json"
+	return err
+}
+
 // outputFlag adds --output to a verb that prints data and returns where its value is.
 func outputFlag(cmd *cobra.Command) *output {
-	o := new(output)
-	cmd.Flags().Var(o, "output", "`form` of the answer: text or json")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	o := &output{choice: choice{word: "text", words: []string{"text", "json"}, refusal: "must be text or json", kind: "form"}}
+	addChoice(cmd, o, o.words, "output", "`form` of the answer: text or json")
 	return o
 }
-
-// output is the value of --output.
-type output struct{ json bool }
-
-func (o *output) String() string {
-	if o.json {
-		return "json"
-	}
-	return "text"
-}
-
-func (o *output) Set(s string) error {
-	switch s {
-	case "text", "json":
-		o.json = s == "json"
-		return nil
-	}
-	return errors.New("must be text or json")
-}
-
-func (o *output) Type() string { return "form" }

@@ -96,7 +96,7 @@ func TestFieldOf(t *testing.T) {
 	}
 }
 
-func TestEachPageEnds(t *testing.T) {
+func TestReadingPagesEnds(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		items, total int
@@ -110,11 +110,11 @@ func TestEachPageEnds(t *testing.T) {
 		{"without end", 1, 1 << 30, maxPages, true},
 	} {
 		calls := 0
-		err := eachPage(func(number int) (int, int, error) {
-			if calls++; number != calls {
-				t.Fatalf("%s: page %d in call %d", c.name, number, calls)
+		_, err := allPages(func(page upstream.Page) ([]int, int, error) {
+			if calls++; page.Number != calls || page.Size != pageSize {
+				t.Fatalf("%s: page %+v in call %d", c.name, page, calls)
 			}
-			return c.items, c.total, nil
+			return make([]int, c.items), c.total, nil
 		})
 		if calls != c.wantCalls || (err != nil) != c.wantErr {
 			t.Errorf("%s: %d calls, %v", c.name, calls, err)

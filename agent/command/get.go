@@ -68,16 +68,16 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			if err != nil {
 				return err
 			}
-			query := url.Values{"format": {"raw"}}
+			query := url.Values{}
+			for _, p := range [][2]string{
+				{"format", "raw"}, {"versionId", string(ref.VersionID)}, {"versionStage", string(ref.VersionStage)}, {"field", field},
+			} {
+				if p[1] != "" {
+					query.Set(p[0], p[1])
+				}
+			}
 			if out.json {
 				query.Set("format", "kms")
-			}
-			for _, p := range []struct{ name, value string }{
-				{"versionId", string(ref.VersionID)}, {"versionStage", string(ref.VersionStage)}, {"field", field},
-			} {
-				if p.value != "" {
-					query.Set(p.name, p.value)
-				}
 			}
 			if refresh {
 				query.Set("refreshNow", "true")
@@ -188,12 +188,11 @@ func reachEndpoint(cfg *config.Config) (*endpointClient, error) {
 	if cfg.Endpoint.Listen == "" && cfg.Endpoint.Socket == "" {
 		return nil, usagef("endpoint.listen is off and endpoint.socket is not set: the agent cannot be asked")
 	}
-	c := &endpointClient{file: cfg.File(), base: "http://localhost", headers: http.Header{}}
-	transport := &http.Transport{Proxy: nil, DisableCompression: true, DisableKeepAlives: true}
-	c.http = &http.Client{
+	transport := &http.Transport{DisableCompression: true, DisableKeepAlives: true}
+	c := &endpointClient{file: cfg.File(), base: "http://localhost", headers: http.Header{}, http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	}}
 	if cfg.Endpoint.Socket != "" {
 		c.where = string(cfg.Endpoint.Socket)
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {

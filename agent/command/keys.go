@@ -14,17 +14,11 @@ import (
 )
 
 func (a *app) keysCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "keys",
-		Short: "Manage the keyring of the built-in backend",
-		Long: `Make a keyring, and list and rotate the keys that encrypt the database of the built-in backend.
+	return group("keys", "Manage the keyring of the built-in backend",
+		`Make a keyring, and list and rotate the keys that encrypt the database of the built-in backend.
 The keyring is a file of its own, upstream.local.keyring. list and rotate need the database for
 themselves: stop the agent first.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand())
-	return cmd
+		a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand())
 }
 
 func (a *app) keysInitCommand() *cobra.Command {
@@ -47,10 +41,7 @@ there already stays as it is. No configuration is read.`,
 			if err != nil {
 				return err
 			}
-			if out.json {
-				return a.printJSON(map[string]any{"Key": id})
-			}
-			return a.write([]byte(id + "\n"))
+			return a.print(out, map[string]any{"Key": id}, id+"\n")
 		}),
 	}
 	out = outputFlag(cmd)
@@ -67,32 +58,25 @@ many secrets and values each still protects. A key that protects none is no long
 by this database.`,
 		Example: `  secretagent keys list`,
 		Args:    cobra.NoArgs,
-		RunE: a.run(func(_ context.Context, _ []string) (err error) {
-			store, err := a.openStore()
-			if err != nil {
-				return err
-			}
-			defer closing(store.Close, &err)
-			keys, err := store.Keys()
-			if err != nil {
-				return err
-			}
-			if out.json {
+		RunE: a.run(func(_ context.Context, _ []string) error {
+			return a.withStore(func(store *agent.Store) error {
+				keys, err := store.Keys()
+				if err != nil {
+					return err
+				}
 				answer := make([]keyAnswer, 0, len(keys))
+				var rows [][]string
 				for _, k := range keys {
-					answer = append(answer, keyAnswer{k.ID, k.Primary, k.Status, wireTime(k.CreateTime), k.Secrets, k.Values})
+					primary := ""
+					if k.Primary {
+						primary = "primary"
+					}
+					created := wireTime(k.CreateTime)
+					answer = append(answer, keyAnswer{k.ID, k.Primary, k.Status, created, k.Secrets, k.Values})
+					rows = append(rows, []string{k.ID, k.Status, primary, created, fmt.Sprint(k.Secrets), fmt.Sprint(k.Values)})
 				}
-				return a.printJSON(map[string]any{"Keys": answer})
-			}
-			var rows [][]string
-			for _, k := range keys {
-				primary := ""
-				if k.Primary {
-					primary = "primary"
-				}
-				rows = append(rows, []string{k.ID, k.Status, primary, wireTime(k.CreateTime), fmt.Sprint(k.Secrets), fmt.Sprint(k.Values)})
-			}
-			return a.printTable([]string{"KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES"}, rows)
+				return a.printList(out, map[string]any{"Keys": answer}, []string{"KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES"}, rows)
+			})
 		}),
 	}
 	out = outputFlag(cmd)
@@ -100,8 +84,10 @@ by this database.`,
 }
 
 func (a *app) keysRotateCommand() *cobra.Command {
-	var out *output
-	var reencrypt bool
+	var (
+		out               *output
+		reencrypt, resume bool
+	)
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Add a key and encrypt with it from now on",
@@ -113,47 +99,36 @@ also by a crash: "keys rotate --reencrypt --resume" goes on without adding anoth
 		Example: `  secretagent keys rotate
   secretagent keys rotate --reencrypt`,
 		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			if resume && !reencrypt {
+				return usagef("--resume belongs to --reencrypt")
+			}
+			return a.withStore(func(store *agent.Store) error {
+				var id string
+				var err error
+				if resume {
+					id, err = primaryKey(store)
+				} else {
+					id, err = store.RotateKey(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				if reencrypt {
+					progress := func(done, total int) {
+						if isTerminal(a.Stderr) {
+							a.printf("reencrypted %d of %d secrets", done, total)
+						}
+					}
+					if err := store.Reencrypt(ctx, progress); err != nil {
+						return withHint(fmt.Errorf("key %s is in use, but not everything is encrypted with it yet: %w", id, err),
+							"go on with: secretagent keys rotate --reencrypt --resume")
+					}
+				}
+				return a.print(out, map[string]any{"Key": id, "Reencrypted": reencrypt}, id+"\n")
+			})
+		}),
 	}
-	var resume bool
-	cmd.RunE = a.run(func(ctx context.Context, _ []string) (err error) {
-		if resume && !reencrypt {
-			return usagef("--resume belongs to --reencrypt")
-		}
-		store, err := a.openStore()
-		if err != nil {
-			return err
-		}
-		defer closing(store.Close, &err)
-		id := ""
-		if resume {
-			keys, err := store.Keys()
-			if err != nil {
-				return err
-			}
-			for _, k := range keys {
-				if k.Primary {
-					id = k.ID
-				}
-			}
-		} else if id, err = store.RotateKey(ctx); err != nil {
-			return err
-		}
-		if reencrypt {
-			progress := func(done, total int) {
-				if isTerminal(a.Stderr) {
-					a.printf("reencrypted %d of %d secrets", done, total)
-				}
-			}
-			if err := store.Reencrypt(ctx, progress); err != nil {
-				return withHint(fmt.Errorf("key %s is in use, but not everything is encrypted with it yet: %w", id, err),
-					"go on with: secretagent keys rotate --reencrypt --resume")
-			}
-		}
-		if out.json {
-			return a.printJSON(map[string]any{"Key": id, "Reencrypted": reencrypt})
-		}
-		return a.write([]byte(id + "\n"))
-	})
 	cmd.Flags().BoolVar(&reencrypt, "reencrypt", false, "rewrite everything under the new key")
 	cmd.Flags().BoolVar(&resume, "resume", false, "go on with a rewrite; add no key")
 	out = outputFlag(cmd)
@@ -170,16 +145,32 @@ type keyAnswer struct {
 	Values     int
 }
 
-// openStore opens the built-in backend for a verb that needs it for itself.
-func (a *app) openStore() (*agent.Store, error) {
+// primaryKey returns the id of the key that encrypts new values.
+func primaryKey(store *agent.Store) (id string, err error) {
+	keys, err := store.Keys()
+	for _, k := range keys {
+		if k.Primary {
+			id = k.ID
+		}
+	}
+	return id, err
+}
+
+// withStore calls fn with the built-in backend, opened by this process alone.
+func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 	cfg, err := a.loadConfig()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if cfg.Upstream.Local == nil {
-		return nil, usagef("the keyring belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
+		return usagef("the keyring belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
 	}
-	return agent.OpenStore(cfg.Upstream.Local, a.logger())
+	store, err := agent.OpenStore(cfg.Upstream.Local, a.logger())
+	if err != nil {
+		return err
+	}
+	defer closing(store.Close, &err)
+	return fn(store)
 }
 
 // closing closes what a verb opened and reports a failure of that as its own, unless it has

@@ -2,12 +2,9 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,27 +12,11 @@ import (
 	"secretagent/agent/config"
 )
 
-// logLevel is the value of --log-level.
-type logLevel string
-
-var logLevels = []string{"debug", "info", "warn", "error"}
-
-func (l *logLevel) String() string { return string(*l) }
-
-func (l *logLevel) Set(s string) error {
-	if !slices.Contains(logLevels, s) {
-		return errors.New("must be debug, info, warn or error")
-	}
-	*l = logLevel(s)
-	return nil
-}
-
-func (l *logLevel) Type() string { return "level" }
-
 // logFlag adds --log-level to a verb that logs as an agent does.
 func (a *app) logFlag(cmd *cobra.Command) {
-	cmd.Flags().Var(&a.logLevel, "log-level", "`level` of the log instead of log.level: debug, info, warn or error; no level shows a value")
-	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp))
+	a.logLevel = choice{words: []string{"debug", "info", "warn", "error"}, refusal: "must be debug, info, warn or error", kind: "level"}
+	addChoice(cmd, &a.logLevel, a.logLevel.words, "log-level",
+		"`level` of the log instead of log.level: debug, info, warn or error; no level shows a value")
 }
 
 // agentLogger returns the log of a running agent: on standard error, as configured. level is
@@ -46,11 +27,11 @@ func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.
 		Color:   a.colored(a.Stderr),
 		Journal: isJournal(a.Stderr, a.Getenv("JOURNAL_STREAM")),
 	}
-	if a.logLevel == "" {
+	if a.logLevel.word == "" {
 		return agent.NewLogger(cfg.Log, out)
 	}
 	set := cfg.Log
-	set.Level = string(a.logLevel)
+	set.Level = a.logLevel.word
 	logger, _, flush = agent.NewLogger(set, out)
 	return logger, nil, flush
 }
@@ -80,9 +61,7 @@ func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool {
 
 // Handle implements [slog.Handler].
 func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
-	var b strings.Builder
-	b.WriteString(r.Message)
-	hint := ""
+	text, hint := r.Message, ""
 	var add func(slog.Attr) bool
 	add = func(attr slog.Attr) bool {
 		switch attr.Value = attr.Value.Resolve(); {
@@ -93,7 +72,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		case attr.Key == "hint":
 			hint = attr.Value.String()
 		default:
-			fmt.Fprintf(&b, " %s=%s", attr.Key, attr.Value)
+			text += fmt.Sprintf(" %s=%s", attr.Key, attr.Value)
 		}
 		return true
 	}
@@ -101,7 +80,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		add(attr)
 	}
 	r.Attrs(add)
-	h.app.warningf("%s", oneLine(b.String()))
+	h.app.warningf("%s", oneLine(text))
 	if hint != "" {
 		fmt.Fprintf(h.app.Stderr, "hint: %s\n", oneLine(hint))
 	}

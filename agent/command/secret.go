@@ -15,25 +15,18 @@ import (
 )
 
 func (a *app) secretCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "secret",
-		Short: "Manage secrets, on the built-in backend or in the cloud",
-		Long: `Manage secrets on the upstream of the configuration. For the built-in backend the running agent
+	return group("secret", "Manage secrets, on the built-in backend or in the cloud",
+		`Manage secrets on the upstream of the configuration. For the built-in backend the running agent
 is asked over the unix socket of its KMS API; when no agent runs, the database is opened
 here. With upstream.alibaba the calls go to the cloud.
 
 A secret has versions, which never change, and labels, each on one version: ACSCurrent is
 what applications read, ACSPrevious what they read before.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(
 		a.secretCreateCommand(), a.secretPutCommand(), a.secretGetCommand(), a.secretListCommand(),
 		a.secretDescribeCommand(), a.secretVersionsCommand(), a.secretStageCommand(), a.secretUpdateCommand(),
 		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(),
 		a.secretRandomPasswordCommand(),
 	)
-	return cmd
 }
 
 // withManager calls fn with the upstream of the configuration.
@@ -50,16 +43,28 @@ func (a *app) withManager(ctx context.Context, fn func(upstream.Manager) error) 
 	return fn(m)
 }
 
-// parseName reads the NAME of a verb that takes a secret as a whole.
-func parseName(arg string) (upstream.SecretName, error) {
-	ref, err := upstream.ParseSecretRef(arg)
-	if err != nil {
-		return "", usageError{err}
-	}
-	if ref.VersionStage != "" {
-		return "", usagef("%s: this verb takes a secret as a whole: leave :%s away", arg, ref.VersionStage)
-	}
-	return ref.SecretName, nil
+// managed returns what fn reads from the upstream of the configuration.
+func managed[T any](ctx context.Context, a *app, fn func(upstream.Manager) (T, error)) (value T, err error) {
+	err = a.withManager(ctx, func(m upstream.Manager) (err error) {
+		value, err = fn(m)
+		return err
+	})
+	return value, err
+}
+
+// runOn makes a verb out of fn, which gets the secret that the first argument names, as a whole,
+// and the other arguments.
+func (a *app) runOn(fn func(ctx context.Context, name upstream.SecretName, args []string) error) func(*cobra.Command, []string) error {
+	return a.run(func(ctx context.Context, args []string) error {
+		ref, err := upstream.ParseSecretRef(args[0])
+		if err != nil {
+			return usageError{err}
+		}
+		if ref.VersionStage != "" {
+			return usagef("%s: this verb takes a secret as a whole: leave :%s away", args[0], ref.VersionStage)
+		}
+		return fn(ctx, ref.SecretName, args[1:])
+	})
 }
 
 // checkID checks a version id of the command line, or makes one from the time when there is
@@ -110,11 +115,7 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
   secretagent secret random-password | secretagent secret create demo/pw --data-file -`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
-		name, err := parseName(args[0])
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
 		version, err := checkID(id, time.Now())
 		if err != nil {
 			return err
@@ -171,11 +172,7 @@ repeated should give an id.`,
   secretagent secret put demo/db --stage Pending --data-file - <value.json`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
-		name, err := parseName(args[0])
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
 		version, err := checkID(id, time.Now())
 		if err != nil {
 			return err
@@ -214,29 +211,24 @@ repeated should give an id.`,
 
 // printVersion prints what a write made.
 func (a *app) printVersion(out *output, name upstream.SecretName, v upstream.SecretVersion) error {
-	if out.json {
-		return a.printJSON(struct {
-			SecretName upstream.SecretName
-			versionAnswerOf
-		}{name, versionOf(v)})
-	}
+	answer := struct {
+		SecretName upstream.SecretName
+		secretVersion
+	}{name, versionOf(v)}
 	line := fmt.Sprintf("%s %s %s", name, v.VersionID, joinStages(v.VersionStages))
-	return a.write([]byte(strings.TrimRight(line, " ") + "\n"))
+	return a.print(out, answer, strings.TrimRight(line, " ")+"\n")
 }
 
-// versionAnswerOf is the JSON form of a version.
-type versionAnswerOf struct {
+// secretVersion is the JSON form of a version.
+type secretVersion struct {
 	VersionID     upstream.VersionID `json:"VersionId"`
 	VersionStages []upstream.VersionStage
 	CreateTime    string `json:",omitempty"`
 }
 
-func versionOf(v upstream.SecretVersion) versionAnswerOf {
-	stages := v.VersionStages
-	if stages == nil {
-		stages = []upstream.VersionStage{}
-	}
-	return versionAnswerOf{v.VersionID, stages, wireTime(v.CreateTime)}
+func versionOf(v upstream.SecretVersion) secretVersion {
+	stages := append([]upstream.VersionStage{}, v.VersionStages...) // not nil, which is null in JSON
+	return secretVersion{v.VersionID, stages, wireTime(v.CreateTime)}
 }
 
 func joinStages(stages []upstream.VersionStage) string {
@@ -307,13 +299,9 @@ ACSCurrent and ACSPrevious can be moved but not removed.`,
 		Example: `  secretagent secret stage demo/db ACSCurrent --to v1     # roll back
   secretagent secret stage demo/db Pending --from v2`,
 		Args: cobra.ExactArgs(2),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
-			if err != nil {
-				return err
-			}
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, args []string) error {
 			in := upstream.UpdateSecretVersionStageInput{
-				SecretName: name, VersionStage: upstream.VersionStage(args[1]),
+				SecretName: name, VersionStage: upstream.VersionStage(args[0]),
 				MoveToVersion: upstream.VersionID(to), RemoveFromVersion: upstream.VersionID(from),
 			}
 			if err := in.VersionStage.Validate(); err != nil {
@@ -323,10 +311,7 @@ ACSCurrent and ACSPrevious can be moved but not removed.`,
 				return usagef("give --to VERSION to attach or move the label, --from VERSION to remove it")
 			}
 			for _, id := range []upstream.VersionID{in.MoveToVersion, in.RemoveFromVersion} {
-				if id == "" {
-					continue
-				}
-				if err := id.Validate(); err != nil {
+				if err := id.Validate(); id != "" && err != nil {
 					return usageError{err}
 				}
 			}
@@ -347,11 +332,7 @@ func (a *app) secretUpdateCommand() *cobra.Command {
 		Example: `  secretagent secret update demo/db --description "the database of the demo"`,
 		Args:    cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
-		name, err := parseName(args[0])
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
 		if !cmd.Flags().Changed("description") {
 			return usagef("nothing to change: give --description")
 		}

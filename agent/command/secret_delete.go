@@ -29,11 +29,7 @@ A question is asked first; --yes answers it, and is needed where there is no ter
   secretagent secret delete demo/db --force --yes`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
-		name, err := parseName(args[0])
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
 		switch {
 		case force && cmd.Flags().Changed("window"):
 			return usagef("--force and --window exclude each other")
@@ -53,26 +49,19 @@ A question is asked first; --yes answers it, and is needed where there is no ter
 		if force {
 			in = upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true}
 		}
-		var at time.Time
-		if err := a.withManager(ctx, func(m upstream.Manager) (err error) {
-			at, err = m.DeleteSecret(ctx, in)
-			return err
-		}); err != nil {
+		at, err := managed(ctx, a, func(m upstream.Manager) (time.Time, error) { return m.DeleteSecret(ctx, in) })
+		if err != nil {
 			return err
 		}
+		text := ""
 		if !force {
+			text = wireTime(at) + "\n"
 			a.printf("until %s it can be restored with: secretagent secret restore %s", wireTime(at), name)
 		}
-		if out.json {
-			return a.printJSON(struct {
-				SecretName        upstream.SecretName
-				PlannedDeleteTime string `json:",omitempty"`
-			}{name, wireTime(at)})
-		}
-		if force {
-			return nil
-		}
-		return a.write([]byte(wireTime(at) + "\n"))
+		return a.print(out, struct {
+			SecretName        upstream.SecretName
+			PlannedDeleteTime string `json:",omitempty"`
+		}{name, wireTime(at)}, text)
 	})
 	cmd.Flags().IntVar(&window, "window", 30, "`days` in which it can be restored, 7 to 30")
 	cmd.Flags().BoolVar(&force, "force", false, "delete at once, without a way back")
@@ -88,12 +77,8 @@ func (a *app) secretRestoreCommand() *cobra.Command {
 		Long:    `Take the scheduled deletion of a secret back. Its versions and labels are as they were.`,
 		Example: `  secretagent secret restore demo/db`,
 		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
-			if err != nil {
-				return err
-			}
-			err = a.withManager(ctx, func(m upstream.Manager) error { return m.RestoreSecret(ctx, name) })
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
+			err := a.withManager(ctx, func(m upstream.Manager) error { return m.RestoreSecret(ctx, name) })
 			if errors.Is(err, upstream.ErrNotPendingDeletion) {
 				err = withHint(err, "there is nothing to do: no deletion is scheduled")
 			}
@@ -109,12 +94,8 @@ func (a *app) secretTagCommand() *cobra.Command {
 		Long:    `Set tags on a secret. A key that is there already gets the new value; other tags stay.`,
 		Example: `  secretagent secret tag demo/db env=prod team=storage`,
 		Args:    cobra.MinimumNArgs(2),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
-			if err != nil {
-				return err
-			}
-			tags, err := parsePairs("tag", args[1:])
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, args []string) error {
+			tags, err := parsePairs("tag", args)
 			if err != nil {
 				return err
 			}
@@ -134,16 +115,12 @@ func (a *app) secretUntagCommand() *cobra.Command {
 		Example: `  secretagent secret untag demo/db team
   secretagent secret untag demo/db --all`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
-			if err != nil {
-				return err
-			}
-			if all == (len(args) > 1) {
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, keys []string) error {
+			if all == (len(keys) > 0) {
 				return usagef("give the keys to remove, or --all")
 			}
 			return a.withManager(ctx, func(m upstream.Manager) error {
-				return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{name}, TagKeys: args[1:], All: all})
+				return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{name}, TagKeys: keys, All: all})
 			})
 		}),
 	}

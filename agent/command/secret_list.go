@@ -38,7 +38,7 @@ one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:
   secretagent secret list --filter TagKey=env --filter TagValue=prod --tags`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			in := upstream.ListSecretsInput{FetchTags: tags, Page: upstream.Page{Size: pageSize}}
+			in := upstream.ListSecretsInput{FetchTags: tags}
 			for _, f := range filters {
 				k, v, ok := strings.Cut(f, "=")
 				if !ok || v == "" || !slices.Contains(filterKeys, k) {
@@ -51,13 +51,11 @@ one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:
 				}
 				in.Filters[i].Values = append(in.Filters[i].Values, v)
 			}
-			var secrets []upstream.SecretMetadata
-			err := a.withManager(ctx, func(m upstream.Manager) error {
-				return eachPage(func(number int) (int, int, error) {
-					in.Page.Number = number
-					page, err := m.ListSecrets(ctx, in)
-					secrets = append(secrets, page.Secrets...)
-					return len(page.Secrets), page.TotalCount, err
+			secrets, err := managed(ctx, a, func(m upstream.Manager) ([]upstream.SecretMetadata, error) {
+				return allPages(func(page upstream.Page) ([]upstream.SecretMetadata, int, error) {
+					in.Page = page
+					answer, err := m.ListSecrets(ctx, in)
+					return answer.Secrets, answer.TotalCount, err
 				})
 			})
 			if err != nil {
@@ -66,26 +64,21 @@ one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:
 			slices.SortStableFunc(secrets, func(a, b upstream.SecretMetadata) int {
 				return strings.Compare(string(a.SecretName), string(b.SecretName))
 			})
-			if out.json {
-				answers := make([]metadataAnswer, 0, len(secrets))
-				for _, s := range secrets {
-					answers = append(answers, metadataOf(s))
-				}
-				return a.printJSON(map[string]any{"Secrets": answers})
-			}
 			header := []string{"NAME", "TYPE", "UPDATED", "DELETED ON"}
 			if tags {
 				header = append(header, "TAGS")
 			}
+			answers := make([]metadataAnswer, 0, len(secrets))
 			var rows [][]string
 			for _, s := range secrets {
+				answers = append(answers, metadataOf(s))
 				row := []string{string(s.SecretName), s.SecretType, wireTime(s.UpdateTime), wireTime(s.PlannedDeleteTime)}
 				if tags {
 					row = append(row, joinTags(s.Tags))
 				}
 				rows = append(rows, row)
 			}
-			return a.printTable(header, rows)
+			return a.printList(out, map[string]any{"Secrets": answers}, header, rows)
 		}),
 	}
 	cmd.Flags().StringArrayVar(&filters, "filter", nil, "`KEY=VALUE` to select by; may be repeated")
@@ -94,19 +87,19 @@ one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:
 	return cmd
 }
 
-// eachPage calls read for pages 1, 2, … until everything was read. read returns how many
-// items the page had and how many there are in all.
-func eachPage(read func(number int) (items, total int, err error)) error {
-	for number, seen := 1, 0; number <= maxPages; number++ {
-		items, total, err := read(number)
+// allPages returns the items of all pages. read returns those of one and how many there are in
+// all.
+func allPages[T any](read func(page upstream.Page) (items []T, total int, err error)) (all []T, err error) {
+	for number := 1; number <= maxPages; number++ {
+		items, total, err := read(upstream.Page{Number: number, Size: pageSize})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if seen += items; items == 0 || seen >= total {
-			return nil
+		if all = append(all, items...); len(items) == 0 || len(all) >= total {
+			return all, nil
 		}
 	}
-	return fmt.Errorf("the list does not end after %d pages", maxPages)
+	return nil, fmt.Errorf("the list does not end after %d pages", maxPages)
 }
 
 func (a *app) secretDescribeCommand() *cobra.Command {
@@ -117,20 +110,10 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 		Long:    `Show what is known about a secret: type, key, description, tags, times. Never its value.`,
 		Example: `  secretagent secret describe demo/db`,
 		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
+			s, err := managed(ctx, a, func(m upstream.Manager) (upstream.SecretMetadata, error) { return m.DescribeSecret(ctx, name, true) })
 			if err != nil {
 				return err
-			}
-			var s upstream.SecretMetadata
-			if err := a.withManager(ctx, func(m upstream.Manager) (err error) {
-				s, err = m.DescribeSecret(ctx, name, true)
-				return err
-			}); err != nil {
-				return err
-			}
-			if out.json {
-				return a.printJSON(metadataOf(s))
 			}
 			var b strings.Builder
 			for _, line := range [][2]string{
@@ -142,7 +125,7 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 					fmt.Fprintf(&b, "%-12s %s\n", line[0]+":", oneLine(line[1]))
 				}
 			}
-			return a.write([]byte(b.String()))
+			return a.print(out, metadataOf(s), b.String())
 		}),
 	}
 	out = outputFlag(cmd)
@@ -162,36 +145,23 @@ without a label are shown with --all only; they can be read by their id until th
 replaced.`,
 		Example: `  secretagent secret versions demo/db --all`,
 		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			name, err := parseName(args[0])
-			if err != nil {
-				return err
-			}
-			in := upstream.ListSecretVersionIDsInput{SecretName: name, IncludeDeprecated: all, Page: upstream.Page{Size: pageSize}}
-			var versions []upstream.SecretVersion
-			err = a.withManager(ctx, func(m upstream.Manager) error {
-				return eachPage(func(number int) (int, int, error) {
-					in.Page.Number = number
-					page, err := m.ListSecretVersionIDs(ctx, in)
-					versions = append(versions, page.Versions...)
-					return len(page.Versions), page.TotalCount, err
+		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
+			versions, err := managed(ctx, a, func(m upstream.Manager) ([]upstream.SecretVersion, error) {
+				return allPages(func(page upstream.Page) ([]upstream.SecretVersion, int, error) {
+					answer, err := m.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{SecretName: name, IncludeDeprecated: all, Page: page})
+					return answer.Versions, answer.TotalCount, err
 				})
 			})
 			if err != nil {
 				return err
 			}
-			if out.json {
-				answers := make([]versionAnswerOf, 0, len(versions))
-				for _, v := range versions {
-					answers = append(answers, versionOf(v))
-				}
-				return a.printJSON(map[string]any{"SecretName": name, "Versions": answers})
-			}
+			answers := make([]secretVersion, 0, len(versions))
 			var rows [][]string
 			for _, v := range versions {
+				answers = append(answers, versionOf(v))
 				rows = append(rows, []string{string(v.VersionID), wireTime(v.CreateTime), joinStages(v.VersionStages)})
 			}
-			return a.printTable([]string{"VERSION", "CREATED", "LABELS"}, rows)
+			return a.printList(out, map[string]any{"SecretName": name, "Versions": answers}, []string{"VERSION", "CREATED", "LABELS"}, rows)
 		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also versions without a label")

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"secretagent/agent"
+	"secretagent/agent/config"
 	"secretagent/upstream"
 )
 
@@ -21,15 +22,15 @@ const (
 	clearScreen = "\x1b[H\x1b[2J\x1b[3J"
 )
 
+// statusFlags say what to ask a running agent and what to make of the answer.
+type statusFlags struct {
+	out                      *output
+	caller                   string
+	watch, live, ready, open bool
+}
+
 func (a *app) statusCommand() *cobra.Command {
-	var (
-		out    *output
-		caller string
-		watch  bool
-		live   bool
-		ready  bool
-		open   bool
-	)
+	var f statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the running agent holds, how fresh it is, and what failed last",
@@ -58,73 +59,94 @@ told to hold or write is missing, 5 no agent answers.`,
   xdg-open "$(secretagent status --open)"
   secretagent status --output json | jq '.Secrets[] | select(.Fresh | not)'`,
 		Args: cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, _ []string) error {
-			switch {
-			case live && ready, (live || ready) && watch:
-				return usagef("--live, --ready and --watch exclude each other: choose one")
-			case (live || ready) && caller != "":
-				return usagef("--live and --ready are asked as nobody: leave out --caller")
-			case open && (live || ready || watch || out.json):
-				return usagef("--open prints a link and nothing else: use it without --live, --ready, --watch and --output json")
-			case watch && out.json:
-				return usagef("--watch draws a picture for people and --output json is for programs: choose one")
-			case watch && !isTerminal(a.Stdout):
-				return usagef("--watch needs a terminal to draw on")
-			}
-			cfg, err := a.loadConfig()
-			if err != nil {
-				return err
-			}
-			switch {
-			case live:
-				return a.checkHealth(ctx, cfg, liveness, out.json)
-			case ready:
-				return a.checkHealth(ctx, cfg, readiness, out.json)
-			case open:
-				return a.openStatus(ctx, cfg, caller)
-			}
-			ask := func(ctx context.Context) ([]byte, error) {
-				ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-				defer cancel()
-				client, err := newEndpointClient(cfg, caller) // anew: a token may have changed
-				if err != nil {
-					return nil, err
-				}
-				return client.get(ctx, "/status", nil)
-			}
-			if watch {
-				return a.watchStatus(ctx, ask)
-			}
-			body, err := ask(ctx)
-			if err != nil {
-				return err
-			}
-			status, err := parseStatus(body)
-			if err != nil {
-				return err
-			}
-			if out.json {
-				err = a.writeIndented(body) // with keys that a newer agent may have
-			} else {
-				err = a.write([]byte(statusText(status, a.palette())))
-			}
-			if err == nil && !status.Ready {
-				return exitCode(upstream.ExitFailed)
-			}
-			return err
-		}),
+		RunE: a.run(func(ctx context.Context, _ []string) error { return a.status(ctx, f) }),
 	}
-	cmd.Flags().StringVar(&caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
-	cmd.Flags().BoolVar(&watch, "watch", false, "draw it again when it has changed, as seen every second")
-	cmd.Flags().BoolVar(&live, "live", false, "only whether the agent answers")
-	cmd.Flags().BoolVar(&ready, "ready", false, "only whether the agent is ready")
-	cmd.Flags().BoolVar(&open, "open", false, "print a link that shows the same in a browser; it works once, within a minute")
-	out = outputFlag(cmd)
+	cmd.Flags().StringVar(&f.caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
+	cmd.Flags().BoolVar(&f.watch, "watch", false, "draw it again when it has changed, as seen every second")
+	cmd.Flags().BoolVar(&f.live, "live", false, "only whether the agent answers")
+	cmd.Flags().BoolVar(&f.ready, "ready", false, "only whether the agent is ready")
+	cmd.Flags().BoolVar(&f.open, "open", false, "print a link that shows the same in a browser; it works once, within a minute")
+	f.out = outputFlag(cmd)
 	return cmd
 }
 
-// watchStatus draws the answers of ask until ctx ends. An agent that does not answer is
-// shown as such, and asked again.
+// conflict returns why the flags cannot be used together.
+func (f statusFlags) conflict() error {
+	health := f.live || f.ready
+	switch {
+	case f.live && f.ready, health && f.watch:
+		return usagef("--live, --ready and --watch exclude each other: choose one")
+	case health && f.caller != "":
+		return usagef("--live and --ready are asked as nobody: leave out --caller")
+	case f.open && (health || f.watch || f.out.json):
+		return usagef("--open prints a link and nothing else: use it without --live, --ready, --watch and --output json")
+	case f.watch && f.out.json:
+		return usagef("--watch draws a picture for people and --output json is for programs: choose one")
+	}
+	return nil
+}
+
+func (a *app) status(ctx context.Context, f statusFlags) error {
+	if err := f.conflict(); err != nil {
+		return err
+	}
+	if f.watch && !isTerminal(a.Stdout) {
+		return usagef("--watch needs a terminal to draw on")
+	}
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.live:
+		return a.checkHealth(ctx, cfg, liveness, f.out)
+	case f.ready:
+		return a.checkHealth(ctx, cfg, readiness, f.out)
+	case f.open:
+		return a.openStatus(ctx, cfg, f.caller)
+	case f.watch:
+		return a.watchStatus(ctx, func(ctx context.Context) ([]byte, error) { return askStatus(ctx, cfg, f.caller) })
+	}
+	body, err := askStatus(ctx, cfg, f.caller)
+	if err != nil {
+		return err
+	}
+	status, err := parseStatus(body)
+	if err != nil {
+		return err
+	}
+	if f.out.json {
+		err = a.writeIndented(body) // with keys that a newer agent may have
+	} else {
+		err = a.write([]byte(statusText(status, a.palette())))
+	}
+	if err == nil && !status.Ready {
+		return exitCode(upstream.ExitFailed)
+	}
+	return err
+}
+
+// askStatus asks the running agent as a caller. It reads the token anew each time.
+func askStatus(ctx context.Context, cfg *config.Config, caller string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	client, err := newEndpointClient(cfg, caller)
+	if err != nil {
+		return nil, err
+	}
+	return client.get(ctx, "/status", nil)
+}
+
+func parseStatus(body []byte) (agent.Status, error) {
+	var s agent.Status
+	if err := json.Unmarshal(body, &s); err != nil || s.Version == "" {
+		return s, &upstream.Error{Message: "the answer is not the status of an agent", Err: upstream.ErrUnavailable}
+	}
+	return s, nil
+}
+
+// watchStatus draws the answers of ask until ctx ends. An agent that does not answer is shown as
+// such, and asked again.
 func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte, error)) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
@@ -159,14 +181,6 @@ func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte
 			return nil
 		}
 	}
-}
-
-func parseStatus(body []byte) (agent.Status, error) {
-	var s agent.Status
-	if err := json.Unmarshal(body, &s); err != nil || s.Version == "" {
-		return s, &upstream.Error{Message: "the answer is not the status of an agent", Err: upstream.ErrUnavailable}
-	}
-	return s, nil
 }
 
 // writeIndented writes a JSON text for people to read.

@@ -10,7 +10,7 @@ import (
 	"secretagent/upstream"
 )
 
-// healthTimeout bounds a health check. Those who run one wait for some seconds themselves.
+// healthTimeout bounds a health check. A container runtime waits for some seconds itself.
 const healthTimeout = 3 * time.Second
 
 // health is one of the questions that the endpoint answers without a token.
@@ -33,9 +33,9 @@ func holds(body []byte, key string) bool {
 	return err == nil && there
 }
 
-// checkHealth asks h and prints the answer. It needs neither a token nor rights on its file,
-// so that it can run as whoever checks.
-func (a *app) checkHealth(ctx context.Context, cfg *config.Config, h health, asJSON bool) error {
+// checkHealth asks h and prints the answer. It needs neither a token nor rights on its file, so
+// that it can run as any user.
+func (a *app) checkHealth(ctx context.Context, cfg *config.Config, h health, out *output) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	client, err := reachEndpoint(cfg)
@@ -51,14 +51,13 @@ func (a *app) checkHealth(ctx context.Context, cfg *config.Config, h health, asJ
 	case !holds(body, h.key), status != http.StatusOK && status != http.StatusServiceUnavailable:
 		return client.refused(status, body)
 	}
-	text := h.yes
-	if status != http.StatusOK {
-		text = h.no
-	}
-	if asJSON {
+	switch {
+	case out.json:
 		err = a.writeIndented(body)
-	} else {
-		err = a.write([]byte(text + "\n"))
+	case status == http.StatusOK:
+		err = a.write([]byte(h.yes + "\n"))
+	default:
+		err = a.write([]byte(h.no + "\n"))
 	}
 	if err == nil && status != http.StatusOK {
 		return exitCode(upstream.ExitFailed)

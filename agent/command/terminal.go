@@ -165,6 +165,22 @@ func (a *app) printJSON(v any) error {
 	return a.write([]byte(b.String()))
 }
 
+// print writes an answer in the form that out says.
+func (a *app) print(out *output, answer any, text string) error {
+	if out.json {
+		return a.printJSON(answer)
+	}
+	return a.write([]byte(text))
+}
+
+// printList writes an answer as JSON or as a table.
+func (a *app) printList(out *output, answer any, header []string, rows [][]string) error {
+	if out.json {
+		return a.printJSON(answer)
+	}
+	return a.printTable(header, rows)
+}
+
 // printTable writes rows with aligned columns. Nothing is written when there are no rows.
 func (a *app) printTable(header []string, rows [][]string) error {
 	if len(rows) == 0 {

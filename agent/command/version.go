@@ -20,14 +20,11 @@ commit where it is known.`,
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(_ context.Context, _ []string) error {
 			v := versionAnswer{Version: a.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Commit: commit()}
-			if out.json {
-				return a.printJSON(v)
-			}
 			line := fmt.Sprintf("secretagent %s (%s, %s", v.Version, v.Go, v.Platform)
 			if v.Commit != "" {
 				line += ", commit " + v.Commit
 			}
-			return a.write([]byte(line + ")\n"))
+			return a.print(out, v, line+")\n")
 		}),
 	}
 	out = outputFlag(cmd)
@@ -46,17 +43,13 @@ func commit() string {
 	if !ok {
 		return ""
 	}
-	revision, modified := "", ""
+	settings := map[string]string{}
 	for _, s := range build.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			modified = "-modified"
-		}
+		settings[s.Key] = s.Value
 	}
-	if revision == "" {
-		return ""
+	revision := settings["vcs.revision"]
+	if revision != "" && settings["vcs.modified"] == "true" {
+		revision += "-modified"
 	}
-	return revision + modified
+	return revision
 }
