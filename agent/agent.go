@@ -19,6 +19,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/cache"
 	"secretagent/render"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -122,7 +123,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	cacheOpts := cacheOptions(cfg, a.log)
 	cacheOpts.Observe = a.metrics.observeFetch
 	if a.cache, err = cache.New(a.backend, cacheOpts); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, inSection("cache", err)
 	}
 	a.undo.add("cache", a.cache.Close)
 	cancel := a.backend.OnChange(a.cache.Invalidate)
@@ -145,14 +146,10 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if a.audit != nil {
 		a.undo.add("audit log", a.audit.Close)
 	}
-	if now.callers, err = loadCallers(&cfg.Endpoint, a.log); err != nil {
-		return nil, err
+	if now.callers, err = loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load); err != nil {
+		return nil, inSection("endpoint", err)
 	}
-	endpointOptions, err := a.endpointOptions(&cfg.Endpoint, now.callers)
-	if err != nil {
-		return nil, err
-	}
-	if a.endpoint, err = endpoint.New(a.cache, endpointOptions); err != nil {
+	if a.endpoint, err = a.newEndpoint(&cfg.Endpoint, now.callers); err != nil {
 		return nil, err
 	}
 	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.log); err != nil {
@@ -177,11 +174,7 @@ func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
 	if a.child != nil {
 		opts.Signal = a.child.Signal
 	}
-	r, err := render.New(a.cache, opts)
-	if err != nil {
-		return nil, newFilesError(true, err)
-	}
-	return r, nil
+	return render.New(a.cache, opts)
 }
 
 // closeServing closes the endpoint's listeners, those of an agent that was never run included.

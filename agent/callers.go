@@ -11,35 +11,31 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
+	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
 
-// loadCallers returns who may ask the endpoint: the configured callers or, without any, whoever
-// holds the token of the agent. Token files that are missing are created.
-func loadCallers(cfg *config.Endpoint, log *slog.Logger) ([]endpoint.Caller, error) {
+// loadCallers returns who may ask the endpoint: the configured callers or, without any, every
+// holder of the agent's token. The error is [upstream.OptionErrors] below the section endpoint.
+func loadCallers(cfg *config.Endpoint, log *slog.Logger, load loadFile) ([]endpoint.Caller, error) {
+	var p upstream.OptionErrors
 	if len(cfg.Callers) == 0 {
-		token, err := loadToken(string(cfg.TokenFile), log)
-		if err != nil {
-			return nil, fmt.Errorf("endpoint.tokenFile: %w", err)
-		}
-		return []endpoint.Caller{endpoint.DefaultCaller(token)}, nil
+		token, err := loadToken(string(cfg.TokenFile), log, load)
+		p.Add("tokenFile", err)
+		return []endpoint.Caller{endpoint.DefaultCaller(token)}, p.Err()
 	}
 	var callers []endpoint.Caller
-	var errs []error
-	for _, c := range cfg.Callers {
+	for i, c := range cfg.Callers {
 		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets}
 		if c.TokenFile != "" {
-			token, err := loadToken(string(c.TokenFile), log)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("endpoint.callers: %s: tokenFile: %w", c.Name, err))
-				continue
-			}
+			token, err := loadToken(string(c.TokenFile), log, load)
+			p.Add(fmt.Sprintf("callers[%d].tokenFile", i), err)
 			caller.Tokens = []endpoint.Token{token}
 		}
 		callers = append(callers, caller)
 	}
-	return callers, errors.Join(errs...)
+	return callers, p.Err()
 }
 
 func ids(configured []int) []uint32 {
@@ -50,10 +46,9 @@ func ids(configured []int) []uint32 {
 	return out
 }
 
-// loadToken reads a token file and makes it, with a random token of 256 bits, where it is
-// missing.
-func loadToken(path string, log *slog.Logger) (endpoint.Token, error) {
-	text, created, err := keyfile.Token.Load(path, func() []byte {
+// loadToken reads a token file. Where it is missing, a random token of 256 bits is made.
+func loadToken(path string, log *slog.Logger, load loadFile) (endpoint.Token, error) {
+	text, created, err := load(keyfile.Token, path, func() []byte {
 		var random [32]byte
 		_, _ = rand.Read(random[:]) // never fails
 		return []byte(hex.EncodeToString(random[:]) + "\n")

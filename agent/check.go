@@ -1,6 +1,64 @@
 package agent
 
-import "secretagent/upstream"
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"secretagent/agent/config"
+	"secretagent/agent/listen"
+	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
+)
+
+// Load reads the configuration file at path for an agent: its shape and every rule of every
+// part are checked, so that [New] refuses what it returns only because of what other processes
+// do. The error is [config.Problems].
+func Load(path string) (*config.Config, error) { return config.Load(path, Check) }
+
+// Check returns every problem of cfg that its parts know of, as [upstream.OptionErrors] with
+// keys from the top of agent.yaml; nil when there are none. It reads what cfg names (templates,
+// tokens, keyrings, certificates), looks for programs, users and groups, and changes nothing. It
+// has the type [config.Rules].
+func Check(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	p.Add("", checkUpstream(cfg))
+	p.Add("", checkCache(cfg))
+	p.Add("endpoint", checkEndpoint(&cfg.Endpoint))
+	p.Add("", renderOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
+	p.Add("", CheckExec(false)(cfg))
+	return p.Err()
+}
+
+// CheckFiles is [Check] of what [RenderOnce] needs.
+func CheckFiles(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	p.Add("", checkUpstream(cfg))
+	p.Add("", renderOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
+	return p.Err()
+}
+
+// CheckExec is [Check] of the section exec. Where the command comes from the command line, the
+// one of the file does not matter.
+func CheckExec(other bool) config.Rules {
+	return func(cfg *config.Config) error {
+		if cfg.Exec == nil {
+			return nil
+		}
+		opts := childOptions(cfg.Exec, slog.New(slog.DiscardHandler))
+		if other || len(opts.Command) == 0 {
+			self, err := os.Executable() // stands in for it
+			if err != nil {
+				return err
+			}
+			opts.Command = []string{self}
+		}
+		return inSection("exec", opts.Validate())
+	}
+}
 
 // inSection returns the problems of a part's options with the section before their keys; nil for
 // nil.
@@ -8,4 +66,73 @@ func inSection(section string, err error) error {
 	var p upstream.OptionErrors
 	p.Add(section, err)
 	return p.Err()
+}
+
+func checkUpstream(cfg *config.Config) error {
+	if cfg.Upstream.Local == nil && cfg.Upstream.Alibaba == nil {
+		return nil // config tells
+	}
+	k := kindOf(&cfg.Upstream)
+	return inSection("upstream."+k.name(), k.check())
+}
+
+// checkCache checks the sections cache and secrets.
+func checkCache(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	p.Add("cache", cacheOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
+	for _, e := range p {
+		if pin, ok := strings.CutPrefix(e.Key, "cache.pins"); ok {
+			e.Key = "secrets" + pin
+		}
+	}
+	return p.Err()
+}
+
+func checkEndpoint(cfg *config.Endpoint) error {
+	var p upstream.OptionErrors
+	callers, err := loadCallers(cfg, slog.New(slog.DiscardHandler), previewFile)
+	p.Add("", err)
+	p.Add("", endpointOptions(cfg, callers).Validate())
+	p.Add("", checkListeners(endpointListeners(cfg)))
+	if a := cfg.Audit; a != nil && a.File != "" {
+		p.Add("audit.file", checkAuditFile(string(a.File)))
+	}
+	return p.Err()
+}
+
+// checkAuditFile returns why the audit log cannot be appended to path, as far as that shows
+// without making the file.
+func checkAuditFile(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return errors.New("must be a file, not a folder")
+	case errors.Is(err, fs.ErrNotExist):
+		_, err = os.Stat(filepath.Dir(path))
+	}
+	return err
+}
+
+func checkListeners(list []listen.Options) error {
+	var p upstream.OptionErrors
+	for _, opts := range list {
+		p.Add("", opts.Validate())
+	}
+	return p.Err()
+}
+
+// loadFile returns the content of a secret file, which fresh makes where it is missing; see
+// [keyfile.Kind.Load].
+type loadFile func(kind keyfile.Kind, path string, fresh func() []byte) (text []byte, created bool, err error)
+
+// previewFile is what [keyfile.Kind.Load] would do, without making a file.
+func previewFile(kind keyfile.Kind, path string, fresh func() []byte) (text []byte, created bool, err error) {
+	if err := kind.Check(path); err != nil {
+		return nil, false, err
+	}
+	text, err = kind.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fresh(), false, nil
+	}
+	return text, false, err
 }

@@ -149,9 +149,9 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 	renderOpts.Partial, renderOpts.NoHooks = opts.Partial, opts.NoHooks
 	r, err := render.New(c, renderOpts)
 	if err != nil {
-		return newFilesError(true, err)
+		return err
 	}
-	return newFilesError(false, fn(r))
+	return newFilesError(fn(r))
 }
 
 // renderCounts counts what the renderer did, for metrics.

@@ -29,6 +29,7 @@ import (
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // callTakes is how long the upstream of this test takes to answer.
@@ -520,11 +521,9 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	renderOpts.Observe = a.renders.observe
 	renderer, err := render.New(countingSource{a.cache, books}, renderOpts)
 	must(err)
-	callers, err := loadCallers(&cfg.Endpoint, slog.New(slog.DiscardHandler))
+	callers, err := loadCallers(&cfg.Endpoint, slog.New(slog.DiscardHandler), keyfile.Kind.Load)
 	must(err)
-	endpointOpts, err := a.endpointOptions(&cfg.Endpoint, callers)
-	must(err)
-	a.endpoint, err = endpoint.New(a.cache, endpointOpts)
+	a.endpoint, err = a.newEndpoint(&cfg.Endpoint, callers)
 	must(err)
 	a.live.Store(&live{cfg: cfg, renderer: renderer, sources: fingerprint(templateFiles(cfg)), callers: callers})
 	a.metrics.registry.MustRegister(collector{a})

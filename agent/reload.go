@@ -14,6 +14,7 @@ import (
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
 	"secretagent/render"
+	"secretagent/upstream/keyfile"
 )
 
 // reloadRequest asks the running agent to read its configuration again.
@@ -107,7 +108,7 @@ func (a *Agent) reopenAudit() {
 // missing, tokens and secrets of access keys, stay.
 func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) (err error) {
 	old := a.live.Load()
-	cfg, err := config.Load(old.cfg.File())
+	cfg, err := Load(old.cfg.File())
 	if err != nil {
 		return err
 	}
@@ -126,9 +127,9 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 			return err
 		}
 	}
-	fresh, err := loadCallers(&cfg.Endpoint, a.log)
+	fresh, err := loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load)
 	if err != nil {
-		return err
+		return inSection("endpoint", err)
 	}
 	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.log); err != nil {
 		return err

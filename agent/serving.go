@@ -15,13 +15,11 @@ import (
 	"secretagent/upstream/kmsserver"
 )
 
-// endpointOptions turns the configuration into that of the endpoint.
-func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) (endpoint.Options, error) {
-	format, err := endpoint.ParseFormat(cfg.Format)
-	if err != nil {
-		return endpoint.Options{}, fmt.Errorf("endpoint.format: %w", err)
-	}
-	opts := endpoint.Options{
+// endpointOptions turns the configuration into that of the endpoint, without what the agent
+// adds.
+func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.Options {
+	format, _ := endpoint.ParseFormat(cfg.Format) // one of those that config allows
+	return endpoint.Options{
 		Callers:        callers,
 		TokenHeaders:   cfg.Headers,
 		PathPrefix:     cfg.PathPrefix,
@@ -38,18 +36,20 @@ func (a *Agent) endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller)
 		RequestTimeout: cfg.RequestTimeout,
 		LookupTimeout:  cfg.LookupTimeout,
 		IdleTimeout:    cfg.IdleTimeout,
-		Ready:          a.readiness,
-		Status:         a.status,
 		StatusPage:     cfg.StatusPage,
-		Metrics:        a.metrics.write,
-		Observe:        a.metrics.observeLookup,
-		Audit:          a.audit,
-		Logger:         a.log.With("part", "endpoint"),
 	}
+}
+
+// newEndpoint makes the endpoint.
+func (a *Agent) newEndpoint(cfg *config.Endpoint, callers []endpoint.Caller) (*endpoint.Server, error) {
+	opts := endpointOptions(cfg, callers)
+	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.metrics.write
+	opts.Observe, opts.Audit, opts.Logger = a.metrics.observeLookup, a.audit, a.log.With("part", "endpoint")
 	if a.backend.manager() != nil {
 		opts.Versions = a.versions
 	}
-	return opts, nil
+	srv, err := endpoint.New(a.cache, opts)
+	return srv, inSection("endpoint", err)
 }
 
 // openListener opens a listener that section of agent.yaml describes; part is whose it is in

@@ -17,6 +17,9 @@ type kind interface {
 	// name is the section in the configuration and the Kind in the status.
 	name() string
 
+	// check returns every problem with the section, as [Check] does.
+	check() error
+
 	// open opens the upstream for an agent. observe hears of each call to a service.
 	open(ctx context.Context, log *slog.Logger, observe func(kms.Observation)) (backend, error)
 

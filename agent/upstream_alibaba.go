@@ -23,6 +23,16 @@ type alibaba struct{ cfg *config.Alibaba }
 
 func (k alibaba) name() string { return "alibaba" }
 
+func (k alibaba) check() error {
+	var p upstream.OptionErrors
+	log := slog.New(slog.DiscardHandler)
+	p.Add("credentials", credentialOptions(&k.cfg.Credentials, log).Validate())
+	opts := cloudOptions(k.cfg, log)
+	opts.Credentials = kms.StaticCredential("", "", "") // those of the options above
+	p.Add("", opts.Validate())
+	return p.Err()
+}
+
 func (k alibaba) open(_ context.Context, log *slog.Logger, observe func(kms.Observation)) (backend, error) {
 	first, err := openCloud(k.cfg, log, observe)
 	if err != nil {

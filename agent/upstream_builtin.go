@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -21,12 +20,19 @@ type builtinKind struct{ cfg *config.Local }
 
 func (k builtinKind) name() string { return "local" }
 
-func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Observation)) (backend, error) {
-	store, err := openSeeded(ctx, k.cfg, log)
+func (k builtinKind) check() error {
+	var p upstream.OptionErrors
+	p.Add("", builtinOptions(k.cfg, slog.New(slog.DiscardHandler)).Validate())
+	p.Add("api", checkListeners(apiListeners(&k.cfg.API)))
+	return p.Err()
+}
+
+func (k builtinKind) open(_ context.Context, log *slog.Logger, _ func(kms.Observation)) (backend, error) {
+	store, err := builtin.Open(builtinOptions(k.cfg, log))
 	if err != nil {
-		return nil, err
+		return nil, inSection("upstream.local", err)
 	}
-	return &builtinBackend{store, log}, nil
+	return builtinBackend{store}, nil
 }
 
 // manage returns a [backend] where this process opens the files.
@@ -39,7 +45,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	if running {
 		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
 	}
-	store, err := openSeeded(ctx, k.cfg, log)
+	store, err := builtin.Open(builtinOptions(k.cfg, log))
 	switch {
 	case errors.Is(err, builtin.ErrLocked) && socket == "":
 		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
@@ -48,7 +54,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	case err != nil:
 		return nil, err
 	}
-	return &builtinBackend{store, log}, nil
+	return builtinBackend{store}, nil
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
@@ -73,21 +79,18 @@ func (k builtinKind) fixed() []setting {
 }
 
 // builtinBackend is the built-in backend of a running agent.
-type builtinBackend struct {
-	*builtin.Store
-	log *slog.Logger
-}
+type builtinBackend struct{ *builtin.Store }
 
-func (b *builtinBackend) manager() upstream.Manager { return b.Store }
+func (b builtinBackend) manager() upstream.Manager { return b.Store }
 
 // prepare writes the seed at once: what it creates is not taken back.
-func (b *builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
-	return func() {}, seed(ctx, b.Store, cfg.Local.Seed, b.log)
+func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
+	return func() {}, inSection("upstream.local", b.Seed(ctx, seed(cfg.Local)))
 }
 
-func (b *builtinBackend) run(ctx context.Context) error { return b.Run(ctx) }
+func (b builtinBackend) run(ctx context.Context) error { return b.Run(ctx) }
 
-func (b *builtinBackend) status(s *UpstreamStatus) {
+func (b builtinBackend) status(s *UpstreamStatus) {
 	st := b.Stats()
 	s.Local = &LocalStatus{
 		Reads: st.Reads, Writes: st.Writes, Commits: st.Commits, Purged: st.Purged,
@@ -95,7 +98,7 @@ func (b *builtinBackend) status(s *UpstreamStatus) {
 	}
 }
 
-func (b *builtinBackend) collect(s sink) {
+func (b builtinBackend) collect(s sink) {
 	st := b.Stats()
 	s.counter("secretagent_local_reads_total", "Read transactions of the built-in backend.", st.Reads)
 	s.counter("secretagent_local_writes_total", "Write operations of the built-in backend.", st.Writes)
@@ -111,7 +114,9 @@ type Store = builtin.Store
 // OpenStore opens the files of the built-in backend. It fails while an agent runs on them,
 // with an error that wraps [upstream.ErrUnavailable].
 func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
-	store, err := builtin.Open(builtinOptions(cfg, log))
+	opts := builtinOptions(cfg, log)
+	opts.Seed = nil
+	store, err := builtin.Open(opts)
 	if errors.Is(err, builtin.ErrLocked) {
 		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}
 	}
@@ -121,36 +126,17 @@ func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
 func builtinOptions(cfg *config.Local, log *slog.Logger) builtin.Options {
 	return builtin.Options{
 		Database: string(cfg.Database), Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
-		MaxVersions: cfg.MaxVersions, Logger: log.With("part", "backend"),
+		MaxVersions: cfg.MaxVersions, Seed: seed(cfg), Logger: log.With("part", "backend"),
 	}
 }
 
-func openSeeded(ctx context.Context, cfg *config.Local, log *slog.Logger) (*builtin.Store, error) {
-	store, err := builtin.Open(builtinOptions(cfg, log))
-	if err != nil {
-		return nil, err
+// seed returns the configured secrets that are created where they are missing.
+func seed(cfg *config.Local) []upstream.CreateSecretInput {
+	var secrets []upstream.CreateSecretInput
+	for _, s := range cfg.Seed {
+		secrets = append(secrets, upstream.CreateSecretInput{SecretName: s.Name, VersionID: s.VersionID, SecretData: s.Data})
 	}
-	if err := seed(ctx, store, cfg.Seed, log); err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
-	return store, nil
-}
-
-// seed creates the configured secrets that are missing and leaves all others alone.
-func seed(ctx context.Context, m upstream.Manager, seeds []config.Seed, log *slog.Logger) error {
-	for _, s := range seeds {
-		_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: s.Name, VersionID: s.VersionID, SecretData: s.Data})
-		switch {
-		case err == nil:
-			log.Info("seeded", "secret", string(s.Name), "version", string(s.VersionID))
-		case errors.Is(err, upstream.ErrExists):
-		case errors.Is(err, upstream.ErrPendingDeletion):
-			log.Warn("not seeded: the secret is scheduled for deletion", "secret", string(s.Name), "hint", "secretagent secret restore "+string(s.Name))
-		default:
-			return fmt.Errorf("upstream.local.seed: %s: %w", s.Name, err)
-		}
-	}
-	return nil
+	return secrets
 }
 
 // answers reports whether a process serves the unix socket. A socket that is missing or dead is no

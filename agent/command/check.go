@@ -21,8 +21,9 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check the configuration",
 		Long: `Check the configuration file and report every problem of it at once, each with line, column,
-key and what is allowed. When it is valid, the template files that it names are read and parsed,
-and users and groups looked up. Nothing else is opened, and nothing started or created.
+key and what is allowed. What it names is looked at too: templates, tokens, keyrings and
+certificates are read, programs, users and groups looked for. What passes here is what
+"run" accepts. Nothing is started or created.
 
 With --probe a valid configuration is also tried: every declared secret is read once from every
 endpoint of the upstream, and its value thrown away. Where none is declared, secretagent-probe
@@ -39,10 +40,7 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := config.Load(path)
-			if err == nil {
-				err = agent.CheckFiles(cfg)
-			}
+			cfg, err := agent.Load(path)
 			if !out.json {
 				if err != nil {
 					return err
@@ -56,11 +54,6 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			problems, _ := errors.AsType[config.Problems](err)
 			for _, p := range problems {
 				answer.Problems = append(answer.Problems, checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason})
-			}
-			if files, ok := errors.AsType[*agent.FilesError](err); ok {
-				for _, p := range files.Problems {
-					answer.Problems = append(answer.Problems, checkProblem{Reason: p.Error()})
-				}
 			}
 			var probeErr error
 			if ping && err == nil {
@@ -129,7 +122,7 @@ type checkProbe struct {
 }
 
 type checkProblem struct {
-	Line, Column int    // 0: in a file that is rendered, whose place Reason says
+	Line, Column int
 	Key, Value   string `json:",omitempty"`
 	Reason       string
 }

@@ -122,13 +122,13 @@ func (a *app) configFile() (string, error) {
 	return path, nil
 }
 
-// loadConfig finds and reads the configuration.
-func (a *app) loadConfig() (*config.Config, error) {
+// loadConfig finds and reads the configuration, and checks it by the rules.
+func (a *app) loadConfig(rules ...config.Rules) (*config.Config, error) {
 	path, err := a.configFile()
 	if err != nil {
 		return nil, err
 	}
-	return config.Load(path)
+	return config.Load(path, rules...)
 }
 
 // group makes a command that only holds others.

@@ -34,7 +34,7 @@ there is one, else from the upstream itself.`,
 			return nil
 		},
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			cfg, err := a.loadConfig()
+			cfg, err := a.loadConfig(agent.CheckExec(len(args) > 0))
 			if err != nil {
 				return err
 			}

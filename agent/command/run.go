@@ -30,7 +30,7 @@ so that a fresh checkout runs.`,
 		Example: `  secretagent run --config /etc/secretagent/agent.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			cfg, err := a.loadConfig()
+			cfg, err := a.loadConfig(agent.Check)
 			if err != nil {
 				return err
 			}

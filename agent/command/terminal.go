@@ -86,9 +86,6 @@ func (a *app) report(err error, verb string) int {
 	if _, usage := errors.AsType[usageError](err); usage {
 		return upstream.ExitUsage
 	}
-	if files, ok := errors.AsType[*agent.FilesError](err); ok && files.Configured {
-		return upstream.ExitUsage
-	}
 	return upstream.ExitCode(err)
 }
 

@@ -37,25 +37,9 @@ type Secret struct {
 	TTL  time.Duration      `yaml:"ttl" min:"1s" max:"168h"` // zero: that of the cache
 }
 
+// check shortens the default of negativeTTL where ttl alone is set: that is no conflict.
 func (c *Cache) check(p *problems) {
 	if !p.has("cache.negativeTTL") {
-		c.NegativeTTL = min(c.NegativeTTL, c.TTL) // who shortens ttl alone did not ask for a conflict
-	}
-	if c.NegativeTTL > c.TTL {
-		p.addf("cache.negativeTTL", c.NegativeTTL.String(), "must not be longer than cache.ttl, %s", c.TTL)
-	}
-	if c.Sealed != nil && c.Sealed.Path == c.Sealed.Keyring {
-		p.addf("cache.sealed.path", string(c.Sealed.Path), "is also the keyring")
-	}
-}
-
-func checkSecrets(p *problems, secrets []Secret) {
-	declared := map[upstream.SecretRef]bool{}
-	for i, s := range secrets {
-		ref := s.Name.WithDefaults()
-		if s.Name.SecretName != "" && declared[ref] {
-			p.addf(key("secrets[%d].name", i), s.Name.String(), "is declared twice: keep one")
-		}
-		declared[ref] = true
+		c.NegativeTTL = min(c.NegativeTTL, c.TTL)
 	}
 }

@@ -32,15 +32,12 @@ func (c *Config) File() string { return c.file }
 // agent does. The caller must not modify the slice.
 func (c *Config) Files() []string { return c.watched }
 
+// check holds the rules that are about the file as a whole: what excludes or needs another key.
+// Rules of a value belong to the part that uses it, see [Rules].
 func (c *Config) check(p *problems) {
 	c.Upstream.check(p)
 	c.Cache.check(p)
 	c.Endpoint.check(p)
-	checkSecrets(p, c.Secrets)
-	checkOutputs(p, c)
-	if c.Exec != nil {
-		c.Exec.check(p)
-	}
 	checkWrittenPaths(p, c)
 	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
 		p.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are templates, sets or exec: nobody could use the agent")
@@ -106,9 +103,6 @@ func checkWrittenPaths(p *problems, c *Config) {
 	}
 	for i := range c.Templates {
 		claim(c.Templates[i].Destination, key("templates[%d].destination", i))
-		if s := c.Templates[i].Source; s != "" && s == c.Templates[i].Destination {
-			p.addf(key("templates[%d].destination", i), string(s), "it is also the source")
-		}
 	}
 	for i := range c.Sets {
 		claim(c.Sets[i].Directory, key("sets[%d].directory", i))

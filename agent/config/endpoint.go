@@ -1,9 +1,6 @@
 package config
 
 import (
-	"regexp"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -67,28 +64,9 @@ type Audit struct {
 	Sample int  `yaml:"sample" default:"1" min:"1" max:"1000000"` // one of this many hits is written; refusals always
 }
 
-var (
-	headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-	hostName   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$|^[0-9A-Fa-f:.]+$`)
-	pathPrefix = regexp.MustCompile(`^/([A-Za-z0-9._~-]+/)*$`)
-	callerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-)
-
 func (e *Endpoint) check(p *problems) {
-	checkListen(p, "endpoint.listen", e.Listen)
-	if e.Listen != "" && !loopback(e.Listen) {
-		switch {
-		case !e.AllowNonLoopback:
-			p.addf("endpoint.listen", e.Listen, "is no loopback address: listen on 127.0.0.1, or set endpoint.allowNonLoopback and endpoint.tls")
-		case e.TLS == nil:
-			p.addf("endpoint.listen", e.Listen, "is no loopback address: endpoint.tls must be set")
-		}
-	}
 	if e.Listen == "" && e.TLS != nil {
 		p.addf("endpoint.tls", "", "has no use without endpoint.listen")
-	}
-	if e.SocketMode&0o600 != 0o600 {
-		p.addf("endpoint.socketMode", e.SocketMode.String(), `must let the owner read and write, as "0600" does`)
 	}
 	if e.Socket == "" {
 		for _, name := range []string{"socketMode", "socketUser", "socketGroup"} {
@@ -97,26 +75,22 @@ func (e *Endpoint) check(p *problems) {
 			}
 		}
 	}
-	if len(e.Headers) == 0 {
-		p.addf("endpoint.headers", "", "must name at least one header: a token is always required")
+	if len(e.Callers) > 0 && p.has("endpoint.tokenFile") {
+		p.addf("endpoint.tokenFile", string(e.TokenFile), "opens nothing where endpoint.callers are set: give it to one of them")
 	}
-	for i, h := range e.Headers {
-		if !headerName.MatchString(h) {
-			p.addf(key("endpoint.headers[%d]", i), h, "must be the name of an HTTP header, such as X-KMS-Token")
+	tokens := map[Path]bool{}
+	for i, c := range e.Callers {
+		at := key("endpoint.callers[%d]", i)
+		if tokens[c.TokenFile] && c.TokenFile != "" {
+			p.addf(at+".tokenFile", string(c.TokenFile), "is used twice: give every caller a token of its own")
+		}
+		tokens[c.TokenFile] = true
+		for _, name := range []string{"uids", "gids"} {
+			if e.Socket == "" && p.has(at+"."+name) {
+				p.addf(at+"."+name, "", "works on endpoint.socket only, which is not set")
+			}
 		}
 	}
-	for i, h := range e.AllowedHosts {
-		if !hostName.MatchString(h) {
-			p.addf(key("endpoint.allowedHosts[%d]", i), h, "must be a host name or address, without port")
-		}
-	}
-	switch {
-	case !pathPrefix.MatchString(e.PathPrefix):
-		p.addf("endpoint.pathPrefix", e.PathPrefix, "must start and end with a slash, such as /v1/")
-	case e.PathPrefix == "/", strings.HasPrefix(e.PathPrefix, "/secretsmanager/"), slices.Contains([]string{"/live/", "/ready/", "/metrics/", "/status/"}, e.PathPrefix):
-		p.addf("endpoint.pathPrefix", e.PathPrefix, "would hide the other paths of the endpoint")
-	}
-	e.checkCallers(p)
 	if a := e.Audit; a != nil {
 		switch {
 		case a.File == "" && !a.Stderr:
@@ -124,36 +98,5 @@ func (e *Endpoint) check(p *problems) {
 		case a.File != "" && a.Stderr:
 			p.addf("endpoint.audit.stderr", "true", "must not be combined with file: choose one")
 		}
-	}
-}
-
-func (e *Endpoint) checkCallers(p *problems) {
-	names, tokens := map[string]bool{}, map[Path]bool{}
-	if len(e.Callers) > 0 && p.has("endpoint.tokenFile") {
-		p.addf("endpoint.tokenFile", string(e.TokenFile), "opens nothing where endpoint.callers are set: give it to one of them")
-	}
-	for i, c := range e.Callers {
-		at := key("endpoint.callers[%d]", i)
-		if p.has(at+".name") && !callerName.MatchString(c.Name) {
-			p.addf(at+".name", c.Name, "must be 1 to 64 letters, digits, dots, dashes and underscores")
-		}
-		if names[c.Name] && c.Name != "" {
-			p.addf(at+".name", c.Name, "is given to two callers: choose another")
-		}
-		if tokens[c.TokenFile] && c.TokenFile != "" {
-			p.addf(at+".tokenFile", string(c.TokenFile), "is used twice: give every caller a token of its own")
-		}
-		names[c.Name], tokens[c.TokenFile] = true, true
-		if c.TokenFile == "" && len(c.UIDs) == 0 && len(c.GIDs) == 0 {
-			p.addf(at, "", "must have a tokenFile, uids or gids: nothing tells who it is")
-		}
-		if e.Socket == "" {
-			for _, name := range []string{"uids", "gids"} {
-				if p.has(at + "." + name) {
-					p.addf(at+"."+name, "", "works on endpoint.socket only, which is not set")
-				}
-			}
-		}
-		checkGlobs(p, at+".secrets", c.Secrets)
 	}
 }

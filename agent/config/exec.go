@@ -1,7 +1,6 @@
 package config
 
 import (
-	"regexp"
 	"time"
 
 	"secretagent/upstream"
@@ -41,54 +40,4 @@ type EnvVar struct {
 	Prefix   string            `yaml:"prefix"`                                      // before names that come from fields
 	Case     string            `yaml:"case" default:"keep" enum:"keep|upper|lower"` // of names that come from fields
 	Sanitize bool              `yaml:"sanitize" default:"false"`                    // replace what no variable may contain by _
-}
-
-var (
-	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	envGlob = regexp.MustCompile(`^[A-Za-z0-9_*?]+$`)
-)
-
-func (e *Exec) check(p *problems) {
-	if p.has("exec.command") {
-		checkCommand(p, "exec.command", e.Command)
-	}
-	names := map[string]bool{}
-	for i, v := range e.Env {
-		at := key("exec.env[%d]", i)
-		if v.Name != "" && !envName.MatchString(v.Name) {
-			p.addf(at+".name", v.Name, "must be a variable name: letters, digits and underscores, no digit first")
-		}
-		if v.Name != "" && names[v.Name] {
-			p.addf(at+".name", v.Name, "is set twice: keep one")
-		}
-		names[v.Name] = true
-		if v.Name == "" && v.Field != "" {
-			p.addf(at+".field", v.Field, "needs a name for its variable")
-		}
-		if v.Name != "" {
-			for _, name := range []string{"keys", "prefix", "case", "sanitize"} {
-				if p.has(joinKey(at, name)) {
-					p.addf(joinKey(at, name), "", "has no use with name, which makes one variable")
-				}
-			}
-		}
-		if v.Prefix != "" && !envName.MatchString(v.Prefix) {
-			p.addf(at+".prefix", v.Prefix, "must be the start of a variable name")
-		}
-		for field, variable := range v.Keys {
-			if variable != "" && !envName.MatchString(variable) {
-				p.addf(joinKey(at+".keys", field), variable, "must be a variable name: letters, digits and underscores, no digit first")
-			}
-		}
-	}
-	for _, list := range []struct {
-		name  string
-		globs []string
-	}{{"allow", e.Allow}, {"deny", e.Deny}} {
-		for i, g := range list.globs {
-			if !envGlob.MatchString(g) {
-				p.addf(key("exec.%s[%d]", list.name, i), g, "must be a variable name, with * for any text and ? for one character")
-			}
-		}
-	}
 }

@@ -102,7 +102,7 @@ func (s *Server) SetCallers(callers []Caller) error {
 func (s *Server) PrepareCallers(callers []Caller) (set func(), err error) {
 	var problems upstream.OptionErrors
 	if checkCallers(&problems, callers); len(problems) > 0 {
-		return nil, fmt.Errorf("endpoint: %w", problems)
+		return nil, problems
 	}
 	next := newCallerSet(callers)
 	return func() {

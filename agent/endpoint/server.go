@@ -71,7 +71,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		return nil, errors.New("endpoint: no secrets to serve")
 	}
 	if err := opts.Validate(); err != nil {
-		return nil, fmt.Errorf("endpoint: %w", err)
+		return nil, err
 	}
 	opts = opts.withDefaults()
 	s := &Server{
