@@ -193,13 +193,10 @@ func (a *Agent) openAPI(api *config.API) error {
 	if api.Socket == "" && api.Listen == "" {
 		return nil
 	}
-	keys, err := loadAccessKeys(api.AccessKeys)
+	var err error
+	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{AccessKeys: accessKeys(api.AccessKeys), Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
 	if err != nil {
-		return err
-	}
-	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{AccessKeys: keys, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
-	if err != nil {
-		return err
+		return inSection(sectionAPI, err)
 	}
 	a.apiListeners, err = listenAPI(api, a.log)
 	for _, ln := range a.apiListeners {

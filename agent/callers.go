@@ -3,7 +3,6 @@ package agent
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -69,17 +68,11 @@ func loadToken(path string, log *slog.Logger, load loadFile) (endpoint.Token, er
 	return token, nil
 }
 
-// loadAccessKeys reads the secrets of the KMS API's access keys, and creates missing ones.
-func loadAccessKeys(configured []config.AccessKey) ([]kmsserver.AccessKey, error) {
+// accessKeys returns the access keys of the KMS API.
+func accessKeys(configured []config.AccessKey) []kmsserver.AccessKey {
 	var keys []kmsserver.AccessKey
-	var errs []error
 	for _, k := range configured {
-		secret, err := kmsserver.LoadAccessKeySecret(string(k.SecretFile))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("upstream.local.api.accessKeys: %s: %w", k.ID, err))
-			continue
-		}
-		keys = append(keys, kmsserver.AccessKey{ID: k.ID, Secret: secret, Actions: k.Actions, Secrets: k.Secrets})
+		keys = append(keys, kmsserver.AccessKey{ID: k.ID, SecretFile: string(k.SecretFile), Actions: k.Actions, Secrets: k.Secrets})
 	}
-	return keys, errors.Join(errs...)
+	return keys
 }

@@ -147,12 +147,8 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 	setKeys := func() {}
 	if a.api != nil {
-		keys, err := loadAccessKeys(cfg.Upstream.Local.API.AccessKeys)
-		if err != nil {
-			return err
-		}
-		if setKeys, err = a.api.PrepareAccessKeys(keys); err != nil {
-			return err
+		if setKeys, err = a.api.PrepareAccessKeys(accessKeys(cfg.Upstream.Local.API.AccessKeys)); err != nil {
+			return inSection(sectionAPI, err)
 		}
 	}
 	// Last, because not all of it can be taken back.

@@ -52,6 +52,9 @@ func (a *Agent) newEndpoint(cfg *config.Endpoint, callers []endpoint.Caller) (*e
 	return srv, inSection("endpoint", err)
 }
 
+// sectionAPI is where agent.yaml describes the KMS API of the built-in backend.
+const sectionAPI = "upstream.local.api"
+
 // openListener opens a listener that section of agent.yaml describes; part is whose it is in
 // the log.
 func openListener(section, part string, opts listen.Options, log *slog.Logger) (*listen.Listener, error) {
@@ -152,7 +155,7 @@ func apiListeners(cfg *config.API) []listen.Options {
 // listenAPI opens the listeners of the built-in backend's KMS API.
 func listenAPI(cfg *config.API, log *slog.Logger) (listeners []apiListener, err error) {
 	for _, opts := range apiListeners(cfg) {
-		ln, err := openListener("upstream.local.api", "kms-api", opts, log)
+		ln, err := openListener(sectionAPI, "kms-api", opts, log)
 		if err != nil {
 			for _, open := range listeners {
 				err = errors.Join(err, open.Close())

@@ -13,6 +13,7 @@ import (
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
 )
 
 // builtinKind is the built-in backend.
@@ -24,6 +25,7 @@ func (k builtinKind) check() error {
 	var p upstream.OptionErrors
 	p.Add("", builtinOptions(k.cfg, slog.New(slog.DiscardHandler)).Validate())
 	p.Add("api", checkListeners(apiListeners(&k.cfg.API)))
+	p.Add("api", kmsserver.Options{AccessKeys: accessKeys(k.cfg.API.AccessKeys)}.Validate())
 	return p.Err()
 }
 

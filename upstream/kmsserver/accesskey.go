@@ -5,9 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
@@ -15,8 +16,13 @@ import (
 
 // AccessKey is a caller of a signed listener and what it may do.
 type AccessKey struct {
-	ID     string // 1 to 128 characters of [A-Za-z0-9_.-]
-	Secret upstream.SecretData
+	ID string // 1 to 128 letters, digits, dots, dashes and underscores
+
+	// Secret signs the requests. Where it is empty it is read from SecretFile, see
+	// [keyfile.AccessKeySecret]; surrounding white space is not part of it. A file that is
+	// missing is made with a random secret of 130 bits.
+	Secret     upstream.SecretData
+	SecretFile string
 
 	// SecurityToken makes the key a temporary one: requests must carry this token. Empty:
 	// requests must carry none.
@@ -30,19 +36,79 @@ type AccessKey struct {
 	Secrets []string
 }
 
-// LoadAccessKeySecret reads the secret of an access key from a file, see
-// [keyfile.AccessKeySecret]. Surrounding white space is not part of it. A file that is missing
-// is made with a random secret of 130 bits.
-func LoadAccessKeySecret(path string) (upstream.SecretData, error) {
-	content, _, err := keyfile.AccessKeySecret.Load(path, func() []byte { return []byte(rand.Text() + "\n") })
+// loadSecret returns the secret of the key. create says that a missing file is made; without
+// it, a file that could be made counts as a secret.
+func (k AccessKey) loadSecret(create bool) (upstream.SecretData, error) {
+	if k.Secret.Len() > 0 {
+		return k.Secret, nil
+	}
+	if k.SecretFile == "" {
+		return upstream.SecretData{}, errors.New("is missing")
+	}
+	var content []byte
+	var err error
+	if create {
+		content, _, err = keyfile.AccessKeySecret.Load(k.SecretFile, func() []byte { return []byte(rand.Text() + "\n") })
+	} else if content, err = keyfile.AccessKeySecret.Read(k.SecretFile); errors.Is(err, fs.ErrNotExist) {
+		return upstream.SecretData{}, keyfile.AccessKeySecret.Check(k.SecretFile)
+	}
 	if err != nil {
-		return upstream.SecretData{}, fmt.Errorf("access key secret: %w", err)
+		return upstream.SecretData{}, err
 	}
 	text := bytes.TrimSpace(content)
 	if len(text) == 0 {
-		return upstream.SecretData{}, fmt.Errorf("access key secret: %s: is empty: remove it to have a new secret created", path)
+		return upstream.SecretData{}, fmt.Errorf("%s: is empty: remove it to have a new secret created", k.SecretFile)
 	}
 	return upstream.NewSecretData(text), nil
+}
+
+// checkAccessKeys returns every problem of the keys. It creates nothing.
+func checkAccessKeys(keys []AccessKey) error {
+	var problems upstream.OptionErrors
+	ids, files := map[string]bool{}, map[string]bool{}
+	for i, key := range keys {
+		at := fmt.Sprintf("accessKeys[%d].", i)
+		switch {
+		case !validKeyID.MatchString(key.ID):
+			problems.Addf(at+"id", key.ID, "must be 1 to 128 letters, digits, dots, dashes and underscores")
+		case ids[key.ID]:
+			problems.Addf(at+"id", key.ID, "is given to two keys: choose another")
+		}
+		if files[key.SecretFile] && key.SecretFile != "" {
+			problems.Addf(at+"secretFile", key.SecretFile, "is shared by two keys: give each its own")
+		}
+		ids[key.ID], files[key.SecretFile] = true, true
+		_, err := key.loadSecret(false)
+		problems.Add(at+"secretFile", err)
+		if len(key.Actions) == 0 {
+			problems.Addf(at+"actions", "", `must not be empty; ["*"] allows everything`)
+		}
+		if len(key.Secrets) == 0 {
+			problems.Addf(at+"secrets", "", `must not be empty; ["*"] allows everything`)
+		}
+		for j, pattern := range key.Actions {
+			if !matchesKnownAction(pattern) {
+				problems.Addf(fmt.Sprintf("%sactions[%d]", at, j), pattern, "must be an action of the API, with * for any text")
+			}
+		}
+		for j, pattern := range key.Secrets {
+			if upstream.SecretName(strings.ReplaceAll(pattern, "*", "a")).Validate() != nil {
+				problems.Addf(fmt.Sprintf("%ssecrets[%d]", at, j), pattern, "must be the name of a secret, with * for any text")
+			}
+		}
+	}
+	return problems.Err()
+}
+
+var validKeyID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+
+func matchesKnownAction(pattern string) bool {
+	for name := range actions {
+		if matchPattern(strings.TrimPrefix(pattern, "kms:"), name) {
+			return true
+		}
+	}
+	return false
 }
 
 // accessKey is an AccessKey that was checked, with its replay memory.
@@ -55,68 +121,29 @@ type accessKey struct {
 	nonces  *nonces
 }
 
-// checkAccessKeys returns keys by id. Replay memory is taken over from before, so that a
-// request cannot be replayed by way of a reload.
-func checkAccessKeys(keys []AccessKey, before map[string]*accessKey, noncesPerKey int) (map[string]*accessKey, error) {
-	checked := make(map[string]*accessKey, len(keys))
-	var problems []error
+// openAccessKeys checks keys and returns them by id. Replay memory is taken over from before,
+// so that a request cannot be replayed by way of a reload.
+func openAccessKeys(keys []AccessKey, before map[string]*accessKey, noncesPerKey int) (map[string]*accessKey, error) {
+	if err := checkAccessKeys(keys); err != nil {
+		return nil, err
+	}
+	opened := make(map[string]*accessKey, len(keys))
+	var problems upstream.OptionErrors
 	for i, key := range keys {
-		problem := func(format string, args ...any) {
-			problems = append(problems, fmt.Errorf("access key %d (%q): "+format, append([]any{i + 1, key.ID}, args...)...))
-		}
-		if !validKeyID(key.ID) {
-			problem("the id is not 1 to 128 characters of A-Z a-z 0-9 _ . -")
-		}
-		if _, taken := checked[key.ID]; taken {
-			problem("the id is used twice")
-		}
-		if key.Secret.Len() == 0 {
-			problem("the secret is empty")
-		}
-		if len(key.Actions) == 0 {
-			problem("actions is empty: list what the key may do, or \"*\"")
-		}
-		if len(key.Secrets) == 0 {
-			problem("secrets is empty: list the names the key may use, or \"*\"")
-		}
-		var allowed []string
+		secret, err := key.loadSecret(true)
+		problems.Add(fmt.Sprintf("accessKeys[%d].secretFile", i), err)
+		k := &accessKey{id: key.ID, secret: secret, token: key.SecurityToken, secrets: slices.Clone(key.Secrets)}
 		for _, pattern := range key.Actions {
-			pattern = strings.TrimPrefix(pattern, "kms:")
-			if !matchesKnownAction(pattern) {
-				problem("actions: %q matches no action", pattern)
-			}
-			allowed = append(allowed, pattern)
+			k.actions = append(k.actions, strings.TrimPrefix(pattern, "kms:"))
 		}
-		for _, pattern := range key.Secrets {
-			if err := upstream.SecretName(strings.ReplaceAll(pattern, "*", "a")).Validate(); err != nil {
-				problem("secrets: %q can match no name", pattern)
-			}
-		}
-		k := &accessKey{id: key.ID, secret: key.Secret, token: key.SecurityToken, actions: allowed, secrets: slices.Clone(key.Secrets)}
 		if old := before[key.ID]; old != nil {
 			k.nonces = old.nonces
 		} else {
 			k.nonces = newNonces(noncesPerKey)
 		}
-		checked[key.ID] = k
+		opened[key.ID] = k
 	}
-	return checked, errors.Join(problems...)
-}
-
-func validKeyID(id string) bool {
-	ok := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r)
-	}
-	return id != "" && len(id) <= 128 && strings.TrimFunc(id, ok) == "" && utf8.ValidString(id)
-}
-
-func matchesKnownAction(pattern string) bool {
-	for name := range actions {
-		if matchPattern(pattern, name) {
-			return true
-		}
-	}
-	return false
+	return opened, problems.Err()
 }
 
 // mayCall reports whether the key may call an action. A nil key is a trusted caller.

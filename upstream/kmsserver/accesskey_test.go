@@ -1,7 +1,7 @@
 package kmsserver_test
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -76,23 +76,25 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 	}
 }
 
-func TestPagesOfAFilteredListAreRight(t *testing.T) {
+func TestPagesOfFilteredListsAreRight(t *testing.T) {
 	key := fullKey()
 	key.Secrets = []string{"even/*"}
 	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = []kmsserver.AccessKey{key} })
 	var want []string
-	for i := range 230 {
-		if i%2 == 1 {
-			f.fake.MustCreate(t, fmt.Sprintf("odd/%03d", i), "v1", "x")
-			continue
+	for i := range 460 {
+		name := fmt.Sprintf("odd/%03d", i)
+		if i%2 == 0 {
+			name = fmt.Sprintf("even/%03d", i)
+			want = append(want, name)
 		}
-		name := fmt.Sprintf("even/%03d", i)
 		f.fake.MustCreate(t, name, "v1", "x")
-		want = append(want, name)
+		if err := f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "other"}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s := newSigner(f.address)
 	var got []string
-	for page := 1; page <= 5; page++ {
+	for page := 1; page <= 9; page++ {
 		a := f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListSecrets"}, "PageNumber": {fmt.Sprint(page)}, "PageSize": {"30"}}, nil))
 		if a.body["TotalCount"] != float64(len(want)) || a.body["PageNumber"] != float64(page) || a.body["PageSize"] != 30.0 {
 			t.Errorf("page %d: %.200s", page, a.raw)
@@ -104,102 +106,106 @@ func TestPagesOfAFilteredListAreRight(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %d names, want %d", len(got), len(want))
 	}
-}
 
-func TestPagesOfFilteredTagsAreRight(t *testing.T) {
-	key := fullKey()
-	key.Secrets = []string{"even/*"}
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = []kmsserver.AccessKey{key} })
-	want := 0
-	for i := range 460 {
-		name := fmt.Sprintf("odd/%03d", i)
-		if i%2 == 0 {
-			name = fmt.Sprintf("even/%03d", i)
-			want++
-		}
-		f.fake.MustCreate(t, name, "v1", "x")
-		if err := f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "other"}}); err != nil {
-			t.Fatal(err)
-		}
+	tags := func(token string) answer {
+		return f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil))
 	}
-	s := newSigner(f.address)
-	seen := map[string]bool{}
-	pages, token := 0, ""
-	for {
-		a := f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil))
-		a.wants(t, "list", 200, "")
-		if strings.Contains(a.raw, "odd/") {
-			t.Fatalf("a forbidden name: %.200s", a.raw)
-		}
+	got = nil
+	pages := 0
+	for token := ""; pages == 0 || token != ""; pages++ {
+		a := tags(token)
+		a.wants(t, "tags", 200, "")
 		for _, row := range a.body["TagResources"].(map[string]any)["TagResource"].([]any) {
-			seen[row.(map[string]any)["ResourceId"].(string)] = true
+			got = append(got, row.(map[string]any)["ResourceId"].(string))
 		}
-		pages++
-		if token = a.text("NextToken"); token == "" {
-			break
-		}
+		token = a.text("NextToken")
 	}
-	if len(seen) != want || pages != 2 {
-		t.Errorf("%d secrets on %d pages, want %d on 2", len(seen), pages, want)
+	if !slices.Equal(got, want) || pages != 2 {
+		t.Errorf("tags of %d secrets on %d pages, want %d on 2", len(got), pages, len(want))
 	}
 	for _, token := range []string{"x", "0", "-1"} {
-		f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil)).wants(t, token, 400, "InvalidParameter")
+		tags(token).wants(t, token, 400, "InvalidParameter")
 	}
 }
 
 func TestAccessKeysAtFaultAreNamed(t *testing.T) {
-	for what, mutate := range map[string]func(k *kmsserver.AccessKey){
-		"id":          func(k *kmsserver.AccessKey) { k.ID = "" },
-		"characters":  func(k *kmsserver.AccessKey) { k.ID = "a b" },
-		"long":        func(k *kmsserver.AccessKey) { k.ID = strings.Repeat("k", 129) },
-		"secret":      func(k *kmsserver.AccessKey) { k.Secret = upstream.SecretData{} },
-		"actions":     func(k *kmsserver.AccessKey) { k.Actions = nil },
-		"GetSecret\"": func(k *kmsserver.AccessKey) { k.Actions = []string{"*", "GetSecret"} },
-		"secrets":     func(k *kmsserver.AccessKey) { k.Secrets = nil },
-		"a b":         func(k *kmsserver.AccessKey) { k.Secrets = []string{"a b*"} },
+	secret := filepath.Join(t.TempDir(), "secret")
+	_ = os.WriteFile(secret, []byte(" \n"), 0o600)
+	for want, mutate := range map[string]func(k *kmsserver.AccessKey){
+		`accessKeys[0].id: must be 1 to 128 letters`:                             func(k *kmsserver.AccessKey) { k.ID = "" },
+		`accessKeys[0].id: a b: must be`:                                         func(k *kmsserver.AccessKey) { k.ID = "a b" },
+		`kkk: must be 1 to 128`:                                                  func(k *kmsserver.AccessKey) { k.ID = strings.Repeat("k", 129) },
+		`accessKeys[0].secretFile: is missing`:                                   func(k *kmsserver.AccessKey) { k.Secret = upstream.SecretData{} },
+		`accessKeys[0].secretFile: ` + secret + `: is empty`:                     func(k *kmsserver.AccessKey) { k.Secret, k.SecretFile = upstream.SecretData{}, secret },
+		`accessKeys[0].actions: must not be empty; ["*"] allows everything`:      func(k *kmsserver.AccessKey) { k.Actions = nil },
+		`accessKeys[0].actions[1]: GetSecret: must be an action`:                 func(k *kmsserver.AccessKey) { k.Actions = []string{"*", "GetSecret"} },
+		`accessKeys[0].actions[0]: Get?ecretValue: must be an action`:            func(k *kmsserver.AccessKey) { k.Actions = []string{"Get?ecretValue"} },
+		`accessKeys[0].secrets: must not be empty; ["*"] allows everything`:      func(k *kmsserver.AccessKey) { k.Secrets = nil },
+		`accessKeys[0].secrets[0]: a b*: must be the name of a secret, with *`:   func(k *kmsserver.AccessKey) { k.Secrets = []string{"a b*"} },
+		`accessKeys[0].secrets[1]: demo/?: must be the name of a secret, with *`: func(k *kmsserver.AccessKey) { k.Secrets = []string{"*", "demo/?"} },
 	} {
 		key := fullKey()
 		mutate(&key)
-		_, err := kmsserver.New(upstreamtest.NewFake(), kmsserver.Options{AccessKeys: []kmsserver.AccessKey{key}})
-		if err == nil || what != "long" && !strings.Contains(err.Error(), what) || strings.Contains(err.Error(), keySecret) {
-			t.Errorf("%s: %v", what, err)
+		opts := kmsserver.Options{AccessKeys: []kmsserver.AccessKey{key}}
+		_, err := kmsserver.New(upstreamtest.NewFake(), opts)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), keySecret) || !errors.As(err, new(upstream.OptionErrors)) {
+			t.Errorf("%s: %v", want, err)
+		}
+		if checked := opts.Validate(); checked == nil || checked.Error() != err.Error() {
+			t.Errorf("%s: Validate: %v", want, checked)
 		}
 	}
 	s, err := kmsserver.New(upstreamtest.NewFake(), kmsserver.Options{AccessKeys: []kmsserver.AccessKey{fullKey()}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SetAccessKeys([]kmsserver.AccessKey{fullKey(), fullKey()}); err == nil || !strings.Contains(err.Error(), "twice") {
-		t.Errorf("the same id twice: %v", err)
+	twice := fullKey()
+	twice.SecretFile = secret
+	err = s.SetAccessKeys([]kmsserver.AccessKey{twice, twice})
+	for _, want := range []string{"accessKeys[1].id: " + keyID + ": is given to two keys: choose another", "accessKeys[1].secretFile: " + secret + ": is shared by two keys: give each its own"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the same key twice, without %q: %v", want, err)
+		}
 	}
 }
 
-func TestLoadAccessKeySecret(t *testing.T) {
+func TestSecretFilesOfAccessKeys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys", "demo.secret")
-	first, err := kmsserver.LoadAccessKeySecret(path)
-	if err != nil || first.Len() < 26 {
-		t.Fatalf("a secret of %d characters, %v", first.Len(), err)
+	key := fullKey()
+	key.Secret, key.SecretFile = upstream.SecretData{}, path
+	keys := []kmsserver.AccessKey{key}
+	if err := (kmsserver.Options{AccessKeys: keys}).Validate(); err != nil {
+		t.Fatalf("a file that could be made: %v", err)
 	}
-	if again, err := kmsserver.LoadAccessKeySecret(path); err != nil || !bytes.Equal(again.Reveal(), first.Reveal()) {
-		t.Errorf("it does not stay: %v", err)
+	if _, err := os.Stat(filepath.Dir(path)); err == nil {
+		t.Fatal("Validate made something")
 	}
-	for content, want := range map[string]string{" \n": "empty", strings.Repeat("x", 5000): "larger"} {
-		_ = os.WriteFile(path, []byte(content), 0o600)
-		if _, err := kmsserver.LoadAccessKeySecret(path); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", want, err)
-		}
+	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = keys })
+	s := newSigner(f.address)
+	list := func(secret string) answer {
+		s.secret = secret
+		return f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListSecrets"}}, nil))
 	}
-	if err := os.WriteFile(path, []byte("  chosen by hand \n"), 0o600); err != nil {
+	made, err := os.ReadFile(path)
+	if err != nil || len(made) < 26 {
+		t.Fatalf("a secret of %d characters: %v", len(made), err)
+	}
+	list(strings.TrimSpace(string(made))).wants(t, "the secret that was made", 200, "")
+	if err := f.server.SetAccessKeys(keys); err != nil {
 		t.Fatal(err)
 	}
-	if secret, err := kmsserver.LoadAccessKeySecret(path); err != nil || string(secret.Reveal()) != "chosen by hand" {
-		t.Errorf("got %v", err)
+	list(strings.TrimSpace(string(made))).wants(t, "it stays", 200, "")
+	_ = os.WriteFile(path, []byte("  chosen by hand \n"), 0o600)
+	if err := f.server.SetAccessKeys(keys); err != nil {
+		t.Fatal(err)
 	}
+	list("chosen by hand").wants(t, "another", 200, "")
 	if runtime.GOOS == "windows" {
 		return
 	}
 	_ = os.Chmod(path, 0o640)
-	if _, err := kmsserver.LoadAccessKeySecret(path); err == nil || !strings.Contains(err.Error(), "chmod") || strings.Contains(err.Error(), "chosen") {
+	if err := f.server.SetAccessKeys(keys); err == nil || !strings.Contains(err.Error(), "chmod") || strings.Contains(err.Error(), "chosen") {
 		t.Errorf("a file that the group can read: %v", err)
 	}
+	list("chosen by hand").wants(t, "the keys of before", 200, "")
 }

@@ -1,6 +1,7 @@
 package kmsserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,156 +16,166 @@ import (
 // maxListed bounds the members of a .N list; the API allows fifty at most.
 const maxListed = 128
 
-// call is one call of an action by a caller who may make it. Its methods decode parameters;
-// their errors name the parameter.
+// call is one call of an action by a caller who may make it. Its methods decode parameters.
+// The first that fails leaves its error, which names the parameter, in err, and the call is
+// then not made, see [action].
 type call struct {
 	manager   upstream.Manager
 	params    params
 	key       *accessKey // nil: a trusted caller
 	requestID string
+	err       error
 }
+
+// action decodes the parameters of a call and returns how to make it. That returns the answer:
+// a value to be encoded as JSON, or the finished body. [call.run] makes no call whose
+// parameters could not be decoded.
+type action func(c *call) perform
+
+type perform func(ctx context.Context) (any, error)
+
+// run makes the call and returns the body of the answer.
+func (c *call) run(ctx context.Context, act action) ([]byte, error) {
+	for name, value := range c.params { // JSON answers can carry nothing else
+		if !utf8.ValidString(value) {
+			c.invalid(name, "it is not UTF-8")
+		}
+	}
+	do := act(c)
+	if c.err != nil {
+		return nil, c.err
+	}
+	answer, err := do(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if body, ok := answer.([]byte); ok {
+		return body, nil
+	}
+	return encode(answer), nil
+}
+
+func (c *call) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func (c *call) missing(param string)      { c.fail(upstream.MissingParameter(param)) }
+func (c *call) invalid(param, why string) { c.fail(upstream.InvalidParameter(param, why)) }
 
 // secret returns the secret that a parameter names, by name or ARN. Every secret a call uses
 // passes here or through permit: this is where a key's globs are applied. A name that is not
 // allowed is forbidden whether it exists or not.
-func (c *call) secret(param string) (upstream.SecretName, error) {
+func (c *call) secret(param string) upstream.SecretName {
 	return c.permit(param, c.params[param])
 }
 
-func (c *call) permit(param, value string) (upstream.SecretName, error) {
+func (c *call) permit(param, value string) upstream.SecretName {
 	if value == "" {
-		return "", upstream.MissingParameter(param)
+		c.missing(param)
+		return ""
 	}
 	ref, err := upstream.ParseSecretRef(value)
-	if err != nil {
-		return "", err
+	switch {
+	case err != nil:
+		c.fail(err)
+	case ref.VersionStage != "":
+		c.invalid(param, "it holds a colon; a label is a parameter of its own")
+	case !c.key.mayUse(ref.SecretName):
+		c.fail(errForbidden())
+	default:
+		return ref.SecretName
 	}
-	if ref.VersionStage != "" {
-		return "", upstream.InvalidParameter(param, "it holds a colon; a label is a parameter of its own")
-	}
-	if !c.key.mayUse(ref.SecretName) {
-		return "", errForbidden()
-	}
-	return ref.SecretName, nil
+	return ""
 }
 
-// text checks that what a client sent is text, as JSON answers can carry nothing else.
-func (c *call) text() error {
-	for name, value := range c.params {
-		if !utf8.ValidString(value) {
-			return upstream.InvalidParameter(name, "it is not UTF-8")
-		}
+func (c *call) flag(param string) bool {
+	switch strings.ToLower(c.params[param]) {
+	case "", "false":
+	case "true":
+		return true
+	default:
+		c.invalid(param, "it is neither true nor false")
 	}
-	return nil
-}
-
-func (c *call) flag(param string) (bool, error) {
-	switch value := c.params[param]; {
-	case value == "", strings.EqualFold(value, "false"):
-		return false, nil
-	case strings.EqualFold(value, "true"):
-		return true, nil
-	}
-	return false, upstream.InvalidParameter(param, "it is neither true nor false")
+	return false
 }
 
 // number returns zero for an absent parameter and refuses one outside the range: behind it,
 // zero means the default.
-func (c *call) number(param string, least, most int) (int, error) {
+func (c *call) number(param string, least, most int) int {
 	value := c.params[param]
 	if value == "" {
-		return 0, nil
+		return 0
 	}
 	n, err := strconv.Atoi(value)
 	if err != nil {
-		return 0, upstream.InvalidParameter(param, "it is not a number")
+		c.invalid(param, "it is not a number")
+	} else if n < least || n > most {
+		c.invalid(param, fmt.Sprintf("it is not in the range %d to %d", least, most))
 	}
-	if n < least || n > most {
-		return 0, upstream.InvalidParameter(param, fmt.Sprintf("it is not in the range %d to %d", least, most))
-	}
-	return n, nil
+	return n
 }
 
-func (c *call) page() (upstream.Page, error) {
-	number, err := c.number("PageNumber", 1, 1<<31-1)
-	if err != nil {
-		return upstream.Page{}, err
-	}
-	size, err := c.number("PageSize", 1, 100)
-	return upstream.Page{Number: number, Size: size}, err
+func (c *call) page() upstream.Page {
+	return upstream.Page{Number: c.number("PageNumber", 1, 1<<31-1), Size: c.number("PageSize", 1, 100)}
 }
 
 // decodeJSON reads JSON out of a parameter; an absent one leaves target alone.
-func (c *call) decodeJSON(param string, target any) error {
-	value := c.params[param]
-	if value == "" {
-		return nil
+func (c *call) decodeJSON(param string, target any) {
+	if value := c.params[param]; value != "" && json.Unmarshal([]byte(value), target) != nil {
+		c.invalid(param, "it is not JSON of the documented form")
 	}
-	if err := json.Unmarshal([]byte(value), target); err != nil {
-		return upstream.InvalidParameter(param, "it is not JSON of the documented form")
-	}
-	return nil
 }
 
 // stages reads VersionStages: a JSON array, or the object around it that one page of the
 // documentation shows. Absent means nil.
-func (c *call) stages() ([]upstream.VersionStage, error) {
+func (c *call) stages() []upstream.VersionStage {
 	const param = "VersionStages"
 	if strings.HasPrefix(strings.TrimSpace(c.params[param]), "{") {
 		var wrapped struct{ VersionStage []upstream.VersionStage }
-		if err := c.decodeJSON(param, &wrapped); err != nil {
-			return nil, err
-		}
+		c.decodeJSON(param, &wrapped)
 		if wrapped.VersionStage == nil {
-			return nil, upstream.InvalidParameter(param, "it has no member VersionStage")
+			c.invalid(param, "it has no member VersionStage")
 		}
-		return wrapped.VersionStage, nil
+		return wrapped.VersionStage
 	}
 	var stages []upstream.VersionStage
-	if err := c.decodeJSON(param, &stages); err != nil {
-		return nil, err
-	}
+	c.decodeJSON(param, &stages)
 	if stages == nil && c.params[param] != "" {
-		return nil, upstream.InvalidParameter(param, "it is null")
+		c.invalid(param, "it is null")
 	}
-	return stages, nil
+	return stages
 }
 
 // list reads a list of texts: NAME.1, NAME.2, … or a JSON array in NAME. Absent means nil.
-func (c *call) list(param string) ([]string, error) {
-	members, err := c.members(param)
-	if err != nil {
-		return nil, err
-	}
+func (c *call) list(param string) []string {
 	var list []string
-	for _, m := range members {
+	for _, m := range c.members(param) {
 		if m.field != "" {
-			return nil, upstream.InvalidParameter(param, "its members have no fields")
+			c.invalid(param, "its members have no fields")
 		}
 		list = append(list, m.value)
 	}
-	if whole := c.params[param]; whole != "" {
-		if list != nil {
-			return nil, upstream.InvalidParameter(param, "it is given as a whole and by members")
-		}
-		if !strings.HasPrefix(strings.TrimSpace(whole), "[") {
-			return []string{whole}, nil
-		}
-		err = c.decodeJSON(param, &list)
+	whole := c.params[param]
+	switch {
+	case whole == "":
+	case list != nil:
+		c.invalid(param, "it is given as a whole and by members")
+	case !strings.HasPrefix(strings.TrimSpace(whole), "["):
+		list = []string{whole}
+	default:
+		c.decodeJSON(param, &list)
 	}
-	return list, err
+	return list
 }
 
 // pairs reads a list of tags: NAME.1.Key, NAME.1.Value, … or a JSON array in NAME. A value
 // that is left out is empty.
-func (c *call) pairs(param string) ([]upstream.Tag, error) {
-	members, err := c.members(param)
-	if err != nil {
-		return nil, err
-	}
+func (c *call) pairs(param string) []upstream.Tag {
 	var tags []upstream.Tag
 	last := 0
-	for _, m := range members {
+	for _, m := range c.members(param) {
 		if m.index != last {
 			tags = append(tags, upstream.Tag{})
 			last = m.index
@@ -175,23 +186,21 @@ func (c *call) pairs(param string) ([]upstream.Tag, error) {
 		case "Value":
 			tags[len(tags)-1].Value = m.value
 		default:
-			return nil, upstream.InvalidParameter(param, "its members have the fields Key and Value")
+			c.invalid(param, "its members have the fields Key and Value")
 		}
 	}
 	if c.params[param] != "" {
 		if tags != nil {
-			return nil, upstream.InvalidParameter(param, "it is given as a whole and by members")
+			c.invalid(param, "it is given as a whole and by members")
 		}
-		if err := c.decodeJSON(param, &tags); err != nil {
-			return nil, err
-		}
+		c.decodeJSON(param, &tags)
 	}
 	for _, tag := range tags {
 		if tag.Key == "" {
-			return nil, upstream.MissingParameter(param + ".Key")
+			c.missing(param + ".Key")
 		}
 	}
-	return tags, nil
+	return tags
 }
 
 // member is one parameter NAME.index or NAME.index.field.
@@ -200,7 +209,7 @@ type member struct {
 	field, value string
 }
 
-func (c *call) members(param string) ([]member, error) {
+func (c *call) members(param string) []member {
 	var members []member
 	for name, value := range c.params {
 		rest, ok := strings.CutPrefix(name, param+".")
@@ -210,68 +219,61 @@ func (c *call) members(param string) ([]member, error) {
 		number, field, _ := strings.Cut(rest, ".")
 		index, err := strconv.Atoi(number)
 		if err != nil || index < 1 || strconv.Itoa(index) != number {
-			return nil, upstream.InvalidParameter(param, "its members are numbered from 1")
+			c.invalid(param, "its members are numbered from 1")
+			return nil
 		}
 		members = append(members, member{index, field, value})
 	}
 	if len(members) > 2*maxListed {
-		return nil, upstream.InvalidParameter(param, "it has too many members")
+		c.invalid(param, "it has too many members")
+		return nil
 	}
 	slices.SortFunc(members, func(a, b member) int {
-		if a.index != b.index {
-			return a.index - b.index
-		}
-		return strings.Compare(a.field, b.field)
+		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.field, b.field))
 	})
-	return members, nil
+	return members
 }
 
 // wireTag is a tag in answers and in the parameters of the singular actions.
 type wireTag struct{ TagKey, TagValue string }
 
-func (c *call) wireTags(param string) ([]upstream.Tag, error) {
+func (c *call) wireTags(param string) []upstream.Tag {
 	var tags []wireTag
-	if err := c.decodeJSON(param, &tags); err != nil {
-		return nil, err
-	}
+	c.decodeJSON(param, &tags)
 	var out []upstream.Tag
 	for _, tag := range tags {
 		if tag.TagKey == "" {
-			return nil, upstream.InvalidParameter(param, "a tag has no TagKey")
+			c.invalid(param, "a tag has no TagKey")
 		}
 		out = append(out, upstream.Tag{Key: tag.TagKey, Value: tag.TagValue})
 	}
-	return out, nil
+	return out
 }
 
 // tagKeys reads TagKeys: a JSON array, or keys with commas between them.
-func (c *call) tagKeys() ([]string, error) {
+func (c *call) tagKeys() []string {
 	const param = "TagKeys"
 	value := c.params[param]
 	if value == "" {
-		return nil, upstream.MissingParameter(param)
+		c.missing(param)
 	}
 	keys := strings.Split(value, ",")
 	if strings.HasPrefix(strings.TrimSpace(value), "[") {
 		keys = nil
-		if err := c.decodeJSON(param, &keys); err != nil {
-			return nil, err
-		}
+		c.decodeJSON(param, &keys)
 	}
 	if len(keys) == 0 || slices.Contains(keys, "") {
-		return nil, upstream.InvalidParameter(param, "a key is empty")
+		c.invalid(param, "a key is empty")
 	}
-	return keys, nil
+	return keys
 }
 
 // customData reads ExtendedConfig.CustomData: a JSON object, as the older SDK sends it, or
 // one parameter per member, as the newer one does.
-func (c *call) customData() (map[string]string, error) {
+func (c *call) customData() map[string]string {
 	const param = "ExtendedConfig.CustomData"
 	var custom map[string]string
-	if err := c.decodeJSON(param, &custom); err != nil {
-		return nil, err
-	}
+	c.decodeJSON(param, &custom)
 	for name, value := range c.params {
 		if key, ok := strings.CutPrefix(name, param+"."); ok {
 			if custom == nil {
@@ -280,11 +282,11 @@ func (c *call) customData() (map[string]string, error) {
 			custom[key] = value
 		}
 	}
-	return custom, nil
+	return custom
 }
 
 // taggedSecret returns the secret that a singular tag action selects.
-func (c *call) taggedSecret() (upstream.SecretName, error) {
+func (c *call) taggedSecret() upstream.SecretName {
 	given := 0
 	for _, param := range []string{"KeyId", "SecretName", "CertificateId"} {
 		if c.params[param] != "" {
@@ -293,52 +295,29 @@ func (c *call) taggedSecret() (upstream.SecretName, error) {
 	}
 	switch {
 	case given == 0:
-		return "", upstream.MissingParameter("SecretName")
+		c.missing("SecretName")
 	case given > 1:
-		return "", upstream.InvalidParameter("SecretName", "exactly one of KeyId, SecretName and CertificateId is allowed")
+		c.invalid("SecretName", "exactly one of KeyId, SecretName and CertificateId is allowed")
 	case c.params["SecretName"] == "":
-		return "", errUnsupported("only secrets are served here, no keys and certificates.")
+		c.fail(errUnsupported("only secrets are served here, no keys and certificates."))
 	}
 	return c.secret("SecretName")
 }
 
 // taggedSecrets returns the secrets that a plural tag action names.
-func (c *call) taggedSecrets() ([]upstream.SecretName, error) {
+func (c *call) taggedSecrets() []upstream.SecretName {
 	switch c.params["ResourceType"] {
 	case "secret":
 	case "":
-		return nil, upstream.MissingParameter("ResourceType")
+		c.missing("ResourceType")
 	case "key":
-		return nil, errUnsupported("only secrets are served here, no keys.")
+		c.fail(errUnsupported("only secrets are served here, no keys."))
 	default:
-		return nil, upstream.InvalidParameter("ResourceType", "it is neither key nor secret")
-	}
-	ids, err := c.list("ResourceId")
-	if err != nil {
-		return nil, err
+		c.invalid("ResourceType", "it is neither key nor secret")
 	}
 	var names []upstream.SecretName
-	for _, id := range ids {
-		name, err := c.permit("ResourceId", id)
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, name)
+	for _, id := range c.list("ResourceId") {
+		names = append(names, c.permit("ResourceId", id))
 	}
-	return names, nil
-}
-
-// run calls the action and returns the body of the answer.
-func (c *call) run(ctx context.Context, act action) ([]byte, error) {
-	if err := c.text(); err != nil {
-		return nil, err
-	}
-	answer, err := act(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	if body, ok := answer.([]byte); ok {
-		return body, nil
-	}
-	return encode(answer), nil
+	return names
 }

@@ -1,9 +1,12 @@
 package kmsserver
 
 import (
-	"fmt"
+	"cmp"
 	"log/slog"
+	"strconv"
 	"time"
+
+	"secretagent/upstream"
 )
 
 // Options tune a [Server]. The zero value serves trusted listeners only.
@@ -56,35 +59,42 @@ type Limits struct {
 // 92160 in a URL, and other parameters travel beside it.
 const lineBytes = 160 << 10
 
+// Validate returns every problem of the options as [upstream.OptionErrors]. It reads the files
+// that the access keys name, and creates nothing.
+func (o Options) Validate() error {
+	var problems upstream.OptionErrors
+	problems.Add("", checkAccessKeys(o.AccessKeys))
+	_, err := o.Limits.withDefaults()
+	problems.Add("limits", err)
+	return problems.Err()
+}
+
 func (l Limits) withDefaults() (Limits, error) {
+	var problems upstream.OptionErrors
 	for _, f := range []struct {
-		name     string
+		key      string
 		value    *time.Duration
 		standard time.Duration
 	}{
-		{"RequestTimeout", &l.RequestTimeout, 30 * time.Second}, {"ReadTimeout", &l.ReadTimeout, 15 * time.Second},
-		{"WriteTimeout", &l.WriteTimeout, 15 * time.Second}, {"IdleTimeout", &l.IdleTimeout, 90 * time.Second},
+		{"requestTimeout", &l.RequestTimeout, 30 * time.Second}, {"readTimeout", &l.ReadTimeout, 15 * time.Second},
+		{"writeTimeout", &l.WriteTimeout, 15 * time.Second}, {"idleTimeout", &l.IdleTimeout, 90 * time.Second},
 	} {
 		if *f.value < 0 {
-			return l, fmt.Errorf("limits: %s is %s: it must be positive, or zero for the default of %s", f.name, *f.value, f.standard)
+			problems.Addf(f.key, f.value.String(), "must be positive, or zero for %s", f.standard)
 		}
-		if *f.value == 0 {
-			*f.value = f.standard
-		}
+		*f.value = cmp.Or(*f.value, f.standard)
 	}
 	for _, f := range []struct {
-		name     string
+		key      string
 		value    *int
 		standard int
 	}{
-		{"Connections", &l.Connections, 128}, {"BodyBytes", &l.BodyBytes, 256 << 10}, {"NoncesPerKey", &l.NoncesPerKey, 1 << 18},
+		{"connections", &l.Connections, 128}, {"bodyBytes", &l.BodyBytes, 256 << 10}, {"noncesPerKey", &l.NoncesPerKey, 1 << 18},
 	} {
 		if *f.value < 0 {
-			return l, fmt.Errorf("limits: %s is %d: it must be positive, or zero for the default of %d", f.name, *f.value, f.standard)
+			problems.Addf(f.key, strconv.Itoa(*f.value), "must be positive, or zero for %d", f.standard)
 		}
-		if *f.value == 0 {
-			*f.value = f.standard
-		}
+		*f.value = cmp.Or(*f.value, f.standard)
 	}
-	return l, nil
+	return l, problems.Err()
 }

@@ -3,6 +3,8 @@ package kmsserver
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,12 +47,12 @@ func (p params) addForm(raw []byte) error {
 			continue
 		}
 		rawName, rawValue, _ := bytes.Cut(pair, []byte("="))
-		name, ok := percentDecode(rawName)
-		if !ok {
+		name, err := url.QueryUnescape(string(rawName))
+		if err != nil {
 			return errParse("a parameter name has a broken percent-encoding")
 		}
-		value, ok := percentDecode(rawValue)
-		if !ok {
+		value, err := url.QueryUnescape(string(rawValue))
+		if err != nil {
 			return errParse("the parameter " + strconv.Quote(name) + " has a broken percent-encoding")
 		}
 		if err := p.add(name, value); err != nil {
@@ -151,75 +153,18 @@ func brokenSurrogate(literal []byte) bool {
 // canonical returns all parameters but the one named except in the form that signatures
 // cover: sorted by name and percent-encoded by RFC 3986.
 func (p params) canonical(except string) string {
-	names := make([]string, 0, len(p))
-	size := 0
-	for name, value := range p {
-		if name != except {
-			names = append(names, name)
-			size += len(name) + len(value) + 2
-		}
-	}
-	slices.Sort(names)
-	out := make([]byte, 0, 3*size) // the most that encoding can need
-	for i, name := range names {
-		if i > 0 {
-			out = append(out, '&')
-		}
-		out = percentEncode(out, name)
-		out = append(out, '=')
-		out = percentEncode(out, p[name])
-	}
-	return string(out)
-}
-
-// percentEncode appends s to dst with every byte outside A-Z a-z 0-9 - _ . ~ encoded.
-func percentEncode(dst []byte, s string) []byte {
-	const upperHex = "0123456789ABCDEF"
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.', c == '~':
-			dst = append(dst, c)
-		default:
-			dst = append(dst, '%', upperHex[c>>4], upperHex[c&15])
-		}
-	}
-	return dst
-}
-
-// percentDecode returns the text that raw encodes, as a copy, and false when an encoding is
-// broken.
-func percentDecode(raw []byte) (string, bool) {
 	var out strings.Builder
-	out.Grow(len(raw))
-	for i := 0; i < len(raw); i++ {
-		switch raw[i] {
-		case '+':
-			out.WriteByte(' ')
-		case '%':
-			if i+2 >= len(raw) {
-				return "", false
-			}
-			high, low := hexDigit(raw[i+1]), hexDigit(raw[i+2])
-			if high < 0 || low < 0 {
-				return "", false
-			}
-			out.WriteByte(byte(high<<4 | low))
-			i += 2
-		default:
-			out.WriteByte(raw[i])
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		if name == except {
+			continue
 		}
+		if out.Len() > 0 {
+			out.WriteByte('&')
+		}
+		out.WriteString(percentEncode(name) + "=" + percentEncode(p[name]))
 	}
-	return out.String(), true
+	return out.String()
 }
 
-func hexDigit(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
-}
+// percentEncode encodes every byte outside A-Z a-z 0-9 - _ . ~.
+func percentEncode(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }

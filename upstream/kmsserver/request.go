@@ -1,6 +1,7 @@
 package kmsserver
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -16,8 +17,12 @@ type request struct {
 	query         params // of the query alone
 	body          []byte // of the connection: valid while the request is handled
 	authorization string // empty unless the request is signed in its headers
-	header        func(name string) (string, error)
+	header        headerFunc
 }
+
+// headerFunc returns the value of a header, empty where there is none. A header that is given
+// more than once is an error.
+type headerFunc func(name string) (string, error)
 
 // parseRequest decodes a request. jsonAllowed says that a JSON body counts even when the
 // request is not signed in its headers; the V1 signature would not cover it.
@@ -54,9 +59,7 @@ func parseRequest(ctx *fasthttp.RequestCtx, jsonAllowed bool) (*request, error) 
 	if auth := string(h.Peek("Authorization")); signedV3(auth) {
 		req.authorization = auth
 	}
-	for name, value := range req.query {
-		req.params[name] = value
-	}
+	maps.Copy(req.params, req.query)
 	if err := req.addBody(jsonAllowed || req.authorization != ""); err != nil {
 		return nil, err
 	}

@@ -27,8 +27,8 @@ const (
 	// Signed listeners demand the signature of an access key on every request.
 	Signed Access = iota
 
-	// Trusted listeners check nothing: whoever can connect may do everything. They are for
-	// unix sockets whose mode keeps others out.
+	// Trusted listeners check nothing: everybody who can connect may do everything. They are
+	// for unix sockets whose mode keeps others out.
 	Trusted
 )
 
@@ -51,16 +51,16 @@ type Server struct {
 	conns connections
 }
 
-// New returns a server that calls m. It starts nothing. It returns an error that names every
-// access key at fault.
+// New returns a server that calls m. It starts nothing. It makes secret files of access keys
+// that are missing. The error is that of [Options.Validate].
 func New(m upstream.Manager, opts Options) (*Server, error) {
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	limits, err := opts.Limits.withDefaults()
-	if err != nil {
-		return nil, fmt.Errorf("kmsserver: %w", err)
+	if err := opts.Validate(); err != nil {
+		return nil, err
 	}
+	limits, _ := opts.Limits.withDefaults()
 	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: opts.Clock, limits: limits}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -92,11 +92,11 @@ func (s *Server) SetAccessKeys(keys []AccessKey) error {
 
 // PrepareAccessKeys is the half of [Server.SetAccessKeys] that can fail; set is the other one.
 func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
-	checked, err := checkAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
+	opened, err := openAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
 	if err != nil {
-		return nil, fmt.Errorf("kmsserver: %w", err)
+		return nil, err
 	}
-	return func() { s.keys.Store(&checked) }, nil
+	return func() { s.keys.Store(&opened) }, nil
 }
 
 // Connections returns how many connections are open on all listeners.

@@ -130,10 +130,7 @@ func (p params) holdSecrets() bool {
 
 // stringToSignV1 covers all parameters of query and form, wherever they were.
 func stringToSignV1(method string, p params) string {
-	canonical := p.canonical("Signature")
-	out := make([]byte, 0, len(method)+5+2*len(canonical)) // twice encoded text grows by two thirds
-	out = append(out, method+"&%2F&"...)
-	return string(percentEncode(out, canonical))
+	return method + "&%2F&" + percentEncode(p.canonical("Signature"))
 }
 
 func signV1(secret []byte, stringToSign string) []byte {
@@ -149,48 +146,17 @@ func signedV3(authorization string) bool {
 
 // credentialsV3 reads a signature in the headers. Every header that the server acts on must
 // be covered by it, and so must the body.
-func credentialsV3(method string, query params, body []byte, header func(name string) (string, error), authorization string) (*credentials, error) {
-	algorithm, rest, _ := strings.Cut(authorization, " ")
-	if algorithm != algorithmV3 {
-		return nil, errSignatureMethod("use " + algorithmV3 + " or HMAC-SHA1.")
+func credentialsV3(method string, query params, body []byte, header headerFunc, authorization string) (*credentials, error) {
+	auth, err := parseAuthorization(authorization)
+	if err != nil {
+		return nil, err
 	}
-	var keyID, signedHeaders, signature string
-	for part := range strings.SplitSeq(rest, ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		switch name {
-		case "Credential":
-			keyID = value
-		case "SignedHeaders":
-			signedHeaders = value
-		case "Signature":
-			signature = value
-		}
+	if err := auth.checkCoverage(header, len(body) > 0); err != nil {
+		return nil, err
 	}
-	given, err := hex.DecodeString(signature)
-	if keyID == "" || signedHeaders == "" || signature == "" || err != nil {
-		return nil, errIncompleteSignature("Authorization is not of the form " + algorithmV3 + " Credential=…,SignedHeaders=…,Signature=….")
-	}
-	signed := strings.Split(signedHeaders, ";")
-	if len(signed) > maxSignedHeader {
-		return nil, errIncompleteSignature("too many headers are signed.")
-	}
-	must := []string{"host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"}
-	for _, optional := range []string{"x-acs-accesskey-id", "x-acs-security-token"} {
-		if value, err := header(optional); err != nil || value != "" {
-			must = append(must, optional)
-		}
-	}
-	if contentType, _ := header("content-type"); len(body) > 0 && contentType != "" {
-		must = append(must, "content-type")
-	}
-	for _, name := range must {
-		if !slices.Contains(signed, name) {
-			return nil, errIncompleteSignature("the header " + name + " is not among SignedHeaders.")
-		}
-	}
-	values := make(map[string]string, len(signed))
+	values := make(map[string]string, len(auth.signed))
 	var canonicalHeaders strings.Builder
-	for _, name := range signed {
+	for _, name := range auth.signed {
 		value, err := header(name)
 		if err != nil {
 			return nil, err
@@ -198,28 +164,76 @@ func credentialsV3(method string, query params, body []byte, header func(name st
 		values[name] = value
 		canonicalHeaders.WriteString(name + ":" + value + "\n")
 	}
+	nonce := values["x-acs-signature-nonce"]
+	sum := sha256.Sum256(body)
+	bodyHash := hex.EncodeToString(sum[:])
 	switch {
 	case values["x-acs-date"] == "":
 		return nil, errMissingCommon("Timestamp")
-	case values["x-acs-signature-nonce"] == "":
+	case nonce == "":
 		return nil, errMissingCommon("SignatureNonce")
-	case len(values["x-acs-signature-nonce"]) > maxNonce:
+	case len(nonce) > maxNonce:
 		return nil, errFormat("SignatureNonce", "it is too long.")
-	case values["x-acs-accesskey-id"] != "" && values["x-acs-accesskey-id"] != keyID:
+	case values["x-acs-accesskey-id"] != "" && values["x-acs-accesskey-id"] != auth.keyID:
 		return nil, errIncompleteSignature("x-acs-accesskey-id and Credential differ.")
-	}
-	sum := sha256.Sum256(body)
-	bodyHash := hex.EncodeToString(sum[:])
-	if values["x-acs-content-sha256"] != bodyHash {
+	case values["x-acs-content-sha256"] != bodyHash:
 		return nil, errIncompleteSignature("x-acs-content-sha256 is not the hash of the body.")
 	}
 	return &credentials{
-		keyID: keyID, token: values["x-acs-security-token"], timestamp: values["x-acs-date"], nonce: values["x-acs-signature-nonce"],
+		keyID: auth.keyID, token: values["x-acs-security-token"], timestamp: values["x-acs-date"], nonce: nonce,
 		verify: func(secret []byte) (bool, string) {
-			stringToSign := stringToSignV3(method, query, canonicalHeaders.String(), signedHeaders, bodyHash)
-			return hmac.Equal(given, signV3(secret, stringToSign)), stringToSign // a hash: it shows nothing
+			stringToSign := stringToSignV3(method, query, canonicalHeaders.String(), strings.Join(auth.signed, ";"), bodyHash)
+			return hmac.Equal(auth.signature, signV3(secret, stringToSign)), stringToSign // a hash: it shows nothing
 		},
 	}, nil
+}
+
+// authorization is what the header of that name says.
+type authorization struct {
+	keyID     string
+	signed    []string // names of headers
+	signature []byte
+}
+
+func parseAuthorization(text string) (authorization, error) {
+	algorithm, rest, _ := strings.Cut(text, " ")
+	if algorithm != algorithmV3 {
+		return authorization{}, errSignatureMethod("use " + algorithmV3 + " or HMAC-SHA1.")
+	}
+	fields := map[string]string{}
+	for part := range strings.SplitSeq(rest, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+		fields[name] = value
+	}
+	a := authorization{keyID: fields["Credential"], signed: strings.Split(fields["SignedHeaders"], ";")}
+	var err error
+	a.signature, err = hex.DecodeString(fields["Signature"])
+	switch {
+	case a.keyID == "" || fields["SignedHeaders"] == "" || len(a.signature) == 0 || err != nil:
+		return a, errIncompleteSignature("Authorization is not of the form " + algorithmV3 + " Credential=…,SignedHeaders=…,Signature=….")
+	case len(a.signed) > maxSignedHeader:
+		return a, errIncompleteSignature("too many headers are signed.")
+	}
+	return a, nil
+}
+
+// checkCoverage checks that every header that counts is signed.
+func (a authorization) checkCoverage(header headerFunc, hasBody bool) error {
+	must := []string{"host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"}
+	for _, optional := range []string{"x-acs-accesskey-id", "x-acs-security-token"} {
+		if value, err := header(optional); err != nil || value != "" {
+			must = append(must, optional)
+		}
+	}
+	if contentType, _ := header("content-type"); hasBody && contentType != "" {
+		must = append(must, "content-type")
+	}
+	for _, name := range must {
+		if !slices.Contains(a.signed, name) {
+			return errIncompleteSignature("the header " + name + " is not among SignedHeaders.")
+		}
+	}
+	return nil
 }
 
 func stringToSignV3(method string, query params, canonicalHeaders, signedHeaders, bodyHash string) string {
