@@ -54,20 +54,21 @@ func (f *flight) note(level slog.Level, text string, args ...any) {
 type calls struct {
 	mu      sync.Mutex
 	running int
-	closed  bool
-	empty   chan struct{} // closed when the last one ended after close
+	all     sync.WaitGroup
 }
 
-func (c *calls) begin() error {
+// begin lets one more flight begin, unless life has ended.
+func (c *calls) begin(life context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if life.Err() != nil {
 		return errStopped()
 	}
 	if c.running >= maxFlights {
 		return &upstream.Error{Message: "too many fetches are waiting for the upstream", Err: upstream.ErrUnavailable}
 	}
 	c.running++
+	c.all.Add(1)
 	return nil
 }
 
@@ -75,22 +76,7 @@ func (c *calls) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.running--
-	if c.closed && c.running == 0 {
-		close(c.empty)
-	}
-}
-
-// close lets no flight begin any more and returns what is closed when the last one has ended.
-func (c *calls) close() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.closed = true
-		if c.running == 0 {
-			close(c.empty)
-		}
-	}
-	return c.empty
+	c.all.Done()
 }
 
 func (c *calls) count() int {
@@ -130,7 +116,7 @@ func (sh lockedShard) join(e *entry, strict bool, cause upstream.Cause) (*flight
 		e.flight.next = f // the same goroutine runs it
 		return f, nil
 	}
-	if err := sh.c.calls.begin(); err != nil {
+	if err := sh.c.calls.begin(sh.c.life); err != nil {
 		return nil, upstream.Wrap(err, opGet, e.ref)
 	}
 	sh.change(e)
@@ -199,7 +185,9 @@ func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err err
 
 	c.evict()
 	close(f.done)
-	ring(bells)
+	for _, b := range bells {
+		b.ring()
+	}
 	c.conclude(e, f, outcome)
 	return next
 }

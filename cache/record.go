@@ -28,21 +28,22 @@ type record struct {
 	Value upstream.SecretValue // its data encode as a placeholder
 }
 
-// minSize returns what r takes in the file at least.
-func (r *record) minSize() int64 { return int64(128 + r.Value.SecretData.Len()) }
-
-// plain returns r as it is sealed. The caller overwrites it.
-func (r *record) plain() ([]byte, error) {
+// plain returns r as it is sealed, or nil when it takes more than limit bytes or cannot be
+// encoded. The caller overwrites it.
+func (r *record) plain(limit int64) []byte {
+	data := r.Value.SecretData.Reveal()
+	if int64(len(data)) > limit {
+		return nil
+	}
 	meta := *r
 	meta.Value.SecretData = upstream.SecretData{}
 	text, err := json.Marshal(&meta)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	data := r.Value.SecretData.Reveal()
 	plain := make([]byte, 0, 4+len(text)+len(data))
 	plain = binary.BigEndian.AppendUint32(plain, uint32(len(text)))
-	return append(append(plain, text...), data...), nil
+	return append(append(plain, text...), data...)
 }
 
 // parseRecord undoes plain, which it overwrites. It returns nil for what is no record.
@@ -76,16 +77,16 @@ func endRecord(count int) []byte {
 }
 
 // isEnd undoes endRecord. The JSON of no other record is empty.
-func isEnd(plain []byte) (count uint64, ok bool) {
+func isEnd(plain []byte) (count int, ok bool) {
 	if len(plain) != 12 || binary.BigEndian.Uint32(plain) != 0 {
 		return 0, false
 	}
-	return binary.BigEndian.Uint64(plain[4:]), true
+	return int(binary.BigEndian.Uint64(plain[4:])), true
 }
 
 // associatedData ties a record to its file and its place in it.
-func associatedData(header []byte, index uint64) []byte {
-	return binary.BigEndian.AppendUint64(append([]byte(nil), header...), index)
+func associatedData(header []byte, index int) []byte {
+	return binary.BigEndian.AppendUint64(slices.Clone(header), uint64(index))
 }
 
 // loadSealed puts what the sealed file holds into an empty cache. None of it is fresh: it

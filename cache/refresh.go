@@ -39,33 +39,44 @@ func (c *Cache) Run(ctx context.Context) error {
 	if !c.ran.CompareAndSwap(false, true) {
 		return errors.New("cache: Run was called twice")
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { c.sealed.run(ctx) })
-	c.dispatch(ctx, &wg)
-	if err := c.stopFlights(); err != nil {
-		c.sealed.close() // whoever waits for those calls is stuck with them
-		return err
+	var sealed, refreshes sync.WaitGroup
+	end := make(chan struct{})
+	sealed.Go(func() { c.sealed.run(end) })
+	c.dispatch(ctx, &refreshes)
+	err := c.stopFlights()
+	close(end)
+	sealed.Wait()
+	c.sealed.close()
+	if err == nil { // or they wait for calls that do not return
+		refreshes.Wait()
 	}
-	wg.Wait()
-	return c.Close()
+	return err
 }
 
-// Close ends all fetching and closes the sealed file. [Cache.Run] calls it; only a cache
-// that was never run needs it. It may be called more than once.
+// Close ends all fetching and closes the sealed file. Only a cache that was never run needs
+// it. It may be called more than once.
 func (c *Cache) Close() error {
 	err := c.stopFlights()
-	c.sealed.close()
+	if !c.ran.Load() {
+		c.sealed.close()
+	}
 	return err
 }
 
 // stopFlights cancels every upstream call and waits for them, within a bound.
 func (c *Cache) stopFlights() error {
-	empty := c.calls.close()
-	c.endLife()
+	c.calls.mu.Lock()
+	c.endLife() // and no flight begins any more
+	c.calls.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		c.calls.all.Wait()
+		close(ended)
+	}()
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
 	select {
-	case <-empty:
+	case <-ended:
 		return nil
 	case <-grace.C:
 		return errors.New("cache: upstream calls did not return after they were cancelled")

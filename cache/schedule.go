@@ -12,7 +12,7 @@ import (
 type schedule struct {
 	mu   sync.Mutex
 	heap dueHeap
-	wake chan struct{} // rung when the first due time moved forward
+	wake bell // the first due time moved forward
 }
 
 // set schedules e at due, wherever it stood before.
@@ -26,7 +26,7 @@ func (s *schedule) set(e *entry, due int64) {
 		heap.Fix(&s.heap, int(e.slot)-1)
 	}
 	if s.heap[0] == e {
-		s.ring()
+		s.wake.ring()
 	}
 }
 
@@ -77,6 +77,12 @@ func (s *schedule) dueOf(e *entry) (due int64, ok bool) {
 	return e.due, e.slot != 0
 }
 
+func (s *schedule) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.heap)
+}
+
 // spread moves what is overdue to random moments within window from now, so that the end
 // of an outage is not a stampede. What was announced stays urgent.
 func (s *schedule) spread(now int64, window time.Duration) {
@@ -88,14 +94,7 @@ func (s *schedule) spread(now int64, window time.Duration) {
 		}
 	}
 	heap.Init(&s.heap)
-	s.ring()
-}
-
-func (s *schedule) ring() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wake.ring()
 }
 
 // dueHeap is a heap of entries by due time that tells each where it stands.

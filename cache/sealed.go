@@ -3,7 +3,6 @@ package cache
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -46,13 +45,14 @@ const (
 
 	sealedMagic  = "secretagent sealed cache 3\n"
 	sealedHeader = len(sealedMagic) + 16
+	endSize      = 100 // more than the end of the file takes
 )
 
 // errInUse says that another process has the lock of the sealed file.
 var errInUse = errors.New("in use by another process")
 
 // sealedFile is the restart cache. The file is read once, when the cache starts, and after that
-// only ever replaced by a new one that holds everything:
+// only ever replaced by a new one that holds everything, by one goroutine:
 //
 //	header   sealedMagic, random id of the file
 //	records  length, AEAD(record), the most important first
@@ -60,7 +60,7 @@ var errInUse = errors.New("in use by another process")
 //
 // Lengths take four bytes. The associated data of each record are the header and its index,
 // and so records cannot be exchanged, moved or taken from another file, and what is cut off
-// is missed. Whoever wants to write holds the lock on a file beside it.
+// is missed. A lock on a file beside it keeps a second agent away.
 //
 // A nil sealedFile does nothing.
 type sealedFile struct {
@@ -69,17 +69,14 @@ type sealedFile struct {
 	key      tink.AEAD
 	log      *slog.Logger
 	content  func(yield func(*record) bool) // everything that belongs in the file
-	wake     chan struct{}                  // rung when a rewrite becomes due, or due earlier
+	wake     bell                           // a rewrite becomes due, or due earlier
 
-	io      sync.Mutex // around everything that touches the file
-	lock    *os.File   // nil until it is taken
-	running bool       // the file may be written
+	lock *os.File // nil until it is taken
 
-	mu      sync.Mutex
-	off     bool // given up or closed
-	gone    bool // a secret in the file is gone or denied
-	writing int  // changes that the rewrite under way writes
-	st      SealedStats
+	mu   sync.Mutex
+	off  bool // given up or closed
+	gone bool // a secret in the file is gone or denied
+	st   SealedStats
 }
 
 // openSealed makes ready for a file, which is not touched yet.
@@ -92,7 +89,7 @@ func openSealed(opts Sealed, log *slog.Logger) (*sealedFile, error) {
 		log.Warn("the sealed cache and its keyring share a folder: who gets that folder has the secrets", "path", opts.Path, "keyring", opts.Keyring,
 			"hint", "put the keyring on another volume and set cache.sealed.keyring")
 	}
-	return &sealedFile{path: opts.Path, maxBytes: opts.MaxBytes, key: key, log: log, wake: make(chan struct{}, 1)}, nil
+	return &sealedFile{path: opts.Path, maxBytes: opts.MaxBytes, key: key, log: log, wake: newBell()}, nil
 }
 
 func sameFolder(a, b string) bool {
@@ -104,8 +101,6 @@ func sameFolder(a, b string) bool {
 // load calls restore with every record of the file that is authentic, in the order of the
 // file. restore reports whether the record can be used.
 func (s *sealedFile) load(restore func(*record) bool) {
-	s.io.Lock()
-	defer s.io.Unlock()
 	// Without a folder there is no file, and a lock that cannot be taken only stops the writer.
 	if err := s.takeLock(); errors.Is(err, errInUse) {
 		return
@@ -145,25 +140,13 @@ func (s *sealedFile) read(fn func(*record)) error {
 		return err
 	}
 	defer f.Close()
-	in, left := bufio.NewReaderSize(f, 64<<10), min(st.Size(), 4*s.maxBytes+4<<20)
-	next := func(n int64) ([]byte, error) {
-		if left -= n; left < 0 {
-			return nil, io.ErrUnexpectedEOF
-		}
-		b := make([]byte, n)
-		_, err := io.ReadFull(in, b)
-		return b, err
-	}
-	header, err := next(int64(sealedHeader))
-	if err != nil || !bytes.HasPrefix(header, []byte(sealedMagic)) {
+	in := bufio.NewReaderSize(io.LimitReader(f, 4*s.maxBytes+4<<20), 64<<10)
+	header := make([]byte, sealedHeader)
+	if _, err := io.ReadFull(in, header); err != nil || !bytes.HasPrefix(header, []byte(sealedMagic)) {
 		return errors.New("it is no sealed cache of this version")
 	}
-	for index := uint64(0); ; index++ {
-		length, err := next(4)
-		var sealed []byte
-		if err == nil {
-			sealed, err = next(int64(binary.BigEndian.Uint32(length)))
-		}
+	for index := 0; ; index++ {
+		sealed, err := s.readRecord(in)
 		if err != nil {
 			return fmt.Errorf("it has no end after %d records: %w", index, err)
 		}
@@ -173,13 +156,26 @@ func (s *sealedFile) read(fn func(*record)) error {
 			continue
 		}
 		if count, ok := isEnd(plain); ok {
-			if count != index || left != 0 {
-				return fmt.Errorf("its end does not belong there: after %d of %d records, %d bytes before the true one", index, count, left)
+			if _, err := in.ReadByte(); err != io.EOF || count != index {
+				return fmt.Errorf("its end comes after %d of %d records, and is not the last", index, count)
 			}
 			return nil
 		}
 		fn(parseRecord(plain))
 	}
+}
+
+func (s *sealedFile) readRecord(in io.Reader) ([]byte, error) {
+	var length uint32
+	if err := binary.Read(in, binary.BigEndian, &length); err != nil {
+		return nil, err
+	}
+	if int64(length) > s.maxBytes+endSize {
+		return nil, errors.New("a record is longer than the bound of all")
+	}
+	sealed := make([]byte, length)
+	_, err := io.ReadFull(in, sealed)
+	return sealed, err
 }
 
 // changed has the file rewritten soon. With gone it holds a secret that is gone or denied,
@@ -194,17 +190,10 @@ func (s *sealedFile) changed(gone bool) {
 		return
 	}
 	if s.st.Pending == 0 || gone && !s.gone {
-		s.ring()
+		s.wake.ring()
 	}
 	s.st.Pending++
 	s.gone = s.gone || gone
-}
-
-func (s *sealedFile) ring() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }
 
 // pause returns how long after a rewrite the next one may begin.
@@ -218,57 +207,53 @@ func (s *sealedFile) pause() time.Duration {
 	return max(minPause, time.Duration(float64(s.st.Bytes)/rate*float64(time.Second)))
 }
 
-// run rewrites the file, the first time at once, until ctx ends. What is left then is written
-// by close.
-func (s *sealedFile) run(ctx context.Context) {
+// run rewrites the file, the first time at once, until end is closed. Then it writes what is
+// left.
+func (s *sealedFile) run(end <-chan struct{}) {
 	if s == nil {
 		return
 	}
-	s.io.Lock()
-	s.running = true
-	s.io.Unlock()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var last time.Time
 	var failed setback
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wake:
-			if failed.count == 0 {
-				timer.Reset(max(gatherDelay, time.Until(last.Add(s.pause()))))
-			}
-			continue
-		case <-timer.C:
-		}
+		timer.Stop()
 		if err := s.rewrite(); err != nil {
 			s.log.Error("the sealed cache cannot be written", "path", s.path, "err", err, "hint", "it is tried again; check space and permissions")
 			failed.add(err)
 			timer.Reset(failed.wait())
-			continue
-		}
-		if failed.count > 0 {
+		} else if failed.count > 0 {
 			s.log.Info("the sealed cache is written again", "path", s.path, "failures", failed.count)
+			failed = setback{}
 		}
-		last, failed = time.Now(), setback{}
+		last := time.Now()
+		for due := false; !due; {
+			select {
+			case <-end:
+				if s.stats().Pending == 0 {
+					return
+				}
+				if err := s.rewrite(); err != nil {
+					s.log.Error("the last changes of the sealed cache could not be written", "path", s.path, "err", err, "hint", "check space and permissions; what it holds is a little older")
+				}
+				return
+			case <-s.wake:
+				if failed.count == 0 {
+					timer.Reset(max(gatherDelay, time.Until(last.Add(s.pause()))))
+				}
+			case <-timer.C:
+				due = true
+			}
+		}
 	}
 }
 
-// close writes what is left and gives the file up. It may be called more than once.
+// close gives the file up. It may be called more than once.
 func (s *sealedFile) close() {
 	if s == nil {
 		return
 	}
-	if s.stats().Pending > 0 {
-		if err := s.rewrite(); err != nil {
-			s.log.Error("the last changes of the sealed cache could not be written", "path", s.path, "err", err, "hint", "check space and permissions; what it holds is a little older")
-		}
-	}
 	s.giveUp()
-	s.io.Lock()
-	defer s.io.Unlock()
-	s.running = false
 	if s.lock != nil {
 		_ = s.lock.Close() // which unlocks it
 		s.lock = nil
@@ -279,51 +264,36 @@ func (s *sealedFile) close() {
 func (s *sealedFile) giveUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.off = true
-	s.st.Pending = 0
+	s.off, s.st.Pending = true, 0
 }
 
 // rewrite replaces the file by a new one. Until that is complete the old one stays.
 func (s *sealedFile) rewrite() error {
-	s.io.Lock()
-	defer s.io.Unlock()
-	if !s.begin() {
+	before := s.stats()
+	if !before.Open {
 		return nil
 	}
+	s.mu.Lock()
+	s.gone = false // or it is told meanwhile
+	s.mu.Unlock()
 	st, err := s.replace()
 	if errors.Is(err, errInUse) {
-		err = nil // it was given up
+		return nil // it was given up
 	}
-	if s.end(st, err) {
+	if st.Skipped > 0 && before.Skipped == 0 {
 		s.log.Warn("the sealed cache is full: some values will not survive a restart", "path", s.path, "limit", s.maxBytes, "hint", "raise cache.sealed.maxBytes")
 	}
-	return err
-}
-
-// begin reports whether the file may be written.
-func (s *sealedFile) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.off || !s.running {
-		return false
-	}
-	s.writing, s.st.Pending, s.gone = s.st.Pending, 0, false
-	return true
-}
-
-// end notes what is in the file, and reports whether it has just become full.
-func (s *sealedFile) end(st SealedStats, err error) (full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.st.Pending += max(1, s.writing)
 		s.st.Errors++
-	} else {
-		full = st.Skipped > 0 && s.st.Skipped == 0
-		s.st.Records, s.st.Bytes, s.st.Skipped = st.Records, st.Bytes, st.Skipped
+		return err
 	}
-	s.writing = 0
-	return full
+	s.st.Records, s.st.Bytes, s.st.Skipped = st.Records, st.Bytes, st.Skipped
+	if s.st.Pending -= before.Pending; s.st.Pending > 0 {
+		s.wake.ring()
+	}
+	return nil
 }
 
 // replace puts a new file in place and on disk.
@@ -349,49 +319,41 @@ func (s *sealedFile) replace() (st SealedStats, err error) {
 
 // write writes everything that belongs in the file and fits.
 func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
-	out := bufio.NewWriterSize(f, 64<<10)
+	out := bufio.NewWriterSize(f, 64<<10) // it keeps an error for Flush
 	header := append([]byte(sealedMagic), make([]byte, sealedHeader-len(sealedMagic))...)
 	_, _ = rand.Read(header[len(sealedMagic):]) // never fails
-	if _, err := out.Write(header); err != nil {
-		return st, err
-	}
-	put := func(plain []byte, limit int64) (size int64, err error) {
+	_, _ = out.Write(header)
+	put := func(plain []byte, left int64) (size int64, err error) {
 		defer clear(plain)
-		sealed, err := s.key.Encrypt(plain, associatedData(header, uint64(st.Records)))
-		size = int64(4 + len(sealed))
-		if err != nil || size > limit {
-			return size, err
+		sealed, err := s.key.Encrypt(plain, associatedData(header, st.Records))
+		if size = int64(4 + len(sealed)); err != nil || size > left {
+			return 0, err
 		}
-		_, _ = out.Write(binary.BigEndian.AppendUint32(nil, uint32(len(sealed)))) // an error stays
+		_ = binary.Write(out, binary.BigEndian, uint32(len(sealed)))
 		_, err = out.Write(sealed)
 		return size, err
 	}
 	for r := range s.content {
-		left := s.maxBytes - st.Bytes
-		size := r.minSize()
-		if size <= left {
-			plain, err := r.plain()
-			if err != nil {
-				return st, err
-			}
+		size, left := int64(0), s.maxBytes-st.Bytes
+		if plain := r.plain(left); plain != nil {
 			if size, err = put(plain, left); err != nil {
 				return st, err
 			}
 		}
-		if size > left {
+		if size > 0 {
+			st.Records, st.Bytes = st.Records+1, st.Bytes+size
+		} else {
 			st.Skipped++
-			continue
 		}
-		st.Records, st.Bytes = st.Records+1, st.Bytes+size
 	}
-	if _, err := put(endRecord(st.Records), s.maxBytes); err != nil {
+	if _, err := put(endRecord(st.Records), endSize); err != nil {
 		return st, err
 	}
 	return st, out.Flush()
 }
 
 // takeLock takes the lock and removes what runs that were killed have left. When another
-// process has it, the file is given up. The caller holds io.
+// process has it, the file is given up.
 func (s *sealedFile) takeLock() error {
 	if s.lock != nil {
 		return nil
@@ -404,10 +366,10 @@ func (s *sealedFile) takeLock() error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(lockWait); ; time.Sleep(lockWait / 10) {
-		if err = lockFile(f); !errors.Is(err, errInUse) || !time.Now().Before(deadline) {
-			break
-		}
+	err = lockFile(f)
+	for tries := 1; errors.Is(err, errInUse) && tries < 10; tries++ {
+		time.Sleep(lockWait / 10)
+		err = lockFile(f)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -435,6 +397,5 @@ func (s *sealedFile) stats() SealedStats {
 	defer s.mu.Unlock()
 	st := s.st
 	st.Open = !s.off
-	st.Pending += s.writing
 	return st
 }

@@ -220,9 +220,3 @@ func (sh lockedShard) status(e *entry, now int64, wall time.Time) EntryStatus {
 	}
 	return s
 }
-
-func (s *schedule) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.heap)
-}

@@ -19,7 +19,7 @@ func gone(err error) bool {
 
 // store makes what the call of f found the state of e, and returns whom that concerns. What may
 // predate an announced change is good for those who asked before it, and for nothing else.
-func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, err error) (outcome Outcome, bells []*subscription) {
+func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, err error) (outcome Outcome, bells []bell) {
 	sh.change(e)
 	f.err = err
 	switch {
@@ -40,7 +40,7 @@ func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, er
 }
 
 // found stores a value.
-func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (outcome Outcome, bells []*subscription) {
+func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (outcome Outcome, bells []bell) {
 	value.SecretName = sharedName(value.SecretName, e.ref.SecretName)
 	before, confirmed := e.value, e.fetchedAt
 	outcome = Unchanged
