@@ -274,12 +274,15 @@ func testPolicy(t *testing.T, change func(*Options), regions ...string) *policy 
 func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := true
+		var mu sync.Mutex
 		var order []string
 		p := testPolicy(t, nil, "one", "two")
 		ask := func() error {
 			return p.do(t.Context(), &call{op: "X", valueOnly: true, send: func(ctx context.Context, e *endpoint) outcome {
 				deadline, _ := ctx.Deadline()
+				mu.Lock()
 				order = append(order, e.Region+" "+time.Until(deadline).String())
+				mu.Unlock()
 				if e.Region == "one" && down {
 					<-ctx.Done() // silent
 					return broken
@@ -292,6 +295,8 @@ func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
 			if err := ask(); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if strings.Join(order, ", ") != strings.Join(want, ", ") {
 				t.Errorf("%s: asked %v, want %v", what, order, want)
 			}
