@@ -7,11 +7,11 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
 
-	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
 
 	"secretagent/upstream"
@@ -76,40 +76,42 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// params are parameters of an action. They travel in the form.
+type params map[string]string
+
 // operation describes one action of the API to [invoke].
 type operation[R responses.AcsResponse] struct {
 	name      string
 	ref       upstream.SecretRef
-	invalid   error // what is wrong with the input: nothing is sent
-	valueOnly bool
-	request   requests.AcsRequest // filled in, not sent yet
-	extra     map[string]string   // parameters that the SDK would drop because they are empty
+	invalid   error               // what is wrong with the input: nothing is sent
+	valueOnly bool                // see call
+	params    params              // those that are empty are not sent
+	always    params              // those that are sent also when they are empty
+	hide      upstream.SecretData // the value in params
 	response  func() R
-	complete  func(R) bool // the answer holds what it must
-	hide      upstream.SecretData
+	complete  func(R) bool                                           // the answer holds what it must; nil: it need not hold anything
 	resolve   func(ctx context.Context, refusal error) (bool, error) // see call
 }
 
 // message is the request of an operation as it is signed and sent.
 type message struct {
 	action string
-	params map[string]string   // they travel in the form
-	hide   upstream.SecretData // the value in it
+	params params
+	hide   upstream.SecretData
 }
 
 // invoke performs op under the policy of c.
 func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operation[R]) (R, error) {
 	var result R
-	switch {
-	case op.invalid != nil:
+	if op.invalid != nil {
 		return result, first(op.invalid, op.name, op.ref)
-	case c.closed.Load():
-		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, op.name, op.ref)
-	case requests.InitParams(op.request) != nil:
-		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrInternal, Message: "the SDK could not encode the request"}, op.name, op.ref)
 	}
-	m := message{action: op.name, params: op.request.GetQueryParams(), hide: op.hide}
-	maps.Copy(m.params, op.extra)
+	if c.closed.Load() {
+		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, op.name, op.ref)
+	}
+	m := message{action: op.name, params: op.params, hide: op.hide}
+	maps.DeleteFunc(m.params, func(_, value string) bool { return value == "" })
+	maps.Copy(m.params, op.always)
 	err := c.policy.do(ctx, &call{
 		op: op.name, ref: op.ref, valueOnly: op.valueOnly, resolve: op.resolve,
 		send: func(attempt context.Context, e *endpoint) outcome {
@@ -117,7 +119,7 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operatio
 			out := c.send(ctx, attempt, e, m, response)
 			switch {
 			case out.err != nil:
-			case !op.complete(response):
+			case !hasRequestID(response), op.complete != nil && !op.complete(response):
 				out = outcome{fault: true, lost: true, err: &upstream.Error{
 					Err: upstream.ErrUnavailable, Endpoint: e.name, Message: errUnreadable.Error()}}
 			default:
@@ -131,6 +133,11 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operatio
 		_ = c.Close() // the connection that was in use is idle now
 	}
 	return result, err
+}
+
+// hasRequestID reports whether response has the id that every answer of the API has.
+func hasRequestID(response responses.AcsResponse) bool {
+	return reflect.ValueOf(response).Elem().FieldByName("RequestId").String() != ""
 }
 
 // send makes one attempt. A credential that is refused is renewed once, and the attempt

@@ -8,7 +8,7 @@
 //	})
 //	value, err := client.GetSecretValue(ctx, upstream.SecretRef{SecretName: "app/db"})
 //
-// A [Client] is an [upstream.Manager]. Requests, signatures and the decoding of answers are
+// A [Client] is an [upstream.Manager]. Signatures and the decoding of answers are
 // the official SDK's; contexts, retries, failover, the call budget and the care for what may
 // be printed are ours. Making a client opens no connection and needs no credential: calls
 // fail with [upstream.ErrUnauthenticated] until one appears. Each call is a request of its

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,7 +62,7 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 
 	out.RetryAfter = retryAfter(got.header, time.Now())
 	var served *sdkerrors.ServerError
-	if errors.As(err, &served) && plainCode(served.ErrorCode()) {
+	if errors.As(err, &served) && plainCode.MatchString(served.ErrorCode()) {
 		out.Code = served.ErrorCode()
 		if out.RequestID == "" {
 			out.RequestID = oneLine(served.RequestId())
@@ -188,18 +189,8 @@ func oneLine(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// plainCode reports whether s looks like a code: words joined by dots.
-func plainCode(s string) bool {
-	if s == "" || len(s) > 64 {
-		return false
-	}
-	for _, c := range s {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
-			return false
-		}
-	}
-	return true
-}
+// plainCode matches what looks like a code: words joined by dots.
+var plainCode = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 func requestID(h http.Header) string { return oneLine(h.Get("x-acs-request-id")) }
 

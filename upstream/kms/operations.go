@@ -10,29 +10,21 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	api "github.com/aliyun/alibaba-cloud-sdk-go/services/kms"
 
 	"secretagent/upstream"
 )
 
-// resourceType is the word of the tag operations for a secret.
-const resourceType = "secret"
-
 // GetSecretValue implements [upstream.Manager]. An answer about another secret or version than
 // was asked for is an error.
 func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
 	ref = ref.WithDefaults()
-	request := api.CreateGetSecretValueRequest()
-	request.SecretName = string(ref.SecretName)
-	request.VersionId = string(ref.VersionID)
-	request.VersionStage = string(ref.VersionStage)
 	r, err := invoke(ctx, c, operation[*api.GetSecretValueResponse]{
 		name: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
-		request: request, response: api.CreateGetSecretValueResponse,
+		params:   params{"SecretName": string(ref.SecretName), "VersionId": string(ref.VersionID), "VersionStage": string(ref.VersionStage)},
+		response: api.CreateGetSecretValueResponse,
 		complete: func(r *api.GetSecretValueResponse) bool {
-			return r.RequestId != "" && r.SecretName == string(ref.SecretName) && r.VersionId != "" &&
-				(ref.VersionID == "" || r.VersionId == string(ref.VersionID))
+			return r.SecretName == string(ref.SecretName) && r.VersionId != "" && (ref.VersionID == "" || r.VersionId == string(ref.VersionID))
 		},
 	})
 	if err != nil {
@@ -55,32 +47,22 @@ func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 // it, so a lost answer is resolved by reading: a first version with the same data means that
 // it was us.
 func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
-	request := api.CreateCreateSecretRequest()
-	request.SecretName = string(in.SecretName)
-	request.VersionId = string(in.VersionID)
-	request.SecretData = string(in.SecretData.Reveal())
-	request.SecretDataType = in.SecretDataType
-	request.SecretType = in.SecretType
-	request.EncryptionKeyId = in.EncryptionKeyID
-	request.DKMSInstanceId = in.DKMSInstanceID
-	request.Description = in.Description
-	request.ExtendedConfig = in.ExtendedConfig
-	request.RotationInterval = in.RotationInterval
-	request.Policy = in.Policy
-	if in.EnableAutomaticRotation {
-		request.EnableAutomaticRotation = requests.NewBoolean(true)
+	p := params{
+		"SecretName": string(in.SecretName), "VersionId": string(in.VersionID),
+		"SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType, "SecretType": in.SecretType,
+		"EncryptionKeyId": in.EncryptionKeyID, "DKMSInstanceId": in.DKMSInstanceID, "Description": in.Description,
+		"ExtendedConfig": in.ExtendedConfig, "RotationInterval": in.RotationInterval, "Policy": in.Policy,
+		"EnableAutomaticRotation": ifTrue(in.EnableAutomaticRotation),
 	}
 	if len(in.Tags) > 0 {
-		request.Tags = tagJSON(in.Tags)
+		p["Tags"] = tagJSON(in.Tags)
 	}
-
 	var found upstream.SecretMetadata
 	r, err := invoke(ctx, c, operation[*api.CreateSecretResponse]{
-		name: "CreateSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
-		request: request, response: api.CreateCreateSecretResponse, hide: in.SecretData,
-		complete: func(r *api.CreateSecretResponse) bool {
-			return r.RequestId != "" && r.SecretName != ""
-		},
+		name: "CreateSecret", ref: named(in.SecretName), params: p, hide: in.SecretData,
+		invalid:  errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
+		response: api.CreateCreateSecretResponse,
+		complete: func(r *api.CreateSecretResponse) bool { return r.SecretName != "" },
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			if refusal != nil && !errors.Is(refusal, upstream.ErrExists) {
 				return false, nil
@@ -141,24 +123,18 @@ func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (up
 
 // PutSecretValue implements [upstream.Manager].
 func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
+	p := params{"SecretName": string(in.SecretName), "VersionId": string(in.VersionID), "SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType}
 	invalid := []error{in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)}
 	for _, s := range in.VersionStages {
 		invalid = append(invalid, s.Validate())
 	}
-	request := api.CreatePutSecretValueRequest()
-	request.SecretName = string(in.SecretName)
-	request.VersionId = string(in.VersionID)
-	request.SecretData = string(in.SecretData.Reveal())
-	request.SecretDataType = in.SecretDataType
 	if in.VersionStages != nil {
-		request.VersionStages = toJSON(in.VersionStages)
+		p["VersionStages"] = toJSON(in.VersionStages)
 	}
 	r, err := invoke(ctx, c, operation[*api.PutSecretValueResponse]{
 		name: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: errors.Join(invalid...),
-		request: request, response: api.CreatePutSecretValueResponse, hide: in.SecretData,
-		complete: func(r *api.PutSecretValueResponse) bool {
-			return r.RequestId != "" && r.VersionId == string(in.VersionID)
-		},
+		params: p, hide: in.SecretData, response: api.CreatePutSecretValueResponse,
+		complete: func(r *api.PutSecretValueResponse) bool { return r.VersionId == string(in.VersionID) },
 	})
 	if err != nil {
 		return upstream.SecretVersion{}, err
@@ -168,15 +144,11 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 
 // UpdateSecretVersionStage implements [upstream.Manager].
 func (c *Client) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	request := api.CreateUpdateSecretVersionStageRequest()
-	request.SecretName = string(in.SecretName)
-	request.VersionStage = string(in.VersionStage)
-	request.MoveToVersion = string(in.MoveToVersion)
-	request.RemoveFromVersion = string(in.RemoveFromVersion)
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretVersionStageResponse]{
 		name: "UpdateSecretVersionStage", ref: upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, invalid: in.SecretName.Validate(),
-		request: request, response: api.CreateUpdateSecretVersionStageResponse,
-		complete: func(r *api.UpdateSecretVersionStageResponse) bool { return r.RequestId != "" },
+		params: params{"SecretName": string(in.SecretName), "VersionStage": string(in.VersionStage),
+			"MoveToVersion": string(in.MoveToVersion), "RemoveFromVersion": string(in.RemoveFromVersion)},
+		response: api.CreateUpdateSecretVersionStageResponse,
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			// Removing a label from a version that has lost it already is refused.
 			if !errors.Is(refusal, upstream.ErrInvalidParameter) && !errors.Is(refusal, upstream.ErrNotFound) {
@@ -210,16 +182,11 @@ func (c *Client) staged(ctx context.Context, in upstream.UpdateSecretVersionStag
 
 // ListSecretVersionIDs implements [upstream.Manager].
 func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
-	request := api.CreateListSecretVersionIdsRequest()
-	request.SecretName = string(in.SecretName)
-	request.PageNumber, request.PageSize = pageParams(in.Page)
-	if in.IncludeDeprecated {
-		request.IncludeDeprecated = "true"
-	}
 	r, err := invoke(ctx, c, operation[*api.ListSecretVersionIdsResponse]{
-		name: "ListSecretVersionIds", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
-		request: request, response: api.CreateListSecretVersionIdsResponse,
-		complete: func(r *api.ListSecretVersionIdsResponse) bool { return r.RequestId != "" },
+		name: "ListSecretVersionIds", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
+		params: params{"SecretName": string(in.SecretName), "PageNumber": number(in.Page.Number), "PageSize": number(in.Page.Size),
+			"IncludeDeprecated": ifTrue(in.IncludeDeprecated)},
+		response: api.CreateListSecretVersionIdsResponse,
 	})
 	if err != nil {
 		return upstream.ListSecretVersionIDsOutput{}, err
@@ -239,13 +206,11 @@ func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecre
 
 // DescribeSecret implements [upstream.Manager].
 func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
-	request := api.CreateDescribeSecretRequest()
-	request.SecretName = string(name)
-	request.FetchTags = strconv.FormatBool(fetchTags)
 	r, err := invoke(ctx, c, operation[*api.DescribeSecretResponse]{
-		name: "DescribeSecret", ref: upstream.SecretRef{SecretName: name}, invalid: name.Validate(),
-		request: request, response: api.CreateDescribeSecretResponse,
-		complete: func(r *api.DescribeSecretResponse) bool { return r.RequestId != "" && r.SecretName != "" },
+		name: "DescribeSecret", ref: named(name), invalid: name.Validate(),
+		params:   params{"SecretName": string(name), "FetchTags": strconv.FormatBool(fetchTags)},
+		response: api.CreateDescribeSecretResponse,
+		complete: func(r *api.DescribeSecretResponse) bool { return r.SecretName != "" },
 	})
 	if err != nil {
 		return upstream.SecretMetadata{}, err
@@ -266,16 +231,11 @@ func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, f
 
 // ListSecrets implements [upstream.Manager].
 func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (upstream.ListSecretsOutput, error) {
-	request := api.CreateListSecretsRequest()
-	request.PageNumber, request.PageSize = pageParams(in.Page)
-	request.FetchTags = strconv.FormatBool(in.FetchTags)
+	p := params{"PageNumber": number(in.Page.Number), "PageSize": number(in.Page.Size), "FetchTags": strconv.FormatBool(in.FetchTags)}
 	if len(in.Filters) > 0 {
-		request.Filters = toJSON(in.Filters)
+		p["Filters"] = toJSON(in.Filters)
 	}
-	r, err := invoke(ctx, c, operation[*api.ListSecretsResponse]{
-		name: "ListSecrets", request: request, response: api.CreateListSecretsResponse,
-		complete: func(r *api.ListSecretsResponse) bool { return r.RequestId != "" },
-	})
+	r, err := invoke(ctx, c, operation[*api.ListSecretsResponse]{name: "ListSecrets", params: p, response: api.CreateListSecretsResponse})
 	if err != nil {
 		return upstream.ListSecretsOutput{}, err
 	}
@@ -295,37 +255,30 @@ func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) 
 
 // UpdateSecret implements [upstream.Manager].
 func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput) error {
-	request := api.CreateUpdateSecretRequest()
-	request.SecretName = string(in.SecretName)
-	extra := map[string]string{}
+	p, always := params{"SecretName": string(in.SecretName)}, params{}
 	if in.Description != nil {
-		extra["Description"] = *in.Description // also when empty, which clears it
+		always["Description"] = *in.Description // also when empty, which clears it
 	}
 	if in.CustomData != nil {
-		request.ExtendedConfigCustomData = toJSON(in.CustomData)
+		p["ExtendedConfig.CustomData"] = toJSON(in.CustomData)
 	}
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretResponse]{
-		name: "UpdateSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
-		request: request, extra: extra, response: api.CreateUpdateSecretResponse,
-		complete: func(r *api.UpdateSecretResponse) bool { return r.RequestId != "" },
+		name: "UpdateSecret", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
+		params: p, always: always, response: api.CreateUpdateSecretResponse,
 	})
 	return err
 }
 
 // DeleteSecret implements [upstream.Manager].
 func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
-	request := api.CreateDeleteSecretRequest()
-	request.SecretName = string(in.SecretName)
-	if in.ForceDeleteWithoutRecovery {
-		request.ForceDeleteWithoutRecovery = "true"
-	} else if in.RecoveryWindowInDays != 0 {
-		request.RecoveryWindowInDays = strconv.Itoa(in.RecoveryWindowInDays)
+	p := params{"SecretName": string(in.SecretName), "ForceDeleteWithoutRecovery": ifTrue(in.ForceDeleteWithoutRecovery)}
+	if !in.ForceDeleteWithoutRecovery {
+		p["RecoveryWindowInDays"] = number(in.RecoveryWindowInDays)
 	}
 	var planned time.Time
 	r, err := invoke(ctx, c, operation[*api.DeleteSecretResponse]{
-		name: "DeleteSecret", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
-		request: request, response: api.CreateDeleteSecretResponse,
-		complete: func(r *api.DeleteSecretResponse) bool { return r.RequestId != "" },
+		name: "DeleteSecret", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
+		params: p, response: api.CreateDeleteSecretResponse,
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			switch {
 			case in.ForceDeleteWithoutRecovery:
@@ -349,12 +302,9 @@ func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput
 
 // RestoreSecret implements [upstream.Manager].
 func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) error {
-	request := api.CreateRestoreSecretRequest()
-	request.SecretName = string(name)
 	_, err := invoke(ctx, c, operation[*api.RestoreSecretResponse]{
-		name: "RestoreSecret", ref: upstream.SecretRef{SecretName: name}, invalid: name.Validate(),
-		request: request, response: api.CreateRestoreSecretResponse,
-		complete: func(r *api.RestoreSecretResponse) bool { return r.RequestId != "" },
+		name: "RestoreSecret", ref: named(name), invalid: name.Validate(),
+		params: params{"SecretName": string(name)}, response: api.CreateRestoreSecretResponse,
 		resolve: func(_ context.Context, refusal error) (bool, error) {
 			return errors.Is(refusal, upstream.ErrNotPendingDeletion), nil
 		},
@@ -364,46 +314,35 @@ func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) er
 
 // RotateSecret implements [upstream.Manager].
 func (c *Client) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
-	request := api.CreateRotateSecretRequest()
-	request.SecretName = string(name)
-	request.VersionId = string(version)
 	_, err := invoke(ctx, c, operation[*api.RotateSecretResponse]{
 		name: "RotateSecret", ref: upstream.SecretRef{SecretName: name, VersionID: version}, invalid: errors.Join(name.Validate(), version.Validate()),
-		request: request, response: api.CreateRotateSecretResponse,
-		complete: func(r *api.RotateSecretResponse) bool { return r.RequestId != "" },
+		params: params{"SecretName": string(name), "VersionId": string(version)}, response: api.CreateRotateSecretResponse,
 	})
 	return err
 }
 
 // UpdateSecretRotationPolicy implements [upstream.Manager].
 func (c *Client) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	request := api.CreateUpdateSecretRotationPolicyRequest()
-	request.SecretName = string(in.SecretName)
-	request.EnableAutomaticRotation = requests.NewBoolean(in.EnableAutomaticRotation)
-	request.RotationInterval = in.RotationInterval
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretRotationPolicyResponse]{
-		name: "UpdateSecretRotationPolicy", ref: upstream.SecretRef{SecretName: in.SecretName}, invalid: in.SecretName.Validate(),
-		request: request, response: api.CreateUpdateSecretRotationPolicyResponse,
-		complete: func(r *api.UpdateSecretRotationPolicyResponse) bool { return r.RequestId != "" },
+		name: "UpdateSecretRotationPolicy", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
+		params: params{"SecretName": string(in.SecretName), "EnableAutomaticRotation": strconv.FormatBool(in.EnableAutomaticRotation),
+			"RotationInterval": in.RotationInterval},
+		response: api.CreateUpdateSecretRotationPolicyResponse,
 	})
 	return err
 }
 
 // GetRandomPassword implements [upstream.Manager].
 func (c *Client) GetRandomPassword(ctx context.Context, in upstream.RandomPasswordInput) (upstream.SecretData, error) {
-	request := api.CreateGetRandomPasswordRequest()
-	if in.PasswordLength != 0 {
-		request.PasswordLength = strconv.Itoa(in.PasswordLength)
-	}
-	request.ExcludeCharacters = in.ExcludeCharacters
-	request.ExcludeLowercase = strconv.FormatBool(in.ExcludeLowercase)
-	request.ExcludeUppercase = strconv.FormatBool(in.ExcludeUppercase)
-	request.ExcludeNumbers = strconv.FormatBool(in.ExcludeNumbers)
-	request.ExcludePunctuation = strconv.FormatBool(in.ExcludePunctuation)
-	request.RequireEachIncludedType = strconv.FormatBool(in.RequireEachIncludedType)
 	r, err := invoke(ctx, c, operation[*api.GetRandomPasswordResponse]{
-		name: "GetRandomPassword", request: request, response: api.CreateGetRandomPasswordResponse,
-		complete: func(r *api.GetRandomPasswordResponse) bool { return r.RequestId != "" && r.RandomPassword != "" },
+		name: "GetRandomPassword", response: api.CreateGetRandomPasswordResponse,
+		params: params{
+			"PasswordLength": number(in.PasswordLength), "ExcludeCharacters": in.ExcludeCharacters,
+			"ExcludeLowercase": strconv.FormatBool(in.ExcludeLowercase), "ExcludeUppercase": strconv.FormatBool(in.ExcludeUppercase),
+			"ExcludeNumbers": strconv.FormatBool(in.ExcludeNumbers), "ExcludePunctuation": strconv.FormatBool(in.ExcludePunctuation),
+			"RequireEachIncludedType": strconv.FormatBool(in.RequireEachIncludedType),
+		},
+		complete: func(r *api.GetRandomPasswordResponse) bool { return r.RandomPassword != "" },
 	})
 	if err != nil {
 		return upstream.SecretData{}, err
@@ -413,58 +352,42 @@ func (c *Client) GetRandomPassword(ctx context.Context, in upstream.RandomPasswo
 
 // TagResources implements [upstream.Manager].
 func (c *Client) TagResources(ctx context.Context, names []upstream.SecretName, list []upstream.Tag) error {
-	request := api.CreateTagResourcesRequest()
-	request.ResourceType = resourceType
-	request.ResourceId = resourceIDs(names)
-	var wire []api.TagResourcesTag
-	extra := map[string]string{}
+	p, always := secrets(names), params{}
 	for i, t := range list {
-		wire = append(wire, api.TagResourcesTag{Key: t.Key, Value: t.Value})
-		if t.Value == "" {
-			extra[fmt.Sprintf("Tag.%d.Value", i+1)] = ""
-		}
+		p[fmt.Sprintf("Tag.%d.Key", i+1)] = t.Key
+		always[fmt.Sprintf("Tag.%d.Value", i+1)] = t.Value
 	}
-	request.Tag = &wire
 	_, err := invoke(ctx, c, operation[*api.TagResourcesResponse]{
 		name: "TagResources", ref: onlyName(names), invalid: validNames(names),
-		request: request, extra: extra, response: api.CreateTagResourcesResponse,
-		complete: func(r *api.TagResourcesResponse) bool { return r.RequestId != "" },
+		params: p, always: always, response: api.CreateTagResourcesResponse,
 	})
 	return err
 }
 
 // UntagResources implements [upstream.Manager].
 func (c *Client) UntagResources(ctx context.Context, in upstream.UntagResourcesInput) error {
-	request := api.CreateUntagResourcesRequest()
-	request.ResourceType = resourceType
-	request.ResourceId = resourceIDs(in.SecretNames)
-	request.TagKey = &in.TagKeys
-	if in.All {
-		request.All = requests.NewBoolean(true)
+	p := secrets(in.SecretNames)
+	p["All"] = ifTrue(in.All)
+	for i, key := range in.TagKeys {
+		p[fmt.Sprintf("TagKey.%d", i+1)] = key
 	}
 	_, err := invoke(ctx, c, operation[*api.UntagResourcesResponse]{
 		name: "UntagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
-		request: request, response: api.CreateUntagResourcesResponse,
-		complete: func(r *api.UntagResourcesResponse) bool { return r.RequestId != "" },
+		params: p, response: api.CreateUntagResourcesResponse,
 	})
 	return err
 }
 
 // ListTagResources implements [upstream.Manager].
 func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
-	request := api.CreateListTagResourcesRequest()
-	request.ResourceType = resourceType
-	request.ResourceId = resourceIDs(in.SecretNames)
-	request.NextToken = in.NextToken
-	var wire []api.ListTagResourcesTag
-	for _, t := range in.Tags {
-		wire = append(wire, api.ListTagResourcesTag{Key: t.Key, Value: t.Value})
+	p := secrets(in.SecretNames)
+	p["NextToken"] = in.NextToken
+	for i, t := range in.Tags {
+		p[fmt.Sprintf("Tag.%d.Key", i+1)], p[fmt.Sprintf("Tag.%d.Value", i+1)] = t.Key, t.Value
 	}
-	request.Tag = &wire
 	r, err := invoke(ctx, c, operation[*api.ListTagResourcesResponse]{
 		name: "ListTagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
-		request: request, response: api.CreateListTagResourcesResponse,
-		complete: func(r *api.ListTagResourcesResponse) bool { return r.RequestId != "" },
+		params: p, response: api.CreateListTagResourcesResponse,
 	})
 	if err != nil {
 		return upstream.ListTagResourcesOutput{}, err
@@ -503,29 +426,37 @@ func first(err error, op string, ref upstream.SecretRef) error {
 	return upstream.Wrap(err, op, ref)
 }
 
+func named(name upstream.SecretName) upstream.SecretRef { return upstream.SecretRef{SecretName: name} }
+
 func onlyName(names []upstream.SecretName) upstream.SecretRef {
 	if len(names) == 1 {
-		return upstream.SecretRef{SecretName: names[0]}
+		return named(names[0])
 	}
 	return upstream.SecretRef{}
 }
 
-func resourceIDs(names []upstream.SecretName) *[]string {
-	ids := make([]string, len(names))
+// secrets are the parameters of the tag operations that name secrets.
+func secrets(names []upstream.SecretName) params {
+	p := params{"ResourceType": "secret"}
 	for i, n := range names {
-		ids[i] = string(n)
+		p[fmt.Sprintf("ResourceId.%d", i+1)] = string(n)
 	}
-	return &ids
+	return p
 }
 
-func pageParams(p upstream.Page) (number, size requests.Integer) {
-	if p.Number != 0 {
-		number = requests.NewInteger(p.Number)
+func ifTrue(b bool) string {
+	if b {
+		return "true"
 	}
-	if p.Size != 0 {
-		size = requests.NewInteger(p.Size)
+	return ""
+}
+
+// number returns n, of which zero is not sent.
+func number(n int) string {
+	if n == 0 {
+		return ""
 	}
-	return number, size
+	return strconv.Itoa(n)
 }
 
 func tagJSON(list []upstream.Tag) string {
