@@ -197,74 +197,54 @@ func TestTheValueIsNowhere(t *testing.T) {
 	var log upstreamtest.Buffer
 	opts.Logger = log.Logger()
 	s := mustOpen(t, opts)
-	ctx := context.Background()
-	var texts []string
-	note := func(what any, err error) {
-		texts = append(texts, fmt.Sprintf("%v %+v %#v %s %v", what, what, what, what, err))
-	}
+	ctx := t.Context()
+	var texts strings.Builder
+	note := func(what any, err error) { fmt.Fprintf(&texts, "%v %+v %#v %s %v\n", what, what, what, what, err) }
 
 	in := upstream.CreateSecretInput{SecretName: "a", VersionID: "v1", SecretData: secret(marker)}
-	m, err := s.CreateSecret(ctx, in)
-	note(m, err)
-	m, err = s.CreateSecret(ctx, in)
-	note(m, err)
+	note(s.CreateSecret(ctx, in))
+	note(s.CreateSecret(ctx, in))
 	for _, data := range []string{marker, marker + "\xff", strings.Repeat(marker, 2000)} {
-		v, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "a", VersionID: "v1", SecretData: secret(data)})
-		note(v, err)
+		note(s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "a", VersionID: "v1", SecretData: secret(data)}))
 		in := upstream.PutSecretValueInput{SecretName: "a", VersionID: "v2", SecretData: secret(data), SecretDataType: "odd"}
-		v, err = s.PutSecretValue(ctx, in)
-		note(v, err)
+		note(s.PutSecretValue(ctx, in))
 		note(in, nil)
 	}
 	mustPut(t, s, "a", "v2", marker+"2")
-	value, err := s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a"})
-	note(value, err)
+	note(s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a"}))
 	note(s, nil)
 	note(*s.keys.Load(), nil)
 	note(s.Stats(), nil)
-	if _, err := s.RotateKey(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Reencrypt(ctx, nil); err != nil {
+	_, err := s.RotateKey(ctx)
+	if err := errors.Join(err, s.Reencrypt(ctx, nil)); err != nil {
 		t.Fatal(err)
 	}
 	mustDelete(t, s, "a", 7)
-	_, err = s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a"})
-	note(nil, err)
+	note(s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a"}))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	keyring, err := os.ReadFile(opts.Keyring)
-	if err != nil {
-		t.Fatal(err)
-	}
 	material := regexp.MustCompile(`"value":"([^"]+)"`).FindAllStringSubmatch(string(keyring), -1)
-	if len(material) != 2 {
-		t.Fatalf("the keyring has %d keys", len(material))
+	if err != nil || len(material) != 2 {
+		t.Fatalf("the keyring has %d keys, %v", len(material), err)
 	}
-	// Damage is where a value could slip into an error.
-	text := log.String() + strings.Join(texts, "\n")
-	for _, m := range material {
-		if strings.Contains(text, m[1]) {
-			t.Error("key material is in a log or a text")
-		}
-	}
-	if strings.Contains(text, marker) {
-		t.Error("the value is in a log or a text")
-	}
-	root := filepath.Dir(filepath.Dir(opts.Database))
-	err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		if strings.Contains(string(content), marker) {
-			t.Errorf("the value is readable in %s", path)
+	check := func(where, content string) {
+		if strings.Contains(content, marker) {
+			t.Errorf("the value is readable in %s", where)
 		}
 		for _, m := range material {
-			if path != opts.Keyring && strings.Contains(string(content), m[1]) {
-				t.Errorf("key material is in %s", path)
+			if where != opts.Keyring && strings.Contains(content, m[1]) {
+				t.Errorf("key material is in %s", where)
 			}
+		}
+	}
+	check("a log or a text", log.String()+texts.String())
+	err = filepath.WalkDir(filepath.Dir(filepath.Dir(opts.Database)), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			var content []byte
+			content, err = os.ReadFile(path)
+			check(path, string(content))
 		}
 		return err
 	})

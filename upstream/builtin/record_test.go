@@ -41,14 +41,12 @@ func TestRecord(t *testing.T) {
 // a record.
 func TestBadRecords(t *testing.T) {
 	for name, mutate := range map[string]func(*record){
-		"tags out of order":   func(r *record) { r.tags[0], r.tags[1] = r.tags[1], r.tags[0] },
-		"a tag twice":         func(r *record) { r.tags[1].Key = "a" },
-		"labels out of order": func(r *record) { r.labels[0], r.labels[1] = r.labels[1], r.labels[0] },
-		"a label twice":       func(r *record) { r.labels[1].stage = "ACSCurrent" },
-		"a version twice":     func(r *record) { r.versions[1].id = "v1" },
-		"a version without id": func(r *record) {
-			r.versions[1].id = ""
-		},
+		"tags out of order":     func(r *record) { r.tags[0], r.tags[1] = r.tags[1], r.tags[0] },
+		"a tag twice":           func(r *record) { r.tags[1].Key = "a" },
+		"labels out of order":   func(r *record) { r.labels[0], r.labels[1] = r.labels[1], r.labels[0] },
+		"a label twice":         func(r *record) { r.labels[1].stage = "ACSCurrent" },
+		"a version twice":       func(r *record) { r.versions[1].id = "v1" },
+		"a version without id":  func(r *record) { r.versions[1].id = "" },
 		"a label on no version": func(r *record) { r.labels[1].holder = "v9" },
 	} {
 		r := sampleRecord()

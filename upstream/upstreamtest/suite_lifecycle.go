@@ -172,7 +172,7 @@ var deletingPromises = []promise{
 var metadataPromises = []promise{
 	{"a description can be changed, cleared and left alone", func(t *suite) {
 		t.create(app)
-		for _, want := range []string{"first", "第二 \"quoted\" & more", strings.Repeat("d", upstream.MaxDescriptionLen), ""} {
+		for _, want := range []string{"first", "第二 \"quoted\" & more", strings.Repeat("ü", upstream.MaxDescriptionLen), ""} {
 			t.ok("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &want}))
 			t.ok("update nothing", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app}))
 			meta, err := t.m.DescribeSecret(t.Context(), app, false)

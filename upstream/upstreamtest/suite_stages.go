@@ -70,6 +70,13 @@ var puttingPromises = []promise{
 		t.put("v4", "pending")
 		t.holds("v4 pending", "v3 blue", "v2 ACSCurrent", "v1 ACSPrevious")
 	}},
+	{"all labels that are listed end on the new version, whatever their order", func(t *suite) {
+		t.create(app)
+		t.put("v2", upstream.ACSPrevious, upstream.ACSCurrent)
+		t.holds("v2 ACSCurrent ACSPrevious", "v1")
+		t.put("v3", upstream.ACSPrevious)
+		t.holds("v3 ACSPrevious", "v2 ACSCurrent", "v1")
+	}},
 	{"ACSCurrent may be listed with custom labels", func(t *suite) {
 		t.create(app)
 		t.put("v2", upstream.ACSCurrent, "green")
