@@ -166,7 +166,7 @@ func (w *pageWalk) visit(s subtree) error {
 	if err != nil {
 		return err
 	}
-	switch binary.NativeEndian.Uint16(p[8:]) {
+	switch kind := binary.NativeEndian.Uint16(p[8:]); kind {
 	case branchFlag:
 		w.buf = nil // the keys stay in use
 		return w.visitBranch(s, p)
@@ -178,66 +178,35 @@ func (w *pageWalk) visit(s subtree) error {
 }
 
 func (w *pageWalk) visitBranch(s subtree, p []byte) error {
-	n := int(binary.NativeEndian.Uint16(p[10:]))
-	if n == 0 {
+	all, err := s.elements(p, true)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
 		return damaged("page %d is empty", s.page)
 	}
-	children := make([]subtree, n)
-	for i := range children {
-		e, err := element(p, i, n, s.page)
-		if err != nil {
-			return err
+	for i, e := range all {
+		child := subtree{page: e.child, min: e.key, max: s.max}
+		if i+1 < len(all) {
+			child.max = all[i+1].key
 		}
-		key, _, err := span(p, e, e.at(0), e.at(1), 0, s.page, n)
-		if err != nil {
-			return err
-		}
-		children[i] = subtree{page: binary.NativeEndian.Uint64(e.b[8:]), min: key, max: s.max}
-		if i > 0 {
-			children[i-1].max = key
-		}
-		previous := s.min
-		if i > 0 {
-			previous = children[i-1].min
-		}
-		if err := inOrder(s, previous, key, i > 0); err != nil {
-			return err
-		}
+		w.todo = append(w.todo, child)
 	}
-	w.todo = append(w.todo, children...)
 	return nil
 }
 
 func (w *pageWalk) visitLeaf(s subtree, p []byte, inline bool) error {
-	n := int(binary.NativeEndian.Uint16(p[10:]))
-	previous := s.min
-	for i := range n {
-		e, err := element(p, i, n, s.page)
-		if err != nil {
-			return err
-		}
-		key, value, err := span(p, e, e.at(1), e.at(2), e.at(3), s.page, n)
-		if err != nil {
-			return err
-		}
-		if err := inOrder(s, previous, key, i > 0); err != nil {
-			return err
-		}
-		previous = key
-		switch e.at(0) {
-		case 0:
-		case bucketFlag:
-			if inline {
-				return damaged("page %d holds a bucket where none can be", s.page)
-			}
-			if err := w.visitBucket(s.page, value); err != nil {
-				return err
-			}
+	all, err := s.elements(p, false)
+	for i := 0; err == nil && i < len(all); i++ {
+		switch e := all[i]; {
+		case e.flags == 0:
+		case e.flags == bucketFlag && !inline:
+			err = w.visitBucket(s.page, e.value)
 		default:
-			return damaged("page %d holds an element of no known kind", s.page)
+			err = damaged("page %d holds an element of no known kind", s.page)
 		}
 	}
-	return nil
+	return err
 }
 
 func (w *pageWalk) visitBucket(page uint64, value []byte) error {
@@ -255,41 +224,46 @@ func (w *pageWalk) visitBucket(page uint64, value []byte) error {
 	return w.visitLeaf(subtree{page: page}, inline, true)
 }
 
-// element is the i-th of n elements of a page.
+// pageElement is one element of a page.
 type pageElement struct {
-	b      []byte
-	offset uint64
+	key   []byte
+	child uint64 // of a branch
+	flags uint32 // of a leaf
+	value []byte // of a leaf
 }
 
-func (e pageElement) at(i int) uint32 { return binary.NativeEndian.Uint32(e.b[4*i:]) }
-
-func element(p []byte, i, n int, page uint64) (pageElement, error) {
-	if pageHeaderLen+n*elementLen > len(p) {
-		return pageElement{}, damaged("page %d claims %d elements", page, n)
+// elements returns the elements of a page. Their data must lie behind the last of them, and
+// their keys in order and in the range of the subtree.
+func (s subtree) elements(p []byte, branch bool) ([]pageElement, error) {
+	all := make([]pageElement, binary.NativeEndian.Uint16(p[10:]))
+	data, size := uint64(pageHeaderLen+len(all)*elementLen), uint64(len(p))
+	if data > size {
+		return nil, damaged("page %d claims %d elements", s.page, len(all))
 	}
-	offset := pageHeaderLen + i*elementLen
-	return pageElement{p[offset : offset+elementLen], uint64(offset)}, nil
-}
-
-// span returns key and value of an element, which must lie behind the elements of the page.
-func span(p []byte, e pageElement, pos, keyLen, valueLen uint32, page uint64, n int) (key, value []byte, err error) {
-	start := e.offset + uint64(pos)
-	end := start + uint64(keyLen)
-	valueEnd := end + uint64(valueLen)
-	if keyLen == 0 || start < uint64(pageHeaderLen+n*elementLen) || valueEnd > uint64(len(p)) {
-		return nil, nil, damaged("page %d holds an element that does not fit into it", page)
+	previous := s.min
+	for i := range all {
+		offset := pageHeaderLen + i*elementLen
+		field := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(p[offset+4*i:])) }
+		e := &all[i]
+		var at, keyLen, valueLen uint64
+		if branch {
+			at, keyLen, e.child = field(0), field(1), binary.NativeEndian.Uint64(p[offset+8:])
+		} else {
+			e.flags, at, keyLen, valueLen = uint32(field(0)), field(1), field(2), field(3)
+		}
+		at += uint64(offset)
+		if keyLen == 0 || at < data || at+keyLen+valueLen > size {
+			return nil, damaged("page %d holds an element that does not fit into it", s.page)
+		}
+		e.key, e.value = p[at:at+keyLen], p[at+keyLen:at+keyLen+valueLen]
+		// The first key may be the least one of the subtree; the others follow one another.
+		order := bytes.Compare(previous, e.key)
+		if previous != nil && (order > 0 || order == 0 && i > 0) || s.max != nil && bytes.Compare(e.key, s.max) >= 0 {
+			return nil, damaged("the keys on page %d are out of order", s.page)
+		}
+		previous = e.key
 	}
-	return p[start:end], p[end:valueEnd], nil
-}
-
-// inOrder checks that key follows previous, strictly where that is a key of the same page,
-// and stays below the maximum.
-func inOrder(s subtree, previous, key []byte, strictly bool) error {
-	c := bytes.Compare(previous, key)
-	if previous != nil && (c > 0 || c == 0 && strictly) || s.max != nil && bytes.Compare(key, s.max) >= 0 {
-		return damaged("the keys on page %d are out of order", s.page)
-	}
-	return nil
+	return all, nil
 }
 
 // checkFreelist checks that every page is either in use or free, and no page both.
