@@ -38,8 +38,8 @@ var errPartial = errors.New("an operation failed half-way")
 //
 // When ctx ends first, the context's error is returned. The operation is then not executed if
 // it has not begun; if it has, its outcome is told to nobody.
-func (s *Store) write(ctx context.Context, op string, ref upstream.SecretRef, apply func(*tx) error) error {
-	if err := ctx.Err(); err != nil {
+func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error {
+	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	w := &write{apply: apply, done: make(chan error, 1)}
@@ -48,20 +48,20 @@ func (s *Store) write(ctx context.Context, op string, ref upstream.SecretRef, ap
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.quit:
-		return refer(ErrClosed, op, ref)
+		return c.refer(ErrClosed)
 	}
 	select {
 	case err := <-w.done:
-		return refer(err, op, ref)
+		return c.refer(err)
 	case <-ctx.Done():
 		w.state.CompareAndSwap(queued, abandoned)
 		return ctx.Err()
 	case <-s.writerDone:
 		select {
 		case err := <-w.done:
-			return refer(err, op, ref)
+			return c.refer(err)
 		default: // came into line as the writer left
-			return refer(ErrClosed, op, ref)
+			return c.refer(ErrClosed)
 		}
 	}
 }

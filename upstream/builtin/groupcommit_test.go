@@ -52,7 +52,7 @@ func holdWriter(t *testing.T, s *Store) (release func()) {
 }
 
 func writer(ctx context.Context, s *Store, apply func(*tx) error) func() error {
-	return func() error { return s.write(ctx, "test", upstream.SecretRef{}, apply) }
+	return func() error { return s.write(ctx, call{op: "test"}, apply) }
 }
 
 // describe sets the description of the secret "a".

@@ -11,29 +11,21 @@ import (
 // are listed. A filter compares for equality; its values are alternatives, and several filters
 // must all match.
 func (s *Store) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (upstream.ListSecretsOutput, error) {
-	const op = "ListSecrets"
-	if err := in.Validate(); err != nil {
-		return upstream.ListSecretsOutput{}, refer(err, op, upstream.SecretRef{})
-	}
-	page := in.Page.WithDefaults(10)
-	out := upstream.ListSecretsOutput{Page: page}
-	first, last := page.Span()
-	err := s.view(ctx, op, upstream.SecretRef{}, func(t *tx) error {
-		return t.each(ctx, func(name upstream.SecretName, r *record) error {
+	return answer(ctx, s.view, call{"ListSecrets", upstream.SecretRef{}, in.Validate()}, func(t *tx) (out upstream.ListSecretsOutput, err error) {
+		out.Page = in.Page.WithDefaults(10)
+		first, last := out.Page.Span()
+		err = t.each(ctx, func(name upstream.SecretName, r *record) error {
 			if !matches(in.Filters, name, r) {
 				return nil
 			}
 			if out.TotalCount >= first && out.TotalCount < last {
-				out.Secrets = append(out.Secrets, s.metadata(name, r, in.FetchTags))
+				out.Secrets = append(out.Secrets, metadata(name, r, in.FetchTags))
 			}
 			out.TotalCount++
 			return nil
 		})
+		return out, err
 	})
-	if err != nil {
-		return upstream.ListSecretsOutput{}, err
-	}
-	return out, nil
 }
 
 // matches reports whether a secret passes every filter.

@@ -94,7 +94,7 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 			return next, nil
 		}
 		var purged []upstream.SecretName
-		err := s.write(ctx, "purge", upstream.SecretRef{}, func(t *tx) error {
+		err := s.write(ctx, call{op: "purge"}, func(t *tx) error {
 			purged = purged[:0] // the operation may be executed again
 			for _, name := range names {
 				r, err := t.stored(name)

@@ -28,11 +28,10 @@ type Key struct {
 
 // Keys returns the keys of the keyring, in its order. It reads the metadata of every secret.
 func (s *Store) Keys() ([]Key, error) {
-	var out []Key
-	err := s.view(context.Background(), "Keys", upstream.SecretRef{}, func(t *tx) error {
+	return answer(context.Background(), s.view, call{op: "Keys"}, func(t *tx) (out []Key, err error) {
 		secrets, values := map[uint32]int{}, map[uint32]int{}
 		// Also secrets that wait to be purged: their keys are still needed.
-		err := t.eachStored(context.Background(), func(_ upstream.SecretName, r *record) error {
+		err = t.eachStored(context.Background(), func(_ upstream.SecretName, r *record) error {
 			secrets[r.sealedBy]++
 			for i := range r.versions {
 				values[r.versions[i].keyID]++
@@ -40,12 +39,12 @@ func (s *Store) Keys() ([]Key, error) {
 			return nil
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, e := range t.keys.entries {
 			created, err := t.keySeen(e.id)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			out = append(out, Key{
 				ID:         formatKeyID(e.id),
@@ -56,12 +55,8 @@ func (s *Store) Keys() ([]Key, error) {
 				Values:     values[e.id],
 			})
 		}
-		return nil
+		return out, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 // RotateKey adds a key to the keyring, makes it primary and returns its id. The keyring file is
@@ -69,43 +64,52 @@ func (s *Store) Keys() ([]Key, error) {
 // readable; what is written from now on is sealed with the new key, except for secrets that
 // were created with a key of their own.
 func (s *Store) RotateKey(ctx context.Context) (string, error) {
-	const op = "RotateKey"
-	if err := ctx.Err(); err != nil {
+	c := call{op: "RotateKey"}
+	if err := c.begin(ctx); err != nil {
 		return "", err
 	}
 	select {
 	case <-s.quit:
-		return "", refer(ErrClosed, op, upstream.SecretRef{})
+		return "", c.refer(ErrClosed)
 	default:
 	}
 	s.rotate.Lock()
 	defer s.rotate.Unlock()
-	// Others use the file as well, so it is read again and not taken from memory.
-	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
+	next, err := s.extendKeyring()
 	if err != nil {
-		return "", refer(err, op, upstream.SecretRef{})
-	}
-	for _, e := range s.keys.Load().entries {
-		if e.aead != nil && onDisk.aead(e.id) == nil {
-			return "", refer(&upstream.Error{
-				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.id),
-				Err:     ErrKeyLost,
-			}, op, upstream.SecretRef{})
-		}
-	}
-	next, err := newKeys(onDisk.ring.Extend())
-	if err != nil {
-		return "", refer(fmt.Errorf("the keyring is unchanged: %w", err), op, upstream.SecretRef{})
+		return "", c.refer(err)
 	}
 	s.keys.Store(next)
 	id := formatKeyID(next.primary)
 	s.log.Info("key rotated", "key", id, "count", len(next.entries))
-	// Whatever is in the same transaction as this note, or after it, uses the new key.
-	err = s.write(context.WithoutCancel(ctx), op, upstream.SecretRef{}, func(t *tx) error { return t.noteKey(next.primary) })
+	// What is in the same transaction as this note, or after it, uses the new key.
+	err = s.write(context.WithoutCancel(ctx), c, func(t *tx) error { return t.noteKey(next.primary) })
 	if err != nil {
 		return id, fmt.Errorf("key %s is in the keyring and primary, but could not be noted in the database: %w", id, err)
 	}
 	return id, nil
+}
+
+// extendKeyring adds a primary key to the keyring file. Others use the file as well, so it is
+// read again and not taken from memory.
+func (s *Store) extendKeyring() (*keys, error) {
+	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range s.keys.Load().entries {
+		if e.aead != nil && onDisk.aead(e.id) == nil {
+			return nil, &upstream.Error{
+				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.id),
+				Err:     ErrKeyLost,
+			}
+		}
+	}
+	next, err := newKeys(onDisk.ring.Extend())
+	if err != nil {
+		return nil, fmt.Errorf("the keyring is unchanged: %w", err)
+	}
+	return next, nil
 }
 
 // missingKeys returns the keys that the database has seen and the keyring does not hold, or
@@ -191,7 +195,7 @@ const reencryptBatch = 1 << 20
 func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
 	const op = "Reencrypt"
 	total := 0
-	if err := s.view(ctx, op, upstream.SecretRef{}, func(t *tx) error {
+	if err := s.view(ctx, call{op: op}, func(t *tx) error {
 		total = t.secrets.Stats().KeyN
 		return nil
 	}); err != nil {
@@ -201,7 +205,7 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 	var last upstream.SecretName // that is done
 	for more := true; more; {
 		after, count := last, 0
-		err := s.write(ctx, op, upstream.SecretRef{}, func(t *tx) (err error) {
+		err := s.write(ctx, call{op: op}, func(t *tx) (err error) {
 			last, count, more, err = t.reencrypt(after)
 			return err
 		})

@@ -32,31 +32,25 @@ func mergeTags(old, tags []upstream.Tag) ([]upstream.Tag, error) {
 // TagResources sets tags on every named secret; a key that is there is overwritten. When one
 // secret cannot be tagged, none is.
 func (s *Store) TagResources(ctx context.Context, names []upstream.SecretName, tags []upstream.Tag) error {
-	const op = "TagResources"
-	if err := upstream.ValidateTagResources(names, tags); err != nil {
-		return refer(err, op, firstOf(names))
-	}
+	c := call{"TagResources", firstOf(names), upstream.ValidateTagResources(names, tags)}
 	tags = slices.Clone(tags)
-	return s.retag(ctx, op, names, func(old []upstream.Tag) ([]upstream.Tag, error) { return mergeTags(old, tags) })
+	return s.retag(ctx, c, names, func(old []upstream.Tag) ([]upstream.Tag, error) { return mergeTags(old, tags) })
 }
 
 // UntagResources removes keys, or all tags, from every named secret. A key that is not there
 // is no error. When one secret cannot be changed, none is.
 func (s *Store) UntagResources(ctx context.Context, in upstream.UntagResourcesInput) error {
-	const op = "UntagResources"
-	if err := in.Validate(); err != nil {
-		return refer(err, op, firstOf(in.SecretNames))
-	}
+	c := call{"UntagResources", firstOf(in.SecretNames), in.Validate()}
 	keys := slices.Clone(in.TagKeys)
-	return s.retag(ctx, op, in.SecretNames, func(old []upstream.Tag) ([]upstream.Tag, error) {
+	return s.retag(ctx, c, in.SecretNames, func(old []upstream.Tag) ([]upstream.Tag, error) {
 		return slices.DeleteFunc(old, func(t upstream.Tag) bool { return len(keys) == 0 || slices.Contains(keys, t.Key) }), nil
 	})
 }
 
 // retag replaces the tags of all named secrets, or of none.
-func (s *Store) retag(ctx context.Context, op string, names []upstream.SecretName, change func([]upstream.Tag) ([]upstream.Tag, error)) error {
+func (s *Store) retag(ctx context.Context, c call, names []upstream.SecretName, change func([]upstream.Tag) ([]upstream.Tag, error)) error {
 	names = sortedNames(names)
-	return s.write(ctx, op, secretRef(names[0]), func(t *tx) error {
+	return s.write(ctx, c, func(t *tx) error {
 		records := make([]*record, len(names))
 		for i, name := range names {
 			r, err := t.live(name)
@@ -64,7 +58,7 @@ func (s *Store) retag(ctx context.Context, op string, names []upstream.SecretNam
 				r.tags, err = change(r.tags)
 			}
 			if err != nil {
-				return refer(err, op, secretRef(name))
+				return refer(err, c.op, secretRef(name))
 			}
 			r.updated, records[i] = t.now, r
 		}
@@ -98,36 +92,27 @@ var errPageFull = errors.New("the page is full")
 //
 // A token says where the next page starts; changes between two pages shift nothing else.
 func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
-	const op = "ListTagResources"
 	after, err := parseTagToken(in.NextToken)
-	if err := cmp.Or(in.Validate(), err); err != nil {
-		return upstream.ListTagResourcesOutput{}, refer(err, op, firstOf(in.SecretNames))
-	}
-	var out upstream.ListTagResourcesOutput
-	collect := func(name upstream.SecretName, r *record) error {
-		for _, row := range tagRows(name, r, in.Tags) {
-			switch {
-			case in.NextToken != "" && compareRows(row, after) <= 0:
-			case len(out.Rows) == upstream.TagRowsPerPage:
-				out.NextToken = tagToken(out.Rows[len(out.Rows)-1])
-				return errPageFull
-			default:
-				out.Rows = append(out.Rows, row)
+	c := call{"ListTagResources", firstOf(in.SecretNames), cmp.Or(in.Validate(), err)}
+	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListTagResourcesOutput, err error) {
+		err = t.eachOf(ctx, in.SecretNames, func(name upstream.SecretName, r *record) error {
+			for _, row := range tagRows(name, r, in.Tags) {
+				switch {
+				case in.NextToken != "" && compareRows(row, after) <= 0:
+				case len(out.Rows) == upstream.TagRowsPerPage:
+					out.NextToken = tagToken(out.Rows[len(out.Rows)-1])
+					return errPageFull
+				default:
+					out.Rows = append(out.Rows, row)
+				}
 			}
-		}
-		return nil
-	}
-	err = s.view(ctx, op, firstOf(in.SecretNames), func(t *tx) error {
-		err := t.eachOf(ctx, in.SecretNames, collect)
+			return nil
+		})
 		if err == errPageFull {
 			err = nil
 		}
-		return err
+		return out, err
 	})
-	if err != nil {
-		return upstream.ListTagResourcesOutput{}, err
-	}
-	return out, nil
 }
 
 // eachOf is each for the named secrets that exist; without names it is each.

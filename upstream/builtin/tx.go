@@ -53,13 +53,44 @@ func (s *Store) transact(begin func(func(*bbolt.Tx) error) error, fn func(*tx) e
 	})
 }
 
-// view runs fn on a snapshot of the database.
-func (s *Store) view(ctx context.Context, op string, ref upstream.SecretRef, fn func(*tx) error) error {
+// call is what an operation is asked for.
+type call struct {
+	op      string
+	ref     upstream.SecretRef
+	invalid error // what is wrong with the request by itself
+}
+
+// begin refuses a call that need not begin.
+func (c call) begin(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return c.refer(c.invalid)
+}
+
+func (c call) refer(err error) error { return refer(err, c.op, c.ref) }
+
+// view runs fn on a snapshot of the database.
+func (s *Store) view(ctx context.Context, c call, fn func(*tx) error) error {
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
 	s.counters.reads.Add(1)
-	return refer(s.transact(s.db.View, fn), op, ref)
+	return c.refer(s.transact(s.db.View, fn))
+}
+
+// answer is view or write for operations that have an answer. A write may go on after its
+// caller has left, so the answer is looked at only when it has ended.
+func answer[T any](ctx context.Context, run func(context.Context, call, func(*tx) error) error, c call, fn func(*tx) (T, error)) (none T, err error) {
+	var out T
+	err = run(ctx, c, func(t *tx) (err error) {
+		out, err = fn(t)
+		return err
+	})
+	if err != nil {
+		return none, err
+	}
+	return out, nil
 }
 
 // now is the one place where time comes in. The KMS API counts in seconds.

@@ -17,30 +17,26 @@ import (
 // and with [upstream.ErrInvalidParameter] when ref names a version and a stage that marks
 // another one.
 func (s *Store) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	const op = "GetSecretValue"
-	if err := ref.Validate(); err != nil {
-		return upstream.SecretValue{}, refer(err, op, ref)
-	}
+	invalid := ref.Validate()
 	ref = ref.WithDefaults()
-	var out upstream.SecretValue
-	err := s.view(ctx, op, ref, func(t *tx) error {
+	return answer(ctx, s.view, call{"GetSecretValue", ref, invalid}, func(t *tx) (none upstream.SecretValue, err error) {
 		r, err := t.live(ref.SecretName)
 		if err != nil {
-			return err
+			return none, err
 		}
 		v, err := r.resolve(ref)
 		if err != nil {
-			return err
+			return none, err
 		}
 		data, err := t.value(ref.SecretName, v)
 		if err != nil {
-			return err
+			return none, err
 		}
 		stages := r.stagesOf(v.id)
 		for i, stage := range stages {
 			stages[i] = detached(stage)
 		}
-		out = upstream.SecretValue{
+		return upstream.SecretValue{
 			SecretName:     ref.SecretName,
 			VersionID:      detached(v.id),
 			VersionStages:  stages,
@@ -49,13 +45,8 @@ func (s *Store) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (ups
 			SecretType:     upstream.SecretTypeGeneric,
 			CreateTime:     unixTime(v.created),
 			RequestID:      newRequestID(),
-		}
-		return nil
+		}, nil
 	})
-	if err != nil {
-		return upstream.SecretValue{}, err
-	}
-	return out, nil
 }
 
 // newRequestID returns a UUID, version 4, in lower case. It identifies a request in logs and
@@ -81,62 +72,49 @@ func newRequestID() string {
 // included; with other data it fails with [upstream.ErrExists]. Beyond the limit of versions
 // the oldest one without a label is deleted.
 func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
-	const op = "PutSecretValue"
+	in.VersionStages = slices.Clone(in.Stages()) // the write may go on without its caller
 	ref := upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}
-	if err := in.Validate(); err != nil {
-		return upstream.SecretVersion{}, refer(err, op, ref)
-	}
-	stages := slices.Clone(in.Stages()) // the caller may leave while the write goes on
-	isBinary := in.SecretDataType == upstream.DataTypeBinary
-	var out upstream.SecretVersion
-	err := s.write(ctx, op, ref, func(t *tx) error {
+	return answer(ctx, s.write, call{"PutSecretValue", ref, in.Validate()}, func(t *tx) (none upstream.SecretVersion, err error) {
 		r, err := t.live(in.SecretName)
 		if err != nil {
-			return err
+			return none, err
 		}
+		v := version{id: in.VersionID, created: t.now, keyID: t.keyFor(r), binary: in.SecretDataType == upstream.DataTypeBinary}
 		if i := r.find(in.VersionID); i >= 0 {
-			v := &r.versions[i]
-			data, err := t.value(in.SecretName, v)
-			if err != nil {
-				return err
-			}
-			if v.binary != isBinary || !bytes.Equal(data, in.SecretData.Reveal()) {
-				return &upstream.Error{
-					Message: fmt.Sprintf("version %q already exists with another value; versions are never rewritten, choose a new VersionId", in.VersionID),
-					Err:     upstream.ErrExists,
-				}
-			}
-			out = r.version(v)
-			return nil
+			old := &r.versions[i]
+			return r.version(old), t.sameValue(in.SecretName, old, &v, in.SecretData)
 		}
-		v := version{id: in.VersionID, created: t.now, keyID: t.keyFor(r), binary: isBinary}
-		if t.keys.aead(v.keyID) == nil {
-			return errUnknownKey(v.keyID)
-		}
-		evicted, err := r.add(v, stages, s.opts.MaxVersions)
+		evicted, err := r.add(v, in.VersionStages, s.opts.MaxVersions)
 		if err != nil {
-			return err
+			return none, err
 		}
-		r.updated = t.now
 		if err := t.putValue(in.SecretName, r, &v, in.SecretData.Reveal()); err != nil {
-			return err
+			return none, err
 		}
 		for _, id := range evicted {
 			if err := t.deleteValue(in.SecretName, id); err != nil {
-				return err
+				return none, err
 			}
 		}
-		if err := t.putRecord(in.SecretName, r); err != nil {
-			return err
-		}
+		r.updated = t.now
 		t.change(in.SecretName)
-		out = r.version(&v)
-		return nil
+		return r.version(&v), t.putRecord(in.SecretName, r)
 	})
+}
+
+// sameValue refuses to put a version again with another value.
+func (t *tx) sameValue(name upstream.SecretName, old, again *version, data upstream.SecretData) error {
+	stored, err := t.value(name, old)
 	if err != nil {
-		return upstream.SecretVersion{}, err
+		return err
 	}
-	return out, nil
+	if old.binary != again.binary || !bytes.Equal(stored, data.Reveal()) {
+		return &upstream.Error{
+			Message: fmt.Sprintf("version %q already exists with another value; versions are never rewritten, choose a new VersionId", old.id),
+			Err:     upstream.ErrExists,
+		}
+	}
+	return nil
 }
 
 // version returns what is told about a version.
@@ -147,12 +125,8 @@ func (r *record) version(v *version) upstream.SecretVersion {
 // UpdateSecretVersionStage attaches, moves or removes one label. A label that is already where
 // it should go is left there, with success. Built-in labels are never removed.
 func (s *Store) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	const op = "UpdateSecretVersionStage"
 	ref := upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}
-	if err := in.Validate(); err != nil {
-		return refer(err, op, ref)
-	}
-	return s.write(ctx, op, ref, func(t *tx) error {
+	return s.write(ctx, call{"UpdateSecretVersionStage", ref, in.Validate()}, func(t *tx) error {
 		r, err := t.live(in.SecretName)
 		if err != nil {
 			return err
@@ -170,17 +144,11 @@ func (s *Store) UpdateSecretVersionStage(ctx context.Context, in upstream.Update
 // ListSecretVersionIDs returns one page of versions, newest first. Versions of a secret that is
 // scheduled for deletion can be listed.
 func (s *Store) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
-	const op = "ListSecretVersionIds"
-	ref := secretRef(in.SecretName)
-	if err := in.Validate(); err != nil {
-		return upstream.ListSecretVersionIDsOutput{}, refer(err, op, ref)
-	}
-	page := in.Page.WithDefaults(20)
-	out := upstream.ListSecretVersionIDsOutput{SecretName: in.SecretName, Page: page}
-	err := s.view(ctx, op, ref, func(t *tx) error {
+	c := call{"ListSecretVersionIds", secretRef(in.SecretName), in.Validate()}
+	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListSecretVersionIDsOutput, err error) {
 		r, err := t.secret(in.SecretName)
 		if err != nil {
-			return err
+			return out, err
 		}
 		var all []upstream.SecretVersion
 		for i := range slices.Backward(r.versions) {
@@ -188,12 +156,10 @@ func (s *Store) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecret
 				all = append(all, v)
 			}
 		}
+		page := in.Page.WithDefaults(20)
 		first, last := page.Span()
-		out.Versions, out.TotalCount = all[min(first, len(all)):min(last, len(all))], len(all)
-		return nil
+		return upstream.ListSecretVersionIDsOutput{
+			SecretName: in.SecretName, Versions: all[min(first, len(all)):min(last, len(all))], Page: page, TotalCount: len(all),
+		}, nil
 	})
-	if err != nil {
-		return upstream.ListSecretVersionIDsOutput{}, err
-	}
-	return out, nil
 }
