@@ -159,7 +159,11 @@ func NewFaulty(tb testing.TB, target string) *Faulty {
 	tb.Cleanup(func() {
 		cancel()
 		_ = ln.Close()
-		f.Disconnect()
+		f.mu.Lock()
+		for c := range f.open {
+			_ = c.Close()
+		}
+		f.mu.Unlock()
 		f.wg.Wait()
 	})
 	return f
@@ -197,15 +201,6 @@ func (f *Faulty) Requests() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.requests
-}
-
-// Disconnect closes every open connection.
-func (f *Faulty) Disconnect() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for c := range f.open {
-		_ = c.Close()
-	}
 }
 
 // passage is one request, or one TLS connection, on its way through the proxy.
@@ -328,15 +323,8 @@ func (f *Faulty) pass(p *passage) error {
 // exchange sends the request on and returns the whole answer. For a TLS connection there is
 // no whole answer; it returns what the target says first.
 func (f *Faulty) exchange(p *passage) ([]byte, error) {
-	if p.target == nil {
-		target, err := net.DialTimeout("tcp", f.target, 5*time.Second)
-		if err != nil {
-			return nil, err
-		}
-		if !f.track(target, false) {
-			return nil, net.ErrClosed
-		}
-		p.target, p.answers = target, bufio.NewReader(target)
+	if err := f.dial(p); err != nil {
+		return nil, err
 	}
 	if p.request == nil {
 		hello := make([]byte, p.reader.Buffered())
@@ -369,16 +357,28 @@ func (f *Faulty) exchange(p *passage) ([]byte, error) {
 	return answer.Bytes(), err
 }
 
-// tunnel passes bytes in both directions until either side ends.
-func (f *Faulty) tunnel(p *passage) error {
-	target, err := net.DialTimeout("tcp", f.target, 5*time.Second)
+// dial opens the connection to the target, once.
+func (f *Faulty) dial(p *passage) error {
+	if p.target != nil {
+		return nil
+	}
+	target, err := net.DialTimeout("tcp", f.target, time.Minute)
 	if err != nil {
 		return err
 	}
 	if !f.track(target, false) {
 		return net.ErrClosed
 	}
-	p.target = target
+	p.target, p.answers = target, bufio.NewReader(target)
+	return nil
+}
+
+// tunnel passes bytes in both directions until either side ends.
+func (f *Faulty) tunnel(p *passage) error {
+	if err := f.dial(p); err != nil {
+		return err
+	}
+	target := p.target
 	back := make(chan struct{})
 	f.wg.Go(func() {
 		defer close(back)

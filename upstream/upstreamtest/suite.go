@@ -126,6 +126,39 @@ func (t *suite) get(ref upstream.SecretRef) (upstream.SecretValue, error) {
 	return t.m.GetSecretValue(t.Context(), ref)
 }
 
+// only returns the error of a call that has an answer too.
+func only[T any](_ T, err error) error { return err }
+
+// read returns a value that must be there.
+func (t *suite) read(ref upstream.SecretRef) upstream.SecretValue {
+	t.Helper()
+	v, err := t.get(ref)
+	t.ok("read "+ref.String(), err)
+	return v
+}
+
+func (t *suite) describe(name upstream.SecretName, tags bool) upstream.SecretMetadata {
+	t.Helper()
+	meta, err := t.m.DescribeSecret(t.Context(), name, tags)
+	t.ok("describe", err)
+	return meta
+}
+
+func (t *suite) list(in upstream.ListSecretsInput) upstream.ListSecretsOutput {
+	t.Helper()
+	out, err := t.m.ListSecrets(t.Context(), in)
+	t.ok("list", err)
+	return out
+}
+
+func (t *suite) versions(in upstream.ListSecretVersionIDsInput) upstream.ListSecretVersionIDsOutput {
+	t.Helper()
+	in.SecretName = app
+	out, err := t.m.ListSecretVersionIDs(t.Context(), in)
+	t.ok("list versions", err)
+	return out
+}
+
 // marks checks which version a label marks; no version means that the label must not exist.
 func (t *suite) marks(stage upstream.VersionStage, want upstream.VersionID) {
 	t.Helper()
@@ -146,10 +179,7 @@ func (t *suite) marks(stage upstream.VersionStage, want upstream.VersionID) {
 // holds checks all versions with their labels, newest first, each written "v2 ACSCurrent a".
 func (t *suite) holds(want ...string) {
 	t.Helper()
-	out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{
-		SecretName: app, IncludeDeprecated: true, Page: upstream.Page{Size: 100},
-	})
-	t.ok("list versions", err)
+	out := t.versions(upstream.ListSecretVersionIDsInput{IncludeDeprecated: true, Page: upstream.Page{Size: 100}})
 	var got []string
 	for _, v := range out.Versions {
 		line := string(v.VersionID)

@@ -27,8 +27,7 @@ var deletingPromises = []promise{
 		for _, c := range []struct{ days, want int }{{0, 30}, {7, 7}, {30, 30}} {
 			t.create(app)
 			planned := t.remove(c.days)
-			meta, err := t.m.DescribeSecret(t.Context(), app, false)
-			t.ok("describe", err)
+			meta := t.describe(app, false)
 			if !about(planned, meta.CreateTime.Add(time.Duration(c.want)*day)) || !about(planned, meta.PlannedDeleteTime) {
 				t.Errorf("window %d: created %s, planned %s, described as %s", c.days, meta.CreateTime, planned, meta.PlannedDeleteTime)
 			}
@@ -38,8 +37,7 @@ var deletingPromises = []promise{
 	{"a recovery window outside seven to thirty days is refused", func(t *suite) {
 		t.create(app)
 		for _, days := range []int{-1, 1, 6, 31, 1 << 30} {
-			_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: days})
-			t.refused("delete", err, upstream.ErrInvalidParameter)
+			t.refused("delete", only(t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: days})), upstream.ErrInvalidParameter)
 		}
 		t.marks(upstream.ACSCurrent, "v1")
 	}},
@@ -47,25 +45,19 @@ var deletingPromises = []promise{
 		t.create(app)
 		t.remove(7)
 		description := "new"
-		_, err := t.get(upstream.SecretRef{SecretName: app})
-		t.refused("read", err, upstream.ErrPendingDeletion)
-		_, err = t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})
-		t.refused("read by version", err, upstream.ErrPendingDeletion)
-		_, err = t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: data("v2")})
-		t.refused("put", err, upstream.ErrPendingDeletion)
-		_, err = t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})
-		t.refused("put again", err, upstream.ErrPendingDeletion)
+		t.refused("read", only(t.get(upstream.SecretRef{SecretName: app})), upstream.ErrPendingDeletion)
+		t.refused("read by version", only(t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})), upstream.ErrPendingDeletion)
+		t.refused("put", only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: data("v2")})), upstream.ErrPendingDeletion)
+		t.refused("put again", only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})), upstream.ErrPendingDeletion)
 		t.refused("stage", t.move("blue", "v1", ""), upstream.ErrPendingDeletion)
 		t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &description}), upstream.ErrPendingDeletion)
 		t.refused("tag", t.m.TagResources(t.Context(), []upstream.SecretName{app}, manyTags(1)), upstream.ErrPendingDeletion)
-		_, err = t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})
-		t.refused("create", err, upstream.ErrPendingDeletion)
+		t.refused("create", only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("v1")})), upstream.ErrPendingDeletion)
 	}},
 	{"the secret stays described and listed during the window", func(t *suite) {
 		t.create(app)
 		planned := t.remove(7)
-		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
-		t.ok("list", err)
+		out := t.list(upstream.ListSecretsInput{})
 		if len(out.Secrets) != 1 || !about(out.Secrets[0].PlannedDeleteTime, planned) {
 			t.Errorf("got %+v", out.Secrets)
 		}
@@ -73,10 +65,8 @@ var deletingPromises = []promise{
 	{"a second deletion is refused and the first plan stays", func(t *suite) {
 		t.create(app)
 		planned := t.remove(7)
-		_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: 30})
-		t.refused("delete", err, upstream.ErrPendingDeletion)
-		meta, err := t.m.DescribeSecret(t.Context(), app, false)
-		t.ok("describe", err)
+		t.refused("delete", only(t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: app, RecoveryWindowInDays: 30})), upstream.ErrPendingDeletion)
+		meta := t.describe(app, false)
 		if !about(meta.PlannedDeleteTime, planned) {
 			t.Errorf("planned for %s, was %s", meta.PlannedDeleteTime, planned)
 		}
@@ -89,8 +79,7 @@ var deletingPromises = []promise{
 		t.ok("restore", t.m.RestoreSecret(t.Context(), app))
 		t.holds("v3 blue", "v2 ACSCurrent", "v1 ACSPrevious")
 		t.marks(upstream.ACSCurrent, "v2")
-		meta, err := t.m.DescribeSecret(t.Context(), app, false)
-		t.ok("describe", err)
+		meta := t.describe(app, false)
 		if !meta.PlannedDeleteTime.IsZero() {
 			t.Errorf("still planned for %s", meta.PlannedDeleteTime)
 		}
@@ -116,10 +105,8 @@ var deletingPromises = []promise{
 		if !planned.IsZero() {
 			t.Errorf("planned for %s", planned)
 		}
-		_, err = t.get(upstream.SecretRef{SecretName: app})
-		t.refused("read", err, upstream.ErrNotFound)
-		_, err = t.m.DescribeSecret(t.Context(), app, false)
-		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("read", only(t.get(upstream.SecretRef{SecretName: app})), upstream.ErrNotFound)
+		t.refused("describe", only(t.m.DescribeSecret(t.Context(), app, false)), upstream.ErrNotFound)
 		t.create(app)
 		t.holds("v1 ACSCurrent")
 	}},
@@ -127,13 +114,11 @@ var deletingPromises = []promise{
 		t.create(app)
 		t.remove(7)
 		t.ok("force", t.force())
-		_, err := t.m.DescribeSecret(t.Context(), app, false)
-		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("describe", only(t.m.DescribeSecret(t.Context(), app, false)), upstream.ErrNotFound)
 		t.create(app)
 	}},
 	{"deleting a secret that does not exist is not found", func(t *suite) {
-		_, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: missing})
-		t.refused("delete", err, upstream.ErrNotFound)
+		t.refused("delete", only(t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: missing})), upstream.ErrNotFound)
 		t.refused("force", t.force(), upstream.ErrNotFound)
 	}},
 	{"past its window a secret is gone and its name free", func(t *suite) {
@@ -142,16 +127,12 @@ var deletingPromises = []promise{
 		t.put("v2")
 		t.remove(7)
 		t.advance(7*day - time.Hour)
-		_, err := t.get(upstream.SecretRef{SecretName: app})
-		t.refused("read before the end", err, upstream.ErrPendingDeletion)
+		t.refused("read before the end", only(t.get(upstream.SecretRef{SecretName: app})), upstream.ErrPendingDeletion)
 		t.advance(2 * time.Hour)
-		_, err = t.get(upstream.SecretRef{SecretName: app})
-		t.refused("read", err, upstream.ErrNotFound)
-		_, err = t.m.DescribeSecret(t.Context(), app, false)
-		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("read", only(t.get(upstream.SecretRef{SecretName: app})), upstream.ErrNotFound)
+		t.refused("describe", only(t.m.DescribeSecret(t.Context(), app, false)), upstream.ErrNotFound)
 		t.refused("restore", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotFound)
-		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
-		t.ok("list", err)
+		out := t.list(upstream.ListSecretsInput{})
 		if out.TotalCount != 0 || len(out.Secrets) != 0 {
 			t.Errorf("still listed: %+v", out)
 		}
@@ -175,8 +156,7 @@ var metadataPromises = []promise{
 		for _, want := range []string{"first", "第二 \"quoted\" & more", strings.Repeat("ü", upstream.MaxDescriptionLen), ""} {
 			t.ok("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &want}))
 			t.ok("update nothing", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app}))
-			meta, err := t.m.DescribeSecret(t.Context(), app, false)
-			t.ok("describe", err)
+			meta := t.describe(app, false)
 			if meta.Description != want {
 				t.Errorf("description is %q, want %q", meta.Description, want)
 			}
@@ -199,8 +179,7 @@ var metadataPromises = []promise{
 		t.advance(time.Hour)
 		description := "new"
 		t.ok("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &description}))
-		meta, err := t.m.DescribeSecret(t.Context(), app, false)
-		t.ok("describe", err)
+		meta := t.describe(app, false)
 		if !about(meta.UpdateTime, meta.CreateTime.Add(time.Hour)) {
 			t.Errorf("created %s, updated %s", meta.CreateTime, meta.UpdateTime)
 		}
@@ -210,26 +189,21 @@ var metadataPromises = []promise{
 		t.create(app)
 		t.advance(time.Hour)
 		t.put("v2")
-		v1, err := t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})
-		t.ok("read v1", err)
-		v2, err := t.get(upstream.SecretRef{SecretName: app, VersionID: "v2"})
-		t.ok("read v2", err)
+		v1 := t.read(upstream.SecretRef{SecretName: app, VersionID: "v1"})
+		v2 := t.read(upstream.SecretRef{SecretName: app, VersionID: "v2"})
 		if !about(v2.CreateTime, v1.CreateTime.Add(time.Hour)) {
 			t.Errorf("v1 made %s, v2 made %s", v1.CreateTime, v2.CreateTime)
 		}
 	}},
 	{"an unknown or malformed name is refused", func(t *suite) {
 		description := "new"
-		_, err := t.m.DescribeSecret(t.Context(), missing, true)
-		t.refused("describe", err, upstream.ErrNotFound)
+		t.refused("describe", only(t.m.DescribeSecret(t.Context(), missing, true)), upstream.ErrNotFound)
 		t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: missing, Description: &description}), upstream.ErrNotFound)
 		for _, name := range []upstream.SecretName{"", "a b", "../\x00"} {
-			_, err := t.m.DescribeSecret(t.Context(), name, false)
-			t.refused("describe", err, invalid...)
+			t.refused("describe", only(t.m.DescribeSecret(t.Context(), name, false)), invalid...)
 			t.refused("update", t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: name, Description: &description}), invalid...)
 			t.refused("restore", t.m.RestoreSecret(t.Context(), name), invalid...)
-			_, err = t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true})
-			t.refused("delete", err, invalid...)
+			t.refused("delete", only(t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true})), invalid...)
 		}
 	}},
 }

@@ -12,8 +12,7 @@ func (t *suite) names(size int, filters ...upstream.Filter) []upstream.SecretNam
 	t.Helper()
 	var names []upstream.SecretName
 	for number := 1; ; number++ {
-		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: filters, Page: upstream.Page{Number: number, Size: size}})
-		t.ok("list", err)
+		out := t.list(upstream.ListSecretsInput{Filters: filters, Page: upstream.Page{Number: number, Size: size}})
 		for _, s := range out.Secrets {
 			names = append(names, s.SecretName)
 		}
@@ -32,8 +31,7 @@ func (t *suite) names(size int, filters ...upstream.Filter) []upstream.SecretNam
 
 var listingPromises = []promise{
 	{"an empty backend lists nothing", func(t *suite) {
-		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
-		t.ok("list", err)
+		out := t.list(upstream.ListSecretsInput{})
 		if out.TotalCount != 0 || len(out.Secrets) != 0 {
 			t.Errorf("got %+v", out)
 		}
@@ -50,13 +48,11 @@ var listingPromises = []promise{
 				t.Errorf("pages of %d: %v", size, got)
 			}
 		}
-		out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{})
-		t.ok("list", err)
+		out := t.list(upstream.ListSecretsInput{})
 		if len(out.Secrets) != 10 || out.TotalCount != 13 || out.Page != (upstream.Page{Number: 1, Size: 10}) {
 			t.Errorf("without a page: %d of %d, page %+v", len(out.Secrets), out.TotalCount, out.Page)
 		}
-		out, err = t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: upstream.Page{Number: 1 << 30, Size: 100}})
-		t.ok("list past the end", err)
+		out = t.list(upstream.ListSecretsInput{Page: upstream.Page{Number: 1 << 30, Size: 100}})
 		if len(out.Secrets) != 0 || out.TotalCount != 13 {
 			t.Errorf("past the end: %d of %d", len(out.Secrets), out.TotalCount)
 		}
@@ -68,10 +64,7 @@ var listingPromises = []promise{
 		}
 		var got []upstream.VersionID
 		for number := 1; number <= 4; number++ {
-			out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{
-				SecretName: app, IncludeDeprecated: true, Page: upstream.Page{Number: number, Size: 3},
-			})
-			t.ok("list", err)
+			out := t.versions(upstream.ListSecretVersionIDsInput{IncludeDeprecated: true, Page: upstream.Page{Number: number, Size: 3}})
 			if out.TotalCount != 7 || out.Page != (upstream.Page{Number: number, Size: 3}) || out.SecretName != app {
 				t.Errorf("total %d, page %+v, name %s", out.TotalCount, out.Page, out.SecretName)
 			}
@@ -90,8 +83,7 @@ var listingPromises = []promise{
 		t.create(app)
 		t.put("v2")
 		t.put("v3")
-		out, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app})
-		t.ok("list", err)
+		out := t.versions(upstream.ListSecretVersionIDsInput{})
 		if len(out.Versions) != 2 || out.TotalCount != 2 || out.Versions[0].VersionID != "v3" || out.Versions[1].VersionID != "v2" {
 			t.Errorf("got %+v", out)
 		}
@@ -101,20 +93,15 @@ var listingPromises = []promise{
 		t.holds("v3 ACSCurrent", "v2 ACSPrevious", "v1")
 	}},
 	{"versions of an unknown or malformed secret are refused", func(t *suite) {
-		_, err := t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: missing})
-		t.refused("unknown", err, upstream.ErrNotFound)
-		_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: "a b"})
-		t.refused("malformed", err, invalid...)
-		_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{})
-		t.refused("empty", err, invalid...)
+		t.refused("unknown", only(t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: missing})), upstream.ErrNotFound)
+		t.refused("malformed", only(t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: "a b"})), invalid...)
+		t.refused("empty", only(t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{})), invalid...)
 	}},
 	{"a page out of range is refused", func(t *suite) {
 		t.create(app)
 		for _, page := range []upstream.Page{{Number: -1}, {Size: -1}, {Size: 101}} {
-			_, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: page})
-			t.refused("secrets", err, upstream.ErrInvalidParameter)
-			_, err = t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app, Page: page})
-			t.refused("versions", err, upstream.ErrInvalidParameter)
+			t.refused("secrets", only(t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: page})), upstream.ErrInvalidParameter)
+			t.refused("versions", only(t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app, Page: page})), upstream.ErrInvalidParameter)
 		}
 	}},
 	{"a filter selects exact values, one of several, and all filters must match", func(t *suite) {
@@ -124,8 +111,7 @@ var listingPromises = []promise{
 			{SecretName: "b", Description: "two", Tags: []upstream.Tag{{Key: "team", Value: "prod"}}},
 		} {
 			s.VersionID, s.SecretData = "v1", data("x")
-			_, err := t.m.CreateSecret(t.Context(), s)
-			t.ok("create", err)
+			t.ok("create", only(t.m.CreateSecret(t.Context(), s)))
 		}
 		for _, c := range []struct {
 			filters []upstream.Filter
@@ -156,18 +142,15 @@ var listingPromises = []promise{
 			{{Key: "SecretName", Values: eleven}},
 			slices.Repeat([]upstream.Filter{{Key: "SecretName", Values: []string{"x"}}}, 11),
 		} {
-			_, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: filters})
-			t.refused(fmt.Sprintf("%.60v", filters), err, invalid...)
+			t.refused(fmt.Sprintf("%.60v", filters), only(t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: filters})), invalid...)
 		}
 	}},
 	{"a list entry describes the secret; tags only when asked for", func(t *suite) {
-		_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
+		t.ok("create", only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
 			SecretName: app, VersionID: "v1", SecretData: data("x"), Tags: []upstream.Tag{{Key: "env", Value: "dev"}},
-		})
-		t.ok("create", err)
+		})))
 		for _, fetch := range []bool{false, true} {
-			out, err := t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{FetchTags: fetch})
-			t.ok("list", err)
+			out := t.list(upstream.ListSecretsInput{FetchTags: fetch})
 			if len(out.Secrets) != 1 {
 				t.Fatalf("got %+v", out)
 			}

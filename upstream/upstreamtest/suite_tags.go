@@ -24,8 +24,7 @@ func sortedTags(tags []upstream.Tag) []upstream.Tag {
 // tagged checks the tags of one secret.
 func (t *suite) tagged(name upstream.SecretName, want ...upstream.Tag) {
 	t.Helper()
-	meta, err := t.m.DescribeSecret(t.Context(), name, true)
-	t.ok("describe", err)
+	meta := t.describe(name, true)
 	if got := sortedTags(meta.Tags); !slices.Equal(got, want) {
 		t.Errorf("the tags of %s are %v, want %v", name, got, want)
 	}
@@ -62,8 +61,7 @@ var taggingPromises = []promise{
 	{"a description holds tags only when asked for", func(t *suite) {
 		t.create(app)
 		t.ok("tag", t.m.TagResources(t.Context(), []upstream.SecretName{app}, manyTags(1)))
-		meta, err := t.m.DescribeSecret(t.Context(), app, false)
-		t.ok("describe", err)
+		meta := t.describe(app, false)
 		if len(meta.Tags) != 0 {
 			t.Errorf("got %v", meta.Tags)
 		}
@@ -128,8 +126,7 @@ var taggingPromises = []promise{
 		t.refused("no tag", t.m.TagResources(t.Context(), one, nil), invalid...)
 		t.refused("untag no secret", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{TagKeys: []string{"k"}}), invalid...)
 		t.refused("untag no key", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one}), invalid...)
-		_, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{})
-		t.refused("list", err, invalid...)
+		t.refused("list", only(t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{})), invalid...)
 	}},
 	{"more than fifty secrets in one request are refused", func(t *suite) {
 		var names []upstream.SecretName
@@ -137,8 +134,7 @@ var taggingPromises = []promise{
 			names = append(names, upstream.SecretName(fmt.Sprintf("s%02d", i)))
 		}
 		t.refused("tag", t.m.TagResources(t.Context(), names, manyTags(1)), tooMuch...)
-		_, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
-		t.refused("list", err, tooMuch...)
+		t.refused("list", only(t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})), tooMuch...)
 	}},
 	{"tags are listed by secret, by tag and by both", func(t *suite) {
 		t.create("a")
@@ -189,7 +185,6 @@ var taggingPromises = []promise{
 		if total := len(rows); total != 11*upstream.MaxTags || len(slices.Compact(rows)) != total {
 			t.Errorf("%d rows, %d of them different", total, len(slices.Compact(rows)))
 		}
-		_, err = t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names, NextToken: "never given out"})
-		t.refused("a made-up token", err, upstream.ErrInvalidParameter)
+		t.refused("a made-up token", only(t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names, NextToken: "never given out"})), upstream.ErrInvalidParameter)
 	}},
 }
