@@ -1,10 +1,12 @@
 package render
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,56 +46,40 @@ func TestRenderOnce(t *testing.T) {
 }
 
 // Ensure that all-or-nothing publishes nothing when one template, one secret or one
-// destination is bad, and says everything that is.
+// destination is bad, that equal templates for different files are different targets, and that
+// Partial publishes the rest.
 func TestRenderOnceAllOrNothing(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		bad  func(dir string) Target
-		want string
-	}{
-		{"a secret is missing", func(dir string) Target { return fileAt(dir+"/bad", `{{ secret "none" }}`) }, "not found"},
-		{"a template fails", func(dir string) Target { return fileAt(dir+"/bad", `{{ secretField "a" "x" }}`) }, "not a JSON object"},
-		{"a destination is a folder", func(dir string) Target {
-			_ = os.Mkdir(dir+"/bad", 0o700)
+	for want, bad := range map[string]func(dir string) Target{
+		"not found":         func(dir string) Target { return fileAt(dir+"/bad", `{{ secret "none" }}`) },
+		"not a JSON object": func(dir string) Target { return fileAt(dir+"/bad", `{{ secretField "a" "x" }}`) },
+		"is a folder": func(dir string) Target {
+			mustWrite(t, dir+"/bad/x", "")
 			return fileAt(dir+"/bad", `x`)
-		}, "is a folder"},
-		{"a parent is a file", func(dir string) Target {
-			_ = os.WriteFile(dir+"/file", nil, 0o600)
+		},
+		"is a file, but a folder is needed": func(dir string) Target {
+			mustWrite(t, dir+"/file", "")
 			return fileAt(dir+"/file/bad", `x`)
-		}, "is a file, but a folder is needed"},
+		},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			src := newFakeSource()
-			src.put("a", "1")
-			targets := []Target{fileAt(dir+"/one", `{{ secret "a" }}`), c.bad(dir), fileAt(dir+"/two", `{{ secret "a" }}`)}
-			before := names(t, dir)
-			err := mustNew(t, src, Options{Targets: targets}).RenderOnce(t.Context())
-			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), targets[1].Destination) {
-				t.Errorf("error: %v", err)
-			}
-			wantNames(t, dir, before...)
-
-			err = mustNew(t, src, Options{Targets: targets, Partial: true}).RenderOnce(t.Context())
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("partial: error: %v", err)
-			}
-			if got := mustRead(t, dir+"/one") + mustRead(t, dir+"/two"); got != "11" {
-				t.Errorf("partial: got %q", got)
-			}
-		})
-	}
-}
-
-// Ensure that equal templates for different files are different targets.
-func TestEqualTemplates(t *testing.T) {
-	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1")
-	same := func(name string) Target { return fileAt(dir+"/"+name, `{{ secret "a" }}`) }
-	mustRender(t, mustNew(t, src, Options{Targets: []Target{same("x"), same("y")}}))
-	if got := mustRead(t, dir+"/x") + mustRead(t, dir+"/y"); got != "11" {
-		t.Errorf("got %q", got)
+		dir := t.TempDir()
+		src := newFakeSource()
+		src.put("a", "1")
+		targets := []Target{fileAt(dir+"/one", `{{ secret "a" }}`), bad(dir), fileAt(dir+"/two", `{{ secret "a" }}`)}
+		before := tree(t, dir)
+		err := mustNew(t, src, Options{Targets: targets}).RenderOnce(t.Context())
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), targets[1].Destination) {
+			t.Errorf("%s: error: %v", want, err)
+		}
+		if after := tree(t, dir); !slices.Equal(after, before) {
+			t.Errorf("%s: it changed %q to %q", want, before, after)
+		}
+		err = mustNew(t, src, Options{Targets: targets, Partial: true}).RenderOnce(t.Context())
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: partial: error: %v", want, err)
+		}
+		if got := mustRead(t, dir+"/one") + mustRead(t, dir+"/two"); got != "11" {
+			t.Errorf("%s: partial: got %q", want, got)
+		}
 	}
 }
 
@@ -118,63 +104,78 @@ func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newFakeSource()
 		src.put("a", "1")
+		render := func(secret string) (time.Duration, error) {
+			started := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/f", `{{ secret "`+secret+`" }}`)}}).RenderOnce(ctx)
+			return time.Since(started), err
+		}
 		src.fail("a", unavailable())
+		if took, err := render("a"); took != 20*time.Second || !errors.Is(err, upstream.ErrUnavailable) || upstream.ExitCode(err) != upstream.ExitUnavailable {
+			t.Errorf("gave up after %s: %v", took, err)
+		}
+		if took, err := render("none"); took != 0 || !errors.Is(err, upstream.ErrNotFound) {
+			t.Errorf("got %v after %s", err, took)
+		}
 		time.AfterFunc(5*time.Second, func() { src.fail("a", nil) })
-		ctx, cancel := contextWithTimeout(t, time.Minute)
-		defer cancel()
-		if err := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/1", `{{ secret "a" }}`)}}).RenderOnce(ctx); err != nil {
-			t.Error(err)
-		}
-
-		src.fail("a", unavailable())
-		started := time.Now()
-		ctx, cancel = contextWithTimeout(t, 20*time.Second)
-		defer cancel()
-		err := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/2", `{{ secret "a" }}`)}}).RenderOnce(ctx)
-		if !errors.Is(err, upstream.ErrUnavailable) || upstream.ExitCode(err) != upstream.ExitUnavailable {
-			t.Errorf("got %v", err)
-		}
-		if d := time.Since(started); d != 20*time.Second {
-			t.Errorf("gave up after %s", d)
-		}
-
-		started = time.Now()
-		ctx, cancel = contextWithTimeout(t, 20*time.Second)
-		defer cancel()
-		err = mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/3", `{{ secret "none" }}`)}}).RenderOnce(ctx)
-		if !errors.Is(err, upstream.ErrNotFound) || time.Since(started) != 0 {
-			t.Errorf("got %v after %s", err, time.Since(started))
+		if took, err := render("a"); took < 5*time.Second || err != nil {
+			t.Errorf("got %v after %s", err, took)
 		}
 	})
 }
 
-// Ensure that a change is published, by those that use it and by no others.
+// Ensure that a change is published, by those that use it and by no others, that subscriptions
+// follow what a template uses, and that nothing is left when Run ends.
 func TestRunFollowsChanges(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1", "b", "1")
-	var attempts atomic.Int32
-	r := mustNew(t, src, Options{
-		Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`), fileAt(dir+"/b", `{{ secret "b" }}`), fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)},
-		Observe: func(Event) { attempts.Add(1) },
+	synctest.Test(t, func(t *testing.T) {
+		src := newFakeSource()
+		src.put("a", "1", "b", "1", "which", "a")
+		var attempts atomic.Int32
+		r := mustNew(t, src, Options{
+			Targets: []Target{
+				fileAt(dir+"/a", `{{ secret "a" }}`), fileAt(dir+"/b", `{{ secret "b" }}`), fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`),
+				fileAt(dir+"/w", `{{ secret (secret "which") }}`), fileAt(dir+"/new", `{{ secret "new" }}`),
+			},
+			Observe: func(Event) { attempts.Add(1) },
+		})
+		stop := start(t, r)
+		want := func(step, content string, renders int32, subscriptions int) {
+			t.Helper()
+			synctest.Wait()
+			got := mustRead(t, dir+"/a") + " " + mustRead(t, dir+"/b") + " " + mustRead(t, dir+"/ab") + " " + mustRead(t, dir+"/w")
+			if n := attempts.Swap(0); got != content || n != renders {
+				t.Errorf("%s: %q in %d renders, want %q in %d", step, got, n, content, renders)
+			}
+			if n := src.subscriptions(); n != subscriptions {
+				t.Errorf("%s: %d subscriptions, want %d", step, n, subscriptions)
+			}
+		}
+		want("first", "1 1 11 1", 5, 4)
+		if s := r.Status()[4]; s.State != Failed {
+			t.Errorf("status of a missing secret: %+v", s)
+		}
+		src.put("a", "2")
+		want("a changes", "2 1 21 2", 3, 4)
+		src.put("new", "n")
+		want("a missing secret appears", "2 1 21 2", 1, 4)
+		if got := mustRead(t, dir+"/new"); got != "n" {
+			t.Errorf("it appeared as %q", got)
+		}
+		src.put("which", "new")
+		want("another one is used", "2 1 21 n", 1, 4)
+		src.put("a", "3")
+		want("it is not used any more", "3 1 31 n", 2, 4)
+		stop()
+		if n := src.subscriptions(); n != 0 {
+			t.Errorf("%d subscriptions are left", n)
+		}
+		wantNames(t, dir, "a", "ab", "b", "new", "w")
+		start(t, r) // it can be run again
+		src.put("b", "2")
+		want("second run", "3 2 32 n", 5, 4)
 	})
-	stop := start(t, r)
-	eventually(t, "first render", func() bool { ok, _ := r.Ready(); return ok })
-	attempts.Store(0)
-	src.put("a", "2")
-	eventually(t, "second render", func() bool { return attempts.Load() == 2 })
-	if got := mustRead(t, dir+"/a") + " " + mustRead(t, dir+"/b") + " " + mustRead(t, dir+"/ab"); got != "2 1 21" {
-		t.Errorf("got %q", got)
-	}
-	stop()
-	if n := src.subscriptions(); n != 0 {
-		t.Errorf("%d subscriptions are left", n)
-	}
-	wantNames(t, dir, "a", "ab", "b")
-	// It can be run again.
-	start(t, r)
-	src.put("b", "3")
-	eventually(t, "render of the second run", func() bool { return mustRead(t, dir+"/b") == "3" })
 }
 
 // Ensure that a failure keeps the old file, shows, is repeated with growing pauses, and heals
@@ -196,7 +197,7 @@ func TestRunRetries(t *testing.T) {
 				last = time.Now()
 			},
 		})
-		stop := start(t, r)
+		start(t, r)
 		synctest.Wait()
 		src.fail("a", unavailable())
 		synctest.Wait()
@@ -205,8 +206,8 @@ func TestRunRetries(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if got := mustRead(t, dir+"/a"); got != "1" {
-			t.Errorf("the old content is gone: %q", got)
+		if got := mustRead(t, dir+"/a"); got != "1" || !strings.Contains(log.String(), "not rendered") {
+			t.Errorf("the old content is gone: %q, log: %s", got, log.String())
 		}
 		if s := r.Status()[0]; s.State != Failed || s.Failures < 10 || s.NextTry.Before(time.Now()) || len(s.Versions) != 1 {
 			t.Errorf("status: %+v", s)
@@ -221,38 +222,16 @@ func TestRunRetries(t *testing.T) {
 				t.Errorf("pause %d is %s, want about %s", i, p, want)
 			}
 		}
-		if !strings.Contains(log.String(), "not rendered") {
-			t.Errorf("log: %s", log.String())
-		}
-		src.mu.Lock()
-		delete(src.errs, "a") // without a ring: only the retry can notice
-		src.mu.Unlock()
-		src.mu.Lock()
-		v := src.values[ref("a")]
-		v.SecretData, v.VersionID = upstream.NewSecretData([]byte("2")), "v2"
-		src.values[ref("a")] = v
+		src.mu.Lock() // without a ring: only the retry can notice
+		delete(src.errs, "a")
+		src.set(ref("a"), "2")
 		src.mu.Unlock()
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if got := mustRead(t, dir+"/a"); got != "2" {
-			t.Errorf("it did not heal: %q", got)
+		if ok, why := r.Ready(); !ok || mustRead(t, dir+"/a") != "2" {
+			t.Errorf("it did not heal: %q", why)
 		}
-		if ok, why := r.Ready(); !ok {
-			t.Errorf("not ready: %q", why)
-		}
-		stop()
 	})
-}
-
-// Ensure that a missing secret that appears is rendered at once.
-func TestRunRendersASecretThatAppears(t *testing.T) {
-	dir := t.TempDir()
-	src := newFakeSource()
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}})
-	start(t, r)
-	eventually(t, "failure", func() bool { return r.Status()[0].State == Failed })
-	src.put("a", "1")
-	eventually(t, "render", func() bool { return r.Status()[0].State == Current })
 }
 
 // Ensure that no change is lost between the first read and the subscription.
@@ -274,25 +253,8 @@ func TestRunSubscribesBeforeItReads(t *testing.T) {
 			src.put("a", "2")
 		}
 	}
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)}})
-	stop := start(t, r)
-	eventually(t, "render", func() bool { b, _ := os.ReadFile(dir + "/ab"); return string(b) == "21" })
-	stop()
-}
-
-// Ensure that subscriptions follow what the template uses.
-func TestRunForgetsWhatIsNotUsed(t *testing.T) {
-	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("which", "a", "a", "1", "b", "2")
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/x", `{{ secret (secret "which") }}`), fileAt(dir+"/y", `{{ secret "a" }}`)}})
-	stop := start(t, r)
-	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
-	src.put("which", "b")
-	eventually(t, "render", func() bool { return mustRead(t, dir+"/x") == "2" })
-	eventually(t, "three subscriptions", func() bool { return src.subscriptions() == 3 }) // a is used by y
-	src.put("b", "3")
-	eventually(t, "render", func() bool { return mustRead(t, dir+"/x") == "3" })
+	stop := start(t, mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`)}}))
+	eventually(t, "render", holds(dir+"/ab", "21"))
 	stop()
 }
 
@@ -306,47 +268,31 @@ func TestWait(t *testing.T) {
 		var renders atomic.Int32
 		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
 		tg.Wait = Wait{Min: time.Second, Max: 3 * time.Second}
-		r := mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }})
-		stop := start(t, r)
-		synctest.Wait()
-		if renders.Load() != 1 {
-			t.Fatalf("the first render waits: %d", renders.Load())
+		start(t, mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }}))
+		for _, step := range []struct {
+			change string // empty: none
+			sleep  time.Duration
+			want   int32 // renders after that
+		}{
+			{"", 0, 1}, // the first render does not wait
+			{"1", 999 * time.Millisecond, 1}, {"", time.Millisecond, 2},
+			{"", time.Minute, 2},
+			{"2", 600 * time.Millisecond, 2}, {"3", 600 * time.Millisecond, 2}, {"", 400 * time.Millisecond, 3},
+			{"", time.Minute, 3},
+			{"4", 900 * time.Millisecond, 3}, {"5", 900 * time.Millisecond, 3}, {"6", 900 * time.Millisecond, 3}, {"7", 299 * time.Millisecond, 3}, {"", time.Millisecond, 4},
+		} {
+			if step.change != "" {
+				src.put("a", step.change)
+			}
+			time.Sleep(step.sleep)
+			synctest.Wait()
+			if n := renders.Load(); n != step.want {
+				t.Fatalf("%+v: %d renders", step, n)
+			}
 		}
-		src.put("a", "1") // min
-		time.Sleep(999 * time.Millisecond)
-		synctest.Wait()
-		if renders.Load() != 1 {
-			t.Error("min: rendered too early")
+		if got := mustRead(t, dir+"/a"); got != "7" {
+			t.Errorf("got %q", got)
 		}
-		time.Sleep(time.Millisecond)
-		synctest.Wait()
-		if renders.Load() != 2 {
-			t.Error("min: not rendered")
-		}
-		time.Sleep(time.Minute)
-		src.put("a", "2") // snooze
-		time.Sleep(600 * time.Millisecond)
-		src.put("a", "3")
-		time.Sleep(600 * time.Millisecond)
-		synctest.Wait()
-		if renders.Load() != 2 {
-			t.Error("snooze: rendered too early")
-		}
-		time.Sleep(400 * time.Millisecond)
-		synctest.Wait()
-		if renders.Load() != 3 || mustRead(t, dir+"/a") != "3" {
-			t.Errorf("snooze: %d renders", renders.Load())
-		}
-		time.Sleep(time.Minute)
-		for range 10 { // max
-			src.put("a", "4")
-			time.Sleep(500 * time.Millisecond)
-		}
-		synctest.Wait()
-		if renders.Load() != 4 {
-			t.Errorf("max: %d renders in 5 s, want one after 3 s", renders.Load()-3)
-		}
-		stop()
 	})
 }
 
@@ -355,63 +301,62 @@ func TestOnRemoved(t *testing.T) {
 	for _, c := range []struct {
 		onRemoved OnRemoved
 		err       error
-		stays     bool
-		state     State
+		want      State
 	}{
-		{"", &upstream.Error{Err: upstream.ErrNotFound}, true, Failed},
-		{Keep, &upstream.Error{Err: upstream.ErrPendingDeletion}, true, Failed},
-		{Delete, &upstream.Error{Err: upstream.ErrNotFound}, false, Removed},
-		{Delete, &upstream.Error{Err: upstream.ErrPendingDeletion}, false, Removed},
-		{Delete, unavailable(), true, Failed},
-		{Delete, &upstream.Error{Err: upstream.ErrAccessDenied}, true, Failed},
+		{"", upstream.ErrNotFound, Failed},
+		{Keep, upstream.ErrPendingDeletion, Failed},
+		{Delete, upstream.ErrNotFound, Removed},
+		{Delete, upstream.ErrPendingDeletion, Removed},
+		{Delete, upstream.ErrUnavailable, Failed},
+		{Delete, upstream.ErrAccessDenied, Failed},
 	} {
 		dir := t.TempDir()
-		src := newFakeSource()
-		src.put("a", "1")
-		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
-		tg.OnRemoved, tg.Backup = c.onRemoved, true
-		set := Set{Directory: dir + "/set", OnRemoved: c.onRemoved, NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}
-		r := mustNew(t, src, Options{Targets: []Target{tg}, Sets: []Set{set}})
-		stop := start(t, r)
-		eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
-		src.put("a", "2") // makes a backup
-		eventually(t, "render", func() bool { return mustRead(t, dir+"/a") == "2" && mustRead(t, dir+"/set/x") == "2" })
-		src.fail("a", c.err)
-		eventually(t, string(c.state), func() bool { s := r.Status(); return s[0].State == c.state && s[1].State == c.state })
-		if ok, _ := r.Ready(); ok {
-			t.Errorf("%s, %v: ready", c.onRemoved, c.err)
-		}
-		if c.stays {
-			if got := mustRead(t, dir+"/a") + mustRead(t, dir+"/set/x"); got != "22" {
-				t.Errorf("%s, %v: %q", c.onRemoved, c.err, got)
+		synctest.Test(t, func(t *testing.T) {
+			src := newFakeSource()
+			src.put("a", "1")
+			tg := fileAt(dir+"/a", `{{ secret "a" }}`)
+			tg.OnRemoved, tg.Backup = c.onRemoved, true
+			set := Set{Directory: dir + "/set", OnRemoved: c.onRemoved, NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}
+			r := mustNew(t, src, Options{Targets: []Target{tg}, Sets: []Set{set}})
+			start(t, r)
+			want := func(state State) {
+				t.Helper()
+				synctest.Wait()
+				for _, s := range r.Status() {
+					if s.State != state {
+						t.Errorf("%s, %v: %s is %s, want %s", c.onRemoved, c.err, s.Name, s.State, state)
+					}
+				}
+				if ok, _ := r.Ready(); ok != (state == Current) {
+					t.Errorf("%s, %v: ready: %v", c.onRemoved, c.err, ok)
+				}
+				if state == Removed {
+					wantNames(t, dir, "set")
+					wantNames(t, dir+"/set")
+				} else if got := mustRead(t, dir+"/a") + mustRead(t, dir+"/set/x"); got != "22" {
+					t.Errorf("%s, %v: %q", c.onRemoved, c.err, got)
+				}
 			}
-		} else {
-			wantNames(t, dir, "set")
-			wantNames(t, dir+"/set")
-		}
-		src.fail("a", nil)
-		eventually(t, "it is back", func() bool { ok, _ := r.Ready(); return ok })
-		if got := mustRead(t, dir+"/a") + mustRead(t, dir+"/set/x"); got != "22" {
-			t.Errorf("%s, %v: after it came back: %q", c.onRemoved, c.err, got)
-		}
-		stop()
+			synctest.Wait()
+			src.put("a", "2") // makes a backup
+			want(Current)
+			src.fail("a", &upstream.Error{Err: c.err})
+			want(c.want)
+			src.fail("a", nil)
+			want(Current)
+		})
 	}
 }
 
 func TestOneWorkAtATime(t *testing.T) {
 	src := newFakeSource()
 	src.put("a", "1")
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/a", `{{ secret "a" }}`)}})
-	stop := start(t, r)
-	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
-	if err := r.RenderOnce(t.Context()); err != errBusy {
-		t.Errorf("RenderOnce beside Run: %v", err)
-	}
-	if err := r.Run(t.Context()); err != errBusy {
-		t.Errorf("Run beside Run: %v", err)
-	}
-	if _, err := r.Diff(t.Context()); err != errBusy {
-		t.Errorf("Diff beside Run: %v", err)
+	r, stop := follow(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/a", `{{ secret "a" }}`)}})
+	_, diff := r.Diff(t.Context())
+	for _, err := range []error{r.RenderOnce(t.Context()), r.Run(t.Context()), diff} {
+		if err != errBusy {
+			t.Errorf("beside Run: %v", err)
+		}
 	}
 	stop()
 	mustRender(t, r)
@@ -444,8 +389,7 @@ func TestNoSubscriptionLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := silentSource{newFakeSource()}
 		src.put("a", "1")
-		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}})
-		stop := start(t, r)
+		start(t, mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}}))
 		synctest.Wait()
 		src.put("a", "2")
 		time.Sleep(lookAgain)
@@ -453,6 +397,5 @@ func TestNoSubscriptionLeft(t *testing.T) {
 		if got := mustRead(t, dir+"/a"); got != "2" {
 			t.Errorf("got %q", got)
 		}
-		stop()
 	})
 }

@@ -103,42 +103,48 @@ func (f *fakeSource) put(pairs ...string) {
 	defer f.mu.Unlock()
 	for i := 0; i < len(pairs); i += 2 {
 		r := ref(pairs[i])
-		old := f.values[r]
-		version := r.VersionID
-		if version == "" {
-			version = upstream.VersionID(fmt.Sprintf("v%d", versionNumber(old)+1))
-		}
-		f.values[r] = upstream.SecretValue{
-			SecretName: r.SecretName, VersionID: version, SecretData: upstream.NewSecretData([]byte(pairs[i+1])),
-		}
-	}
-	for i := 0; i < len(pairs); i += 2 {
-		f.ring(ref(pairs[i]))
+		f.set(r, pairs[i+1])
+		f.ring(r.SecretName)
 	}
 }
 
-func versionNumber(v upstream.SecretValue) (n int) {
-	_, _ = fmt.Sscanf(string(v.VersionID), "v%d", &n)
-	return n
+// set gives r a value, in the version after its present one, and rings nothing. The caller holds
+// the lock.
+func (f *fakeSource) set(r upstream.SecretRef, value string) {
+	version := r.VersionID
+	if version == "" {
+		var n int
+		_, _ = fmt.Sscanf(string(f.values[r].VersionID), "v%d", &n)
+		version = upstream.VersionID(fmt.Sprintf("v%d", n+1))
+	}
+	f.values[r] = upstream.SecretValue{SecretName: r.SecretName, VersionID: version, SecretData: upstream.NewSecretData([]byte(value))}
+}
+
+// drop takes a value away and rings nothing.
+func (f *fakeSource) drop(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.values, ref(name))
 }
 
 // fail makes every read of name fail; nil heals it.
-func (f *fakeSource) fail(name string, err error) {
+func (f *fakeSource) fail(name upstream.SecretName, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.errs[upstream.SecretName(name)] = err
-	for r := range f.subs {
-		if r.SecretName == upstream.SecretName(name) {
-			f.ring(r)
-		}
-	}
+	f.errs[name] = err
+	f.ring(name)
 }
 
-func (f *fakeSource) ring(r upstream.SecretRef) {
-	for ch := range f.subs[r] {
-		select {
-		case ch <- struct{}{}:
-		default:
+// ring says that name may have changed. The caller holds the lock.
+func (f *fakeSource) ring(name upstream.SecretName) {
+	for r, bells := range f.subs {
+		for bell := range bells {
+			if r.SecretName == name {
+				select {
+				case bell <- struct{}{}:
+				default:
+				}
+			}
 		}
 	}
 }
@@ -146,8 +152,8 @@ func (f *fakeSource) ring(r upstream.SecretRef) {
 func (f *fakeSource) subscriptions() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, chans := range f.subs {
-		n += len(chans)
+	for _, bells := range f.subs {
+		n += len(bells)
 	}
 	return n
 }
@@ -237,15 +243,35 @@ func start(t testing.TB, r *Renderer) (stop func()) {
 	return stop
 }
 
-// eventually waits until ok; what says what for.
+// follow starts a renderer and waits until everything is rendered.
+func follow(t testing.TB, src Source, opts Options) (r *Renderer, stop func()) {
+	t.Helper()
+	r = mustNew(t, src, opts)
+	stop = start(t, r)
+	eventually(t, "first render", isReady(r))
+	return r, stop
+}
+
+func isReady(r *Renderer) func() bool {
+	return func() bool { ok, _ := r.Ready(); return ok }
+}
+
+// holds reports whether the file at path holds want.
+func holds(path, want string) func() bool {
+	return func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && string(b) == want
+	}
+}
+
+// eventually waits until ok, however busy the machine is; what says what for.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
 		}
 	}
-	t.Fatalf("never happened: %s", what)
 }
 
 // hangingSource never answers.
@@ -254,34 +280,6 @@ type hangingSource struct{ *fakeSource }
 func (hangingSource) GetSecretValues(ctx context.Context, _ ...upstream.SecretRef) ([]upstream.SecretValue, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
-}
-
-func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), d)
-}
-
-// slowSource takes its time for one secret.
-type slowSource struct {
-	*fakeSource
-	slow  string
-	delay time.Duration
-}
-
-func (s *slowSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
-	if string(refs[0].SecretName) == s.slow {
-		select {
-		case <-time.After(s.delay):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	return s.fakeSource.GetSecretValues(ctx, refs...)
-}
-
-func (f *fakeSource) ringAll(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ring(ref(name))
 }
 
 // silentSource takes no subscriptions.
