@@ -11,43 +11,52 @@ import (
 // clockJumps are how far the wall clock of the host is set.
 var clockJumps = []time.Duration{24 * time.Hour, -24 * time.Hour}
 
-// beforeJump returns t as it reads after the wall clock was set by d: what was noted before
+// setBack makes times read as they do after the wall clock was set by d: what was noted before
 // keeps the old wall time, and the monotonic one.
-func beforeJump(t time.Time, d time.Duration) time.Time {
-	if t.IsZero() {
-		return t
+func setBack(d time.Duration, times ...*time.Time) {
+	for _, t := range times {
+		if !t.IsZero() {
+			wall := (*uint64)(unsafe.Pointer(t)) // 1 bit, 33 bits of seconds, 30 bits of nanoseconds
+			*wall -= uint64(int64(d/time.Second)) << 30
+		}
 	}
-	wall := (*uint64)(unsafe.Pointer(&t)) // 1 bit, 33 bits of seconds, 30 bits of nanoseconds
-	*wall -= uint64(int64(d/time.Second)) << 30
-	return t
 }
 
-// Ensure that a wall clock that is set changes no wait: not that of a change that settles, not
-// that of a hook that is owed, and nothing is lost.
+// hookedOnce is a renderer of one secret into a file, whose hook signals the process of
+// dir/pid, and into a set. It counts the runs of the hook.
+func hookedOnce(t *testing.T, src Source, dir string, runs *int) *Renderer {
+	return mustNew(t, src, Options{
+		Targets:  []Target{hooked(dir+"/file", `{{ secret "a" }}`, &Hook{PIDFile: dir + "/pid"})},
+		Sets:     []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}},
+		StateDir: dir + "/state",
+		Observe: func(e Event) {
+			if e.Hook {
+				*runs++
+			}
+		},
+	})
+}
+
+// Ensure that a wall clock that is set changes no wait: not that of a change that waits for
+// others, not that of a hook that is owed, and nothing is lost.
 func TestClockJump(t *testing.T) {
-	now := time.Now()
 	for _, jump := range clockJumps {
-		noted := beforeJump(now, jump)
+		now := time.Now()
+		noted, since := now, now.Add(-55*time.Second)
+		setBack(jump, &noted, &since)
 		if moved := noted.Round(0).Sub(now.Round(0)); moved != -jump {
 			t.Fatalf("the wall time moved by %s, want %s", moved, -jump)
 		}
-		u := &target{wait: Wait{Min: 10 * time.Second, Max: time.Minute}, dirty: true, dirtySince: beforeJump(now.Add(-55*time.Second), jump)}
-		if got := u.debounce(now); got != 5*time.Second {
-			t.Errorf("%s: a change settles for %s more, want 5s", jump, got)
+		tg := &target{wait: Wait{Min: 10 * time.Second, Max: time.Minute}, dirty: true, dirtySince: since}
+		if got := tg.debounce(now); got != 5*time.Second {
+			t.Errorf("%s: a change waits for %s more, want 5s", jump, got)
 		}
 
 		dir := t.TempDir()
 		src := newFakeSource()
 		src.put("a", "1")
-		ran := 0
-		r := mustNew(t, src, Options{Targets: []Target{{
-			Content: inline(`{{ secret "a" }}`), Destination: dir + "/file", NoSync: true,
-			Hook: &Hook{PIDFile: dir + "/pid"},
-		}}, Observe: func(e Event) {
-			if e.Hook {
-				ran++
-			}
-		}})
+		runs := 0
+		r := hookedOnce(t, src, dir, &runs)
 		stop := start(t, r)
 		eventually(t, "the hook waits for its process", func() bool {
 			r.mu.Lock()
@@ -55,21 +64,17 @@ func TestClockJump(t *testing.T) {
 			return r.groups[0].noProcess
 		})
 		r.mu.Lock()
-		for _, g := range r.groups {
-			g.owedSince, g.notBefore = beforeJump(g.owedSince, jump), beforeJump(g.notBefore, jump)
-		}
-		for _, u := range r.targets {
-			u.lastTry, u.lastChange, u.nextTry = beforeJump(u.lastTry, jump), beforeJump(u.lastChange, jump), beforeJump(u.nextTry, jump)
+		setBack(jump, &r.groups[0].owedSince, &r.groups[0].notBefore)
+		for _, tg := range r.targets {
+			setBack(jump, &tg.lastTry, &tg.lastChange, &tg.nextTry)
 		}
 		r.mu.Unlock()
 		src.put("a", "2")
-		eventually(t, "the change", func() bool { b, _ := os.ReadFile(dir + "/file"); return string(b) == "2" })
-		process := sleeper(t)
-		mustWrite(t, dir+"/pid", process)
+		eventually(t, "the change", holds(dir+"/file", "2"))
+		mustWrite(t, dir+"/pid", sleeper(t))
 		eventually(t, "the owed signal", func() bool { return !r.Status()[0].HookOwed })
-		stop()
-		if ran != 1 {
-			t.Errorf("%s: the hook ran %d times", jump, ran)
+		if stop(); runs != 1 {
+			t.Errorf("%s: the hook ran %d times", jump, runs)
 		}
 	}
 }
@@ -81,21 +86,11 @@ func TestFilesFromAnotherTime(t *testing.T) {
 		dir := t.TempDir()
 		src := newFakeSource()
 		src.put("a", "1")
-		opts := Options{
-			Targets: []Target{{Content: inline(`{{ secret "a" }}`), Destination: dir + "/file", NoSync: true, Hook: &Hook{PIDFile: dir + "/pid"}}},
-			Sets: []Set{{Directory: dir + "/set", NoSync: true, Files: []SetFile{
-				{Name: "x", Content: inline(`{{ secret "a" }}`)}, {Name: "y", Content: inline(`{{ secret "a" }}`)},
-			}}},
-			StateDir: dir + "/state",
-		}
-		mustRender(t, mustNew(t, src, opts))
+		runs := 0
+		mustRender(t, hookedOnce(t, src, dir, &runs))
 		at := time.Now().Add(jump)
-		published := inode(t, dir+"/file")
-		generation, err := os.Readlink(dir + "/set/..data")
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		before := inode(t, dir+"/file") + mustLink(t, dir+"/set/..data")
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 			if err != nil || d.Type()&os.ModeSymlink != 0 {
 				return err
 			}
@@ -104,24 +99,16 @@ func TestFilesFromAnotherTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-
 		mustWrite(t, dir+"/pid", sleeper(t))
-		ran := 0
-		opts.Observe = func(e Event) {
-			if e.Hook {
-				ran++
-			}
-		}
-		r := mustNew(t, src, opts)
+		r := hookedOnce(t, src, dir, &runs)
 		mustRender(t, r)
-		if ran != 1 || r.Status()[0].HookOwed {
-			t.Errorf("%s: the owed hook ran %d times", jump, ran)
+		if runs != 1 || r.Status()[0].HookOwed {
+			t.Errorf("%s: the owed hook ran %d times", jump, runs)
 		}
-		if again, _ := os.Readlink(dir + "/set/..data"); inode(t, dir+"/file") != published || again != generation {
+		if inode(t, dir+"/file")+mustLink(t, dir+"/set/..data") != before {
 			t.Errorf("%s: equal content was published again", jump)
 		}
-		// A set's generations bear their time: the order of their names must not matter.
-		src.put("a", "2")
+		src.put("a", "2") // a set's generations bear their time: the order of their names must not matter
 		mustRender(t, r)
 		if got := mustRead(t, dir+"/set/x"); got != "2" {
 			t.Errorf("%s: set holds %q", jump, got)
