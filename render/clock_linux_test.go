@@ -71,7 +71,7 @@ func TestClockJump(t *testing.T) {
 		r.mu.Unlock()
 		src.put("a", "2")
 		eventually(t, "the change", holds(dir+"/file", "2"))
-		mustWrite(t, dir+"/pid", sleeper(t))
+		mustWrite(t, dir+"/pid", listener(t, t.TempDir()))
 		eventually(t, "the owed signal", func() bool { return !r.Status()[0].HookOwed })
 		if stop(); runs != 1 {
 			t.Errorf("%s: the hook ran %d times", jump, runs)
@@ -99,7 +99,7 @@ func TestFilesFromAnotherTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustWrite(t, dir+"/pid", sleeper(t))
+		mustWrite(t, dir+"/pid", listener(t, t.TempDir()))
 		r := hookedOnce(t, src, dir, &runs)
 		mustRender(t, r)
 		if runs != 1 || r.Status()[0].HookOwed {

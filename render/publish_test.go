@@ -1,12 +1,14 @@
 package render
 
 import (
+	"cmp"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -40,78 +42,50 @@ func inode(t *testing.T, path string) string {
 	return identity(fi)
 }
 
-// The renderer cases that users of template renderers rely on.
+// Ensure that content, mode and owner are what the target says and that nothing is written
+// that is there already: the cases that users of template renderers rely on.
 func TestPublish(t *testing.T) {
-	t.Run("parent folders are made", func(t *testing.T) {
-		dest := t.TempDir() + "/a/b/c/file"
-		mustRendered(t, dest, "x", func(tg *Target) { tg.NoSync = false })
-		if got := mustRead(t, dest); got != "x" {
-			t.Errorf("got %q", got)
+	dir := t.TempDir()
+	long := strings.Repeat("n", 255)
+	for _, c := range []struct {
+		name    string // of the file
+		content string
+		mode    fs.FileMode // zero: not given
+		before  fs.FileMode // the mode that the file drifted to before; zero: none
+		written bool        // it is another file than before
+	}{
+		{"a/b/c/file", "x", 0, 0, true}, // parent folders are made
+		{"file", "old", 0, 0, true},
+		{"file", "old", 0, 0, false},
+		{"file", "new", 0, 0, true},      // of equal size
+		{"file", "new", 0, 0o644, false}, // drifted mode is repaired without writing
+		{"file", "newer", 0, 0o644, true},
+		{"file", "newest", 0o664, 0, true}, // not narrowed by the umask
+		{"file", "newest", 0o400, 0, false},
+		{"file", "", 0, 0, true},
+		{"file", "", 0, 0, false},
+		{long, "x", 0, 0, true},
+	} {
+		dest := dir + "/" + c.name
+		before := ""
+		if _, err := os.Lstat(dest); err == nil {
+			before = inode(t, dest)
 		}
-	})
-	t.Run("the mode asked for replaces that of the old file", func(t *testing.T) {
-		dest := t.TempDir() + "/file"
-		mustWrite(t, dest, "old")
-		if err := os.Chmod(dest, 0o644); err != nil {
-			t.Fatal(err)
+		if c.before != 0 {
+			if err := os.Chmod(dest, c.before); err != nil {
+				t.Fatal(err)
+			}
 		}
-		mustRendered(t, dest, "new", nil)
-		wantMode(t, dest, 0o600)
-		mustRendered(t, dest, "newer", func(tg *Target) { tg.Mode = 0o640 })
-		wantMode(t, dest, 0o640)
-	})
-	t.Run("a mode is not narrowed by the umask", func(t *testing.T) {
-		dest := t.TempDir() + "/file"
-		mustRendered(t, dest, "new", func(tg *Target) { tg.Mode = 0o664 })
-		wantMode(t, dest, 0o664)
-	})
-	t.Run("equal content is not written again", func(t *testing.T) {
-		dest := t.TempDir() + "/file"
-		mustRendered(t, dest, "same", nil)
-		before := inode(t, dest)
-		mustRendered(t, dest, "same", nil)
-		if inode(t, dest) != before {
-			t.Error("it was written again")
+		mustRendered(t, dest, c.content, func(tg *Target) { tg.Mode, tg.NoSync = c.mode, false })
+		wantMode(t, dest, cmp.Or(c.mode, 0o600))
+		if got := mustRead(t, dest); got != c.content {
+			t.Errorf("%+v: got %q", c, got)
 		}
-		mustRendered(t, dest, "diff", nil) // of equal size
-		if inode(t, dest) == before || mustRead(t, dest) != "diff" {
-			t.Error("it was not written")
+		if written := inode(t, dest) != before; written != c.written {
+			t.Errorf("%+v: written: %v", c, written)
 		}
-	})
-	t.Run("drifted mode is repaired without writing", func(t *testing.T) {
-		dest := t.TempDir() + "/file"
-		mustRendered(t, dest, "same", nil)
-		before := inode(t, dest)
-		if err := os.Chmod(dest, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		mustRendered(t, dest, "same", nil)
-		wantMode(t, dest, 0o600)
-		if inode(t, dest) != before {
-			t.Error("it was written again")
-		}
-	})
-	t.Run("an empty file", func(t *testing.T) {
-		dest := t.TempDir() + "/file"
-		mustRendered(t, dest, "", nil)
-		if got := mustRead(t, dest); got != "" {
-			t.Errorf("got %q", got)
-		}
-		mustRendered(t, dest, "x", nil)
-		mustRendered(t, dest, "", nil)
-		if got := mustRead(t, dest); got != "" {
-			t.Errorf("got %q", got)
-		}
-	})
-	t.Run("no temporary file is left", func(t *testing.T) {
-		dir := t.TempDir()
-		mustRendered(t, dir+"/file", "x", nil)
-		wantNames(t, dir, "file")
-	})
-	t.Run("a long name", func(t *testing.T) {
-		dest := t.TempDir() + "/" + strings.Repeat("n", 255)
-		mustRendered(t, dest, "x", nil)
-	})
+	}
+	wantNames(t, dir, "a", "file", long) // no temporary file is left
 }
 
 func wantMode(t *testing.T, path string, want fs.FileMode) {
@@ -159,67 +133,44 @@ func TestBackup(t *testing.T) {
 // Ensure that nothing but a regular file inside the root is ever replaced.
 func TestRefusedDestinations(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		make func(t *testing.T, dir string) (dest, root string)
-		want string
+		dest, root string
+		want       string // of the error; empty: it is published
 	}{
-		{"a symbolic link", func(t *testing.T, dir string) (string, string) {
-			mustWrite(t, dir+"/victim", "victim")
-			mustSymlink(t, dir+"/victim", dir+"/link")
-			return dir + "/link", ""
-		}, "is a symbolic link"},
-		{"a dangling symbolic link", func(t *testing.T, dir string) (string, string) {
-			mustSymlink(t, dir+"/none", dir+"/link")
-			return dir + "/link", ""
-		}, "is a symbolic link"},
-		{"a folder", func(t *testing.T, dir string) (string, string) {
-			mustWrite(t, dir+"/folder/x", "")
-			return dir + "/folder", ""
-		}, "is a folder"},
-		{"a parent link that leads out of the root", func(t *testing.T, dir string) (string, string) {
-			mustWrite(t, dir+"/out/victim", "victim")
-			mustWrite(t, dir+"/root/x", "")
-			mustSymlink(t, dir+"/out", dir+"/root/sub")
-			return dir + "/root/sub/victim", dir + "/root"
-		}, "escapes"},
-		{"a relative parent link that leads out of the root", func(t *testing.T, dir string) (string, string) {
-			mustWrite(t, dir+"/out/victim", "victim")
-			mustWrite(t, dir+"/root/x", "")
-			mustSymlink(t, "../out", dir+"/root/sub")
-			return dir + "/root/sub/new/file", dir + "/root"
-		}, "escapes"},
+		{"/link", "", "is a symbolic link"},
+		{"/dangling", "", "is a symbolic link"},
+		{"/out", "", "is a folder"},
+		{"/root/away/victim", "/root", "escapes"},
+		{"/root/relative/new/file", "/root", "escapes"},
+		{"/root/inside/file", "/root", ""},
+		{"/root/new/folder/file", "/root", ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			dest, root := c.make(t, dir)
-			before := tree(t, dir)
-			err := rendered(t, dest, "x", nil, Options{Root: root})
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error: %v, want %q", err, c.want)
-			}
-			if after := tree(t, dir); !slices.Equal(after, before) {
-				t.Errorf("it changed %q to %q", before, after)
-			}
-		})
-	}
-	t.Run("a parent link that stays inside the root is followed", func(t *testing.T) {
 		dir := t.TempDir()
+		mustWrite(t, dir+"/out/victim", "victim")
 		mustWrite(t, dir+"/root/real/x", "")
-		mustSymlink(t, "real", dir+"/root/sub")
-		if err := rendered(t, dir+"/root/sub/file", "x", nil, Options{Root: dir + "/root"}); err != nil {
-			t.Error(err)
+		for name, to := range map[string]string{
+			"/link": dir + "/out/victim", "/dangling": dir + "/none", "/root/away": dir + "/out", "/root/relative": "../out", "/root/inside": "real",
+		} {
+			mustSymlink(t, to, dir+name)
 		}
-		if got := mustRead(t, dir+"/root/real/file"); got != "x" {
-			t.Errorf("got %q", got)
+		root := ""
+		if c.root != "" {
+			root = dir + c.root
 		}
-	})
-	t.Run("missing folders inside the root are made", func(t *testing.T) {
-		dir := t.TempDir()
-		if err := rendered(t, dir+"/a/b/file", "x", nil, Options{Root: dir}); err != nil {
-			t.Error(err)
+		before := tree(t, dir)
+		err := rendered(t, dir+c.dest, "x", nil, Options{Root: root})
+		if c.want == "" {
+			if err != nil || mustRead(t, dir+c.dest) != "x" {
+				t.Errorf("%s: %v", c.dest, err)
+			}
+			continue
 		}
-		wantMode(t, dir+"/a/b", 0o700)
-	})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error: %v, want %q", c.dest, err, c.want)
+		}
+		if after := tree(t, dir); !slices.Equal(after, before) {
+			t.Errorf("%s: it changed %q to %q", c.dest, before, after)
+		}
+	}
 }
 
 func mustSymlink(t *testing.T, target, name string) {
@@ -271,28 +222,37 @@ func TestLeftovers(t *testing.T) {
 // Ensure that the folder may vanish while the agent runs.
 func TestFolderRemoved(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1")
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/sub/file", `{{ secret "a" }}`)}})
-	stop := start(t, r)
-	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
-	if err := os.RemoveAll(dir + "/sub"); err != nil {
-		t.Fatal(err)
-	}
-	src.put("a", "2")
-	eventually(t, "it is back", func() bool { b, _ := os.ReadFile(dir + "/sub/file"); return string(b) == "2" })
-	// A file in the place of the folder: not ready, and healed when it goes.
-	if err := os.RemoveAll(dir + "/sub"); err != nil {
-		t.Fatal(err)
-	}
-	mustWrite(t, dir+"/sub", "in the way")
-	src.put("a", "3")
-	eventually(t, "not ready", func() bool { ok, _ := r.Ready(); return !ok })
-	if err := os.Remove(dir + "/sub"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "healed", func() bool { b, _ := os.ReadFile(dir + "/sub/file"); return string(b) == "3" })
-	stop()
+	synctest.Test(t, func(t *testing.T) {
+		src := newFakeSource()
+		src.put("a", "1")
+		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/sub/file", `{{ secret "a" }}`)}})
+		start(t, r)
+		replace := func(with func(path string)) {
+			synctest.Wait()
+			if err := os.RemoveAll(dir + "/sub"); err != nil {
+				t.Fatal(err)
+			}
+			with(dir + "/sub")
+			src.put("a", "2")
+			synctest.Wait()
+		}
+		replace(func(string) {})
+		if got := mustRead(t, dir+"/sub/file"); got != "2" {
+			t.Errorf("got %q", got)
+		}
+		replace(func(path string) { mustWrite(t, path, "in the way") })
+		if ok, _ := r.Ready(); ok {
+			t.Error("ready, with a file in the place of the folder")
+		}
+		if err := os.Remove(dir + "/sub"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // the next attempt heals it
+		synctest.Wait()
+		if ok, why := r.Ready(); !ok || mustRead(t, dir+"/sub/file") != "2" {
+			t.Errorf("not healed: %q", why)
+		}
+	})
 }
 
 // Ensure that readers see a whole version, old or new, however often it changes.
@@ -301,29 +261,16 @@ func TestReadersNeverSeeATornFile(t *testing.T) {
 	src := newFakeSource()
 	content := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), 20_000) }
 	src.put("a", content(0))
-	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/file", `{{ secret "a" }}`)}})
-	stop := start(t, r)
-	eventually(t, "render", func() bool { ok, _ := r.Ready(); return ok })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := range 300 {
-			src.put("a", content(i))
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	reads := 0
-	for running := true; running; reads++ {
-		select {
-		case <-done:
-			running = false
-		default:
-		}
-		got := mustRead(t, dir+"/file")
-		if len(got) != 20_000 || strings.Count(got, got[:1]) != len(got) {
-			t.Fatalf("torn: %d bytes", len(got))
-		}
+	_, stop := follow(t, src, Options{Targets: []Target{fileAt(dir+"/file", `{{ secret "a" }}`)}})
+	for i := 1; i < 200; i++ {
+		src.put("a", content(i))
+		eventually(t, "it changes", func() bool {
+			got := mustRead(t, dir+"/file")
+			if len(got) != 20_000 || strings.Count(got, got[:1]) != len(got) {
+				t.Fatalf("torn: %d bytes", len(got))
+			}
+			return got == content(i)
+		})
 	}
 	stop()
-	t.Logf("%d reads", reads)
 }
