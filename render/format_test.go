@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -26,46 +27,52 @@ var awkward = []string{
 // Ensure that every value survives every format that can carry it, read by a parser that is
 // not ours or, where there is none here, by one written from the format's own description.
 func TestFormatsRoundTrip(t *testing.T) {
-	parsers := map[Format]func(*testing.T, string) map[string]string{
-		Env: parseEnvWithShell, JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal), Properties: parseProperties,
-	}
-	for format, parse := range parsers {
-		t.Run(string(format), func(t *testing.T) {
+	for name, parse := range map[string]func(*testing.T, string) map[string]string{
+		"env": parseEnvWithShell, "env, strictly": parseEnvStrictly, "properties": parseProperties,
+		"json": parseWith(json.Unmarshal), "yaml": parseWith(yaml.Unmarshal), "toml": parseWith(toml.Unmarshal),
+	} {
+		t.Run(name, func(t *testing.T) {
+			format, _, _ := strings.Cut(name, ",")
 			object := map[string]string{}
 			for i, v := range awkward {
 				object[fmt.Sprintf("KEY_%03d", i)] = v
+				if v != "" && format != "env" {
+					object[v] = fmt.Sprint(i) // as a name
+				}
 			}
-			if format != Env {
+			if format != "env" {
 				object["nul"] = "a\x00b"
-				for i, key := range awkward { // as names
-					if key != "" {
-						object[key] = fmt.Sprint(i)
+			}
+			kind, text := renderSecret(t, Format(format), object)
+			if kind != "want" {
+				t.Fatal(text)
+			}
+			if got := parse(t, text); !maps.Equal(got, object) {
+				for key, want := range object {
+					if got[key] != want {
+						t.Errorf("%q: got %q, want %q", key, got[key], want)
 					}
 				}
-			}
-			got := parse(t, renderFormat(t, format, object))
-			for key, want := range object {
-				if got[key] != want {
-					t.Errorf("%q: got %q, want %q", key, got[key], want)
-				}
-			}
-			if len(got) != len(object) {
 				t.Errorf("%d entries, want %d", len(got), len(object))
 			}
 		})
 	}
-	t.Run("env, strict reader", func(t *testing.T) {
-		object := map[string]string{}
-		for i, v := range awkward {
-			object[fmt.Sprintf("KEY_%03d", i)] = v
+}
+
+// renderSecret writes a secret in a format. kind is want or error.
+func renderSecret(t *testing.T, format Format, secret any) (kind, text string) {
+	t.Helper()
+	data, ok := secret.(string)
+	if !ok {
+		b, err := json.Marshal(secret)
+		if err != nil {
+			t.Fatal(err)
 		}
-		got := parseEnvStrictly(t, renderFormat(t, Env, object))
-		for key, want := range object {
-			if got[key] != want {
-				t.Errorf("%q: got %q, want %q", key, got[key], want)
-			}
-		}
-	})
+		data = string(b)
+	}
+	src := newFakeSource()
+	src.put("s", data)
+	return renderContent(src, Content{Format: format, Secrets: []FormatSecret{{Ref: ref("s")}}})
 }
 
 // Ensure that numbers, lists and objects keep their meaning.
@@ -73,13 +80,11 @@ func TestFormatsKeepTypes(t *testing.T) {
 	secret := `{"i":9007199254740993,"neg":-5,"f":0.1,"e":1e5,"t":true,"list":[1,"two",{"a":[]}],"o":{"k":"v: #","n":{"x":1}}}`
 	want := decodeAny(t, json.Unmarshal, secret)
 	for format, unmarshal := range map[Format]func([]byte, any) error{JSON: json.Unmarshal, YAML: yaml.Unmarshal, TOML: toml.Unmarshal} {
-		src := newFakeSource()
-		src.put("s", secret)
-		_, text := renderContent(src, Content{Format: format, Secrets: []FormatSecret{{Ref: ref("s")}}})
+		_, text := renderSecret(t, format, secret)
 		if got := decodeAny(t, unmarshal, text); got != want {
 			t.Errorf("%s:\ngot  %s\nwant %s", format, got, want)
 		}
-		if format != Env && !strings.Contains(text, "9007199254740993") {
+		if !strings.Contains(text, "9007199254740993") {
 			t.Errorf("%s: the number lost digits: %s", format, text)
 		}
 	}
@@ -102,21 +107,6 @@ func decodeAny(t *testing.T, unmarshal func([]byte, any) error, text string) str
 	}
 	b, _ = json.Marshal(again)
 	return string(b)
-}
-
-func renderFormat(t *testing.T, format Format, object map[string]string) string {
-	t.Helper()
-	b, err := json.Marshal(object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	src := newFakeSource()
-	src.put("s", string(b))
-	kind, text := renderContent(src, Content{Format: format, Secrets: []FormatSecret{{Ref: ref("s")}}})
-	if kind != "want" {
-		t.Fatalf("%s: %s", format, text)
-	}
-	return text
 }
 
 func parseWith(unmarshal func([]byte, any) error) func(*testing.T, string) map[string]string {
@@ -229,34 +219,25 @@ func unescapeProperties(t *testing.T, s string) string {
 	t.Helper()
 	var units []uint16
 	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c != '\\' {
-			units = append(units, uint16(c))
-			continue
-		}
-		i++
-		if i == len(s) {
-			t.Fatal("the line continues")
-		}
-		switch s[i] {
-		case 'u':
-			n, err := strconv.ParseUint(s[i+1:i+5], 16, 16)
-			if err != nil {
-				t.Fatal(err)
+		c := uint16(s[i])
+		if c == '\\' {
+			if i++; i == len(s) {
+				t.Fatal("the line continues")
 			}
-			units = append(units, uint16(n))
-			i += 4
-		case 't':
-			units = append(units, '\t')
-		case 'n':
-			units = append(units, '\n')
-		case 'r':
-			units = append(units, '\r')
-		case 'f':
-			units = append(units, '\f')
-		default:
-			units = append(units, uint16(s[i]))
+			c = uint16(s[i])
+			switch at := strings.IndexByte("tnrf", s[i]); {
+			case at >= 0:
+				c = uint16("\t\n\r\f"[at])
+			case s[i] == 'u':
+				n, err := strconv.ParseUint(s[i+1:i+5], 16, 16)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c = uint16(n)
+				i += 4
+			}
 		}
+		units = append(units, c)
 	}
 	return string(utf16.Decode(units))
 }
@@ -264,31 +245,33 @@ func unescapeProperties(t *testing.T, s string) string {
 // Ensure that what a format cannot carry is refused and not mangled.
 func TestFormatsRefuse(t *testing.T) {
 	for _, c := range []struct {
-		name, secret string
-		content      Content
-		want         string
+		secret string
+		format Format
+		spec   FormatSecret
+		want   string
 	}{
-		{"NUL in env", `{"A":"x\u0000y"}`, Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("s")}}}, "NUL"},
-		{"null in env", `{"A":null}`, Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("s")}}}, "null"},
-		{"null in properties", `{"A":null}`, Content{Format: Properties, Secrets: []FormatSecret{{Ref: ref("s")}}}, "null"},
-		{"null in toml", `{"A":{"b":[null]}}`, Content{Format: TOML, Secrets: []FormatSecret{{Ref: ref("s")}}}, "null"},
-		{"large number in toml", `{"A":12345678901234567890}`, Content{Format: TOML, Secrets: []FormatSecret{{Ref: ref("s")}}}, "64 bits"},
-		{"number beyond float in toml", `{"A":1e999}`, Content{Format: TOML, Secrets: []FormatSecret{{Ref: ref("s")}}}, "too large"},
-		{"no object", `plain`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s")}}}, "set key"},
-		{"list", `[1]`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s")}}}, "not a JSON object"},
-		{"not UTF-8", "\xff\xfe", Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), Key: "k"}}}, "UTF-8"},
-		{"no PEM", `plain`, Content{Format: PEM, Secrets: []FormatSecret{{Ref: ref("s")}}}, "PEM"},
-		{"missing field of raw", `{"a":1}`, Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("s"), Field: "b"}}}, `no field "b"`},
-		{"null field of raw", `{"a":null}`, Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("s"), Field: "a"}}}, "is null"},
-		{"missing key", `{"a":1}`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), Keys: map[string]string{"b": "c"}}}}, `no key "b"`},
-		{"two of one name", `{"a":1,"A":2}`, Content{Format: JSON, Secrets: []FormatSecret{{Ref: ref("s"), UpperCase: true}}}, "same name"},
-		{"name with a space in env", `{"` + marker + ` x":"` + marker + `"}`, Content{Format: Env, Secrets: []FormatSecret{{Ref: ref("s")}}}, "entry 1 of 1"},
+		{`{"A":"x\u0000y"}`, Env, FormatSecret{}, "NUL"},
+		{`{"A":null}`, Env, FormatSecret{}, "null"},
+		{`{"A":null}`, Properties, FormatSecret{}, "null"},
+		{`{"A":{"b":[null]}}`, TOML, FormatSecret{}, "null"},
+		{`{"A":12345678901234567890}`, TOML, FormatSecret{}, "64 bits"},
+		{`{"A":1e999}`, TOML, FormatSecret{}, "too large"},
+		{`plain`, JSON, FormatSecret{}, "set key"},
+		{`[1]`, JSON, FormatSecret{}, "not a JSON object"},
+		{"\xff\xfe", JSON, FormatSecret{Key: "k"}, "UTF-8"},
+		{`plain`, PEM, FormatSecret{}, "PEM"},
+		{`{"a":1}`, Raw, FormatSecret{Field: "b"}, `no field "b"`},
+		{`{"a":null}`, Raw, FormatSecret{Field: "a"}, "is null"},
+		{`{"a":1}`, JSON, FormatSecret{Keys: map[string]string{"b": "c"}}, `no key "b"`},
+		{`{"a":1,"A":2}`, JSON, FormatSecret{UpperCase: true}, "same name"},
+		{`{"` + marker + ` x":"` + marker + `"}`, Env, FormatSecret{}, "entry 1 of 1"},
 	} {
 		src := newFakeSource()
 		src.put("s", c.secret)
-		kind, got := renderContent(src, c.content)
+		c.spec.Ref = ref("s")
+		kind, got := renderContent(src, Content{Format: c.format, Secrets: []FormatSecret{c.spec}})
 		if kind != "error" || !strings.Contains(got, c.want) || strings.Contains(got, marker) {
-			t.Errorf("%s: %s %q, want %q", c.name, kind, got, c.want)
+			t.Errorf("%s of %s: %s %q, want %q", c.format, c.secret, kind, got, c.want)
 		}
 	}
 }
@@ -298,20 +281,13 @@ func TestPEM(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: []byte(strings.Repeat("x", 100))}))
 	}
 	cert, key := block("CERTIFICATE"), block("PRIVATE KEY")
-	for _, c := range []struct {
-		text string
-		ok   bool
-	}{
-		{cert, true}, {cert + key, true}, {"subject=x\n" + cert, true}, {strings.TrimSuffix(cert, "\n"), true}, {cert + "\n\n", true},
-		{"", false}, {"\n", false}, {cert[:100], false}, {cert + key[:80], false}, {cert + "trailing", false},
-		{strings.Replace(cert, "END CERTIFICATE", "END KEY", 1), false}, {strings.Replace(cert, "eHh4", "e*h4", 1), false},
-		{key[:80] + "\n" + cert, false},
+	for text, want := range map[string]string{
+		cert: "want", cert + key: "want", "subject=x\n" + cert: "want", strings.TrimSuffix(cert, "\n"): "want", cert + "\n\n": "want",
+		"": "error", "\n": "error", cert[:100]: "error", cert + key[:80]: "error", cert + "trailing": "error", key[:80] + "\n" + cert: "error",
+		strings.Replace(cert, "END CERTIFICATE", "END KEY", 1): "error", strings.Replace(cert, "eHh4", "e*h4", 1): "error",
 	} {
-		src := newFakeSource()
-		src.put("s", c.text)
-		kind, got := renderContent(src, Content{Format: PEM, Secrets: []FormatSecret{{Ref: ref("s")}}})
-		if kind == "want" != c.ok {
-			t.Errorf("%q: %s %s", c.text, kind, got)
+		if kind, got := renderSecret(t, PEM, text); kind != want {
+			t.Errorf("%q: %s %s", text, kind, got)
 		}
 	}
 	src := newFakeSource()
@@ -352,27 +328,19 @@ func FuzzFormats(f *testing.F) {
 		if !utf8.ValidString(key) || !utf8.ValidString(value) {
 			t.Skip("a secret in JSON cannot hold this text")
 		}
-		b, err := json.Marshal(map[string]string{key: value})
-		if err != nil {
-			t.Fatal(err)
-		}
-		src := newFakeSource()
-		src.put("s", string(b))
+		object := map[string]string{key: value}
 		for format, parse := range map[Format]func(*testing.T, string) map[string]string{
 			Env: parseEnvStrictly, JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal), Properties: parseProperties,
 		} {
-			kind, text := renderContent(src, Content{Format: format, Secrets: []FormatSecret{{Ref: ref("s")}}})
-			if kind == "error" {
-				if format != Env {
-					t.Errorf("%s refuses %q: %q: %s", format, key, value, text)
-				}
-				continue
-			}
-			if got := parse(t, text); len(got) != 1 || got[key] != value {
-				t.Errorf("%s: %q: %q became %q in\n%s", format, key, value, got, text)
+			kind, text := renderSecret(t, format, object)
+			switch {
+			case kind == "error" && format != Env:
+				t.Errorf("%s refuses %q: %q: %s", format, key, value, text)
+			case kind == "want" && !maps.Equal(parse(t, text), object):
+				t.Errorf("%s: %q: %q became\n%s", format, key, value, text)
 			}
 		}
-		if kind, text := renderContent(src, Content{Format: Raw, Secrets: []FormatSecret{{Ref: ref("s")}}}); kind != "want" || text != string(b) {
+		if kind, text := renderSecret(t, Raw, value); kind != "want" || text != value {
 			t.Errorf("raw: %q", text)
 		}
 	})

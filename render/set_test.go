@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,52 +29,41 @@ func TestSet(t *testing.T) {
 	set := pairSet(dir)
 	set.NoSync = false
 	r := mustNew(t, src, Options{Sets: []Set{set}})
-	mustRender(t, r)
-	first := mustLink(t, dir+"/..data")
-	wantNames(t, dir, first, "..data", "tls.crt", "tls.key")
-	if got := mustRead(t, dir+"/tls.crt") + mustRead(t, dir+"/tls.key"); got != "c1k1" {
-		t.Errorf("got %q", got)
+	// render publishes once more and returns the generation.
+	render := func(crt, key string, others ...string) string {
+		t.Helper()
+		mustRender(t, r)
+		generation := mustLink(t, dir+"/..data")
+		wantNames(t, dir, append([]string{generation, "..data", "tls.crt", "tls.key"}, others...)...) // an old generation is gone
+		if got := mustRead(t, dir+"/tls.crt") + mustRead(t, dir+"/tls.key"); got != crt+key || mustLink(t, dir+"/tls.crt") != "..data/tls.crt" {
+			t.Errorf("got %q", got)
+		}
+		wantMode(t, dir, 0o700)
+		wantMode(t, dir+"/"+generation, 0o700)
+		wantMode(t, dir+"/"+generation+"/tls.key", 0o600)
+		return generation
 	}
-	if got := mustLink(t, dir+"/tls.crt"); got != "..data/tls.crt" {
-		t.Errorf("the link leads to %s", got)
-	}
-	wantMode(t, dir, 0o700)
-	wantMode(t, dir+"/"+first, 0o700)
-	wantMode(t, dir+"/"+first+"/tls.key", 0o600)
-
-	mustRender(t, r) // nothing changed
-	if got := mustLink(t, dir+"/..data"); got != first {
+	first := render("c1", "k1")
+	if render("c1", "k1") != first {
 		t.Error("equal content made a new generation")
 	}
-
 	src.put("key", "k2")
-	mustRender(t, r)
-	second := mustLink(t, dir+"/..data")
-	wantNames(t, dir, second, "..data", "tls.crt", "tls.key") // the old generation is gone
-	if got := mustRead(t, dir+"/tls.crt") + mustRead(t, dir+"/tls.key"); got != "c1k2" {
-		t.Errorf("got %q", got)
-	}
-
-	// Damage is repaired without a new generation: links, modes.
-	if err := os.Remove(dir + "/tls.key"); err != nil {
+	second := render("c1", "k2")
+	// Damage to links and modes is repaired without a new generation; damage to the content
+	// makes one.
+	if err := errors.Join(os.Remove(dir+"/tls.crt"), os.Chmod(dir+"/"+second+"/tls.key", 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir+"/"+second+"/tls.crt", 0o644); err != nil {
-		t.Fatal(err)
+	if render("c1", "k2") != second || second == first {
+		t.Error("the repair made a new generation, or the change none")
 	}
-	mustRender(t, r)
-	wantNames(t, dir, second, "..data", "tls.crt", "tls.key")
-	wantMode(t, dir+"/"+second+"/tls.crt", 0o600)
-
-	// Damage to the content makes one.
 	mustWrite(t, dir+"/"+second+"/tls.crt", "other")
-	mustRender(t, r)
-	if got := mustRead(t, dir+"/tls.crt"); got != "c1" || mustLink(t, dir+"/..data") == second {
-		t.Errorf("got %q", got)
+	if render("c1", "k2") == second {
+		t.Error("damaged content made no new generation")
 	}
-
-	// A file leaves the set, another joins, somebody's own file stays.
 	mustWrite(t, dir+"/notes", "mine")
+	render("c1", "k2", "notes")
+	// A file leaves the set, another joins, somebody's own file stays.
 	set.Files = []SetFile{set.Files[0], {Name: "both", Content: inline(`{{ secret "crt" }}{{ secret "key" }}`)}}
 	mustRender(t, mustNew(t, src, Options{Sets: []Set{set}}))
 	wantNames(t, dir, mustLink(t, dir+"/..data"), "..data", "both", "notes", "tls.crt")
@@ -93,50 +84,44 @@ func mustLink(t *testing.T, path string) string {
 // Ensure that a set never takes over what it did not make, and leaves it untouched.
 func TestSetRefuses(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		make func(t *testing.T, dir string)
-		root bool
-		want string
+		name, to string // what is there before; to: the link that it is, or empty
+		root     string
+		want     string
 	}{
-		{"a folder that is a symbolic link", func(t *testing.T, dir string) {
-			mustWrite(t, dir+"/real/x", "")
-			mustSymlink(t, dir+"/real", dir+"/set")
-		}, false, "a symbolic link"},
-		{"a folder that is a file", func(t *testing.T, dir string) { mustWrite(t, dir+"/set", "") }, false, "a file"},
-		{"a file of the same name", func(t *testing.T, dir string) { mustWrite(t, dir+"/set/tls.key", "mine") }, false, "was not made by this set"},
-		{"a link of the same name", func(t *testing.T, dir string) {
-			mustWrite(t, dir+"/set/x", "")
-			mustSymlink(t, "/etc/passwd", dir+"/set/tls.key")
-		}, false, "was not made by this set"},
-		{"a ..data that is a folder", func(t *testing.T, dir string) { mustWrite(t, dir+"/set/..data/x", "") }, false, "..data was not made"},
-		{"a ..data that leads away", func(t *testing.T, dir string) {
-			mustWrite(t, dir+"/set/x", "")
-			mustSymlink(t, "../elsewhere", dir+"/set/..data")
-		}, false, "..data was not made"},
-		{"a parent that leads out of the root", func(t *testing.T, dir string) {
-			mustWrite(t, dir+"/out/x", "")
-			mustWrite(t, dir+"/root/x", "")
-			mustSymlink(t, "../out", dir+"/root/sub")
-		}, true, "escapes"},
+		{"/real/x", "", "", "a symbolic link"}, // beside the link /set → real
+		{"/set", "", "", "a file"},
+		{"/set/tls.key", "", "", "was not made by this set"},
+		{"/set/tls.key", "/etc/passwd", "", "was not made by this set"},
+		{"/set/..data/x", "", "", "..data was not made"},
+		{"/set/..data", "../elsewhere", "", "..data was not made"},
+		{"/root/sub", "../out", "/root", "escapes"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			c.make(t, dir)
-			before := tree(t, dir)
-			src := newFakeSource()
-			src.put("crt", "c", "key", "k")
-			opts := Options{Sets: []Set{pairSet(dir + "/set")}}
-			if c.root {
-				opts.Root, opts.Sets[0].Directory = dir+"/root", dir+"/root/sub/set"
-			}
-			err := mustNew(t, src, opts).RenderOnce(t.Context())
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error: %v, want %q", err, c.want)
-			}
-			if after := tree(t, dir); strings.Join(before, "\n") != strings.Join(after, "\n") {
-				t.Errorf("it changed\n%q\nto\n%q", before, after)
-			}
-		})
+		dir := t.TempDir()
+		mustWrite(t, dir+"/out/x", "")
+		switch {
+		case c.to != "":
+			mustWrite(t, filepath.Dir(dir+c.name)+"/notes", "")
+			mustSymlink(t, c.to, dir+c.name)
+		default:
+			mustWrite(t, dir+c.name, "mine")
+		}
+		if c.name == "/real/x" {
+			mustSymlink(t, dir+"/real", dir+"/set")
+		}
+		before := tree(t, dir)
+		src := newFakeSource()
+		src.put("crt", "c", "key", "k")
+		opts := Options{Sets: []Set{pairSet(dir + "/set")}}
+		if c.root != "" {
+			opts.Root, opts.Sets[0].Directory = dir+c.root, dir+c.name+"/set"
+		}
+		err := mustNew(t, src, opts).RenderOnce(t.Context())
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error: %v, want %q", c.name, err, c.want)
+		}
+		if after := tree(t, dir); !slices.Equal(before, after) {
+			t.Errorf("%s: it changed\n%q\nto\n%q", c.name, before, after)
+		}
 	}
 }
 
@@ -144,25 +129,23 @@ func TestSetRefuses(t *testing.T) {
 // the next run completes it and leaves nothing behind.
 func TestSetSurvivesAKillAtEachStep(t *testing.T) {
 	leftover := "..2026_01_02_03_04_05.0123456789abcdef"
-	for name, damage := range map[string]func(t *testing.T, dir, current string){
-		"half a generation":         func(t *testing.T, dir, _ string) { mustWrite(t, dir+"/"+leftover+"/tls.crt", marker) },
-		"a link that is not yet in": func(t *testing.T, dir, current string) { mustSymlink(t, current, dir+"/"+dataLinkNew) },
-		"links not made":            func(t *testing.T, dir, _ string) { os.Remove(dir + "/tls.crt"); os.Remove(dir + "/tls.key") },
-		"the old one not removed":   func(t *testing.T, dir, _ string) { mustWrite(t, dir+"/"+leftover+"/tls.key", marker) },
-		"..data that leads nowhere": func(t *testing.T, dir, current string) { os.RemoveAll(dir + "/" + current) },
+	for name, damage := range map[string]func(dir, current string){
+		"half a generation":         func(dir, _ string) { mustWrite(t, dir+"/"+leftover+"/tls.crt", marker) },
+		"a link that is not yet in": func(dir, current string) { mustSymlink(t, current, dir+"/"+dataLinkNew) },
+		"links not made":            func(dir, _ string) { os.Remove(dir + "/tls.crt"); os.Remove(dir + "/tls.key") },
+		"the old one not removed":   func(dir, _ string) { mustWrite(t, dir+"/"+leftover+"/tls.key", marker) },
+		"..data that leads nowhere": func(dir, current string) { os.RemoveAll(dir + "/" + current) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir() + "/set"
-			src := newFakeSource()
-			src.put("crt", "c", "key", "k")
-			mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
-			damage(t, dir, mustLink(t, dir+"/..data"))
-			mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
-			wantNames(t, dir, mustLink(t, dir+"/..data"), "..data", "tls.crt", "tls.key")
-			if got := mustRead(t, dir+"/tls.crt") + mustRead(t, dir+"/tls.key"); got != "ck" {
-				t.Errorf("got %q", got)
-			}
-		})
+		dir := t.TempDir() + "/set"
+		src := newFakeSource()
+		src.put("crt", "c", "key", "k")
+		mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
+		damage(dir, mustLink(t, dir+"/..data"))
+		mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
+		wantNames(t, dir, mustLink(t, dir+"/..data"), "..data", "tls.crt", "tls.key")
+		if got := mustRead(t, dir+"/tls.crt") + mustRead(t, dir+"/tls.key"); got != "ck" {
+			t.Errorf("%s: got %q", name, got)
+		}
 	}
 }
 
@@ -186,15 +169,15 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts and kills processes")
 	}
+	t.Parallel()
 	dir := t.TempDir()
+	var kills atomic.Int32
 	var stop atomic.Bool
-	kills := 0
 	var killer sync.WaitGroup
 	defer killer.Wait()
 	defer stop.Store(true)
 	killer.Go(func() {
-		defer stop.Store(true)
-		for deadline := time.Now().Add(4 * time.Second); time.Now().Before(deadline) && !stop.Load(); kills++ {
+		for ; !stop.Load(); kills.Add(1) {
 			cmd := exec.Command(os.Args[0], "-test.run=^$")
 			cmd.Env = append(os.Environ(), victimDir+"="+dir)
 			cmd.Stderr = os.Stderr
@@ -207,64 +190,52 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 			_ = cmd.Wait()
 		}
 	})
-
-	var pairs, retries, single int
-	seen := map[string]bool{}
-	appeared := map[string]bool{} // :: path → it was there once, and must stay
-	published := false
-	for !stop.Load() {
+	seen := map[string]bool{}  // content that a pair was read with
+	single := map[string]int{} // :: path → reads of that file
+	deadline := time.Now().Add(5 * time.Minute)
+	for kills.Load() < 15 || len(seen) < 20 || single["/file"]+single["/set/tls.key"] < 20 {
+		if t.Failed() || time.Now().After(deadline) {
+			t.Fatalf("too little happened: %d kills, %d different pairs, %v reads", kills.Load(), len(seen), single)
+		}
 		crt, key, err := readPair(dir + "/set")
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			retries++ // not published yet, or replaced in between: start again
-		case err != nil:
-			t.Fatal(err)
-		default:
-			pairs++
-			seen[string(crt[:20])] = true
+		case err == nil:
 			if string(crt) != string(key) || len(crt) != 400*21 {
 				t.Fatalf("a mix: %.20s (%d bytes) and %.20s (%d bytes)", crt, len(crt), key, len(key))
 			}
-			published = true
+			seen[string(crt[:20])] = true
+		case !errors.Is(err, fs.ErrNotExist): // not published yet, or replaced in between
+			t.Fatal(err)
 		}
-		if !published {
-			continue
-		}
-		if _, err := os.Readlink(dir + "/set/..data"); err != nil {
-			t.Fatalf("nothing is published for a moment: %v", err)
-		}
-		for _, path := range []string{"/file", "/set/tls.crt", "/set/tls.key"} {
-			b, err := os.ReadFile(dir + path)
-			if errors.Is(err, fs.ErrNotExist) && !appeared[path] {
-				continue // its first publish comes after that of the pair
-			}
-			if errors.Is(err, fs.ErrNotExist) && path != "/file" {
-				// The path was resolved to a generation that was removed before the open.
-				// The path itself must be there.
-				if _, err := os.Lstat(dir + path); err != nil {
-					t.Fatalf("%s: %v", path, err)
-				}
-				continue
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", path, err)
-			}
-			if len(b) != 400*21 || strings.Count(string(b), string(b[:21])) != 400 {
-				t.Fatalf("%s is torn: %d bytes", path, len(b))
-			}
-			appeared[path] = true
-			single++
+		if len(seen) > 0 {
+			readSingly(t, dir, single)
 		}
 	}
+	stop.Store(true)
 	killer.Wait()
-	t.Logf("%d kills, %d pairs read (%d different), %d reads started again, %d single reads", kills, pairs, len(seen), retries, single)
-	if kills < 10 || len(seen) < 20 || single < 20 {
-		t.Errorf("too little happened: %d kills, %d pairs", kills, len(seen))
-	}
 
 	src := newFakeSource()
 	src.put("crt", "end", "key", "end", "seq", "end")
 	mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir + "/set")}, Targets: []Target{fileAt(dir+"/file", `{{ secret "seq" }}`)}}))
 	wantNames(t, dir, "file", "set")
 	wantNames(t, dir+"/set", mustLink(t, dir+"/set/..data"), "..data", "tls.crt", "tls.key")
+}
+
+// readSingly reads each file by its path, once the set was published, and counts what it read.
+func readSingly(t *testing.T, dir string, reads map[string]int) {
+	for _, path := range []string{"/set/..data", "/set/tls.crt", "/set/tls.key"} {
+		if _, err := os.Lstat(dir + path); err != nil {
+			t.Fatalf("nothing is published for a moment: %v", err)
+		}
+	}
+	for _, path := range []string{"/file", "/set/tls.crt", "/set/tls.key"} {
+		b, err := os.ReadFile(dir + path)
+		if errors.Is(err, fs.ErrNotExist) && (path != "/file" || reads[path] == 0) {
+			continue // the path led to a generation that was removed before the open, or /file is yet to come
+		}
+		if err != nil || len(b) != 400*21 || strings.Count(string(b), string(b[:21])) != 400 {
+			t.Fatalf("%s is torn: %d bytes, %v", path, len(b), err)
+		}
+		reads[path]++
+	}
 }

@@ -222,6 +222,7 @@ func names(t testing.TB, dir string) []string {
 
 func wantNames(t testing.TB, dir string, want ...string) {
 	t.Helper()
+	slices.Sort(want)
 	if got := names(t, dir); !slices.Equal(got, want) {
 		t.Errorf("%s holds %q, want %q", dir, got, want)
 	}
