@@ -67,19 +67,6 @@ func (a *app) runOn(fn func(ctx context.Context, name upstream.SecretName, args 
 	})
 }
 
-// checkID checks a version id of the command line, or makes one from the time when there is
-// none.
-func checkID(id string, now time.Time) (upstream.VersionID, error) {
-	if id == "" {
-		return upstream.VersionID(now.UTC().Format("20060102T150405.000Z")), nil
-	}
-	v := upstream.VersionID(id)
-	if err := v.Validate(); err != nil {
-		return "", usageError{fmt.Errorf("--version-id: %w", err)}
-	}
-	return v, nil
-}
-
 // parsePairs reads KEY=VALUE arguments.
 func parsePairs(what string, args []string) ([]upstream.Tag, error) {
 	tags := make([]upstream.Tag, 0, len(args))
@@ -98,10 +85,8 @@ func parsePairs(what string, args []string) ([]upstream.Tag, error) {
 
 func (a *app) secretCreateCommand() *cobra.Command {
 	var (
-		out                   *output
-		value                 *valueFlags
-		id, keyID, descriptor string
-		tagArgs               []string
+		in      upstream.CreateSecretInput
+		tagArgs []string
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -115,49 +100,37 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
   secretagent secret random-password | secretagent secret create demo/pw --data-file -`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
-		version, err := checkID(id, time.Now())
-		if err != nil {
+	value, out := newValueFlags(cmd, "`id` of the first version (default from the time)"), outputFlag(cmd)
+	cmd.Flags().StringVar(&in.EncryptionKeyID, "key-id", "", "`id` of the key that encrypts the secret (default chosen by the upstream)")
+	cmd.Flags().StringVar(&in.Description, "description", "", "`text` that says what the secret is for")
+	cmd.Flags().StringArrayVar(&tagArgs, "tag", nil, "tag as `KEY=VALUE`; may be repeated")
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) (err error) {
+		in.SecretName, in.SecretDataType = name, value.dataType
+		if in.VersionID, err = value.versionID(time.Now()); err != nil {
 			return err
 		}
-		tags, err := parsePairs("--tag", tagArgs)
-		if err != nil {
+		if in.Tags, err = parsePairs("--tag", tagArgs); err != nil {
 			return err
 		}
-		data, err := value.read(a)
-		if err != nil {
+		if in.SecretData, err = value.read(a); err != nil {
 			return err
 		}
 		return a.withManager(ctx, func(m upstream.Manager) error {
-			_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{
-				SecretName: name, VersionID: version, SecretData: data, SecretDataType: value.dataType,
-				EncryptionKeyID: keyID, Description: descriptor, Tags: tags,
-			})
-			if errors.Is(err, upstream.ErrExists) {
-				err = withHint(err, "add a version to it with: secretagent secret put %s", name)
-			}
-			if err != nil {
+			_, err := m.CreateSecret(ctx, in)
+			switch {
+			case errors.Is(err, upstream.ErrExists):
+				return withHint(err, "add a version to it with: secretagent secret put %s", name)
+			case err != nil:
 				return err
 			}
-			return a.printVersion(out, name, upstream.SecretVersion{VersionID: version, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
+			return a.printVersion(out, name, upstream.SecretVersion{VersionID: in.VersionID, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
 		})
 	})
-	value = newValueFlags(cmd)
-	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the first version (default from the time)")
-	cmd.Flags().StringVar(&keyID, "key-id", "", "`id` of the key that encrypts the secret (default chosen by the upstream)")
-	cmd.Flags().StringVar(&descriptor, "description", "", "`text` that says what the secret is for")
-	cmd.Flags().StringArrayVar(&tagArgs, "tag", nil, "tag as `KEY=VALUE`; may be repeated")
-	out = outputFlag(cmd)
 	return cmd
 }
 
 func (a *app) secretPutCommand() *cobra.Command {
-	var (
-		out    *output
-		value  *valueFlags
-		id     string
-		stages []string
-	)
+	var stages []string
 	cmd := &cobra.Command{
 		Use:   "put NAME",
 		Short: "Add a version to a secret",
@@ -172,12 +145,13 @@ repeated should give an id.`,
   secretagent secret put demo/db --stage Pending --data-file - <value.json`,
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
-		version, err := checkID(id, time.Now())
-		if err != nil {
+	value, out := newValueFlags(cmd, "`id` of the version (default from the time)"), outputFlag(cmd)
+	cmd.Flags().StringArrayVar(&stages, "stage", nil, "`label` to move to the version (default ACSCurrent); may be repeated")
+	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) (err error) {
+		in := upstream.PutSecretValueInput{SecretName: name, SecretDataType: value.dataType}
+		if in.VersionID, err = value.versionID(time.Now()); err != nil {
 			return err
 		}
-		in := upstream.PutSecretValueInput{SecretName: name, VersionID: version, SecretDataType: value.dataType}
 		for _, s := range stages {
 			stage := upstream.VersionStage(s)
 			if err := stage.Validate(); err != nil {
@@ -192,20 +166,15 @@ repeated should give an id.`,
 			version, err := m.PutSecretValue(ctx, in)
 			switch {
 			case errors.Is(err, upstream.ErrExists):
-				err = withHint(err, "a version never changes: choose another --version-id")
+				return withHint(err, "a version never changes: choose another --version-id")
 			case errors.Is(err, upstream.ErrNotFound):
-				err = withHint(err, "make it with: secretagent secret create %s", name)
-			}
-			if err != nil {
+				return withHint(err, "make it with: secretagent secret create %s", name)
+			case err != nil:
 				return err
 			}
 			return a.printVersion(out, name, version)
 		})
 	})
-	value = newValueFlags(cmd)
-	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the version (default from the time)")
-	cmd.Flags().StringArrayVar(&stages, "stage", nil, "`label` to move to the version (default ACSCurrent); may be repeated")
-	out = outputFlag(cmd)
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -49,7 +50,7 @@ func statusText(s agent.Status, p palette) string {
 		state, m = "not ready", bad
 	}
 	b.line(p.paint(heading, "secretagent "+printable(s.Version)) + "  " + p.paint(m, state) + "  up " + short(time.Duration(s.UptimeSeconds*float64(time.Second))))
-	b.wrap("", upstreamLine(s.Upstream, b), upstreamMood(s.Upstream))
+	b.upstream(s.Upstream)
 	for _, problem := range s.Problems {
 		b.wrap("! ", problem.Subject+": "+problem.Reason, bad)
 	}
@@ -85,116 +86,88 @@ func (b *picture) line(text string) { b.WriteString(strings.TrimRight(text, " ")
 
 // wrap writes text in lines of at most screenWidth, those after the first indented.
 func (b *picture) wrap(lead, text string, m mood) {
-	line := lead
-	width := utf8.RuneCountInString(lead)
-	empty := true
+	line := []rune(lead)
+	begin := len(line) // of its words
 	flush := func() {
-		b.line(b.paint(m, line))
-		line, width, empty = "  ", 2, true
+		b.line(b.paint(m, string(line)))
+		line, begin = []rune("  "), 2
 	}
-	for _, word := range strings.Fields(printable(text)) {
-		for {
-			room := screenWidth - width
-			if !empty {
-				room--
-			}
-			n := utf8.RuneCountInString(word)
-			if n <= room {
-				if !empty {
-					line, width = line+" ", width+1
-				}
-				line, width, empty = line+word, width+n, false
-				break
-			}
-			if !empty {
-				flush()
-				continue
-			}
-			head := string([]rune(word)[:room])
-			line, word, empty = line+head, word[len(head):], false
+	for _, field := range strings.Fields(printable(text)) {
+		word := []rune(field)
+		if len(line) > begin && len(line)+1+len(word) > screenWidth {
 			flush()
 		}
+		if len(line) > begin {
+			line = append(line, ' ')
+		}
+		for room := screenWidth - len(line); len(word) > room; room = screenWidth - len(line) {
+			line, word = append(line, word[:room]...), word[room:]
+			flush()
+		}
+		line = append(line, word...)
 	}
-	if !empty {
+	if len(line) > begin {
 		flush()
 	}
 }
 
 // ago returns the time from t to the status; "-" when t is unknown.
-func (b *picture) ago(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return short(b.now.Sub(t))
-}
+func (b *picture) ago(t time.Time) string { return between(t, b.now, t) }
 
 // until returns the time from the status to t; "-" when t is unknown.
-func (b *picture) until(t time.Time) string {
-	if t.IsZero() {
+func (b *picture) until(t time.Time) string { return between(b.now, t, t) }
+
+func between(from, to, known time.Time) string {
+	if known.IsZero() {
 		return "-"
 	}
-	return short(t.Sub(b.now))
+	return short(to.Sub(from))
 }
 
-func upstreamLine(u agent.UpstreamStatus, b *picture) string {
-	parts := []string{"upstream: " + u.Kind}
-	if u.Outage != "" {
-		parts[0] += " is DOWN: " + u.Outage
-	}
-	if l := u.Local; l != nil {
-		parts = append(parts, fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
-		if l.WritesQueued > 0 {
-			parts = append(parts, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit))
+func (b *picture) upstream(u agent.UpstreamStatus) {
+	var parts []string
+	say := func(words ...string) {
+		words = slices.DeleteFunc(words, func(word string) bool { return word == "" })
+		if len(words) > 0 {
+			parts = append(parts, strings.Join(words, " "))
 		}
+	}
+	m := plain
+	say("upstream:", u.Kind, when(u.Outage != "", "is DOWN: "+u.Outage))
+	if l := u.Local; l != nil {
+		say(fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
+		say(when(l.WritesQueued > 0, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit)))
 	}
 	if c := u.Alibaba; c != nil {
 		for _, e := range c.Endpoints {
-			text := e.Name + " " + e.State
-			if e.Name == c.Endpoint {
-				text += " (in use)"
-			}
-			if e.State != "ready" && e.LastFailure != "" {
-				text += " after " + e.LastFailure
-			}
-			parts = append(parts, text)
+			say(e.Name, e.State, when(e.Name == c.Endpoint, "(in use)"), when(e.State != "ready" && e.LastFailure != "", "after "+e.LastFailure))
 		}
-		text := "credential " + c.Credential.Type
-		if c.Credential.Source != "" && c.Credential.Source != c.Credential.Type {
-			text += " from " + c.Credential.Source
-		}
-		if !c.Credential.RenewedAt.IsZero() {
-			text += " renewed " + b.ago(c.Credential.RenewedAt) + " ago"
-		}
-		if !c.Credential.Expires.IsZero() {
-			text += " ends in " + b.until(c.Credential.Expires)
-		}
-		if c.Credential.Error != "" {
-			text += " FAILS: " + c.Credential.Error
-		}
-		breaker := "breaker " + c.Breaker.State
-		if c.Breaker.Until.After(b.now) {
-			breaker += " for " + b.until(c.Breaker.Until)
-		}
-		parts = append(parts, text, breaker,
-			fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
-		if c.Budget.Waiting > 0 {
-			parts = append(parts, fmt.Sprintf("%d calls wait for it", c.Budget.Waiting))
-		}
-		if c.Budget.PausedUntil.After(b.now) {
-			parts = append(parts, "paused for "+b.until(c.Budget.PausedUntil))
+		credential := c.Credential
+		say("credential", credential.Type,
+			when(credential.Source != "" && credential.Source != credential.Type, "from "+credential.Source),
+			when(!credential.RenewedAt.IsZero(), "renewed "+b.ago(credential.RenewedAt)+" ago"),
+			when(!credential.Expires.IsZero(), "ends in "+b.until(credential.Expires)),
+			when(credential.Error != "", "FAILS: "+credential.Error))
+		say("breaker", c.Breaker.State, when(c.Breaker.Until.After(b.now), "for "+b.until(c.Breaker.Until)))
+		say(fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
+		say(when(c.Budget.Waiting > 0, fmt.Sprintf("%d calls wait for it", c.Budget.Waiting)))
+		say(when(c.Budget.PausedUntil.After(b.now), "paused for "+b.until(c.Budget.PausedUntil)))
+		if c.Breaker.State != "closed" || credential.Error != "" {
+			m = doubtful
 		}
 	}
-	return strings.Join(parts, "; ")
+	if u.Outage != "" {
+		m = bad
+	}
+	b.wrap("", strings.Join(parts, "; "), m)
 }
 
-func upstreamMood(u agent.UpstreamStatus) mood {
-	switch c := u.Alibaba; {
-	case u.Outage != "":
-		return bad
-	case c != nil && (c.Breaker.State != "closed" || c.Credential.Error != ""):
-		return doubtful
+// when returns text if is.
+func when(is bool, text string) string {
+	if !is {
+		return ""
 	}
-	return plain
+	return text
 }
 
 func (b *picture) secrets(s agent.Status) {
@@ -217,7 +190,7 @@ func (b *picture) secrets(s agent.Status) {
 			state += " ×" + strconv.Itoa(e.Failures)
 		}
 		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
-		t.add(m, name, dash(versionText(e)), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
+		t.add(m, name, cmp.Or(versionText(e), "-"), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
 	b.table(t)
 	if s.SecretsOmitted > 0 {
@@ -395,31 +368,23 @@ func (b *picture) table(t table) {
 	if len(t.rows) == 0 {
 		return
 	}
+	names := row{mood: heading}
+	for _, c := range t.columns {
+		names.cells = append(names.cells, c.name)
+	}
 	widths := t.widths()
-	write := func(cells []string, m mood, all bool) {
+	b.line("")
+	for _, r := range append([]row{names}, t.rows...) {
 		var line strings.Builder
-		for i, cell := range cells {
+		for i, cell := range r.cells {
 			cell = fit(cell, widths[i], t.columns[i].tail)
-			last := i == len(cells)-1
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
-			if last {
-				pad = ""
-			}
-			if all || last {
-				cell = b.paint(m, cell)
+			if r.mood == heading || i == len(r.cells)-1 {
+				cell = b.paint(r.mood, cell)
 			}
 			line.WriteString(cell + pad)
 		}
 		b.line(line.String())
-	}
-	b.line("")
-	var names []string
-	for _, c := range t.columns {
-		names = append(names, c.name)
-	}
-	write(names, heading, true)
-	for _, r := range t.rows {
-		write(r.cells, r.mood, false)
 	}
 }
 
@@ -450,18 +415,8 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%dd", min(d/(24*time.Hour), 999))
 }
 
-func dash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
-}
-
 // printable replaces what could control a terminal.
 func printable(text string) string {
-	if !slices.ContainsFunc([]rune(text), func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return text
-	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':

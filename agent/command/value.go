@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -17,20 +18,34 @@ import (
 // maxSecretData is the limit of the KMS API.
 const maxSecretData = 30720
 
-// valueFlags are the flags of a verb that takes a secret value.
+// valueFlags are the flags of a verb that takes the value of a new version.
 type valueFlags struct {
 	cmd      *cobra.Command
+	id       string
 	data     string
 	file     string
 	dataType string
 }
 
-func newValueFlags(cmd *cobra.Command) *valueFlags {
+func newValueFlags(cmd *cobra.Command, idUsage string) *valueFlags {
 	f := &valueFlags{cmd: cmd}
+	cmd.Flags().StringVar(&f.id, "version-id", "", idUsage)
 	cmd.Flags().StringVar(&f.data, "data", "", "the `value` itself; other users can see it in the process list")
 	cmd.Flags().StringVar(&f.file, "data-file", "", "`file` with the value, byte by byte; - for standard input")
 	cmd.Flags().StringVar(&f.dataType, "data-type", upstream.DataTypeText, "`type` mark of the value: text or binary")
 	return f
+}
+
+// versionID returns the id that was given, or one made from the time.
+func (f *valueFlags) versionID(now time.Time) (upstream.VersionID, error) {
+	if f.id == "" {
+		return upstream.VersionID(now.UTC().Format("20060102T150405.000Z")), nil
+	}
+	id := upstream.VersionID(f.id)
+	if err := id.Validate(); err != nil {
+		return "", usageError{fmt.Errorf("--version-id: %w", err)}
+	}
+	return id, nil
 }
 
 // read returns the value. Nothing is read when the flags contradict each other.
