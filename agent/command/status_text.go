@@ -192,7 +192,7 @@ func (b *picture) secrets(s agent.Status) {
 		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
 		t.add(m, name, cmp.Or(versionText(e), "-"), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
-	b.table(t)
+	b.section(t)
 	if s.SecretsOmitted > 0 {
 		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
 	}
@@ -227,7 +227,7 @@ func (b *picture) callers(callers []agent.CallerStatus) {
 		}
 		t.add(m, c.Name, b.ago(c.LastSeen), strconv.Itoa(c.Connections), strconv.FormatUint(c.Lookups, 10), strconv.FormatUint(c.Refusals, 10), old)
 	}
-	b.table(t)
+	b.section(t)
 }
 
 // soonEnds is how long before its end a certificate draws attention.
@@ -258,7 +258,7 @@ func (b *picture) listeners(listeners []agent.ListenerStatus) {
 		}
 		t.add(m, l.Serves, l.Address, guard)
 	}
-	b.table(t)
+	b.section(t)
 }
 
 func (b *picture) files(files []agent.FileStatus) {
@@ -283,7 +283,7 @@ func (b *picture) files(files []agent.FileStatus) {
 		}
 		t.add(m, f.Path, b.ago(f.ChangedAt), hook, state)
 	}
-	b.table(t)
+	b.section(t)
 }
 
 func (b *picture) child(c *agent.ChildStatus) {
@@ -304,7 +304,7 @@ func (b *picture) child(c *agent.ChildStatus) {
 		state, m = state+", failing", bad
 	}
 	t.add(m, c.Command, pid, up, strconv.Itoa(c.Restarts), state)
-	b.table(t)
+	b.section(t)
 	if c.Failing && c.Error != "" {
 		b.wrap("! ", c.Error, bad)
 	}
@@ -363,17 +363,20 @@ func (t *table) widths() []int {
 	return widths
 }
 
-// table writes t after an empty line; nothing when it has no rows.
-func (b *picture) table(t table) {
-	if len(t.rows) == 0 {
-		return
+// section writes t after an empty line; nothing when it has no rows.
+func (b *picture) section(t table) {
+	if len(t.rows) > 0 {
+		b.line("")
+		b.table(t)
 	}
+}
+
+func (b *picture) table(t table) {
 	names := row{mood: heading}
 	for _, c := range t.columns {
 		names.cells = append(names.cells, c.name)
 	}
 	widths := t.widths()
-	b.line("")
 	for _, r := range append([]row{names}, t.rows...) {
 		var line strings.Builder
 		for i, cell := range r.cells {
@@ -419,7 +422,7 @@ func short(d time.Duration) string {
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t' || r == '\r':
+		case unicode.IsSpace(r):
 			return ' '
 		case unicode.IsPrint(r):
 			return r

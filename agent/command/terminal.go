@@ -24,7 +24,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"secretagent/agent"
 	"secretagent/agent/config"
@@ -183,19 +182,16 @@ func (a *app) printTable(header []string, rows [][]string) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+	var t table
+	for _, name := range header {
+		t.columns = append(t.columns, column{name: name})
 	}
-	if err := w.Flush(); err != nil {
-		return err
+	for _, row := range rows {
+		t.add(plain, row...)
 	}
-	var out strings.Builder
-	for line := range strings.Lines(b.String()) {
-		out.WriteString(strings.TrimRight(line, " \n") + "\n")
-	}
-	return a.write([]byte(out.String()))
+	var b picture
+	b.table(t)
+	return a.write([]byte(b.String()))
 }
 
 // write is the only way to standard output.
