@@ -58,9 +58,7 @@ func TestEnvironmentOfSecrets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			env, err := recipeOf(c.env...).read(t.Context(), src)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if !slices.Equal(env.pairs, c.want) {
 				t.Errorf("got  %q\nwant %q", env.pairs, c.want)
 			}
@@ -214,9 +212,7 @@ func TestInheritance(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.opts.Env = []Variable{{Name: "DB_PASSWORD", Ref: ref("db")}}
 			env, err := newRecipe(c.opts, parent).read(t.Context(), newSource(map[string]string{"db": "new"}))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if !slices.Equal(env.pairs, c.want) {
 				t.Errorf("got  %q\nwant %q", env.pairs, c.want)
 			}
@@ -228,9 +224,7 @@ func TestDigestTellsEveryDifference(t *testing.T) {
 	of := func(r *recipe, data string) digest {
 		t.Helper()
 		env, err := r.read(t.Context(), newSource(map[string]string{"s": data}))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return env.digest
 	}
 	r := recipeOf(Variable{Ref: ref("s")})

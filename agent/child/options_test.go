@@ -32,9 +32,7 @@ func TestOptionsAreValidated(t *testing.T) {
 	const pattern = "must be a variable name, with * for any text and ? for one character"
 	folder := t.TempDir()
 	plain := filepath.Join(folder, "plain")
-	if err := os.WriteFile(plain, []byte("text"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(plain, []byte("text"), 0o600))
 	for want, mutate := range map[string]func(*Options){
 		"command: must start with a program, such as [kill, -HUP, \"1\"]":                                              func(o *Options) { o.Command = nil },
 		"command: must start with a program, ":                                                                         func(o *Options) { o.Command = []string{"", "x"} },

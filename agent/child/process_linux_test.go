@@ -1,8 +1,10 @@
 package child
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -28,9 +30,7 @@ func init() {
 func TestLinuxApplicationDiesWithItsSupervisor(t *testing.T) {
 	cmd, out := startSupervisor(t, nil, nil, "serve", "stubborn")
 	pid := out.pid(t, "started", 1)
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Process.Kill())
 	gone(t, pid)
 }
 
@@ -67,9 +67,7 @@ func TestLinuxApplicationOutlivesTheThreadsOfItsSupervisor(t *testing.T) {
 
 func TestLinuxApplicationIsSetUpAsPromised(t *testing.T) {
 	open, err := os.Create(filepath.Join(t.TempDir(), "open"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = open.Close() }()
 	r := serving(t, Options{})
 	pid := r.out.pid(t, "started", 1)
@@ -102,9 +100,8 @@ func TestLinuxApplicationIsSetUpAsPromised(t *testing.T) {
 // the group.
 func playOrphans(args []string) int {
 	n, _ := strconv.Atoi(args[0])
-	self, _ := os.Executable()
 	for i := range n {
-		cmd := exec.Command(self, "orphan-maker", strconv.Itoa(i))
+		cmd := exec.Command(os.Args[0], "orphan-maker", strconv.Itoa(i))
 		cmd.Stdout = os.Stdout
 		if err := cmd.Run(); err != nil {
 			say("error", err)
@@ -188,11 +185,8 @@ func TestLinuxOrphansAreReapedAndNothingElse(t *testing.T) {
 
 func TestLinuxReaperCollectsAStrangerOnlyAfterSeveralLooks(t *testing.T) {
 	r := &reaper{group: func() (int, int) { return 0, 0 }, log: slogDiscard(), seen: map[int]sighting{}}
-	self, _ := os.Executable()
-	cmd := exec.Command(self, "exit", "5")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd := exec.Command(os.Args[0], "exit", "5")
+	must(t, cmd.Start())
 	awaitExit(cmd.Process.Pid)
 	now := time.Now()
 	for range reapLooks - 1 {
@@ -207,10 +201,8 @@ func TestLinuxReaperCollectsAStrangerOnlyAfterSeveralLooks(t *testing.T) {
 	if r.look(now.Add(reapInterval)) {
 		t.Error("a zombie is noticed that is gone")
 	}
-	cmd = exec.Command(self, "exit", "5")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd = exec.Command(os.Args[0], "exit", "5")
+	must(t, cmd.Start())
 	awaitExit(cmd.Process.Pid)
 	r.group = func() (int, int) { return cmd.Process.Pid, cmd.Process.Pid }
 	for range reapLooks + 1 {
@@ -241,9 +233,7 @@ func openTerminal(t *testing.T) (outside, inside *os.File) {
 	t.Cleanup(func() { _ = outside.Close() })
 	var n int
 	conn, err := outside.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	err2 := conn.Control(func(fd uintptr) {
 		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
 			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
@@ -270,51 +260,44 @@ func playTerminal([]string) int {
 	}()
 	foreground, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
 	say("foreground", foreground == unix.Getpgrp(), err)
-	in := newOutput()
-	done := make(chan struct{})
-	go func() { readLines(os.Stdin, in); close(done) }()
-	for {
-		select {
-		case <-in.written:
-			if strings.Contains(in.String(), "quit\n") {
-				return 7
-			}
-			say("read", strings.TrimSpace(in.String()))
-		case <-done:
-			return 1
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if in.Text() == "quit" {
+			return 7
 		}
+		say("read", in.Text())
 	}
+	return 1
 }
 
-// inTerminal starts a supervisor that has a terminal.
-func inTerminal(t *testing.T, role ...string) (cmd *program, terminal *os.File, out *output) {
+// inTerminal starts a supervisor that has a terminal. Each of typed is what somebody types next.
+func inTerminal(t *testing.T, role ...string) (cmd *program, typed func(...string), out *output) {
 	t.Helper()
 	outside, inside := openTerminal(t)
 	cmd, _ = startSupervisor(t, nil, inside, role...)
 	_ = inside.Close()
-	out = newOutput()
+	out = &output{}
 	read := make(chan struct{})
-	go func() { readLines(outside, out); close(read) }()
+	go func() { _, _ = io.Copy(out, outside); close(read) }()
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = outside.Close(); <-read })
-	return cmd, outside, out
+	return cmd, func(texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			_, err := outside.WriteString(text)
+			must(t, err)
+		}
+	}, out
 }
 
 func TestLinuxTerminalWorks(t *testing.T) {
-	cmd, terminal, out := inTerminal(t, "terminal")
+	cmd, typed, out := inTerminal(t, "terminal")
 	if got := out.line(t, "foreground", 1); got != "true <nil>" {
 		t.Errorf("in the foreground: %s", got)
 	}
-	if _, err := terminal.WriteString("hello\n"); err != nil {
-		t.Fatal(err)
-	}
+	typed("hello\n")
 	out.line(t, "read hello", 1)
-	if _, err := terminal.WriteString("\x03"); err != nil { // Ctrl-C
-		t.Fatal(err)
-	}
+	typed("\x03") // Ctrl-C
 	out.line(t, "^Cinterrupted", 1)
-	if _, err := terminal.WriteString("quit\n"); err != nil {
-		t.Fatal(err)
-	}
+	typed("quit\n")
 	if code := cmd.code(t); code != 7 {
 		t.Errorf("exit code %d, want 7; output %q", code, out)
 	}
@@ -328,26 +311,12 @@ func TestLinuxShellInATerminalHasJobControl(t *testing.T) {
 	if err != nil {
 		t.Skip("no bash here")
 	}
-	cmd, terminal, out := inTerminal(t, bash, "--norc", "--noprofile", "-i")
-	for _, line := range []string{
-		"PS1=", "echo result=$((40+2))",
-		"sleep 100.25", // cut short by Ctrl-C, which must not end the shell or its supervisor
-	} {
-		if _, err := terminal.WriteString(line + "\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cmd, typed, out := inTerminal(t, bash, "--norc", "--noprofile", "-i")
+	typed("PS1=\n", "echo result=$((40+2))\n", "sleep 100.25\n")
 	out.line(t, "result=42", 1)
-	for late := time.Now().Add(patience); !runs("sleep", "100.25"); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(late) {
-			t.Fatalf("sleep does not run; output %q", out)
-		}
-	}
-	for _, line := range []string{"\x03", "\n", "echo after=$?\n", "sleep 101 &\n", "jobs; kill %1; wait; echo jobs-done=$?\n", "exit 3\n"} {
-		if _, err := terminal.WriteString(line); err != nil {
-			t.Fatal(err)
-		}
-	}
+	await(t, func() bool { return runs("sleep", "100.25") }, func() string { return "sleep does not run: " + out.String() })
+	typed("\x03") // Ctrl-C ends sleep, and not the shell or its supervisor
+	typed("\n", "echo after=$?\n", "sleep 101 &\n", "jobs; kill %1; wait; echo jobs-done=$?\n", "exit 3\n")
 	out.line(t, "after=130", 1)
 	out.line(t, "jobs-done=", 1)
 	if code := cmd.code(t); code != 3 {

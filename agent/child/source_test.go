@@ -131,3 +131,10 @@ func wantCode(t *testing.T, err error, code int) *ExitError {
 	}
 	return cmp.Or(exit, &ExitError{})
 }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
