@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"os"
 	"reflect"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
@@ -24,7 +22,7 @@ type Client struct {
 	credentials CredentialProvider
 	endpoints   []*endpoint
 
-	sessions chan *session // free ones; its capacity is the bound on concurrency
+	busy     chan struct{} // one for each attempt on its way; its capacity bounds them
 	answered atomic.Pointer[endpoint]
 	closed   atomic.Bool
 }
@@ -46,19 +44,9 @@ func New(opts Options) (*Client, error) {
 		// Everyone who can open the socket may use it; the server does not look at this.
 		opts.Credentials = StaticCredential("socket", "socket", "")
 	}
-	if slices.Contains(strings.Split(os.Getenv("DEBUG"), ","), "sdk") {
-		opts.Logger.Warn("the SDK prints action, key id and signature of every call to standard output", "hint", "DEBUG=sdk is set: unset it and start again")
-	}
-	c := &Client{credentials: opts.Credentials, sessions: make(chan *session, opts.MaxConcurrent)}
+	c := &Client{credentials: opts.Credentials, busy: make(chan struct{}, opts.MaxConcurrent)}
 	for _, e := range opts.Endpoints {
 		c.endpoints = append(c.endpoints, newEndpoint(e, opts.MaxConcurrent))
-	}
-	for range opts.MaxConcurrent {
-		s, err := newSession()
-		if err != nil {
-			return nil, errors.New("kms: the SDK does not start")
-		}
-		c.sessions <- s
 	}
 	c.policy = newPolicy(opts, c.endpoints)
 	return c, nil
@@ -160,18 +148,17 @@ func (c *Client) send(ctx, attempt context.Context, e *endpoint, m message, resp
 
 // exchange sends one signed request and judges the answer.
 func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, m message, response responses.AcsResponse) outcome {
-	var s *session
 	select {
-	case s = <-c.sessions:
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
 	case <-attempt.Done():
 		if err := ended(ctx); err != nil {
 			return outcome{err: err, quit: true}
 		}
 		return outcome{err: &upstream.Error{Err: upstream.ErrUnavailable,
-			Message: fmt.Sprintf("all %d connections are busy", cap(c.sessions))}}
+			Message: fmt.Sprintf("all %d connections are busy", cap(c.busy))}}
 	}
-	defer func() { c.sessions <- s }()
-	got, err := s.send(attempt, e, cred, m, response)
+	got, err := e.exchange(attempt, cred, m, response)
 	if gone := ended(ctx); gone != nil && got.status == 0 {
 		return outcome{err: gone, quit: true, lost: got.connected}
 	}

@@ -52,47 +52,43 @@ type CredentialOptions struct {
 	Logger *slog.Logger
 }
 
-// credentialKeys says which keys each type of credentials needs and which it takes besides;
-// the latter come from the environment variables of the cloud where they are not given.
-// :: type → keys
-var credentialKeys = map[string]struct{ needs, takes []string }{
-	"default":    {},
-	"access_key": {needs: []string{"accessKeyIdFile", "accessKeySecretFile"}},
-	"sts":        {needs: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile"}},
-	"ram_role_arn": {takes: []string{"accessKeyIdFile", "accessKeySecretFile", "securityTokenFile",
-		"roleArn", "roleSessionName", "sessionDuration", "externalId", "policy", "stsEndpoint"}},
-	"ecs_ram_role":    {takes: []string{"roleName", "disableIMDSv1"}},
-	"oidc_role_arn":   {takes: []string{"roleArn", "oidcProviderArn", "oidcTokenFile", "roleSessionName", "sessionDuration", "policy", "stsEndpoint"}},
-	"credentials_uri": {takes: []string{"uri"}},
-	"profile":         {takes: []string{"profile", "profileFile"}},
-}
+var credentialTypes = []string{"default", "access_key", "sts", "ram_role_arn", "ecs_ram_role", "oidc_role_arn", "credentials_uri", "profile"}
 
 // defaultSession is how long an assumed role lasts.
 const defaultSession = time.Hour
 
-// given returns the keys that have a value. A session of the default length counts as not
-// given: every type has that.
-func (o CredentialOptions) given() []string {
-	session := ""
-	if o.SessionDuration != 0 && o.SessionDuration != defaultSession {
+// credentialKey is a key with its value and with the types that need it or take it.
+type credentialKey struct{ key, value, needed, taken string }
+
+// keys returns the keys below upstream.alibaba.credentials, without type. What a type takes
+// comes from the environment variables of the cloud where it is not given.
+func (o CredentialOptions) keys() []credentialKey {
+	session, v1 := "", ""
+	if o.SessionDuration != 0 && o.SessionDuration != defaultSession { // the default belongs to every type
 		session = o.SessionDuration.String()
 	}
-	v1 := ""
 	if o.DisableIMDSv1 {
 		v1 = "true"
 	}
-	var keys []string
-	for _, k := range []struct{ key, value string }{
-		{"accessKeyIdFile", o.AccessKeyIDFile}, {"accessKeySecretFile", o.AccessKeySecretFile}, {"securityTokenFile", o.SecurityTokenFile},
-		{"roleArn", o.RoleARN}, {"roleSessionName", o.RoleSessionName}, {"sessionDuration", session}, {"policy", o.Policy},
-		{"externalId", o.ExternalID}, {"stsEndpoint", o.STSEndpoint}, {"oidcProviderArn", o.OIDCProviderARN}, {"oidcTokenFile", o.OIDCTokenFile},
-		{"roleName", o.RoleName}, {"disableIMDSv1", v1}, {"uri", o.URI}, {"profile", o.Profile}, {"profileFile", o.ProfileFile},
-	} {
-		if k.value != "" {
-			keys = append(keys, k.key)
-		}
+	const roles = "oidc_role_arn ram_role_arn"
+	return []credentialKey{
+		{"accessKeyIdFile", o.AccessKeyIDFile, "access_key sts", "ram_role_arn"},
+		{"accessKeySecretFile", o.AccessKeySecretFile, "access_key sts", "ram_role_arn"},
+		{"securityTokenFile", o.SecurityTokenFile, "sts", "ram_role_arn"},
+		{"roleArn", o.RoleARN, "", roles},
+		{"roleSessionName", o.RoleSessionName, "", roles},
+		{"sessionDuration", session, "", roles},
+		{"policy", o.Policy, "", roles},
+		{"externalId", o.ExternalID, "", "ram_role_arn"},
+		{"stsEndpoint", o.STSEndpoint, "", roles},
+		{"oidcProviderArn", o.OIDCProviderARN, "", "oidc_role_arn"},
+		{"oidcTokenFile", o.OIDCTokenFile, "", "oidc_role_arn"},
+		{"roleName", o.RoleName, "", "ecs_ram_role"},
+		{"disableIMDSv1", v1, "", "ecs_ram_role"},
+		{"uri", o.URI, "", "credentials_uri"},
+		{"profile", o.Profile, "", "profile"},
+		{"profileFile", o.ProfileFile, "", "profile"},
 	}
-	return keys
 }
 
 // Validate returns all problems of o as [upstream.OptionErrors], with keys below
@@ -100,20 +96,18 @@ func (o CredentialOptions) given() []string {
 func (o CredentialOptions) Validate() error {
 	setDefault(&o.Type, "default")
 	var p upstream.OptionErrors
-	rule, known := credentialKeys[o.Type]
-	if !known {
-		p.Addf("type", o.Type, "must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile")
+	if !slices.Contains(credentialTypes, o.Type) {
+		p.Addf("type", o.Type, "must be %s", strings.Join(credentialTypes, ", "))
 		return p
 	}
-	given := o.given()
-	for _, key := range rule.needs {
-		if !slices.Contains(given, key) {
-			p.Addf(key, "", "is missing: type %s needs it", o.Type)
-		}
-	}
-	for _, key := range given {
-		if !slices.Contains(rule.needs, key) && !slices.Contains(rule.takes, key) {
-			p.Addf(key, "", "is not used by type %s; it belongs to %s", o.Type, strings.Join(typesThatUse(key), ", "))
+	for _, k := range o.keys() {
+		types := strings.Fields(k.needed + " " + k.taken)
+		switch {
+		case k.value == "" && slices.Contains(strings.Fields(k.needed), o.Type):
+			p.Addf(k.key, "", "is missing: type %s needs it", o.Type)
+		case k.value != "" && !slices.Contains(types, o.Type):
+			slices.Sort(types)
+			p.Addf(k.key, "", "is not used by type %s; it belongs to %s", o.Type, strings.Join(types, ", "))
 		}
 	}
 	switch o.Type {
@@ -160,15 +154,4 @@ func (o CredentialOptions) checkValues(p *upstream.OptionErrors) {
 	case u.User != nil:
 		p.Addf("uri", "", "must not contain a user or password")
 	}
-}
-
-func typesThatUse(key string) []string {
-	var types []string
-	for t, rule := range credentialKeys {
-		if slices.Contains(rule.needs, key) || slices.Contains(rule.takes, key) {
-			types = append(types, t)
-		}
-	}
-	slices.Sort(types)
-	return types
 }

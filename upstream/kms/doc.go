@@ -8,11 +8,11 @@
 //	})
 //	value, err := client.GetSecretValue(ctx, upstream.SecretRef{SecretName: "app/db"})
 //
-// A [Client] is an [upstream.Manager]. Signatures and the decoding of answers are
-// the official SDK's; contexts, retries, failover, the call budget and the care for what may
-// be printed are ours. Making a client opens no connection and needs no credential: calls
-// fail with [upstream.ErrUnauthenticated] until one appears. Each call is a request of its
-// own: callers that ask for the same secret at the same time are joined by the cache.
+// A [Client] is an [upstream.Manager]. Signatures and the decoding of answers are the official
+// SDK's; requests, contexts, retries, failover, the call budget and the care for what may be
+// printed are ours. Making a client opens no connection and needs no credential: calls fail
+// with [upstream.ErrUnauthenticated] until one appears. Each call is a request of its own:
+// callers that ask for the same secret at the same time are joined by the cache.
 //
 // # A call
 //
@@ -92,15 +92,11 @@
 //
 // # Design notes
 //
-// The SDK knows no contexts, races with itself when shared, sends parameters in the URL, and
-// prints requests and answers when DEBUG=sdk is set. So each attempt borrows an SDK client for
-// itself from a bounded pool. The action's parameters and the security token are put into the
-// form before signing, and the rest follows on the way out: a V1 signature covers query and
-// form as one sorted list, so it stays valid, and the service takes a form from other clients
-// too. A trace of the SDK therefore shows an empty body. Answers are kept from the sending part
-// of the SDK, which prints them, and given to its decoder afterwards. With DEBUG=sdk, which it
-// reads before any code of ours runs, it still prints to stdout, but no more than action, key
-// id and signature; [New] warns of it.
+// The SDK's client knows no contexts, races with itself when shared, sends parameters in the
+// URL, and prints requests and answers when DEBUG=sdk is set. So only its signature and its
+// decoder are used, which do none of that. What is signed as parameters of a query travels in
+// the form: a V1 signature covers query and form as one sorted list, so it stays valid, and the
+// service takes a form from other clients too.
 //
 // credentials-go prints the token of the metadata service with DEBUG=credential, the output
 // of programs in profiles of mode External when it is malformed, and follows profiles that

@@ -91,7 +91,7 @@ func TestValidateNamesEveryProblemOfCredentials(t *testing.T) {
 		want string // empty: nothing is wrong
 	}{
 		{kms.CredentialOptions{SessionDuration: time.Hour}, ""},
-		{kms.CredentialOptions{Type: "magic"}, "type: magic: must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri or profile"},
+		{kms.CredentialOptions{Type: "magic"}, "type: magic: must be default, access_key, sts, ram_role_arn, ecs_ram_role, oidc_role_arn, credentials_uri, profile"},
 		{key(kms.CredentialOptions{Type: "access_key"}), ""},
 		{kms.CredentialOptions{Type: "sts"}, `accessKeyIdFile: is missing: type sts needs it
 accessKeySecretFile: is missing: type sts needs it

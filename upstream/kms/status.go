@@ -48,7 +48,7 @@ func (c *Client) Status() Status {
 	s := Status{
 		Budget:   c.policy.budget.status(now),
 		Breaker:  breakerStatus(c.policy.breaker.at(now)),
-		InFlight: cap(c.sessions) - len(c.sessions),
+		InFlight: len(c.busy),
 	}
 	if e := c.answered.Load(); e != nil {
 		s.Endpoint = e.name

@@ -5,8 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -14,21 +14,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/utils"
 
 	"secretagent/upstream"
 )
 
-const (
-	// maxAnswer bounds an answer. The largest is a page of 100 secrets with 20 tags each.
-	maxAnswer = 4 << 20
-
-	apiProduct = "Kms"
-	apiVersion = "2016-01-20"
-)
+// maxAnswer bounds an answer. The largest is a page of 100 secrets with 20 tags each.
+const maxAnswer = 4 << 20
 
 var (
 	errTooLarge = errors.New("the answer is larger than 4 MiB")
@@ -60,21 +56,6 @@ func newTransport(e Endpoint, maxConns int) *http.Transport {
 	return t
 }
 
-// session is one client of the SDK with all that the SDK cannot do by itself: it carries a
-// context, keeps values out of the URL and hides answers from the SDK's own printers.
-//
-// A session serves one attempt at a time. It is the SDK client's transport and its
-// credentials in one: whoever borrows the session sets both before the call.
-type session struct {
-	client sdk.Client
-
-	// Of the attempt that is running.
-	ctx      context.Context
-	endpoint *endpoint
-	cred     Credential
-	got      answer
-}
-
 // answer is what came back over the wire, or why nothing did.
 type answer struct {
 	connected bool  // the request may have reached the other side
@@ -84,136 +65,81 @@ type answer struct {
 	body      []byte
 }
 
-func newSession() (*session, error) {
-	s := &session{}
-	config := sdk.NewConfig().WithScheme("HTTPS").WithUserAgent("secretagent")
-	config.Transport = s
-	if err := s.client.InitWithOptions("", config, credentials.CredentialsProvider(s)); err != nil {
-		return nil, err
+// exchange signs m with cred, sends it to e and decodes the answer into response. The error is
+// that of the SDK; what came over the wire is in the answer either way.
+func (e *endpoint) exchange(ctx context.Context, cred Credential, m message, response responses.AcsResponse) (answer, error) {
+	form, err := sign(e.Region, cred, m)
+	if err != nil {
+		return answer{}, err
 	}
-	// A registered global tracer would receive the request line as the name of a span.
-	s.client.SetCloseTrace(true)
-	// The SDK reads the proxy variables on every call and takes NO_PROXY for a list of
-	// regular expressions, so that a value such as "**.corp" fails every call. Our transport
-	// does the proxying; these settings keep the SDK from looking.
-	s.client.SetHttpProxy("http://unused.invalid")
-	s.client.SetHttpsProxy("http://unused.invalid")
-	s.client.SetNoProxy("^$")
-	return s, nil
+	got := e.post(ctx, form)
+	if got.err != nil {
+		return got, got.err
+	}
+	return got, decode(got, response)
 }
 
-// send signs one request, sends it to e and decodes the answer into response. The error is
-// that of the SDK; what came over the wire is in the returned answer either way. It returns
-// when ctx is done. A panic of the SDK becomes an error.
-func (s *session) send(ctx context.Context, e *endpoint, cred Credential, m message, response responses.AcsResponse) (got answer, err error) {
-	s.ctx, s.endpoint, s.cred, s.got = ctx, e, cred, answer{}
-	defer func() {
-		if p := recover(); p != nil {
-			// The SDK asserts the types of fields it did not write. The value of the panic
-			// can quote the answer and goes nowhere.
-			got, err = s.got, errUnreadable
-		}
-		s.ctx, s.endpoint, s.cred, s.got = nil, nil, Credential{}, answer{}
-	}()
-
+// sign returns the form of m with its signature. The SDK signs what it takes for parameters of
+// the query. They travel in the form, so that no value stands in a URL: the signature covers
+// query and form as one sorted list.
+func sign(region string, cred Credential, m message) (string, error) {
 	request := &requests.RpcRequest{}
-	request.InitWithApiInfo(apiProduct, apiVersion, m.action, "kms", "openAPI")
+	request.InitWithApiInfo("Kms", "2016-01-20", m.action, "", "")
 	request.Method = requests.POST
-	request.Domain = e.domain
-	request.Scheme = strings.ToUpper(e.scheme)
-	request.RegionId = e.Region
-	// The context ends the attempt. The SDK's own timeout only has to be out of the way.
-	request.ReadTimeout, request.ConnectTimeout = time.Hour, time.Hour
-	// Form parameters are signed like query parameters but never printed. The token travels
-	// here too, and not through the SDK's credentials, which would put it into the query.
-	for k, v := range m.params {
-		request.FormParams[k] = v
+	request.QueryParams = maps.Clone(m.params)
+	key := credentials.NewStaticSTSCredentialsProvider(cred.AccessKeyID, string(cred.AccessKeySecret.Reveal()), string(cred.SecurityToken.Reveal()))
+	if err := auth.Sign(request, nil, region, key); err != nil {
+		return "", err
 	}
-	if token := cred.SecurityToken.Reveal(); len(token) > 0 {
-		request.FormParams["SecurityToken"] = string(token)
-	}
-
-	// The SDK prints bodies when DEBUG=sdk is set, so it is shown an empty one here and
-	// decodes the real one below.
-	if err := s.client.DoAction(request, responses.NewCommonResponse()); err != nil && s.got.status == 0 {
-		return s.got, err
-	}
-	return s.got, responses.Unmarshal(response, &http.Response{
-		StatusCode: s.got.status,
-		Header:     s.got.header,
-		Body:       io.NopCloser(bytes.NewReader(s.got.body)),
-	}, "JSON")
+	return utils.GetUrlFormedMap(request.QueryParams), nil
 }
 
-// GetCredentials implements the SDK's credentials provider with the credential of the
-// running attempt, without its token.
-func (s *session) GetCredentials() (*credentials.Credentials, error) {
-	return &credentials.Credentials{
-		AccessKeyId:     s.cred.AccessKeyID,
-		AccessKeySecret: string(s.cred.AccessKeySecret.Reveal()),
-		ProviderName:    s.cred.Source,
-	}, nil
-}
-
-// GetProviderName implements the SDK's credentials provider.
-func (s *session) GetProviderName() string { return "secretagent" }
-
-// RoundTrip implements [http.RoundTripper] for the SDK. It moves every parameter into the
-// body, which the signature allows because it covers query and form as one sorted list, and
-// keeps the answer in the session. The SDK sees an empty one.
-func (s *session) RoundTrip(request *http.Request) (*http.Response, error) {
-	body, err := moveQueryToBody(request)
-	if err != nil {
-		s.got.err = err
-		return nil, err
-	}
-	ctx := httptrace.WithClientTrace(s.ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { s.got.connected = true },
+// post sends a form. It returns when ctx is done.
+func (e *endpoint) post(ctx context.Context, form string) (got answer) {
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { got.connected = true },
 	})
-	target := url.URL{Scheme: request.URL.Scheme, Host: request.URL.Host, Path: "/"}
-	out, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
+	target := url.URL{Scheme: e.scheme, Host: e.domain, Path: "/"}
+	request, err := http.NewRequestWithContext(traced, http.MethodPost, target.String(), strings.NewReader(form))
 	if err != nil {
-		s.got.err = err
-		return nil, err
+		got.err = err
+		return got
 	}
-	out.Header = request.Header.Clone()
-	if trace := upstream.CauseOf(s.ctx).Trace; !trace.IsZero() {
-		out.Header.Set(upstream.TraceParentHeader, trace.String()) // no signature covers headers
+	request.Header.Set("Content-Type", requests.Form)
+	request.Header.Set("User-Agent", "secretagent")
+	if trace := upstream.CauseOf(ctx).Trace; !trace.IsZero() {
+		request.Header.Set(upstream.TraceParentHeader, trace.String()) // no signature covers headers
 	}
-	response, err := s.endpoint.transport.RoundTrip(out)
+	response, err := e.transport.RoundTrip(request)
 	if err != nil {
-		s.got.err = err
-		return nil, err
+		got.err = err
+		return got
 	}
 	defer response.Body.Close()
-	answered, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		s.got.err = err
-	case len(answered) > maxAnswer:
-		s.got.err = errTooLarge
+		got.err = err
+	case len(body) > maxAnswer:
+		got.err = errTooLarge
 	case response.StatusCode >= 300 && response.StatusCode < 400:
 		// net/http would send the body, and the value in it, to wherever the answer says.
-		s.got.err = errRedirect
+		got.err = errRedirect
 	default:
-		s.got.status, s.got.header, s.got.body = response.StatusCode, response.Header, answered
-		return &http.Response{StatusCode: http.StatusOK, Proto: response.Proto, Body: http.NoBody, Request: request}, nil
+		got.status, got.header, got.body = response.StatusCode, response.Header, body
 	}
-	return nil, s.got.err
+	return got
 }
 
-// moveQueryToBody returns query and form of request as one form body.
-func moveQueryToBody(request *http.Request) ([]byte, error) {
-	var form []byte
-	if request.Body != nil {
-		var err error
-		if form, err = io.ReadAll(request.Body); err != nil {
-			return nil, fmt.Errorf("read the signed form: %w", err)
+// decode fills in response. A panic of the SDK becomes an error: it asserts the types of fields
+// that it did not write. The value of the panic can quote the answer and goes nowhere.
+func decode(got answer, response responses.AcsResponse) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errUnreadable
 		}
-		_ = request.Body.Close()
-	}
-	if len(form) > 0 && request.URL.RawQuery != "" {
-		form = append(form, '&')
-	}
-	return append(form, request.URL.RawQuery...), nil
+	}()
+	return responses.Unmarshal(response, &http.Response{
+		StatusCode: got.status, Header: got.header, Body: io.NopCloser(bytes.NewReader(got.body)),
+	}, "JSON")
 }

@@ -19,12 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opentracing/opentracing-go"
-	"github.com/opentracing/opentracing-go/mocktracer"
-
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
-	"secretagent/upstream/upstreamtest"
 )
 
 // scripted is an HTTP server that answers as told and keeps what it was asked.
@@ -272,7 +268,7 @@ func TestCancellationReturnsAtOnce(t *testing.T) {
 	}
 }
 
-// debugChild names the test that runs in a child process with the SDK's debugging on.
+// debugChild names the test that runs in a child process with the debugging of the libraries on.
 const debugChild = "SECRETAGENT_KMS_DEBUG_CHILD"
 
 func TestDebugVariablesPrintNoSecret(t *testing.T) {
@@ -286,19 +282,14 @@ func TestDebugVariablesPrintNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the child failed: %v\n%s", err, out)
 	}
-	if !strings.Contains(string(out), "> POST /?") {
-		t.Fatalf("the SDK printed nothing, so this test proves nothing:\n%s", out)
-	}
 	for line := range strings.SplitSeq(string(out), "\n") {
-		if strings.Contains(line, "MARKER") {
+		if strings.Contains(line, "MARKER") || strings.Contains(line, "> POST") {
 			t.Errorf("printed: %.300s", line)
 		}
 	}
 }
 
 func runDebugChild(t *testing.T) {
-	tracer := mocktracer.New()
-	opentracing.SetGlobalTracer(tracer)
 	s := script(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.Form.Get("Action") {
 		case "GetSecretValue":
@@ -334,9 +325,6 @@ func runDebugChild(t *testing.T) {
 		t.Errorf("a library that prints tokens is used: %v", err)
 	}
 	_ = source.Close()
-	for _, span := range tracer.FinishedSpans() {
-		t.Errorf("a span was traced: %s", span.OperationName)
-	}
 }
 
 // proxyChild names the test that runs in a child process behind a proxy: the variables are
@@ -405,17 +393,5 @@ func TestADedicatedGatewayServesValuesAlone(t *testing.T) {
 	s := script(t, says(200, `{"SecretName":"app/db","RequestId":"r"}`))
 	if _, err := connect(t, impatient(gateway, s.endpoint())).DescribeSecret(t.Context(), "app/db", false); err != nil {
 		t.Errorf("beside a shared gateway: %v", err)
-	}
-}
-
-// What the SDK prints by itself is out of our hands: whoever has it print is told.
-func TestTheDebugOutputOfTheSDKIsWarnedOf(t *testing.T) {
-	for debug, want := range map[string]bool{"": false, "credential": false, "sdk": true, "credential,sdk": true} {
-		t.Setenv("DEBUG", debug)
-		var log upstreamtest.Buffer
-		connect(t, kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-a", Host: "127.0.0.1:1", Scheme: "http"}}, Logger: log.Logger()})
-		if got := strings.Contains(log.String(), "unset it"); got != want {
-			t.Errorf("DEBUG=%s: %s", debug, log.String())
-		}
 	}
 }
