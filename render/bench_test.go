@@ -78,28 +78,23 @@ func (r *rounds) report(b *testing.B) {
 // left out.
 func bareLoop(b *testing.B, src Source, targets []*target, sync bool) time.Duration {
 	started := time.Now()
-	must := func(err error) {
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
 	for _, t := range targets {
 		result, err := t.compute(context.Background(), src, time.Second, nil)
-		must(err)
+		must(b, err)
 		f, err := os.OpenFile(t.name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		must(err)
+		must(b, err)
 		_, err = f.Write(result.outs[0].bytes)
-		must(err)
+		must(b, err)
 		if sync {
-			must(f.Sync())
+			must(b, f.Sync())
 		}
-		must(f.Close())
-		must(os.Rename(t.name+".tmp", t.name))
+		must(b, f.Close())
+		must(b, os.Rename(t.name+".tmp", t.name))
 		if sync {
 			d, err := os.Open(filepath.Dir(t.name))
-			must(err)
-			must(d.Sync())
-			must(d.Close())
+			must(b, err)
+			must(b, d.Sync())
+			must(b, d.Close())
 		}
 	}
 	return time.Since(started)
@@ -180,16 +175,4 @@ func BenchmarkOneChange(b *testing.B) {
 		stop()
 		took.report(b)
 	})
-}
-
-// BenchmarkExecute is one execution whose dependencies are known.
-func BenchmarkExecute(b *testing.B) {
-	src := manySource()
-	t := mustNew(b, src, manyOptions(b, b.TempDir(), false)).targets[0]
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := t.compute(context.Background(), src, time.Second, nil); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -53,8 +53,7 @@ func TestClockJump(t *testing.T) {
 		}
 
 		dir := t.TempDir()
-		src := newFakeSource()
-		src.put("a", "1")
+		src := sourceOf("a", "1")
 		runs := 0
 		r := hookedOnce(t, src, dir, &runs)
 		stop := start(t, r)
@@ -84,8 +83,7 @@ func TestClockJump(t *testing.T) {
 func TestFilesFromAnotherTime(t *testing.T) {
 	for _, jump := range clockJumps {
 		dir := t.TempDir()
-		src := newFakeSource()
-		src.put("a", "1")
+		src := sourceOf("a", "1")
 		runs := 0
 		mustRender(t, hookedOnce(t, src, dir, &runs))
 		at := time.Now().Add(jump)
@@ -96,9 +94,7 @@ func TestFilesFromAnotherTime(t *testing.T) {
 			}
 			return os.Chtimes(path, at, at)
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		mustWrite(t, dir+"/pid", listener(t, t.TempDir()))
 		r := hookedOnce(t, src, dir, &runs)
 		mustRender(t, r)

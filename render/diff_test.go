@@ -7,8 +7,7 @@ import (
 
 func TestDiff(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("db", `{"user":"app-user","password":"`+marker+`-1"}`, "pem", "-----\nline-one-secret\nline-two-secret\n")
+	src := sourceOf("db", `{"user":"app-user","password":"`+marker+`-1"}`, "pem", "-----\nline-one-secret\nline-two-secret\n")
 	opts := Options{
 		Targets: []Target{
 			fileAt(dir+"/app.conf", "# comment\nuser={{ secretField \"db\" \"user\" }}\npassword={{ secretField \"db\" \"password\" }};\nb64={{ secretField \"db\" \"password\" | b64enc }}\nend\n"),
@@ -21,9 +20,7 @@ func TestDiff(t *testing.T) {
 	show := func() string {
 		t.Helper()
 		diffs, err := mustNew(t, src, opts).Diff(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var b strings.Builder
 		for _, d := range diffs {
 			b.WriteString(strings.ReplaceAll(d.String(), dir+"/", ""))

@@ -65,13 +65,10 @@ func renderSecret(t *testing.T, format Format, secret any) (kind, text string) {
 	data, ok := secret.(string)
 	if !ok {
 		b, err := json.Marshal(secret)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		data = string(b)
 	}
-	src := newFakeSource()
-	src.put("s", data)
+	src := sourceOf("s", data)
 	return renderContent(src, Content{Format: format, Secrets: []FormatSecret{{Ref: ref("s")}}})
 }
 
@@ -98,13 +95,9 @@ func decodeAny(t *testing.T, unmarshal func([]byte, any) error, text string) str
 		t.Fatalf("%v in\n%s", err, text)
 	}
 	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var again any
-	if err := json.Unmarshal(b, &again); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal(b, &again))
 	b, _ = json.Marshal(again)
 	return string(b)
 }
@@ -131,9 +124,7 @@ func parseEnvWithShell(t *testing.T, text string) map[string]string {
 	cmd := exec.Command(sh, "-c", `set -a; . "$1"; exec env -0`, "sh", file)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	got := map[string]string{}
 	for _, entry := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
 		if key, value, _ := strings.Cut(entry, "="); strings.HasPrefix(key, "KEY_") {
@@ -230,9 +221,7 @@ func unescapeProperties(t *testing.T, s string) string {
 				c = uint16("\t\n\r\f"[at])
 			case s[i] == 'u':
 				n, err := strconv.ParseUint(s[i+1:i+5], 16, 16)
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				c = uint16(n)
 				i += 4
 			}
@@ -266,8 +255,7 @@ func TestFormatsRefuse(t *testing.T) {
 		{`{"a":1,"A":2}`, JSON, FormatSecret{UpperCase: true}, "same name"},
 		{`{"` + marker + ` x":"` + marker + `"}`, Env, FormatSecret{}, "entry 1 of 1"},
 	} {
-		src := newFakeSource()
-		src.put("s", c.secret)
+		src := sourceOf("s", c.secret)
 		c.spec.Ref = ref("s")
 		kind, got := renderContent(src, Content{Format: c.format, Secrets: []FormatSecret{c.spec}})
 		if kind != "error" || !strings.Contains(got, c.want) || strings.Contains(got, marker) {
@@ -290,8 +278,7 @@ func TestPEM(t *testing.T) {
 			t.Errorf("%q: %s %s", text, kind, got)
 		}
 	}
-	src := newFakeSource()
-	src.put("cert", strings.TrimSuffix(cert, "\n"), "key", `{"pem":`+strconv.Quote(key)+`}`)
+	src := sourceOf("cert", strings.TrimSuffix(cert, "\n"), "key", `{"pem":`+strconv.Quote(key)+`}`)
 	_, got := renderContent(src, Content{Format: PEM, Secrets: []FormatSecret{{Ref: ref("cert")}, {Ref: ref("key"), Field: "pem"}}})
 	if got != cert+key {
 		t.Errorf("got %q", got)
@@ -299,8 +286,7 @@ func TestPEM(t *testing.T) {
 }
 
 func TestKeyRules(t *testing.T) {
-	src := newFakeSource()
-	src.put("s", `{"user":"u","pass":"p","port":1}`, "t", "tok")
+	src := sourceOf("s", `{"user":"u","pass":"p","port":1}`, "t", "tok")
 	for _, c := range []struct {
 		secrets []FormatSecret
 		want    string
@@ -348,16 +334,13 @@ func FuzzFormats(f *testing.F) {
 
 // Ensure that a value of many lines is masked in every one of them.
 func TestFormattedValuesAreKnownByPlace(t *testing.T) {
-	src := newFakeSource()
-	src.put("s", `{"A":"one\ntwo's\n","B":"b"}`)
+	src := sourceOf("s", `{"A":"one\ntwo's\n","B":"b"}`)
 	for format, want := range map[Format][]string{
 		Env: {"A=[masked]", "[masked]", "[masked]", "B=[masked]"}, JSON: {"{", `  "A": [masked],`, `  "B": [masked]`, "}"}, YAML: {"A: [masked]", "B: [masked]"},
 		TOML: {"A = [masked]", "B = [masked]"}, Properties: {"A=[masked]", "B=[masked]"},
 	} {
 		out, err := computeOne(src, &formatContent{format: format, secrets: []FormatSecret{{Ref: ref("s")}}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var got []string
 		for _, l := range out.lines() {
 			got = append(got, l.String())

@@ -32,9 +32,7 @@ func TestGolden(t *testing.T) {
 	for _, path := range paths {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
 			archive, err := txtar.ParseFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			src := newFakeSource()
 			var content Content
 			for _, f := range archive.Files {
@@ -46,9 +44,7 @@ func TestGolden(t *testing.T) {
 				case f.Name == "template":
 					content.Contents = data
 				case f.Name == "content.json":
-					if err := json.Unmarshal(f.Data, &content); err != nil {
-						t.Fatal(err)
-					}
+					must(t, json.Unmarshal(f.Data, &content))
 				case f.Name == "want", f.Name == "error":
 				default:
 					t.Fatalf("%s holds a file of an unknown kind: %s", path, f.Name)
@@ -62,9 +58,7 @@ func TestGolden(t *testing.T) {
 					last = &archive.Files[len(archive.Files)-1]
 				}
 				last.Name, last.Data = kind, []byte(got+"\n")
-				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.WriteFile(path, txtar.Format(archive), 0o644))
 				return
 			}
 			want := archive.Files[len(archive.Files)-1]

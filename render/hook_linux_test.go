@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"secretagent/upstream"
@@ -41,9 +40,7 @@ func TestHookRunsAfterAChangeOnly(t *testing.T) {
 	pass("1", "1")
 	pass("1", "1")
 	pass("2", "12")
-	if err := os.Chmod(dir+"/f", 0o644); err != nil { // a repair is no change
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir+"/f", 0o644)) // a repair is no change
 	pass("2", "12")
 	wantNames(t, dir+"/state")
 	opts.NoHooks = true // neither runs nor owes the hook
@@ -70,44 +67,32 @@ func (s *signals) send(os.Signal) error {
 // differs, and that readiness says so.
 func TestHookIsOwedUntilItSucceeds(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1")
-		var failing atomic.Bool
-		failing.Store(true)
-		child := &signals{do: func() error {
-			if failing.Load() {
-				return errors.New("refused")
+	failure := errors.New("refused")
+	child := &signals{do: func() error { return failure }}
+	inBubble(t, sourceOf("a", "1"), Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})}, Signal: child.send},
+		func(t *testing.T, r *Renderer, pass func(time.Duration)) {
+			pass(time.Minute)
+			s := r.Status()[0]
+			if ok, why := r.Ready(); ok || !strings.Contains(why[0], "refused") || s.State != Current || !s.HookOwed || child.runs.Load() < 2 {
+				t.Errorf("ready %v, %q, %+v", ok, why, s)
 			}
-			return nil
-		}}
-		r := mustNew(t, src, Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})}, Signal: child.send})
-		start(t, r)
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		s := r.Status()[0]
-		if ok, why := r.Ready(); ok || !strings.Contains(why[0], "refused") || s.State != Current || !s.HookOwed || child.runs.Load() < 2 {
-			t.Errorf("ready %v, %q, %+v", ok, why, s)
-		}
-		failing.Store(false)
-		time.Sleep(2 * time.Minute)
-		n := child.runs.Load()
-		if ok, why := r.Ready(); !ok || r.Status()[0].HookOwed {
-			t.Errorf("not ready: %q", why)
-		}
-		time.Sleep(time.Hour)
-		if got := child.runs.Load(); got != n {
-			t.Errorf("it ran again: %d, %d", n, got)
-		}
-	})
+			failure = nil
+			pass(2 * time.Minute)
+			n := child.runs.Load()
+			if ok, why := r.Ready(); !ok || r.Status()[0].HookOwed {
+				t.Errorf("not ready: %q", why)
+			}
+			if pass(time.Hour); child.runs.Load() != n {
+				t.Error("it ran again")
+			}
+		})
 }
 
 // Ensure that an owed hook survives the agent, runs once, and is forgotten when the file it
 // was owed for is not there any more.
 func TestHookIsOwedAcrossRestarts(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1", "crt", "c", "key", "k")
+	src := sourceOf("a", "1", "crt", "c", "key", "k")
 	set := pairSet(dir + "/set")
 	set.Hook = sh("echo run >> " + dir + "/setruns; test -e " + dir + "/ok")
 	opts := Options{
@@ -148,9 +133,7 @@ func TestHookIsOwedAcrossRestarts(t *testing.T) {
 	wantRuns(4, 2)
 
 	stamp, err := r.targets[1].publisher.published()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	book := newOwedBook(opts.StateDir)
 	for name, stamp := range map[string]string{
 		"/f":    "1:1", // a kill between the record and the publish: the file is the old one, nothing is owed
@@ -173,21 +156,15 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 	book := newOwedBook(t.TempDir())
 	first, _ := book.intend("f", "old")
 	second, err := book.intend("f", "new", "old")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := book.forget("f", first); err != nil { // the hook of the first change is done late
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, book.forget("f", first)) // the hook of the first change is done late
 	for _, published := range []string{"old", "new"} {
 		owed, err := newOwedBook(book.dir).load(func(string) (string, bool) { return published, true })
 		if err != nil || len(owed) != 1 {
 			t.Errorf("%s: %v, %v", published, owed, err)
 		}
 	}
-	if err := book.forget("f", second); err != nil {
-		t.Fatal(err)
-	}
+	must(t, book.forget("f", second))
 	wantNames(t, book.dir)
 }
 
@@ -195,33 +172,28 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 // different, and that different hooks do not.
 func TestEqualHooksRunOnceForAChange(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1", "b", "1")
-		var targets []Target
-		for i := range 40 {
-			targets = append(targets, hooked(fmt.Sprintf("%s/f%d", dir, i), `{{ secret "a" }}`, &Hook{Child: true}))
+	src := sourceOf("a", "1", "b", "1")
+	var targets []Target
+	for i := range 40 {
+		targets = append(targets, hooked(fmt.Sprintf("%s/f%d", dir, i), `{{ secret "a" }}`, &Hook{Child: true}))
+	}
+	targets = append(targets, hooked(dir+"/other", `{{ secret "b" }}`, &Hook{Child: true}), hooked(dir+"/own", `{{ secret "a" }}`, &Hook{Child: true, Signal: "USR1"}))
+	var shared, own signals
+	send := func(s os.Signal) error {
+		if s == syscall.SIGUSR1 {
+			return own.send(s)
 		}
-		targets = append(targets, hooked(dir+"/other", `{{ secret "b" }}`, &Hook{Child: true}), hooked(dir+"/own", `{{ secret "a" }}`, &Hook{Child: true, Signal: "USR1"}))
-		var shared, own atomic.Int32
-		r := mustNew(t, src, Options{Targets: targets, StateDir: dir + "/state", Signal: func(s os.Signal) error {
-			if s == syscall.SIGHUP {
-				shared.Add(1)
-			} else {
-				own.Add(1)
-			}
-			return nil
-		}})
-		start(t, r)
-		for pass := int32(1); pass <= 2; pass++ {
-			time.Sleep(time.Hour)
-			synctest.Wait()
-			if a, b := shared.Load(), own.Load(); a != pass || b != pass {
-				t.Errorf("pass %d: %d and %d runs", pass, a, b)
+		return shared.send(s)
+	}
+	inBubble(t, src, Options{Targets: targets, StateDir: dir + "/state", Signal: send}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
+		for n := int32(1); n <= 2; n++ {
+			pass(time.Hour)
+			if a, b := shared.runs.Load(), own.runs.Load(); a != n || b != n {
+				t.Errorf("pass %d: %d and %d runs", n, a, b)
 			}
 			for _, s := range r.Status() {
 				if s.State != Current || s.HookOwed {
-					t.Errorf("pass %d: %+v", pass, s)
+					t.Errorf("pass %d: %+v", n, s)
 				}
 			}
 			src.put("a", "2")
@@ -233,29 +205,26 @@ func TestEqualHooksRunOnceForAChange(t *testing.T) {
 // forgotten.
 func TestHookNeverOverlaps(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "0")
-		var running atomic.Int32
-		var seen string
-		child := &signals{do: func() error {
-			if running.Add(1) != 1 {
-				t.Error("two runs at a time")
-			}
-			time.Sleep(50 * time.Millisecond)
-			seen = mustRead(t, dir+"/f")
-			running.Add(-1)
-			return nil
-		}}
-		hook := &Hook{Child: true}
-		r := mustNew(t, src, Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, hook), hooked(dir+"/g", `{{ secret "a" }}`, hook)}, Signal: child.send})
-		start(t, r)
+	src := sourceOf("a", "0")
+	var running atomic.Int32
+	var seen string
+	child := &signals{do: func() error {
+		if running.Add(1) != 1 {
+			t.Error("two runs at a time")
+		}
+		time.Sleep(50 * time.Millisecond)
+		seen = mustRead(t, dir+"/f")
+		running.Add(-1)
+		return nil
+	}}
+	hook := &Hook{Child: true}
+	opts := Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, hook), hooked(dir+"/g", `{{ secret "a" }}`, hook)}, Signal: child.send}
+	inBubble(t, src, opts, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		for i := range 30 {
 			src.put("a", fmt.Sprint(i))
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
-		synctest.Wait()
+		pass(time.Second)
 		if s := r.Status(); s[0].HookOwed || s[1].HookOwed || seen != "29" {
 			t.Errorf("the last run saw %q; %+v", seen, s)
 		}
@@ -324,8 +293,7 @@ func TestHookMayStartADaemon(t *testing.T) {
 // Ensure that Run ends at once while a hook runs, and that the hook stays owed.
 func TestRunEndsDuringAHook(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1")
+	src := sourceOf("a", "1")
 	opts := Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, sh("echo run >> "+dir+"/runs; test -e "+dir+"/ok || sleep 600"))}, StateDir: dir + "/state"}
 	opts.Targets[0].Hook.Timeout = time.Hour
 	stop := start(t, mustNew(t, src, opts))
@@ -344,16 +312,12 @@ func TestHookEnvironmentAndArguments(t *testing.T) {
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", marker)
 	var log upstreamtest.Buffer
 	h := &Hook{Command: []string{"/usr/bin/env", "printf", "%s|", "$HOME", "a b", "*", "$(id)"}}
-	if err := runHook(t, h, log.Logger()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, runHook(t, h, log.Logger()))
 	if !strings.Contains(log.String(), `$HOME|a b|*|$(id)|`) {
 		t.Errorf("log: %s", log.String())
 	}
 	log = upstreamtest.Buffer{}
-	if err := runHook(t, &Hook{Command: []string{"/usr/bin/env"}}, log.Logger()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, runHook(t, &Hook{Command: []string{"/usr/bin/env"}}, log.Logger()))
 	if strings.Contains(log.String(), marker) || !strings.Contains(log.String(), "PATH=") {
 		t.Errorf("environment: %s", log.String())
 	}
@@ -395,9 +359,7 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 	}
 	log = upstreamtest.Buffer{}
 	h := sh(`i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done`)
-	if err := runHook(t, h, log.Logger()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, runHook(t, h, log.Logger()))
 	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "dropped_bytes=24808") {
 		t.Errorf("%d bytes in the log", len(log.String()))
 	}
@@ -416,9 +378,7 @@ func TestMaskOverlappingValues(t *testing.T) {
 func listener(t *testing.T, dir string) string {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", `trap "echo hup >> `+dir+`/got" HUP; trap "echo usr1 >> `+dir+`/got" USR1; echo > `+dir+`/ready; while :; do sleep 0.02; done`)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	eventually(t, "it listens", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
 	return fmt.Sprintf("%d\n", cmd.Process.Pid)
@@ -431,9 +391,7 @@ func TestSignalHook(t *testing.T) {
 	mustWrite(t, pidFile, listener(t, dir))
 	want := ""
 	for _, test := range []struct{ signal, got string }{{"", "hup\n"}, {"USR1", "usr1\n"}, {"sigusr1", "usr1\n"}} {
-		if err := runHook(t, &Hook{PIDFile: pidFile, Signal: test.signal}, discard); err != nil {
-			t.Fatal(err)
-		}
+		must(t, runHook(t, &Hook{PIDFile: pidFile, Signal: test.signal}, discard))
 		want += test.got // one by one: the kernel makes one of two that wait
 		eventually(t, "a signal", holds(dir+"/got", want))
 	}
@@ -460,8 +418,7 @@ func TestSignalHook(t *testing.T) {
 // process makes nothing unready, and gets its signal once it is there.
 func TestSignalHookWaitsForItsProcess(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1")
+	src := sourceOf("a", "1")
 	var log upstreamtest.Buffer
 	opts := Options{
 		Targets:  []Target{hooked(dir+"/file", `{{ secret "a" }}`, &Hook{PIDFile: dir + "/pid"})},
@@ -519,20 +476,14 @@ func TestHTTPHook(t *testing.T) {
 // Ensure that splay delays the hook and not the file, within its bound.
 func TestSplay(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1")
-		child := &signals{}
-		tg := hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})
-		tg.Splay = time.Hour
-		start(t, mustNew(t, src, Options{Targets: []Target{tg}, Signal: child.send}))
-		synctest.Wait()
+	child := &signals{}
+	tg := hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})
+	tg.Splay = time.Hour
+	inBubble(t, sourceOf("a", "1"), Options{Targets: []Target{tg}, Signal: child.send}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		if got := mustRead(t, dir+"/f"); got != "1" || child.runs.Load() != 0 {
 			t.Errorf("the file waits or the hook does not: %q", got)
 		}
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		if child.runs.Load() != 1 {
+		if pass(time.Hour); child.runs.Load() != 1 {
 			t.Error("the hook did not run within its splay")
 		}
 	})
@@ -541,22 +492,18 @@ func TestSplay(t *testing.T) {
 // Ensure that a hook does not wait for ever for a target that keeps changing.
 func TestHookIsNotStarved(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1", "b", "1")
-		src.before = func(refs []upstream.SecretRef) {
-			if refs[0].SecretName == "b" {
-				time.Sleep(8 * time.Second)
-				src.mu.Lock()
-				defer src.mu.Unlock()
-				src.ring("b") // it is always dirty, and never different after the first time
-			}
+	src := sourceOf("a", "1", "b", "1")
+	src.before = func(refs []upstream.SecretRef) {
+		if refs[0].SecretName == "b" {
+			time.Sleep(8 * time.Second)
+			src.mu.Lock()
+			defer src.mu.Unlock()
+			src.ring("b") // it is always dirty, and never different after the first time
 		}
-		child, hook := &signals{}, &Hook{Child: true}
-		start(t, mustNew(t, src, Options{
-			Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, hook), hooked(dir+"/g", `{{ secret "b" }}`, hook)},
-			Signal:  child.send,
-		}))
+	}
+	child, hook := &signals{}, &Hook{Child: true}
+	opts := Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, hook), hooked(dir+"/g", `{{ secret "b" }}`, hook)}, Signal: child.send}
+	inBubble(t, src, opts, func(_ *testing.T, _ *Renderer, _ func(time.Duration)) {
 		time.Sleep(30 * time.Second)
 		if child.runs.Load() == 0 {
 			t.Error("the hook waits")

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -37,9 +36,7 @@ func TestOwnership(t *testing.T) {
 			}
 			before = inode(t, dest)
 			if pass == 1 && c.user != "" && c.group != "" {
-				if err := os.Chown(dest, 1, 1); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.Chown(dest, 1, 1))
 			}
 		}
 	}
@@ -58,9 +55,7 @@ func TestOwnership(t *testing.T) {
 	wantOwner(t, generation+"/x", 65534, 65534)
 	wantMode(t, generation+"/x", 0o440)
 	wantOwner(t, generation+"/y", 1, 65534)
-	if err := os.Chmod(generation+"/x", 0o666); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(generation+"/x", 0o666))
 	mustRender(t, r)
 	wantMode(t, generation+"/x", 0o440)
 }
@@ -68,9 +63,7 @@ func TestOwnership(t *testing.T) {
 func wantOwner(t *testing.T, path string, uid, gid uint32) {
 	t.Helper()
 	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if st := fi.Sys().(*syscall.Stat_t); st.Uid != uid || st.Gid != gid {
 		t.Errorf("%s belongs to %d:%d, want %d:%d", path, st.Uid, st.Gid, uid, gid)
 	}
@@ -126,16 +119,14 @@ func TestFileSystemTrouble(t *testing.T) {
 // reasons must say want.
 func keepsAndHeals(t *testing.T, dir, want string, trouble, heal func()) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		content := func(s string) string { return strings.Repeat(s, 10_000) }
-		src.put("a", content("1"))
-		text := inline(`{{ secret "a" }}`)
-		r := mustNew(t, src, Options{
-			Targets: []Target{{Content: text, Destination: dir + "/file"}},
-			Sets:    []Set{{Directory: dir + "/set", Files: []SetFile{{Name: "x", Content: text}, {Name: "y", Content: text}}}},
-		})
-		start(t, r)
+	content := func(s string) string { return strings.Repeat(s, 10_000) }
+	src := sourceOf("a", content("1"))
+	text := inline(`{{ secret "a" }}`)
+	opts := Options{
+		Targets: []Target{{Content: text, Destination: dir + "/file"}},
+		Sets:    []Set{{Directory: dir + "/set", Files: []SetFile{{Name: "x", Content: text}, {Name: "y", Content: text}}}},
+	}
+	inBubble(t, src, opts, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		hold := func(want string) {
 			t.Helper()
 			for _, path := range []string{"/file", "/set/x", "/set/y"} {
@@ -143,27 +134,21 @@ func keepsAndHeals(t *testing.T, dir, want string, trouble, heal func()) {
 					t.Errorf("%s: %d bytes, want those of %s", path, len(got), want)
 				}
 			}
-			for _, name := range names(t, dir) {
-				if strings.HasPrefix(name, tempPrefix) {
-					t.Errorf("a temporary file is left: %s", name)
-				}
-			}
-			if got := names(t, dir+"/set"); len(got) != 4 {
-				t.Errorf("set holds %q", got)
+			temps, _ := filepath.Glob(dir + "/" + tempPrefix + "*")
+			if set := names(t, dir+"/set"); len(set) != 4 || len(temps) != 0 {
+				t.Errorf("set holds %q, and there is %q", set, temps)
 			}
 		}
-		synctest.Wait()
 		trouble()
 		src.put("a", content("2"))
-		synctest.Wait()
+		pass(0)
 		_, why := r.Ready()
 		if len(why) != 2 || !strings.Contains(why[0], want) || !strings.Contains(why[1], want) {
 			t.Errorf("reasons: %q", why)
 		}
 		hold("1")
 		heal()
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		pass(time.Minute)
 		if ok, why := r.Ready(); !ok {
 			t.Errorf("not healed: %q", why)
 		}
@@ -186,9 +171,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 	dir := t.TempDir()
 	chmod := func(mode fs.FileMode) {
-		if err := errors.Join(os.Chmod(dir, mode), os.Chmod(dir+"/set", mode)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.Chmod(dir, mode), os.Chmod(dir+"/set", mode)))
 	}
 	defer chmod(0o700)
 	keepsAndHeals(t, dir, "permission denied", func() { chmod(0o500) }, func() { chmod(0o700) })
@@ -199,18 +182,12 @@ func asNobody(t *testing.T) {
 	t.Helper()
 	// A copy, where an ordinary user may read it.
 	dir, err := os.MkdirTemp("", "as-nobody-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	bin := filepath.Join(dir, "render.test")
-	if err := errors.Join(os.WriteFile(bin, self, 0o755), os.Chmod(bin, 0o755), os.Chmod(dir, 0o777)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.WriteFile(bin, self, 0o755), os.Chmod(bin, 0o755), os.Chmod(dir, 0o777)))
 	cmd := exec.Command(bin, "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Dir, cmd.Env = dir, []string{"TMPDIR=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -16,8 +15,7 @@ import (
 // error.
 func rendered(t *testing.T, dest, content string, mutate func(*Target), opts Options) error {
 	t.Helper()
-	src := newFakeSource()
-	src.put("a", content)
+	src := sourceOf("a", content)
 	tg := fileAt(dest, `{{ secret "a" }}`)
 	if mutate != nil {
 		mutate(&tg)
@@ -28,17 +26,13 @@ func rendered(t *testing.T, dest, content string, mutate func(*Target), opts Opt
 
 func mustRendered(t *testing.T, dest, content string, mutate func(*Target)) {
 	t.Helper()
-	if err := rendered(t, dest, content, mutate, Options{}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, rendered(t, dest, content, mutate, Options{}))
 }
 
 func inode(t *testing.T, path string) string {
 	t.Helper()
 	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return identity(fi)
 }
 
@@ -72,9 +66,7 @@ func TestPublish(t *testing.T) {
 			before = inode(t, dest)
 		}
 		if c.before != 0 {
-			if err := os.Chmod(dest, c.before); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Chmod(dest, c.before))
 		}
 		mustRendered(t, dest, c.content, func(tg *Target) { tg.Mode, tg.NoSync = c.mode, false })
 		wantMode(t, dest, cmp.Or(c.mode, 0o600))
@@ -91,9 +83,7 @@ func TestPublish(t *testing.T) {
 func wantMode(t *testing.T, path string, want fs.FileMode) {
 	t.Helper()
 	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if fi.Mode().Perm() != want {
 		t.Errorf("%s has mode %#o, want %#o", path, fi.Mode().Perm(), want)
 	}
@@ -118,12 +108,8 @@ func TestBackup(t *testing.T) {
 	wantNames(t, dir, "file", "file.bak") // no backup of the backup
 	// A link in the place of the backup is replaced, not followed.
 	mustWrite(t, dir+"/victim", "victim")
-	if err := os.Remove(dest + ".bak"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(dir+"/victim", dest+".bak"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(dest+".bak"))
+	must(t, os.Symlink(dir+"/victim", dest+".bak"))
 	mustRendered(t, dest, "4", backup)
 	if got := mustRead(t, dir+"/victim") + mustRead(t, dest+".bak"); got != "victim3" {
 		t.Errorf("got %q", got)
@@ -175,9 +161,7 @@ func TestRefusedDestinations(t *testing.T) {
 
 func mustSymlink(t *testing.T, target, name string) {
 	t.Helper()
-	if err := os.Symlink(target, name); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(target, name))
 }
 
 // tree returns every path below dir with its content.
@@ -195,9 +179,7 @@ func tree(t *testing.T, dir string) []string {
 		all = append(all, path+" "+d.Type().String()+" "+content)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return all
 }
 
@@ -222,34 +204,24 @@ func TestLeftovers(t *testing.T) {
 // Ensure that the folder may vanish while the agent runs.
 func TestFolderRemoved(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1")
-		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/sub/file", `{{ secret "a" }}`)}})
-		start(t, r)
-		replace := func(with func(path string)) {
-			synctest.Wait()
-			if err := os.RemoveAll(dir + "/sub"); err != nil {
-				t.Fatal(err)
-			}
-			with(dir + "/sub")
-			src.put("a", "2")
-			synctest.Wait()
-		}
-		replace(func(string) {})
+	src := sourceOf("a", "1")
+	inBubble(t, src, Options{Targets: []Target{fileAt(dir+"/sub/file", `{{ secret "a" }}`)}}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
+		must(t, os.RemoveAll(dir+"/sub"))
+		src.put("a", "2")
+		pass(0)
 		if got := mustRead(t, dir+"/sub/file"); got != "2" {
 			t.Errorf("got %q", got)
 		}
-		replace(func(path string) { mustWrite(t, path, "in the way") })
+		must(t, os.RemoveAll(dir+"/sub"))
+		mustWrite(t, dir+"/sub", "in the way")
+		src.put("a", "3")
+		pass(0)
 		if ok, _ := r.Ready(); ok {
 			t.Error("ready, with a file in the place of the folder")
 		}
-		if err := os.Remove(dir + "/sub"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute) // the next attempt heals it
-		synctest.Wait()
-		if ok, why := r.Ready(); !ok || mustRead(t, dir+"/sub/file") != "2" {
+		must(t, os.Remove(dir+"/sub"))
+		pass(time.Minute) // the next attempt heals it
+		if ok, why := r.Ready(); !ok || mustRead(t, dir+"/sub/file") != "3" {
 			t.Errorf("not healed: %q", why)
 		}
 	})

@@ -19,8 +19,7 @@ import (
 
 // Ensure that the example of the package documentation works as a caller sees it.
 func TestRenderOnce(t *testing.T) {
-	src := newFakeSource()
-	src.put("app/db", `{"password":"first"}`)
+	src := sourceOf("app/db", `{"password":"first"}`)
 	dest := filepath.Join(t.TempDir(), "new", "folder", "app.env")
 	r := mustNew(t, src, Options{Targets: []Target{{Content: inline(`PASSWORD={{ secretField "app/db" "password" }}`), Destination: dest}}})
 	if ok, why := r.Ready(); ok || len(why) != 1 || !strings.Contains(why[0], "not rendered yet") {
@@ -62,8 +61,7 @@ func TestRenderOnceAllOrNothing(t *testing.T) {
 		},
 	} {
 		dir := t.TempDir()
-		src := newFakeSource()
-		src.put("a", "1")
+		src := sourceOf("a", "1")
 		targets := []Target{fileAt(dir+"/one", `{{ secret "a" }}`), bad(dir), fileAt(dir+"/two", `{{ secret "a" }}`)}
 		before := tree(t, dir)
 		err := mustNew(t, src, Options{Targets: targets}).RenderOnce(t.Context())
@@ -102,8 +100,7 @@ func TestRenderOnceReportsEveryFailure(t *testing.T) {
 func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1")
+		src := sourceOf("a", "1")
 		render := func(secret string) (time.Duration, error) {
 			started := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -129,83 +126,69 @@ func TestRenderOnceIsPatientUntilItsDeadline(t *testing.T) {
 // follow what a template uses, and that nothing is left when Run ends.
 func TestRunFollowsChanges(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1", "b", "1", "which", "a")
-		var attempts atomic.Int32
-		r := mustNew(t, src, Options{
-			Targets: []Target{
-				fileAt(dir+"/a", `{{ secret "a" }}`), fileAt(dir+"/b", `{{ secret "b" }}`), fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`),
-				fileAt(dir+"/w", `{{ secret (secret "which") }}`), fileAt(dir+"/new", `{{ secret "new" }}`),
-			},
-			Observe: func(Event) { attempts.Add(1) },
-		})
-		stop := start(t, r)
-		want := func(step, content string, renders int32, subscriptions int) {
+	src := sourceOf("a", "1", "b", "1", "which", "a")
+	var attempts atomic.Int32
+	inBubble(t, src, Options{
+		Targets: []Target{
+			fileAt(dir+"/a", `{{ secret "a" }}`), fileAt(dir+"/b", `{{ secret "b" }}`), fileAt(dir+"/ab", `{{ secret "a" }}{{ secret "b" }}`),
+			fileAt(dir+"/which", `{{ secret (secret "which") }}`), fileAt(dir+"/new", `{{ secret "new" }}`),
+		},
+		Observe: func(Event) { attempts.Add(1) },
+	}, func(t *testing.T, r *Renderer, _ func(time.Duration)) {
+		want := func(step, content string, renders int32) {
 			t.Helper()
 			synctest.Wait()
-			got := mustRead(t, dir+"/a") + " " + mustRead(t, dir+"/b") + " " + mustRead(t, dir+"/ab") + " " + mustRead(t, dir+"/w")
+			got := ""
+			for _, name := range []string{"/a", "/b", "/ab", "/which", "/new"} {
+				b, _ := os.ReadFile(dir + name)
+				got += string(b) + " "
+			}
 			if n := attempts.Swap(0); got != content || n != renders {
 				t.Errorf("%s: %q in %d renders, want %q in %d", step, got, n, content, renders)
 			}
-			if n := src.subscriptions(); n != subscriptions {
-				t.Errorf("%s: %d subscriptions, want %d", step, n, subscriptions)
+			if n := src.subscriptions(); n != 4 {
+				t.Errorf("%s: %d subscriptions, want one for each secret", step, n)
 			}
 		}
-		want("first", "1 1 11 1", 5, 4)
-		if s := r.Status()[4]; s.State != Failed {
-			t.Errorf("status of a missing secret: %+v", s)
-		}
+		want("first", "1 1 11 1  ", 5)
 		src.put("a", "2")
-		want("a changes", "2 1 21 2", 3, 4)
+		want("a changes", "2 1 21 2  ", 3)
 		src.put("new", "n")
-		want("a missing secret appears", "2 1 21 2", 1, 4)
-		if got := mustRead(t, dir+"/new"); got != "n" {
-			t.Errorf("it appeared as %q", got)
-		}
+		want("a missing secret appears", "2 1 21 2 n ", 1)
 		src.put("which", "new")
-		want("another one is used", "2 1 21 n", 1, 4)
+		want("another one is used", "2 1 21 n n ", 1)
 		src.put("a", "3")
-		want("it is not used any more", "3 1 31 n", 2, 4)
-		stop()
-		if n := src.subscriptions(); n != 0 {
-			t.Errorf("%d subscriptions are left", n)
-		}
-		wantNames(t, dir, "a", "ab", "b", "new", "w")
-		start(t, r) // it can be run again
-		src.put("b", "2")
-		want("second run", "3 2 32 n", 5, 4)
+		want("it is not used any more", "3 1 31 n n ", 2)
 	})
+	if n := src.subscriptions(); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	wantNames(t, dir, "a", "ab", "b", "new", "which")
 }
 
 // Ensure that a failure keeps the old file, shows, is repeated with growing pauses, and heals
 // by itself.
 func TestRunRetries(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "1")
-		var log upstreamtest.Buffer
-		var pauses []time.Duration
-		last := time.Now()
-		r := mustNew(t, src, Options{
-			Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Logger: log.Logger(),
-			Observe: func(e Event) {
-				if e.Err != nil {
-					pauses = append(pauses, time.Since(last))
-				}
-				last = time.Now()
-			},
-		})
-		start(t, r)
-		synctest.Wait()
+	src := sourceOf("a", "1")
+	var log upstreamtest.Buffer
+	var pauses []time.Duration
+	var last time.Time
+	inBubble(t, src, Options{
+		Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Logger: log.Logger(),
+		Observe: func(e Event) {
+			if e.Err != nil {
+				pauses = append(pauses, time.Since(last))
+			}
+			last = time.Now()
+		},
+	}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		src.fail("a", unavailable())
-		synctest.Wait()
+		pass(0)
 		if ok, why := r.Ready(); ok || !strings.Contains(strings.Join(why, ""), "ServiceUnavailableTemporary") {
 			t.Errorf("ready during an outage: %q", why)
 		}
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
+		pass(10 * time.Minute)
 		if got := mustRead(t, dir+"/a"); got != "1" || !strings.Contains(log.String(), "not rendered") {
 			t.Errorf("the old content is gone: %q, log: %s", got, log.String())
 		}
@@ -226,8 +209,7 @@ func TestRunRetries(t *testing.T) {
 		delete(src.errs, "a")
 		src.set(ref("a"), "2")
 		src.mu.Unlock()
-		time.Sleep(2 * time.Minute)
-		synctest.Wait()
+		pass(2 * time.Minute)
 		if ok, why := r.Ready(); !ok || mustRead(t, dir+"/a") != "2" {
 			t.Errorf("it did not heal: %q", why)
 		}
@@ -237,8 +219,7 @@ func TestRunRetries(t *testing.T) {
 // Ensure that no change is lost between the first read and the subscription.
 func TestRunSubscribesBeforeItReads(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "1", "b", "1")
+	src := sourceOf("a", "1", "b", "1")
 	changed := false
 	src.before = func(refs []upstream.SecretRef) {
 		src.mu.Lock()
@@ -262,16 +243,14 @@ func TestRunSubscribesBeforeItReads(t *testing.T) {
 // and a stream of changes is rendered after the longest wait.
 func TestWait(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := newFakeSource()
-		src.put("a", "0")
-		var renders atomic.Int32
-		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
-		tg.Wait = Wait{Min: time.Second, Max: 3 * time.Second}
-		start(t, mustNew(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }}))
+	src := sourceOf("a", "0")
+	var renders atomic.Int32
+	tg := fileAt(dir+"/a", `{{ secret "a" }}`)
+	tg.Wait = Wait{Min: time.Second, Max: 3 * time.Second}
+	inBubble(t, src, Options{Targets: []Target{tg}, Observe: func(Event) { renders.Add(1) }}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		for _, step := range []struct {
 			change string // empty: none
-			sleep  time.Duration
+			pass   time.Duration
 			want   int32 // renders after that
 		}{
 			{"", 0, 1}, // the first render does not wait
@@ -284,10 +263,8 @@ func TestWait(t *testing.T) {
 			if step.change != "" {
 				src.put("a", step.change)
 			}
-			time.Sleep(step.sleep)
-			synctest.Wait()
-			if n := renders.Load(); n != step.want {
-				t.Fatalf("%+v: %d renders", step, n)
+			if pass(step.pass); renders.Load() != step.want {
+				t.Fatalf("%+v: %d renders", step, renders.Load())
 			}
 		}
 		if got := mustRead(t, dir+"/a"); got != "7" {
@@ -311,24 +288,17 @@ func TestOnRemoved(t *testing.T) {
 		{Delete, upstream.ErrAccessDenied, Failed},
 	} {
 		dir := t.TempDir()
-		synctest.Test(t, func(t *testing.T) {
-			src := newFakeSource()
-			src.put("a", "1")
-			tg := fileAt(dir+"/a", `{{ secret "a" }}`)
-			tg.OnRemoved, tg.Backup = c.onRemoved, true
-			set := Set{Directory: dir + "/set", OnRemoved: c.onRemoved, NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}
-			r := mustNew(t, src, Options{Targets: []Target{tg}, Sets: []Set{set}})
-			start(t, r)
+		src := sourceOf("a", "1")
+		tg := fileAt(dir+"/a", `{{ secret "a" }}`)
+		tg.OnRemoved, tg.Backup = c.onRemoved, true
+		set := Set{Directory: dir + "/set", OnRemoved: c.onRemoved, NoSync: true, Files: []SetFile{{Name: "x", Content: inline(`{{ secret "a" }}`)}}}
+		inBubble(t, src, Options{Targets: []Target{tg}, Sets: []Set{set}}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 			want := func(state State) {
 				t.Helper()
-				synctest.Wait()
-				for _, s := range r.Status() {
-					if s.State != state {
-						t.Errorf("%s, %v: %s is %s, want %s", c.onRemoved, c.err, s.Name, s.State, state)
-					}
-				}
-				if ok, _ := r.Ready(); ok != (state == Current) {
-					t.Errorf("%s, %v: ready: %v", c.onRemoved, c.err, ok)
+				pass(0)
+				ready, _ := r.Ready()
+				if s := r.Status(); s[0].State != state || s[1].State != state || ready != (state == Current) {
+					t.Errorf("%s, %v: want %s: ready %v, %+v", c.onRemoved, c.err, state, ready, s)
 				}
 				if state == Removed {
 					wantNames(t, dir, "set")
@@ -337,7 +307,6 @@ func TestOnRemoved(t *testing.T) {
 					t.Errorf("%s, %v: %q", c.onRemoved, c.err, got)
 				}
 			}
-			synctest.Wait()
 			src.put("a", "2") // makes a backup
 			want(Current)
 			src.fail("a", &upstream.Error{Err: c.err})
@@ -348,9 +317,10 @@ func TestOnRemoved(t *testing.T) {
 	}
 }
 
+// Ensure that only one of Run, RenderOnce and Diff works at a time, and that a renderer can be
+// used again.
 func TestOneWorkAtATime(t *testing.T) {
-	src := newFakeSource()
-	src.put("a", "1")
+	src := sourceOf("a", "1")
 	r, stop := follow(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/a", `{{ secret "a" }}`)}})
 	_, diff := r.Diff(t.Context())
 	for _, err := range []error{r.RenderOnce(t.Context()), r.Run(t.Context()), diff} {
@@ -359,15 +329,18 @@ func TestOneWorkAtATime(t *testing.T) {
 		}
 	}
 	stop()
-	mustRender(t, r)
+	src.put("a", "2")
+	start(t, r)
+	eventually(t, "second run", holds(r.targets[0].name, "2"))
 }
 
 // Ensure that a source that hangs is given up, and that Run ends at once while it hangs.
 func TestSlowSource(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		hang := hangingSource{newFakeSource()}
-		r := mustNew(t, hang, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Timeout: 3 * time.Second})
+		src := newFakeSource()
+		src.hangs = true
+		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Timeout: 3 * time.Second})
 		stop := start(t, r)
 		time.Sleep(3*time.Second + time.Millisecond)
 		synctest.Wait()
@@ -386,14 +359,11 @@ func TestSlowSource(t *testing.T) {
 // Ensure that a source without subscriptions left is looked at from time to time.
 func TestNoSubscriptionLeft(t *testing.T) {
 	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		src := silentSource{newFakeSource()}
-		src.put("a", "1")
-		start(t, mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}}))
-		synctest.Wait()
+	src := sourceOf("a", "1")
+	src.silent = true
+	inBubble(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		src.put("a", "2")
-		time.Sleep(lookAgain)
-		synctest.Wait()
+		pass(lookAgain)
 		if got := mustRead(t, dir+"/a"); got != "2" {
 			t.Errorf("got %q", got)
 		}

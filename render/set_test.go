@@ -24,8 +24,7 @@ func pairSet(dir string) Set {
 
 func TestSet(t *testing.T) {
 	dir := t.TempDir() + "/certs"
-	src := newFakeSource()
-	src.put("crt", "c1", "key", "k1")
+	src := sourceOf("crt", "c1", "key", "k1")
 	set := pairSet(dir)
 	set.NoSync = false
 	r := mustNew(t, src, Options{Sets: []Set{set}})
@@ -51,9 +50,7 @@ func TestSet(t *testing.T) {
 	second := render("c1", "k2")
 	// Damage to links and modes is repaired without a new generation; damage to the content
 	// makes one.
-	if err := errors.Join(os.Remove(dir+"/tls.crt"), os.Chmod(dir+"/"+second+"/tls.key", 0o644)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Remove(dir+"/tls.crt"), os.Chmod(dir+"/"+second+"/tls.key", 0o644)))
 	if render("c1", "k2") != second || second == first {
 		t.Error("the repair made a new generation, or the change none")
 	}
@@ -75,9 +72,7 @@ func TestSet(t *testing.T) {
 func mustLink(t *testing.T, path string) string {
 	t.Helper()
 	target, err := os.Readlink(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return target
 }
 
@@ -109,8 +104,7 @@ func TestSetRefuses(t *testing.T) {
 			mustSymlink(t, dir+"/real", dir+"/set")
 		}
 		before := tree(t, dir)
-		src := newFakeSource()
-		src.put("crt", "c", "key", "k")
+		src := sourceOf("crt", "c", "key", "k")
 		opts := Options{Sets: []Set{pairSet(dir + "/set")}}
 		if c.root != "" {
 			opts.Root, opts.Sets[0].Directory = dir+c.root, dir+c.name+"/set"
@@ -137,8 +131,7 @@ func TestSetSurvivesAKillAtEachStep(t *testing.T) {
 		"..data that leads nowhere": func(dir, current string) { os.RemoveAll(dir + "/" + current) },
 	} {
 		dir := t.TempDir() + "/set"
-		src := newFakeSource()
-		src.put("crt", "c", "key", "k")
+		src := sourceOf("crt", "c", "key", "k")
 		mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
 		damage(dir, mustLink(t, dir+"/..data"))
 		mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir)}}))
@@ -214,8 +207,7 @@ func TestKilledAgentsNeverShowAMix(t *testing.T) {
 	stop.Store(true)
 	killer.Wait()
 
-	src := newFakeSource()
-	src.put("crt", "end", "key", "end", "seq", "end")
+	src := sourceOf("crt", "end", "key", "end", "seq", "end")
 	mustRender(t, mustNew(t, src, Options{Sets: []Set{pairSet(dir + "/set")}, Targets: []Target{fileAt(dir+"/file", `{{ secret "seq" }}`)}}))
 	wantNames(t, dir, "file", "set")
 	wantNames(t, dir+"/set", mustLink(t, dir+"/set/..data"), "..data", "tls.crt", "tls.key")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -32,6 +33,8 @@ type fakeSource struct {
 	subs   map[upstream.SecretRef]map[chan struct{}]bool
 	calls  int
 	before func(refs []upstream.SecretRef) // called without the lock at the start of each read
+	hangs  bool                            // it never answers
+	silent bool                            // it takes no subscriptions
 }
 
 func newFakeSource() *fakeSource {
@@ -40,6 +43,13 @@ func newFakeSource() *fakeSource {
 		errs:   map[upstream.SecretName]error{},
 		subs:   map[upstream.SecretRef]map[chan struct{}]bool{},
 	}
+}
+
+// sourceOf is a source of values, as put takes them.
+func sourceOf(pairs ...string) *fakeSource {
+	src := newFakeSource()
+	src.put(pairs...)
+	return src
 }
 
 // ref parses "name", "name:Label" or "name@version".
@@ -56,6 +66,9 @@ func ref(s string) upstream.SecretRef {
 func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
 	if f.before != nil {
 		f.before(refs)
+	}
+	if f.hangs {
+		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -78,6 +91,9 @@ func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.Secre
 }
 
 func (f *fakeSource) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, func()) {
+	if f.silent {
+		return nil, func() {}
+	}
 	ch := make(chan struct{}, 1)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,45 +190,33 @@ func fileAt(dest, text string) Target {
 func mustNew(t testing.TB, src Source, opts Options) *Renderer {
 	t.Helper()
 	r, err := New(src, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return r
 }
 
 func mustRender(t testing.TB, r *Renderer) {
 	t.Helper()
-	if err := r.RenderOnce(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, r.RenderOnce(t.Context()))
 }
 
 func mustRead(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return string(b)
 }
 
 func mustWrite(t testing.TB, path, content string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	must(t, os.WriteFile(path, []byte(content), 0o600))
 }
 
 // names returns what is in a folder.
 func names(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var all []string
 	for _, e := range entries {
 		all = append(all, e.Name())
@@ -275,19 +279,25 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// hangingSource never answers.
-type hangingSource struct{ *fakeSource }
-
-func (hangingSource) GetSecretValues(ctx context.Context, _ ...upstream.SecretRef) ([]upstream.SecretValue, error) {
-	<-ctx.Done()
-	return nil, ctx.Err()
+// inBubble calls do while a renderer runs, after its first render, in a bubble where time passes
+// only when everything waits. pass lets it pass.
+func inBubble(t *testing.T, src *fakeSource, opts Options, do func(t *testing.T, r *Renderer, pass func(time.Duration))) {
+	synctest.Test(t, func(t *testing.T) {
+		r := mustNew(t, src, opts)
+		start(t, r)
+		synctest.Wait()
+		do(t, r, func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		})
+	})
 }
 
-// silentSource takes no subscriptions.
-type silentSource struct{ *fakeSource }
-
-func (silentSource) Subscribe(...upstream.SecretRef) (<-chan struct{}, func()) {
-	return nil, func() {}
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // sh is a hook that runs a script.

@@ -16,8 +16,7 @@ const marker = "hunter2-MARKER-0xC0FFEE"
 
 // Ensure that no error of any helper, and no error of the template engine, quotes a value.
 func TestErrorsNeverQuoteAValue(t *testing.T) {
-	src := newFakeSource()
-	src.put("plain", marker, "object", `{"password":"`+marker+`","n":null,"list":["`+marker+`"]}`, "broken", `{"password":"`+marker)
+	src := sourceOf("plain", marker, "object", `{"password":"`+marker+`","n":null,"list":["`+marker+`"]}`, "broken", `{"password":"`+marker)
 	p := `(secret "plain")`
 	templates := []string{
 		`{{ secretJSON "plain" }}`, `{{ secretJSON "broken" }}`, `{{ secretField "plain" "x" }}`, `{{ secretField "broken" "x" }}`,
@@ -66,9 +65,7 @@ func TestErrorsNeverQuoteAValue(t *testing.T) {
 	}
 	// The Unwrap chain is printed by careless callers: it must be as quiet.
 	doc, err := compile("x", `{{ index (secretJSON "object") `+p+` | fail }}`, "", "", testFuncs)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	_, err = computeOne(src, doc)
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if strings.Contains(fmt.Sprintf("%v %+v %#v", e, e, e), marker) {
@@ -94,8 +91,7 @@ func TestHermeticFunctions(t *testing.T) {
 		}
 	}
 	// The same input gives the same bytes, maps included.
-	src := newFakeSource()
-	src.put("o", `{"c":1,"a":2,"b":3,"d":4,"e":5,"f":6}`)
+	src := sourceOf("o", `{"c":1,"a":2,"b":3,"d":4,"e":5,"f":6}`)
 	text := `{{ $o := secretJSON "o" }}{{ keys $o | join "," }} {{ values $o | join "," }} {{ toJSON $o }} {{ toYAML $o }} {{ range $k, $v := $o }}{{ $k }}{{ $v }}{{ end }}`
 	_, first := renderContent(src, inline(text))
 	for range 50 {
@@ -130,8 +126,7 @@ func TestSecretOr(t *testing.T) {
 // Ensure that absent secrets with a default do not keep the others from being read together,
 // and that one which is needed elsewhere is still an error.
 func TestSecretOrBesideOthers(t *testing.T) {
-	src := newFakeSource()
-	src.put("a", "1", "b", "2")
+	src := sourceOf("a", "1", "b", "2")
 	dir := t.TempDir()
 	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/f", `{{ secret "a" }}{{ secretOr "no" "-" }}{{ secret "b" }}{{ secretOr "none" "-" }}`)}})
 	for range 2 { // the second time the references are known
@@ -189,8 +184,7 @@ func TestOneMoment(t *testing.T) {
 
 // Ensure that a template which fails only because it saw two moments is executed again.
 func TestMixedMomentIsNoError(t *testing.T) {
-	src := newFakeSource()
-	src.put("which", "old", "old", "x")
+	src := sourceOf("which", "old", "old", "x")
 	once := false
 	src.before = func(refs []upstream.SecretRef) {
 		if refs[0].SecretName == "old" && !once { // between the two reads "old" goes away
@@ -213,8 +207,7 @@ func TestMixedMomentIsNoError(t *testing.T) {
 
 // Ensure that a secret that is no longer needed may go away.
 func TestDependencyThatIsNoLongerUsed(t *testing.T) {
-	src := newFakeSource()
-	src.put("mode", "a", "a", "1", "b", "2")
+	src := sourceOf("mode", "a", "a", "1", "b", "2")
 	dir := t.TempDir()
 	r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/f", `{{ if eq (secret "mode") "a" }}{{ secret "a" }}{{ else }}{{ secret "b" }}{{ end }}`)}})
 	mustRender(t, r)
@@ -230,8 +223,7 @@ func TestDependencyThatIsNoLongerUsed(t *testing.T) {
 
 // Ensure that the usual render of a known template reads the source once.
 func TestOneReadWhenDependenciesAreKnown(t *testing.T) {
-	src := newFakeSource()
-	src.put("a", "1", "b", "2", "c", "3")
+	src := sourceOf("a", "1", "b", "2", "c", "3")
 	r := mustNew(t, src, Options{Targets: []Target{fileAt(t.TempDir()+"/f", `{{ secret "a" }}{{ secret "b" }}{{ secret "c" }}`)}})
 	mustRender(t, r)
 	src.calls = 0
@@ -244,8 +236,7 @@ func TestOneReadWhenDependenciesAreKnown(t *testing.T) {
 
 // Ensure that a helper that changes an object does not change it for others.
 func TestObjectsAreNotShared(t *testing.T) {
-	src := newFakeSource()
-	src.put("o", `{"a":"1"}`)
+	src := sourceOf("o", `{"a":"1"}`)
 	text := `{{ $x := set (secretJSON "o") "a" "2" }}{{ $x.a }}{{ (secretJSON "o").a }}{{ secretField "o" "a" }}`
 	for range 2 {
 		if _, got := renderContent(src, inline(text)); got != "211" {
@@ -255,8 +246,7 @@ func TestObjectsAreNotShared(t *testing.T) {
 }
 
 func TestOutputIsBounded(t *testing.T) {
-	src := newFakeSource()
-	src.put("a", "x")
+	src := sourceOf("a", "x")
 	for _, text := range []string{
 		`{{ repeat 99999999999 (secret "a") }}`, `{{ $s := repeat 1000000 "x" }}{{ range until 60000 }}{{ $s }}{{ end }}`,
 		`{{ range until 99999999 }}{{ end }}`, `{{ range untilStep 0 99999999 1 }}{{ end }}`, `{{ indent 999999 "x" }}`,
@@ -269,8 +259,7 @@ func TestOutputIsBounded(t *testing.T) {
 
 func TestTemplateFiles(t *testing.T) {
 	dir := t.TempDir()
-	src := newFakeSource()
-	src.put("a", "v")
+	src := sourceOf("a", "v")
 	mustWrite(t, dir+"/x.tmpl", "<<secret \"a\">> {{ stays }}\n")
 	r := mustNew(t, src, Options{Targets: []Target{{
 		Content: Content{Source: dir + "/x.tmpl", LeftDelim: "<<", RightDelim: ">>"}, Destination: dir + "/out", NoSync: true,
@@ -300,16 +289,11 @@ func TestTemplateFiles(t *testing.T) {
 
 // Ensure that exactly the bytes that came from an action count as values.
 func TestValuesAreKnownByPlace(t *testing.T) {
-	src := newFakeSource()
-	src.put("a", "AA", "b", "")
+	src := sourceOf("a", "AA", "b", "")
 	doc, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "", testFuncs)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := computeOne(src, doc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if got := out.lines()[0].String(); got != "x=[masked];y=[masked];[[masked]]" {
 		t.Errorf("got %q", got)
 	}
@@ -332,8 +316,7 @@ func FuzzTemplate(f *testing.F) {
 		if len(text) > 300 || strings.Contains(text, "range") && strings.ContainsAny(text, "0123456789") {
 			t.Skip("a loop over a number takes as long as it says")
 		}
-		src := newFakeSource()
-		src.put("a", shapes[int(shape)%len(shapes)])
+		src := sourceOf("a", shapes[int(shape)%len(shapes)])
 		if kind, got := renderContent(src, inline(text)); kind == "error" && strings.Contains(got, "QxZ") && !strings.Contains(text, "QxZ") {
 			t.Errorf("%q: %s", text, got)
 		}
