@@ -8,7 +8,8 @@ import (
 )
 
 // sampleHits is how many hits of a connection one is timed of. Reading the clock twice costs
-// about as much as a quarter of the rest of a hit.
+// about as much as a quarter of the rest of a hit. Connections begin to count at different
+// requests, so that first requests, which are slower, have the weight that they have among all.
 const sampleHits = 64
 
 // account is what the caller of one name did since the server was made. It outlives the
@@ -34,7 +35,7 @@ type CallerStats struct {
 }
 
 // Callers returns what the callers did, in the order in which they were set. A caller that
-// comes back after it was left out by [Server.SetCallers] starts anew.
+// comes back after it was left out by [Server.PrepareCallers] starts anew.
 func (s *Server) Callers() []CallerStats {
 	set := s.callers.Load()
 	connections := map[*account]int{}
@@ -109,15 +110,6 @@ func (s *Server) countAnswer(c *conn, a *upstream.Answer) {
 	s.see(c)
 	if a.Derived != nil {
 		a.Derived.Asked(&c.caller.account.name, s.clock.Load())
-	}
-}
-
-// startTimer decides whether the current request is timed should it be a hit. Connections
-// begin to count at different requests, so that first requests, which are slower, have the
-// weight that they have among all.
-func (s *Server) startTimer(c *conn) {
-	if s.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0 {
-		c.began = time.Now()
 	}
 }
 

@@ -35,7 +35,7 @@ func TestCallersAreCounted(t *testing.T) {
 		t.Fatalf("before anything: %+v", got)
 	}
 
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	ask := func(target, token string, want int, header ...string) reply {
 		t.Helper()
 		header = append(header, "Host: localhost", "X-KMS-Token: "+token)
@@ -88,61 +88,13 @@ func TestCallersAreCounted(t *testing.T) {
 	// A reload keeps the accounts of those who stay, and shows until when an old token counts.
 	until := time.Now().Add(time.Hour).Truncate(time.Second)
 	next := []endpoint.Caller{{Name: "web", Tokens: []endpoint.Token{mustToken(t, strings.Repeat("n", 32))}, Secrets: []string{"web/*"}}}
-	if err := r.srv.SetCallers(endpoint.WithOverlap(callers, next, until)); err != nil {
-		t.Fatal(err)
-	}
+	r.setCallers(t, endpoint.WithOverlap(callers, next, until))
 	after := callersOf(r)
 	if len(after) != 1 || after["web"].Lookups != 9 || after["web"].Refusals != 2 || !after["web"].OldTokenUntil.Equal(until) {
 		t.Errorf("after a reload: %+v", after)
 	}
 	if s := r.srv.Stats(); s.Hits+s.Misses+s.NotModified != 9+3 {
 		t.Errorf("hits %d, misses %d, not modified %d: 12 values were answered", s.Hits, s.Misses, s.NotModified)
-	}
-}
-
-// TestHitsAreNeverCountedTwice reads the counts while connections come and go.
-func TestHitsAreNeverCountedTwice(t *testing.T) {
-	r := start(t, endpoint.Options{})
-	r.put(value("app/db", "v1", "x", upstream.ACSCurrent))
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		var last, lastOf uint64
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			now, of := r.srv.Stats().Hits, r.srv.Callers()[0].Lookups
-			if now < last || of < lastOf {
-				t.Errorf("the hits went from %d to %d, those of the caller from %d to %d", last, now, lastOf, of)
-				return
-			}
-			last, lastOf = now, of
-		}
-	}()
-	var clients sync.WaitGroup
-	for range 4 {
-		clients.Go(func() {
-			for range 50 {
-				c := dial(t, "tcp", r.addr)
-				c.send(strings.Repeat(request("GET", "/v1/app/db", "Host: localhost", tokenLine), 3))
-				for range 3 {
-					if _, err := c.tryReceive("GET"); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-				_ = c.nc.Close()
-			}
-		})
-	}
-	clients.Wait()
-	close(stop)
-	<-done
-	if got := r.srv.Stats().Hits; got != 600 {
-		t.Errorf("%d hits, 600 were answered", got)
 	}
 }
 
@@ -163,20 +115,13 @@ func TestLookupsAreTimed(t *testing.T) {
 	for i := range 3 {
 		r.store(value(fmt.Sprintf("app/new%d", i), "v1", "x", upstream.ACSCurrent))
 	}
-	c := dial(t, "tcp", r.addr)
-	ask := func(target string) {
-		c.send(request("GET", target, "Host: localhost", tokenLine))
-		c.receive("GET")
-	}
+	c := r.dial(t)
 	for range 640 {
-		ask("/v1/app/db")
+		c.ask("/v1/app/db")
 	}
-	for i := range 3 {
-		ask(fmt.Sprintf("/v1/app/new%d", i))
+	for _, target := range []string{"/v1/app/new0", "/v1/app/new1", "/v1/app/new2", "/v1/app/absent", "/v1/app/stale", "/live"} {
+		c.ask(target)
 	}
-	ask("/v1/app/absent")
-	ask("/v1/app/stale")
-	ask("/live")
 	mu.Lock()
 	defer mu.Unlock()
 	if want := map[string]int{"hit": 10, "miss": 3, "error": 1, "stale": 1}; !maps.Equal(timed, want) {

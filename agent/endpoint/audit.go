@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 	"sync"
@@ -28,9 +27,6 @@ type AuditOptions struct {
 	// Sample writes only one of this many successful reads. 0 and 1 write all. Refusals and
 	// failures are always written.
 	Sample int
-
-	// Mode of a file that is created. 0 means 0600.
-	Mode fs.FileMode
 
 	// OnError is called when lines could not be written, once until writing works again. Nil
 	// ignores it; see also [AuditLog.Failed].
@@ -67,19 +63,15 @@ type AuditLog struct {
 	w       io.Writer
 	file    *os.File
 	buf     []byte
-	timer   *time.Timer
-	pending bool // the timer is running
+	pending bool // flushLater will be called
 	broken  bool // the last write failed
 	torn    bool // the file ends with a part of a line
 	closed  bool
 }
 
-// OpenAuditLog appends to the file at path, creating it when it is missing. The error says
-// why that is not possible.
+// OpenAuditLog appends to the file at path, creating it with mode 0600 when it is missing. The
+// error says why that is not possible.
 func OpenAuditLog(path string, opts AuditOptions) (*AuditLog, error) {
-	if opts.Mode == 0 {
-		opts.Mode = 0o600
-	}
 	l := &AuditLog{opts: opts, path: path}
 	f, err := l.open()
 	if err != nil {
@@ -95,7 +87,7 @@ func NewAuditLog(w io.Writer, opts AuditOptions) *AuditLog {
 }
 
 func (l *AuditLog) open() (*os.File, error) {
-	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, l.opts.Mode)
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
@@ -124,13 +116,6 @@ func (l *AuditLog) Reopen() error {
 	return nil
 }
 
-// Flush writes what is collected.
-func (l *AuditLog) Flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flushLocked()
-}
-
 // Failed returns how many lines were lost because they could not be written.
 func (l *AuditLog) Failed() uint64 { return l.failed.Load() }
 
@@ -143,9 +128,6 @@ func (l *AuditLog) Close() error {
 	}
 	l.flushLocked()
 	l.closed = true
-	if l.timer != nil {
-		l.timer.Stop()
-	}
 	if l.file != nil {
 		return l.file.Close()
 	}
@@ -227,11 +209,7 @@ func (l *AuditLog) write(r record) {
 	}
 	if !l.pending {
 		l.pending = true
-		if l.timer == nil {
-			l.timer = time.AfterFunc(auditDelay, l.flushLater)
-		} else {
-			l.timer.Reset(auditDelay)
-		}
+		time.AfterFunc(auditDelay, l.flushLater)
 	}
 }
 

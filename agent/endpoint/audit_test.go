@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,10 +37,10 @@ func TestAuditLines(t *testing.T) {
 	ask("/v1/web/gone")
 	ask("/v1/other")
 	ask("/secretsmanager/batch?secretId=web/db&secretId=other&secretId=web/gone")
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	c.send(request("GET", "/v1/web/db", hostLine, "X-KMS-Token: not-the-token-at-all"))
 	c.receive("GET")
-	log.Flush()
+	flush(t, log)
 	var lines []string
 	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
 		var e struct {
@@ -120,30 +121,6 @@ func TestAuditFileIsReopened(t *testing.T) {
 	}
 }
 
-type brokenWriter struct{ err error }
-
-func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
-
-func TestAuditThatCannotBeWritten(t *testing.T) {
-	var errs []error
-	log := endpoint.NewAuditLog(brokenWriter{errors.New("disk full")}, endpoint.AuditOptions{OnError: func(err error) { errs = append(errs, err) }})
-	r := start(t, endpoint.Options{Audit: log})
-	r.put(value("a", "v1", "x", upstream.ACSCurrent))
-	for range 3 {
-		if got := r.get(t, "/v1/a"); got.status != 200 {
-			t.Errorf("%d", got.status)
-		}
-		log.Flush()
-	}
-	if log.Failed() != 3 {
-		t.Errorf("%d lines counted as lost", log.Failed())
-	}
-	log.Flush()
-	if len(errs) != 1 || !strings.Contains(errs[0].Error(), "disk full") {
-		t.Errorf("told %v", errs)
-	}
-}
-
 // full is a disk with room for so many bytes.
 type full struct {
 	upstreamtest.Buffer
@@ -160,21 +137,25 @@ func (d *full) Write(p []byte) (int, error) {
 }
 
 // TestAuditOnAFullDisk writes until the disk is full in the middle of a line, and goes on when
-// there is room again: every line but those that were counted as lost is whole.
+// there is room again: requests are answered all the while, it is told once, and every line but
+// those that were counted as lost is whole.
 func TestAuditOnAFullDisk(t *testing.T) {
 	disk := &full{room: 1000}
-	log := endpoint.NewAuditLog(disk, endpoint.AuditOptions{})
+	var told []string
+	log := endpoint.NewAuditLog(disk, endpoint.AuditOptions{
+		OnError:    func(err error) { told = append(told, err.Error()) },
+		OnRecovery: func(lost uint64) { told = append(told, fmt.Sprint(lost, " lost")) },
+	})
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	ask := func(n int) {
 		for range n {
-			c.send(request("GET", "/v1/a", hostLine, tokenLine))
-			if got := c.receive("GET"); got.status != 200 {
+			if got := c.ask("/v1/a"); got.status != 200 {
 				t.Fatalf("%d", got.status)
 			}
 		}
-		log.Flush()
+		flush(t, log)
 	}
 	ask(10)
 	ask(5)
@@ -192,6 +173,9 @@ func TestAuditOnAFullDisk(t *testing.T) {
 	if log.Failed() != lost || whole+int(lost) != 35 {
 		t.Errorf("%d whole lines and %d lost of 35", whole, log.Failed())
 	}
+	if want := []string{"audit log: no space left on device", fmt.Sprint(lost, " lost")}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
 }
 
 // TestAuditRotationUnderLoad renames the file away again and again while clients ask. No line
@@ -208,11 +192,10 @@ func TestAuditRotationUnderLoad(t *testing.T) {
 	const clients, each = 4, 500
 	var wg sync.WaitGroup
 	for range clients {
-		c := dial(t, "tcp", r.addr)
+		c := r.dial(t)
 		wg.Go(func() {
 			for range each {
-				c.send(request("GET", "/v1/a", hostLine, tokenLine))
-				c.receive("GET")
+				c.ask("/v1/a")
 			}
 		})
 	}
@@ -262,66 +245,47 @@ func TestAuditSampling(t *testing.T) {
 	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{Sample: 10})
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	for range 50 {
-		c.send(request("GET", "/v1/a", hostLine, tokenLine))
-		c.receive("GET")
-		c.send(request("GET", "/v1/none", hostLine, tokenLine))
-		c.receive("GET")
+		c.ask("/v1/a")
+		c.ask("/v1/none")
 	}
-	log.Flush()
+	flush(t, log)
 	if hits, failures := strings.Count(out.String(), `"hit"`), strings.Count(out.String(), "ResourceNotFound"); hits != 5 || failures != 50 {
 		t.Errorf("%d hits and %d failures of 50 each", hits, failures)
 	}
 }
 
+// TestRefusalsCannotFillTheAudit floods the logs as a stranger and as one caller. Both are cut
+// short, and neither hides what another caller is refused.
 func TestRefusalsCannotFillTheAudit(t *testing.T) {
 	out := &upstreamtest.Buffer{}
-	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: log})
-	c := dial(t, "tcp", r.addr)
-	for range 1000 {
-		c.send(request("GET", "/v1/a", hostLine))
-		if got := c.receive("GET"); got.status != 403 {
-			t.Fatal(got.status)
-		}
-	}
-	log.Flush()
-	lines, dropped := strings.Count(out.String(), "\n"), r.srv.Stats().AuditDropped
-	if lines > 900 || lines+int(dropped) != 1000 {
-		t.Errorf("%d lines and %d dropped of 1000 refusals", lines, dropped)
-	}
-	if n := strings.Count(r.log.String(), "request refused"); n == 0 || n > 100 {
-		t.Errorf("%d log lines", n)
-	}
-}
-
-func TestFloodsOfOthersDoNotHideADeniedName(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	const other = "another-token-0123456789abcdef"
-	r := start(t, endpoint.Options{Audit: log, Callers: []endpoint.Caller{
-		callerWith(t, "web", []string{"web/*"}, token),
-		callerWith(t, "noisy", []string{"noisy/*"}, other),
-	}})
-	c := dial(t, "tcp", r.addr)
-	ask := func(target string, header ...string) {
-		t.Helper()
-		c.send(request("GET", target, append(header, hostLine)...))
-		if got := c.receive("GET"); got.status != 403 {
-			t.Fatal(got.status)
+	callers := []endpoint.Caller{callerWith(t, "web", []string{"web/*"}, token), callerWith(t, "noisy", []string{"noisy/*"}, other)}
+	log := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	inBubble(t, endpoint.Options{Audit: log, Callers: callers}, func(t *testing.T, r *rig) {
+		c := r.dial(t)
+		ask := func(target string, header ...string) {
+			t.Helper()
+			c.send(request("GET", target, append(header, hostLine)...))
+			if got := c.receive("GET"); got.status != 403 {
+				t.Fatal(got.status)
+			}
 		}
-	}
-	for range 500 {
-		ask("/v1/stranger")
-		ask("/v1/flood", "X-KMS-Token: "+other)
-	}
-	ask("/v1/taken", "X-KMS-Token: "+token)
-	log.Flush()
-	if r.srv.Stats().AuditDropped == 0 {
-		t.Fatal("no line was left out: this was no flood")
-	}
-	if !strings.Contains(out.String(), `"Caller":"web","From"`) || !strings.Contains(out.String(), `"SecretName":"taken"`) {
-		t.Error("the flood hides what web was refused")
-	}
+		for range 500 {
+			ask("/v1/stranger")
+			ask("/v1/flood", "X-KMS-Token: "+other)
+		}
+		ask("/v1/taken", "X-KMS-Token: "+token)
+		flush(t, log)
+		if lines, dropped := strings.Count(out.String(), "\n"), r.srv.Stats().AuditDropped; lines != 2*200+1 || dropped != 2*300 {
+			t.Errorf("%d lines and %d dropped of 1001 refusals", lines, dropped)
+		}
+		if !strings.Contains(out.String(), `"Caller":"web","From"`) || !strings.Contains(out.String(), `"SecretName":"taken"`) {
+			t.Error("the flood hides what web was refused")
+		}
+		if n := strings.Count(r.log.String(), "request refused"); n != 20 {
+			t.Errorf("%d log lines", n)
+		}
+	})
 }

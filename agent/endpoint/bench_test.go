@@ -70,19 +70,6 @@ func BenchmarkEndpointAudited(b *testing.B) {
 	runBench(b, "tcp", 64, 1, endpoint.Options{Audit: log})
 }
 
-// BenchmarkEndpointTraced sends another traceparent with every request, as instrumented
-// applications do.
-func BenchmarkEndpointTraced(b *testing.B) {
-	runBench(b, "tcp", 64, 1, endpoint.Options{}, manyLines("traceparent: 00-0af7651916cd43dd8448eb211c8031%02x-b7ad6b7169203331-01")...)
-}
-
-func manyLines(format string) (lines []string) {
-	for i := range 256 {
-		lines = append(lines, fmt.Sprintf(format, i))
-	}
-	return lines
-}
-
 // backend answers every name with 128 bytes of JSON.
 type backend struct{}
 
@@ -94,7 +81,7 @@ func benchValue(name string) *upstream.SecretValue {
 	return value(name, "v1", fmt.Sprintf(`{"username":"app","password":"%x"}`, sha256.Sum256([]byte(name)))[:96]+`"}`, upstream.ACSCurrent)
 }
 
-func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Options, lines ...string) {
+func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Options) {
 	client := startLoad(b)
 	var requests []string
 	names := make([]string, secrets)
@@ -103,12 +90,6 @@ func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Op
 		if i%max(1, secrets/2000) == 0 { // enough to leave no cache line warm
 			requests = append(requests, request("GET", "/v1/"+names[i], "Host: 127.0.0.1:2025", "User-Agent: bench/1.0", "Accept: */*", tokenLine))
 		}
-	}
-	for _, line := range lines { // requests for the first name, one with each line
-		requests = append(requests, request("GET", "/v1/"+names[0], "Host: 127.0.0.1:2025", "User-Agent: bench/1.0", "Accept: */*", tokenLine, line))
-	}
-	if len(lines) > 0 {
-		requests = requests[len(requests)-len(lines):]
 	}
 	listen := func() net.Listener {
 		addr := "127.0.0.1:0"

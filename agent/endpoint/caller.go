@@ -49,12 +49,6 @@ func NewToken(text []byte) (Token, error) {
 	return Token{digest: sha256.Sum256([]byte(trimmed))}, nil
 }
 
-// Until returns t as a token that is not valid after the given time.
-func (t Token) Until(notAfter time.Time) Token {
-	t.notAfter = notAfter
-	return t
-}
-
 // DefaultCaller is everyone who holds one of the tokens. It may read everything.
 func DefaultCaller(tokens ...Token) Caller {
 	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}}
@@ -86,30 +80,22 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 	return next
 }
 
-// SetCallers replaces who may ask, at once for every request that is not yet past the guard.
-// Waiting clients pass the guard again when they are woken. The error names every problem with
-// the callers, and then nothing changes.
-func (s *Server) SetCallers(callers []Caller) error {
-	set, err := s.PrepareCallers(callers)
-	if err != nil {
-		return err
-	}
-	set()
-	return nil
-}
-
-// PrepareCallers is the half of [Server.SetCallers] that can fail; set is the other one.
+// PrepareCallers checks callers and returns what replaces those who may ask by them: at once for
+// every request that is not yet past the guard. Waiting clients pass the guard again when they
+// are woken. The error names every problem with the callers.
 func (s *Server) PrepareCallers(callers []Caller) (set func(), err error) {
 	var problems upstream.OptionErrors
 	if checkCallers(&problems, callers); len(problems) > 0 {
 		return nil, problems
 	}
 	next := newCallerSet(callers)
-	return func() {
-		s.adopt(next)
-		s.callers.Store(next)
-		s.sessions.keep(next, time.Now())
-	}, nil
+	return func() { s.setCallers(next) }, nil
+}
+
+func (s *Server) setCallers(set *callerSet) {
+	s.adopt(set)
+	s.callers.Store(set)
+	s.sessions.keep(set, time.Now())
 }
 
 // caller is a checked Caller.

@@ -2,6 +2,7 @@ package endpoint_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func callerWith(t testing.TB, name string, globs []string, tokens ...string) end
 
 func status(t testing.TB, r *rig, target, token string) int {
 	t.Helper()
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	defer c.nc.Close()
 	c.send(request("GET", target, hostLine, "X-KMS-Token: "+token))
 	return c.receive("GET").status
@@ -79,12 +80,7 @@ func TestTokensOverlap(t *testing.T) {
 	r := start(t, endpoint.Options{Callers: old})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
 	next := []endpoint.Caller{callerWith(t, "web", []string{"a"}, batchToken)}
-	set := func(callers []endpoint.Caller) {
-		t.Helper()
-		if err := r.srv.SetCallers(callers); err != nil {
-			t.Fatal(err)
-		}
-	}
+	set := func(callers []endpoint.Caller) { t.Helper(); r.setCallers(t, callers) }
 	overlapping := endpoint.WithOverlap(old, next, time.Now().Add(time.Hour))
 	set(overlapping)
 	if a, b := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken); a != 200 || b != 200 {
@@ -112,7 +108,7 @@ func TestTokensOverlap(t *testing.T) {
 		t.Error("WithOverlap changed its arguments")
 	}
 	// What cannot be used changes nothing.
-	if err := r.srv.SetCallers(nil); err == nil {
+	if _, err := r.srv.PrepareCallers(nil); err == nil {
 		t.Error("no callers at all were taken")
 	}
 	if a := status(t, r, "/v1/a", webToken); a != 200 {
@@ -126,7 +122,7 @@ func TestCallersChangeWhileServing(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {
-		c := dial(t, "tcp", r.addr)
+		c := r.dial(t)
 		wg.Go(func() {
 			for {
 				select {
@@ -144,10 +140,47 @@ func TestCallersChangeWhileServing(t *testing.T) {
 	}
 	for i := range 200 {
 		callers := []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token)), callerWith(t, "other", []string{"*"}, fmt.Sprintf("token-number-%08d", i))}
-		if err := r.srv.SetCallers(callers); err != nil {
-			t.Fatal(err)
-		}
+		r.setCallers(t, callers)
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// TestEveryRequestIsJudgedByItself asks on one connection for things that look alike, for two
+// callers, and changes values and rights in between.
+func TestEveryRequestIsJudgedByItself(t *testing.T) {
+	r := start(t, endpoint.Options{Callers: []endpoint.Caller{callerWith(t, "web", []string{"*"}, token), callerWith(t, "batch", []string{"b"}, batchToken)}})
+	r.put(value("a", "v1", `{"k":"first"}`, upstream.ACSCurrent))
+	r.put(value("b", "v1", `{"k":"of b"}`, upstream.ACSCurrent))
+	c := r.dial(t)
+	ask := func(target, token string, status int, contains string) reply {
+		t.Helper()
+		c.send(request("GET", target, hostLine, "X-KMS-Token: "+token))
+		got := c.receive("GET")
+		if got.status != status || !strings.Contains(got.body, contains) {
+			t.Errorf("%s: %d %s", target, got.status, got.body)
+		}
+		return got
+	}
+	first := ask("/v1/a", token, 200, "first")
+	ask("/v1/b", token, 200, "of b")
+	ask("/v1/a?field=k", token, 200, "first")
+	ask("/v1/a?field=x", token, 404, "FieldNotFound")
+	ask("/v1/%61", token, 200, "SecretData")
+	ask("/v1/%62", token, 200, "of b")
+	ask("/v1/%61?foo=%62", token, 400, "foo")
+	ask("/secretsmanager/batch?secretId=%62&secretId=%62", token, 200, "of b")
+	ask("/v1/a", batchToken, 403, "NoPermission")
+	ask("/v1/b", batchToken, 200, "of b")
+	ask("/v1/"+strings.Repeat("x", 150)+"?versionStage="+strings.Repeat("y", 64)+"&format=aws", token, 404, "ResourceNotFound")
+	r.put(value("a", "v2", `{"k":"second"}`, upstream.ACSCurrent))
+	second := ask("/v1/a", token, 200, "second")
+	for _, header := range []string{"Etag", "X-Request-Id"} {
+		if first.header.Get(header) == second.header.Get(header) {
+			t.Errorf("%s is the same after a change", header)
+		}
+	}
+	r.setCallers(t, []endpoint.Caller{callerWith(t, "web", []string{"b"}, token)})
+	ask("/v1/a", token, 403, "Forbidden.NoPermission")
+	ask("/v1/b", batchToken, 403, "TokenInvalid")
 }

@@ -33,23 +33,23 @@ const (
 type conn struct {
 	net.Conn // TLS included
 
-	unix   bool
-	peer   peer // who is on the other side of a unix socket
-	number uint64
-	remote string // who is on the other side, in words; made when asked for
-
 	// state is the phase in the low 3 bits and a count of changes above, so that the sweep sees
 	// that something happened without a clock in the request path.
 	state atomic.Uint32
 
-	trusted    bool     // has presented a valid token
-	healthOnly bool     // came when all slots were taken
-	account    *account // of the last caller; changed under table.mu
+	unix       bool
+	trusted    bool // has presented a valid token
+	healthOnly bool // came when all slots were taken
+	detaching  bool // no reads from the socket, see [conn.detach]
 	requests   uint64
 	request
+	account *account // of the last caller; changed under table.mu
+
+	peer   peer // who is on the other side of a unix socket
+	number uint64
+	remote string // who is on the other side, in words; made when asked for
 
 	pending   []byte // bytes to serve before the socket's: a replayed request
-	detaching bool   // no reads from the socket, see [conn.detach]
 	waiter    *waiter
 	waitUntil time.Time // of a replayed request on its way to the handler; zero: of none
 
@@ -64,15 +64,16 @@ type conn struct {
 
 // request is what the current request of a connection turned out to be.
 type request struct {
-	id      [36]byte // its last six digits count the requests of the connection
-	headers headers
-	caller  *caller
-	token   *callerToken // that the caller presented; nil: known by its peer alone
-	op      string
-	status  int
-	code    string    // of an error
-	began   time.Time // zero: it is not timed
-	scratch []byte    // decoded parameters; strings of the query may alias it
+	id          [36]byte // its last six digits count the requests of the connection
+	ifNoneMatch []byte   // headers, as they were sent; memory of the request
+	traceparent []byte
+	caller      *caller
+	token       *callerToken // that the caller presented; nil: known by its peer alone
+	op          string
+	status      int
+	code        string    // of an error
+	began       time.Time // zero: it is not timed
+	scratch     []byte    // decoded parameters; strings of the query may alias it
 }
 
 // peer is what the kernel says about the other end of a unix socket.
@@ -146,7 +147,7 @@ func (c *conn) begin() {
 	c.requests++
 	n := c.requests
 	hex.Encode(c.id[30:], []byte{byte(n >> 16), byte(n >> 8), byte(n)})
-	c.headers = headers{}
+	c.ifNoneMatch, c.traceparent = nil, nil
 	c.caller, c.token, c.op, c.status, c.code = nil, nil, "", 0, ""
 	c.began = time.Time{}
 	c.scratch = c.scratch[:0]
@@ -155,7 +156,7 @@ func (c *conn) begin() {
 // trace returns the trace that the client is in. It is parsed when asked for: most hits leave
 // no line behind.
 func (c *conn) trace() upstream.TraceParent {
-	t, _ := upstream.ParseTraceParent(bytes.Trim(c.headers.traceparent, " \t"))
+	t, _ := upstream.ParseTraceParent(bytes.Trim(c.traceparent, " \t"))
 	return t
 }
 

@@ -50,13 +50,13 @@ func TestTokenHeadersOfEveryAgent(t *testing.T) {
 	r := start(t, endpoint.Options{})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
 	for _, header := range []string{"X-KMS-Token", "X-Vault-Token", "X-Aws-Parameters-Secrets-Token", "x-kms-token", "X-VAULT-TOKEN"} {
-		c := dial(t, "tcp", r.addr)
+		c := r.dial(t)
 		c.send(request("GET", "/v1/a", hostLine, header+": "+token))
 		if got := c.receive("GET"); got.status != 200 {
 			t.Errorf("%s: %d %s", header, got.status, got.code)
 		}
 	}
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	c.send(request("GET", "/v1/a", hostLine, tokenLine, "X-Vault-Token: "+token))
 	if got := c.receive("GET"); got.status != 200 {
 		t.Errorf("the same token twice: %d %s", got.status, got.code)
@@ -202,7 +202,7 @@ func TestAttacks(t *testing.T) {
 		{"a bare carriage return in a header", request("GET", "/v1/web/db", append(ok, "X-Junk: a\rb")...), 400, "MalformedRequest"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := dial(t, "tcp", r.addr)
+			c := r.dial(t)
 			c.send(test.raw)
 			got := c.receive(strings.SplitN(test.raw, " ", 2)[0])
 			if got.status != test.status || got.code != test.code {
@@ -285,29 +285,14 @@ func TestErrorsOfTheBackend(t *testing.T) {
 		t.Error("the log does not have what the client must not see")
 	}
 	// A backend that never answers.
-	r.mu.Lock()
-	r.onFetch = func(ctx context.Context, _ upstream.SecretRef) { <-ctx.Done() }
-	r.mu.Unlock()
+	r.hook(func(ctx context.Context, _ upstream.SecretRef) { <-ctx.Done() })
 	if got := r.get(t, "/v1/slow"); got.status != 504 || got.code != "UpstreamTimeout" {
 		t.Errorf("slow: %d %s", got.status, got.code)
 	}
 }
 
-func TestMissStaleAndRefresh(t *testing.T) {
+func TestRefreshNow(t *testing.T) {
 	r := start(t, endpoint.Options{})
-	r.store(value("a", "v1", "x", upstream.ACSCurrent))
-	if got := r.get(t, "/v1/a"); got.status != 200 || got.header.Get("X-Cache") != "miss" {
-		t.Errorf("miss: %d %q", got.status, got.header.Get("X-Cache"))
-	}
-	stale := answer(value("b", "v1", "x", upstream.ACSCurrent), upstream.Stale)
-	stale.Reason, stale.FetchedAt = "Rejected.Throttling", time.Now().Add(-90*time.Second)
-	r.mu.Lock()
-	r.stored[refOf("b", "ACSCurrent")] = stale
-	r.mu.Unlock()
-	got := r.get(t, "/v1/b")
-	if got.header.Get("X-Cache") != "stale" || got.header.Get("X-Cache-Reason") != "Rejected.Throttling" || got.header.Get("Age") != "90" {
-		t.Errorf("stale: %v", got.header)
-	}
 	r.put(value("c", "v1", "x", upstream.ACSCurrent))
 	for i, flag := range []string{"true", "1", "True"} {
 		if got := r.get(t, "/v1/c?refreshNow="+flag); got.status != 200 || r.refreshes.Load() != int64(i+1) {
@@ -387,7 +372,7 @@ func TestBatchAnswersTogether(t *testing.T) {
 func TestReportRefreshesAndNamesTheVersion(t *testing.T) {
 	r := start(t, endpoint.Options{})
 	r.put(value("a", "v2", marker, upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	for i := range 3 {
 		c.send(request("POST", "/secretsmanager/report?secretId=a", hostLine, tokenLine, "Content-Length: 0"))
 		got := c.receive("POST")
@@ -418,7 +403,7 @@ func TestHealth(t *testing.T) {
 		},
 	})
 	anonymous := func(target string) reply {
-		c := dial(t, "tcp", r.addr)
+		c := r.dial(t)
 		c.send(request("GET", target, "Host: localhost:2025"))
 		return c.receive("GET")
 	}

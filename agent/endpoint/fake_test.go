@@ -13,13 +13,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/valyala/fasthttp"
 
 	"secretagent/agent/endpoint"
 	"secretagent/agent/listen"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
 )
+
+// patience is how long a test waits for what must come, however busy the machine is.
+const patience = time.Minute
 
 const (
 	token  = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -182,11 +188,12 @@ func (f *fakeSecrets) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, fu
 	}
 }
 
-// rig is a server that listens on a loopback port.
+// rig is a server that listens on a loopback port, or on pipes.
 type rig struct {
 	*fakeSecrets
 	srv     *endpoint.Server
 	addr    string
+	pipes   *pipes
 	log     *upstreamtest.Buffer
 	serving []chan error
 }
@@ -204,39 +211,106 @@ func mustToken(t testing.TB, text string) endpoint.Token {
 func start(t testing.TB, opts endpoint.Options) *rig {
 	t.Helper()
 	r := &rig{fakeSecrets: newFake(), log: &upstreamtest.Buffer{}}
+	r.serveCache(t, r.fakeSecrets, opts)
+	return r
+}
+
+// serveCache serves secrets on a loopback port, or on r.pipes, until the test ends.
+func (r *rig) serveCache(t testing.TB, secrets endpoint.Secrets, opts endpoint.Options) {
+	t.Helper()
 	if opts.Callers == nil {
 		opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
 	}
 	opts.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	srv, err := endpoint.New(r.fakeSecrets, opts)
-	if err != nil {
+	var err error
+	if r.srv, err = endpoint.New(secrets, opts); err != nil {
 		t.Fatal(err)
 	}
-	r.srv = srv
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := r.srv.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		for _, done := range r.serving {
+			if err := <-done; !errors.Is(err, endpoint.ErrServerClosed) {
+				t.Errorf("Serve: %v", err)
+			}
+		}
+	})
+	if r.pipes != nil {
+		r.serve(t, r.pipes)
+		return
+	}
 	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.addr = ln.Addr().String()
 	r.serve(t, ln)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := srv.Shutdown(ctx); err != nil {
-			t.Errorf("Shutdown: %v", err)
-		}
-		for _, done := range r.serving {
-			select {
-			case err := <-done:
-				if !errors.Is(err, endpoint.ErrServerClosed) {
-					t.Errorf("Serve: %v", err)
-				}
-			case <-ctx.Done():
-				t.Error("Serve did not return after Shutdown")
-			}
-		}
+}
+
+// inBubble runs a test whose time passes only while everybody waits: connections are pipes.
+func inBubble(t *testing.T, opts endpoint.Options, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	_ = (&fasthttp.Server{LazyRequestTime: true}).ServeConn(gone{}) // starts the clock of fasthttp, which outlives the test
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{fakeSecrets: newFake(), log: &upstreamtest.Buffer{}, pipes: newPipes()}
+		r.serveCache(t, r.fakeSecrets, opts)
+		test(t, r)
 	})
-	return r
+}
+
+// pipes is a listener of connections that hold nothing: what one side writes waits until the
+// other reads.
+type pipes struct {
+	conns  chan net.Conn
+	closed context.Context
+	close  context.CancelFunc
+}
+
+func newPipes() *pipes {
+	p := &pipes{conns: make(chan net.Conn)}
+	p.closed, p.close = context.WithCancel(context.Background())
+	return p
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case nc := <-p.conns:
+		return nc, nil
+	case <-p.closed.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error { p.close(); return nil }
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Net: "pipe"} }
+
+// gone is a connection whose client has left.
+type gone struct{ net.Conn }
+
+func (gone) Read([]byte) (int, error) { return 0, io.EOF }
+func (gone) Close() error             { return nil }
+func (gone) RemoteAddr() net.Addr     { return &net.UnixAddr{} }
+func (gone) LocalAddr() net.Addr      { return &net.UnixAddr{} }
+
+func (r *rig) setCallers(t testing.TB, callers []endpoint.Caller) {
+	t.Helper()
+	set, err := r.srv.PrepareCallers(callers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set()
+}
+
+// flush makes log write what it has collected.
+func flush(t testing.TB, log *endpoint.AuditLog) {
+	t.Helper()
+	if err := log.Reopen(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // serve adds a listener.
@@ -282,6 +356,25 @@ func dial(t testing.TB, network, addr string) *client {
 	return &client{t, nc, bufio.NewReader(nc)}
 }
 
+// dial opens a connection to the rig.
+func (r *rig) dial(t testing.TB) *client {
+	t.Helper()
+	if r.pipes == nil {
+		return dial(t, "tcp", r.addr)
+	}
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { _ = ours.Close() })
+	r.pipes.conns <- theirs
+	return &client{t, ours, newReader(ours)}
+}
+
+// ask sends a GET of an honest client and returns the answer.
+func (c *client) ask(target string, header ...string) reply {
+	c.t.Helper()
+	c.send(request("GET", target, append([]string{hostLine, tokenLine}, header...)...))
+	return c.receive("GET")
+}
+
 func (c *client) send(raw string) {
 	c.t.Helper()
 	if _, err := io.WriteString(c.nc, raw); err != nil {
@@ -299,7 +392,7 @@ func (c *client) receive(method string) reply {
 }
 
 func (c *client) tryReceive(method string) (reply, error) {
-	_ = c.nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
 	res, err := http.ReadResponse(c.br, &http.Request{Method: method})
 	if err != nil {
 		return reply{}, err
@@ -330,15 +423,14 @@ const (
 // get asks on a connection of its own, as an honest client.
 func (r *rig) get(t testing.TB, target string, header ...string) reply {
 	t.Helper()
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	defer c.nc.Close()
-	c.send(request("GET", target, append([]string{hostLine, tokenLine}, header...)...))
-	return c.receive("GET")
+	return c.ask(target, header...)
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+	for deadline := time.Now().Add(patience); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never came to this: %s", what)
 		}

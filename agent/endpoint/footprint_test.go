@@ -55,7 +55,7 @@ func TestMemoryPerSecret(t *testing.T) {
 			}
 		}
 		held := int(heap()-before) / n
-		client := dial(t, "tcp", r.addr)
+		client := r.dial(t)
 		answer := 0
 		for i := range n {
 			client.send(request("GET", "/v1/"+name(i), hostLine, tokenLine))

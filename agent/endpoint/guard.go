@@ -10,7 +10,7 @@ import (
 	"secretagent/upstream"
 )
 
-// headers is what the guard and the handlers need of the headers of a request.
+// headers is what one pass over the headers of a request finds.
 type headers struct {
 	token       []byte
 	tokens      int  // token headers
@@ -39,10 +39,11 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
 	if refused := guardMethod(ctx, r); refused != allowed { // 1.
 		return refused
 	}
-	h := &c.headers
+	var h headers
 	for name, value := range req.All() {
-		s.note(h, name, value)
+		s.note(&h, name, value)
 	}
+	c.ifNoneMatch, c.traceparent = h.ifNoneMatch, h.traceparent
 	switch {
 	case h.forwarded: // 2.
 		return forwardedRequest
@@ -51,7 +52,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
 	case (h.crossOrigin || routes[r].fromPage) && !(routes[r].forBrowsers && sameOrigin(req, c)): // 4.
 		return originNotAllowed
 	}
-	return s.identify(req, c, r) // 5.
+	return s.identify(req, c, r, &h) // 5.
 }
 
 // guardMethod refuses other methods than that of the route, and what others on the way to us
@@ -124,9 +125,9 @@ func (s *Server) note(h *headers, name, value []byte) {
 }
 
 // identify finds out who asks.
-func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r route) refusal {
+func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r route, h *headers) refusal {
 	set := s.callers.Load()
-	who, refused := authenticate(c, &c.headers, set)
+	who, refused := authenticate(c, h, set)
 	lent := refused == tokenMissing
 	if lent {
 		who, refused = s.admitBrowser(req, c, r, set)
@@ -158,7 +159,7 @@ func (s *Server) hostAllowed(hostport []byte, unix bool) bool {
 		return false
 	}
 	host = lower(host)
-	if _, known := s.hosts[host]; known || host == "localhost" {
+	if s.hosts[host] {
 		return true
 	}
 	if !strings.ContainsAny(host, ".:%[]") {
@@ -171,8 +172,10 @@ func (s *Server) hostAllowed(hostport []byte, unix bool) bool {
 // withoutPort returns host without the port after it and the brackets around it.
 func withoutPort(host string) (string, bool) {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && (strings.IndexByte(host, ':') == i || host[i-1] == ']') {
-		if strings.Trim(host[i+1:], "0123456789") != "" {
-			return "", false
+		for _, digit := range host[i+1:] {
+			if digit < '0' || digit > '9' {
+				return "", false
+			}
 		}
 		host = host[:i]
 	}
@@ -208,19 +211,21 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 		s.opts.Logger.Warn("request refused", "code", refusals[r].code, "caller", name, "from", c.from(),
 			c.cause().Attr(), "suppressed", suppressed, "hint", refusals[r].message)
 	}
-	if s.opts.Audit != nil && r != nameNotAllowed { // a denied name is audited with the name, by its route
-		if ok, suppressed := s.auditRefusal(&s.strangers); ok {
-			s.opts.Audit.write(c.record(upstream.SecretRef{}, "", c.code, suppressed))
-		}
+	if r != nameNotAllowed { // a denied name is audited with the name, see deny
+		s.auditRefusal(c, upstream.SecretRef{}, &s.strangers)
 	}
 }
 
-// auditRefusal reports whether l has room for another audit line, and how many were left out
-// since the last. Strangers and every caller have a limiter each, so that no flood hides what
-// somebody else was refused.
-func (s *Server) auditRefusal(l *limiter) (ok bool, suppressed uint64) {
-	if ok, suppressed = l.allow(); !ok {
-		s.stats.auditDropped.Add(1)
+// auditRefusal writes an audit line about a refusal if l has room for it. Strangers and every
+// caller have a limiter each, so that no flood hides what somebody else was refused.
+func (s *Server) auditRefusal(c *conn, ref upstream.SecretRef, l *limiter) {
+	if s.opts.Audit == nil {
+		return
 	}
-	return ok, suppressed
+	ok, suppressed := l.allow()
+	if !ok {
+		s.stats.auditDropped.Add(1)
+		return
+	}
+	s.opts.Audit.write(c.record(ref, "", c.code, suppressed))
 }

@@ -54,7 +54,7 @@ func TestEveryValueSaysHowItCame(t *testing.T) {
 		if c.method == "POST" {
 			header = append(header, "Content-Length: 0")
 		}
-		conn := dial(t, "tcp", r.addr)
+		conn := r.dial(t)
 		conn.send(request(c.method, c.target, header...))
 		got := conn.receive(c.method)
 		_ = conn.nc.Close()

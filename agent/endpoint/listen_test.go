@@ -216,7 +216,7 @@ func TestNothingLeaksThroughLogAuditOrStats(t *testing.T) {
 	c = dial(t, "tcp", r.addr)
 	c.send("GET /v1/a HTTP/1.1\r\n" + hostLine + "\r\nX-KMS-Token: " + marker + "\x00\r\n\r\n")
 	c.receive("GET")
-	log.Flush()
+	flush(t, log)
 	for where, text := range map[string]string{"log": r.log.String(), "audit": audit.String()} {
 		if text == "" || bytes.Contains([]byte(text), []byte(marker)) || strings.Contains(text, token) {
 			t.Errorf("%s:\n%s", where, text)

@@ -40,7 +40,7 @@ type Secrets interface {
 
 // Options configures a [Server]. The zero value of every field but Callers is usable.
 type Options struct {
-	// Callers are who may ask; at least one. See [Server.SetCallers].
+	// Callers are who may ask; at least one. See [Server.PrepareCallers].
 	Callers []Caller
 
 	// TokenHeaders are the headers that may carry a token. Nil means X-KMS-Token,
@@ -58,7 +58,6 @@ type Options struct {
 	AllowedHosts []string
 
 	MaxConnections           int // open connections that do not wait; 0 means 800
-	HealthConnections        int // more of them that may only ask for health; 0 means 16
 	MaxRequestsPerConnection int // then it is closed; 0 means 1,000,000, at most 16,000,000
 	MaxHeaderBytes           int // request line and headers; 0 means 8 KiB, at least 1 KiB
 	MaxBatch                 int // secrets of one batch; 0 means 100
@@ -179,7 +178,6 @@ func (o *Options) fillAndCheckLimits(p *upstream.OptionErrors) {
 		def, min, max int
 	}{
 		{"maxConnections", &o.MaxConnections, 800, 1, 1 << 20},
-		{"healthConnections", &o.HealthConnections, 16, 1, 1 << 16}, // in agent.yaml it cannot be set
 		{"maxRequestsPerConnection", &o.MaxRequestsPerConnection, 1_000_000, 1, 16_000_000},
 		{"maxHeaderBytes", &o.MaxHeaderBytes, 8 << 10, 1 << 10, 1 << 20},
 		{"maxBatch", &o.MaxBatch, 100, 1, 1000},

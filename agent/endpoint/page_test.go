@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,7 +16,6 @@ import (
 	"testing"
 
 	"secretagent/agent/endpoint"
-	"secretagent/agent/listen"
 	"secretagent/upstream"
 	"secretagent/upstream/upstreamtest"
 )
@@ -67,7 +67,7 @@ func pageCallers(t *testing.T) []endpoint.Caller {
 // ask sends one request on a connection of its own, with a form as its body.
 func (r *rig) ask(t *testing.T, method, target, form string, header ...string) reply {
 	t.Helper()
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	defer c.nc.Close()
 	if !strings.HasPrefix(strings.Join(header, "\n"), "Host:") {
 		header = append([]string{hostLine}, header...)
@@ -197,7 +197,7 @@ func TestStatusIsAPageForBrowsersAlone(t *testing.T) {
 func TestSessionOpensTheStatusAlone(t *testing.T) {
 	r := startPage(t, endpoint.Options{})
 	cookie := r.signIn(t, token)
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	for _, target := range []string{
 		"GET /v1/web/db", "GET /secretsmanager/get?secretId=web/db", "GET /secretsmanager/batch?secretId=web/db",
 		"POST /secretsmanager/report?secretId=web/db", "GET /metrics", "POST /status/link", "GET /statusx", "GET /status/unknown",
@@ -245,15 +245,11 @@ func TestPageShowsWhatItsCallerMayRead(t *testing.T) {
 	// Its rights follow those of the caller, and end with its token.
 	callers := pageCallers(t)
 	callers[1].Secrets = []string{"other/*"}
-	if err := r.srv.SetCallers(callers); err != nil {
-		t.Fatal(err)
-	}
+	r.setCallers(t, callers)
 	if got := r.ask(t, "GET", "/status", "", jsonLine, cookie); got.status != 200 || strings.Contains(got.body, "web/db") {
 		t.Errorf("with fewer rights: %s", got.body)
 	}
-	if err := r.srv.SetCallers(callers[:1]); err != nil {
-		t.Fatal(err)
-	}
+	r.setCallers(t, callers[:1])
 	if got := r.ask(t, "GET", "/status", "", jsonLine, cookie); got.code != "SessionEnded" {
 		t.Errorf("without the caller: %d %s", got.status, got.body)
 	}
@@ -298,8 +294,8 @@ func TestOneTimeLink(t *testing.T) {
 		t.Errorf("the second time: %d %s", again.status, again.body)
 	}
 	stats := r.srv.Stats()
-	if stats.Refused["LinkInvalid"] != 1 || stats.Sessions != 2 || stats.Links != 0 {
-		t.Errorf("refused %v, %d sessions, %d links", stats.Refused, stats.Sessions, stats.Links)
+	if stats.Refused["LinkInvalid"] != 1 || stats.Sessions != 2 {
+		t.Errorf("refused %v, %d sessions", stats.Refused, stats.Sessions)
 	}
 	if _, code, _ := strings.Cut(path, "code="); strings.Contains(r.log.String(), code) || strings.Contains(again.body, code) {
 		t.Error("the code is in the log or in an answer")
@@ -369,7 +365,7 @@ func TestWrongTokenInTheFormCostsWhatItCostsElsewhere(t *testing.T) {
 	if n := r.srv.Stats().Refused["TokenInvalid"]; n != 6 {
 		t.Errorf("%d refusals are counted", n)
 	}
-	log.Flush()
+	flush(t, log)
 	if text := audit.String(); strings.Count(text, `"Operation":"SignIn","Outcome":"TokenInvalid"`) != 6 || !strings.Contains(text, `"Caller":"token-holder"`) ||
 		!strings.Contains(text, `"Outcome":"signed-in"`) || strings.Contains(text, wrong) || strings.Contains(text, token) {
 		t.Errorf("the audit log: %s", text)
@@ -399,12 +395,12 @@ func TestPageCanBeSwitchedOff(t *testing.T) {
 
 func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 	r := startPage(t, endpoint.Options{})
-	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0", TLS: tlsFiles(t)})
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.serve(t, ln)
-	nc, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	r.serve(t, tls.NewListener(plain, selfSigned()))
+	nc, err := tls.Dial("tcp", plain.Addr().String(), &tls.Config{InsecureSkipVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,17 +411,20 @@ func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 	if got := c.receive("POST"); got.status != http.StatusSeeOther || !strings.Contains(got.header.Get("Set-Cookie"), "; secure") {
 		t.Errorf("over TLS: %d %v", got.status, got.header)
 	}
+}
 
-	// A link that is asked for over the unix socket leads to the TCP listener.
-	socket := socketPath(t)
-	unix, err := listen.Open(listen.UnixOptions{Path: socket})
+// TestLinkFromTheSocket leads to the TCP listener.
+func TestLinkFromTheSocket(t *testing.T) {
+	r := startPage(t, endpoint.Options{})
+	socket := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Skip(err)
 	}
-	r.serve(t, unix)
-	u := dial(t, "unix", socket)
-	u.send(request("POST", "/status/link", "Host: localhost", tokenLine))
-	if link, _ := u.receive("POST").json(t)["Link"].(string); !strings.HasPrefix(link, "http://"+r.addr+"/status/open?code=") {
+	r.serve(t, ln)
+	c := dial(t, "unix", socket)
+	c.send(request("POST", "/status/link", "Host: localhost", tokenLine))
+	if link, _ := c.receive("POST").json(t)["Link"].(string); !strings.HasPrefix(link, "http://"+r.addr+"/status/open?code=") {
 		t.Errorf("over the socket: %s", link)
 	}
 }

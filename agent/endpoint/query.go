@@ -146,7 +146,13 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 	case paramVersionStage:
 		q.stage = value
 	case paramRefreshNow:
-		q.refresh, err = parseBool("refreshNow", value)
+		switch value {
+		case "true", "True", "1":
+			q.refresh = true
+		case "false", "False", "0":
+		default:
+			return upstream.InvalidParameter("refreshNow", "it must be true or false")
+		}
 	case paramFormat:
 		if q.format, ok = formatOf(value); !ok {
 			return upstream.InvalidParameter("format", "it must be one of "+formatNames)
@@ -196,16 +202,6 @@ func (q *query) parseRef() error {
 	}
 	q.ref = ref.WithDefaults()
 	return nil
-}
-
-func parseBool(name, value string) (bool, error) {
-	switch value {
-	case "true", "True", "1":
-		return true, nil
-	case "false", "False", "0":
-		return false, nil
-	}
-	return false, upstream.InvalidParameter(name, "it must be true or false")
 }
 
 // unescape decodes percent-encoding once; '+' is a space only when asked. The result aliases b

@@ -185,7 +185,7 @@ func (s *Server) whileBusy(c *conn, do func(context.Context)) {
 // answer writes a value, a 304, or parks the connection until there is something to write.
 func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, waitUntil time.Time) {
 	p := s.preparedOf(a)
-	if match := c.headers.ifNoneMatch; len(match) > 0 && etagMatches(match, p.etag[:]) {
+	if match := c.ifNoneMatch; len(match) > 0 && etagMatches(match, p.etag[:]) {
 		if q.wait > 0 && s.park(ctx, c, q, p, waitUntil) {
 			return
 		}
@@ -221,11 +221,7 @@ func (s *Server) answered(ctx *fasthttp.RequestCtx, c *conn, status int, ref ups
 // answer depends on whether the name exists.
 func (s *Server) deny(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef) {
 	s.refuse(ctx, c, nameNotAllowed)
-	if s.opts.Audit != nil {
-		if ok, suppressed := s.auditRefusal(&c.caller.account.denials); ok {
-			s.opts.Audit.write(c.record(ref, "", c.code, suppressed))
-		}
-	}
+	s.auditRefusal(c, ref, &c.caller.account.denials)
 }
 
 // owned returns ref with strings of its own.

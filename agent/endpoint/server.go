@@ -5,7 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
+	"log"
 	mathrand "math/rand/v2"
 	"net"
 	"net/textproto"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/valyala/fasthttp"
 	"golang.org/x/time/rate"
+
+	"secretagent/upstream"
 )
 
 // ErrServerClosed is returned by [Server.Serve] after [Server.Shutdown].
@@ -36,7 +39,7 @@ type Server struct {
 	tokenHeaders [][]byte
 	callers      atomic.Pointer[callerSet]
 	accounts     map[string]*account // of callers; guarded by mu
-	hosts        map[string]struct{}
+	hosts        map[string]bool     // without ports; other names and addresses of loopback count as well
 	etagKey      [32]byte
 	sessions     sessions
 	process      uint64 // random part of request ids
@@ -78,7 +81,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		secrets:   secrets,
 		opts:      opts,
 		prefix:    []byte(opts.PathPrefix),
-		hosts:     map[string]struct{}{},
+		hosts:     map[string]bool{"localhost": true, "127.0.0.1": true},
 		table:     newTable(opts),
 		listeners: map[net.Listener]struct{}{},
 		done:      make(chan struct{}),
@@ -89,15 +92,13 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		s.tokenHeaders = append(s.tokenHeaders, []byte(textproto.CanonicalMIMEHeaderKey(h)))
 	}
 	for _, h := range opts.AllowedHosts {
-		s.hosts[lower(h)] = struct{}{}
+		s.hosts[lower(h)] = true
 	}
-	if err := s.SetCallers(opts.Callers); err != nil {
-		return nil, err
-	}
+	s.setCallers(newCallerSet(opts.Callers))
 	_, _ = rand.Read(s.etagKey[:]) // never fails
 	s.process = mathrand.Uint64()
 	s.clock.Store(time.Now().UnixNano())
-	s.hubs.init(secrets)
+	s.hubs.secrets, s.hubs.byRef = secrets, map[upstream.SecretRef]*hub{}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.http = &fasthttp.Server{
 		Handler:       s.handle,
@@ -106,7 +107,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		ConnState:     follow,
 		// The table decides who gets in; this is only a backstop for connections that were
 		// told to leave and have not yet.
-		Concurrency:                  2*(opts.MaxConnections+opts.HealthConnections) + opts.MaxWaiters,
+		Concurrency:                  2*(opts.MaxConnections+healthConnections) + opts.MaxWaiters,
 		ReadBufferSize:               opts.MaxHeaderBytes,
 		MaxRequestBodySize:           maxBodyBytes,
 		DisablePreParseMultipartForm: true,
@@ -116,7 +117,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		NoDefaultDate:                true,
 		NoDefaultContentType:         true,
 		SecureErrorLogMessage:        true,
-		Logger:                       quiet{opts.Logger},
+		Logger:                       log.New(io.Discard, "", 0), // its texts may quote the request
 	}
 	return s, nil
 }
@@ -279,40 +280,42 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.table.stop()
 	s.hubs.wakeAll()
 
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.wg.Wait()
+		s.hubs.wg.Wait()
+	}()
 	// A connection that answered just before it could learn of the shutdown becomes idle
 	// afterwards, so idle ones are closed repeatedly.
 	ticker := time.NewTicker(2 * time.Millisecond)
 	defer ticker.Stop()
-	var err error
-	for waiting := true; waiting; {
+	defer s.cancel()
+	for {
 		s.table.closeWhere(idle, fresh)
 		select {
-		case <-s.table.empty:
-			waiting = false
+		case <-ended:
+			return nil
 		case <-ctx.Done():
-			err = ctx.Err()
 			s.cancel()
 			s.table.closeWhere(fresh, active, busy, idle, parked)
 			select {
-			case <-s.table.empty:
+			case <-ended:
 			case <-time.After(time.Second): // a lookup that ignores its context
-				return err
 			}
-			waiting = false
+			return ctx.Err()
 		case <-ticker.C:
 		}
 	}
-	s.cancel()
-	s.wg.Wait()
-	s.hubs.wg.Wait()
-	return err
 }
 
 // handle answers one request.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	c.begin()
-	s.startTimer(c)
+	if s.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0 {
+		c.began = time.Now()
+	}
 	defer s.recoverFault(ctx, c)
 	s.dispatch(ctx, c)
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
@@ -350,12 +353,6 @@ func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 		s.refuse(ctx, c, malformedRequest)
 	}
 }
-
-// quiet is the logger of fasthttp, whose texts may quote the request: they are dropped, and
-// only the fact is kept.
-type quiet struct{ log *slog.Logger }
-
-func (q quiet) Printf(string, ...any) { q.log.Debug("connection ended with an error") }
 
 // limiter bounds how often something is written and counts what was not.
 type limiter struct {

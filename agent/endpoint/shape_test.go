@@ -75,7 +75,7 @@ func TestDefaultFormat(t *testing.T) {
 	}
 	r := start(t, endpoint.Options{Format: f, PathPrefix: "/secret/", TokenHeaders: []string{"X-My-Token"}, AllowedHosts: []string{"Agent.Local"}})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	c.send(request("GET", "/secret/a?versionStage=AWSCURRENT", "Host: agent.local:2025", "X-My-Token: "+token))
 	if got := c.receive("GET"); got.status != 200 || got.json(t)["SecretString"] != "x" {
 		t.Errorf("%d %s", got.status, got.body)
@@ -93,7 +93,7 @@ func TestManyFieldsAreBounded(t *testing.T) {
 	}
 	data, _ := json.Marshal(object)
 	r.put(value("a", "v1", string(data), upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	for i := range 100 {
 		c.send(request("GET", "/v1/a?field="+itoa(i), hostLine, tokenLine))
 		if got := c.receive("GET"); got.status != 200 || got.body != itoa(i) {

@@ -27,7 +27,7 @@ type Stats struct {
 	Evicted           uint64 // connections closed to make room
 	TimedOut          uint64 // connections ended because they did not move
 	Panics            uint64
-	Sessions, Links   int    // of the status page
+	Sessions          int    // of browsers that see the status page
 	AuditDropped      uint64 // refusals that were not audited because there were too many
 }
 
@@ -63,7 +63,7 @@ func (s *Server) Stats() Stats {
 		Refused:      map[string]uint64{}, Failed: map[string]uint64{},
 	}
 	out.Connections, out.HealthConnections, out.Waiting = s.table.counts()
-	out.Sessions, out.Links = s.sessions.counts()
+	out.Sessions, _ = s.sessions.counts()
 	for r := allowed + 1; r < numRefusals; r++ {
 		if count := n.refused[r].Load(); count > 0 {
 			out.Refused[refusals[r].code] += count

@@ -2,11 +2,13 @@ package endpoint
 
 import (
 	"container/list"
-	"os"
 	"slices"
 	"sync"
 	"time"
 )
+
+// healthConnections is how many clients are let in beyond the limit, for health alone.
+const healthConnections = 16
 
 // table knows every connection and decides who gets in and who has to leave.
 type table struct {
@@ -18,14 +20,13 @@ type table struct {
 	open      int        // counted connections that are not parked and not health-only
 	health    int
 	parked    int
-	empty     chan struct{} // closed when the last connection leaves after stop
 	stopped   bool
 }
 
 func newTable(o Options) *table {
 	return &table{
-		maxOpen: o.MaxConnections, maxHealth: o.HealthConnections, maxParked: o.MaxWaiters,
-		conns: map[*conn]struct{}{}, untrusted: list.New(), empty: make(chan struct{}),
+		maxOpen: o.MaxConnections, maxHealth: healthConnections, maxParked: o.MaxWaiters,
+		conns: map[*conn]struct{}{}, untrusted: list.New(),
 	}
 }
 
@@ -166,26 +167,13 @@ func (t *table) remove(c *conn) {
 	defer t.mu.Unlock()
 	t.discountLocked(c)
 	delete(t.conns, c)
-	t.closeWhenEmptyLocked()
 }
 
-// stop lets nobody in any more. empty is closed once all have left.
+// stop lets nobody in any more.
 func (t *table) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopped = true
-	t.closeWhenEmptyLocked()
-}
-
-func (t *table) closeWhenEmptyLocked() {
-	if !t.stopped || len(t.conns) > 0 {
-		return
-	}
-	select {
-	case <-t.empty:
-	default:
-		close(t.empty)
-	}
 }
 
 // closeWhere closes the sockets of all connections in one of the phases.
@@ -239,6 +227,3 @@ func (t *table) sweep(now time.Time, requestTimeout, idleTimeout time.Duration) 
 	}
 	return ended
 }
-
-// isTimeout reports whether err is an expired deadline.
-func isTimeout(err error) bool { return os.IsTimeout(err) }

@@ -3,7 +3,6 @@ package endpoint_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -69,7 +68,7 @@ func TestTraceIsFollowed(t *testing.T) {
 		{"outage", "GET", "/v1/down", 503, true, true},
 	} {
 		for _, traced := range []bool{true, false} {
-			audit.Flush()
+			flush(t, audit)
 			begin, beginLog := len(out.String()), len(r.log.String())
 			mu.Lock()
 			causes = nil
@@ -78,13 +77,13 @@ func TestTraceIsFollowed(t *testing.T) {
 			if traced {
 				lines = append(lines, traceLine, "tracestate: vendor=whatever")
 			}
-			c := dial(t, "tcp", r.addr)
+			c := r.dial(t)
 			c.send(request(test.method, test.target, lines...))
 			got := c.receive(test.method)
 			if got.status != test.status {
 				t.Fatalf("%s: %d %s", test.what, got.status, got.body)
 			}
-			audit.Flush()
+			flush(t, audit)
 			id := got.header.Get("X-Request-Id")
 			wantTrace, wantSpan := "", ""
 			if traced {
@@ -124,7 +123,7 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	for _, test := range []struct {
 		lines []string
 		want  string
@@ -148,13 +147,13 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 		{[]string{"tracestate: " + strings.Repeat("a=b,", 400)}, ""},
 		{nil, ""},
 	} {
-		audit.Flush()
+		flush(t, audit)
 		begin := len(out.String())
 		c.send(request("GET", "/v1/held", append([]string{hostLine, tokenLine}, test.lines...)...))
 		if got := c.receive("GET"); got.status != 200 {
 			t.Fatalf("%q: %d %s", test.lines, got.status, got.body)
 		}
-		audit.Flush()
+		flush(t, audit)
 		if l := auditLines(t, out.String()[begin:]); len(l) != 1 || l[0].TraceId != test.want || (l[0].SpanId != "") != (test.want != "") {
 			t.Errorf("%q: %+v", test.lines, l)
 		}
@@ -168,10 +167,10 @@ func TestTraceOfRefusals(t *testing.T) {
 	out := &upstreamtest.Buffer{}
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	c.send(request("GET", "/v1/held", hostLine, "X-KMS-Token: wrong", traceLine))
 	got := c.receive("GET")
-	audit.Flush()
+	flush(t, audit)
 	l := auditLines(t, out.String())
 	if len(l) != 1 || l[0].Outcome != "TokenInvalid" || l[0].TraceId != traceID || l[0].SpanId != spanID {
 		t.Errorf("%+v", l)
@@ -187,7 +186,7 @@ func TestTraceOfAWait(t *testing.T) {
 	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
 	r := start(t, endpoint.Options{Audit: audit})
 	r.put(value("a", "v1", "first", upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
+	c := r.dial(t)
 	c.send(request("GET", "/v1/a", hostLine, tokenLine))
 	tag := c.receive("GET").header.Get("Etag")
 	c.send(request("GET", "/v1/a?wait=30s", hostLine, tokenLine, traceLine, "If-None-Match: "+tag))
@@ -196,43 +195,8 @@ func TestTraceOfAWait(t *testing.T) {
 	if got := c.receive("GET"); got.status != 200 {
 		t.Fatalf("%d %s", got.status, got.body)
 	}
-	audit.Flush()
+	flush(t, audit)
 	if l := auditLines(t, out.String()); len(l) != 2 || l[0].TraceId != "" || l[1].TraceId != traceID {
 		t.Errorf("%+v", l)
-	}
-}
-
-// TestAuditOfRepeatedRequests asks the same three times, each time in another trace.
-func TestAuditOfRepeatedRequests(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: audit})
-	r.put(value("held", "v1", marker, upstream.ACSCurrent))
-	c := dial(t, "tcp", r.addr)
-	var ids []string
-	for i := range 3 {
-		c.send(request("GET", "/v1/held", hostLine, tokenLine, fmt.Sprintf("traceparent: 00-%032d-%016d-01", i+1, i+1)))
-		got := c.receive("GET")
-		if got.status != 200 {
-			t.Fatal(got.status)
-		}
-		ids = append(ids, got.header.Get("X-Request-Id"))
-	}
-	audit.Flush()
-	lines := auditLines(t, out.String())
-	if len(lines) != len(ids) {
-		t.Fatalf("%d lines", len(lines))
-	}
-	for i, l := range lines {
-		if l.RequestId != ids[i] || l.TraceId != fmt.Sprintf("%032d", i+1) || l.SpanId != fmt.Sprintf("%016d", i+1) ||
-			l.Caller != "token-holder" || l.Operation != "GetSecretValue" || l.SecretName != "held" || l.VersionId != "v1" || l.Outcome != "hit" || l.Status != 200 {
-			t.Errorf("line %d, request %s: %+v", i, ids[i], l)
-		}
-	}
-	if ids[0] == ids[1] || ids[1] == ids[2] {
-		t.Errorf("ids %q", ids)
-	}
-	if s := r.srv.Stats(); s.Hits != 3 || r.srv.Callers()[0].Lookups != 3 {
-		t.Errorf("%d hits, %d of the caller", s.Hits, r.srv.Callers()[0].Lookups)
 	}
 }

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -90,7 +91,7 @@ func (s *Server) wait(w *waiter) {
 		var next [1]byte
 		n, err := c.Conn.Read(next[:])
 		w.leftover = append(w.leftover, next[:n]...)
-		gone = n == 0 && !isTimeout(err)
+		gone = n == 0 && !os.IsTimeout(err)
 	}
 	s.hubs.leave(w)
 	c.waiter = nil
@@ -143,11 +144,6 @@ type hub struct {
 	waiters map[*waiter]struct{}
 	cancel  func()
 	done    chan struct{}
-}
-
-func (hs *hubs) init(secrets Secrets) {
-	hs.secrets = secrets
-	hs.byRef = map[upstream.SecretRef]*hub{}
 }
 
 // join adds w to the hub of its reference. It fails after wakeAll, when closed says so, and
