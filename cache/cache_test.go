@@ -403,11 +403,11 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	}
 	for want, opts := range map[string]cache.Options{
 		"": {Limits: cache.Limits{TTL: time.Second, MaxStale: cache.Never, NegativeTTL: cache.Never}, Sealed: &cache.Sealed{Path: dir + "/a", Keyring: dir + "/b"}},
-		"negativeTTL: 2s: must not be longer than cache.ttl, 1s":  {Limits: cache.Limits{TTL: time.Second, NegativeTTL: 2 * time.Second}},
-		"pins[1].name: a:ACSCurrent: is declared twice: keep one": {Limits: cache.Limits{Pins: []cache.Pin{{Ref: upstream.SecretRef{SecretName: "a"}}, {Ref: ref("a")}}}},
-		"sealed.path: ./a: is also the keyring":                   {Sealed: &cache.Sealed{Path: "./a", Keyring: "a"}},
-		"sealed.keyring: " + foreign + " is not a Tink keyset in JSON; put a good copy in place, or remove it to start with a new key": {Sealed: &cache.Sealed{Path: "a", Keyring: foreign}},
-		"forcedRefresh.perSecond: +Inf: must be a finite number":                                                                       {ForcedPerSecond: math.Inf(1)},
+		"negativeTTL: 2s: must not be longer than cache.ttl, 1s":                                  {Limits: cache.Limits{TTL: time.Second, NegativeTTL: 2 * time.Second}},
+		"pins[1].name: a:ACSCurrent: is declared twice: keep one":                                 {Limits: cache.Limits{Pins: []cache.Pin{{Ref: upstream.SecretRef{SecretName: "a"}}, {Ref: ref("a")}}}},
+		"sealed.path: ./a: is also the keyring":                                                   {Sealed: &cache.Sealed{Path: "./a", Keyring: "a"}},
+		"sealed.keyring: " + foreign + ": is not a Tink keyset in JSON; put a good copy in place": {Sealed: &cache.Sealed{Path: "a", Keyring: foreign}},
+		"forcedRefresh.perSecond: +Inf: must be a finite number":                                  {ForcedPerSecond: math.Inf(1)},
 	} {
 		if got := fmt.Sprint(opts.Validate()); got != cmp.Or(want, "<nil>") {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -465,14 +465,14 @@ func TestValidate(t *testing.T) {
 	} {
 		opts := endpoint.Options{Callers: []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}}
 		test.mutate(&opts)
-		got, want := "", ""
+		got := ""
 		if err := opts.Validate(); err != nil {
-			got, want = err.Error(), "endpoint: "+err.Error()
+			got = err.Error()
 		}
 		if got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
 		}
-		if _, err := endpoint.New(newFake(), opts); (err != nil) != (want != "") || err != nil && err.Error() != want {
+		if _, err := endpoint.New(newFake(), opts); (err != nil) != (got != "") || err != nil && err.Error() != got {
 			t.Errorf("New says %v, Validate %s", err, got)
 		}
 	}

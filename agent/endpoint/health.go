@@ -52,7 +52,7 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route) {
 	case r == routeStatus && s.wantsPage(&ctx.Request.Header):
 		s.page(ctx, c, r, "")
 	case r == routeStatus && s.opts.Status != nil:
-		s.showJSON(ctx, c, "status", s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may}))
+		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may}))
 	case r == routeMetrics && s.opts.Metrics != nil:
 		var buf bytes.Buffer
 		if err := s.opts.Metrics(&buf); err != nil {
@@ -67,11 +67,11 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route) {
 	}
 }
 
-// showJSON answers with v, which is called name in the log.
-func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, name string, v any) {
+// showJSON answers with v.
+func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		s.opts.Logger.Error(name+" cannot be encoded", "err", err, "hint", hintDefect)
+		s.opts.Logger.Error("an answer cannot be encoded", "err", err, "hint", hintDefect)
 		s.refuse(ctx, c, internalFailure)
 		return
 	}

@@ -26,5 +26,5 @@ func (s *Server) versions(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 		s.fail(ctx, c, ref, err)
 		return
 	}
-	s.showJSON(ctx, c, "versions", list)
+	s.showJSON(ctx, c, list)
 }
