@@ -22,14 +22,29 @@ type keyEntry struct {
 	aead   tink.AEAD // nil unless enabled
 }
 
-// newKeys makes each key of a keyring usable by itself. It passes err, of making ring, on.
-func newKeys(ring *keyfile.Keyring, err error) (*keys, error) {
+// readKeyring reads a keyring. The error matches [fs.ErrNotExist] when there is no file.
+func readKeyring(path string, credential bool) (*keys, error) {
+	ring, err := keyfile.ReadKeyring(path, credential)
 	if err != nil {
-		return nil, fmt.Errorf("keyring: %w", err)
+		return nil, err
 	}
+	return newKeys(ring)
+}
+
+// extended returns the keyring with a fresh primary key added, which is on disk then.
+func (k *keys) extended() (*keys, error) {
+	ring, err := k.ring.Extend()
+	if err != nil {
+		return nil, err
+	}
+	return newKeys(ring)
+}
+
+// newKeys makes each key of a keyring usable by itself.
+func newKeys(ring *keyfile.Keyring) (*keys, error) {
 	list, err := ring.Keys()
 	if err != nil {
-		return nil, fmt.Errorf("keyring: %w", err)
+		return nil, err
 	}
 	k := &keys{ring: ring, primary: ring.Primary()}
 	for _, key := range list {

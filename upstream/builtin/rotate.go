@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"secretagent/upstream"
-	"secretagent/upstream/keyfile"
 )
 
 // Key is a key of the keyring, without its material.
@@ -93,7 +92,7 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 // extendKeyring adds a primary key to the keyring file. Others use the file as well, so it is
 // read again and not taken from memory.
 func (s *Store) extendKeyring() (*keys, error) {
-	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
+	onDisk, err := readKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +104,7 @@ func (s *Store) extendKeyring() (*keys, error) {
 			}
 		}
 	}
-	next, err := newKeys(onDisk.ring.Extend())
+	next, err := onDisk.extended()
 	if err != nil {
 		return nil, fmt.Errorf("the keyring is unchanged: %w", err)
 	}

@@ -78,7 +78,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	opts = opts.withDefaults()
 	keyfile.KeyringFile.Clean(opts.Keyring)
-	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
+	keyring, err := readKeyring(opts.Keyring, opts.KeyringIsCredential)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -153,7 +153,10 @@ func (s *Store) load(keyring *keys) error {
 			}
 		}
 		ring, created, err := keyfile.OpenKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
-		if keyring, err = newKeys(ring, err); err != nil {
+		if err != nil {
+			return err
+		}
+		if keyring, err = newKeys(ring); err != nil {
 			return err
 		}
 		if created {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Verifying a V1 signature encodes every parameter twice, so its cost grows with the value.
@@ -29,21 +28,5 @@ func BenchmarkVerifyV1(b *testing.B) {
 				}
 			}
 		})
-	}
-}
-
-func BenchmarkClaimNonce(b *testing.B) {
-	now := time.Now()
-	n := newNonces(1 << 30)
-	i := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		i++
-		if i%1000 == 0 {
-			now = now.Add(time.Second)
-		}
-		if f := n.claim(fmt.Sprint(i), now, now); f != nil {
-			b.Fatal(f)
-		}
 	}
 }

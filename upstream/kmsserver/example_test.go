@@ -3,13 +3,12 @@ package kmsserver_test
 import (
 	"context"
 	"fmt"
-	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 
-	"secretagent/upstream"
 	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/upstreamtest"
 )
@@ -17,29 +16,19 @@ import (
 // A backend is served on a private socket; any HTTP client reaches it there.
 func Example() {
 	backend := upstreamtest.NewFake() // or any other upstream.Manager
-	_, err := backend.CreateSecret(context.Background(), upstream.CreateSecretInput{
-		SecretName: "app/db", VersionID: "v1", SecretData: upstream.NewSecretData([]byte("hello")),
-	})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	server, err := kmsserver.New(backend, kmsserver.Options{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	folder, err := os.MkdirTemp("", "kms")
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	defer os.RemoveAll(folder)
 	socket := filepath.Join(folder, "kms.sock")
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln, kmsserver.Trusted) }()
@@ -50,10 +39,8 @@ func Example() {
 	}}
 	res, err := client.Get("http://kms.local/?Action=GetSecretValue&Version=2016-01-20&SecretName=app/none")
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
-	_, _ = io.Copy(io.Discard, res.Body)
 	_ = res.Body.Close()
 	fmt.Println(res.Status)
 

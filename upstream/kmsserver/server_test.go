@@ -51,28 +51,19 @@ type fixture struct {
 	address  string // of the signed listener
 	socket   string // path of the trusted one
 	log      *upstreamtest.Buffer
-	web      *http.Client // dials the signed listener
-	local    *http.Client // dials the socket
-	observed func() []string
+	web      *http.Client         // dials the signed listener
+	local    *http.Client         // dials the socket
+	observed *upstreamtest.Buffer // a line per request
 }
 
 func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 	t.Helper()
-	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
-	var mu sync.Mutex
-	var observed []string
-	f.observed = func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return append([]string(nil), observed...)
-	}
+	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, observed: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
 	opts := kmsserver.Options{
 		AccessKeys: []kmsserver.AccessKey{fullKey()},
 		Logger:     slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Observe: func(action, code string, status int, _ time.Duration) {
-			mu.Lock()
-			defer mu.Unlock()
-			observed = append(observed, fmt.Sprintf("%s %s %d", action, code, status))
+			_, _ = fmt.Fprintf(f.observed, "%s %s %d\n", action, code, status)
 		},
 	}
 	for _, c := range change {
@@ -101,8 +92,7 @@ func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 	}
 	webTransport := &http.Transport{}
 	localTransport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", f.socket)
+		return new(net.Dialer).DialContext(ctx, "unix", f.socket)
 	}}
 	f.web = &http.Client{Transport: webTransport, Timeout: time.Minute}
 	f.local = &http.Client{Transport: localTransport, Timeout: time.Minute}
@@ -324,6 +314,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"SetSecretPolicy", []string{"SecretName", "app/db"}, "UnsupportedOperation", "policies"},
 		{"ListResourceTags", []string{"KeyId", "k"}, "UnsupportedOperation", "keys"},
 		{"RotateSecret", []string{"SecretName", "app/db", "VersionId", "v2"}, "UnsupportedOperation", "rotate"},
+		{"UpdateSecretRotationPolicy", []string{"SecretName", "app/db", "EnableAutomaticRotation", "false"}, "UnsupportedOperation", "rotat"},
 	} {
 		a := f.call(t, c.action, c.pairs...)
 		if a.status != http.StatusBadRequest || a.text("Code") != c.code || !strings.Contains(a.text("Message"), c.names) {
@@ -440,9 +431,8 @@ func TestObserveSeesEveryRequest(t *testing.T) {
 	f.call(t, "ListSecrets")
 	f.call(t, "GetSecretValue", "SecretName", "app/none")
 	f.call(t, "Colour")
-	want := []string{"ListSecrets  200", "GetSecretValue Forbidden.ResourceNotFound 404", " InvalidApi.NotFound 404"}
-	if got := f.observed(); strings.Join(got, "|") != strings.Join(want, "|") {
-		t.Errorf("got %q, want %q", got, want)
+	if got := f.observed.String(); got != "ListSecrets  200\nGetSecretValue Forbidden.ResourceNotFound 404\n InvalidApi.NotFound 404\n" {
+		t.Errorf("got %s", got)
 	}
 }
 
