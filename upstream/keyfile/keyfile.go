@@ -97,18 +97,19 @@ func (k Kind) Check(path string) error {
 	}
 	for folder := filepath.Dir(path); ; folder = filepath.Dir(folder) {
 		info, err := os.Stat(folder)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && folder != filepath.Dir(folder):
-		case err != nil:
-			return err
-		case !info.IsDir():
-			return fmt.Errorf("%s: cannot be made: %s is not a folder", path, folder)
-		default:
-			if err := checkWritable(folder); err != nil {
-				return fmt.Errorf("%s: cannot be made: %s: %w", path, folder, err)
-			}
-			return nil
+		if errors.Is(err, fs.ErrNotExist) && folder != filepath.Dir(folder) {
+			continue
 		}
+		if err == nil && !info.IsDir() {
+			err = errors.New("is not a folder")
+		}
+		if err == nil {
+			err = checkWritable(folder)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: cannot be made: %s: %w", path, folder, err)
+		}
+		return nil
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/aead/aesgcm"
@@ -62,9 +61,6 @@ func newKeyring(path string, handle *keyset.Handle) (*Keyring, error) {
 // CreateKeyring makes a keyring with one fresh key. A file that is there already stays as it
 // is: the error then matches [fs.ErrExist].
 func CreateKeyring(path string) (*Keyring, error) {
-	if _, err := os.Lstat(path); err == nil {
-		return nil, fmt.Errorf("%s: %w", path, fs.ErrExist)
-	}
 	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
 	if err != nil {
 		return nil, fmt.Errorf("new key: %w", err)

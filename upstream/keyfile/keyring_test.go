@@ -83,8 +83,15 @@ func TestKeyring(t *testing.T) {
 	if plain, err := all.Decrypt(sealed, []byte("ad")); err != nil || string(plain) != "plain" {
 		t.Errorf("all keys: %v", err)
 	}
+}
 
-	// Others read the file too: it is a Tink keyset and nothing else.
+func TestAKeyringIsAPlainTinkKeyset(t *testing.T) {
+	path, ring := create(t)
+	ring, err := ring.Extend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Others read the file too.
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
