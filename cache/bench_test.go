@@ -77,12 +77,8 @@ func TestOverheadPerSecret(t *testing.T) {
 	used := int(heap()-before) / n
 	counted := int(c.Stats().Bytes) / n
 	t.Logf("%d secrets of %d bytes: %d bytes of overhead each; %d bytes in all with answers of %d bytes, %d are counted", n, size, overhead, used, answer, counted)
-	if overhead > 1024 {
-		t.Errorf("%d bytes of overhead per secret", overhead)
-	}
-	if counted < used*8/10 || counted > used*13/10 {
-		t.Errorf("%d bytes are counted, %d are used", counted, used)
-	}
+	failIf(t, overhead > 1024, "%d bytes of overhead per secret", overhead)
+	failIf(t, counted < used*8/10 || counted > used*13/10, "%d bytes are counted, %d are used", counted, used)
 	runtime.KeepAlive(refs)
 }
 
@@ -108,9 +104,7 @@ func TestAnswersKeptWithAValue(t *testing.T) {
 			if counted := e.Size > 5000; counted != (name == "asked") {
 				t.Errorf("%s: %d bytes are counted", name, e.Size)
 			}
-			if e.AskedBy != name {
-				t.Errorf("%s: last asked for by %q", name, e.AskedBy)
-			}
+			failIf(t, e.AskedBy != name, "%s: last asked for by %q", name, e.AskedBy)
 		}
 		if a := look(t, c, "asked"); a.Derived.Load() != "answer" {
 			t.Error("an answer that is in use was dropped")
@@ -123,50 +117,26 @@ func TestAnswersKeptWithAValue(t *testing.T) {
 
 func BenchmarkPeek(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
+		c, refs := large(b, n, 300)
+		peek := func(i int) {
+			if _, ok := c.Peek(refs[i*7919%n]); !ok {
+				b.Error("miss")
+			}
+		}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			c, refs := large(b, n, 300)
 			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if _, ok := c.Peek(refs[i*7919%n]); !ok {
-					b.Fatal("miss")
-				}
-				i++
+			for i := 0; b.Loop(); i++ {
+				peek(i)
 			}
 		})
-	}
-}
-
-func BenchmarkPeekParallel(b *testing.B) {
-	for _, n := range []int{1, 1000, 100_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			c, refs := large(b, n, 300)
-			b.ReportAllocs()
-			b.ResetTimer()
+		b.Run(fmt.Sprint(n, " in parallel"), func(b *testing.B) {
 			var start atomic.Int64
 			b.RunParallel(func(pb *testing.PB) {
-				i := int(start.Add(1)) * 104729
-				for pb.Next() {
-					if _, ok := c.Peek(refs[i*7919%n]); !ok {
-						b.Error("miss")
-						return
-					}
-					i++
+				for i := int(start.Add(1)) * 104729; pb.Next(); i++ {
+					peek(i)
 				}
 			})
 		})
-	}
-}
-
-func BenchmarkLookupHit(b *testing.B) {
-	c, refs := large(b, 100_000, 300)
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, err := c.Lookup(b.Context(), refs[i*7919%len(refs)]); err != nil {
-			b.Fatal(err)
-		}
-		i++
 	}
 }
 
@@ -183,17 +153,6 @@ func BenchmarkLookupMiss(b *testing.B) {
 		if _, err := c.Lookup(b.Context(), refs[i%len(refs)]); err != nil {
 			b.Fatal(err)
 		}
-		i++
-	}
-}
-
-func BenchmarkLookupAll(b *testing.B) {
-	c, refs := large(b, 100_000, 300)
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		at := i * 7919 % (len(refs) - 10)
-		c.LookupAll(b.Context(), refs[at:at+10])
 		i++
 	}
 }

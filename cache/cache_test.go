@@ -20,55 +20,34 @@ import (
 )
 
 func TestLookupFetchesOnceAndAgainAfterTheLifetime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
-
-		if _, ok := c.Peek(ref("app/db")); ok {
-			t.Fatal("an empty cache has a value")
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		bare := upstream.SecretRef{SecretName: "app/db"} // the same as ACSCurrent
+		peek := func(r upstream.SecretRef, want bool) {
+			t.Helper()
+			_, ok := c.Peek(r)
+			failIf(t, ok != want, "Peek(%s) is %v", r, ok)
 		}
+		peek(bare, false)
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
-		wantAnswer(t, look(t, c, "app/db:ACSCurrent"), "first", upstream.Hit)
+		peek(bare, true)
+		peek(ref("app/db:ACSCurrent"), true)
 		time.Sleep(time.Minute - 1)
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
 		wantCalls(t, fake, 1)
 
 		fake.MustPut(t, "app/db", "v2", "second")
 		time.Sleep(time.Nanosecond)
-		if _, ok := c.Peek(ref("app/db")); ok {
-			t.Fatal("Peek gives out an expired value")
-		}
-		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
+		peek(bare, false)
+		answer, err := c.Lookup(t.Context(), bare)
+		must(t, err)
+		wantAnswer(t, answer, "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
 		wantCalls(t, fake, 2)
 	})
 }
 
-func TestDefaultStageIsAppliedEverywhere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
-		bare := upstream.SecretRef{SecretName: "app/db"}
-		if _, err := c.Lookup(t.Context(), bare); err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := c.Peek(bare); !ok {
-			t.Fatal("Peek without a stage misses what Lookup without a stage fetched")
-		}
-		if _, ok := c.Peek(ref("app/db:ACSCurrent")); !ok {
-			t.Fatal("the default stage is another entry than ACSCurrent")
-		}
-		wantCalls(t, fake, 1)
-	})
-}
-
-func TestUnchangedValueKeepsItsMemo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+func TestUnchangedValueKeepsWhatIsDerived(t *testing.T) {
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		before := look(t, c, "app/db")
 		before.Derived.Store("prepared")
 		time.Sleep(2 * time.Minute)
@@ -82,17 +61,14 @@ func TestUnchangedValueKeepsItsMemo(t *testing.T) {
 		fake.MustPut(t, "app/db", "v2", "first")
 		time.Sleep(2 * time.Minute)
 		if changed := look(t, c, "app/db"); changed.Derived == before.Derived || changed.Derived.Load() != nil {
-			t.Fatal("another version shares the memo of the old one")
+			t.Fatal("another version shares what was derived from the old one")
 		}
 	})
 }
 
 func TestThousandParallelMissesAreOneCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.Delay(get, 50*time.Millisecond)
-		c := open(t, fake, cache.Options{})
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() { wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss) })
@@ -103,18 +79,13 @@ func TestThousandParallelMissesAreOneCall(t *testing.T) {
 		}
 		wg.Wait()
 		wantCalls(t, fake, 1)
-		if s := c.Stats(); s.Misses != 1000 || s.Waiting != 0 || s.Flights != 0 {
-			t.Errorf("stats %+v", s)
-		}
+		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Misses != 1000 || s.Waiting != 0 || s.Flights != 0 })
 	})
 }
 
 func TestImpatientCallerFailsAloneAndAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.Delay(get, time.Second)
-		c := open(t, fake, cache.Options{})
 		begin := time.Now()
 		patient := make(chan upstream.Answer, 1)
 		go func() {
@@ -122,9 +93,7 @@ func TestImpatientCallerFailsAloneAndAtOnce(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
 			_, err := c.Lookup(ctx, ref("app/db"))
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 100*time.Millisecond {
-				t.Errorf("impatient caller: %v after %s", err, time.Since(begin))
-			}
+			failIf(t, !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 100*time.Millisecond, "impatient caller: %v after %s", err, time.Since(begin))
 		}()
 		synctest.Wait()
 		go func() { patient <- look(t, c, "app/db") }()
@@ -149,19 +118,14 @@ func TestHungUpstreamIsUnavailableNotACallersDeadline(t *testing.T) {
 		defer fake.Block(get)()
 		c := open(t, fake, cache.Options{FetchTimeout: 3 * time.Second})
 		begin := time.Now()
-		_, err := c.Lookup(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrUnavailable)
-		if errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "3s") || time.Since(begin) != 3*time.Second {
-			t.Errorf("%v after %s", err, time.Since(begin))
-		}
+		err := noValue(t, c, "app/db", upstream.ErrUnavailable)
+		failIf(t, errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "3s") || time.Since(begin) != 3*time.Second, "%v after %s", err, time.Since(begin))
 	})
 }
 
 func TestUpstreamCallsAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
+	with(t, cache.Options{MaxFetches: 4, FetchTimeout: time.Hour}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.Delay(get, time.Second)
-		c := open(t, fake, cache.Options{MaxFetches: 4, FetchTimeout: time.Hour})
 		var wg sync.WaitGroup
 		for i := range 20 {
 			name := fmt.Sprintf("s%d", i)
@@ -185,8 +149,7 @@ func TestWaitForASlotIsBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		begin := time.Now()
-		_, err := c.Lookup(t.Context(), ref("second"))
-		wantError(t, err, upstream.ErrUnavailable)
+		noValue(t, c, "second", upstream.ErrUnavailable)
 		if waited := time.Since(begin); waited != time.Second {
 			t.Errorf("waited %s for a slot", waited)
 		}
@@ -194,34 +157,25 @@ func TestWaitForASlotIsBounded(t *testing.T) {
 }
 
 func TestInvalidReferenceIsRefusedWithoutACall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		bad := upstream.SecretRef{SecretName: "a b"}
-		_, err := c.Lookup(t.Context(), bad)
-		wantError(t, err, upstream.ErrInvalidParameter)
-		_, err = c.RefreshNow(t.Context(), bad)
-		wantError(t, err, upstream.ErrInvalidParameter)
-		_, err = c.Report(t.Context(), bad)
-		wantError(t, err, upstream.ErrInvalidParameter)
-		_, err = c.GetSecretValues(t.Context(), bad, ref("x"))
-		wantError(t, err, upstream.ErrInvalidParameter)
+		_, looked := c.Lookup(t.Context(), bad)
+		_, refreshed := c.RefreshNow(t.Context(), bad)
+		_, reported := c.Report(t.Context(), bad)
+		_, together := c.GetSecretValues(t.Context(), bad, ref("x"))
+		for _, err := range []error{looked, refreshed, reported, together} {
+			wantError(t, err, upstream.ErrInvalidParameter)
+		}
 		bell, cancel := c.Subscribe(bad)
 		cancel()
-		if rung(bell) || fake.Calls(upstreamtest.AnyOperation) != 1 { // the lookup of x
-			t.Errorf("%d calls", fake.Calls(upstreamtest.AnyOperation))
-		}
-		if got := len(c.Entries()); got != 1 {
-			t.Errorf("%d entries", got)
-		}
+		failIf(t, rung(bell), "it rings")
+		wantCalls(t, fake, 1) // the lookup of x
+		failIf(t, len(c.Entries()) != 1, "entries: %v", c.Entries())
 	})
 }
 
 func TestAnnouncedChangeIsVisibleToTheNextLookup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{}) // nobody runs it
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.OnChange(c.Invalidate)
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
 		fake.MustPut(t, "app/db", "v2", "second")
@@ -231,8 +185,7 @@ func TestAnnouncedChangeIsVisibleToTheNextLookup(t *testing.T) {
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
 		fake.MustDelete(t, "app/db")
-		_, err := c.Lookup(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrNotFound)
+		noValue(t, c, "app/db", upstream.ErrNotFound)
 		fake.MustCreate(t, "app/db", "v1", "third") // the remembered refusal is void as well
 		wantAnswer(t, look(t, c, "app/db"), "third", upstream.Miss)
 	})
@@ -268,17 +221,12 @@ func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
 		close(fresh)
 		wantAnswer(t, <-late, "2", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db"), "2", upstream.Hit)
-		if calls != 2 {
-			t.Errorf("%d calls", calls)
-		}
+		failIf(t, calls != 2, "%d calls", calls)
 	})
 }
 
 func TestAnnouncementRefreshesAndRings(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.OnChange(c.Invalidate)
 		start(t, c)
 		bell, cancel := c.Subscribe(ref("app/db"))
@@ -298,23 +246,17 @@ func TestAnnouncementRefreshesAndRings(t *testing.T) {
 		c.Invalidate("app/db") // a false alarm
 		c.Invalidate("unknown")
 		synctest.Wait()
-		if rung(bell) {
-			t.Error("the bell rang although nothing changed")
-		}
+		failIf(t, rung(bell), "the bell rang although nothing changed")
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
 
 		fake.MustDelete(t, "app/db")
 		<-bell
-		_, err := c.Lookup(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrNotFound)
+		noValue(t, c, "app/db", upstream.ErrNotFound)
 	})
 }
 
 func TestVolleyOfAnnouncementsCoalesces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		start(t, c)
 		look(t, c, "app/db")
 		fake.Delay(get, time.Second)
@@ -322,18 +264,13 @@ func TestVolleyOfAnnouncementsCoalesces(t *testing.T) {
 			c.Invalidate("app/db")
 		}
 		time.Sleep(10 * time.Second)
-		if got := fake.Calls(get); got > 3 {
-			t.Errorf("%d calls for a volley", got)
-		}
+		wantCalls(t, fake, 1, 3)
 	})
 }
 
 func TestRotationSeenByOneLabelExpiresTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.MustPut(t, "app/db", "v2", "second")
-		c := open(t, fake, cache.Options{})
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
 		fake.MustPut(t, "app/db", "v3", "third") // not announced
@@ -345,17 +282,13 @@ func TestRotationSeenByOneLabelExpiresTheOthers(t *testing.T) {
 }
 
 func TestOversizedValueIsAnsweredButNotKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
+	with(t, cache.Options{Limits: cache.Limits{MaxBytes: 10000}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.MustCreate(t, "small", "v1", "x")
 		fake.MustCreate(t, "big", "v1", strings.Repeat("x", 20000))
-		c := open(t, fake, cache.Options{Limits: cache.Limits{MaxBytes: 10000}})
 		look(t, c, "small")
 		look(t, c, "big")
 		wantAnswer(t, look(t, c, "small"), "x", upstream.Hit)
-		if s := c.Stats(); s.Entries != 1 || s.Oversized != 1 || s.Evictions != 0 {
-			t.Errorf("stats %+v", s)
-		}
+		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Entries != 1 || s.Oversized != 1 || s.Evictions != 0 })
 		if a := look(t, c, "big"); a.Freshness != upstream.Miss {
 			t.Error("the big value was kept")
 		}
@@ -398,9 +331,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 
 	dir := t.TempDir()
 	foreign := filepath.Join(dir, "foreign")
-	if err := os.WriteFile(foreign, []byte("password"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(foreign, []byte("password"), 0o600))
 	for want, opts := range map[string]cache.Options{
 		"": {Limits: cache.Limits{TTL: time.Second, MaxStale: cache.Never, NegativeTTL: cache.Never}, Sealed: &cache.Sealed{Path: dir + "/a", Keyring: dir + "/b"}},
 		"negativeTTL: 2s: must not be longer than cache.ttl, 1s":                                  {Limits: cache.Limits{TTL: time.Second, NegativeTTL: 2 * time.Second}},
@@ -444,8 +375,7 @@ func TestRunEndsEverything(t *testing.T) {
 		}
 		wantError(t, <-waiting, upstream.ErrUnavailable)
 		wantAnswer(t, look(t, c, "held"), "x", upstream.Hit)
-		_, err := c.Lookup(t.Context(), ref("third"))
-		wantError(t, err, upstream.ErrUnavailable)
+		noValue(t, c, "third", upstream.ErrUnavailable)
 		time.Sleep(2 * time.Minute)
 		wantAnswer(t, look(t, c, "held"), "x", upstream.Stale)
 	})
@@ -458,9 +388,7 @@ func TestRunReportsCallsThatDoNotEnd(t *testing.T) {
 			<-deaf
 			return upstream.SecretValue{}, upstream.ErrInternal
 		}), cache.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		go func() { _, _ = c.Lookup(context.Background(), ref("x")) }()
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -531,7 +459,7 @@ func TestAnyoneMayCallAnythingAtAnyTime(t *testing.T) {
 	})
 	wg.Wait()
 	stop()
-	if s := c.Stats(); s.Flights != 0 || s.Waiting != 0 || s.Subscriptions != 0 || s.Entries < 0 || s.Bytes < 0 || s.PinnedBytes < 0 {
-		t.Errorf("stats do not add up: %+v", s)
-	}
+	failFor(t, c.Stats(), func(s cache.Stats) bool {
+		return s.Flights != 0 || s.Waiting != 0 || s.Subscriptions != 0 || s.Entries < 0 || s.Bytes < 0 || s.PinnedBytes < 0
+	})
 }

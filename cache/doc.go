@@ -18,65 +18,48 @@
 // Values are shared with everyone who asks, never copied: treat them as read-only. All
 // methods are safe for concurrent use.
 //
+// # Who decides what when the upstream fails
+//
+//	setback of an entry   when this secret is asked next: by its back-off, later if the
+//	                      service asked for that; a refusal is remembered for NegativeTTL
+//	outage of the cache   whether the upstream as a whole is down: when three secrets fail in
+//	                      a row. Then one call per back-off probes, and lookups are answered
+//	                      with what is held. Afterwards what is overdue is spread over time
+//	the client below      how often one call is tried, which endpoint rests, and how long the
+//	                      service wants to be left alone, which its error tells the cache
+//
 // # Design notes
 //
-// Locks. Entries live in 32 shards by the hash of the secret's name, each with one short
-// mutex and one golang-lru list. All references to one secret are in one shard, so that an
-// announced change, a batch and a contradiction between two labels are each one critical
-// section. No lock is held while the upstream is asked, a bell is rung or a line is logged.
-// On two cores the benchmarks cannot tell 1 shard from 32, and 128 are slower; 32 leave room
-// for machines that have more.
+// Locks. All references to one secret are in one of 32 shards, so that an announced change, a
+// batch and a contradiction between two labels are each one critical section. No lock is held
+// while the upstream is asked, a bell is rung or a line is logged.
 //
-// Order of use is that of the whole cache, not of a shard. A hit only stamps its entry with
-// the clock reading that the freshness check needs anyway; the lists are brought up to date
-// when something has to be evicted, and then the earliest stamp among the oldest entries of
-// all shards goes. Moving list elements on every hit gave the same order and made a hit in
-// 100,000 entries three times as slow, because each move touches two strangers' memory. Two
-// uses in the same instant have no order. Quotas per shard would be simpler, and would evict
-// a secret that is in use because of its neighbours.
+// Order of use is that of the whole cache. A hit only stamps its entry; the lists are put in
+// order when something has to be evicted. Moving list elements on every hit made a hit in
+// 100,000 entries three times as slow.
 //
-// Time on the hit path is one reading of the monotonic clock, some 30ns of a hit of 90ns. A
-// coarse clock kept by a ticker would save half of that, and wake an idle machine for it.
-//
-// A lifetime counts from the beginning of the call that confirmed the value, because the
-// upstream may have looked at any moment after that.
+// Time on the hit path is one reading of the monotonic clock. A coarse clock kept by a ticker
+// would save 30ns of 90 and wake an idle machine. A lifetime counts from the beginning of the
+// call that confirmed the value: the upstream may have looked at any moment after that.
 //
 // One moment. A state that two reads found unchanged held at all times between them. Every
-// entry carries that interval in ticks that are drawn before and after each upstream call,
-// and a set of labels belongs to one moment when their intervals overlap. [Cache.LookupAll]
-// reads again what does not overlap. Once labels are warm the proof costs nothing. It is
-// blind to a label that moves away and back between two reads, unless the version's own
-// labels give it away, which is compared as well.
+// entry carries that interval in ticks, which are drawn before and after each upstream call,
+// and a set of labels belongs to one moment when their intervals overlap. What does not
+// overlap is read again. A label that moves away and back between two reads is noticed only
+// by the version's own list of labels.
 //
-// Outages. Each failing entry has its own back-off. When several different secrets fail in
-// a row the upstream as a whole is taken to be down: one call per back-off interval probes,
-// everyone else is served what is held, and what is overdue afterwards is spread over time.
-//
-// History. What is worth telling about a secret (versions that came into use, runs of failed
-// refreshes and of stale answers) is kept with its entry: at most 48 events each and 65,536 in
-// all, and none for what nobody has a stake in. Nothing of it is on the way of a fresh hit, and
-// what is evicted takes its history with it.
-//
-// Causes. A call to the upstream is made for one request: the one that found no flight to
-// join. It carries that request's [upstream.Cause] alone; the list of all who joined has no
-// bound, and their own lines have their own request ids. A refresh in the background has no
-// cause, also when a lookup joins it later.
+// Causes. A call to the upstream carries the [upstream.Cause] of the request that made it
+// necessary, not of those who joined it, and none in the background.
 //
 // The sealed file is rewritten whole: a header with a random id, one record per value, each
-// sealed with id and index as associated data, and a sealed end with their number. So records
-// cannot be exchanged or left out, a rename puts the new file in place of the old one, and
-// damage costs values and never a start. The file does not tell which secrets it holds. The
-// time of the last confirmation is inside each record, so that an older copy of the file
-// brings back nothing that is older than MaxStale; that it is an older copy the file cannot
-// tell. After a rewrite of n bytes the next one waits for n/1 MiB seconds, at least one, so
-// that 64 MiB are written once a minute at most; when a secret is gone or denied, for an eighth
-// of that; at a clean end, not at all. So a value that was replaced or deleted can come back
-// from an older copy, or after a kill within that pause, while the upstream is unreachable,
-// marked as stale. A database would write less, and was 600 lines more.
+// sealed with that id and its index, and a sealed end with their number. After a rewrite of n
+// bytes the next one waits for n/1 MiB seconds, at least one, so that 64 MiB are written once
+// a minute at most; when a secret is gone or denied, for an eighth of that; at a clean end, not
+// at all. The time of confirmation is in each record, so an older copy of the file brings back
+// nothing older than MaxStale. It can bring back, marked as stale while the upstream cannot be
+// asked, a value that was replaced or deleted since; so can a kill within that pause. A
+// database writes less at a time, takes twice the space and was 500 lines more.
 //
-// Values that are evicted, replaced or dropped are shared with readers, so the cache cannot
-// know when the last of them is done. The collector can: the bytes lie in memory that is
-// overwritten when nothing refers to it any more, see [upstream.Erasable]. Copying every
-// answer to be able to overwrite the original would leave more copies behind than it removes.
-// Sealing and opening a record overwrite the plain text; see record.go.
+// Values that are dropped lie in memory that is overwritten once nobody refers to it, see
+// [upstream.Erasable]: they are shared, so the cache cannot know who reads them last.
 package cache

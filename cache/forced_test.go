@@ -18,17 +18,12 @@ import (
 func contains(s, part string) bool { return strings.Contains(s, part) }
 
 func TestRefreshNowBypassesWhatIsHeld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		look(t, c, "app/db")
 		fake.MustPut(t, "app/db", "v2", "second")
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
 		answer, err := c.RefreshNow(t.Context(), ref("app/db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		wantAnswer(t, answer, "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
 
@@ -42,25 +37,19 @@ func TestRefreshNowBypassesWhatIsHeld(t *testing.T) {
 		fake.MustDelete(t, "app/db")
 		_, err = c.RefreshNow(t.Context(), ref("app/db"))
 		wantError(t, err, upstream.ErrNotFound)
-		_, err = c.Lookup(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrNotFound)
+		noValue(t, c, "app/db", upstream.ErrNotFound)
 
 		// It passes remembered refusals, too.
 		fake.MustCreate(t, "app/db", "v3", "third")
 		answer, err = c.RefreshNow(t.Context(), ref("app/db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		wantAnswer(t, answer, "third", upstream.Miss)
 	})
 }
 
 func TestForcedRefreshesShareACallThatStartsAfterThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
+	with(t, cache.Options{ForcedPerSecond: 1, ForcedBurst: 1}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.Delay(get, time.Second)
-		c := open(t, fake, cache.Options{ForcedPerSecond: 1, ForcedBurst: 1})
 		go func() { look(t, c, "app/db") }() // reads the first version, slowly
 		synctest.Wait()
 		time.Sleep(500 * time.Millisecond)
@@ -84,10 +73,7 @@ func TestForcedRefreshesShareACallThatStartsAfterThem(t *testing.T) {
 }
 
 func TestForcedRefreshesAreLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{ForcedPerSecond: 2, ForcedBurst: 5})
+	with(t, cache.Options{ForcedPerSecond: 2, ForcedBurst: 5}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		throttled := 0
 		for range 1000 { // ten seconds
 			if _, err := c.RefreshNow(t.Context(), ref("app/db")); err != nil {
@@ -103,18 +89,13 @@ func TestForcedRefreshesAreLimited(t *testing.T) {
 		if calls := fake.Calls(get); calls < 23 || calls > 25 || throttled != 1000-calls {
 			t.Errorf("%d calls and %d refused, want 2 a second and a burst of 5", calls, throttled)
 		}
-		if s := c.Stats(); s.Throttled != uint64(throttled) {
-			t.Errorf("stats %+v", s)
-		}
+		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Throttled != uint64(throttled) })
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
 	})
 }
 
 func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		look(t, c, "app/db")
 		fake.MustPut(t, "app/db", "v2", "second")
 		fake.Delay(get, 100*time.Millisecond)
@@ -125,9 +106,7 @@ func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
 				wg.Go(func() {
 					time.Sleep(time.Duration(i) * time.Millisecond)
 					answer, err := c.Report(t.Context(), ref("app/db"))
-					if err != nil || string(answer.Value.SecretData.Reveal()) != want {
-						t.Errorf("%d: %v %v, want %s", i, answer.Value, err, want)
-					}
+					failIf(t, err != nil || string(answer.Value.SecretData.Reveal()) != want, "%d: %v %v, want %s", i, answer.Value, err, want)
 				})
 			}
 			wg.Wait()
@@ -145,23 +124,16 @@ func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
 }
 
 func TestReportAnswersWithWhatIsHeldWhenItCannotAsk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{ForcedPerSecond: 0.001, ForcedBurst: 2})
+	with(t, cache.Options{ForcedPerSecond: 0.001, ForcedBurst: 2}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 
 		// Nothing was given out: a complaint is a lookup and forces nothing.
 		answer, err := c.Report(t.Context(), ref("app/db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		wantAnswer(t, answer, "first", upstream.Miss)
 
 		fake.FailNext(get, 1, upstream.ErrUnavailable)
 		answer, err = c.Report(t.Context(), ref("app/db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		wantAnswer(t, answer, "first", upstream.Hit)
 
 		if _, err = c.RefreshNow(t.Context(), ref("app/db")); err != nil {
@@ -170,9 +142,7 @@ func TestReportAnswersWithWhatIsHeldWhenItCannotAsk(t *testing.T) {
 		time.Sleep(time.Minute)
 		calls := fake.Calls(get)
 		answer, err = c.Report(t.Context(), ref("app/db")) // over the limit of forced calls
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		wantAnswer(t, answer, "first", upstream.Hit)
 		wantCalls(t, fake, calls)
 
@@ -186,9 +156,7 @@ func TestReportAnswersWithWhatIsHeldWhenItCannotAsk(t *testing.T) {
 }
 
 func TestForcedCallsOfManySecretsShareOneLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		c := open(t, fake, cache.Options{ForcedPerSecond: 1, ForcedBurst: 10})
+	with(t, cache.Options{ForcedPerSecond: 1, ForcedBurst: 10}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		for i := range 100 {
 			name := fmt.Sprint("s", i)
 			fake.MustCreate(t, name, "v1", "x")

@@ -37,9 +37,7 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 				MaxBytes:   int64(rapid.IntRange(1, 20).Draw(t, "maxBytes") * unit),
 			}
 			c, err := cache.New(up, cache.Options{Limits: limits})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			defer c.Close()
 			var model []string // least recently used first
 			cost := func(name string) int64 {
@@ -89,9 +87,7 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 						sizes[name] = rapid.IntRange(0, 3*unit).Draw(t, "size")
 					}
 					answer, err := c.Lookup(context.Background(), ref(name))
-					if err != nil {
-						t.Fatal(err)
-					}
+					must(t, err)
 					hit := slices.Contains(model, name)
 					if hit != (answer.Freshness == upstream.Hit) {
 						t.Fatalf("Lookup(%s) is a %s, the model holds %v", name, answer.Freshness, model)
@@ -147,9 +143,7 @@ func answersAgree(outer *testing.T, ttl, maxStale, negativeTTL time.Duration) fu
 		c, err := cache.New(fake, cache.Options{Limits: cache.Limits{
 			TTL: ttl, MaxStale: maxStale, NegativeTTL: negativeTTL, MaxEntries: rapid.IntRange(1, 4).Draw(t, "maxEntries"),
 		}, ForcedPerSecond: 1e6, ForcedBurst: 1e6})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		running := rapid.Bool().Draw(t, "running")

@@ -75,9 +75,7 @@ func survivors(t testing.TB, opts cache.Options, n int) (served int, st cache.Se
 		served++
 	}
 	st = c.Stats().Sealed
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Close())
 	return served, st
 }
 
@@ -91,17 +89,13 @@ func wantSurvivors(t testing.TB, opts cache.Options, n, want int) {
 func readFile(t testing.TB, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 
 func writeFile(t testing.TB, path string, parts ...[]byte) {
 	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, bytes.Join(parts, nil), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, bytes.Join(parts, nil), 0o600)))
 }
 
 // parts returns the header of a sealed file, and its records with their lengths.
@@ -130,9 +124,7 @@ func TestRestartWithTheUpstreamUnreachable(t *testing.T) {
 		start(t, c)
 		answer := look(t, c, "s1")
 		wantAnswer(t, answer, "value-1", upstream.Stale)
-		if answer.Reason != "ServiceUnavailableTemporary" || !answer.FetchedAt.Equal(begin) {
-			t.Errorf("reason %q, fetched %s, want %s", answer.Reason, answer.FetchedAt, begin)
-		}
+		failIf(t, answer.Reason != "ServiceUnavailableTemporary" || !answer.FetchedAt.Equal(begin), "reason %q, fetched %s, want %s", answer.Reason, answer.FetchedAt, begin)
 		if v := answer.Value; v.VersionID != "v1" || len(v.VersionStages) != 1 || v.SecretDataType != "text" || v.SecretType != "Generic" || v.CreateTime.IsZero() || v.RequestID == "" {
 			t.Errorf("the value lost something: %+v", v)
 		}
@@ -141,11 +133,8 @@ func TestRestartWithTheUpstreamUnreachable(t *testing.T) {
 		wantAnswer(t, look(t, c, "s1"), "value-1", upstream.Stale)
 		time.Sleep(2 * time.Second)
 		for _, name := range []string{"s1", "s2"} {
-			_, err := c.Lookup(t.Context(), ref(name))
-			wantError(t, err, upstream.ErrUnavailable)
-			if !strings.Contains(err.Error(), begin.UTC().Format(time.RFC3339)) {
-				t.Errorf("the error does not say since when: %v", err)
-			}
+			err := noValue(t, c, name, upstream.ErrUnavailable)
+			failIf(t, !strings.Contains(err.Error(), begin.UTC().Format(time.RFC3339)), "the error does not say since when: %v", err)
 		}
 	})
 }
@@ -191,16 +180,12 @@ func TestWhatIsDroppedLeavesTheFile(t *testing.T) {
 			look(t, c, fmt.Sprint("s", i))
 			time.Sleep(settled)
 		}
-		if s := c.Stats().Sealed; s.Records != 3 || s.Pending != 0 || s.Bytes == 0 || !s.Open {
-			t.Errorf("after evictions: %+v", s)
-		}
+		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Records != 3 || s.Pending != 0 || s.Bytes == 0 || !s.Open })
 		fake.MustDelete(t, "s4")
 		_, err := c.RefreshNow(t.Context(), ref("s4"))
 		wantError(t, err, upstream.ErrNotFound)
 		time.Sleep(settled)
-		if s := c.Stats().Sealed; s.Records != 2 || s.Pending != 0 {
-			t.Errorf("after a deletion: %+v", s)
-		}
+		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Records != 2 || s.Pending != 0 })
 		stop()
 		wantSurvivors(t, opts, 5, 2)
 	})
@@ -268,9 +253,7 @@ func TestConfirmationsAreWrittenRarely(t *testing.T) {
 		}
 		confirmed := look(t, c, "s0").FetchedAt
 		stop()
-		if writes < 9 || writes > 12 {
-			t.Errorf("%d writes in ten hours", writes)
-		}
+		failIf(t, writes < 9 || writes > 12, "%d writes in ten hours", writes)
 		c = open(t, fetchFunc(down), opts)
 		if late := confirmed.Sub(look(t, c, "s0").FetchedAt); late < 0 || late > time.Hour {
 			t.Errorf("the file is %s behind", late)
@@ -284,9 +267,7 @@ func TestSealedFileTellsNothing(t *testing.T) {
 		fillSealed(t, opts, 3)
 		content := readFile(t, opts.Sealed.Path)
 		for _, secret := range []string{"value-", "ACSCurrent", "VersionId", "Generic"} {
-			if bytes.Contains(content, []byte(secret)) {
-				t.Errorf("the file contains %q in the clear", secret)
-			}
+			failIf(t, bytes.Contains(content, []byte(secret)), "the file contains %q in the clear", secret)
 		}
 		data, keys := filepath.Dir(opts.Sealed.Path), filepath.Dir(opts.Sealed.Keyring)
 		for dir, want := range map[string]int{data: 2, keys: 1} { // with the lock
@@ -342,9 +323,7 @@ func TestFlippedBits(t *testing.T) {
 					} else if i < 4 {
 						atLeast = index - 1
 					}
-					if got < atLeast || st.Refused == 0 && st.Rebuilt == 0 {
-						t.Errorf("byte %d of part %d: %d of %d values are served: %+v", i, index, got, n, st)
-					}
+					failIf(t, got < atLeast || st.Refused == 0 && st.Rebuilt == 0, "byte %d of part %d: %d of %d values are served: %+v", i, index, got, n, st)
 				}
 				at++
 			}
@@ -374,9 +353,7 @@ func TestTruncatedFile(t *testing.T) {
 			for _, piece := range [][]byte{nil, all[whole][:2], all[whole][:len(all[whole])-1]} {
 				writeFile(t, opts.Sealed.Path, append(slices.Clone(all[:whole]), piece)...)
 				got, st := survivors(t, opts, n)
-				if got != max(0, whole-1) || st.Rebuilt != 1 || st.Refused != 0 {
-					t.Errorf("%d parts and %d bytes: %d values are served: %+v", whole, len(piece), got, st)
-				}
+				failIf(t, got != max(0, whole-1) || st.Rebuilt != 1 || st.Refused != 0, "%d parts and %d bytes: %d values are served: %+v", whole, len(piece), got, st)
 			}
 		}
 	})
@@ -409,9 +386,7 @@ func TestExchangedRecordsAreRefused(t *testing.T) {
 				t.Errorf("%s: %d values are served: %+v", name, got, st)
 			}
 		}
-		if !strings.Contains(log.String(), "refused=2") || !strings.Contains(log.String(), "level=ERROR") {
-			t.Errorf("not loud: %s", &log)
-		}
+		failIf(t, !strings.Contains(log.String(), "refused=2") || !strings.Contains(log.String(), "level=ERROR"), "not loud: %s", &log)
 	})
 }
 
@@ -476,9 +451,7 @@ func TestForeignKeyIsRefusedAndRebuilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, 4)
-		if err := os.Remove(opts.Sealed.Keyring); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(opts.Sealed.Keyring))
 		wantSurvivors(t, opts, 4, 0)
 		fillSealed(t, opts, 4)
 		wantSurvivors(t, opts, 4, 4)
@@ -547,16 +520,10 @@ func TestFileInUseIsLeftAlone(t *testing.T) {
 		start(t, second)
 		look(t, second, "b")
 		time.Sleep(settled)
-		if s := second.Stats().Sealed; s.Open || s.Records != 0 || s.Pending != 0 {
-			t.Errorf("the second agent uses the file: %+v", s)
-		}
-		if !strings.Contains(log.String(), "in use by another process") {
-			t.Errorf("no warning: %s", &log)
-		}
+		failFor(t, second.Stats().Sealed, func(s cache.SealedStats) bool { return s.Open || s.Records != 0 || s.Pending != 0 })
+		failIf(t, !strings.Contains(log.String(), "in use by another process"), "no warning: %s", &log)
 		stop()
-		if s := first.Stats().Sealed; s.Records != 1 || s.Errors != 0 {
-			t.Errorf("the first agent was disturbed: %+v", s)
-		}
+		failFor(t, first.Stats().Sealed, func(s cache.SealedStats) bool { return s.Records != 1 || s.Errors != 0 })
 	})
 }
 
@@ -571,9 +538,7 @@ func TestFileDamagedWhileInUseIsReplaced(t *testing.T) {
 			func() error { return os.Remove(path) },
 			func() error { return os.WriteFile(path, []byte("x"), 0o600) },
 		} {
-			if err := damage(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, damage())
 			look(t, c, fmt.Sprint("s", i))
 			time.Sleep(settled)
 			if s := c.Stats().Sealed; s.Records != i+1 || s.Pending != 0 || len(parts(readFile(t, path))) != i+3 {
@@ -595,23 +560,17 @@ func TestFolderThatCannotBeMadeStopsNobody(t *testing.T) {
 		stop := start(t, c)
 		look(t, c, "a")
 		time.Sleep(10 * time.Minute)
-		if s := c.Stats().Sealed; s.Errors == 0 || s.Errors > 100 {
-			t.Errorf("%+v", s)
-		}
+		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Errors == 0 || s.Errors > 100 })
 		if n := strings.Count(log.String(), "level=ERROR"); n < 1 || n > 100 {
 			t.Errorf("%d error lines:\n%s", n, &log)
 		}
 		// It is tried again, and works once the cause is gone.
-		if err := os.Remove(dir); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(dir))
 		time.Sleep(time.Minute)
 		if n := strings.Count(log.String(), "the sealed cache is written again"); n != 1 {
 			t.Errorf("it is told %d times that it is over", n)
 		}
-		if s := c.Stats().Sealed; s.Records != 1 {
-			t.Errorf("%+v", s)
-		}
+		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Records != 1 })
 		stop()
 	})
 }
@@ -632,12 +591,8 @@ func TestSealedFileIsBounded(t *testing.T) {
 		}
 		stop()
 		s := c.Stats().Sealed
-		if s.Bytes > opts.Sealed.MaxBytes || s.Records < 50 || s.Records+s.Skipped != 1001 {
-			t.Errorf("%+v", s)
-		}
-		if strings.Count(log.String(), "is full") != 1 {
-			t.Errorf("log: %s", &log)
-		}
+		failIf(t, s.Bytes > opts.Sealed.MaxBytes || s.Records < 50 || s.Records+s.Skipped != 1001, "%+v", s)
+		failIf(t, strings.Count(log.String(), "is full") != 1, "log: %s", &log)
 		if st, err := os.Stat(opts.Sealed.Path); err != nil || st.Size() > opts.Sealed.MaxBytes+200 {
 			t.Errorf("%d bytes, %v", st.Size(), err)
 		}
@@ -696,9 +651,7 @@ func TestKeyringInTheSameFolderIsWarnedAbout(t *testing.T) {
 	var log upstreamtest.Buffer
 	opts.Logger = log.Logger()
 	open(t, constant(1), opts)
-	if !strings.Contains(log.String(), "share a folder") {
-		t.Errorf("no warning: %s", &log)
-	}
+	failIf(t, !strings.Contains(log.String(), "share a folder"), "no warning: %s", &log)
 }
 
 func TestLabelsBelongTogetherAfterARestart(t *testing.T) {
@@ -774,9 +727,7 @@ func TestKilledWriterLeavesAGoodFile(t *testing.T) {
 		before, _ := os.Stat(opts.Sealed.Path)
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "CACHE_TEST_SEALED_DIR="+dir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, cmd.Start())
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 			if found, _ := filepath.Glob(opts.Sealed.Path + ".new-*"); len(found) > 0 && i%2 == 1 {
 				break

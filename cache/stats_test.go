@@ -78,12 +78,8 @@ func TestNothingLeaks(t *testing.T) {
 		note(c)
 
 		for what, got := range map[string]string{"logs": log.String(), "formatted answers, errors and statistics": text.String()} {
-			if strings.Contains(got, marker) {
-				t.Errorf("the secret is in %s:\n%s", what, got)
-			}
-			if got == "" {
-				t.Errorf("no %s", what)
-			}
+			failIf(t, strings.Contains(got, marker), "the secret is in %s:\n%s", what, got)
+			failIf(t, got == "", "no %s", what)
 		}
 		root := filepath.Dir(filepath.Dir(opts.Sealed.Path))
 		files := 0
@@ -93,9 +89,7 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			files++
 			content, err := os.ReadFile(path)
-			if bytes.Contains(content, []byte(marker)) {
-				t.Errorf("the secret is in %s", path)
-			}
+			failIf(t, bytes.Contains(content, []byte(marker)), "the secret is in %s", path)
 			return err
 		})
 		if err != nil || files != 3 { // sealed file, its lock, keyring
@@ -114,9 +108,7 @@ func TestObserveSeesEveryCall(t *testing.T) {
 		c := open(t, fake, cache.Options{
 			Limits: cache.Limits{TTL: time.Minute},
 			Observe: func(f cache.Fetch) {
-				if f.Duration != 100*time.Millisecond || f.Ref != ref("app/db") {
-					t.Errorf("%+v", f)
-				}
+				failIf(t, f.Duration != 100*time.Millisecond || f.Ref != ref("app/db"), "%+v", f)
 				mu.Lock()
 				defer mu.Unlock()
 				seen = append(seen, fmt.Sprintf("%s:%v", f.Outcome, f.Background))
@@ -147,18 +139,14 @@ func TestObserveSeesEveryCall(t *testing.T) {
 			t.Errorf("saw  %s\nwant %s", got, want)
 		}
 		s := c.Stats()
-		if s.Fetches[cache.First] != 2 || s.Fetches[cache.Unchanged] != 2 || s.Fetches[cache.Changed] != 1 ||
-			s.Fetches[cache.Gone] != 1 || s.Fetches[cache.Failed] != 1 || s.Fetches[cache.Refused] != 1 {
-			t.Errorf("%+v", s.Fetches)
-		}
+		failIf(t, s.Fetches[cache.First] != 2 || s.Fetches[cache.Unchanged] != 2 || s.Fetches[cache.Changed] != 1 ||
+			s.Fetches[cache.Gone] != 1 || s.Fetches[cache.Failed] != 1 || s.Fetches[cache.Refused] != 1, "%+v", s.Fetches)
 	})
 }
 
 func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute, Pins: []cache.Pin{{Ref: ref("b")}}}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.MustCreate(t, "b", "v1", "x")
-		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute, Pins: []cache.Pin{{Ref: ref("b")}}}})
 		_, cancel := c.Subscribe(ref("b"))
 		defer cancel()
 		begin := time.Now()
@@ -179,11 +167,9 @@ func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
 			t.Errorf("pinned: %+v", pinned)
 		}
 		b := got[1]
-		if b.VersionID != "v1" || len(b.VersionStages) != 1 || !b.Fresh || !b.Pinned || b.Subscribers != 1 || b.Size == 0 ||
+		failIf(t, b.VersionID != "v1" || len(b.VersionStages) != 1 || !b.Fresh || !b.Pinned || b.Subscribers != 1 || b.Size == 0 ||
 			!b.FetchedAt.Equal(begin) || !b.FreshUntil.Equal(begin.Add(time.Minute)) ||
 			b.LastError != "Rejected.Throttling" || !b.LastErrorAt.Equal(begin.Add(time.Second)) || b.Failures != 1 ||
-			b.NextRefresh.Before(time.Now()) || b.NextRefresh.After(time.Now().Add(2*time.Second)) {
-			t.Errorf("%+v", b)
-		}
+			b.NextRefresh.Before(time.Now()) || b.NextRefresh.After(time.Now().Add(2*time.Second)), "%+v", b)
 	})
 }

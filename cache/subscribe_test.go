@@ -12,19 +12,14 @@ import (
 )
 
 func TestSubscriberHearsWhatARefreshFinds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		start(t, c)
 		bell, cancel := c.Subscribe(ref("app/db"))
 		look(t, c, "app/db")
 		synctest.Wait()
 		rung(bell)
 		time.Sleep(time.Hour) // subscribed secrets are kept fresh though nobody asks
-		if rung(bell) {
-			t.Error("rung without a change")
-		}
+		failIf(t, rung(bell), "rung without a change")
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
 		fake.MustPut(t, "app/db", "v2", "second")
 		begin := time.Now()
@@ -36,9 +31,7 @@ func TestSubscriberHearsWhatARefreshFinds(t *testing.T) {
 
 		cancel()
 		cancel()
-		if s := c.Stats(); s.Subscriptions != 0 || s.Pinned != 0 || s.Entries != 1 {
-			t.Errorf("after cancel: %+v", s)
-		}
+		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Subscriptions != 0 || s.Pinned != 0 || s.Entries != 1 })
 		calls := fake.Calls(get)
 		time.Sleep(time.Hour)
 		if got := fake.Calls(get) - calls; got > 1 {
@@ -48,11 +41,9 @@ func TestSubscriberHearsWhatARefreshFinds(t *testing.T) {
 }
 
 func TestBellRemembersOneRing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.MustCreate(t, "a", "v0", "0")
 		fake.MustCreate(t, "b", "v0", "0")
-		c := open(t, fake, cache.Options{})
 		fake.OnChange(c.Invalidate)
 		start(t, c)
 		bell, cancel := c.Subscribe(ref("a"), ref("b"), ref("a"))
@@ -62,27 +53,19 @@ func TestBellRemembersOneRing(t *testing.T) {
 			fake.MustPut(t, "b", fmt.Sprint("v", i+1), "x")
 			synctest.Wait() // nobody listens, nobody blocks
 		}
-		if !rung(bell) || rung(bell) {
-			t.Error("want exactly one remembered ring")
-		}
+		failIf(t, !rung(bell) || rung(bell), "want exactly one remembered ring")
 	})
 }
 
 func TestSubscriberHearsOfASecretThatAppears(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		start(t, c)
 		bell, cancel := c.Subscribe(ref("late"))
 		defer cancel()
 		time.Sleep(10 * time.Minute)
-		if rung(bell) {
-			t.Error("rung for nothing")
-		}
+		failIf(t, rung(bell), "rung for nothing")
 		// The back-off for what does not exist is bounded.
-		if calls := fake.Calls(get); calls < 15 || calls > 60 {
-			t.Errorf("%d calls in ten minutes", calls)
-		}
+		wantCalls(t, fake, 15, 60)
 		fake.MustCreate(t, "late", "v1", "x")
 		begin := time.Now()
 		<-bell
@@ -93,9 +76,7 @@ func TestSubscriberHearsOfASecretThatAppears(t *testing.T) {
 }
 
 func TestSubscribedSecretIsNotEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		c := open(t, fake, cache.Options{Limits: cache.Limits{MaxEntries: 2}})
+	with(t, cache.Options{Limits: cache.Limits{MaxEntries: 2}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		for i := range 5 {
 			fake.MustCreate(t, fmt.Sprint("s", i), "v1", "x")
 		}
@@ -106,9 +87,7 @@ func TestSubscribedSecretIsNotEvicted(t *testing.T) {
 		}
 		wantAnswer(t, look(t, c, "s0"), "x", upstream.Hit)
 		cancel()
-		if s := c.Stats(); s.Entries != 2 || s.Pinned != 0 {
-			t.Errorf("after cancel: %+v", s)
-		}
+		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Entries != 2 || s.Pinned != 0 })
 	})
 }
 
@@ -119,24 +98,17 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 		c.Subscribe(ref("a"))
 	}
 	bell, cancelNone := c.Subscribe(ref("b"))
-	if bell != nil {
-		t.Error("one subscription more than 10,000 is granted")
-	}
+	failIf(t, bell != nil, "one subscription more than 10,000 is granted")
 	cancelNone()
 	cancel()
 	if bell, _ := c.Subscribe(ref("a")); bell == nil {
 		t.Error("a cancelled subscription is not given back")
 	}
-	if s := c.Stats(); s.Subscriptions != 10_000 || s.SubscriptionsRefused != 1 {
-		t.Errorf("stats %+v", s)
-	}
+	failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Subscriptions != 10_000 || s.SubscriptionsRefused != 1 })
 }
 
 func TestThousandsWaitForOneChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "first")
-		c := open(t, fake, cache.Options{})
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.OnChange(c.Invalidate)
 		start(t, c)
 		look(t, c, "app/db")
