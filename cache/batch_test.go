@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -114,9 +115,7 @@ func TestBatchAnswersInOrderAndEachByItself(t *testing.T) {
 		answers, errs := c.LookupAll(t.Context(), []upstream.SecretRef{
 			ref("c"), bare, ref("none"), ref("b"), ref("a"), ref("a:ACSPrevious"), {SecretName: "a", VersionStage: "not a label"},
 		})
-		if took := time.Since(begin); took != 200*time.Millisecond {
-			t.Errorf("took %s: not in parallel", took)
-		}
+		failIf(t, time.Since(begin) != 200*time.Millisecond, "took %s: not in parallel", time.Since(begin))
 		for i, want := range []string{"c", "a", "", "b", "a", "", ""} {
 			switch {
 			case want != "" && (errs[i] != nil || string(answers[i].Value.SecretData.Reveal()) != want):
@@ -136,9 +135,7 @@ func TestBatchAnswersInOrderAndEachByItself(t *testing.T) {
 
 		_, err := c.GetSecretValues(t.Context(), ref("a"), ref("none"))
 		wantError(t, err, upstream.ErrNotFound)
-		if got := err.Error(); got == "" || !contains(got, "none") {
-			t.Errorf("the error does not name the reference: %v", err)
-		}
+		failIf(t, !strings.Contains(err.Error(), "none"), "the error does not name the reference: %v", err)
 		values, err := c.GetSecretValues(t.Context(), ref("b"), ref("a"))
 		failIf(t, err != nil || len(values) != 2 || values[0].SecretName != "b" || values[1].SecretName != "a", "%v %v", values, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
@@ -156,11 +153,8 @@ func TestThousandBatchesShareTheirCalls(t *testing.T) {
 		for range 1000 {
 			wg.Go(func() {
 				answers, errs := c.LookupAll(t.Context(), pair)
-				if errors.Join(errs...) == nil {
-					wantAdjacent(t, answers)
-				} else {
-					t.Error(errs)
-				}
+				must(t, errors.Join(errs...))
+				wantAdjacent(t, answers)
 			})
 		}
 		wg.Wait()
@@ -187,16 +181,13 @@ func TestPairDuringAnOutage(t *testing.T) {
 		// Proven once, it is served through the next outage.
 		fake.Fail(get, nil)
 		time.Sleep(time.Minute)
-		if _, err := c.GetSecretValues(t.Context(), pair...); err != nil {
-			t.Fatal(err)
-		}
+		_, err := c.GetSecretValues(t.Context(), pair...)
+		must(t, err)
 		fake.Fail(get, upstream.ErrThrottled)
 		time.Sleep(2 * time.Minute)
 		answers, errs := c.LookupAll(t.Context(), pair)
 		for i, want := range []string{"3", "2"} {
-			if errs[i] != nil {
-				t.Fatal(errs[i])
-			}
+			must(t, errs[i])
 			wantAnswer(t, answers[i], want, upstream.Stale)
 			failIf(t, answers[i].Reason != "Rejected.Throttling", "reason %q", answers[i].Reason)
 		}

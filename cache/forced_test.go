@@ -3,8 +3,6 @@ package cache_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,35 +13,27 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
-func contains(s, part string) bool { return strings.Contains(s, part) }
-
 func TestRefreshNowBypassesWhatIsHeld(t *testing.T) {
 	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		look(t, c, "app/db")
 		fake.MustPut(t, "app/db", "v2", "second")
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
-		answer, err := c.RefreshNow(t.Context(), ref("app/db"))
-		must(t, err)
-		wantAnswer(t, answer, "second", upstream.Miss)
+		gives(t, "second", upstream.Miss)(c.RefreshNow(t.Context(), ref("app/db")))
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
 
 		// A failure is returned, and the held value stays.
 		fake.FailNext(get, 1, upstream.ErrUnavailable)
-		_, err = c.RefreshNow(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrUnavailable)
+		refuses(t, upstream.ErrUnavailable)(c.RefreshNow(t.Context(), ref("app/db")))
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
 
 		// "Gone" is no failure.
 		fake.MustDelete(t, "app/db")
-		_, err = c.RefreshNow(t.Context(), ref("app/db"))
-		wantError(t, err, upstream.ErrNotFound)
+		refuses(t, upstream.ErrNotFound)(c.RefreshNow(t.Context(), ref("app/db")))
 		noValue(t, c, "app/db", upstream.ErrNotFound)
 
 		// It passes remembered refusals, too.
 		fake.MustCreate(t, "app/db", "v3", "third")
-		answer, err = c.RefreshNow(t.Context(), ref("app/db"))
-		must(t, err)
-		wantAnswer(t, answer, "third", upstream.Miss)
+		gives(t, "third", upstream.Miss)(c.RefreshNow(t.Context(), ref("app/db")))
 	})
 }
 
@@ -58,13 +48,7 @@ func TestForcedRefreshesShareACallThatStartsAfterThem(t *testing.T) {
 		for range 1000 {
 			wg.Go(func() {
 				answer, err := c.RefreshNow(t.Context(), ref("app/db"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if age := time.Since(answer.FetchedAt); age > time.Second {
-					t.Errorf("answered by a call that began %s ago", age)
-				}
+				failIf(t, err != nil || time.Since(answer.FetchedAt) > time.Second, "answered by a call of %s: %v", answer.FetchedAt, err)
 			})
 		}
 		wg.Wait()
@@ -125,41 +109,27 @@ func TestReportCausesOneRefreshHoweverManyComplain(t *testing.T) {
 
 func TestReportAnswersWithWhatIsHeldWhenItCannotAsk(t *testing.T) {
 	with(t, cache.Options{ForcedPerSecond: 0.001, ForcedBurst: 2}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
-
 		// Nothing was given out: a complaint is a lookup and forces nothing.
-		answer, err := c.Report(t.Context(), ref("app/db"))
-		must(t, err)
-		wantAnswer(t, answer, "first", upstream.Miss)
-
+		gives(t, "first", upstream.Miss)(c.Report(t.Context(), ref("app/db")))
 		fake.FailNext(get, 1, upstream.ErrUnavailable)
-		answer, err = c.Report(t.Context(), ref("app/db"))
-		must(t, err)
-		wantAnswer(t, answer, "first", upstream.Hit)
+		gives(t, "first", upstream.Hit)(c.Report(t.Context(), ref("app/db")))
+		gives(t, "first", upstream.Miss)(c.RefreshNow(t.Context(), ref("app/db")))
 
-		if _, err = c.RefreshNow(t.Context(), ref("app/db")); err != nil {
-			t.Fatal(err)
-		}
 		time.Sleep(time.Minute)
 		calls := fake.Calls(get)
-		answer, err = c.Report(t.Context(), ref("app/db")) // over the limit of forced calls
-		must(t, err)
-		wantAnswer(t, answer, "first", upstream.Hit)
+		gives(t, "first", upstream.Hit)(c.Report(t.Context(), ref("app/db"))) // over the limit of forced calls
 		wantCalls(t, fake, calls)
 
-		_, err = c.Report(t.Context(), ref("none"))
-		wantError(t, err, upstream.ErrNotFound)
+		refuses(t, upstream.ErrNotFound)(c.Report(t.Context(), ref("none")))
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err = c.Report(ctx, ref("app/db"))
-		wantError(t, err, context.Canceled)
+		refuses(t, context.Canceled)(c.Report(ctx, ref("app/db")))
 	})
 }
 
 func TestForcedCallsOfManySecretsShareOneLimit(t *testing.T) {
 	with(t, cache.Options{ForcedPerSecond: 1, ForcedBurst: 10}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
-		for i := range 100 {
-			name := fmt.Sprint("s", i)
-			fake.MustCreate(t, name, "v1", "x")
+		for _, name := range fill(t, fake, 100) {
 			look(t, c, name)
 			_, _ = c.RefreshNow(t.Context(), ref(name))
 			_, _ = c.Report(t.Context(), ref(name))

@@ -130,6 +130,24 @@ func wantAnswer(t testing.TB, got upstream.Answer, data string, freshness upstre
 	}
 }
 
+// gives checks the results of a method for one reference that must succeed.
+func gives(t testing.TB, data string, freshness upstream.Freshness) func(upstream.Answer, error) {
+	t.Helper()
+	return func(answer upstream.Answer, err error) {
+		t.Helper()
+		must(t, err)
+		wantAnswer(t, answer, data, freshness)
+	}
+}
+
+// refuses checks the error of a method for one reference.
+func refuses(t testing.TB, want error) func(upstream.Answer, error) {
+	return func(_ upstream.Answer, err error) {
+		t.Helper()
+		wantError(t, err, want)
+	}
+}
+
 // noValue is a lookup that must fail, and returns its error.
 func noValue(t testing.TB, c *cache.Cache, name string, want error) error {
 	t.Helper()
@@ -146,7 +164,11 @@ func failIf(t testing.TB, wrong bool, format string, args ...any) {
 	}
 }
 
-func must(t interface{ Fatal(...any) }, err error) {
+func must(t interface {
+	Helper()
+	Fatal(...any)
+}, err error) {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}

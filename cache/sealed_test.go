@@ -604,43 +604,23 @@ func TestSealedFileIsBounded(t *testing.T) {
 }
 
 func TestKeyringOthersCanReadIsRefused(t *testing.T) {
-	opts := sealedIn(t)
-	keyring := opts.Sealed.Keyring
-	open(t, constant(1), opts).Close()
-	good := readFile(t, keyring)
-	write := func(content []byte, mode fs.FileMode) func() error {
-		return func() error {
-			return errors.Join(os.RemoveAll(keyring), os.WriteFile(keyring, content, mode), os.Chmod(keyring, mode))
-		}
+	if runtime.GOOS == "windows" {
+		t.Skip("no modes there")
 	}
-	for name, tc := range map[string]struct {
-		prepare    func() error
-		credential bool
-		want       string
-	}{
-		"readable by the group":              {write(good, 0o640), false, "chmod 600"},
-		"readable by others":                 {write(good, 0o604), false, "chmod 600"},
-		"a credential readable by the group": {write(good, 0o440), true, ""},
-		"a credential readable by its owner": {write(good, 0o400), true, ""},
-		"a credential writable by the group": {write(good, 0o460), true, "chmod 600"},
-		"a credential readable by others":    {write(good, 0o444), true, "chmod 600"},
-		"not a keyset":                       {write([]byte("password"), 0o600), false, "not a Tink keyset"},
-		"empty":                              {write(nil, 0o600), false, "not a Tink keyset"},
-		"a folder":                           {func() error { return errors.Join(os.Remove(keyring), os.Mkdir(keyring, 0o700)) }, false, "not a regular file"},
+	opts := sealedIn(t)
+	open(t, constant(1), opts).Close()
+	for mode, good := range map[fs.FileMode]struct{ plain, credential bool }{
+		0o600: {true, true}, 0o400: {true, true}, 0o440: {false, true}, 0o460: {}, 0o444: {}, 0o604: {},
 	} {
-		if runtime.GOOS == "windows" && strings.Contains(tc.want, "chmod") {
-			continue
-		}
-		if err := tc.prepare(); err != nil {
-			t.Fatal(name, err)
-		}
-		opts.Sealed.KeyringIsCredential = tc.credential
-		c, err := cache.New(constant(1), opts)
-		switch {
-		case tc.want == "" && err == nil:
-			c.Close()
-		case tc.want == "" || err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "ealed.") || strings.Contains(err.Error(), "password"):
-			t.Errorf("%s: %v", name, err)
+		must(t, os.Chmod(opts.Sealed.Keyring, mode))
+		for _, opts.Sealed.KeyringIsCredential = range []bool{false, true} {
+			c, err := cache.New(constant(1), opts)
+			if err == nil {
+				c.Close()
+			}
+			want := good.plain && !opts.Sealed.KeyringIsCredential || good.credential && opts.Sealed.KeyringIsCredential
+			failIf(t, (err == nil) != want, "mode %04o, credential %v: %v", mode, opts.Sealed.KeyringIsCredential, err)
+			failIf(t, err != nil && (!strings.Contains(err.Error(), "chmod 600") || !strings.Contains(err.Error(), "sealed.keyring")), "mode %04o: %v", mode, err)
 		}
 	}
 }
@@ -655,25 +635,17 @@ func TestKeyringInTheSameFolderIsWarnedAbout(t *testing.T) {
 }
 
 func TestLabelsBelongTogetherAfterARestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		opts := sealedIn(t)
-		fake := upstreamtest.NewFake()
-		fake.MustCreate(t, "app/db", "v1", "1")
-		fake.MustPut(t, "app/db", "v2", "2")
-		c := open(t, fake, opts)
+	opts := sealedIn(t)
+	with(t, opts, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		fake.MustPut(t, "app/db", "v2", "second")
 		stop := start(t, c)
-		if _, err := c.GetSecretValues(t.Context(), pair...); err != nil {
-			t.Fatal(err)
-		}
+		_, err := c.GetSecretValues(t.Context(), pair...)
+		must(t, err)
 		stop()
-		c = open(t, fetchFunc(down), opts)
-		answers, errs := c.LookupAll(t.Context(), pair)
-		for i, want := range []string{"2", "1"} {
-			if errs[i] != nil {
-				t.Fatal(errs[i])
-			}
-			wantAnswer(t, answers[i], want, upstream.Stale)
-		}
+		answers, errs := open(t, fetchFunc(down), opts).LookupAll(t.Context(), pair)
+		must(t, errors.Join(errs...))
+		wantAnswer(t, answers[0], "second", upstream.Stale)
+		wantAnswer(t, answers[1], "first", upstream.Stale)
 	})
 }
 

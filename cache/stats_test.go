@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,24 +124,19 @@ func TestObserveSeesEveryCall(t *testing.T) {
 		refresh()
 		fake.MustPut(t, "app/db", "v2", "second")
 		refresh()
-		fake.FailNext(get, 1, upstream.ErrThrottled)
-		refresh()
-		fake.FailNext(get, 1, upstream.ErrInvalidParameter)
-		refresh()
-		fake.FailNext(get, 1, upstream.ErrAccessDenied)
-		refresh()
+		for _, err := range []error{upstream.ErrThrottled, upstream.ErrInvalidParameter, upstream.ErrAccessDenied} {
+			fake.FailNext(get, 1, err)
+			refresh()
+		}
 		refresh()
 		look(t, c, "app/db")
 		stop := start(t, c)
 		time.Sleep(70 * time.Second)
 		stop()
 		want := "first:false unchanged:false changed:false failed:false refused:false gone:false first:false unchanged:true"
-		if got := strings.Join(seen, " "); got != want {
-			t.Errorf("saw  %s\nwant %s", got, want)
-		}
-		s := c.Stats()
-		failIf(t, s.Fetches[cache.First] != 2 || s.Fetches[cache.Unchanged] != 2 || s.Fetches[cache.Changed] != 1 ||
-			s.Fetches[cache.Gone] != 1 || s.Fetches[cache.Failed] != 1 || s.Fetches[cache.Refused] != 1, "%+v", s.Fetches)
+		failIf(t, strings.Join(seen, " ") != want, "saw  %s\nwant %s", seen, want)
+		counts := map[cache.Outcome]uint64{cache.First: 2, cache.Changed: 1, cache.Unchanged: 2, cache.Gone: 1, cache.Refused: 1, cache.Failed: 1}
+		failIf(t, !maps.Equal(c.Stats().Fetches, counts), "%+v", c.Stats().Fetches)
 	})
 }
 
