@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -306,7 +307,7 @@ func (sh lockedShard) countHits(refs []upstream.SecretRef, found []sighting) {
 		case found[i].answer.Freshness == upstream.Stale:
 			sh.stale[found[i].answer.Reason]++
 			if e := sh.find(refs[i]); e != nil {
-				sh.noteStale(e, found[i].answer.Reason)
+				sh.tell(e, Event{Kind: EventStale, Code: found[i].answer.Reason}, time.Now())
 			}
 		default:
 			sh.hits++

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"secretagent/upstream"
@@ -43,34 +42,18 @@ type Event struct {
 type history struct {
 	events  []Event // oldest first
 	dropped int     // older ones that had to go
-
-	// Where in events is what goes on at present, plus one; 0 for nothing.
-	failed, stale int
+	open    int     // events from here on go on until the upstream has answered about the secret
 }
 
-// note adds one happening, or counts it to the one at open of its kind that goes on.
-func (h *history) note(total *atomic.Int64, ev Event, open *int) {
-	if open != nil && *open > 0 {
-		e := &h.events[*open-1]
-		e.Last, e.Code = ev.First, ev.Code
-		e.Count++
-		return
+// endRuns ends what goes on: the upstream has answered about the secret.
+func (h *history) endRuns() { h.open = len(h.events) }
+
+// last returns the kind of the last event.
+func (h *history) last() EventKind {
+	if len(h.events) == 0 {
+		return ""
 	}
-	if len(h.events) >= maxEvents || total.Load() >= maxAllEvents {
-		h.dropped++
-		if len(h.events) == 0 {
-			return
-		}
-		h.events = slices.Delete(h.events, 0, 1)
-		h.failed, h.stale = max(h.failed-1, 0), max(h.stale-1, 0)
-		total.Add(-1)
-	}
-	ev.Last, ev.Count = ev.First, 1
-	h.events = append(h.events, ev)
-	total.Add(1)
-	if open != nil {
-		*open = len(h.events)
-	}
+	return h.events[len(h.events)-1].Kind
 }
 
 // inUse returns the version that is in use as far as the history tells; empty for none.
@@ -86,9 +69,6 @@ func (h *history) inUse() upstream.VersionID {
 	return ""
 }
 
-// endRuns ends what went on: the upstream has answered about the secret.
-func (h *history) endRuns() { h.failed, h.stale = 0, 0 }
-
 // historyOf returns the history of e, made when it is missing.
 func (sh lockedShard) historyOf(e *entry) *history {
 	if e.history == nil {
@@ -97,60 +77,60 @@ func (sh lockedShard) historyOf(e *entry) *history {
 	return e.history
 }
 
-// noteVersion records that the value of e is in use since at. The version before, nil for
+// tell adds ev to the history of e, or counts it to the one of its kind that goes on.
+func (sh lockedShard) tell(e *entry, ev Event, at time.Time) {
+	h := sh.historyOf(e)
+	ev.First = at.Round(0)
+	ev.Last, ev.Count = ev.First, 1
+	for i := h.open; i < len(h.events); i++ {
+		if known := &h.events[i]; known.Kind == ev.Kind {
+			known.Last, known.Code = ev.Last, ev.Code
+			known.Count++
+			return
+		}
+	}
+	if len(h.events) >= maxEvents || sh.c.events.Load() >= maxAllEvents {
+		h.dropped++
+		if len(h.events) == 0 {
+			return
+		}
+		h.events = slices.Delete(h.events, 0, 1)
+		h.open = max(h.open-1, 0)
+		sh.c.events.Add(-1)
+	}
+	h.events = append(h.events, ev)
+	sh.c.events.Add(1)
+}
+
+// tellVersion records that the value of e is in use since at. The version before, nil for
 // none, is recorded as well when nothing is known of it: it was in use when it was confirmed
 // last. First values of references that nobody declared or subscribed to are not worth
 // telling.
-func (sh lockedShard) noteVersion(e *entry, before *upstream.SecretValue, confirmed, at time.Time) {
+func (sh lockedShard) tellVersion(e *entry, before *upstream.SecretValue, confirmed, at time.Time) {
 	if e.history == nil && (before == nil && e.keep() != keptAlways || before != nil && before.VersionID == e.value.VersionID) {
 		return
 	}
 	h := sh.historyOf(e)
+	if before != nil && len(h.events) == 0 && before.VersionID != e.value.VersionID {
+		sh.tell(e, Event{Kind: EventVersion, VersionID: before.VersionID}, confirmed)
+	}
 	h.endRuns()
-	if h.inUse() == e.value.VersionID {
-		return // its labels changed, not the version
+	if h.inUse() != e.value.VersionID { // or its labels changed, not the version
+		sh.tell(e, Event{Kind: EventVersion, VersionID: e.value.VersionID}, at)
 	}
-	if before != nil && len(h.events) == 0 {
-		h.note(&sh.c.events, Event{Kind: EventVersion, VersionID: before.VersionID, First: confirmed.Round(0)}, nil)
-	}
-	h.note(&sh.c.events, Event{Kind: EventVersion, VersionID: e.value.VersionID, First: at.Round(0)}, nil)
 }
 
-// noteFailed records a call that failed for e. References without a value that are neither
-// declared nor subscribed to are left out: clients may ask for any name.
-func (sh lockedShard) noteFailed(e *entry, err error, at time.Time) {
+// tellFailure records a call that failed for e, or that there is no value for it, once until
+// there is one again; the value has not been dropped yet. References without a value that are
+// neither declared nor subscribed to are left out: clients may ask for any name.
+func (sh lockedShard) tellFailure(e *entry, kind EventKind, err error, at time.Time) {
 	if e.history == nil && e.value == nil && e.keep() != keptAlways {
 		return
 	}
-	h := sh.historyOf(e)
-	h.note(&sh.c.events, Event{Kind: EventFailed, Code: upstream.Code(err), First: at.Round(0)}, &h.failed)
-}
-
-// noteGone records that there is no value for e, once until there is one again. The value
-// has not been dropped yet.
-func (sh lockedShard) noteGone(e *entry, err error, at time.Time) {
-	if e.history == nil && e.value == nil && e.keep() != keptAlways {
-		return
+	if h := sh.historyOf(e); kind == EventGone && h.last() != EventGone {
+		h.endRuns()
 	}
-	h := sh.historyOf(e)
-	h.endRuns()
-	if n := len(h.events); n > 0 && h.events[n-1].Kind == EventGone {
-		open := n
-		h.note(&sh.c.events, Event{Code: upstream.Code(err), First: at.Round(0)}, &open)
-		return
-	}
-	h.note(&sh.c.events, Event{Kind: EventGone, Code: upstream.Code(err), First: at.Round(0)}, nil)
-}
-
-// noteStale records that the value of e was given out as stale.
-func (sh lockedShard) noteStale(e *entry, reason string) {
-	h := sh.historyOf(e)
-	h.note(&sh.c.events, Event{Kind: EventStale, Code: reason, First: time.Now().Round(0)}, &h.stale)
-}
-
-// noteLapsed records that the value of e is too old to be served.
-func (sh lockedShard) noteLapsed(e *entry) {
-	sh.historyOf(e).note(&sh.c.events, Event{Kind: EventLapsed, First: time.Now().Round(0)}, nil)
+	sh.tell(e, Event{Kind: kind, Code: upstream.Code(err)}, at)
 }
 
 // forgetHistory takes what is remembered of e out of the sum; e is being forgotten.

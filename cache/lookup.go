@@ -176,7 +176,7 @@ func (sh lockedShard) staleAnswer(e *entry, reason string) (answer upstream.Answ
 		return answer, false
 	}
 	sh.stale[reason]++
-	sh.noteStale(e, reason)
+	sh.tell(e, Event{Kind: EventStale, Code: reason}, time.Now())
 	answer = e.answer()
 	answer.Freshness, answer.Reason = upstream.Stale, reason
 	return answer, true

@@ -30,10 +30,10 @@ func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, er
 		if e.value != nil {
 			bells = e.subs.bells()
 		}
-		sh.noteGone(e, err, f.beganAt)
+		sh.tellFailure(e, EventGone, err, f.beganAt)
 		sh.refused(e, f, err)
 	default:
-		sh.noteFailed(e, err, f.beganAt)
+		sh.tellFailure(e, EventFailed, err, f.beganAt)
 		sh.failed(e, f, err)
 	}
 	return outcomeOf(err), bells
@@ -69,7 +69,7 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 	sh.install(e, f, outcome != Unchanged)
 	switch {
 	case outcome != Unchanged && e.value != nil:
-		sh.noteVersion(e, before, confirmed, f.beganAt)
+		sh.tellVersion(e, before, confirmed, f.beganAt)
 	case e.history != nil:
 		e.history.endRuns()
 	}
@@ -155,7 +155,7 @@ func (sh lockedShard) failed(e *entry, f *flight, err error) {
 // lapse drops a value that became too old to be served.
 func (sh lockedShard) lapse(e *entry) {
 	sh.change(e)
-	sh.noteLapsed(e)
+	sh.tell(e, Event{Kind: EventLapsed}, time.Now())
 	sh.unseal(e, false)
 	e.clear()
 	if e.fail != nil {
