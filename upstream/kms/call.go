@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -15,27 +14,19 @@ import (
 // policy decides when and where a call is attempted, and whether again. It knows nothing of
 // HTTP: sending is a function of the call.
 type policy struct {
+	Options   // complete
 	endpoints []*endpoint
 	budget    *budget
 	breaker   *health
-	timeout   time.Duration
-	deadline  time.Duration
-	retry     Retry
-	logger    *slog.Logger
-	observe   func(Observation)
 }
 
-func newPolicy(o Options, endpoints []*endpoint) *policy {
-	return &policy{
-		endpoints: endpoints,
-		budget:    newBudget(o.Budget),
-		breaker:   &health{limit: o.Breaker.Failures, first: o.Breaker.Pause, longest: o.Breaker.MaxPause},
-		timeout:   o.Timeout,
-		deadline:  o.Deadline,
-		retry:     o.Retry,
-		logger:    o.Logger,
-		observe:   o.Observe,
+func newPolicy(o Options) *policy {
+	p := &policy{Options: o, budget: newBudget(o.Budget),
+		breaker: &health{limit: o.Breaker.Failures, first: o.Breaker.Pause, longest: o.Breaker.MaxPause}}
+	for _, e := range o.Endpoints {
+		p.endpoints = append(p.endpoints, newEndpoint(e, o.MaxConcurrent))
 	}
+	return p
 }
 
 // call is one operation on its way.
@@ -75,7 +66,7 @@ func (p *policy) do(ctx context.Context, c *call) error {
 			"a dedicated gateway serves GetSecretValue alone; add a shared gateway (kms.%s.aliyuncs.com) to the endpoints", p.endpoints[0].Region)}, c.op, c.ref)
 	}
 	// Whichever comes first ends the call; only the caller's own end is the caller's error.
-	c.deadline = time.Now().Add(p.deadline)
+	c.deadline = time.Now().Add(p.Deadline)
 	if d, ok := ctx.Deadline(); ok && d.Before(c.deadline) {
 		c.deadline = d
 	}
@@ -90,7 +81,7 @@ func (p *policy) do(ctx context.Context, c *call) error {
 		return ended(ctx)
 	case errors.Is(err, errOutOfTime), isContextError(err):
 		if err = c.last; err == nil {
-			err = &upstream.Error{Err: upstream.ErrUnavailable, Message: fmt.Sprintf("no answer within %v", p.deadline)}
+			err = &upstream.Error{Err: upstream.ErrUnavailable, Message: fmt.Sprintf("no answer within %v", p.Deadline)}
 		}
 	}
 	return upstream.Wrap(err, c.op, c.ref)
@@ -100,9 +91,9 @@ func (p *policy) do(ctx context.Context, c *call) error {
 // was not asked yet, then exponential with full jitter, never less than the service asked
 // for. It stops rather than wait beyond the deadline.
 func (p *policy) backoff(c *call) retry.Backoff {
-	waits := retry.WithFullJitter(retry.WithCappedDuration(p.retry.Cap, retry.NewExponential(p.retry.Base)))
+	waits := retry.WithFullJitter(retry.WithCappedDuration(p.Retry.Cap, retry.NewExponential(p.Retry.Base)))
 	return retry.BackoffFunc(func() (time.Duration, bool) {
-		if c.attempts >= p.retry.MaxAttempts {
+		if c.attempts >= p.Retry.MaxAttempts {
 			return 0, true
 		}
 		if c.faulted && !c.route.roundOver() {
@@ -120,7 +111,7 @@ func (p *policy) attempt(ctx context.Context, c *call) error {
 	if done, err := c.done(ctx, nil); done || err != nil {
 		return err
 	}
-	leg := c.route.next(time.Now(), c.deadline, p.timeout)
+	leg := c.route.next(time.Now(), c.deadline, p.Timeout)
 	service, err := p.admit(ctx, c, leg)
 	if err != nil {
 		leg.endpoint.health.report(leg.permit, outcome{})
@@ -193,14 +184,14 @@ func (p *policy) send(ctx context.Context, c *call, l leg) outcome {
 	defer cancel()
 	out := c.send(attempt, l.endpoint)
 	took := time.Since(begun)
-	if p.observe != nil {
+	if p.Observe != nil {
 		o := Observation{Op: c.op, Endpoint: l.endpoint.name, Attempt: c.attempts, Took: took}
 		if out.err != nil {
 			o.Code = codeOf(out.err)
 		}
-		p.observe(o)
+		p.Observe(o)
 	}
-	logger := p.logger.With(upstream.CauseOf(ctx).Attr(), "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took)
+	logger := p.Logger.With(upstream.CauseOf(ctx).Attr(), "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took)
 	if out.err != nil {
 		logger.Debug("attempt failed", "err", out.err)
 	} else {
@@ -212,7 +203,7 @@ func (p *policy) send(ctx context.Context, c *call, l leg) outcome {
 // report tells everyone who keeps count how an attempt ended: the endpoint, and of attempts
 // over the network the budget and the breaker.
 func (p *policy) report(ctx context.Context, out outcome, l leg, service permit) {
-	logger := p.logger.With(upstream.CauseOf(ctx).Attr())
+	logger := p.Logger.With(upstream.CauseOf(ctx).Attr())
 	switch c := l.endpoint.health.report(l.permit, out); {
 	case c.rests > 0:
 		logger.Warn("endpoint rests", "endpoint", l.endpoint.name, "failures", c.failures, "retry_in", c.rests.Round(time.Millisecond), "err", out.err,

@@ -18,10 +18,7 @@ import (
 // Client is an [upstream.Manager] that asks Alibaba Cloud KMS, or anything that speaks its
 // API. All methods are safe for concurrent use.
 type Client struct {
-	policy      *policy
-	credentials CredentialProvider
-	endpoints   []*endpoint
-
+	policy   *policy
 	busy     chan struct{} // one for each attempt on its way; its capacity bounds them
 	answered atomic.Pointer[endpoint]
 	closed   atomic.Bool
@@ -44,19 +41,14 @@ func New(opts Options) (*Client, error) {
 		// Everyone who can open the socket may use it; the server does not look at this.
 		opts.Credentials = StaticCredential("socket", "socket", "")
 	}
-	c := &Client{credentials: opts.Credentials, busy: make(chan struct{}, opts.MaxConcurrent)}
-	for _, e := range opts.Endpoints {
-		c.endpoints = append(c.endpoints, newEndpoint(e, opts.MaxConcurrent))
-	}
-	c.policy = newPolicy(opts, c.endpoints)
-	return c, nil
+	return &Client{policy: newPolicy(opts), busy: make(chan struct{}, opts.MaxConcurrent)}, nil
 }
 
 // Close makes later calls fail and closes idle connections. Calls that are on their way end
 // as their contexts tell. Calling it again does nothing.
 func (c *Client) Close() error {
 	c.closed.Store(true)
-	for _, e := range c.endpoints {
+	for _, e := range c.policy.endpoints {
 		if t, ok := e.transport.(*http.Transport); ok {
 			t.CloseIdleConnections()
 		}
@@ -92,7 +84,7 @@ type message struct {
 func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operation[R]) (R, error) {
 	var result R
 	if op.invalid != nil {
-		return result, first(op.invalid, op.name, op.ref)
+		return result, upstream.Wrap(op.invalid, op.name, op.ref)
 	}
 	if c.closed.Load() {
 		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, op.name, op.ref)
@@ -104,7 +96,7 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operatio
 		op: op.name, ref: op.ref, valueOnly: op.valueOnly, resolve: op.resolve,
 		send: func(attempt context.Context, e *endpoint) outcome {
 			response := op.response()
-			out := c.send(ctx, attempt, e, m, response)
+			out := c.signed(ctx, attempt, e, m, response)
 			switch {
 			case out.err != nil:
 			case !hasRequestID(response), op.complete != nil && !op.complete(response):
@@ -128,10 +120,11 @@ func hasRequestID(response responses.AcsResponse) bool {
 	return reflect.ValueOf(response).Elem().FieldByName("RequestId").String() != ""
 }
 
-// send makes one attempt. A credential that is refused is renewed once, and the attempt
-// repeated once. ctx is the whole call's, to tell the end of the attempt from that of the call.
-func (c *Client) send(ctx, attempt context.Context, e *endpoint, m message, response responses.AcsResponse) outcome {
-	cred, err := c.credentials.Credential(attempt)
+// signed makes one attempt with the present credential. When that is refused it is renewed
+// once, and the attempt repeated once. ctx is the whole call's, to tell the end of the attempt
+// from that of the call.
+func (c *Client) signed(ctx, attempt context.Context, e *endpoint, m message, response responses.AcsResponse) outcome {
+	cred, err := c.policy.Credentials.Credential(attempt)
 	if err != nil {
 		return withoutCredential(ctx, attempt, err)
 	}
@@ -139,7 +132,7 @@ func (c *Client) send(ctx, attempt context.Context, e *endpoint, m message, resp
 	if !out.renew {
 		return out
 	}
-	fresh, err := c.credentials.Renew(attempt, cred)
+	fresh, err := c.policy.Credentials.Renew(attempt, cred)
 	if err != nil || fresh.same(cred) {
 		return out
 	}
@@ -158,7 +151,7 @@ func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Creden
 		return outcome{err: &upstream.Error{Err: upstream.ErrUnavailable,
 			Message: fmt.Sprintf("all %d connections are busy", cap(c.busy))}}
 	}
-	got, err := e.exchange(attempt, cred, m, response)
+	got, err := e.ask(attempt, cred, m, response)
 	if gone := ended(ctx); gone != nil && got.status == 0 {
 		return outcome{err: gone, quit: true, lost: got.connected}
 	}
@@ -167,16 +160,15 @@ func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Creden
 
 // withoutCredential is the outcome of an attempt that could not be signed.
 func withoutCredential(ctx, attempt context.Context, err error) outcome {
+	if gone := ended(ctx); gone != nil {
+		return outcome{err: gone, quit: true}
+	}
+	known, ok := errors.AsType[*upstream.Error](err)
 	switch {
-	case ended(ctx) != nil:
-		return outcome{err: ended(ctx), quit: true}
 	case attempt.Err() != nil:
-		return outcome{quit: true, err: &upstream.Error{Err: upstream.ErrUnauthenticated,
-			Message: "the credential source did not answer in time"}}
+		known = &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "the credential source did not answer in time"}
+	case !ok: // of a provider from elsewhere, which may quote anything
+		known = &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "no credentials"}
 	}
-	if known, ok := errors.AsType[*upstream.Error](err); ok {
-		return outcome{err: known, quit: true}
-	}
-	// The error of a provider from elsewhere may quote anything.
-	return outcome{quit: true, err: &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "no credentials"}}
+	return outcome{err: known, quit: true}
 }

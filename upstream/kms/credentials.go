@@ -48,10 +48,10 @@ type CredentialSource struct {
 	files  []string                // a change of any makes open run again
 	logger *slog.Logger
 
-	closed  chan struct{}
-	running sync.WaitGroup
+	running sync.WaitGroup // questions
 
 	mu        sync.Mutex
+	closed    bool
 	fetch     fetcher   // nil: open one; used by the question alone
 	asked     *question // nil: the source is not being asked
 	current   Credential
@@ -89,14 +89,14 @@ func NewCredentials(o CredentialOptions) (*CredentialSource, error) {
 }
 
 func newCredentialSource(kind string, open func() (fetcher, error), files []string, logger *slog.Logger) *CredentialSource {
-	return &CredentialSource{kind: kind, open: open, files: files, logger: logger, closed: make(chan struct{})}
+	return &CredentialSource{kind: kind, open: open, files: files, logger: logger}
 }
 
 // Close waits until nobody asks the source any more, which its own timeouts bound, and makes
-// it answer no more. It must be called once.
+// it answer no more.
 func (s *CredentialSource) Close() error {
 	s.mu.Lock()
-	close(s.closed)
+	s.closed = true
 	s.mu.Unlock()
 	s.running.Wait()
 	return nil
@@ -197,12 +197,10 @@ func (s *CredentialSource) askLocked(fresh bool) *question {
 		return s.asked
 	}
 	q := &question{done: make(chan struct{}), fresh: fresh || s.fetch == nil}
-	select {
-	case <-s.closed:
+	if s.closed {
 		s.err = sourceError(s.kind, "the source is closed", "")
 		close(q.done)
 		return q
-	default:
 	}
 	s.asked = q
 	fetch := s.fetch

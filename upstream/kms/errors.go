@@ -79,7 +79,7 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 	case got.status == http.StatusInternalServerError:
 		out.Err = upstream.ErrInternal
 	default:
-		// Also a 200 that cannot be read and a 404 from a proxy: whoever answered was not
+		// Also a 200 that cannot be read and a 404 from a proxy: what answered was not
 		// KMS, which says nothing about the secret.
 		out.Err = upstream.ErrUnavailable
 	}
@@ -109,18 +109,8 @@ func renewable(code string) bool {
 // holds addresses and reasons but no part of a request or an answer; for all others it says
 // no more than that the connection failed.
 func plain(err error) string {
-	var (
-		urlErr  *url.Error
-		dns     *net.DNSError
-		op      *net.OpError
-		cert    *tls.CertificateVerificationError
-		unknown x509.UnknownAuthorityError
-		record  tls.RecordHeaderError
-		alert   tls.AlertError
-		errno   syscall.Errno
-	)
-	if errors.As(err, &urlErr) {
-		err = urlErr.Err
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err
 	}
 	switch {
 	case errors.Is(err, errTooLarge), errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
@@ -129,32 +119,38 @@ func plain(err error) string {
 		return "it did not come in time"
 	case errors.Is(err, context.Canceled):
 		return "the call was cancelled"
-	case errors.As(err, &dns):
-		if dns.IsNotFound {
-			return "the host name does not resolve"
-		}
-		return "the name server does not answer"
-	case errors.As(err, &cert), errors.As(err, &unknown):
+	case is[*tls.CertificateVerificationError](err), is[x509.UnknownAuthorityError](err):
 		return "the certificate is not trusted (check the host and caFile)"
-	case errors.As(err, &record):
+	case is[tls.RecordHeaderError](err):
 		return "the other side does not speak TLS"
-	case errors.As(err, &alert):
+	case is[tls.AlertError](err):
 		return "the TLS handshake was refused"
-	case errors.As(err, &errno):
-		return errno.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed"
-	case errors.As(err, &op):
-		if op.Timeout() {
-			return "it did not come in time"
-		}
-		return "the connection failed at " + op.Op
 	}
-	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+		return "the host name does not resolve"
+	} else if ok {
+		return "the name server does not answer"
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno.Error()
+	}
+	if timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err); ok && timeout.Timeout() {
 		return "it did not come in time"
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return "the connection failed at " + op.Op
+	}
 	return "the connection failed"
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 // scrub returns the service's own message, or the empty string where it could quote what we

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,7 +61,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 	var found upstream.SecretMetadata
 	r, err := invoke(ctx, c, operation[*api.CreateSecretResponse]{
 		name: "CreateSecret", ref: named(in.SecretName), params: p, hide: in.SecretData,
-		invalid:  errors.Join(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
+		invalid:  cmp.Or(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
 		response: api.CreateCreateSecretResponse,
 		complete: func(r *api.CreateSecretResponse) bool { return r.SecretName != "" },
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
@@ -132,7 +133,7 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 		p["VersionStages"] = toJSON(in.VersionStages)
 	}
 	r, err := invoke(ctx, c, operation[*api.PutSecretValueResponse]{
-		name: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: errors.Join(invalid...),
+		name: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: cmp.Or(invalid...),
 		params: p, hide: in.SecretData, response: api.CreatePutSecretValueResponse,
 		complete: func(r *api.PutSecretValueResponse) bool { return r.VersionId == string(in.VersionID) },
 	})
@@ -315,7 +316,7 @@ func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) er
 // RotateSecret implements [upstream.Manager].
 func (c *Client) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
 	_, err := invoke(ctx, c, operation[*api.RotateSecretResponse]{
-		name: "RotateSecret", ref: upstream.SecretRef{SecretName: name, VersionID: version}, invalid: errors.Join(name.Validate(), version.Validate()),
+		name: "RotateSecret", ref: upstream.SecretRef{SecretName: name, VersionID: version}, invalid: cmp.Or(name.Validate(), version.Validate()),
 		params: params{"SecretName": string(name), "VersionId": string(version)}, response: api.CreateRotateSecretResponse,
 	})
 	return err
@@ -411,19 +412,12 @@ func validData(d upstream.SecretData) error {
 }
 
 func validNames(names []upstream.SecretName) error {
-	var err error
 	for _, n := range names {
-		err = errors.Join(err, n.Validate())
+		if err := n.Validate(); err != nil {
+			return err
+		}
 	}
-	return err
-}
-
-// first returns the first of the joined errors with operation and reference.
-func first(err error, op string, ref upstream.SecretRef) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return first(joined.Unwrap()[0], op, ref)
-	}
-	return upstream.Wrap(err, op, ref)
+	return nil
 }
 
 func named(name upstream.SecretName) upstream.SecretRef { return upstream.SecretRef{SecretName: name} }

@@ -264,11 +264,7 @@ func testPolicy(t *testing.T, change func(*Options), regions ...string) *policy 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []*endpoint
-	for _, e := range o.Endpoints {
-		list = append(list, newEndpoint(e, 1))
-	}
-	return newPolicy(o, list)
+	return newPolicy(o)
 }
 
 func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
@@ -408,7 +404,7 @@ func cannedClient(tb testing.TB, status int, body string) *Client {
 	}
 	tb.Cleanup(func() { _ = c.Close() })
 	FullBudget(c)
-	c.endpoints[0].transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+	c.policy.endpoints[0].transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
 	})

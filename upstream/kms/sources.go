@@ -214,27 +214,26 @@ func (k keyProvider) GetProviderName() string { return "access_key" }
 
 // cliConfig returns the configuration file of the aliyun CLI as the library finds it.
 func cliConfig(name string) string {
-	if name == "" {
-		name = os.Getenv("ALIBABA_CLOUD_CONFIG_FILE")
+	if name != "" {
+		return name
 	}
-	if name == "" {
-		if home, err := os.UserHomeDir(); err == nil {
-			name = filepath.Join(home, ".aliyun", "config.json")
-		}
-	}
-	return name
+	return fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun", "config.json")
 }
 
 // iniConfig returns the ini file of the older SDKs as the library finds it.
 func iniConfig() string {
-	if name := os.Getenv("ALIBABA_CLOUD_CREDENTIALS_FILE"); name != "" {
+	return fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials")
+}
+
+func fileOf(variable string, below ...string) string {
+	if name := os.Getenv(variable); name != "" {
 		return name
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(home, ".alibabacloud", "credentials")
+	return filepath.Join(append([]string{home}, below...)...)
 }
 
 type cliProfile struct {

@@ -53,10 +53,10 @@ func (c *Client) Status() Status {
 	if e := c.answered.Load(); e != nil {
 		s.Endpoint = e.name
 	}
-	for _, e := range c.endpoints {
+	for _, e := range c.policy.endpoints {
 		s.Endpoints = append(s.Endpoints, e.status(now))
 	}
-	if p, ok := c.credentials.(interface{ Status() CredentialStatus }); ok {
+	if p, ok := c.policy.Credentials.(interface{ Status() CredentialStatus }); ok {
 		s.Credential = p.Status()
 	}
 	return s

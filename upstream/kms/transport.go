@@ -65,9 +65,9 @@ type answer struct {
 	body      []byte
 }
 
-// exchange signs m with cred, sends it to e and decodes the answer into response. The error is
+// ask signs m with cred, sends it to e and decodes the answer into response. The error is
 // that of the SDK; what came over the wire is in the answer either way.
-func (e *endpoint) exchange(ctx context.Context, cred Credential, m message, response responses.AcsResponse) (answer, error) {
+func (e *endpoint) ask(ctx context.Context, cred Credential, m message, response responses.AcsResponse) (answer, error) {
 	form, err := sign(e.Region, cred, m)
 	if err != nil {
 		return answer{}, err
