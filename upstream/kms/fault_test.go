@@ -100,92 +100,66 @@ func TestLostAnswers(t *testing.T) {
 	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
 	proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
 	var attempts []string
-	var mu sync.Mutex
 	client := connect(t, kms.Options{
 		Endpoints: []kms.Endpoint{over(proxy)},
 		Retry:     kms.Retry{Base: time.Millisecond, Cap: 5 * time.Millisecond},
-		Observe: func(o kms.Observation) {
-			mu.Lock()
-			attempts = append(attempts, strings.TrimSpace(o.Op+" "+o.Code))
-			mu.Unlock()
-		},
+		Observe:   func(o kms.Observation) { attempts = append(attempts, strings.TrimSpace(o.Op+" "+o.Code)) },
 	})
-	did := func(want ...string) {
-		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		if !slices.Equal(attempts, want) {
-			t.Errorf("attempts:\n\t%s\nwant\n\t%s", strings.Join(attempts, "\n\t"), strings.Join(want, "\n\t"))
-		}
-		attempts = nil
-	}
 	ctx := t.Context()
 	const lost = " ServiceUnavailableTemporary"
-	in := upstream.CreateSecretInput{SecretName: "app/db", VersionID: "v1", SecretData: secret("value")}
-
-	proxy.Next(upstreamtest.LostAnswer)
-	meta, err := client.CreateSecret(ctx, in)
-	if err != nil || meta.SecretName != "app/db" || meta.ARN == "" {
-		t.Errorf("create: %+v, %v", meta, err)
+	new := func(name, value string) error {
+		meta, err := client.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: upstream.SecretName(name), VersionID: "v1", SecretData: secret(value)})
+		if err == nil && string(meta.SecretName) != name {
+			t.Errorf("created %q, want %s", meta.SecretName, name)
+		}
+		return err
 	}
-	did("CreateSecret"+lost, "GetSecretValue", "DescribeSecret")
-
-	proxy.Next(upstreamtest.Reset) // not carried out
-	if _, err := client.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "app/two", VersionID: "v1", SecretData: secret("value")}); err != nil {
-		t.Errorf("create, not carried out: %v", err)
+	unstage := func() error {
+		return client.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: "app/db", VersionStage: "blue", RemoveFromVersion: "v2"})
 	}
-	did("CreateSecret"+lost, "GetSecretValue Forbidden.ResourceNotFound", "CreateSecret")
-
-	in.SecretData = secret("other")
-	proxy.Next(upstreamtest.LostAnswer)
-	if _, err := client.CreateSecret(ctx, in); !errors.Is(err, upstream.ErrExists) {
-		t.Errorf("create what somebody else made: %v", err)
+	for _, c := range []struct {
+		name   string
+		faults []upstreamtest.Fault
+		call   func() error
+		want   error
+		did    []string
+	}{
+		{"create", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error { return new("app/db", "value") }, nil,
+			[]string{"CreateSecret" + lost, "GetSecretValue", "DescribeSecret"}},
+		{"create, not carried out", []upstreamtest.Fault{upstreamtest.Reset}, func() error { return new("app/two", "value") }, nil,
+			[]string{"CreateSecret" + lost, "GetSecretValue Forbidden.ResourceNotFound", "CreateSecret"}},
+		{"create what somebody else made", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error { return new("app/db", "other") }, upstream.ErrExists,
+			[]string{"CreateSecret" + lost, "GetSecretValue"}},
+		// The answer of the second attempt, after the reading found nothing, is lost again.
+		{"create, lost twice", []upstreamtest.Fault{upstreamtest.Reset, {}, upstreamtest.LostAnswer}, func() error { return new("app/three", "value") }, nil,
+			[]string{"CreateSecret" + lost, "GetSecretValue Forbidden.ResourceNotFound", "CreateSecret" + lost, "GetSecretValue", "DescribeSecret"}},
+		{"put", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error {
+			_, err := client.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v2", SecretData: secret("2"), VersionStages: []upstream.VersionStage{"blue"}})
+			return err
+		}, nil, []string{"PutSecretValue" + lost, "PutSecretValue"}},
+		{"remove a label", []upstreamtest.Fault{upstreamtest.LostAnswer}, unstage, nil,
+			[]string{"UpdateSecretVersionStage" + lost, "UpdateSecretVersionStage InvalidParameter", "ListSecretVersionIds"}},
+		{"remove it again, nothing lost", nil, unstage, upstream.ErrInvalidParameter, []string{"UpdateSecretVersionStage InvalidParameter"}},
+		{"delete", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error {
+			planned, err := client.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "app/db", RecoveryWindowInDays: 7})
+			if planned.IsZero() {
+				t.Error("delete: no time is planned")
+			}
+			return err
+		}, nil, []string{"DeleteSecret" + lost, "DeleteSecret Rejected.ResourceInDeleteWindow", "DescribeSecret"}},
+		{"restore", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error { return client.RestoreSecret(ctx, "app/db") }, nil,
+			[]string{"RestoreSecret" + lost, "RestoreSecret Rejected.ResourceInUse"}},
+		{"force", []upstreamtest.Fault{upstreamtest.LostAnswer}, func() error {
+			_, err := client.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "app/db", ForceDeleteWithoutRecovery: true})
+			return err
+		}, nil, []string{"DeleteSecret" + lost, "DeleteSecret Forbidden.ResourceNotFound"}},
+	} {
+		attempts = nil
+		proxy.Next(c.faults...)
+		if err := c.call(); !errors.Is(err, c.want) || !slices.Equal(attempts, c.did) {
+			t.Errorf("%s: %v, attempts:\n\t%s\nwant\n\t%s", c.name, err, strings.Join(attempts, "\n\t"), strings.Join(c.did, "\n\t"))
+		}
 	}
-	did("CreateSecret"+lost, "GetSecretValue")
-
-	// The answer of the second attempt, after the reading found nothing, is lost again.
-	proxy.Next(upstreamtest.Reset, upstreamtest.Fault{}, upstreamtest.LostAnswer)
-	if _, err := client.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "app/three", VersionID: "v1", SecretData: secret("value")}); err != nil {
-		t.Errorf("create, lost twice: %v", err)
-	}
-	did("CreateSecret"+lost, "GetSecretValue Forbidden.ResourceNotFound", "CreateSecret"+lost, "GetSecretValue", "DescribeSecret")
-
-	proxy.Next(upstreamtest.LostAnswer)
-	if _, err := client.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "app/db", VersionID: "v2", SecretData: secret("2"), VersionStages: []upstream.VersionStage{"blue"}}); err != nil {
-		t.Errorf("put: %v", err)
-	}
-	did("PutSecretValue"+lost, "PutSecretValue")
-
-	proxy.Next(upstreamtest.LostAnswer)
-	err = client.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: "app/db", VersionStage: "blue", RemoveFromVersion: "v2"})
-	if err != nil {
-		t.Errorf("remove a label: %v", err)
-	}
-	did("UpdateSecretVersionStage"+lost, "UpdateSecretVersionStage InvalidParameter", "ListSecretVersionIds")
-	err = client.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: "app/db", VersionStage: "blue", RemoveFromVersion: "v2"})
-	if !errors.Is(err, upstream.ErrInvalidParameter) {
-		t.Errorf("remove it again, nothing lost: %v", err)
-	}
-	did("UpdateSecretVersionStage InvalidParameter")
-
-	proxy.Next(upstreamtest.LostAnswer)
-	planned, err := client.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "app/db", RecoveryWindowInDays: 7})
-	if err != nil || planned.IsZero() {
-		t.Errorf("delete: %v, %v", planned, err)
-	}
-	did("DeleteSecret"+lost, "DeleteSecret Rejected.ResourceInDeleteWindow", "DescribeSecret")
-
-	proxy.Next(upstreamtest.LostAnswer)
-	if err := client.RestoreSecret(ctx, "app/db"); err != nil {
-		t.Errorf("restore: %v", err)
-	}
-	did("RestoreSecret"+lost, "RestoreSecret Rejected.ResourceInUse")
-
-	proxy.Next(upstreamtest.LostAnswer)
-	if _, err := client.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "app/db", ForceDeleteWithoutRecovery: true}); err != nil {
-		t.Errorf("force: %v", err)
-	}
-	did("DeleteSecret"+lost, "DeleteSecret Forbidden.ResourceNotFound")
 }
 
 // Other refusals are final: one call, whatever the attempts allowed.

@@ -24,64 +24,37 @@ var (
 
 func rateOf(b *budget) float64 { return b.status(time.Now()).PerSecond }
 
-func TestBudgetFeelsItsWay(t *testing.T) {
+func TestBudgetAdaptsToWhatIsGranted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(Budget{PerSecond: 50, Burst: 100})
-		if r := rateOf(b); r != startRate {
-			t.Errorf("it starts at %v", r)
+		after := func(what string, want float64, n int, out outcome) {
+			t.Helper()
+			for range n {
+				b.report(out, discard)
+			}
+			if r := rateOf(b); r != want {
+				t.Errorf("%s: %v, want %v", what, r, want)
+			}
 		}
-		for range 20 {
-			b.report(grantedOut, discard)
-		}
-		if r := rateOf(b); r != 50 {
-			t.Errorf("after 20 granted calls it is %v", r)
-		}
-		for range 10 {
-			b.report(throttled, discard)
-		}
-		if r := rateOf(b); r != 25 {
-			t.Errorf("after a burst of refusals it is %v, want half", r)
-		}
+		after("at the start", startRate, 0, grantedOut)
+		after("granted calls", 50, 20, grantedOut)
+		after("a burst of refusals: half", 25, 10, throttled)
 		time.Sleep(cutAgain)
-		b.report(throttled, discard)
-		if r := rateOf(b); r != 25.0/4 {
-			t.Errorf("refused again with nothing granted in between: %v, want a quarter of 25", r)
-		}
-		for range 20 {
-			b.report(grantedOut, discard)
-		}
-		if r := rateOf(b); r != 25.0/4 {
-			t.Errorf("within a second of a cut it grew to %v", r)
-		}
+		after("refused again with nothing granted in between: a quarter", 25.0/4, 1, throttled)
+		after("granted within a second of a cut", 25.0/4, 20, grantedOut)
 		time.Sleep(cutAgain)
-		for range 20 {
-			b.report(grantedOut, discard)
-		}
-		if r := rateOf(b); r != 25.0/4*slowStep {
-			t.Errorf("a second later it is %v, want one slow step", r)
-		}
+		after("a second later: one slow step", 25.0/4*slowStep, 20, grantedOut)
 		for range 30 {
 			time.Sleep(cutAgain)
 			b.report(throttled, discard)
 		}
-		if r := rateOf(b); r != minPerSecond {
-			t.Errorf("at the end it is %v", r)
-		}
+		after("at the end", minPerSecond, 0, throttled)
 		time.Sleep(slowFor)
-		for range 30 {
-			b.report(grantedOut, discard)
-		}
-		if r := rateOf(b); r != 50 {
-			t.Errorf("forgiven, it is %v", r)
-		}
+		after("forgiven", 50, 30, grantedOut)
 		b.restart(4 * time.Second)
-		if r := rateOf(b); r != 10 {
-			t.Errorf("after an outage of 4s it is %v, want a fifth", r)
-		}
+		after("an outage of 4s: a fifth", 10, 0, grantedOut)
 		b.restart(time.Hour)
-		if r := rateOf(b); r != restartRate {
-			t.Errorf("after an outage of an hour it is %v", r)
-		}
+		after("an outage of an hour", restartRate, 0, grantedOut)
 	})
 }
 
@@ -89,27 +62,20 @@ func TestBudgetNeverExceedsItsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(Budget{PerSecond: 4, Burst: 4})
 		begun := time.Now()
-		var mu sync.Mutex
-		var starts []time.Duration
-		var wg sync.WaitGroup
+		started := make(chan time.Duration)
 		for range 40 {
-			wg.Go(func() {
+			go func() {
 				if err := b.wait(t.Context(), begun.Add(time.Minute)); err != nil {
 					t.Error(err)
 				}
-				mu.Lock()
-				defer mu.Unlock()
-				starts = append(starts, time.Since(begun))
-			})
+				started <- time.Since(begun)
+			}()
 		}
-		wg.Wait()
-		for i, s := range starts {
-			if earliest := time.Duration(i-3) * time.Second / 4; s < earliest-time.Millisecond {
-				t.Errorf("call %d started at %v, not before %v is allowed", i, s, earliest)
+		for i := range 40 {
+			// Four at once, then one every quarter of a second.
+			if at, want := <-started, max(0, time.Duration(i-3)*time.Second/4); at < want-time.Millisecond || at > want+100*time.Millisecond {
+				t.Errorf("call %d started at %v, want %v", i, at, want)
 			}
-		}
-		if last := starts[len(starts)-1]; last > 9*time.Second+100*time.Millisecond {
-			t.Errorf("the last started at %v, 9s would do", last)
 		}
 	})
 }

@@ -1,10 +1,7 @@
 package kms_test
 
 import (
-	"bytes"
-	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"secretagent/upstream"
@@ -13,23 +10,9 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
-// lines is a log that several goroutines write.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// with returns the lines that contain text.
-func (l *lines) with(text string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
+// with returns the lines of a log that contain text.
+func with(log *upstreamtest.Buffer, text string) (found []string) {
+	for line := range strings.Lines(log.String()) {
 		if strings.Contains(line, text) {
 			found = append(found, line)
 		}
@@ -37,23 +20,19 @@ func (l *lines) with(text string) (found []string) {
 	return found
 }
 
-func (l *lines) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
 // TestTheCauseOfACallIsFollowed makes a call that fails over and is answered in the end: every
 // line on the way names the client's request and trace, and so does the log of the server.
 func TestTheCauseOfACallIsFollowed(t *testing.T) {
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
-	var ours, theirs lines
+	var ours, theirs upstreamtest.Buffer
 	ln := listen(t, nil)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{Logger: theirs.logger()})
+	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{Logger: theirs.Logger()})
 	bad := upstreamtest.NewFaulty(t, ln.Addr().String())
 	bad.Set(upstreamtest.Unavailable)
 	client := connect(t, kms.Options{
-		Endpoints: []kms.Endpoint{{Region: "cn-one", Host: bad.Addr(), Scheme: "http"}, plain(ln.Addr())},
-		Logger:    ours.logger(),
+		Endpoints: []kms.Endpoint{over(bad), plain(ln.Addr())},
+		Logger:    ours.Logger(),
 	})
 	trace, _ := upstream.ParseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	const fromClient, traced = "request_id=request-of-the-client", "trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331"
@@ -62,27 +41,27 @@ func TestTheCauseOfACallIsFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"attempt failed", "endpoint rests", "attempt answered"} {
-		found := ours.with(text)
+		found := with(&ours, text)
 		if len(found) != 1 || !strings.Contains(found[0], fromClient+" "+traced) {
 			t.Errorf("%s: %q", text, found)
 		}
 	}
 	// The server has a request id of its own, and the trace.
-	if found := theirs.with(traced); len(found) != 1 || strings.Contains(found[0], fromClient) || !strings.Contains(found[0], "op=GetSecretValue") {
+	if found := with(&theirs, traced); len(found) != 1 || strings.Contains(found[0], fromClient) || !strings.Contains(found[0], "op=GetSecretValue") {
 		t.Errorf("the server logs %q", found)
 	}
 	// What it refuses, it finds again too.
 	if _, err := client.GetSecretValue(ctx, ref("app/none")); err == nil {
 		t.Error("there is no such secret")
 	}
-	if found := theirs.with("Forbidden.ResourceNotFound"); len(found) != 1 || !strings.Contains(found[0], traced) {
+	if found := with(&theirs, "Forbidden.ResourceNotFound"); len(found) != 1 || !strings.Contains(found[0], traced) {
 		t.Errorf("the server logs %q", found)
 	}
 	// Without a cause nothing is made up.
 	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
 		t.Fatal(err)
 	}
-	for _, found := range [][]string{ours.with("attempt answered"), theirs.with("op=GetSecretValue")} {
+	for _, found := range [][]string{with(&ours, "attempt answered"), with(&theirs, "op=GetSecretValue")} {
 		if last := found[len(found)-1]; strings.Contains(last, "trace_id") || strings.Contains(last, fromClient) {
 			t.Errorf("a call without a cause: %q", last)
 		}
