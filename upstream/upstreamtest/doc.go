@@ -24,5 +24,6 @@
 // suite runs where errors travel as codes. Where the KMS documentation is silent the suite
 // pins the choice that the product made; where two choices are equally good it accepts both.
 //
-// The fake shares no code with any real backend. It would prove nothing if it did.
+// The fake is the oracle of the model tests, so it keeps versions, labels and tags in maps and lists
+// of its own. What a request says by itself is checked by package upstream for all backends.
 package upstreamtest

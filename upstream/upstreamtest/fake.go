@@ -77,9 +77,8 @@ func (f *Fake) MustCreate(tb testing.TB, name, version, data string) {
 		VersionID:  upstream.VersionID(version),
 		SecretData: upstream.NewSecretData([]byte(data)),
 	}
-	if _, err := locked(f, func() (upstream.SecretMetadata, error) { return f.create(in) }); err != nil {
-		tb.Fatalf("create %s: %v", name, err)
-	}
+	_, err := locked(f, func() (upstream.SecretMetadata, error) { return f.create(in) })
+	must(tb, "create "+name, err)
 }
 
 // MustPut adds a version and moves the labels to it, ACSCurrent when none is given. The
@@ -97,9 +96,7 @@ func (f *Fake) MustPut(tb testing.TB, name, version, data string, stages ...upst
 		f.MustCreate(tb, name, version, data)
 		return
 	}
-	if err != nil {
-		tb.Fatalf("put %s version %s: %v", name, version, err)
-	}
+	must(tb, "put "+name+" version "+version, err)
 }
 
 // MustMove moves a label to a version. It runs no hook and counts no call.
@@ -108,17 +105,22 @@ func (f *Fake) MustMove(tb testing.TB, name string, stage upstream.VersionStage,
 	in := upstream.UpdateSecretVersionStageInput{
 		SecretName: upstream.SecretName(name), VersionStage: stage, MoveToVersion: upstream.VersionID(version),
 	}
-	if _, err := locked(f, func() (any, error) { return nil, f.stage(in) }); err != nil {
-		tb.Fatalf("move %s of %s to %s: %v", stage, name, version, err)
-	}
+	_, err := locked(f, func() (any, error) { return nil, f.stage(in) })
+	must(tb, "move "+string(stage)+" of "+name+" to "+version, err)
 }
 
 // MustDelete deletes a secret at once. It runs no hook and counts no call.
 func (f *Fake) MustDelete(tb testing.TB, name string) {
 	tb.Helper()
 	in := upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), ForceDeleteWithoutRecovery: true}
-	if _, err := locked(f, func() (time.Time, error) { return f.delete(in) }); err != nil {
-		tb.Fatalf("delete %s: %v", name, err)
+	_, err := locked(f, func() (time.Time, error) { return f.delete(in) })
+	must(tb, "delete "+name, err)
+}
+
+func must(tb testing.TB, what string, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatalf("%s: %v", what, err)
 	}
 }
 
@@ -126,27 +128,18 @@ func (f *Fake) MustDelete(tb testing.TB, name string) {
 // no [*upstream.Error] is wrapped in one that names operation and reference, except context
 // errors, which pass through untouched.
 func (f *Fake) Fail(op string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.hookLocked(op).err = err
+	f.hook(op, func(h *hook) { h.err = err })
 }
 
 // FailNext makes the next n calls of op fail with err, after those that were told to fail
 // before.
 func (f *Fake) FailNext(op string, n int, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.hookLocked(op)
-	for range n {
-		h.next = append(h.next, err)
-	}
+	f.hook(op, func(h *hook) { h.next = append(h.next, slices.Repeat([]error{err}, n)...) })
 }
 
 // Delay makes every following call of op take d before it acts; zero takes it back.
 func (f *Fake) Delay(op string, d time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.hookLocked(op).delay = d
+	f.hook(op, func(h *hook) { h.delay = d })
 }
 
 // Block makes calls of op wait until release is called, which may be done more than once.
@@ -176,24 +169,21 @@ func (f *Fake) Intercept(fn func(ctx context.Context, op string, ref upstream.Se
 }
 
 // Calls returns how many calls of op have begun, failed ones included.
-func (f *Fake) Calls(op string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hookLocked(op).calls
+func (f *Fake) Calls(op string) (n int) {
+	f.hook(op, func(h *hook) { n = h.calls })
+	return n
 }
 
 // Running returns how many calls of op have begun and not ended.
-func (f *Fake) Running(op string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hookLocked(op).running
+func (f *Fake) Running(op string) (n int) {
+	f.hook(op, func(h *hook) { n = h.running })
+	return n
 }
 
 // MaxRunning returns the most calls of op that were ever running at once.
-func (f *Fake) MaxRunning(op string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hookLocked(op).maxRunning
+func (f *Fake) MaxRunning(op string) (n int) {
+	f.hook(op, func(h *hook) { n = h.maxRunning })
+	return n
 }
 
 // AwaitCalls blocks until at least n calls of op have begun. It ends the test after a minute.
@@ -311,9 +301,8 @@ func (f *Fake) begin(op string) (end func()) {
 
 func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) error {
 	for _, name := range []string{op, AnyOperation} {
-		f.mu.Lock()
-		gate := f.hookLocked(name).blocked
-		f.mu.Unlock()
+		var gate chan struct{}
+		f.hook(name, func(h *hook) { gate = h.blocked })
 		if gate == nil {
 			continue
 		}
@@ -355,6 +344,12 @@ func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) 
 		}
 	}
 	return nil
+}
+
+func (f *Fake) hook(op string, use func(*hook)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	use(f.hookLocked(op))
 }
 
 func (f *Fake) hookLocked(op string) *hook {

@@ -30,8 +30,8 @@ func (f Fault) String() string {
 	return f.name
 }
 
-// Faults of a service that answers something else. They need plain HTTP; behind TLS the
-// connection is reset instead.
+// Faults of a service that answers something else. What is done to an answer needs plain HTTP;
+// behind TLS the connection is reset instead.
 var (
 	TooManyRequests = AnswerWith("429", http.StatusTooManyRequests, faultJSON("Rejected.Throttling", "The QPS upper limit is exceeded.", 429))
 	InternalFailure = AnswerWith("500", http.StatusInternalServerError, faultJSON("InternalFailure", "Internal Failure", 500))
@@ -107,7 +107,7 @@ func Slow(interval time.Duration) Fault {
 // AnswerWith answers in place of the target. Headers are given as name, value, name, value.
 func AnswerWith(name string, status int, body string, headers ...string) Fault {
 	return Fault{name, func(_ *Faulty, p *passage) error {
-		if p.request == nil { // TLS: nothing can be said in another's name
+		if p.request == nil {
 			return p.reset()
 		}
 		h := http.Header{"Content-Type": {"application/json;charset=utf-8"}}
@@ -320,21 +320,14 @@ func (f *Faulty) pass(p *passage) error {
 	return err
 }
 
-// exchange sends the request on and returns the whole answer. For a TLS connection there is
-// no whole answer; it returns what the target says first.
+// exchange sends the request on and returns the whole answer. Behind TLS nobody can tell what
+// an answer is: the connection is reset.
 func (f *Faulty) exchange(p *passage) ([]byte, error) {
+	if p.request == nil {
+		return nil, p.reset()
+	}
 	if err := f.dial(p); err != nil {
 		return nil, err
-	}
-	if p.request == nil {
-		hello := make([]byte, p.reader.Buffered())
-		_, _ = io.ReadFull(p.reader, hello)
-		if _, err := p.target.Write(hello); err != nil {
-			return nil, err
-		}
-		answer := make([]byte, 16<<10)
-		n, err := p.target.Read(answer)
-		return answer[:n], err
 	}
 	p.request.Body = io.NopCloser(bytes.NewReader(p.body))
 	p.request.ContentLength, p.request.TransferEncoding = int64(len(p.body)), nil
@@ -410,17 +403,17 @@ func (f *Faulty) hold(p *passage, d time.Duration) error {
 		_, err := p.reader.Peek(p.reader.Buffered() + 1)
 		left <- err
 	})
-	var err error
+	err := errHangUp
 	select {
 	case <-over:
+		err = nil
 	case <-changed:
-		if d == 0 {
-			err = errHangUp
+		if d > 0 {
+			err = nil
 		}
-	case err = <-left:
-		return errors.Join(err, errHangUp)
+	case <-left:
+		return err
 	case <-f.ctx.Done():
-		err = errHangUp
 	}
 	// The reader goes back to serve: end the peek without losing what it has read.
 	_ = p.client.SetReadDeadline(time.Now())

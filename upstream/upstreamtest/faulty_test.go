@@ -13,6 +13,16 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
+// soon waits until something has happened.
+func soon(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute: %s", what)
+		}
+	}
+}
+
 func TestFaulty(t *testing.T) {
 	var served atomic.Int32
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -24,8 +34,8 @@ func TestFaulty(t *testing.T) {
 	proxy := upstreamtest.NewFaulty(t, strings.TrimPrefix(target.URL, "http://"))
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport, Timeout: 200 * time.Millisecond}
-	ask := func() (string, error) {
+	ask := func(patience time.Duration) (string, error) {
+		client := &http.Client{Transport: transport, Timeout: patience}
 		r, err := client.Post("http://"+proxy.Addr()+"/p", "text/plain", strings.NewReader("body"))
 		if err != nil {
 			return "", err
@@ -34,10 +44,12 @@ func TestFaulty(t *testing.T) {
 		body, err := io.ReadAll(r.Body)
 		return fmt.Sprint(r.StatusCode, " ", string(body)), err
 	}
-	const good = "200 /p body"
-
+	const (
+		good             = "200 /p body"
+		patient, hurried = time.Minute, 100 * time.Millisecond
+	)
 	for range 3 {
-		if got, err := ask(); got != good || err != nil {
+		if got, err := ask(patient); got != good || err != nil {
 			t.Fatalf("quiet: %q, %v", got, err)
 		}
 	}
@@ -45,51 +57,52 @@ func TestFaulty(t *testing.T) {
 		t.Errorf("%d connections and %d requests, want 1 and 3", c, r)
 	}
 	for _, c := range []struct {
-		fault  upstreamtest.Fault
-		answer string // empty: an error
-		served int32  // requests that reach the target
+		fault    upstreamtest.Fault
+		patience time.Duration
+		answer   string // empty: an error
+		served   int32  // requests that reach the target
 	}{
-		{upstreamtest.TooManyRequests, "429 ", 0},
-		{upstreamtest.InternalFailure, "500 ", 0},
-		{upstreamtest.Unavailable, "503 ", 0},
-		{upstreamtest.HTML, "200 <html>", 0},
-		{upstreamtest.HalfJSON, "200 {", 0},
-		{upstreamtest.Garbage, "", 0},
-		{upstreamtest.Reset, "", 0},
-		{upstreamtest.BlackHole, "", 0},
-		{upstreamtest.LostAnswer, "", 1},
-		{upstreamtest.Truncate(20), "", 1},
-		{upstreamtest.Slow(50 * time.Millisecond), "", 1},
-		{upstreamtest.Delay(50 * time.Millisecond), good, 1},
-		{upstreamtest.Delay(time.Second), "", 0},
+		{upstreamtest.TooManyRequests, patient, "429 ", 0},
+		{upstreamtest.InternalFailure, patient, "500 ", 0},
+		{upstreamtest.Unavailable, patient, "503 ", 0},
+		{upstreamtest.HTML, patient, "200 <html>", 0},
+		{upstreamtest.HalfJSON, patient, "200 {", 0},
+		{upstreamtest.Garbage, patient, "", 0},
+		{upstreamtest.Reset, patient, "", 0},
+		{upstreamtest.BlackHole, hurried, "", 0},
+		{upstreamtest.LostAnswer, patient, "", 1},
+		{upstreamtest.Truncate(20), patient, "", 1},
+		{upstreamtest.Slow(time.Minute), hurried, "", 1},
+		{upstreamtest.Delay(50 * time.Millisecond), patient, good, 1},
+		{upstreamtest.Delay(time.Hour), hurried, "", 0},
 	} {
-		t.Run(c.fault.String(), func(t *testing.T) {
-			before := served.Load()
-			proxy.Next(c.fault)
-			got, err := ask()
-			if (err != nil) != (c.answer == "") || !strings.HasPrefix(got, c.answer) {
-				t.Errorf("got %q, %v", got, err)
-			}
-			if n := served.Load() - before; n != c.served {
-				t.Errorf("%d requests reached the target, want %d", n, c.served)
-			}
-			if got, err := ask(); got != good || err != nil {
-				t.Errorf("the request after it: %q, %v", got, err)
-			}
-		})
+		before := served.Load()
+		proxy.Next(c.fault)
+		got, err := ask(c.patience)
+		if (err != nil) != (c.answer == "") || !strings.HasPrefix(got, c.answer) {
+			t.Errorf("%s: got %q, %v", c.fault, got, err)
+		}
+		soon(t, c.fault.String()+": the request reaches the target", func() bool { return served.Load()-before >= c.served })
+		if got, err := ask(patient); got != good || err != nil {
+			t.Errorf("%s: the request after it: %q, %v", c.fault, got, err)
+		}
+		if n := served.Load() - before - 1; n != c.served {
+			t.Errorf("%s: %d requests reached the target, want %d", c.fault, n, c.served)
+		}
 	}
 
-	t.Run("a fault that is set ends when it is unset", func(t *testing.T) {
-		client.Timeout = 5 * time.Second
-		proxy.Set(upstreamtest.BlackHole)
-		time.AfterFunc(50*time.Millisecond, func() { proxy.Set(upstreamtest.Fault{}) })
-		if got, err := ask(); err == nil {
-			t.Errorf("a request in the hole was answered: %q", got)
-		}
-		if got, err := ask(); got != good || err != nil {
-			t.Errorf("after it: %q, %v", got, err)
-		}
-	})
+	// A fault that is set ends when it is unset.
+	proxy.Set(upstreamtest.BlackHole)
+	before, lost := proxy.Requests(), make(chan error)
+	go func() { _, err := ask(patient); lost <- err }()
+	soon(t, "a request falls into the hole", func() bool { return proxy.Requests() > before })
+	proxy.Set(upstreamtest.Fault{})
+	if err := <-lost; err == nil {
+		t.Error("a request in the hole was answered")
+	}
+	if got, err := ask(patient); got != good || err != nil {
+		t.Errorf("after it: %q, %v", got, err)
+	}
 }
 
 func TestFaultyPassesTLS(t *testing.T) {
@@ -97,9 +110,9 @@ func TestFaultyPassesTLS(t *testing.T) {
 	t.Cleanup(target.Close)
 	proxy := upstreamtest.NewFaulty(t, strings.TrimPrefix(target.URL, "https://"))
 	client := target.Client()
-	client.Timeout = 200 * time.Millisecond
-	ask := func() error {
+	ask := func(patience time.Duration) error {
 		client.CloseIdleConnections()
+		client.Timeout = patience
 		r, err := client.Get("https://" + proxy.Addr())
 		if err != nil {
 			return err
@@ -108,17 +121,17 @@ func TestFaultyPassesTLS(t *testing.T) {
 		_, err = io.Copy(io.Discard, r.Body)
 		return err
 	}
-	if err := ask(); err != nil {
+	if err := ask(time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	for _, fault := range []upstreamtest.Fault{
-		upstreamtest.Reset, upstreamtest.BlackHole, upstreamtest.Unavailable, upstreamtest.Truncate(20), upstreamtest.Slow(time.Second),
+	for fault, patience := range map[*upstreamtest.Fault]time.Duration{
+		&upstreamtest.Reset: time.Minute, &upstreamtest.Unavailable: time.Minute, &upstreamtest.LostAnswer: time.Minute, &upstreamtest.BlackHole: 100 * time.Millisecond,
 	} {
-		proxy.Next(fault)
-		if err := ask(); err == nil {
+		proxy.Next(*fault)
+		if err := ask(patience); err == nil {
 			t.Errorf("%s: answered", fault)
 		}
-		if err := ask(); err != nil {
+		if err := ask(time.Minute); err != nil {
 			t.Errorf("after %s: %v", fault, err)
 		}
 	}

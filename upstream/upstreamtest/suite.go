@@ -2,6 +2,7 @@ package upstreamtest
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -44,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"tagging", taggingPromises},
 		{"rotating", rotatingPromises},
 		{"drawing passwords", passwordPromises},
+		{"names", namePromises},
 		{"contexts", contextPromises},
 		{"concurrency", concurrencyPromises},
 	} {
@@ -157,6 +159,29 @@ func (t *suite) versions(in upstream.ListSecretVersionIDsInput) upstream.ListSec
 	out, err := t.m.ListSecretVersionIDs(t.Context(), in)
 	t.ok("list versions", err)
 	return out
+}
+
+// reads checks which version ref means, its labels, and its value, which is its id.
+func (t *suite) reads(ref upstream.SecretRef, id upstream.VersionID, stages ...upstream.VersionStage) {
+	t.Helper()
+	v := t.read(ref)
+	if v.SecretName != ref.SecretName || v.VersionID != id || string(v.SecretData.Reveal()) != string(id) || !slices.Equal(v.VersionStages, stages) {
+		t.Errorf("%s is version %s with labels %v, want %s with %v", ref, v.VersionID, v.VersionStages, id, stages)
+	}
+}
+
+// putUpTo adds the versions v2 to vN.
+func (t *suite) putUpTo(n int) {
+	t.Helper()
+	for i := 2; i <= n; i++ {
+		t.put(upstream.VersionID(fmt.Sprintf("v%d", i)))
+	}
+}
+
+// tag sets tags on secrets.
+func (t *suite) tag(names []upstream.SecretName, tags ...upstream.Tag) {
+	t.Helper()
+	t.ok("tag", t.m.TagResources(t.Context(), names, tags))
 }
 
 // marks checks which version a label marks; no version means that the label must not exist.

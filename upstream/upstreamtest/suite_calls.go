@@ -39,8 +39,7 @@ var passwordPromises = []promise{
 				lowercase + uppercase + punctuation + "0123"},
 		} {
 			c.in.PasswordLength = 128
-			p := t.draw(c.in)
-			if strings.ContainsAny(p, c.forbidden) {
+			if p := t.draw(c.in); strings.ContainsAny(p, c.forbidden) {
 				t.Errorf("%+v: a forbidden character occurs", c.in)
 			}
 		}
@@ -83,34 +82,56 @@ type operation struct {
 }
 
 // everyCall calls each method once, in a way that succeeds or changes something on a backend
-// with a secret app/db that has the one version v1.
-func everyCall(ctx context.Context, m upstream.Manager) []operation {
-	description, one := "changed", []upstream.SecretName{app}
-	create := upstream.CreateSecretInput{SecretName: "new", VersionID: "v1", SecretData: data("x")}
-	put := upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: data("v2")}
-	stage := upstream.UpdateSecretVersionStageInput{SecretName: app, VersionStage: "blue", MoveToVersion: "v1"}
+// with a secret of that name that has the one version v1.
+func everyCall(ctx context.Context, m upstream.Manager, name upstream.SecretName) []operation {
+	description, one := "changed", []upstream.SecretName{name}
+	create := upstream.CreateSecretInput{SecretName: name + "/new", VersionID: "v1", SecretData: data("x")}
+	put := upstream.PutSecretValueInput{SecretName: name, VersionID: "v2", SecretData: data("v2")}
+	stage := upstream.UpdateSecretVersionStageInput{SecretName: name, VersionStage: "blue", MoveToVersion: "v1"}
 	return []operation{
-		{"GetSecretValue", func() error { return only(m.GetSecretValue(ctx, upstream.SecretRef{SecretName: app})) }},
+		{"GetSecretValue", func() error { return only(m.GetSecretValue(ctx, upstream.SecretRef{SecretName: name})) }},
 		{"CreateSecret", func() error { return only(m.CreateSecret(ctx, create)) }},
 		{"PutSecretValue", func() error { return only(m.PutSecretValue(ctx, put)) }},
 		{"UpdateSecretVersionStage", func() error { return m.UpdateSecretVersionStage(ctx, stage) }},
 		{"ListSecretVersionIds", func() error {
-			return only(m.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{SecretName: app}))
+			return only(m.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{SecretName: name}))
 		}},
-		{"DescribeSecret", func() error { return only(m.DescribeSecret(ctx, app, true)) }},
+		{"DescribeSecret", func() error { return only(m.DescribeSecret(ctx, name, true)) }},
 		{"ListSecrets", func() error { return only(m.ListSecrets(ctx, upstream.ListSecretsInput{})) }},
 		{"UpdateSecret", func() error {
-			return m.UpdateSecret(ctx, upstream.UpdateSecretInput{SecretName: app, Description: &description})
+			return m.UpdateSecret(ctx, upstream.UpdateSecretInput{SecretName: name, Description: &description})
 		}},
-		{"DeleteSecret", func() error { return only(m.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: app})) }},
-		{"RestoreSecret", func() error { return m.RestoreSecret(ctx, app) }},
-		{"RotateSecret", func() error { return m.RotateSecret(ctx, app, "v9") }},
-		{"UpdateSecretRotationPolicy", func() error { return m.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: app}) }},
+		{"DeleteSecret", func() error { return only(m.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name})) }},
+		{"RestoreSecret", func() error { return m.RestoreSecret(ctx, name) }},
+		{"RotateSecret", func() error { return m.RotateSecret(ctx, name, "v9") }},
+		{"UpdateSecretRotationPolicy", func() error { return m.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: name}) }},
 		{"GetRandomPassword", func() error { return only(m.GetRandomPassword(ctx, upstream.RandomPasswordInput{})) }},
 		{"TagResources", func() error { return m.TagResources(ctx, one, manyTags(1)) }},
 		{"UntagResources", func() error { return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: one, All: true}) }},
 		{"ListTagResources", func() error { return only(m.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: one})) }},
 	}
+}
+
+// allRefused checks that every call but those of some operations is refused.
+func (t *suite) allRefused(name upstream.SecretName, sentinels []error, except ...string) {
+	t.Helper()
+	for _, call := range everyCall(t.Context(), t.m, name) {
+		if !slices.Contains(except, call.op) {
+			t.refused(fmt.Sprintf("%s of %q", call.op, name), call.run(), sentinels...)
+		}
+	}
+}
+
+var namePromises = []promise{
+	{"a secret that does not exist is not found", func(t *suite) {
+		t.allRefused(missing, []error{upstream.ErrNotFound}, "CreateSecret", "ListSecrets", "GetRandomPassword", "ListTagResources")
+	}},
+	{"a malformed name is refused", func(t *suite) {
+		for _, name := range []upstream.SecretName{"a b", "../\x00", upstream.SecretName(strings.Repeat("n", upstream.MaxSecretNameLen+1))} {
+			t.allRefused(name, invalid, "ListSecrets", "GetRandomPassword")
+		}
+		t.allRefused("", invalid, "CreateSecret", "ListSecrets", "GetRandomPassword")
+	}},
 }
 
 var contextPromises = []promise{
@@ -130,7 +151,7 @@ var contextPromises = []promise{
 
 // unchangedBy makes every call with a context that is done.
 func (t *suite) unchangedBy(ctx context.Context, want error) {
-	for _, call := range everyCall(ctx, t.m) {
+	for _, call := range everyCall(ctx, t.m, app) {
 		if err := call.run(); !errors.Is(err, want) {
 			t.Errorf("%s: got %v, want %v", call.op, err, want)
 		}
@@ -210,7 +231,7 @@ var concurrencyPromises = []promise{
 	}},
 	{"every method may be called at the same time", func(t *suite) {
 		t.create(app)
-		calls := slices.Repeat(everyCall(t.Context(), t.m), 3)
+		calls := slices.Repeat(everyCall(t.Context(), t.m, app), 3)
 		for i, err := range together(len(calls), func(i int) error { return calls[i].run() }) {
 			// The order decides what each call finds; none may fail inside.
 			if errors.Is(err, upstream.ErrInternal) || errors.Is(err, upstream.ErrUnavailable) {

@@ -49,29 +49,24 @@ func (t *suite) rows(in upstream.ListTagResourcesInput) []upstream.TagRow {
 }
 
 var taggingPromises = []promise{
-	{"tags are added, overwritten and removed", func(t *suite) {
+	{"tags are added, overwritten and removed, and described only when asked for", func(t *suite) {
 		t.create(app)
 		one := []upstream.SecretName{app}
 		t.ok("tag", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "tier", Value: "web"}}))
 		t.ok("overwrite", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "prod"}, {Key: "empty"}}))
 		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"}, upstream.Tag{Key: "tier", Value: "web"})
+		if tags := t.describe(app, false).Tags; len(tags) != 0 {
+			t.Errorf("not asked for: %v", tags)
+		}
 		t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"tier", "never-there"}}))
 		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"})
-	}},
-	{"a description holds tags only when asked for", func(t *suite) {
-		t.create(app)
-		t.ok("tag", t.m.TagResources(t.Context(), []upstream.SecretName{app}, manyTags(1)))
-		meta := t.describe(app, false)
-		if len(meta.Tags) != 0 {
-			t.Errorf("got %v", meta.Tags)
-		}
 	}},
 	{"several secrets are tagged and untagged at once", func(t *suite) {
 		t.create("a")
 		t.create("b")
 		t.create("c")
 		ab := []upstream.SecretName{"a", "b"}
-		t.ok("tag", t.m.TagResources(t.Context(), ab, manyTags(2)))
+		t.tag(ab, manyTags(2)...)
 		t.tagged("a", manyTags(2)...)
 		t.tagged("b", manyTags(2)...)
 		t.tagged("c")
@@ -82,7 +77,7 @@ var taggingPromises = []promise{
 	{"all tags go with All, which counts only without keys", func(t *suite) {
 		t.create(app)
 		one := []upstream.SecretName{app}
-		t.ok("tag", t.m.TagResources(t.Context(), one, manyTags(3)))
+		t.tag(one, manyTags(3)...)
 		t.ok("untag one", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"k00"}, All: true}))
 		t.tagged(app, manyTags(3)[1:]...)
 		t.ok("untag all", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, All: true}))
@@ -91,9 +86,9 @@ var taggingPromises = []promise{
 	{"a secret has at most twenty tags", func(t *suite) {
 		t.create(app)
 		one := []upstream.SecretName{app}
-		t.ok("twenty", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags)))
+		t.tag(one, manyTags(upstream.MaxTags)...)
 		t.refused("one more", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "extra"}}), tooMuch...)
-		t.ok("overwrite", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags)))
+		t.tag(one, manyTags(upstream.MaxTags)...)
 		t.tagged(app, manyTags(upstream.MaxTags)...)
 		t.refused("more than twenty at once", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags+1)), tooMuch...)
 	}},
@@ -115,7 +110,7 @@ var taggingPromises = []promise{
 		both := []upstream.SecretName{app, missing}
 		t.refused("tag", t.m.TagResources(t.Context(), both, manyTags(1)), upstream.ErrNotFound)
 		t.tagged(app)
-		t.ok("tag one", t.m.TagResources(t.Context(), both[:1], manyTags(1)))
+		t.tag(both[:1], manyTags(1)...)
 		t.refused("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: both, All: true}), upstream.ErrNotFound)
 		t.tagged(app, manyTags(1)...)
 	}},
@@ -139,8 +134,8 @@ var taggingPromises = []promise{
 	{"tags are listed by secret, by tag and by both", func(t *suite) {
 		t.create("a")
 		t.create("b")
-		t.ok("tag a", t.m.TagResources(t.Context(), []upstream.SecretName{"a"}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "tier", Value: "web"}}))
-		t.ok("tag b", t.m.TagResources(t.Context(), []upstream.SecretName{"b"}, []upstream.Tag{{Key: "env", Value: "prod"}}))
+		t.tag([]upstream.SecretName{"a"}, upstream.Tag{Key: "env", Value: "dev"}, upstream.Tag{Key: "tier", Value: "web"})
+		t.tag([]upstream.SecretName{"b"}, upstream.Tag{Key: "env", Value: "prod"})
 		aEnv := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "env", Value: "dev"}}
 		aTier := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "tier", Value: "web"}}
 		bEnv := upstream.TagRow{SecretName: "b", Tag: upstream.Tag{Key: "env", Value: "prod"}}
@@ -175,7 +170,7 @@ var taggingPromises = []promise{
 			t.create(name)
 			names = append(names, name)
 		}
-		t.ok("tag", t.m.TagResources(t.Context(), names, manyTags(upstream.MaxTags)))
+		t.tag(names, manyTags(upstream.MaxTags)...)
 		first, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
 		t.ok("list", err)
 		if len(first.Rows) != upstream.TagRowsPerPage || first.NextToken == "" {
