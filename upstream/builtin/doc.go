@@ -18,18 +18,17 @@
 //
 // One goroutine does all writing. Writes that arrive while it is busy with the disk go
 // together into its next transaction, so that many writers share one sync; a lone writer
-// waits for nobody. A write whose context ends while it waits in line is not executed. Once
-// it has begun its caller is still released with the context's error, but the write goes on
-// and nobody is told its outcome: read, or repeat the write, to learn it.
+// does not wait. A write whose context ends while it waits in line is not executed. Once it has
+// begun its caller still gets the context's error at once, but the write goes on and its
+// outcome is not reported: read, or repeat the write, to learn it.
 //
 // # Encryption
 //
 // Everything a secret consists of is sealed with AES-256-GCM: each value, bound to secret
 // name, version id and data type, and each secret's metadata (labels, versions, tags, times),
 // bound to the name. Names of secrets and versions stay readable in the file, as do sizes.
-// The keys are a cleartext Tink keyset in a file of its own, the keyring, which is the root
-// secret: whoever has both files has the secrets. Keep the keyring apart from the database
-// and out of its backups. Key ids are Tink's, in decimal; EncryptionKeyId is the key that
+// The keys are a cleartext Tink keyset in a file of its own, the keyring. Both files together
+// give the secrets, so keep the keyring apart from the database and out of its backups. Key ids are Tink's, in decimal; EncryptionKeyId is the key that
 // protects the current version.
 //
 // [Store.RotateKey] adds a key and makes it primary. Old values stay readable under the old
@@ -48,17 +47,17 @@
 // # Design notes
 //
 // Group commit is our own and not bbolt's Batch: Batch waits for a timer before it commits,
-// which a lone writer pays for, and runs a failing function twice. Here an operation
-// validates before it changes anything, so a refused one costs its neighbours nothing; an
-// operation that fails half-way, or a transaction that cannot be committed, makes the batch
-// run again one by one, which gives each writer its own outcome.
+// also when there is one writer only, and runs a failing function twice. Here an operation
+// validates before it changes anything, so that a refused one does not disturb the others in
+// its transaction. When an operation fails half-way, or the transaction cannot be committed,
+// the batch runs again one by one, and each writer gets its own outcome.
 //
 // Open reads every page that has structure in it (not the bodies of values that fill pages of
 // their own) and decrypts one record per secret: a few milliseconds for a thousand secrets.
 // The alternative is to trust the file until a read meets the damage, and a damaged page can
 // make bbolt recurse without end, which no recover catches, or hide a secret that then looks
-// deleted. bbolt's own Check is of no use for this, since it runs in its own goroutine, where
-// a fault ends the process. bbolt would also fall back to the previous transaction when the
+// deleted. bbolt's own Check cannot be used for this: it runs in a goroutine of its own, where
+// a memory fault ends the process. bbolt would also fall back to the previous transaction when the
 // newest of the two header pages is damaged; that silently loses an acknowledged write, so
 // Open refuses. Header pages are smaller than a disk sector and not torn by a crash.
 //
@@ -67,9 +66,9 @@
 //
 // A metadata record is rewritten whole with each change of the secret: it is a few hundred
 // bytes, and one record per secret makes each change atomic by itself. Deleted values leave
-// their ciphertext in free pages of the file until those are used again. Whoever can replace
-// the whole file can put an older copy in place; nothing inside a file can prove that it is
-// the newest.
+// their ciphertext in free pages of the file until those are used again. An older
+// copy of the whole file in its place is not noticed: nothing inside a file can prove that it
+// is the newest.
 //
 // Nonces are random, 96 bits: a key should be rotated before it has sealed 2³² records.
 package builtin

@@ -23,8 +23,8 @@ var (
 	// [upstream.ErrKeyNotFound].
 	ErrKeyLost error = &sentinel{"the keyring lacks a key", upstream.ErrKeyNotFound}
 
-	// ErrClosed: the store was closed. It is an [upstream.ErrUnavailable].
-	ErrClosed error = &sentinel{"the store is closed", upstream.ErrUnavailable}
+	// ErrClosed: [Store.Close] was called. It is an [upstream.ErrUnavailable].
+	ErrClosed error = &sentinel{"the built-in backend is closed", upstream.ErrUnavailable}
 )
 
 type sentinel struct {

@@ -37,7 +37,7 @@ var errPartial = errors.New("an operation failed half-way")
 // write hands an operation to the writer and returns its outcome after it is on disk.
 //
 // When ctx ends first, the context's error is returned. The operation is then not executed if
-// it has not begun; if it has, its outcome is told to nobody.
+// it has not begun; if it has, its outcome is not reported.
 func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error {
 	if err := c.begin(ctx); err != nil {
 		return err
@@ -185,12 +185,11 @@ func (s *Store) execute(batch []*write) error {
 		// change, but it may not survive a crash, and a failed sync is not tried again
 		// with success. Accepting more writes on top would acknowledge what may be lost.
 		s.committed(t)
-		var unconfirmed error = &upstream.Error{
+		err = &upstream.Error{
 			Message: fmt.Sprintf("the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err),
 			Err:     upstream.ErrInternal,
 		}
-		s.broken.CompareAndSwap(nil, &unconfirmed)
-		err = unconfirmed
+		s.breakDown(err)
 	}
 	s.log.Error("write failed", "count", len(batch), "err", err, "hint", "check the disk and its free space")
 	return err

@@ -15,10 +15,10 @@ type listeners struct {
 }
 
 // OnChange calls fn with the name of each secret of which readers see something else: after
-// the change is on disk and before its writer is answered, so that whoever is told "done"
-// finds fn has run. Changes that are committed together call fn once per secret.
+// the change is on disk and before its writer is answered, so that fn has run when the writer
+// goes on. Changes that are committed together call fn once per secret.
 //
-// fn runs on the writer's goroutine: it must not block and must not call the store. After
+// fn runs on the writer's goroutine: it must not block and must not call the [Store]. After
 // cancel has returned, fn is not called again.
 func (s *Store) OnChange(fn func(upstream.SecretName)) (cancel func()) {
 	return s.listeners.add(fn)

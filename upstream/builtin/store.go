@@ -40,7 +40,8 @@ type Store struct {
 	closeOnce  sync.Once
 	closeErr   error
 
-	broken atomic.Pointer[error] // why no transaction can begin any more
+	broken     atomic.Pointer[error] // why no transaction can begin any more
+	brokenDown chan struct{}         // closed when broken is set
 
 	listeners listeners
 	schedule  schedule
@@ -66,7 +67,7 @@ var (
 )
 
 // Open opens the database, or creates it and its keyring where they do not exist, checks
-// both, and starts the writer. The caller closes the store.
+// both, starts the writer, and creates the seed. The caller closes the [Store].
 //
 // It fails, having changed nothing, when the options or the keyring's permissions are bad;
 // with [ErrLocked] when another process has the database open; with [ErrDamaged] when the file
@@ -91,6 +92,7 @@ func Open(opts Options) (*Store, error) {
 		queue:      make(chan *write, maxQueued),
 		quit:       make(chan struct{}),
 		writerDone: make(chan struct{}),
+		brokenDown: make(chan struct{}),
 	}
 	s.schedule.changed = make(chan struct{}, 1)
 	if s.db, s.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
@@ -125,7 +127,7 @@ func (s *Store) Seed(ctx context.Context, secrets []upstream.CreateSecretInput) 
 	return nil
 }
 
-// Format prints where the store is, for every verb. Otherwise fmt would, for some verbs, follow
+// Format prints where the files are, for every verb. Otherwise fmt would, for some verbs, follow
 // the pointers into key material and into the map of the file, which has no end it could see.
 func (s *Store) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "builtin.Store(%s)", s.opts.Database)
@@ -298,6 +300,13 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 // down: bbolt may then hold its own locks for ever.
 const closePatience = 500 * time.Millisecond
 
+// breakDown lets no transaction begin any more.
+func (s *Store) breakDown(why error) {
+	if s.broken.CompareAndSwap(nil, &why) {
+		close(s.brokenDown)
+	}
+}
+
 // Close stops the writer and closes the database. Writes that have begun are finished;
 // writes in line and all later calls get [ErrClosed]. It waits for running reads. Calling it
 // again returns what it returned the first time.
@@ -309,21 +318,16 @@ func (s *Store) Close() error {
 			<-s.writerDone
 			closed <- s.closeDatabase()
 		}()
-		var patience <-chan time.Time
-		for {
-			if s.broken.Load() != nil && patience == nil {
-				patience = time.After(closePatience)
-			}
-			select {
-			case s.closeErr = <-closed:
-				return
-			case <-time.After(closePatience):
-				// Look again whether a transaction broke down.
-			case <-patience:
-				unlockFile(s.file) // by itself, since the map keeps the file open
-				s.closeErr = errors.Join(*s.broken.Load(), s.file.Close())
-				return
-			}
+		select {
+		case s.closeErr = <-closed:
+			return
+		case <-s.brokenDown:
+		}
+		select {
+		case s.closeErr = <-closed:
+		case <-time.After(closePatience):
+			unlockFile(s.file) // by itself, since the map keeps the file open
+			s.closeErr = errors.Join(*s.broken.Load(), s.file.Close())
 		}
 	})
 	return s.closeErr
@@ -336,11 +340,11 @@ func (s *Store) closeDatabase() error {
 	return nil
 }
 
-// Run purges secrets whose deletion window has passed, until ctx ends or the store is closed.
+// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed.
 // It returns nil. Without it such secrets are invisible all the same, but stay in the file.
 func (s *Store) Run(ctx context.Context) error { return s.purgeLoop(ctx) }
 
-// Stats is a snapshot of what the store has done since it was opened.
+// Stats is a snapshot of what a [Store] has done since it was opened.
 type Stats struct {
 	Reads      uint64 // read transactions
 	Writes     uint64 // write operations that were executed, refused ones included

@@ -42,7 +42,7 @@ func (s *Store) transact(begin func(func(*bbolt.Tx) error) error, fn func(*tx) e
 			// A read that had begun has been undone. Otherwise bbolt may be left with its
 			// locks held or its list of free pages wrong.
 			if !began || writable {
-				s.broken.CompareAndSwap(nil, &failure)
+				s.breakDown(failure)
 			}
 			err = failure
 		}

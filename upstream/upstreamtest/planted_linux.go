@@ -44,7 +44,7 @@ func mask(b []byte) []byte {
 	return b
 }
 
-// Bytes returns a copy of the text. Whoever takes it over has to overwrite it.
+// Bytes returns a copy of the text. The caller has to overwrite it.
 func (p Planted) Bytes() []byte { return mask(bytes.Clone(p.masked)) }
 
 // Count returns how often the text stands in the writable memory of this process.
