@@ -127,6 +127,7 @@ var namePromises = []promise{
 		t.allRefused(missing, []error{upstream.ErrNotFound}, "CreateSecret", "ListSecrets", "GetRandomPassword", "ListTagResources")
 	}},
 	{"a malformed name is refused", func(t *suite) {
+		t.create(app)
 		for _, name := range []upstream.SecretName{"a b", "../\x00", upstream.SecretName(strings.Repeat("n", upstream.MaxSecretNameLen+1))} {
 			t.allRefused(name, invalid, "ListSecrets", "GetRandomPassword")
 		}
