@@ -1,6 +1,7 @@
 package render
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -101,24 +102,17 @@ func FuzzDiff(f *testing.F) {
 		lines := out.lines()
 		diff := diffLines(old, out)
 
-		var was []string
-		if old != "" {
-			was = strings.Split(strings.TrimSuffix(old, "\n"), "\n")
-		}
 		removed, added := map[int]bool{}, map[int]bool{}
 		for _, d := range diff {
 			if d.removed {
 				removed[d.number] = true
-			} else {
-				added[d.number] = true
-				if d.text != lines[d.number-1].String() {
-					t.Fatalf("line %d is shown as %q", d.number, d.text)
-				}
+			} else if added[d.number] = true; d.text != lines[d.number-1].String() {
+				t.Fatalf("line %d is shown as %q", d.number, d.text)
 			}
 		}
 		var kept, common []string
-		for i, line := range was {
-			if !removed[i+1] {
+		for i, line := range strings.Split(strings.TrimSuffix(old, "\n"), "\n") {
+			if !removed[i+1] && old != "" {
 				kept = append(kept, line)
 			}
 		}
@@ -127,7 +121,7 @@ func FuzzDiff(f *testing.F) {
 				common = append(common, line.real)
 			}
 		}
-		if strings.Join(kept, "\n") != strings.Join(common, "\n") || len(kept) != len(common) {
+		if !slices.Equal(kept, common) {
 			t.Errorf("what stays differs: %q and %q", kept, common)
 		}
 		var all []string

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -330,23 +329,4 @@ func FuzzFormats(f *testing.F) {
 			t.Errorf("raw: %q", text)
 		}
 	})
-}
-
-// Ensure that a value of many lines is masked in every one of them.
-func TestFormattedValuesAreKnownByPlace(t *testing.T) {
-	src := sourceOf("s", `{"A":"one\ntwo's\n","B":"b"}`)
-	for format, want := range map[Format][]string{
-		Env: {"A=[masked]", "[masked]", "[masked]", "B=[masked]"}, JSON: {"{", `  "A": [masked],`, `  "B": [masked]`, "}"}, YAML: {"A: [masked]", "B: [masked]"},
-		TOML: {"A = [masked]", "B = [masked]"}, Properties: {"A=[masked]", "B=[masked]"},
-	} {
-		out, err := computeOne(src, &formatContent{format: format, secrets: []FormatSecret{{Ref: ref("s")}}})
-		must(t, err)
-		var got []string
-		for _, l := range out.lines() {
-			got = append(got, l.String())
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: %q, want %q", format, got, want)
-		}
-	}
 }

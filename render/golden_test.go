@@ -86,6 +86,14 @@ func renderContent(src Source, spec Content) (kind, text string) {
 	return "want", string(out.bytes)
 }
 
+// wantRender renders an inline template that gives want.
+func wantRender(t *testing.T, src Source, text, want string) {
+	t.Helper()
+	if kind, got := renderContent(src, inline(text)); kind != "want" || got != want {
+		t.Errorf("%s: %s %q, want %q", text, kind, got, want)
+	}
+}
+
 // computeOne renders c as the only file of a target.
 func computeOne(src Source, c content) (*output, error) {
 	t := &target{name: "file", files: []string{"file"}, contents: []content{c}}

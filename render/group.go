@@ -93,6 +93,6 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 			}
 		}
 	}
-	r.observe(Event{Name: first, Hook: true, Elapsed: elapsed, Err: err})
+	r.opts.Observe(Event{Name: first, Hook: true, Elapsed: elapsed, Err: err})
 	return err
 }

@@ -33,9 +33,7 @@ func TestHookRunsAfterAChangeOnly(t *testing.T) {
 		t.Helper()
 		src.put("a", value)
 		mustRender(t, mustNew(t, src, opts))
-		if got := mustRead(t, dir+"/seen"); got != seen { // the file is there before the hook
-			t.Errorf("value %s: the hook saw %q, want %q", value, got, seen)
-		}
+		wantFile(t, dir+"/seen", seen) // the file is there before the hook
 	}
 	pass("1", "1")
 	pass("1", "1")
@@ -107,9 +105,7 @@ func TestHookIsOwedAcrossRestarts(t *testing.T) {
 	}
 	mustFail := func() {
 		t.Helper()
-		if err := mustNew(t, src, opts).RenderOnce(t.Context()); err == nil || !strings.Contains(err.Error(), "exit status 1") {
-			t.Fatalf("got %v", err)
-		}
+		wantErr(t, mustNew(t, src, opts).RenderOnce(t.Context()), "exit status 1")
 	}
 	mustFail()
 	for _, name := range names(t, dir+"/state") {
@@ -240,9 +236,7 @@ func runHook(t *testing.T, h *Hook, log *slog.Logger) error {
 func TestHookTimeoutKillsTheGroup(t *testing.T) {
 	h := sh("sleep 600")
 	h.Timeout = 50 * time.Millisecond
-	if err := runHook(t, h, discard); err == nil || !strings.Contains(err.Error(), "not finished after 50ms") {
-		t.Errorf("got %v", err)
-	}
+	wantErr(t, runHook(t, h, discard), "not finished after 50ms")
 	pidFile := t.TempDir() + "/pid"
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -321,10 +315,7 @@ func TestHookEnvironmentAndArguments(t *testing.T) {
 	if strings.Contains(log.String(), marker) || !strings.Contains(log.String(), "PATH=") {
 		t.Errorf("environment: %s", log.String())
 	}
-	err := runHook(t, &Hook{Command: []string{"/no/such/program"}}, discard)
-	if err == nil || !strings.Contains(err.Error(), "no such file") {
-		t.Errorf("got %v", err)
-	}
+	wantErr(t, runHook(t, &Hook{Command: []string{"/no/such/program"}}, discard), "no such file")
 }
 
 // Ensure that the output of a hook is bounded and shows no value, however it is encoded and
@@ -397,9 +388,7 @@ func TestSignalHook(t *testing.T) {
 	}
 	for _, content := range []string{"0", "-1", "", "12 13", "4194304999"} {
 		mustWrite(t, pidFile, content)
-		if err := runHook(t, &Hook{PIDFile: pidFile}, discard); err == nil || !strings.Contains(err.Error(), "number of a process") {
-			t.Errorf("%q: %v", content, err)
-		}
+		wantErr(t, runHook(t, &Hook{PIDFile: pidFile}, discard), "number of a process")
 	}
 	mustWrite(t, pidFile, "2147483646") // more than any kernel gives out
 	for _, path := range []string{dir + "/none", pidFile} {

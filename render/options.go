@@ -1,7 +1,6 @@
 package render
 
 import (
-	"cmp"
 	"context"
 	"io/fs"
 	"log/slog"
@@ -216,5 +215,3 @@ type SetFile struct {
 	User  string      // empty: that of the set
 	Group string      // empty: that of the set
 }
-
-func (o *Options) timeout() time.Duration { return cmp.Or(o.Timeout, defaultTimeout) }

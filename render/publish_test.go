@@ -70,9 +70,7 @@ func TestPublish(t *testing.T) {
 		}
 		mustRendered(t, dest, c.content, func(tg *Target) { tg.Mode, tg.NoSync = c.mode, false })
 		wantMode(t, dest, cmp.Or(c.mode, 0o600))
-		if got := mustRead(t, dest); got != c.content {
-			t.Errorf("%+v: got %q", c, got)
-		}
+		wantFile(t, dest, c.content)
 		if written := inode(t, dest) != before; written != c.written {
 			t.Errorf("%+v: written: %v", c, written)
 		}
@@ -96,24 +94,21 @@ func TestBackup(t *testing.T) {
 	mustRendered(t, dest, "1", backup)
 	wantNames(t, dir, "file") // nothing to keep yet
 	mustRendered(t, dest, "2", backup)
-	if got := mustRead(t, dest) + mustRead(t, dest+".bak"); got != "21" {
-		t.Errorf("got %q", got)
-	}
+	wantFile(t, dest, "2")
+	wantFile(t, dest+".bak", "1")
 	wantMode(t, dest+".bak", 0o600)
 	mustRendered(t, dest, "2", backup) // no change: the backup stays what it was
 	mustRendered(t, dest, "3", backup)
-	if got := mustRead(t, dest) + mustRead(t, dest+".bak"); got != "32" {
-		t.Errorf("got %q", got)
-	}
+	wantFile(t, dest, "3")
+	wantFile(t, dest+".bak", "2")
 	wantNames(t, dir, "file", "file.bak") // no backup of the backup
 	// A link in the place of the backup is replaced, not followed.
 	mustWrite(t, dir+"/victim", "victim")
 	must(t, os.Remove(dest+".bak"))
 	must(t, os.Symlink(dir+"/victim", dest+".bak"))
 	mustRendered(t, dest, "4", backup)
-	if got := mustRead(t, dir+"/victim") + mustRead(t, dest+".bak"); got != "victim3" {
-		t.Errorf("got %q", got)
-	}
+	wantFile(t, dir+"/victim", "victim")
+	wantFile(t, dest+".bak", "3")
 }
 
 // Ensure that nothing but a regular file inside the root is ever replaced.
@@ -150,9 +145,7 @@ func TestRefusedDestinations(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: error: %v, want %q", c.dest, err, c.want)
-		}
+		wantErr(t, err, c.want)
 		if after := tree(t, dir); !slices.Equal(after, before) {
 			t.Errorf("%s: it changed %q to %q", c.dest, before, after)
 		}
@@ -186,19 +179,12 @@ func tree(t *testing.T, dir string) []string {
 // Ensure that temporary files of a killed agent go, and nothing else.
 func TestLeftovers(t *testing.T) {
 	dir := t.TempDir()
-	ours := tempName("file")
-	others := tempName("other")
-	for _, name := range []string{ours, others, ".secretagent-notes", ".secretagent-0000-x.tmp", ".other.tmp"} {
+	others := []string{tempName("other"), ".secretagent-notes", ".secretagent-0000-x.tmp", ".other.tmp"}
+	for _, name := range append(others, tempName("file")) {
 		mustWrite(t, dir+"/"+name, marker)
 	}
 	mustRendered(t, dir+"/file", "x", nil)
-	got := names(t, dir)
-	if slices.Contains(got, ours) {
-		t.Error("our leftover is still there")
-	}
-	if len(got) != 5 {
-		t.Errorf("left: %q", got)
-	}
+	wantNames(t, dir, append(others, "file")...)
 }
 
 // Ensure that the folder may vanish while the agent runs.
@@ -209,9 +195,7 @@ func TestFolderRemoved(t *testing.T) {
 		must(t, os.RemoveAll(dir+"/sub"))
 		src.put("a", "2")
 		pass(0)
-		if got := mustRead(t, dir+"/sub/file"); got != "2" {
-			t.Errorf("got %q", got)
-		}
+		wantFile(t, dir+"/sub/file", "2")
 		must(t, os.RemoveAll(dir+"/sub"))
 		mustWrite(t, dir+"/sub", "in the way")
 		src.put("a", "3")

@@ -42,6 +42,10 @@ func New(src Source, opts Options) (*Renderer, error) {
 	if err := b.problems.Err(); err != nil {
 		return nil, err
 	}
+	opts.Timeout = cmp.Or(opts.Timeout, defaultTimeout)
+	if opts.Observe == nil {
+		opts.Observe = func(Event) {}
+	}
 	return &Renderer{
 		src: src, opts: opts, log: cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
 		targets: b.targets, groups: b.groups, owed: newOwedBook(b.stateDir),
@@ -146,7 +150,7 @@ func (r *Renderer) computePatiently(ctx context.Context, t *target) (*rendering,
 	_, bounded := ctx.Deadline()
 	var last error // before ctx ended
 	for backoff := newBackoff(); ; {
-		result, err := t.compute(ctx, r.src, r.opts.timeout(), nil)
+		result, err := t.compute(ctx, r.src, r.opts.Timeout, nil)
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
@@ -309,14 +313,8 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 	case a.err == nil && failures > 0:
 		r.log.Info("file in order again", "file", t.name, "failures", failures)
 	}
-	r.observe(event)
+	r.opts.Observe(event)
 	return a.err
-}
-
-func (r *Renderer) observe(e Event) {
-	if r.opts.Observe != nil {
-		r.opts.Observe(e)
-	}
 }
 
 // masker knows the values in use and those that were in use before.

@@ -26,9 +26,7 @@ func TestRenderOnce(t *testing.T) {
 		t.Errorf("ready before the first render: %v %q", ok, why)
 	}
 	mustRender(t, r)
-	if got := mustRead(t, dest); got != "PASSWORD=first" {
-		t.Errorf("got %q", got)
-	}
+	wantFile(t, dest, "PASSWORD=first")
 	for path, want := range map[string]fs.FileMode{dest: 0o600, filepath.Dir(dest): 0o700 | fs.ModeDir, filepath.Dir(filepath.Dir(dest)): 0o700 | fs.ModeDir} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode() != want {
 			t.Errorf("%s: mode %v, %v; want %v", path, fi.Mode(), err, want)
@@ -72,12 +70,9 @@ func TestRenderOnceAllOrNothing(t *testing.T) {
 			t.Errorf("%s: it changed %q to %q", want, before, after)
 		}
 		err = mustNew(t, src, Options{Targets: targets, Partial: true}).RenderOnce(t.Context())
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: partial: error: %v", want, err)
-		}
-		if got := mustRead(t, dir+"/one") + mustRead(t, dir+"/two"); got != "11" {
-			t.Errorf("%s: partial: got %q", want, got)
-		}
+		wantErr(t, err, want)
+		wantFile(t, dir+"/one", "1")
+		wantFile(t, dir+"/two", "1")
 	}
 }
 
@@ -267,9 +262,7 @@ func TestWait(t *testing.T) {
 				t.Fatalf("%+v: %d renders", step, renders.Load())
 			}
 		}
-		if got := mustRead(t, dir+"/a"); got != "7" {
-			t.Errorf("got %q", got)
-		}
+		wantFile(t, dir+"/a", "7")
 	})
 }
 
@@ -303,8 +296,9 @@ func TestOnRemoved(t *testing.T) {
 				if state == Removed {
 					wantNames(t, dir, "set")
 					wantNames(t, dir+"/set")
-				} else if got := mustRead(t, dir+"/a") + mustRead(t, dir+"/set/x"); got != "22" {
-					t.Errorf("%s, %v: %q", c.onRemoved, c.err, got)
+				} else {
+					wantFile(t, dir+"/a", "2")
+					wantFile(t, dir+"/set/x", "2")
 				}
 			}
 			src.put("a", "2") // makes a backup
@@ -364,8 +358,6 @@ func TestNoSubscriptionLeft(t *testing.T) {
 	inBubble(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}}, func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 		src.put("a", "2")
 		pass(lookAgain)
-		if got := mustRead(t, dir+"/a"); got != "2" {
-			t.Errorf("got %q", got)
-		}
+		wantFile(t, dir+"/a", "2")
 	})
 }

@@ -73,8 +73,7 @@ type watcher struct {
 
 // stop ends everything and waits for it.
 func (s *session) stop() {
-	mu := &s.r.mu
-	mu.Lock()
+	s.r.mu.Lock()
 	s.stopped = true
 	s.queue = nil
 	for _, w := range s.watchers {
@@ -88,13 +87,13 @@ func (s *session) stop() {
 	for _, g := range s.r.groups {
 		stopTimer(g.timer)
 	}
-	mu.Unlock()
+	s.r.mu.Unlock()
 	s.wg.Wait()
-	mu.Lock()
+	s.r.mu.Lock()
 	for _, g := range s.r.groups {
 		g.working = 0
 	}
-	mu.Unlock()
+	s.r.mu.Unlock()
 }
 
 // schedule calls do after d, unless the timer is set anew before. At once, when d is none. The
@@ -281,7 +280,7 @@ func (s *session) render(t *target) {
 func (s *session) attempt(t *target) error {
 	r, started := s.r, time.Now()
 	var a attempted
-	a.result, a.err = t.compute(s.ctx, r.src, r.opts.timeout(), func(ref upstream.SecretRef) { s.watch(t, ref) })
+	a.result, a.err = t.compute(s.ctx, r.src, r.opts.Timeout, func(ref upstream.SecretRef) { s.watch(t, ref) })
 	switch {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()

@@ -106,21 +106,12 @@ func (l *fileSet) giveFolder(dir *os.Root, name string) error {
 // ourLink reports whether name is a link that a set made; an error says that something else
 // has the name.
 func ourLink(dir *os.Root, name string) (bool, error) {
-	fi, err := dir.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	to, err := dir.Readlink(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if fi.Mode()&fs.ModeSymlink != 0 {
-		to, err := dir.Readlink(name)
-		if err != nil {
-			return false, err
-		}
-		if to == dataLink+"/"+name {
-			return true, nil
-		}
+	case err == nil && to == dataLink+"/"+name:
+		return true, nil
 	}
 	return false, fmt.Errorf("%s is there already and was not made by this set; remove it", filepath.Join(dir.Name(), name))
 }

@@ -212,6 +212,13 @@ func mustWrite(t testing.TB, path, content string) {
 	must(t, os.WriteFile(path, []byte(content), 0o600))
 }
 
+func wantFile(t testing.TB, path, want string) {
+	t.Helper()
+	if got := mustRead(t, path); got != want {
+		t.Errorf("%s holds %q, want %q", path, got, want)
+	}
+}
+
 // names returns what is in a folder.
 func names(t testing.TB, dir string) []string {
 	t.Helper()
@@ -291,6 +298,14 @@ func inBubble(t *testing.T, src *fakeSource, opts Options, do func(t *testing.T,
 			synctest.Wait()
 		})
 	})
+}
+
+// wantErr wants an error that says want.
+func wantErr(t testing.TB, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error: %v, want %q", err, want)
+	}
 }
 
 func must(t testing.TB, err error) {

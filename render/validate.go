@@ -36,6 +36,7 @@ type builder struct {
 
 	funcs  template.FuncMap
 	claims []claim             // of the paths that are written
+	sets   []string            // directories, absolute; empty: it is none
 	files  map[folder][]string // :: folder → names of the single files in it
 	byHook map[string]*hookGroup
 }
@@ -92,6 +93,7 @@ func (b *builder) addFile(key string, spec *Target) {
 // addSet adds the target of a set.
 func (b *builder) addSet(key string, spec *Set) {
 	path := b.destination(key+".directory", spec.Directory)
+	b.sets = append(b.sets, path)
 	set := &fileSet{
 		folder: folder{root: b.root, path: path, sync: !spec.NoSync},
 		mode:   b.mode(key, spec.Mode, defaultFolderMode), owner: b.owner(key, spec.User, spec.Group),
@@ -212,8 +214,8 @@ func (b *builder) checkClaims() {
 			continue
 		}
 		first[c.path] = c.key
-		for i := range b.opts.Sets {
-			if dir, err := filepath.Abs(b.opts.Sets[i].Directory); b.opts.Sets[i].Directory != "" && err == nil && inside(dir, c.path) {
+		for i, dir := range b.sets {
+			if dir != "" && inside(dir, c.path) {
 				b.problems.Addf(c.key, c.path, "lies in the directory of sets[%d], which holds nothing else", i)
 			}
 		}
