@@ -65,8 +65,13 @@ func (s *signals) send(os.Signal) error {
 // differs, and that readiness says so.
 func TestHookIsOwedUntilItSucceeds(t *testing.T) {
 	dir := t.TempDir()
-	failure := errors.New("refused")
-	child := &signals{do: func() error { return failure }}
+	var heard atomic.Bool
+	child := &signals{do: func() error {
+		if heard.Load() {
+			return nil
+		}
+		return errors.New("refused")
+	}}
 	inBubble(t, sourceOf("a", "1"), Options{Targets: []Target{hooked(dir+"/f", `{{ secret "a" }}`, &Hook{Child: true})}, Signal: child.send},
 		func(t *testing.T, r *Renderer, pass func(time.Duration)) {
 			pass(time.Minute)
@@ -74,7 +79,7 @@ func TestHookIsOwedUntilItSucceeds(t *testing.T) {
 			if ok, why := r.Ready(); ok || !strings.Contains(why[0], "refused") || s.State != Current || !s.HookOwed || child.runs.Load() < 2 {
 				t.Errorf("ready %v, %q, %+v", ok, why, s)
 			}
-			failure = nil
+			heard.Store(true)
 			pass(2 * time.Minute)
 			n := child.runs.Load()
 			if ok, why := r.Ready(); !ok || r.Status()[0].HookOwed {
