@@ -100,7 +100,7 @@ func runAgent(t *testing.T, dir, bin, text string) *daemon {
 		_ = p.cmd.Process.Kill()
 		_ = p.end()
 	})
-	p.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	p.client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -113,7 +113,7 @@ func runAgent(t *testing.T, dir, bin, text string) *daemon {
 
 func (p *daemon) eventually(what string, isTrue func() bool) {
 	p.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !isTrue(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !isTrue(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			p.t.Fatalf("%s: not so; the agent said:\n%s", what, p.stderr)
 		}

@@ -78,7 +78,7 @@ process: {noDump: false}
 	t.Cleanup(func() { cancel(); <-done })
 	eventually := func(what string, ok func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				text, _ := command("status", "--caller", "ops")
 				t.Fatalf("%s did not come true:\n%s", what, text)

@@ -102,7 +102,7 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if strings.HasPrefix(args[0], "http") {
 		ready = func() error {
-			resp, err := (&http.Client{Timeout: time.Second}).Get(args[0])
+			resp, err := (&http.Client{Timeout: 10 * time.Second}).Get(args[0])
 			if err != nil {
 				return err
 			}
@@ -142,10 +142,10 @@ func scriptAwaitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// eventually waits until ready returns nil, for at most ten seconds.
+// eventually waits until ready returns nil, for at most a minute.
 func eventually(ts *testscript.TestScript, what string, ready func() error) {
 	var err error
-	for range 500 {
+	for range 3000 {
 		if err = ready(); err == nil {
 			return
 		}
