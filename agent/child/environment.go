@@ -67,15 +67,12 @@ func (e *unfitError) Unwrap() error { return e.err }
 // read makes an environment of the current values. An error of src names the variables that
 // need the secret; others are an [*unfitError].
 func (r *recipe) read(ctx context.Context, src Source) (environment, error) {
-	values := map[upstream.SecretRef]upstream.SecretValue{}
-	if len(r.refs) > 0 {
-		list, err := src.GetSecretValues(ctx, r.refs...)
-		if err != nil {
-			return environment{}, r.explain(err)
-		}
-		for i, ref := range r.refs {
-			values[ref] = list[i]
-		}
+	if len(r.refs) == 0 {
+		return r.assemble(nil)
+	}
+	values, err := src.GetSecretValues(ctx, r.refs...)
+	if err != nil {
+		return environment{}, r.explain(err)
 	}
 	return r.assemble(values)
 }
@@ -101,15 +98,14 @@ func (r *recipe) explain(err error) error {
 // entry is one variable that comes from a secret.
 type entry struct{ name, value, origin string }
 
-// assemble makes an environment of values, which hold one entry per ref. The error holds
-// every problem, names variable and secret, and never quotes a value.
-func (r *recipe) assemble(values map[upstream.SecretRef]upstream.SecretValue) (environment, error) {
+// assemble makes an environment of values, one for each of refs. The error holds every problem,
+// names variable and secret, and never quotes a value.
+func (r *recipe) assemble(values []upstream.SecretValue) (environment, error) {
 	var problems []error
 	set := map[string]entry{} // :: folded name → entry
 	for i := range r.variables {
 		v := &r.variables[i]
-		value := values[v.Ref]
-		entries, unfit := v.entries(value.SecretData.Reveal())
+		entries, unfit := v.entries(values[slices.Index(r.refs, v.Ref)].SecretData.Reveal())
 		problems = append(problems, unfit...)
 		for _, e := range entries {
 			if first, taken := set[foldName(e.name)]; taken {
@@ -281,12 +277,10 @@ var managerVariables = []string{
 // inherit returns what the application gets of the environment of this process.
 func inherit(opts Options, parent []string) map[string]string {
 	matches := func(patterns []string, name string) bool {
-		for _, p := range patterns {
-			if ok, _ := path.Match(foldName(p), foldName(name)); ok { // the patterns were checked
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(patterns, func(pattern string) bool {
+			ok, _ := path.Match(foldName(pattern), foldName(name)) // the patterns were checked
+			return ok
+		})
 	}
 	inherited := map[string]string{}
 	for _, pair := range parent {
@@ -297,11 +291,9 @@ func inherit(opts Options, parent []string) map[string]string {
 		}
 		name, value := pair[:at], pair[at+1:]
 		allowed := matches(opts.Allow, name) || !opts.Pristine && len(opts.Allow) == 0
-		if !allowed || matches(opts.Deny, name) || slices.Contains(managerVariables, name) {
+		_, twice := inherited[name] // the first counts, as it does for getenv
+		if twice || !allowed || matches(opts.Deny, name) || slices.Contains(managerVariables, name) {
 			continue
-		}
-		if _, twice := inherited[name]; twice {
-			continue // the first counts, as it does for getenv
 		}
 		if name == "PWD" && opts.Dir != "" {
 			value = opts.Dir

@@ -10,12 +10,8 @@ import (
 // one runs code in the application.
 func steersLoader(name string) bool {
 	name = foldName(name)
-	for _, prefix := range loaderPrefixes {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return slices.Contains(loaderNames, name)
+	return slices.Contains(loaderNames, name) ||
+		slices.ContainsFunc(loaderPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // loaderPrefixes are families in which every member is refused: new ones are added to them

@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -203,24 +202,22 @@ func (o Options) check() error {
 	o.checkCommand(&p)
 	o.checkEnv(&p)
 	o.checkChange(&p)
-	for _, bound := range []struct {
-		key   string
-		value time.Duration
-	}{
-		{"grace", o.Grace}, {"debounce", o.Debounce}, {"splay", o.Splay},
-		{"restartWindow", o.RestartWindow}, {"startTimeout", o.StartTimeout},
-	} {
-		if bound.value < 0 {
-			p.Addf(bound.key, bound.value.String(), "must not be negative")
-		}
-	}
-	if o.MaxRestarts < 0 {
-		p.Addf("maxRestarts", strconv.Itoa(o.MaxRestarts), "must not be negative")
-	}
+	notNegative(&p, "grace", o.Grace)
+	notNegative(&p, "debounce", o.Debounce)
+	notNegative(&p, "splay", o.Splay)
+	notNegative(&p, "maxRestarts", o.MaxRestarts)
+	notNegative(&p, "restartWindow", o.RestartWindow)
+	notNegative(&p, "startTimeout", o.StartTimeout)
 	if o.Subreaper && runtime.GOOS != "linux" {
 		p.Addf("subreaper", "true", "must be false: only Linux has it")
 	}
 	return p.Err()
+}
+
+func notNegative[T int | time.Duration](p *upstream.OptionErrors, key string, value T) {
+	if value < 0 {
+		p.Addf(key, fmt.Sprint(value), "must not be negative")
+	}
 }
 
 func (o Options) checkCommand(p *upstream.OptionErrors) {
@@ -295,9 +292,7 @@ func (o Options) checkEnv(p *upstream.OptionErrors) {
 		if v.Prefix != "" && !variableName.MatchString(v.Prefix) {
 			p.Addf(at+"prefix", v.Prefix, "must be the start of a variable name")
 		}
-		switch v.Case {
-		case "", KeepCase, UpperCase, LowerCase:
-		default:
+		if !slices.Contains([]Case{"", KeepCase, UpperCase, LowerCase}, v.Case) {
 			p.Addf(at+"case", string(v.Case), "must be keep, upper or lower")
 		}
 		for _, field := range slices.Sorted(maps.Keys(v.Keys)) {

@@ -1,12 +1,10 @@
 package child
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 )
@@ -135,10 +133,10 @@ func (p *osProcess) End() end              { return p.end }
 func (p *osProcess) Signal(sig os.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone {
+	switch {
+	case p.gone:
 		return os.ErrProcessDone
-	}
-	if p.signalGroup {
+	case p.signalGroup:
 		return p.group.signal(sig)
 	}
 	return signalProcess(p.cmd.Process, sig)
@@ -159,13 +157,13 @@ func (p *osProcess) Stop(sig os.Signal) error {
 func (p *osProcess) Kill() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone {
+	switch {
+	case p.gone:
 		return os.ErrProcessDone
+	case p.ownGroup:
+		return p.group.kill()
 	}
-	if !p.ownGroup {
-		return p.cmd.Process.Kill()
-	}
-	return p.group.kill()
+	return p.cmd.Process.Kill()
 }
 
 // ExitError says that the application ended other than with exit code 0.
@@ -189,10 +187,4 @@ func (e *ExitError) Error() string {
 	default:
 		return fmt.Sprintf("the application exited with code %d", e.Code)
 	}
-}
-
-// temporaryStart reports whether starting may succeed soon although it just failed with err:
-// the system is short of something, or the program is being replaced.
-func temporaryStart(err error) bool {
-	return slices.ContainsFunc(temporaryStartErrors, func(e error) bool { return errors.Is(err, e) })
 }

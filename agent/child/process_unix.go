@@ -3,7 +3,6 @@
 package child
 
 import (
-	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -11,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// temporaryStartErrors say that the system is short of something, or the program being replaced:
+// starting may succeed soon.
 var temporaryStartErrors = []error{unix.EAGAIN, unix.ENOMEM, unix.ETXTBSY, unix.EMFILE, unix.ENFILE}
 
 // group is a process group.
@@ -24,10 +25,7 @@ func newGroup(p *os.Process, own bool) (group, error) {
 }
 
 func (g group) signal(sig os.Signal) error {
-	s, ok := sig.(syscall.Signal)
-	if !ok {
-		return fmt.Errorf("%v is not a signal of this system", sig)
-	}
+	s, _ := sig.(syscall.Signal) // every signal of Unix is one
 	return unix.Kill(-g.id, s)
 }
 

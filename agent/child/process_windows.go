@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// temporaryStartErrors say that the system is short of something, or the program being replaced:
+// starting may succeed soon.
 var temporaryStartErrors = []error{windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_SHARING_VIOLATION}
 
 // group is a job object. It ends all its processes when its last handle is closed, so also

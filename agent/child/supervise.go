@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -209,7 +210,7 @@ func (s *Supervisor) launch(ctx context.Context, env environment, kind Event) (p
 			return p, nil
 		}
 		s.failed(StartFailed, err)
-		if temporaryStart(err) {
+		if slices.ContainsFunc(temporaryStartErrors, func(e error) bool { return errors.Is(err, e) }) {
 			err = retry.RetryableError(err)
 		}
 		return nil, err
@@ -309,51 +310,47 @@ func (s *Supervisor) supervise(ctx context.Context, p process, has digest, chang
 // says how.
 func (w *watch) consider(ctx context.Context, r reading) (over bool, err error) {
 	log := w.logger()
-	switch {
-	case r.err != nil && ctx.Err() != nil: // Run is about to end
-		return false, nil
-	case r.err != nil:
-		log.Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
-		w.retry(ReadFailed, r.err)
-		return false, nil
-	case r.env.digest == w.has:
-		w.succeeded()
-		w.outdated(false)
-		w.opts.Observe(Unchanged)
-		return false, nil
-	}
-	first := w.outdated(true)
-	if w.opts.OnChange == IgnoreChange {
-		w.succeeded()
-		if first {
-			log.Info("variables changed; the application keeps the old ones")
-			w.opts.Observe(Ignored)
+	if r.err != nil {
+		if ctx.Err() == nil {
+			log.Warn("cannot read the variables again; the application goes on with what it has", "err", r.err, "hint", "they are read again; err names the secret or field")
+			w.retry(ReadFailed, r.err)
 		}
 		return false, nil
 	}
-	if wait := w.timing.mayAct(time.Now()); wait > 0 {
+	differs := r.env.digest != w.has
+	news := w.outdated(differs)
+	switch wait := w.timing.mayAct(time.Now()); {
+	case !differs:
 		w.succeeded()
-		if first {
+		w.opts.Observe(Unchanged)
+	case w.opts.OnChange == IgnoreChange:
+		w.succeeded()
+		if news {
+			log.Info("variables changed; the application keeps the old ones")
+			w.opts.Observe(Ignored)
+		}
+	case wait > 0:
+		w.succeeded()
+		if news {
 			log.Warn("variables change too often; the application goes on with the old ones for now", "retry_in", wait, "hint", "rotate less often, or raise exec.maxRestarts")
 			w.opts.Observe(Deferred)
 		}
 		w.next.Reset(wait)
-		return false, nil
-	}
-	if w.opts.OnChange == SignalChild {
+	case w.opts.OnChange == SignalChild:
 		w.signal(r.env.digest)
-		return false, nil
+	default:
+		if err := w.check(); err != nil {
+			// An application with old variables is better than none.
+			log.Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
+			w.retry(StartFailed, err)
+			return false, nil
+		}
+		w.timing.acted(time.Now())
+		w.succeeded()
+		log.Info("variables changed; application restarts")
+		return w.replace(ctx, r.env)
 	}
-	if err := w.check(); err != nil {
-		// An application with old variables is better than none.
-		log.Error("variables changed, but the application could not be started again; the old one goes on", "err", err, "hint", "it is tried again; put the program back in its place")
-		w.retry(StartFailed, err)
-		return false, nil
-	}
-	w.timing.acted(time.Now())
-	w.succeeded()
-	log.Info("variables changed; application restarts")
-	return w.replace(ctx, r.env)
+	return false, nil
 }
 
 // signal tells the application that its variables have changed to those with the digest now.
