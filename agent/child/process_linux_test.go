@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -184,7 +185,7 @@ func TestLinuxOrphansAreReapedAndNothingElse(t *testing.T) {
 }
 
 func TestLinuxReaperCollectsAStrangerOnlyAfterSeveralLooks(t *testing.T) {
-	r := &reaper{group: func() (int, int) { return 0, 0 }, log: slogDiscard(), seen: map[int]sighting{}}
+	r := &reaper{group: func() (int, int) { return 0, 0 }, log: slog.New(slog.DiscardHandler), seen: map[int]sighting{}}
 	cmd := exec.Command(os.Args[0], "exit", "5")
 	must(t, cmd.Start())
 	awaitExit(cmd.Process.Pid)

@@ -4,18 +4,20 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"testing"
 
 	"secretagent/upstream"
 )
 
+// lockable is a mutex that is locked and unlocked in one line: defer l.locked()().
+type lockable struct{ mu sync.Mutex }
+
+func (l *lockable) locked() (unlock func()) { l.mu.Lock(); return l.mu.Unlock }
+
 // fakeSource holds values and rings its subscribers when they change.
 type fakeSource struct {
-	mu     sync.Mutex
+	lockable
 	values map[upstream.SecretRef]upstream.SecretValue
 	err    error // what GetSecretValues answers instead
 	reads  int
@@ -28,8 +30,8 @@ type fakeSource struct {
 // newSource returns a source that holds data under each name, as ACSCurrent.
 func newSource(data map[string]string) *fakeSource {
 	s := &fakeSource{values: map[upstream.SecretRef]upstream.SecretValue{}, bells: map[chan struct{}]bool{}}
-	for _, name := range slices.Sorted(maps.Keys(data)) {
-		s.put(name, data[name])
+	for name, value := range data {
+		s.put(name, value)
 	}
 	return s
 }
@@ -39,12 +41,8 @@ func ref(name string) upstream.SecretRef {
 }
 
 func (s *fakeSource) put(name, data string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.values[ref(name).WithDefaults()] = upstream.SecretValue{
-		SecretName: upstream.SecretName(name),
-		SecretData: upstream.NewSecretData([]byte(data)),
-	}
+	defer s.locked()()
+	s.values[ref(name).WithDefaults()] = upstream.SecretValue{SecretName: upstream.SecretName(name), SecretData: upstream.NewSecretData([]byte(data))}
 }
 
 // set changes a value and rings.
@@ -54,8 +52,7 @@ func (s *fakeSource) set(name, data string) {
 }
 
 func (s *fakeSource) ring() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.locked()()
 	for bell := range s.bells {
 		select {
 		case bell <- struct{}{}:
@@ -64,63 +61,43 @@ func (s *fakeSource) ring() {
 	}
 }
 
-func (s *fakeSource) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = err
-}
+func (s *fakeSource) fail(err error) { defer s.locked()(); s.err = err }
 
-func (s *fakeSource) readCount() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reads
-}
+func (s *fakeSource) readCount() int { defer s.locked()(); return s.reads }
 
-func (s *fakeSource) subscribers() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.bells)
-}
+func (s *fakeSource) subscribers() int { defer s.locked()(); return len(s.bells) }
 
 func (s *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
-	s.mu.Lock()
+	unlock := s.locked()
 	s.reads++
 	n, hook := s.reads, s.onRead
-	s.mu.Unlock()
+	unlock()
 	if hook != nil {
 		if err := hook(ctx, n); err != nil {
 			return nil, err
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.locked()()
 	if s.err != nil {
 		return nil, s.err
 	}
-	values := make([]upstream.SecretValue, len(refs))
-	for i, r := range refs {
+	var values []upstream.SecretValue
+	for _, r := range refs {
 		v, found := s.values[r]
 		if !found {
 			return nil, &upstream.Error{Op: "GetSecretValue", Ref: r, Err: upstream.ErrNotFound}
 		}
-		values[i] = v
+		values = append(values, v)
 	}
 	return values, nil
 }
 
 func (s *fakeSource) Subscribe(...upstream.SecretRef) (<-chan struct{}, func()) {
 	bell := make(chan struct{}, 1)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.locked()()
 	s.bells[bell] = true
-	return bell, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.bells, bell)
-	}
+	return bell, func() { defer s.locked()(); delete(s.bells, bell) }
 }
-
-func slogDiscard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // wantCode checks the exit code of an application that ended with err.
 func wantCode(t *testing.T, err error, code int) *ExitError {

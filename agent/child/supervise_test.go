@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -20,11 +19,6 @@ import (
 
 	"secretagent/upstream"
 )
-
-// lockable is a mutex that is locked and unlocked in one line: defer l.locked()().
-type lockable struct{ mu sync.Mutex }
-
-func (l *lockable) locked() (unlock func()) { l.mu.Lock(); return l.mu.Unlock }
 
 // fakeProcess is a process that ends when it is told to.
 type fakeProcess struct {
