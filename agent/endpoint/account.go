@@ -53,7 +53,7 @@ func (s *Server) Callers() []CallerStats {
 	list := make([]CallerStats, len(set.callers))
 	for i, c := range set.callers {
 		a := c.account
-		list[i] = CallerStats{Name: c.name, Lookups: a.lookups.Load(), Refusals: a.refusals.Load(),
+		list[i] = CallerStats{Name: c.Name, Lookups: a.lookups.Load(), Refusals: a.refusals.Load(),
 			Connections: connections[a], OldTokenUntil: oldUntil[c]}
 		if at := a.seen.Load(); at != 0 {
 			list[i].LastSeen = time.Unix(0, at)
@@ -68,10 +68,10 @@ func (s *Server) adopt(set *callerSet) {
 	defer s.mu.Unlock()
 	accounts := make(map[string]*account, len(set.callers))
 	for _, c := range set.callers {
-		if c.account = s.accounts[c.name]; c.account == nil {
-			c.account = &account{name: c.name, denials: newAuditLimiter()}
+		if c.account = s.accounts[c.Name]; c.account == nil {
+			c.account = &account{name: c.Name, denials: newAuditLimiter()}
 		}
-		accounts[c.name] = c.account
+		accounts[c.Name] = c.account
 	}
 	s.accounts = accounts
 }

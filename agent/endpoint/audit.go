@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -161,40 +162,9 @@ func (l *AuditLog) flushLocked() {
 	l.buf = l.buf[:0]
 }
 
-// record is one line. Its texts have been validated or come from tables: none needs escaping,
-// except that of the peer, which holds none that would.
-type record struct {
-	time       time.Time
-	caller     string
-	from       string
-	op         string
-	ref        upstream.SecretRef
-	version    upstream.VersionID
-	outcome    string
-	status     int
-	requestID  []byte
-	trace      upstream.TraceParent
-	suppressed uint64
-}
-
-func (c *conn) record(ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) record {
-	r := record{time: time.Now(), from: c.from(), op: c.op, ref: ref, version: version, outcome: outcome,
-		status: c.status, requestID: c.id[:], trace: c.trace(), suppressed: suppressed}
-	if c.caller != nil {
-		r.caller = c.caller.name
-	}
-	return r
-}
-
-// audit writes a line about an answer, when auditing is on.
-func (s *Server) audit(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string) {
-	if s.opts.Audit != nil {
-		s.opts.Audit.write(c.record(ref, version, outcome, 0))
-	}
-}
-
-func (l *AuditLog) write(r record) {
-	if n := l.opts.Sample; n > 1 && r.status < 400 && l.reads.Add(1)%uint64(n) != 0 {
+// write adds the line that appendTo appends, about a request that ended with status.
+func (l *AuditLog) write(status int, appendTo func([]byte) []byte) {
+	if n := l.opts.Sample; n > 1 && status < 400 && l.reads.Add(1)%uint64(n) != 0 {
 		return
 	}
 	l.mu.Lock()
@@ -202,7 +172,7 @@ func (l *AuditLog) write(r record) {
 	if l.closed {
 		return
 	}
-	l.buf = appendRecord(l.buf, r)
+	l.buf = appendTo(l.buf)
 	if len(l.buf) >= auditBuffer {
 		l.flushLocked()
 		return
@@ -220,34 +190,60 @@ func (l *AuditLog) flushLater() {
 	l.flushLocked()
 }
 
-func appendRecord(b []byte, r record) []byte {
-	b = append(b, `{"Time":"`...)
-	b = r.time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
-	b = appendText(b, `","Caller":"`, r.caller)
-	b = appendText(b, `","From":"`, r.from)
-	b = appendText(b, `","Operation":"`, r.op)
-	b = appendText(b, `","SecretName":"`, string(r.ref.SecretName))
-	b = appendText(b, `","VersionStage":"`, string(r.ref.VersionStage))
-	version := r.version
-	if version == "" {
-		version = r.ref.VersionID
+// audit writes a line about an answer, when auditing is on.
+func (s *Server) audit(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string) {
+	s.auditAfter(c, ref, version, outcome, 0)
+}
+
+// auditRefusal writes a line about a refusal if l has room for it. Strangers and every caller
+// have a limiter each, so that no flood hides what somebody else was refused.
+func (s *Server) auditRefusal(c *conn, ref upstream.SecretRef, l *limiter) {
+	if s.opts.Audit == nil {
+		return
 	}
-	b = appendText(b, `","VersionId":"`, string(version))
-	b = appendText(b, `","Outcome":"`, r.outcome)
+	ok, suppressed := l.allow()
+	if !ok {
+		s.stats.auditDropped.Add(1)
+		return
+	}
+	s.auditAfter(c, ref, "", c.code, suppressed)
+}
+
+// auditAfter writes a line, and how many of its kind were left out before.
+func (s *Server) auditAfter(c *conn, ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) {
+	if s.opts.Audit != nil {
+		s.opts.Audit.write(c.status, func(b []byte) []byte { return c.appendAudit(b, ref, version, outcome, suppressed) })
+	}
+}
+
+// appendAudit appends a line about the current request. Its texts have been validated or come
+// from tables: none needs escaping, except that of the peer, which holds none that would.
+func (c *conn) appendAudit(b []byte, ref upstream.SecretRef, version upstream.VersionID, outcome string, suppressed uint64) []byte {
+	b = append(b, `{"Time":"`...)
+	b = time.Now().UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	if c.caller != nil {
+		b = appendText(b, `","Caller":"`, c.caller.Name)
+	}
+	b = appendText(b, `","From":"`, c.from())
+	b = appendText(b, `","Operation":"`, c.op)
+	b = appendText(b, `","SecretName":"`, string(ref.SecretName))
+	b = appendText(b, `","VersionStage":"`, string(ref.VersionStage))
+	b = appendText(b, `","VersionId":"`, cmp.Or(string(version), string(ref.VersionID)))
+	b = appendText(b, `","Outcome":"`, outcome)
 	b = append(b, `","Status":`...)
-	b = strconv.AppendInt(b, int64(r.status), 10)
+	b = strconv.AppendInt(b, int64(c.status), 10)
 	b = append(b, `,"RequestId":"`...)
-	b = append(b, r.requestID...)
-	if !r.trace.IsZero() {
+	b = append(b, c.id[:]...)
+	if trace := c.trace(); !trace.IsZero() {
 		b = append(b, `","TraceId":"`...)
-		b = hex.AppendEncode(b, r.trace.TraceID[:])
+		b = hex.AppendEncode(b, trace.TraceID[:])
 		b = append(b, `","SpanId":"`...)
-		b = hex.AppendEncode(b, r.trace.SpanID[:])
+		b = hex.AppendEncode(b, trace.SpanID[:])
 	}
 	b = append(b, '"')
-	if r.suppressed > 0 {
+	if suppressed > 0 {
 		b = append(b, `,"Suppressed":`...)
-		b = strconv.AppendUint(b, r.suppressed, 10)
+		b = strconv.AppendUint(b, suppressed, 10)
 	}
 	return append(b, '}', '\n')
 }

@@ -100,11 +100,9 @@ func (s *Server) setCallers(set *callerSet) {
 
 // caller is a checked Caller.
 type caller struct {
-	name       string
-	account    *account
-	uids, gids []uint32
-	all        bool // may read everything
-	globs      []string
+	Caller
+	account *account
+	all     bool // may read everything
 }
 
 // callerSet is immutable.
@@ -122,8 +120,8 @@ type callerToken struct {
 func newCallerSet(callers []Caller) *callerSet {
 	set := &callerSet{tokens: map[[sha256.Size]byte]*callerToken{}}
 	for _, in := range callers {
-		c := &caller{name: in.Name, uids: slices.Clone(in.UIDs), gids: slices.Clone(in.GIDs), globs: slices.Clone(in.Secrets)}
-		c.all = slices.Contains(c.globs, "*")
+		in.UIDs, in.GIDs, in.Secrets = slices.Clone(in.UIDs), slices.Clone(in.GIDs), slices.Clone(in.Secrets)
+		c := &caller{Caller: in, all: slices.Contains(in.Secrets, "*")}
 		for _, t := range in.Tokens {
 			set.tokens[t.digest] = &callerToken{t, c}
 		}
@@ -213,15 +211,15 @@ func (t *Token) expired(now time.Time) bool { return !t.notAfter.IsZero() && now
 func (t *Token) expiredNow() bool { return !t.notAfter.IsZero() && t.expired(time.Now()) }
 
 // bound reports whether the caller is known by its user or group, if not by these alone.
-func (c *caller) bound() bool { return len(c.uids)+len(c.gids) > 0 }
+func (c *caller) bound() bool { return len(c.UIDs)+len(c.GIDs) > 0 }
 
 func (c *caller) matchesPeer(p peer) bool {
-	return p.known && (slices.Contains(c.uids, p.uid) || slices.Contains(c.gids, p.gid))
+	return p.known && (slices.Contains(c.UIDs, p.uid) || slices.Contains(c.GIDs, p.gid))
 }
 
 // may reports whether the caller may read the secret.
 func (c *caller) may(name upstream.SecretName) bool {
-	return c.all || slices.ContainsFunc(c.globs, func(g string) bool { return glob(g, string(name)) })
+	return c.all || slices.ContainsFunc(c.Secrets, func(g string) bool { return glob(g, string(name)) })
 }
 
 // glob reports whether name matches pattern. It runs in time proportional to the product of

@@ -206,7 +206,7 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 	if ok, suppressed := s.logLimit.allow(); ok {
 		name := ""
 		if c.caller != nil {
-			name = c.caller.name
+			name = c.caller.Name
 		}
 		s.opts.Logger.Warn("request refused", "code", refusals[r].code, "caller", name, "from", c.from(),
 			c.cause().Attr(), "suppressed", suppressed, "hint", refusals[r].message)
@@ -214,18 +214,4 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 	if r != nameNotAllowed { // a denied name is audited with the name, see deny
 		s.auditRefusal(c, upstream.SecretRef{}, &s.strangers)
 	}
-}
-
-// auditRefusal writes an audit line about a refusal if l has room for it. Strangers and every
-// caller have a limiter each, so that no flood hides what somebody else was refused.
-func (s *Server) auditRefusal(c *conn, ref upstream.SecretRef, l *limiter) {
-	if s.opts.Audit == nil {
-		return
-	}
-	ok, suppressed := l.allow()
-	if !ok {
-		s.stats.auditDropped.Add(1)
-		return
-	}
-	s.opts.Audit.write(c.record(ref, "", c.code, suppressed))
 }

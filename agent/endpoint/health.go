@@ -52,7 +52,7 @@ func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route) {
 	case r == routeStatus && s.wantsPage(&ctx.Request.Header):
 		s.page(ctx, c, r, "")
 	case r == routeStatus && s.opts.Status != nil:
-		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.name, All: c.caller.all, May: c.caller.may}))
+		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}))
 	case r == routeMetrics && s.opts.Metrics != nil:
 		var buf bytes.Buffer
 		if err := s.opts.Metrics(&buf); err != nil {

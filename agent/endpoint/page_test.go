@@ -416,6 +416,7 @@ func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 // TestLinkFromTheSocket leads to the TCP listener.
 func TestLinkFromTheSocket(t *testing.T) {
 	r := startPage(t, endpoint.Options{})
+	r.get(t, "/live") // it listens
 	socket := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", socket)
 	if err != nil {

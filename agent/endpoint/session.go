@@ -31,7 +31,7 @@ type grant struct {
 
 // grantOf returns the grant of the caller that c has presented itself as with this request.
 func grantOf(c *conn, now time.Time) grant {
-	g := grant{caller: c.caller.name, peer: c.peer, began: now, used: now}
+	g := grant{caller: c.caller.Name, peer: c.peer, began: now, used: now}
 	if c.token != nil {
 		g.token = c.token.digest
 	}
@@ -42,13 +42,13 @@ func grantOf(c *conn, now time.Time) grant {
 func (g *grant) holder(set *callerSet, now time.Time) *caller {
 	if g.token != ([sha256.Size]byte{}) {
 		t := set.tokens[g.token]
-		if t == nil || t.caller.name != g.caller || t.expired(now) || t.caller.bound() && !t.caller.matchesPeer(g.peer) {
+		if t == nil || t.caller.Name != g.caller || t.expired(now) || t.caller.bound() && !t.caller.matchesPeer(g.peer) {
 			return nil
 		}
 		return t.caller
 	}
 	for _, who := range set.byPeer {
-		if who.name == g.caller && who.matchesPeer(g.peer) {
+		if who.Name == g.caller && who.matchesPeer(g.peer) {
 			return who
 		}
 	}

@@ -30,7 +30,7 @@ const (
 
 func grantFor(set *callerSet, token string, at time.Time) grant {
 	found := set.tokens[sha256.Sum256([]byte(token))]
-	return grant{caller: found.caller.name, token: found.digest, began: at, used: at}
+	return grant{caller: found.caller.Name, token: found.digest, began: at, used: at}
 }
 
 func TestLinkOpensOnceAndForAMinute(t *testing.T) {
@@ -41,7 +41,7 @@ func TestLinkOpensOnceAndForAMinute(t *testing.T) {
 		t.Error("another code opens it")
 	}
 	g := s.redeem([]byte(code), now.Add(linkLife))
-	if g == nil || g.holder(set, now).name != "a" {
+	if g == nil || g.holder(set, now).Name != "a" {
 		t.Fatalf("the link gives %+v", g)
 	}
 	if s.redeem([]byte(code), now) != nil {
@@ -130,7 +130,7 @@ func TestSessionOfAPeer(t *testing.T) {
 	}
 	set, now := callersOf(t, tokenA), time.Now()
 	g := grant{caller: "peer", peer: peer{uid: 1000, known: true}, began: now, used: now}
-	if who := g.holder(set, now); who == nil || who.name != "peer" {
+	if who := g.holder(set, now); who == nil || who.Name != "peer" {
 		t.Errorf("held by %v", who)
 	}
 	g.peer.uid = 1001
@@ -138,7 +138,7 @@ func TestSessionOfAPeer(t *testing.T) {
 		t.Error("another user's")
 	}
 	g = grantFor(set, tokenA, now)
-	set.callers[0].uids = []uint32{1000}
+	set.callers[0].UIDs = []uint32{1000}
 	if g.holder(set, now) != nil {
 		t.Error("a token that is bound to a user counts without one")
 	}

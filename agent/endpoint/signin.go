@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,25 +109,23 @@ func (s *Server) address(ctx *fasthttp.RequestCtx, c *conn) string {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := ""
+	var all []string
 	for ln := range s.listeners {
 		addr, ok := ln.Addr().(*net.TCPAddr)
 		if !ok {
 			continue
 		}
-		host := addr.IP.String()
+		host, scheme := addr.IP.String(), "http://"
 		if addr.IP.IsUnspecified() {
 			host = "localhost"
 		}
-		scheme := "http://"
 		if own, ok := ln.(interface{ Secure() bool }); ok && own.Secure() {
 			scheme = "https://"
 		}
-		if at := scheme + net.JoinHostPort(host, strconv.Itoa(addr.Port)); first == "" || at < first {
-			first = at
-		}
+		all = append(all, scheme+net.JoinHostPort(host, strconv.Itoa(addr.Port)))
 	}
-	return first
+	slices.Sort(all)
+	return append(all, "")[0]
 }
 
 // openLink begins a session for the first visitor that follows a link.
