@@ -51,7 +51,7 @@ type conn struct {
 
 	pending   []byte // bytes to serve before the socket's: a replayed request
 	waiter    *waiter
-	waitUntil time.Time // of a replayed request on its way to the handler; zero: of none
+	waitUntil time.Time // the most that the request may wait that is replayed next; zero: none is
 
 	// Guarded by table.mu.
 	element   *list.Element // in table.untrusted
@@ -65,6 +65,7 @@ type conn struct {
 // request is what the current request of a connection turned out to be.
 type request struct {
 	id          [36]byte // its last six digits count the requests of the connection
+	age         [20]byte // scratch of setAge
 	ifNoneMatch []byte   // headers, as they were sent; memory of the request
 	traceparent []byte
 	caller      *caller
@@ -182,7 +183,6 @@ func (c *conn) from() string {
 
 // setAge sets the Age header of an answer: how long ago the backend confirmed the value.
 func (c *conn) setAge(ctx *fasthttp.RequestCtx, now int64, a *upstream.Answer) {
-	begin := len(c.scratch)
-	c.scratch = strconv.AppendInt(c.scratch, max(now-a.FetchedAt.UnixNano(), 0)/int64(time.Second), 10)
-	ctx.Response.Header.SetCanonical(headerAge, c.scratch[begin:])
+	seconds := max(now-a.FetchedAt.UnixNano(), 0) / int64(time.Second)
+	ctx.Response.Header.SetCanonical(headerAge, strconv.AppendInt(c.age[:0], seconds, 10))
 }

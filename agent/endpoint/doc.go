@@ -26,8 +26,8 @@
 //
 //	GET  /status/page.css, …                   what it is made of; no token needed
 //	POST /status/link                          a one-time link for the caller: {"Link","ExpiresAt"}
-//	GET  /status/open?code=                    begins a session for whoever follows the link
-//	POST /status/sign-in, /status/sign-out     begins one for whoever types a token (token=, as a form), and ends it
+//	GET  /status/open?code=                    begins a session for the visitor that follows the link
+//	POST /status/sign-in, /status/sign-out     begins one for a visitor that types a token (token=, as a form), and ends it
 //
 // A parameter that is unknown, empty or given twice is an error that names it. In a query '+'
 // stands for itself, since it belongs to the alphabet of names; only in field= it is a space,
@@ -87,56 +87,44 @@
 // Origin: no other page can sign a visitor in, or out. The page loads nothing from elsewhere,
 // runs no inline script, and makes markup of no text ([Options.StatusPage]).
 //
-// Cookies know hosts and paths, not ports. Whoever runs another server under the same name, say
-// on another port of 127.0.0.1, sees the cookies of browsers that visit it below /status, and can
-// look at the state with one until it ends. It finds no value there.
+// Cookies know hosts and paths, not ports. Another server under the same name, say on another
+// port of 127.0.0.1, sees the cookies of browsers that visit it below /status, and can look at
+// the state with one until it ends. It finds no value there.
 //
 // # Limits
 //
 // Everything a client can grow is bounded by [Options]. When MaxConnections are open, the
 // connection that has been open longest without ever presenting a valid token is closed to
 // make room, then the idle one that was used least in the last seconds; connections with a
-// request in progress are never closed for this. Only when all are busy is a newcomer refused, and then a few more
-// may still ask for /live and /ready.
+// request in progress are never closed for this. Only when all are busy is a newcomer refused,
+// and then 16 more may still ask for /live and /ready.
 //
 // Clients that wait (wait=) are not counted as connections but as waiters. A waiting client
-// costs its socket, its request bytes and a small goroutine; the buffers go back to the pool.
+// costs its socket, its request bytes and a small goroutine; the buffers are freed.
 //
 // All methods are safe for concurrent use.
 //
 // # Design notes
 //
+// A hit passes, in this order: conn.Read, fasthttp's parser, handle, dispatch, routeOf, guard,
+// parse, get, Secrets.Peek, answer, and fasthttp's writer. It allocates nothing: the answer is
+// prepared, the token is found by its SHA-256 in one map, and parameters are decoded into a
+// buffer of the connection. Remembering the last request of a connection, to skip the parser and
+// the guard when it repeats, was tried: it pays only for hundreds of busy connections.
+//
+// The prepared answer is kept with the value in the cache. That costs the size of the answer and
+// some 250 bytes for each form that was asked for since the value was last confirmed. The cache
+// counts it and drops it when nobody asks for a while.
+//
 // Deadlines come from a sweep, not from a timer per request. Setting read, write and idle
 // deadlines costs three timer updates per request, a tenth of the whole; a connection instead
-// notes its phase in one atomic word and a sweep closes what has not moved for too long. The
-// price is precision: a timeout fires up to two sweeps late.
+// notes its phase in one atomic word and a sweep closes what has not moved for too long. In
+// return a timeout fires up to two sweeps late, which is two seconds at most.
 //
-// For the same reason Age is read from a clock that the sweep sets, at most a second late.
-// Answers carry no Date and no Server header; they help
+// For the same reason the Age of a hit is read from a clock that the sweep sets, at most a
+// second late, and one hit in 64 of a connection is timed; reading the clock for all of them
+// would cost more than finding the value. Answers carry no Date and no Server header; they help
 // nobody on a loopback.
-//
-// Hits are counted by each connection for itself, and added up when somebody asks or the
-// connection changes its caller or ends: processors that serve hits share no counter. That a
-// caller was seen follows from these counts, by the sweep. One hit in 64 of a connection is
-// timed; reading the clock for all of them would cost more than finding the value. See account.go.
-//
-// A connection remembers what its client asked last, see memory.go. A request whose headers are,
-// byte for byte, those that passed the guard a moment ago, but for the traceparent, of which
-// instrumented applications send another each time, is answered where it is read, see again.go:
-// without parsing headers, hashing the token or composing headers for fasthttp to encode. That
-// is a fifth of the work outside the kernel, and why a hit costs less than a constant answer of
-// fasthttp. Whatever is not the same, or is no hit, takes the full way, and both ways give the
-// same answers: a fuzz target compares them. A connection whose client once sent a body, or a
-// request before it had the last answer, stays on the full way: what is read next may be the body
-// of a request that fasthttp holds. A client with another header that always changes
-// takes it: 0.9 of the ceiling at 1.15 of its CPU, instead of 1.1 at 0.86 (64 connections).
-//
-// A connection that has lived for a while gets a repeater, see repeater_unix.go, which saves the
-// read that finds nothing before the wait for the next request: one system call of three. It is
-// what keeps lookups of 100,000 different secrets, which cost memory accesses that a constant
-// does not, beside the ceiling. The price: a client that repeats its request, closes only its own
-// side together with the last of them, and waits for us to close ours, waits up to two sweeps.
-// With an audit log there are no repeaters.
 //
 // A waiting request is parked by hijacking the connection and replayed when it is woken: it
 // passes the whole guard again, so a token revoked meanwhile gets nothing. The alternative, to
@@ -144,11 +132,6 @@
 // go away.
 //
 // An ETag is a keyed hash whose key is drawn at start. A plain hash of the value would let
-// anyone who sees it confirm guesses; the price is that tags do not survive a restart, where a
-// waiting client simply gets its answer at once.
-//
-// The prepared answer of a value is kept with the value in the cache, so a hit encodes and
-// allocates nothing. The price is memory: the size of the answer and some 250 bytes, for
-// secrets that were asked for since they were last confirmed. The cache counts it and drops it
-// when nobody asks for a while.
+// anyone who sees it confirm guesses. Tags therefore do not survive a restart, after which a
+// waiting client gets its answer at once.
 package endpoint

@@ -122,8 +122,8 @@ func FuzzTarget(f *testing.F) {
 			return
 		}
 		c.begin()
-		q, err := s.parse(c, r, name, params)
-		if err != nil {
+		var q query
+		if err := s.parse(c, r, name, params, &q); err != nil {
 			if upstream.Status(err) != 400 || failureOf(err).message == "" {
 				t.Fatalf("%q: %v", target, err)
 			}

@@ -20,16 +20,18 @@ const preparedSize = 160
 // prepared is what answers with one value have in common. It is kept with the value in the
 // cache, and forms are added as they are asked for.
 type prepared struct {
-	etag    [24]byte               // quotes included
-	forms   atomic.Pointer[[]form] // replaced, never modified
-	derived *upstream.Derived      // where all of this is kept; nil: nowhere
+	etag    [24]byte // quotes included
+	forms   atomic.Pointer[form]
+	derived *upstream.Derived // where all of this is kept; nil: nowhere
 }
 
-// form is a value, or one field of it, in one format.
+// form is a value, or one field of it, in one format. It is a link of a list.
 type form struct {
+	body
 	format Format
 	field  string // empty: the whole value
-	body
+	next   *form
+	length int // of the list from here
 }
 
 // preparedOf returns what is prepared for a's value.
@@ -47,12 +49,10 @@ func (s *Server) preparedOf(a *upstream.Answer) *prepared {
 // body returns v, or the field of it that is named, in the format; errNoField when there is no
 // such field.
 func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body, error) {
-	held := p.forms.Load()
-	if held != nil {
-		for i := range *held {
-			if e := &(*held)[i]; e.format == f && e.field == field {
-				return &e.body, nil
-			}
+	first := p.forms.Load()
+	for e := first; e != nil; e = e.next {
+		if e.format == f && e.field == field {
+			return &e.body, nil
 		}
 	}
 	part := v
@@ -62,22 +62,19 @@ func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body,
 			return nil, err
 		}
 	}
-	b := shape(part, f)
-	var more []form
-	if held != nil {
-		more = append(more, *held...)
+	more := &form{body: shape(part, f), format: f, field: strings.Clone(field), next: first, length: 1}
+	if first != nil {
+		more.length += first.length
 	}
-	if len(more) < maxForms && p.derived != nil {
-		more = append(more, form{f, strings.Clone(field), b})
-		if p.forms.CompareAndSwap(held, &more) { // when another was faster, the next request tries again
-			n := preparedSize
-			if f != FormatRaw || field != "" { // that is the memory of the value itself
-				n += len(b.data)
-			}
-			p.derived.Grow(n)
+	// When another was faster to add a form, the next request tries again.
+	if p.derived != nil && more.length <= maxForms && p.forms.CompareAndSwap(first, more) {
+		n := preparedSize
+		if f != FormatRaw || field != "" { // that is the memory of the value itself
+			n += len(more.data)
 		}
+		p.derived.Grow(n)
 	}
-	return &b, nil
+	return &more.body, nil
 }
 
 // etagOf returns the entity tag of a value, quotes included: a hash under a key that only this

@@ -65,33 +65,32 @@ func allowedParams(r route) string {
 // parse reads the name in a path and the query behind it, strictly: what is unknown, empty or
 // repeated is an error that names it. Decoded text goes to c.scratch. It allocates nothing when
 // all is well, but for a batch.
-func (s *Server) parse(c *conn, r route, name, raw []byte) (q query, err error) {
+func (s *Server) parse(c *conn, r route, name, raw []byte, q *query) error {
 	q.format = s.opts.Format
-	for len(raw) > 0 && err == nil {
+	for len(raw) > 0 {
 		var pair []byte
 		pair, raw, _ = bytes.Cut(raw, []byte{'&'})
-		err = s.parsePair(c, r, &q, pair)
-	}
-	if err != nil {
-		return q, err
+		if err := s.parsePair(c, r, q, pair); err != nil {
+			return err
+		}
 	}
 	switch r {
 	case routeName:
 		var ok bool
 		if q.id, ok = c.unescape(name, false); !ok {
-			return q, upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
+			return upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
 		}
 	case routeBatch:
 		if len(q.batch) == 0 {
-			return q, upstream.MissingParameter("secretId")
+			return upstream.MissingParameter("secretId")
 		}
-		return q, nil
+		return nil
 	case routeGet, routeReport, routeVersions:
 	default:
-		return q, nil
+		return nil
 	}
 	if q.wait > 0 && q.refresh {
-		return q, upstream.InvalidParameter("wait", "it cannot be combined with refreshNow")
+		return upstream.InvalidParameter("wait", "it cannot be combined with refreshNow")
 	}
 	if q.field != "" && q.given&paramFormat == 0 {
 		q.format = FormatRaw // a client that picks one field wants its text
@@ -99,7 +98,7 @@ func (s *Server) parse(c *conn, r route, name, raw []byte) (q query, err error) 
 	if q.format == FormatAWS {
 		q.stage = fromAWSStage(q.stage)
 	}
-	return q, q.parseRef()
+	return q.parseRef()
 }
 
 // parsePair reads one parameter.

@@ -115,8 +115,8 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	if r >= routeStatus {
 		s.setPageHeaders(ctx, c)
 	}
-	q, err := s.parse(c, r, name, raw)
-	if err != nil {
+	var q query
+	if err := s.parse(c, r, name, raw, &q); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}
@@ -138,19 +138,22 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 
 // get answers with the value that q asks for.
 func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, q *query) {
-	waitUntil := c.waitUntil
-	c.waitUntil = time.Time{}
 	if !c.caller.may(q.ref.SecretName) {
 		s.deny(ctx, c, q.ref)
 		return
 	}
 	if !q.refresh {
-		// The whole of a hit: nothing below this block runs for it.
+		// The whole of a hit.
 		if a, ok := s.secrets.Peek(q.ref); ok {
-			s.answer(ctx, c, q, &a, waitUntil)
+			s.answer(ctx, c, q, &a)
 			return
 		}
 	}
+	s.fetch(ctx, c, q)
+}
+
+// fetch answers with a value that is not held, or not to be trusted.
+func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 	ask := s.secrets.Lookup
 	if q.refresh {
 		ask = s.secrets.RefreshNow
@@ -164,7 +167,7 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 		s.audit(c, q.ref, "", c.code)
 		return
 	}
-	s.answer(ctx, c, q, &a, waitUntil)
+	s.answer(ctx, c, q, &a)
 }
 
 // lookup asks the cache what may take long: the sweep leaves the connection alone meanwhile.
@@ -183,10 +186,10 @@ func (s *Server) whileBusy(c *conn, do func(context.Context)) {
 }
 
 // answer writes a value, a 304, or parks the connection until there is something to write.
-func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer, waitUntil time.Time) {
+func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer) {
 	p := s.preparedOf(a)
 	if match := c.ifNoneMatch; len(match) > 0 && etagMatches(match, p.etag[:]) {
-		if q.wait > 0 && s.park(ctx, c, q, p, waitUntil) {
+		if q.wait > 0 && s.park(ctx, c, q, p) {
 			return
 		}
 		if c.code == "" { // not refused

@@ -318,6 +318,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	}
 	defer s.recoverFault(ctx, c)
 	s.dispatch(ctx, c)
+	c.waitUntil = time.Time{}
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
 	if s.stopping.Load() || c.healthOnly || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {
 		ctx.Response.Header.SetConnectionClose()

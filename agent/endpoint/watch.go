@@ -38,11 +38,11 @@ type waiter struct {
 	armed bool // blocked in a read, or about to be
 }
 
-// park takes the connection out of fasthttp's hands until the value of q may have changed, at
-// most until the given time for a request that is replayed. It returns false when the request
-// is to be answered now; it may have been answered already, with a refusal.
-func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared, until time.Time) bool {
-	now := time.Now()
+// park takes the connection out of fasthttp's hands until the value of q may have changed. It
+// returns false when the request is to be answered now; it may have been answered already, with
+// a refusal.
+func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared) bool {
+	now, until := time.Now(), c.waitUntil
 	if until.IsZero() {
 		until = now.Add(q.wait)
 	}
