@@ -208,7 +208,7 @@ func (c *renderCounts) forget(targets []render.TargetStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	maps.DeleteFunc(c.failing, func(name string, _ time.Time) bool {
-		return !slices.ContainsFunc(targets, func(t render.TargetStatus) bool { return t.Name == name })
+		return !slices.ContainsFunc(targets, func(t render.TargetStatus) bool { return t.Path == name })
 	})
 }
 

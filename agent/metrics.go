@@ -310,18 +310,18 @@ func (c collector) files(s sink) {
 	for _, t := range targets {
 		outOfOrder := 0.0
 		if t.State != render.Current {
-			since := c.agent.renders.failingSince(t.Name)
+			since := c.agent.renders.failingSince(t.Path)
 			if since.IsZero() {
-				since = t.LastChange // removed on purpose
+				since = t.ChangedAt // removed on purpose
 			}
 			if since.IsZero() {
 				since = c.agent.began
 			}
 			outOfOrder = max(0, now.Sub(since).Seconds())
 		}
-		s.gauge("secretagent_render_target_in_order", "1 while the file or set is what the secrets say.", boolean(t.State == render.Current), "target", t.Name)
-		s.gauge("secretagent_render_target_out_of_order_seconds", "Time since the file or set was last in order; 0 while it is.", outOfOrder, "target", t.Name)
-		s.gauge("secretagent_render_target_hook_owed", "1 while the hook has not succeeded since the last change.", boolean(t.HookOwed), "target", t.Name)
+		s.gauge("secretagent_render_target_in_order", "1 while the file or set is what the secrets say.", boolean(t.State == render.Current), "target", t.Path)
+		s.gauge("secretagent_render_target_out_of_order_seconds", "Time since the file or set was last in order; 0 while it is.", outOfOrder, "target", t.Path)
+		s.gauge("secretagent_render_target_hook_owed", "1 while the hook has not succeeded since the last change.", boolean(t.HookOwed), "target", t.Path)
 	}
 }
 

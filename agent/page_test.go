@@ -310,7 +310,7 @@ func history(s agent.Status, name upstream.SecretName, kind string) (events []ag
 			continue
 		}
 		for _, e := range x.History {
-			if e.Kind == kind {
+			if string(e.Kind) == kind {
 				events = append(events, e)
 			}
 		}

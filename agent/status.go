@@ -10,6 +10,7 @@ import (
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 )
@@ -56,61 +57,23 @@ type UpstreamStatus struct {
 	Alibaba *AlibabaStatus `json:",omitempty"`
 }
 
-// LocalStatus is what the built-in backend has done since the agent started.
-type LocalStatus struct {
-	Reads, Writes, Commits, Purged uint64
-	WritesQueued, WritesQueueLimit int
-}
-
 // AlibabaStatus is the state of the client of Alibaba Cloud KMS.
 type AlibabaStatus struct {
-	Endpoint   string `json:",omitzero"` // the one that answered last
-	Endpoints  []KMSEndpointStatus
-	Credential CredentialStatus
-	Breaker    BreakerStatus
-	Budget     BudgetStatus
-	InFlight   int       // attempts on their way
-	CAExpires  time.Time `json:",omitzero"` // the first of the authorities in caFile
+	kms.Status
+	CAExpires time.Time `json:",omitzero"` // the first of the authorities in caFile
 }
 
-// KMSEndpointStatus is the health of one gateway.
-type KMSEndpointStatus struct {
-	Name          string
-	Region        string    `json:",omitzero"`
-	State         string    // ready, resting, or due: the next call probes it
-	Failures      int       // in a row
-	RestsUntil    time.Time `json:",omitzero"`
-	LastSuccessAt time.Time `json:",omitzero"`
-	LastFailure   string    `json:",omitzero"` // code
-}
+// Parts that describe themselves.
+type (
+	LocalStatus  = builtin.Stats       // of the built-in backend, since the agent started
+	FileStatus   = render.TargetStatus // of a rendered file, or of a set, whose path is a folder
+	ChildStatus  = child.Status        // of the supervised application
+	CallerStatus = endpoint.CallerStats
+	HistoryEvent = cache.Event
 
-// CredentialStatus says what calls are signed with, without it.
-type CredentialStatus struct {
-	Type      string    // as configured
-	Source    string    `json:",omitzero"` // what was used, such as default/oidc_role_arn
-	RenewedAt time.Time `json:",omitzero"`
-	CheckedAt time.Time `json:",omitzero"`
-	Expires   time.Time `json:",omitzero"` // left out when it does not end, or when that is not known
-	Error     string    `json:",omitzero"` // why the source gave nothing last time
-}
-
-// BreakerStatus is the state of the breaker: closed, open or half-open.
-type BreakerStatus struct {
-	State string
-	Until time.Time `json:",omitzero"` // when an open breaker lets a probe through
-}
-
-// BudgetStatus is the call budget.
-type BudgetStatus struct {
-	CallsPerSecond    float64   // at present
-	MaxCallsPerSecond float64   // as configured
-	Calls             float64   // that may start at once; negative while some wait
-	PausedUntil       time.Time `json:",omitzero"` // as the service asked
-	Waiting           int       // attempts in line
-	Waits             uint64    // attempts that had to wait, since the client was made
-	WaitSeconds       float64   // all of them together
-	Refused           uint64    // attempts whose turn would have come too late
-}
+	// SecretVersion names a version of a secret.
+	SecretVersion = render.SecretVersion
+)
 
 // SecretStatus is what the agent knows about one secret, or one label or version of it.
 type SecretStatus struct {
@@ -139,54 +102,6 @@ type SecretStatus struct {
 	HistoryDropped int            `json:",omitzero"`  // older events that had to make room
 }
 
-// FileStatus is the state of a rendered file, or of a set, whose path is a folder.
-type FileStatus struct {
-	Path       string
-	Files      []string `json:",omitempty"` // of a set
-	State      FileState
-	Error      string          `json:",omitzero"`
-	Failures   int             // in a row
-	ChangedAt  time.Time       `json:",omitzero"` // by this process
-	TriedAt    time.Time       `json:",omitzero"`
-	NextTry    time.Time       `json:",omitzero"`
-	Versions   []SecretVersion `json:",omitempty"` // what is published is made of these
-	HookOwed   bool            // the hook has not succeeded since the last change
-	HookFailed bool            // and its last run failed
-	HookError  string          `json:",omitzero"`
-}
-
-// SecretVersion names a version of a secret.
-type SecretVersion struct {
-	SecretName upstream.SecretName
-	VersionID  upstream.VersionID `json:"VersionId"`
-}
-
-// ChildStatus is the state of the supervised application.
-type ChildStatus struct {
-	Command   string      // the program, without arguments
-	State     child.State // waiting, running or ended
-	PID       int         `json:",omitzero"`
-	StartedAt time.Time   `json:",omitzero"`
-	Restarts  int         // because of changes
-	Signals   int         // sent because of changes
-	Outdated  bool        // it runs with other values than the current ones
-	ChangedAt time.Time   `json:",omitzero"`
-	Failing   bool
-	Error     string    `json:",omitzero"` // the last one
-	ErrorAt   time.Time `json:",omitzero"`
-	ExitCode  int       `json:",omitzero"`
-}
-
-// CallerStatus is what one caller of the endpoint has done since the agent started.
-type CallerStatus struct {
-	Name          string    // of endpoint.callers; token-holder where none are configured
-	LastSeen      time.Time `json:",omitzero"` // to about a second; left out: not yet
-	Lookups       uint64    // values answered, and answers that a value is still the same
-	Refusals      uint64
-	Connections   int       // open, waiting ones included
-	OldTokenUntil time.Time `json:",omitzero"` // when the token that it had before a reload ends
-}
-
 // ListenerStatus is an address where the agent answers.
 type ListenerStatus struct {
 	Serves             string // endpoint or kms-api
@@ -197,9 +112,6 @@ type ListenerStatus struct {
 	ClientCAExpires    time.Time `json:",omitzero"` // the first of the authorities that clients need
 	Signed             bool      // calls of the KMS API need a signature
 }
-
-// FileState is where a rendered file stands.
-type FileState = render.State
 
 // The states of a file that need a word; in the other one it is in order.
 const (
@@ -298,7 +210,7 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.
 			Held: e.VersionID != "", Fresh: e.Fresh && e.VersionID != "", Declared: e.Pinned,
 			ConfirmedAt: e.FetchedAt, NextRefresh: e.NextRefresh,
 			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers, AskedAt: e.AskedAt,
-			History: historyOf(e.History), HistoryDropped: e.HistoryDropped,
+			History: e.History, HistoryDropped: e.HistoryDropped,
 		}
 		if viewer.All || e.AskedBy == viewer.Caller {
 			s.AskedBy = e.AskedBy
@@ -314,21 +226,11 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.
 	return list, omitted
 }
 
+// fileStatus returns f with what may be shown of it.
 func fileStatus(f render.TargetStatus, may func(upstream.SecretName) bool, reason func(string) string) FileStatus {
-	s := FileStatus{
-		Path: f.Name, State: f.State, Error: reason(f.Error), Failures: f.Failures,
-		ChangedAt: f.LastChange, TriedAt: f.LastTry, NextTry: f.NextTry,
-		HookOwed: f.HookOwed, HookFailed: f.HookError != "", HookError: reason(f.HookError),
-	}
-	if len(f.Files) != 1 || f.Files[0] != f.Name {
-		s.Files = f.Files
-	}
-	for _, v := range f.Versions {
-		if may(v.SecretName) {
-			s.Versions = append(s.Versions, SecretVersion(v))
-		}
-	}
-	return s
+	f.Error, f.HookError = reason(f.Error), reason(f.HookError)
+	f.Versions = slices.DeleteFunc(f.Versions, func(v SecretVersion) bool { return !may(v.SecretName) })
+	return f
 }
 
 func (a *Agent) upstreamStatus() UpstreamStatus {
@@ -337,36 +239,12 @@ func (a *Agent) upstreamStatus() UpstreamStatus {
 	return s
 }
 
-func alibabaStatus(st kms.Status) *AlibabaStatus {
-	s := &AlibabaStatus{
-		Endpoint: st.Endpoint,
-		Credential: CredentialStatus{
-			Type: st.Credential.Type, Source: st.Credential.Source,
-			RenewedAt: st.Credential.RenewedAt, CheckedAt: st.Credential.CheckedAt, Expires: st.Credential.Expires, Error: st.Credential.Err,
-		},
-		Breaker: BreakerStatus{State: st.Breaker.State, Until: st.Breaker.Until},
-		Budget: BudgetStatus{
-			CallsPerSecond: st.Budget.PerSecond, MaxCallsPerSecond: st.Budget.Max,
-			Calls: st.Budget.Tokens, PausedUntil: st.Budget.PausedUntil,
-			Waiting: st.Budget.Waiting, Waits: st.Budget.Waits, WaitSeconds: st.Budget.Waited.Seconds(), Refused: st.Budget.Refused,
-		},
-		InFlight: st.InFlight,
-	}
-	for _, e := range st.Endpoints {
-		s.Endpoints = append(s.Endpoints, KMSEndpointStatus{
-			Name: e.Name, Region: e.Region, State: e.State, Failures: e.Failures,
-			RestsUntil: e.RestsUntil, LastSuccessAt: e.LastSuccess, LastFailure: e.LastFailure,
-		})
-	}
-	return s
-}
-
 // callerStatus returns what viewer may know of the callers.
 func (a *Agent) callerStatus(viewer endpoint.Viewer) []CallerStatus {
 	list := []CallerStatus{}
 	for _, c := range a.endpoint.Callers() {
 		if viewer.All || c.Name == viewer.Caller {
-			list = append(list, CallerStatus(c))
+			list = append(list, c)
 		}
 	}
 	return list

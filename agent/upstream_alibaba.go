@@ -134,8 +134,7 @@ func (b *alibabaBackend) run(context.Context) error { return nil }
 
 func (b *alibabaBackend) status(s *UpstreamStatus) {
 	now := b.current.Load()
-	s.Alibaba = alibabaStatus(now.Status())
-	s.Alibaba.CAExpires = now.caExpires
+	s.Alibaba = &AlibabaStatus{now.Status(), now.caExpires}
 }
 
 func (b *alibabaBackend) collect(s sink) {
@@ -144,16 +143,16 @@ func (b *alibabaBackend) collect(s sink) {
 	for _, state := range []string{"closed", "open", "half-open"} {
 		s.gauge("secretagent_upstream_breaker_state", "1 for the state that the breaker is in.", boolean(st.Breaker.State == state), "state", state)
 	}
-	s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.PerSecond)
-	s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Tokens)
+	s.gauge("secretagent_upstream_budget_calls_per_second", "The rate at which calls are made at most, as the service allows it at present.", st.Budget.CallsPerSecond)
+	s.gauge("secretagent_upstream_budget_calls", "Calls that may start at once; negative while some wait.", st.Budget.Calls)
 	s.gauge("secretagent_upstream_budget_waiting_calls", "Attempts in line for the budget.", float64(st.Budget.Waiting))
 	s.counter("secretagent_upstream_budget_waits_total", "Attempts that had to wait for the budget.", st.Budget.Waits)
-	s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.Waited.Seconds(), nil)
+	s.send(prometheus.CounterValue, "secretagent_upstream_budget_wait_seconds_total", "How long attempts have waited for the budget, all together.", st.Budget.WaitSeconds, nil)
 	s.counter("secretagent_upstream_budget_refusals_total", "Attempts that were not made because their turn would have come too late.", st.Budget.Refused)
 	s.gauge("secretagent_upstream_calls_in_flight", "Attempts on their way.", float64(st.InFlight))
 	s.gauge("secretagent_upstream_calls_in_flight_limit", "The limit of attempts on their way.", float64(now.cfg.MaxConcurrent))
 	s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
-	s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Err != ""))
+	s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Error != ""))
 	if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
 		s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
 	}

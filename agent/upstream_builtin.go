@@ -94,10 +94,7 @@ func (b builtinBackend) run(ctx context.Context) error { return b.Run(ctx) }
 
 func (b builtinBackend) status(s *UpstreamStatus) {
 	st := b.Stats()
-	s.Local = &LocalStatus{
-		Reads: st.Reads, Writes: st.Writes, Commits: st.Commits, Purged: st.Purged,
-		WritesQueued: st.Queued, WritesQueueLimit: st.QueueLimit,
-	}
+	s.Local = &st
 }
 
 func (b builtinBackend) collect(s sink) {
@@ -106,8 +103,8 @@ func (b builtinBackend) collect(s sink) {
 	s.counter("secretagent_local_writes_total", "Write operations of the built-in backend.", st.Writes)
 	s.counter("secretagent_local_commits_total", "Commits of the built-in backend; fewer than writes when writers share one.", st.Commits)
 	s.counter("secretagent_local_purged_total", "Secrets removed after their deletion window.", st.Purged)
-	s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.Queued))
-	s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.QueueLimit))
+	s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.WritesQueued))
+	s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.WritesQueueLimit))
 }
 
 // Store is the built-in backend, for commands on its keyring.

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"slices"
-	"time"
 
 	"secretagent/upstream"
 )
@@ -15,15 +14,8 @@ const maxVersionsShown = 100
 // VersionList is what GET /status/versions says about one secret of the built-in backend.
 type VersionList struct {
 	SecretName upstream.SecretName
-	Versions   []VersionStatus // oldest first, those without a label included
-	Omitted    int             `json:",omitzero"` // older ones, beyond 100
-}
-
-// VersionStatus is one version of a secret.
-type VersionStatus struct {
-	VersionID     upstream.VersionID `json:"VersionId"`
-	CreateTime    time.Time
-	VersionStages []upstream.VersionStage `json:",omitempty"` // its labels; none: deprecated
+	Versions   []upstream.SecretVersion // oldest first, those without a label included
+	Omitted    int                      `json:",omitzero"` // older ones, beyond 100
 }
 
 // versions lists the versions of a secret from a backend that is ours. On the cloud it would
@@ -35,9 +27,9 @@ func (a *Agent) versions(ctx context.Context, name upstream.SecretName) (any, er
 	if err != nil {
 		return nil, err
 	}
-	list := VersionList{SecretName: name, Versions: []VersionStatus{}, Omitted: max(0, out.TotalCount-len(out.Versions))}
-	for _, v := range slices.Backward(out.Versions) {
-		list.Versions = append(list.Versions, VersionStatus(v))
-	}
-	return list, nil
+	slices.Reverse(out.Versions)
+	return VersionList{
+		SecretName: name, Versions: append([]upstream.SecretVersion{}, out.Versions...), // [] in JSON, not null
+		Omitted: max(0, out.TotalCount-len(out.Versions)),
+	}, nil
 }

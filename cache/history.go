@@ -26,11 +26,11 @@ const (
 )
 
 // Event is something that happened, or the same thing several times with no good news from
-// the upstream in between.
+// the upstream in between. It is also a part of the status in JSON.
 type Event struct {
-	Kind      EventKind
-	VersionID upstream.VersionID // of EventVersion
-	Code      string             // why, last; a KMS code
+	Kind      EventKind          // version, gone, lapsed, failed or stale
+	VersionID upstream.VersionID `json:"VersionId,omitzero"` // of EventVersion
+	Code      string             `json:",omitzero"`          // why, last; a KMS code
 	First     time.Time
 	Last      time.Time
 	Count     int

@@ -36,7 +36,7 @@ func TestRenderOnce(t *testing.T) {
 		t.Errorf("not ready: %q", why)
 	}
 	s := r.Status()[0]
-	if s.Name != dest || s.State != Current || s.LastChange.IsZero() || len(s.Versions) != 1 || s.Versions[0] != (SecretVersion{"app/db", "v1"}) {
+	if s.Path != dest || s.State != Current || s.ChangedAt.IsZero() || len(s.Versions) != 1 || s.Versions[0] != (SecretVersion{"app/db", "v1"}) {
 		t.Errorf("status: %+v", s)
 	}
 	wantNames(t, filepath.Dir(dest), "app.env")

@@ -18,30 +18,29 @@ const (
 	Removed State = "removed" // deleted, because a secret it needs was deleted
 )
 
-// TargetStatus is the state of one target or set. It holds no values.
+// TargetStatus is the state of one target or set, also as JSON. It holds no values.
 type TargetStatus struct {
-	Name       string // path of the file, or of the folder of a set
-	Files      []string
-	State      State
-	Error      string    // why State is Failed or Removed; empty otherwise
-	Failures   int       // in a row
-	LastTry    time.Time // zero: never
-	LastChange time.Time // when something was published last, by this Renderer; zero: never
-	NextTry    time.Time // of what failed; zero: none is planned
+	Path      string   // of the file, or of the folder of a set
+	Files     []string `json:",omitempty"` // of a set
+	State     State
+	Error     string    `json:",omitzero"` // why State is Failed or Removed
+	Failures  int       // in a row
+	ChangedAt time.Time `json:",omitzero"` // when something was published last, by this Renderer; zero: never
+	TriedAt   time.Time `json:",omitzero"` // zero: never
+	NextTry   time.Time `json:",omitzero"` // of what failed; zero: none is planned
 
 	// Versions is what the published content is made of.
-	Versions []SecretVersion
+	Versions []SecretVersion `json:",omitempty"`
 
-	// HookOwed says that the hook has not succeeded since the last change; HookError is why
-	// its last run failed.
-	HookOwed  bool
-	HookError string
+	HookOwed   bool   // the hook has not succeeded since the last change
+	HookFailed bool   // and its last run failed
+	HookError  string `json:",omitzero"`
 }
 
 // SecretVersion says which version of a secret is in a file.
 type SecretVersion struct {
 	SecretName upstream.SecretName
-	VersionID  upstream.VersionID
+	VersionID  upstream.VersionID `json:"VersionId"`
 }
 
 // Status returns the state of every target and set, in the order of the options.
@@ -51,8 +50,11 @@ func (r *Renderer) Status() []TargetStatus {
 	all := make([]TargetStatus, len(r.targets))
 	for i, t := range r.targets {
 		s := TargetStatus{
-			Name: t.name, Files: t.files, State: t.state, Failures: t.failures,
-			LastTry: t.lastTry, LastChange: t.lastChange, NextTry: t.nextTry,
+			Path: t.name, State: t.state, Failures: t.failures,
+			TriedAt: t.lastTry, ChangedAt: t.lastChange, NextTry: t.nextTry,
+		}
+		if len(t.files) != 1 || t.files[0] != t.name {
+			s.Files = t.files
 		}
 		if t.failure != nil {
 			s.Error = t.failure.Error()
@@ -63,7 +65,7 @@ func (r *Renderer) Status() []TargetStatus {
 		if g := t.group; g != nil {
 			_, s.HookOwed = g.owing[t]
 			if s.HookOwed && g.failure != nil {
-				s.HookError = g.failure.Error()
+				s.HookFailed, s.HookError = true, g.failure.Error()
 			}
 		}
 		all[i] = s
@@ -78,11 +80,11 @@ func (r *Renderer) Ready() (bool, []string) {
 	for _, s := range r.Status() {
 		switch {
 		case s.State == Pending:
-			reasons = append(reasons, fmt.Sprintf("%s: not rendered yet", s.Name))
+			reasons = append(reasons, fmt.Sprintf("%s: not rendered yet", s.Path))
 		case s.State != Current:
-			reasons = append(reasons, fmt.Sprintf("%s: %s: %s", s.Name, s.State, s.Error))
+			reasons = append(reasons, fmt.Sprintf("%s: %s: %s", s.Path, s.State, s.Error))
 		case s.HookError != "":
-			reasons = append(reasons, fmt.Sprintf("%s: %s", s.Name, s.HookError))
+			reasons = append(reasons, fmt.Sprintf("%s: %s", s.Path, s.HookError))
 		}
 	}
 	return len(reasons) == 0, reasons

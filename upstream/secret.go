@@ -148,7 +148,7 @@ type SecretMetadata struct {
 
 // SecretVersion is one version of a secret without its bytes.
 type SecretVersion struct {
-	VersionID     VersionID
+	VersionID     VersionID `json:"VersionId"`
 	CreateTime    time.Time
-	VersionStages []VersionStage // sorted; empty for a deprecated version
+	VersionStages []VersionStage `json:",omitempty"` // sorted; empty for a deprecated version
 }

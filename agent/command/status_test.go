@@ -16,6 +16,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/render"
 	"secretagent/upstream"
+	"secretagent/upstream/kms"
 )
 
 // busy is a status in which everything is long, or wrong, or hostile.
@@ -28,12 +29,12 @@ func busy(now time.Time) agent.Status {
 			{Subject: "secret " + long, Reason: "Forbidden.ResourceNotFound: " + strings.Repeat("there is no such thing ", 10)},
 			{Subject: "file x", Reason: hostile + strings.Repeat("é", 300)},
 		},
-		Upstream: agent.UpstreamStatus{Kind: "alibaba", Outage: "Rejected.Throttling", Alibaba: &agent.AlibabaStatus{
+		Upstream: agent.UpstreamStatus{Kind: "alibaba", Outage: "Rejected.Throttling", Alibaba: &agent.AlibabaStatus{Status: kms.Status{
 			Endpoint:   "kms-vpc.cn-hangzhou.aliyuncs.com",
-			Endpoints:  []agent.KMSEndpointStatus{{Name: "kms-vpc.cn-hangzhou.aliyuncs.com", State: "ready"}, {Name: "kms.cn-hangzhou.aliyuncs.com", State: "resting", LastFailure: "ServiceUnavailable"}},
-			Credential: agent.CredentialStatus{Type: "default", Source: "default/oidc_role_arn", RenewedAt: now.Add(-time.Hour), Expires: now.Add(30 * time.Minute)},
-			Breaker:    agent.BreakerStatus{State: "open", Until: now.Add(20 * time.Second)}, Budget: agent.BudgetStatus{CallsPerSecond: 12.5, MaxCallsPerSecond: 50, Calls: -3, Waiting: 4},
-		}},
+			Endpoints:  []kms.EndpointStatus{{Name: "kms-vpc.cn-hangzhou.aliyuncs.com", State: "ready"}, {Name: "kms.cn-hangzhou.aliyuncs.com", State: "resting", LastFailure: "ServiceUnavailable"}},
+			Credential: kms.CredentialStatus{Type: "default", Source: "default/oidc_role_arn", RenewedAt: now.Add(-time.Hour), Expires: now.Add(30 * time.Minute)},
+			Breaker:    kms.BreakerStatus{State: "open", Until: now.Add(20 * time.Second)}, Budget: kms.BudgetStatus{CallsPerSecond: 12.5, MaxCallsPerSecond: 50, Calls: -3, Waiting: 4},
+		}}},
 		Secrets: []agent.SecretStatus{
 			{Secret: "demo/db:ACSCurrent", VersionID: "v1", Held: true, Fresh: true, ConfirmedAt: now.Add(-90 * time.Second), FreshUntil: now.Add(210 * time.Second), NextRefresh: now.Add(time.Minute), AskedBy: "web", AskedAt: now.Add(-5 * time.Second)},
 			{Secret: "demo/db:ACSPrevious", VersionID: "v0", Held: true, ConfirmedAt: now.Add(-100 * time.Hour), Error: "ServiceUnavailable", Failures: 1234},

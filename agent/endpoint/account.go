@@ -25,13 +25,13 @@ type account struct {
 // CallerStats is what one caller has done and is doing.
 type CallerStats struct {
 	Name        string
-	LastSeen    time.Time // to about a second; zero: never
+	LastSeen    time.Time `json:",omitzero"` // to about a second; zero: never
 	Lookups     uint64    // values answered, and answers that a value is still the same
 	Refusals    uint64    // of requests with a token, uid or gid of this caller
 	Connections int       // open ones, waiting ones included, that last asked as this caller
 
 	// OldTokenUntil is when the last of its replaced tokens ends; zero when none counts.
-	OldTokenUntil time.Time
+	OldTokenUntil time.Time `json:",omitzero"`
 }
 
 // Callers returns what the callers did, in the order in which they were set. A caller that

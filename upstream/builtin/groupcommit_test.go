@@ -288,7 +288,7 @@ func TestTheLineIsBounded(t *testing.T) {
 			wg.Go(func() { wantErr(t, writer(ctx, s, describe(""))(), context.Canceled) })
 		}
 		synctest.Wait()
-		if n := s.Stats().Queued; n != maxQueued {
+		if n := s.Stats().WritesQueued; n != maxQueued {
 			t.Errorf("%d writes in line", n)
 		}
 		cancel()

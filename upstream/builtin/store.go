@@ -346,28 +346,29 @@ func (s *Store) Run(ctx context.Context) error { return s.purgeLoop(ctx) }
 
 // Stats is a snapshot of what a [Store] has done since it was opened.
 type Stats struct {
-	Reads      uint64 // read transactions
-	Writes     uint64 // write operations that were executed, refused ones included
-	Commits    uint64 // transactions that reached the disk; fewer than Writes when writers share
-	Replays    uint64 // batches that had to be repeated one by one
-	Purged     uint64 // secrets removed after their deletion window
-	Queued     int    // writes in line now
-	QueueLimit int    // beyond which writers wait for a place in line
+	Reads   uint64 // read transactions
+	Writes  uint64 // write operations that were executed, refused ones included
+	Commits uint64 // transactions that reached the disk; fewer than Writes when writers share
+	Purged  uint64 // secrets removed after their deletion window
+	Replays uint64 `json:"-"` // batches that had to be repeated one by one
+
+	WritesQueued     int // in line now
+	WritesQueueLimit int // beyond which writers wait for a place in line
 }
 
 type counters struct {
 	reads, writes, commits, replays, purged atomic.Uint64
 }
 
-// Stats returns counters for metrics.
+// Stats returns counters for metrics and status.
 func (s *Store) Stats() Stats {
 	return Stats{
-		Reads:      s.counters.reads.Load(),
-		Writes:     s.counters.writes.Load(),
-		Commits:    s.counters.commits.Load(),
-		Replays:    s.counters.replays.Load(),
-		Purged:     s.counters.purged.Load(),
-		Queued:     len(s.queue),
-		QueueLimit: cap(s.queue),
+		Reads:            s.counters.reads.Load(),
+		Writes:           s.counters.writes.Load(),
+		Commits:          s.counters.commits.Load(),
+		Replays:          s.counters.replays.Load(),
+		Purged:           s.counters.purged.Load(),
+		WritesQueued:     len(s.queue),
+		WritesQueueLimit: cap(s.queue),
 	}
 }

@@ -38,11 +38,11 @@ type CredentialProvider interface {
 // CredentialStatus is what may be shown of a credential source.
 type CredentialStatus struct {
 	Type      string    // as configured, such as default
-	Source    string    // what was used, such as default/oidc_role_arn; empty: nothing yet
-	RenewedAt time.Time // when the present credential was first seen; zero: never
-	CheckedAt time.Time // when the source last confirmed it
-	Expires   time.Time // when the present credential ends; zero: never, or not known
-	Err       string    // why the source gave nothing last time; empty when it did
+	Source    string    `json:",omitzero"` // what was used, such as default/oidc_role_arn; empty: nothing yet
+	RenewedAt time.Time `json:",omitzero"` // when the present credential was first seen; zero: never
+	CheckedAt time.Time `json:",omitzero"` // when the source last confirmed it
+	Expires   time.Time `json:",omitzero"` // when the present credential ends; zero: never, or not known
+	Error     string    `json:",omitzero"` // why the source gave nothing last time; empty when it did
 }
 
 // StaticCredential returns a provider of one credential that never changes. The token may be

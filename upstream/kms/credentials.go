@@ -170,7 +170,7 @@ func (s *CredentialSource) Status() CredentialStatus {
 	defer s.mu.Unlock()
 	st := CredentialStatus{Type: s.kind, Source: s.current.Source, RenewedAt: s.renewedAt, CheckedAt: s.checkedAt, Expires: s.current.Expires}
 	if s.err != nil {
-		st.Err = s.err.Error()
+		st.Error = s.err.Error()
 	}
 	return st
 }

@@ -194,7 +194,7 @@ func TestEveryTypeOfCredential(t *testing.T) {
 				}
 			}
 			st := client.Status().Credential
-			if st.Source != c.source || st.RenewedAt.IsZero() || st.Err != "" {
+			if st.Source != c.source || st.RenewedAt.IsZero() || st.Error != "" {
 				t.Errorf("status %+v, want source %s", st, c.source)
 			}
 			// Of sessions that we ask for we know how long they last.

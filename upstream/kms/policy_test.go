@@ -22,7 +22,7 @@ var (
 	broken     = outcome{fault: true, err: &upstream.Error{Err: upstream.ErrUnavailable}}
 )
 
-func rateOf(b *budget) float64 { return b.status(time.Now()).PerSecond }
+func rateOf(b *budget) float64 { return b.status(time.Now()).CallsPerSecond }
 
 func TestBudgetAdaptsToWhatIsGranted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestBudgetRefusesAtOnceWhatComesTooLateAndCounts(t *testing.T) {
 		begun := time.Now()
 		counts := func(waiting int, waits uint64, waited time.Duration, refused uint64) {
 			t.Helper()
-			if s := b.status(time.Now()); s.Waiting != waiting || s.Waits != waits || s.Waited.Round(time.Millisecond) != waited || s.Refused != refused {
+			if s := b.status(time.Now()); s.Waiting != waiting || s.Waits != waits || time.Duration(s.WaitSeconds*float64(time.Second)).Round(time.Millisecond) != waited || s.Refused != refused {
 				t.Errorf("after %v: %+v", time.Since(begun), s)
 			}
 		}

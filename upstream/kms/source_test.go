@@ -84,7 +84,7 @@ func TestASlowSourceDelaysNoCall(t *testing.T) {
 		s.generation = 3
 		time.Sleep(trustedFor)
 		s.gives(t, "after a quiet time", "3", 2*time.Second, 3)
-		if st := s.Status(); s.opened != 1 || st.RenewedAt != time.Now() || st.CheckedAt != time.Now() || st.Err != "" {
+		if st := s.Status(); s.opened != 1 || st.RenewedAt != time.Now() || st.CheckedAt != time.Now() || st.Error != "" {
 			t.Errorf("opened %d times, status %+v", s.opened, st)
 		}
 	})
@@ -146,7 +146,7 @@ func TestASourceFailsAndComesBack(t *testing.T) {
 		if c, err := s.Renew(t.Context(), s.current); err != nil || c.AccessKeyID != "1" {
 			t.Errorf("revoked while it fails: %q, %v", c.AccessKeyID, err)
 		}
-		if st := s.Status(); st.Err == "" || strings.Contains(s.log.String(), "MARKER") {
+		if st := s.Status(); st.Error == "" || strings.Contains(s.log.String(), "MARKER") {
 			t.Errorf("status %+v, log:\n%s", st, s.log.String())
 		}
 		s.failure, s.generation = nil, 2

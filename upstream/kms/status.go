@@ -2,44 +2,44 @@ package kms
 
 import "time"
 
-// Status is a snapshot for people. It holds no value and no credential.
+// Status is a snapshot for people, also as JSON. It holds no value and no credential.
 type Status struct {
-	Endpoint   string // the one that answered last; empty: none yet
+	Endpoint   string `json:",omitzero"` // the one that answered last; empty: none yet
 	Endpoints  []EndpointStatus
+	Credential CredentialStatus
 	Breaker    BreakerStatus
 	Budget     BudgetStatus
-	Credential CredentialStatus
 	InFlight   int // attempts on their way
 }
 
 // EndpointStatus is the health of one endpoint.
 type EndpointStatus struct {
-	Name        string // host or socket
-	Region      string
-	State       string    // ready, resting, or due: the next call probes it
-	Failures    int       // in a row
-	RestsUntil  time.Time // when the rest ends or, if due, ended; zero: it is ready
-	LastSuccess time.Time // zero: never
-	LastFailure string    // code of the last failure; empty: never
+	Name          string    // host or socket
+	Region        string    `json:",omitzero"`
+	State         string    // ready, resting, or due: the next call probes it
+	Failures      int       // in a row
+	RestsUntil    time.Time `json:",omitzero"` // when the rest ends or, if due, ended; zero: it is ready
+	LastSuccessAt time.Time `json:",omitzero"` // zero: never
+	LastFailure   string    `json:",omitzero"` // code of the last failure; empty: never
 }
 
 // BreakerStatus is the state of the breaker.
 type BreakerStatus struct {
 	State string    // closed, open or half-open
-	Until time.Time // when an open breaker lets a probe through
+	Until time.Time `json:",omitzero"` // when an open breaker lets a probe through
 }
 
 // BudgetStatus is the call budget as it is now.
 type BudgetStatus struct {
-	PerSecond   float64   // at present
-	Max         float64   // as configured
-	Tokens      float64   // calls that may start at once; negative while some wait
-	PausedUntil time.Time // as the service asked; zero: not paused
+	CallsPerSecond    float64   // at present
+	MaxCallsPerSecond float64   // as configured
+	Calls             float64   // that may start at once; negative while some wait
+	PausedUntil       time.Time `json:",omitzero"` // as the service asked; zero: not paused
 
-	Waiting int           // attempts in line now
-	Waits   uint64        // attempts that had to wait
-	Waited  time.Duration // all of them together
-	Refused uint64        // attempts whose turn would have come after their deadline
+	Waiting     int     // attempts in line now
+	Waits       uint64  // attempts that had to wait
+	WaitSeconds float64 // all of them together
+	Refused     uint64  // attempts whose turn would have come after their deadline
 }
 
 // Status returns the state of the client. It does not block on any call.
@@ -76,15 +76,15 @@ func (e *endpoint) status(now time.Time) EndpointStatus {
 	defer h.mu.Unlock()
 	return EndpointStatus{
 		Name: e.name, Region: e.Region, State: [...]string{ready: "ready", resting: "resting", due: "due"}[h.stateLocked(now)],
-		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccess: h.lastSuccess, LastFailure: h.lastFailure,
+		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccessAt: h.lastSuccess, LastFailure: h.lastFailure,
 	}
 }
 
 func (b *budget) status(now time.Time) BudgetStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := BudgetStatus{PerSecond: b.current, Max: b.max, Tokens: b.limiter.TokensAt(now),
-		Waiting: b.waiting, Waits: b.waits, Waited: b.waited, Refused: b.refused}
+	s := BudgetStatus{CallsPerSecond: b.current, MaxCallsPerSecond: b.max, Calls: b.limiter.TokensAt(now),
+		Waiting: b.waiting, Waits: b.waits, WaitSeconds: b.waited.Seconds(), Refused: b.refused}
 	if b.pausedUntil.After(now) {
 		s.PausedUntil = b.pausedUntil
 	}
