@@ -1,0 +1,56 @@
+package command
+
+import (
+	"bufio"
+	"os"
+	"testing"
+)
+
+// TestOnATerminal checks what is for people at a terminal only. The test plays both sides: what
+// is written to this end of a terminal comes back as its echo.
+func TestOnATerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	defer func() { _ = terminal.Close() }()
+	file, err := os.Create(t.TempDir() + "/out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	env := map[string]string{}
+	a := &app{Process: Process{Stdout: terminal, Getenv: func(name string) string { return env[name] }}}
+
+	// A value gets a newline after it, unless it has one.
+	echo := bufio.NewReader(terminal)
+	for _, value := range []string{"hunter2", "hunter2\n", "next"} {
+		if err := a.printRaw([]byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"hunter2\r\n", "hunter2\r\n", "next\r\n"} {
+		if line, err := echo.ReadString('\n'); err != nil || line != want {
+			t.Errorf("%q, %v, want %q", line, err, want)
+		}
+	}
+	a.Stdout = file
+	if err := a.printRaw([]byte("hunter2")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(file.Name()); err != nil || string(got) != "hunter2" {
+		t.Errorf("in a file: %q, %v", got, err)
+	}
+
+	// Colours can be declined.
+	for _, c := range []struct {
+		stream        *os.File
+		noColor, term string
+		want          bool
+	}{{terminal, "", "xterm", true}, {terminal, "1", "xterm", false}, {terminal, "", "dumb", false}, {file, "", "xterm", false}} {
+		env["NO_COLOR"], env["TERM"] = c.noColor, c.term
+		if got := a.colored(c.stream); got != c.want {
+			t.Errorf("%+v: coloured: %t", c, got)
+		}
+	}
+}
