@@ -25,10 +25,10 @@ import (
 
 func (a *app) getCommand() *cobra.Command {
 	var (
-		out                      *output
-		versionID, field, caller string
-		refresh                  bool
-		timeout                  time.Duration
+		value   *readFlags
+		caller  string
+		refresh bool
+		timeout time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "get NAME[:Label]",
@@ -48,12 +48,9 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
   PGPASSWORD=$(secretagent get demo/db --field password) psql`,
 		Args: cobra.ExactArgs(1),
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			ref, err := parseRef(args[0], versionID)
+			ref, err := value.ref(args[0])
 			if err != nil {
 				return err
-			}
-			if out.json && field != "" {
-				return usagef("--field prints one field and --output json the whole answer: choose one")
 			}
 			if timeout <= 0 {
 				return usagef("--timeout must be positive")
@@ -70,13 +67,13 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			}
 			query := url.Values{}
 			for _, p := range [][2]string{
-				{"format", "raw"}, {"versionId", string(ref.VersionID)}, {"versionStage", string(ref.VersionStage)}, {"field", field},
+				{"format", "raw"}, {"versionId", string(ref.VersionID)}, {"versionStage", string(ref.VersionStage)}, {"field", value.field},
 			} {
 				if p[1] != "" {
 					query.Set(p[0], p[1])
 				}
 			}
-			if out.json {
+			if value.out.json {
 				query.Set("format", "kms")
 			}
 			if refresh {
@@ -86,30 +83,44 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			if err != nil {
 				return upstream.Wrap(err, "get", ref)
 			}
-			if out.json {
+			if value.out.json {
 				return a.write(body)
 			}
 			return a.printRaw(body)
 		}),
 	}
-	cmd.Flags().StringVar(&versionID, "version-id", "", "`id` of the version")
-	cmd.Flags().StringVar(&field, "field", "", "only this top-level `field` of a JSON secret")
+	value = newReadFlags(cmd)
 	cmd.Flags().BoolVar(&refresh, "refresh", false, "make the agent ask its upstream first")
 	cmd.Flags().StringVar(&caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "longest wait for the answer")
-	out = outputFlag(cmd)
 	return cmd
 }
 
-// parseRef reads the NAME[:Label] of the command line and a version id.
-func parseRef(arg, versionID string) (upstream.SecretRef, error) {
+// readFlags are the flags of a verb that prints the value of a version.
+type readFlags struct {
+	versionID, field string
+	out              *output
+}
+
+func newReadFlags(cmd *cobra.Command) *readFlags {
+	f := &readFlags{out: outputFlag(cmd)}
+	cmd.Flags().StringVar(&f.versionID, "version-id", "", "`id` of the version")
+	cmd.Flags().StringVar(&f.field, "field", "", "only this top-level `field` of a JSON secret")
+	return f
+}
+
+// ref returns what is asked for, of which arg is the NAME[:Label].
+func (f *readFlags) ref(arg string) (upstream.SecretRef, error) {
 	ref, err := upstream.ParseSecretRef(arg)
-	if err == nil && versionID != "" {
-		ref.VersionID = upstream.VersionID(versionID)
+	if err == nil && f.versionID != "" {
+		ref.VersionID = upstream.VersionID(f.versionID)
 		err = ref.Validate()
 	}
 	if err != nil {
-		return upstream.SecretRef{}, usageError{err}
+		return ref, usageError{err}
+	}
+	if f.out.json && f.field != "" {
+		return ref, usagef("--field prints one field and --output json the whole answer: choose one")
 	}
 	return ref, nil
 }
@@ -165,10 +176,10 @@ func newEndpointClient(cfg *config.Config, caller string) (*endpointClient, erro
 	if err != nil {
 		return nil, err
 	}
-	token := ""
-	if tokenFile != "" {
-		token, err = readToken(tokenFile)
+	if tokenFile == "" {
+		return c, nil
 	}
+	token, err := readToken(tokenFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, (&endpointClient{file: c.file}).notRunning(fmt.Errorf("no token: %w", err))
@@ -177,9 +188,7 @@ func newEndpointClient(cfg *config.Config, caller string) (*endpointClient, erro
 	case err != nil:
 		return nil, err
 	}
-	if token != "" {
-		c.headers.Set(cfg.Endpoint.Headers[0], token)
-	}
+	c.headers.Set(cfg.Endpoint.Headers[0], token)
 	return c, nil
 }
 

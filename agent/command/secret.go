@@ -209,10 +209,7 @@ func joinStages(stages []upstream.VersionStage) string {
 }
 
 func (a *app) secretGetCommand() *cobra.Command {
-	var (
-		out       *output
-		id, field string
-	)
+	var flags *readFlags
 	cmd := &cobra.Command{
 		Use:   "get NAME[:Label]",
 		Short: "Print the value of a secret from the upstream itself",
@@ -226,24 +223,21 @@ meant. With --output json the answer is the JSON of GetSecretValue.
   secretagent secret get demo/db --version-id v1 --output json`,
 		Args: cobra.ExactArgs(1),
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			ref, err := parseRef(args[0], id)
+			ref, err := flags.ref(args[0])
 			if err != nil {
 				return err
-			}
-			if out.json && field != "" {
-				return usagef("--field prints one field and --output json the whole answer: choose one")
 			}
 			return a.withManager(ctx, func(m upstream.Manager) error {
 				value, err := m.GetSecretValue(ctx, ref)
 				switch {
 				case err != nil:
 					return err
-				case out.json:
+				case flags.out.json:
 					return a.write(upstream.GetSecretValueJSON(&value))
-				case field == "":
+				case flags.field == "":
 					return a.printRaw(value.SecretData.Reveal())
 				}
-				part, err := fieldOf(ref, value.SecretData, field)
+				part, err := fieldOf(ref, value.SecretData, flags.field)
 				if err != nil {
 					return err
 				}
@@ -251,9 +245,7 @@ meant. With --output json the answer is the JSON of GetSecretValue.
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&id, "version-id", "", "`id` of the version")
-	cmd.Flags().StringVar(&field, "field", "", "only this top-level `field` of a JSON secret")
-	out = outputFlag(cmd)
+	flags = newReadFlags(cmd)
 	return cmd
 }
 
