@@ -3,9 +3,11 @@ package command
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/spf13/cobra"
 
 	"secretagent/agent"
@@ -25,7 +27,7 @@ func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.
 	out := agent.LogOutput{
 		Writer:  a.Stderr,
 		Color:   a.colored(a.Stderr),
-		Journal: isJournal(a.Stderr, a.Getenv("JOURNAL_STREAM")),
+		Journal: isJournal(a.Stderr),
 	}
 	if a.logLevel.word == "" {
 		return agent.NewLogger(cfg.Log, out)
@@ -36,11 +38,11 @@ func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.
 	return logger, nil, flush
 }
 
-// isJournal reports whether stream is the connection to the journal that systemd says it is.
-// The variable alone proves nothing: it is inherited by programs whose output goes elsewhere.
-func isJournal(stream any, journal string) bool {
-	f, ok := stream.(*os.File)
-	return ok && journal != "" && fileID(f) == journal
+// isJournal reports whether stream is the connection to the journal that systemd says it is. The
+// variable alone proves nothing: it is inherited by programs whose output goes elsewhere.
+func isJournal(stream io.Writer) bool {
+	is, err := journal.StderrIsJournalStream()
+	return stream == io.Writer(os.Stderr) && is && err == nil
 }
 
 // logger reports warnings of what a verb opens. The agent itself logs as configured.
