@@ -59,10 +59,9 @@ func newRecipe(opts Options, parent []string) *recipe {
 
 // unfitError says that the secrets are known but do not make an environment. Only another
 // secret or another configuration can change that.
-type unfitError struct{ err error }
+type unfitError struct{ error }
 
-func (e *unfitError) Error() string { return e.err.Error() }
-func (e *unfitError) Unwrap() error { return e.err }
+func (e *unfitError) Unwrap() error { return e.error }
 
 // read makes an environment of the current values. An error of src names the variables that
 // need the secret; others are an [*unfitError].

@@ -2,7 +2,6 @@ package child
 
 import (
 	"errors"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -257,7 +256,8 @@ func FuzzAssemble(f *testing.F) {
 	f.Add(`{"p`+"\x00"+`":{}}`, "LD_", "keep", true)
 	f.Fuzz(func(t *testing.T, data, prefix, fold string, sanitize bool) {
 		v := Variable{Ref: ref("s"), Prefix: prefix, Case: Case(fold), Sanitize: sanitize}
-		if (Options{Command: []string{os.Args[0]}, Env: []Variable{v}}).Validate() != nil {
+		var problems upstream.OptionErrors
+		if (Options{Env: []Variable{v}}).checkEnv(&problems); len(problems) > 0 {
 			return
 		}
 		env, err := recipeOf(v).read(t.Context(), newSource(map[string]string{"s": data}))

@@ -78,10 +78,9 @@ func New(src Source, opts Options) (*Supervisor, error) {
 }
 
 // Status returns what the supervisor is doing.
-func (s *Supervisor) Status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
+func (s *Supervisor) Status() (now Status) {
+	s.update(func(st *Status) { now = *st })
+	return now
 }
 
 // Signal sends sig to the application. os.Kill ends it and its group at once, also in the
@@ -189,8 +188,8 @@ func (s *Supervisor) await(ctx context.Context) (environment, error) {
 
 // mayPass reports whether waiting can help against a failure to read the variables.
 func mayPass(err error) bool {
-	var unfit *unfitError
-	return !errors.As(err, &unfit) && upstream.Outage(err)
+	_, unfit := errors.AsType[*unfitError](err)
+	return !unfit && upstream.Outage(err)
 }
 
 // read reads the variables once.

@@ -266,6 +266,9 @@ log: {level: debug}
 // TestKilledAgentServesTheSealedCache kills an agent with SIGKILL while the cloud is there, and
 // starts it again when the cloud is gone.
 func TestKilledAgentServesTheSealedCache(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it waits for agents to start and to come back")
+	}
 	cloudDir, bin := folderFor(t, "secretagent")
 	path := filepath.Join(cloudDir, "cloud.yaml")
 	err := os.WriteFile(path, []byte(`
