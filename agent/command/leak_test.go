@@ -35,9 +35,7 @@ func TestNothingThatIsShownIsSecret(t *testing.T) {
 	}
 	const marker = "MARKER-hunter2"
 	dir, err := os.MkdirTemp("", "sa") // leaves room for the name of a socket
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "agent.yaml")
 	text := fmt.Sprintf(`
@@ -58,9 +56,7 @@ templates:
 exec: {command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.05; done'], env: [{name: DB, secret: demo/db}]}
 process: {noDump: false}
 `, marker)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(text), 0o600))
 	command := func(args ...string) (string, int) {
 		var out bytes.Buffer
 		code := Main(t.Context(), Process{
@@ -101,9 +97,7 @@ process: {noDump: false}
 	}
 	remember("web.token", "ops.token", "key.secret")
 	keyring, err := os.ReadFile(filepath.Join(dir, "var", "keys", "keyring.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for word := range strings.FieldsFuncSeq(string(keyring), func(r rune) bool { return strings.ContainsRune(`{}[]",: `+"\n", r) }) {
 		if len(word) > 24 && !strings.HasPrefix(word, "type.googleapis.com/") {
 			secrets = append(secrets, word)
@@ -116,9 +110,7 @@ process: {noDump: false}
 	if out, code := command("secret", "put", "demo/db", "--version-id", "v2", "--data", `{"password":"`+marker+`-second"}`); code != 0 {
 		t.Fatal(out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "web.token"), []byte(strings.Repeat("another-token", 3)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(dir, "web.token"), []byte(strings.Repeat("another-token", 3)), 0o600))
 	remember("web.token")
 	eventually("the overlap of tokens", func() bool {
 		text, _ := command("status", "--caller", "ops")
@@ -134,43 +126,48 @@ process: {noDump: false}
 	shown["live"], _ = command("status", "--live")
 	shown["ready"], _ = command("status", "--ready", "--output", "json")
 	cfg, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	client, err := newEndpointClient(cfg, "ops")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	watched, stop := context.WithCancel(t.Context())
 	screen := &oneScreen{drawn: stop}
 	a := &app{Process: Process{Stdout: screen, Getenv: func(string) string { return "" }}}
-	if err := a.watchStatus(watched, func(ctx context.Context) ([]byte, error) { return client.get(ctx, "/status", nil) }); err != nil {
-		t.Fatal(err)
-	}
+	must(t, a.watchStatus(watched, func(ctx context.Context) ([]byte, error) { return client.get(ctx, "/status", nil) }))
 	metrics, err := client.get(t.Context(), "/metrics", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	shown["watch"], shown["metrics"] = screen.String(), string(metrics)
 
+	wantNoSecretIn(t, shown, append(secrets, marker))
+	var status struct{ Callers []struct{ Name string } }
+	if err := json.Unmarshal([]byte(shown["JSON for web"]), &status); err != nil || len(status.Callers) != 1 || status.Callers[0].Name != "web" {
+		t.Errorf("web sees the callers %v, %v", status.Callers, err)
+	}
+}
+
+// wantNoSecretIn searches what was shown for secrets, and for what shows that it is the right
+// thing to search.
+func wantNoSecretIn(t *testing.T, shown map[string]string, secrets []string) {
+	t.Helper()
 	for where, text := range shown {
-		for _, secret := range append(secrets, marker) {
+		for _, secret := range secrets {
 			if i := strings.Index(text, secret); i >= 0 {
 				t.Errorf("%s holds a secret: …%s…", where, text[max(0, i-80):min(len(text), i+20)])
 			}
 		}
 	}
-	// It was looked for in what was really shown.
 	for where, want := range map[string]string{"text for web": "demo/db", "JSON for ops": `"HookFailed": true`, "metrics": `caller="web"`, "live": "live", "ready": "false", "watch": "demo/db"} {
 		if !strings.Contains(shown[where], want) {
 			t.Errorf("%s lacks %s: %s", where, want, shown[where])
 		}
 	}
-	if len(secrets) < 5 {
+	if len(secrets) < 6 {
 		t.Errorf("only %d secrets were looked for", len(secrets))
 	}
-	var status struct{ Callers []struct{ Name string } }
-	if err := json.Unmarshal([]byte(shown["JSON for web"]), &status); err != nil || len(status.Callers) != 1 || status.Callers[0].Name != "web" {
-		t.Errorf("web sees the callers %v, %v", status.Callers, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
