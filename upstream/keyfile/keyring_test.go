@@ -45,7 +45,7 @@ func TestKeyring(t *testing.T) {
 	}
 	link := filepath.Join(filepath.Dir(filepath.Dir(path)), "link")
 	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
+		t.Skip(err) // Windows wants a privilege for it
 	}
 	read, created, err := keyfile.OpenKeyring(link, false)
 	if err != nil || created || read.Primary() != ring.Primary() {
