@@ -99,11 +99,15 @@ func (o UnixOptions) place() (string, error) {
 }
 
 func (o UnixOptions) open() (*Listener, error) {
-	l, err := o.listen()
-	if err != nil {
-		return nil, upstream.OptionErrors{problem("socket", o.Path, err)}
+	for attempts := 3; ; attempts-- {
+		l, err := o.listen()
+		switch {
+		case err == nil:
+			return l, nil
+		case attempts == 1 || !errors.Is(err, fs.ErrNotExist): // without the lock, others may remove what we work on
+			return nil, upstream.OptionErrors{problem("socket", o.Path, err)}
+		}
 	}
-	return l, nil
 }
 
 func (o UnixOptions) listen() (_ *Listener, err error) {

@@ -21,12 +21,12 @@
 // A file is made under a temporary name beside it, "." + name + ".new-" + number, and linked to
 // its name: unlike a rename, a link never replaces what another process put there meanwhile.
 //
-// The folder is locked (flock) while a temporary file is in it. So whoever holds the lock knows
-// that all other temporary files are leftovers, and the kernel gives up the lock of a process
-// that dies. A lock on the temporary file itself would leave a gap between making and locking
-// it. Another user who may read the folder could hold the lock for ever; then a file is made
-// without it after a short while, and nothing is removed. Windows cannot lock a folder: there a
-// leftover is a file that has not changed for a while.
+// The folder is locked (flock) while a temporary file is in it. So to the holder of the lock all
+// other temporary files are leftovers, and the kernel gives up the lock of a process that dies.
+// A lock on the temporary file itself would leave a gap between making and locking it. Another
+// user who may read the folder could hold the lock for ever; so after a short while a file is
+// made without it, and made again should somebody take it for a leftover. Windows cannot lock a
+// folder: there a leftover is a file that has not changed for a while.
 package keyfile
 
 import (
@@ -159,6 +159,15 @@ const lockPatience = 2 * time.Second
 
 // withTemp fills a temporary file and publishes it at path.
 func (k Kind) withTemp(path string, fill func(temp string) error, publish func(temp, path string) error) error {
+	for attempts := 3; ; attempts-- {
+		err := k.tryTemp(path, fill, publish)
+		if attempts == 1 || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+func (k Kind) tryTemp(path string, fill func(temp string) error, publish func(temp, path string) error) error {
 	folder := filepath.Dir(path)
 	unlock, locked := LockFolder(folder, lockPatience)
 	defer unlock()

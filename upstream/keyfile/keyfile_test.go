@@ -262,3 +262,23 @@ func TestLeftoversOfEarlierVersions(t *testing.T) {
 		}
 	}
 }
+
+func TestALockThatSomebodyKeepsOnlyDelays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for seconds")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	unlock, locked := keyfile.LockFolder(dir, 0)
+	if !locked {
+		t.Skip("folders cannot be locked")
+	}
+	defer unlock()
+	writeFile(t, filepath.Join(dir, ".token.new-1"), "of somebody at work", 0o600)
+	if _, created, err := keyfile.Token.Load(filepath.Join(dir, "token"), content("x")); err != nil || !created {
+		t.Error(created, err)
+	}
+	if left := names(t, dir); left != ".token.new-1 token" {
+		t.Errorf("left: %s", left)
+	}
+}

@@ -3,7 +3,6 @@ package kmsserver
 import (
 	"encoding/json"
 	"maps"
-	"net/url"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -64,8 +63,7 @@ func TestJSONDecoding(t *testing.T) {
 	}
 }
 
-// What is decoded must encode canonically to something that decodes to the same, and agree
-// with the standard library where that accepts the input.
+// What is decoded must encode canonically to something that decodes to the same.
 func FuzzForm(f *testing.F) {
 	for _, seed := range []string{"a=1&b=2", "a+b=%2B", "%E6%95%B0=%e6", "a=%", "=&&=", "SecretData=%7B%22a%22%3A%22b+c%22%7D&Tag.1.Key=k", "a=%C3%A9%2A~%2B&%00=%FF"} {
 		f.Add([]byte(seed))
@@ -82,16 +80,6 @@ func FuzzForm(f *testing.F) {
 		}
 		if strings.ContainsAny(canonical, "+* ") || again.canonical("") != canonical {
 			t.Fatalf("%q is not canonical", canonical)
-		}
-		if values, err := url.ParseQuery(string(raw)); err == nil {
-			if len(values) != len(p) {
-				t.Fatalf("%q: %v, the standard library reads %v", raw, p, values)
-			}
-			for name, value := range p {
-				if values.Get(name) != value {
-					t.Fatalf("%q: %s is %q, the standard library reads %q", raw, name, value, values.Get(name))
-				}
-			}
 		}
 	})
 }
