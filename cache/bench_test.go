@@ -42,9 +42,8 @@ func TestHitAllocatesNothing(t *testing.T) {
 		"Peek of nothing":      func() { c.Peek(upstream.SecretRef{SecretName: "none"}) },
 		"Lookup":               func() { _, _ = c.Lookup(context.Background(), refs[8]) },
 	} {
-		if n := testing.AllocsPerRun(1000, fn); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
-		}
+		n := testing.AllocsPerRun(1000, fn)
+		failIf(t, n != 0, "%s: %v allocations", name, n)
 	}
 }
 
@@ -101,17 +100,11 @@ func TestAnswersKeptWithAValue(t *testing.T) {
 		}
 		for _, e := range c.Entries() {
 			name := string(e.Ref.SecretName)
-			if counted := e.Size > 5000; counted != (name == "asked") {
-				t.Errorf("%s: %d bytes are counted", name, e.Size)
-			}
+			failIf(t, e.Size > 5000 != (name == "asked"), "%s: %d bytes are counted", name, e.Size)
 			failIf(t, e.AskedBy != name, "%s: last asked for by %q", name, e.AskedBy)
 		}
-		if a := look(t, c, "asked"); a.Derived.Load() != "answer" {
-			t.Error("an answer that is in use was dropped")
-		}
-		if a := look(t, c, "declared"); a.Derived.Load() != nil {
-			t.Error("an answer that nobody wants was kept")
-		}
+		failIf(t, look(t, c, "asked").Derived.Load() != "answer", "an answer that is in use was dropped")
+		failIf(t, look(t, c, "declared").Derived.Load() != nil, "an answer that nobody wants was kept")
 	})
 }
 

@@ -74,9 +74,7 @@ func TestThousandParallelMissesAreOneCall(t *testing.T) {
 			wg.Go(func() { wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss) })
 		}
 		synctest.Wait()
-		if got := c.Stats().Waiting; got != 1000 {
-			t.Errorf("%d callers wait, want 1000", got)
-		}
+		failIf(t, c.Stats().Waiting != 1000, "%d callers wait, want 1000", c.Stats().Waiting)
 		wg.Wait()
 		wantCalls(t, fake, 1)
 		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Misses != 1000 || s.Waiting != 0 || s.Flights != 0 })
@@ -98,9 +96,7 @@ func TestImpatientCallerFailsAloneAndAtOnce(t *testing.T) {
 		synctest.Wait()
 		go func() { patient <- look(t, c, "app/db") }()
 		wantAnswer(t, <-patient, "first", upstream.Miss)
-		if waited := time.Since(begin); waited != time.Second {
-			t.Errorf("patient caller waited %s", waited)
-		}
+		failIf(t, time.Since(begin) != time.Second, "patient caller waited %s", time.Since(begin))
 		wantCalls(t, fake, 1)
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -133,9 +129,7 @@ func TestUpstreamCallsAreBounded(t *testing.T) {
 			wg.Go(func() { look(t, c, name) })
 		}
 		wg.Wait()
-		if got := fake.MaxRunning(get); got != 4 {
-			t.Errorf("%d calls at once, want 4", got)
-		}
+		failIf(t, fake.MaxRunning(get) != 4, "%d calls at once, want 4", fake.MaxRunning(get))
 	})
 }
 
@@ -150,9 +144,7 @@ func TestWaitForASlotIsBounded(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		noValue(t, c, "second", upstream.ErrUnavailable)
-		if waited := time.Since(begin); waited != time.Second {
-			t.Errorf("waited %s for a slot", waited)
-		}
+		failIf(t, time.Since(begin) != time.Second, "waited %s for a slot", time.Since(begin))
 	})
 }
 
@@ -239,9 +231,7 @@ func TestAnnouncementRefreshesAndRings(t *testing.T) {
 		fake.MustPut(t, "app/db", "v2", "second")
 		<-bell
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
-		if waited := time.Since(begin); waited != 0 {
-			t.Errorf("the bell rang after %s", waited)
-		}
+		failIf(t, time.Since(begin) != 0, "the bell rang after %s", time.Since(begin))
 
 		c.Invalidate("app/db") // a false alarm
 		c.Invalidate("unknown")
@@ -289,9 +279,7 @@ func TestOversizedValueIsAnsweredButNotKept(t *testing.T) {
 		look(t, c, "big")
 		wantAnswer(t, look(t, c, "small"), "x", upstream.Hit)
 		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Entries != 1 || s.Oversized != 1 || s.Evictions != 0 })
-		if a := look(t, c, "big"); a.Freshness != upstream.Miss {
-			t.Error("the big value was kept")
-		}
+		failIf(t, look(t, c, "big").Freshness != upstream.Miss, "the big value was kept")
 	})
 }
 
@@ -314,9 +302,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		for _, p := range problems {
 			keys = append(keys, p.Key)
 		}
-		if got := strings.Join(keys, " "); got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
+		failIf(t, strings.Join(keys, " ") != want, "got  %s\nwant %s", strings.Join(keys, " "), want)
 	}
 	limits := "ttl maxEntries maxBytes maxStale negativeTTL pins[0].name pins[2].name pins[2].ttl"
 	all := limits + " fetchTimeout maxFetches forcedRefresh.perSecond forcedRefresh.burst sealed.maxBytes sealed.path sealed.keyring"
@@ -340,9 +326,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		"sealed.keyring: " + foreign + ": is not a Tink keyset in JSON; put a good copy in place": {Sealed: &cache.Sealed{Path: "a", Keyring: foreign}},
 		"forcedRefresh.perSecond: +Inf: must be a finite number":                                  {ForcedPerSecond: math.Inf(1)},
 	} {
-		if got := fmt.Sprint(opts.Validate()); got != cmp.Or(want, "<nil>") {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
+		failIf(t, fmt.Sprint(opts.Validate()) != cmp.Or(want, "<nil>"), "got  %s\nwant %s", fmt.Sprint(opts.Validate()), want)
 	}
 	if names, _ := os.ReadDir(dir); len(names) != 1 {
 		t.Errorf("Validate made %v", names)
@@ -370,9 +354,7 @@ func TestRunEndsEverything(t *testing.T) {
 		}
 		begin := time.Now()
 		stop()
-		if took := time.Since(begin); took != 0 {
-			t.Errorf("stopping took %s", took)
-		}
+		failIf(t, time.Since(begin) != 0, "stopping took %s", time.Since(begin))
 		wantError(t, <-waiting, upstream.ErrUnavailable)
 		wantAnswer(t, look(t, c, "held"), "x", upstream.Hit)
 		noValue(t, c, "third", upstream.ErrUnavailable)

@@ -37,9 +37,8 @@ func TestDroppedValuesAreOverwritten(t *testing.T) {
 			got = planted.Count(t)
 		}
 		failIf(t, got != want, "%s: %d copies in memory, want %d", what, got, want)
-		if n := encoded.Count(t); n != 0 {
-			t.Errorf("%s: %d encoded copies in memory", what, n)
-		}
+		n := encoded.Count(t)
+		failIf(t, n != 0, "%s: %d encoded copies in memory", what, n)
 	}
 
 	opts := sealedIn(t)

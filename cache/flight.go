@@ -21,7 +21,7 @@ const maxFlights = 4096
 type flight struct {
 	done chan struct{} // closed when the rest is known
 
-	cause upstream.Cause // the request of whoever made it; none in the background
+	cause upstream.Cause // the request that made it; none in the background
 
 	// Guarded by the shard.
 	started  bool    // the upstream may have looked already

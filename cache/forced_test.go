@@ -70,9 +70,7 @@ func TestForcedRefreshesAreLimited(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if calls := fake.Calls(get); calls < 23 || calls > 25 || throttled != 1000-calls {
-			t.Errorf("%d calls and %d refused, want 2 a second and a burst of 5", calls, throttled)
-		}
+		failIf(t, fake.Calls(get) < 23 || fake.Calls(get) > 25 || throttled != 1000-fake.Calls(get), "%d calls and %d refused, want 2 a second and a burst of 5", fake.Calls(get), throttled)
 		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Throttled != uint64(throttled) })
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Hit)
 	})

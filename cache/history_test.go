@@ -42,9 +42,7 @@ func TestHistoryTellsWhatHappened(t *testing.T) {
 		start(t, c)
 		synctest.Wait()
 		time.Sleep(10 * time.Second)
-		if got := told(c, "app/db"); got != "version v1" {
-			t.Errorf("at first: %s", got)
-		}
+		failIf(t, told(c, "app/db") != "version v1", "at first: %s", told(c, "app/db"))
 		if events, _ := eventsOf(c, "not/there"); len(events) != 1 || events[0].Kind != cache.EventGone || events[0].Count < 2 ||
 			!events[0].Last.After(events[0].First) {
 			t.Errorf("a missing secret: %+v", events)
@@ -53,9 +51,7 @@ func TestHistoryTellsWhatHappened(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		fake.MustPut(t, "app/db", "v2", "2")
 		time.Sleep(5 * time.Minute)
-		if got := told(c, "app/db"); got != "version v1, version v2" {
-			t.Errorf("after a rotation: %s", got)
-		}
+		failIf(t, told(c, "app/db") != "version v1, version v2", "after a rotation: %s", told(c, "app/db"))
 
 		fake.Fail(get, upstream.ErrUnavailable)
 		down := time.Now()
@@ -80,14 +76,10 @@ func TestHistoryTellsWhatHappened(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		_, _ = c.Lookup(t.Context(), ref("app/db"))
-		if got := told(c, "app/db"); !strings.HasSuffix(got, "lapsed") {
-			t.Errorf("after MaxStale: %s", got)
-		}
+		failIf(t, !strings.HasSuffix(told(c, "app/db"), "lapsed"), "after MaxStale: %s", told(c, "app/db"))
 		fake.Fail(get, nil)
 		time.Sleep(10 * time.Minute)
-		if got := told(c, "app/db"); !strings.HasSuffix(got, "lapsed, version v2") {
-			t.Errorf("after the recovery: %s", got)
-		}
+		failIf(t, !strings.HasSuffix(told(c, "app/db"), "lapsed, version v2"), "after the recovery: %s", told(c, "app/db"))
 	})
 }
 
@@ -98,15 +90,11 @@ func TestHistoryIsMadeOnlyForWhatIsWorthTelling(t *testing.T) {
 			_, _ = c.Lookup(t.Context(), ref("not/there"))
 			time.Sleep(30 * time.Second)
 		}
-		if n := c.Stats().Events; n != 0 {
-			t.Errorf("%d events of a calm life: %s", n, told(c, "app/db"))
-		}
+		failIf(t, c.Stats().Events != 0, "%d events of a calm life: %s", c.Stats().Events, told(c, "app/db"))
 		fake.MustPut(t, "app/db", "v2", "2")
 		time.Sleep(time.Minute)
 		look(t, c, "app/db")
-		if got := told(c, "app/db"); got != "version v1, version v2" {
-			t.Errorf("the version before is part of a change: %s", got)
-		}
+		failIf(t, told(c, "app/db") != "version v1, version v2", "the version before is part of a change: %s", told(c, "app/db"))
 		if allocs := testing.AllocsPerRun(100, func() { c.Peek(ref("app/db")) }); allocs > 0 {
 			t.Errorf("a hit allocates %v times", allocs)
 		}
@@ -152,8 +140,6 @@ func TestHistoryCountsOneVersionWhoseLabelsMove(t *testing.T) {
 		if answer := look(t, c, "app/db"); len(answer.Value.VersionStages) != 2 {
 			t.Fatalf("labels %v", answer.Value.VersionStages)
 		}
-		if got := told(c, "app/db"); got != "version v1" {
-			t.Errorf("%s", got)
-		}
+		failIf(t, told(c, "app/db") != "version v1", "%s", told(c, "app/db"))
 	})
 }

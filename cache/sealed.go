@@ -269,13 +269,13 @@ func (s *sealedFile) giveUp() {
 
 // rewrite replaces the file by a new one. Until that is complete the old one stays.
 func (s *sealedFile) rewrite() error {
-	before := s.stats()
-	if !before.Open {
+	s.mu.Lock()
+	off, before := s.off, s.st
+	s.gone = false
+	s.mu.Unlock()
+	if off {
 		return nil
 	}
-	s.mu.Lock()
-	s.gone = false // or it is told meanwhile
-	s.mu.Unlock()
 	st, err := s.replace()
 	if errors.Is(err, errInUse) {
 		return nil // it was given up

@@ -160,9 +160,7 @@ func TestValueSurvivesManyRestarts(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, 5)
 		for range 3 {
-			stop := start(t, open(t, fetchFunc(down), opts))
-			time.Sleep(settled)
-			stop()
+			start(t, open(t, fetchFunc(down), opts))()
 			wantSurvivors(t, opts, 5, 5)
 		}
 	})
@@ -213,9 +211,7 @@ func TestPauseGrowsWithTheFile(t *testing.T) {
 			t.Helper()
 			time.Sleep(pause)
 			synctest.Wait()
-			if got := c.Stats().Sealed.Records; got != records {
-				t.Errorf("%d records, want %d: %+v", got, records, c.Stats().Sealed)
-			}
+			failIf(t, c.Stats().Sealed.Records != records, "%d records, want %d: %+v", c.Stats().Sealed.Records, records, c.Stats().Sealed)
 		}
 		after(time.Millisecond, n)
 		look(t, c, "more")
@@ -421,9 +417,7 @@ func TestUnusableFiles(t *testing.T) {
 			look(t, c, "new")
 			time.Sleep(time.Minute)
 			stop()
-			if st := c.Stats().Sealed; (st.Records == 1) != (name != "a folder") {
-				t.Errorf("%s: the file was not made anew: %+v", name, st)
-			}
+			failIf(t, (c.Stats().Sealed.Records == 1) != (name != "a folder"), "%s: the file was not made anew: %+v", name, c.Stats().Sealed)
 		}
 	})
 }
@@ -541,9 +535,7 @@ func TestFileDamagedWhileInUseIsReplaced(t *testing.T) {
 			must(t, damage())
 			look(t, c, fmt.Sprint("s", i))
 			time.Sleep(settled)
-			if s := c.Stats().Sealed; s.Records != i+1 || s.Pending != 0 || len(parts(readFile(t, path))) != i+3 {
-				t.Errorf("%d: %+v", i, s)
-			}
+			failIf(t, c.Stats().Sealed.Records != i+1 || c.Stats().Sealed.Pending != 0 || len(parts(readFile(t, path))) != i+3, "%d: %+v", i, c.Stats().Sealed)
 		}
 		stop()
 	})
