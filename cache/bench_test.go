@@ -54,7 +54,7 @@ func TestOverheadPerSecret(t *testing.T) {
 	if raceEnabled || testing.Short() {
 		t.Skip("measures memory")
 	}
-	const n, size, answer = 100_000, 256, 640
+	const n, size, answer = 20_000, 256, 640
 	heap := func() uint64 {
 		runtime.GC()
 		runtime.GC()
