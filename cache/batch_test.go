@@ -91,9 +91,7 @@ func TestWarmPairCostsNothing(t *testing.T) {
 			answers, errs := c.LookupAll(t.Context(), pair)
 			must(t, errors.Join(errs...))
 			wantAdjacent(t, answers)
-			if second > 0 && answers[0].Freshness != upstream.Hit {
-				t.Fatalf("second %d: %s", second, answers[0].Freshness)
-			}
+			stopIf(t, second > 0 && answers[0].Freshness != upstream.Hit, "second %d: %s", second, answers[0].Freshness)
 			time.Sleep(time.Second)
 		}
 		// Two reads of each to begin with, then one refresh of each per lifetime.

@@ -67,9 +67,7 @@ func TestOverheadPerSecret(t *testing.T) {
 	overhead := int(heap()-before)/n - size
 	for _, r := range refs {
 		a, ok := c.Peek(r)
-		if !ok {
-			t.Fatal("miss")
-		}
+		stopIf(t, !ok, "miss")
 		a.Derived.Store(make([]byte, answer))
 		a.Derived.Grow(answer + 24)
 	}

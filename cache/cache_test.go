@@ -52,12 +52,8 @@ func TestUnchangedValueKeepsWhatIsDerived(t *testing.T) {
 		before.Derived.Store("prepared")
 		time.Sleep(2 * time.Minute)
 		after := look(t, c, "app/db")
-		if after.Value != before.Value || after.Derived != before.Derived {
-			t.Fatal("a refresh that found the same value replaced it")
-		}
-		if !after.FetchedAt.After(before.FetchedAt) {
-			t.Fatal("a refresh did not move FetchedAt")
-		}
+		stopIf(t, after.Value != before.Value || after.Derived != before.Derived, "a refresh that found the same value replaced it")
+		stopIf(t, !after.FetchedAt.After(before.FetchedAt), "a refresh did not move FetchedAt")
 		fake.MustPut(t, "app/db", "v2", "first")
 		time.Sleep(2 * time.Minute)
 		if changed := look(t, c, "app/db"); changed.Derived == before.Derived || changed.Derived.Load() != nil {
@@ -171,9 +167,8 @@ func TestAnnouncedChangeIsVisibleToTheNextLookup(t *testing.T) {
 		fake.OnChange(c.Invalidate)
 		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
 		fake.MustPut(t, "app/db", "v2", "second")
-		if _, ok := c.Peek(ref("app/db")); ok {
-			t.Fatal("Peek gives out what was announced to have changed")
-		}
+		_, ok := c.Peek(ref("app/db"))
+		stopIf(t, ok, "Peek gives out what was announced to have changed")
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
 		fake.MustDelete(t, "app/db")
@@ -207,9 +202,8 @@ func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
 		close(old)
 		wantAnswer(t, <-early, "1", upstream.Miss) // asked before the change: either answer is right
 		synctest.Wait()
-		if _, ok := c.Peek(ref("app/db")); ok {
-			t.Fatal("the result of a call from before the announcement is served as fresh")
-		}
+		_, ok := c.Peek(ref("app/db"))
+		stopIf(t, ok, "the result of a call from before the announcement is served as fresh")
 		close(fresh)
 		wantAnswer(t, <-late, "2", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db"), "2", upstream.Hit)
@@ -295,9 +289,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	wantKeys := func(err error, want string) {
 		t.Helper()
 		var problems upstream.OptionErrors
-		if !errors.As(err, &problems) {
-			t.Fatalf("%v", err)
-		}
+		stopIf(t, !errors.As(err, &problems), "%v", err)
 		var keys []string
 		for _, p := range problems {
 			keys = append(keys, p.Key)

@@ -64,9 +64,7 @@ func TestDroppedValuesAreOverwritten(t *testing.T) {
 		}
 		remain("after evictions", 10)
 		for deadline := time.Now().Add(time.Minute); c.Stats().Sealed.Records != 10 || c.Stats().Sealed.Pending > 0; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("not sealed: %+v", c.Stats().Sealed)
-			}
+			stopIf(t, time.Now().After(deadline), "not sealed: %+v", c.Stats().Sealed)
 		}
 		remain("after sealing", 10)
 	})

@@ -63,9 +63,7 @@ func TestForcedRefreshesAreLimited(t *testing.T) {
 			if _, err := c.RefreshNow(t.Context(), ref("app/db")); err != nil {
 				wantError(t, err, upstream.ErrThrottled)
 				var detail *upstream.Error
-				if !errors.As(err, &detail) || detail.RetryAfter != 500*time.Millisecond {
-					t.Fatalf("no RetryAfter: %+v", detail)
-				}
+				stopIf(t, !errors.As(err, &detail) || detail.RetryAfter != 500*time.Millisecond, "no RetryAfter: %+v", detail)
 				throttled++
 			}
 			time.Sleep(10 * time.Millisecond)

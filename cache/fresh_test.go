@@ -33,9 +33,7 @@ func TestWarmLookupNeverWaits(t *testing.T) {
 				}
 				asked := time.Now()
 				answer := look(t, c, "app/db")
-				if answer.Freshness != upstream.Hit || time.Since(asked) != 0 || time.Since(answer.FetchedAt) >= tc.ttl {
-					t.Fatalf("%s after %s, fetched at %s", answer.Freshness, time.Since(asked), answer.FetchedAt)
-				}
+				stopIf(t, answer.Freshness != upstream.Hit || time.Since(asked) != 0 || time.Since(answer.FetchedAt) >= tc.ttl, "%s after %s, fetched at %s", answer.Freshness, time.Since(asked), answer.FetchedAt)
 			}
 			wantCalls(t, fake, tc.fewest, tc.mostCalls)
 		})
@@ -326,9 +324,7 @@ func TestPinnedSecretsAreWarmKeptAndMissed(t *testing.T) {
 		missing := func(want ...error) {
 			t.Helper()
 			got := c.Missing()
-			if len(got) != len(want) {
-				t.Fatalf("missing: %+v", got)
-			}
+			stopIf(t, len(got) != len(want), "missing: %+v", got)
 			for i, m := range got {
 				wantError(t, m.Err, want[i])
 			}

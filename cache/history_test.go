@@ -60,9 +60,7 @@ func TestHistoryTellsWhatHappened(t *testing.T) {
 			_, _ = c.Lookup(t.Context(), ref("app/db"))
 		}
 		events, _ := eventsOf(c, "app/db")
-		if len(events) != 4 || events[2].Kind != cache.EventFailed || events[3].Kind != cache.EventStale {
-			t.Fatalf("an outage: %s", told(c, "app/db"))
-		}
+		stopIf(t, len(events) != 4 || events[2].Kind != cache.EventFailed || events[3].Kind != cache.EventStale, "an outage: %s", told(c, "app/db"))
 		for _, ev := range events[2:] {
 			failIf(t, ev.Count < 2 || ev.Code != upstream.Code(upstream.ErrUnavailable) || ev.First.Before(down) || time.Since(ev.Last) > 2*time.Minute, "of the outage: %+v", ev)
 		}

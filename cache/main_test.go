@@ -110,24 +110,16 @@ func start(t testing.TB, c *cache.Cache) (stop func()) {
 func look(t testing.TB, c *cache.Cache, name string) upstream.Answer {
 	t.Helper()
 	answer, err := c.Lookup(t.Context(), ref(name))
-	if err != nil {
-		t.Fatalf("Lookup(%s): %v", name, err)
-	}
+	stopIf(t, err != nil, "Lookup(%s): %v", name, err)
 	return answer
 }
 
 // wantAnswer checks value and freshness.
 func wantAnswer(t testing.TB, got upstream.Answer, data string, freshness upstream.Freshness) {
 	t.Helper()
-	if got.Value == nil || string(got.Value.SecretData.Reveal()) != data || got.Freshness != freshness {
-		t.Fatalf("got %s %+v, want %s with data %q", got.Freshness, got.Value, freshness, data)
-	}
-	if (got.Reason != "") != (freshness == upstream.Stale) {
-		t.Fatalf("%s answer has reason %q", freshness, got.Reason)
-	}
-	if got.Derived == nil || got.FetchedAt.IsZero() {
-		t.Fatalf("answer lacks Derived or FetchedAt: %+v", got)
-	}
+	stopIf(t, got.Value == nil || string(got.Value.SecretData.Reveal()) != data || got.Freshness != freshness, "got %s %+v, want %s with data %q", got.Freshness, got.Value, freshness, data)
+	stopIf(t, (got.Reason != "") != (freshness == upstream.Stale), "%s answer has reason %q", freshness, got.Reason)
+	stopIf(t, got.Derived == nil || got.FetchedAt.IsZero(), "answer lacks Derived or FetchedAt: %+v", got)
 }
 
 // gives checks the results of a method for one reference that must succeed.
@@ -176,9 +168,7 @@ func must(t interface {
 
 func wantError(t testing.TB, err, want error) {
 	t.Helper()
-	if !errors.Is(err, want) {
-		t.Fatalf("got error %v, want %v", err, want)
-	}
+	stopIf(t, !errors.Is(err, want), "got error %v, want %v", err, want)
 }
 
 // wantCalls checks how often the upstream was asked: that often, or any number up to most.
@@ -186,6 +176,17 @@ func wantCalls(t testing.TB, fake *upstreamtest.Fake, want int, most ...int) {
 	t.Helper()
 	if got := fake.Calls(get); got < want || got > slices.Max(append(most, want)) {
 		t.Fatalf("%d upstream calls, want %d %v", got, want, most)
+	}
+}
+
+// stopIf ends the test when wrong is true.
+func stopIf(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, wrong bool, format string, args ...any) {
+	t.Helper()
+	if wrong {
+		t.Fatalf(format, args...)
 	}
 }
 

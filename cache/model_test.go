@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -27,9 +28,8 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 		rapid.Check(bubbled{outer}, func(t *rapid.T) {
 			const unit = 2000
 			sizes := map[string]int{}
-			up := fetchFunc(func(_ context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
-				v, err := constant(sizes[string(r.SecretName)])(context.Background(), r)
-				return v, err
+			up := fetchFunc(func(ctx context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
+				return constant(sizes[string(r.SecretName)])(ctx, r)
 			})
 			limits := cache.Limits{
 				TTL:        24 * time.Hour,
@@ -40,22 +40,13 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 			must(t, err)
 			defer c.Close()
 			var model []string // least recently used first
-			cost := func(name string) int64 {
-				for _, e := range c.Entries() {
-					if string(e.Ref.SecretName) == name {
-						return int64(e.Size)
-					}
-				}
-				t.Fatalf("%s is not held", name)
-				return 0
-			}
-			costs := map[string]int64{}
+			costs := map[string]int{}
 			trim := func() {
-				sum := int64(0)
+				sum := 0
 				for _, n := range model {
 					sum += costs[n]
 				}
-				for len(model) > limits.MaxEntries || sum > limits.MaxBytes {
+				for len(model) > limits.MaxEntries || int64(sum) > limits.MaxBytes {
 					sum -= costs[model[0]]
 					model = model[1:]
 				}
@@ -76,9 +67,7 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 					trim()
 				case 1, 2:
 					_, ok := c.Peek(ref(name))
-					if ok != slices.Contains(model, name) {
-						t.Fatalf("Peek(%s) = %v, the model holds %v", name, ok, model)
-					}
+					stopIf(t, ok != slices.Contains(model, name), "Peek(%s) = %v, the model holds %v", name, ok, model)
 					if ok {
 						use(name)
 					}
@@ -89,42 +78,39 @@ func TestEvictionOrderIsThatOfASlowModel(t *testing.T) {
 					answer, err := c.Lookup(context.Background(), ref(name))
 					must(t, err)
 					hit := slices.Contains(model, name)
-					if hit != (answer.Freshness == upstream.Hit) {
-						t.Fatalf("Lookup(%s) is a %s, the model holds %v", name, answer.Freshness, model)
-					}
+					stopIf(t, hit != (answer.Freshness == upstream.Hit), "Lookup(%s) is a %s, the model holds %v", name, answer.Freshness, model)
 					if hit {
 						use(name)
 						break
 					}
-					if s := c.Stats(); s.Entries > 0 && heldNow(c, name) {
-						costs[name] = cost(name)
+					if size, kept := held(c)[name]; kept {
+						costs[name] = size
 						use(name)
 						trim()
-					} else if int64(2*sizes[name]+100) < limits.MaxBytes-1500 {
-						t.Fatalf("%s was not kept although it fits", name)
+					} else {
+						stopIf(t, int64(2*sizes[name]+100) < limits.MaxBytes-1500, "%s was not kept although it fits", name)
 					}
 				}
-				var held []string
-				bytes := int64(0)
-				for _, e := range c.Entries() {
-					held = append(held, string(e.Ref.SecretName))
-					bytes += int64(e.Size)
+				sum := 0
+				for _, size := range held(c) {
+					sum += size
 				}
-				want := slices.Sorted(slices.Values(model))
-				slices.Sort(held)
-				if !slices.Equal(held, want) {
-					t.Fatalf("held %v, want %v", held, want)
-				}
-				if s := c.Stats(); s.Entries != len(model) || s.Bytes != bytes {
-					t.Fatalf("sums are off: %+v, want %d entries and %d bytes", s, len(model), bytes)
-				}
+				got, want := slices.Sorted(maps.Keys(held(c))), slices.Sorted(slices.Values(model))
+				stopIf(t, !slices.Equal(got, want), "held %v, want %v", got, want)
+				s := c.Stats()
+				stopIf(t, s.Entries != len(model) || s.Bytes != int64(sum), "sums are off: %+v, want %d entries and %d bytes", s, len(model), sum)
 			}
 		})
 	})
 }
 
-func heldNow(c *cache.Cache, name string) bool {
-	return slices.ContainsFunc(c.Entries(), func(e cache.EntryStatus) bool { return string(e.Ref.SecretName) == name })
+// held returns what is held :: name → its cost.
+func held(c *cache.Cache) map[string]int {
+	all := map[string]int{}
+	for _, e := range c.Entries() {
+		all[string(e.Ref.SecretName)] = e.Size
+	}
+	return all
 }
 
 // Every answer is checked against the history of the upstream: what it said, when, and
@@ -196,13 +182,9 @@ func answersAgree(outer *testing.T, ttl, maxStale, negativeTTL time.Duration) fu
 				want := h.now(name)
 				switch {
 				case outage != nil:
-					if !errors.Is(err, outage) {
-						t.Fatalf("RefreshNow during an outage: %v", err)
-					}
+					stopIf(t, !errors.Is(err, outage), "RefreshNow during an outage: %v", err)
 				case want == "":
-					if !errors.Is(err, upstream.ErrNotFound) {
-						t.Fatalf("RefreshNow of nothing: %v", err)
-					}
+					stopIf(t, !errors.Is(err, upstream.ErrNotFound), "RefreshNow of nothing: %v", err)
 				case err != nil || string(answer.Value.SecretData.Reveal()) != want:
 					t.Fatalf("RefreshNow: %v %v, want %s", answer.Value, err, want)
 				}
@@ -285,18 +267,12 @@ func (h *history) check(t *rapid.T, name string, answer upstream.Answer, err err
 	if err != nil {
 		switch {
 		case errors.Is(err, upstream.ErrNotFound):
-			if !h.missing(name, now.Add(-negativeTTL)) {
-				t.Fatalf("%s is said not to exist: %v", name, err)
-			}
+			stopIf(t, !h.missing(name, now.Add(-negativeTTL)), "%s is said not to exist: %v", name, err)
 			for _, s := range h.states[name] {
-				if s.data != "" && !s.announced.IsZero() && h.now(name) == s.data {
-					t.Fatalf("%s is said not to exist after its creation was announced", name)
-				}
+				stopIf(t, s.data != "" && !s.announced.IsZero() && h.now(name) == s.data, "%s is said not to exist after its creation was announced", name)
 			}
 		case upstream.Outage(err):
-			if !h.down(now.Add(-time.Minute)) {
-				t.Fatalf("%s fails without an outage: %v", name, err)
-			}
+			stopIf(t, !h.down(now.Add(-time.Minute)), "%s fails without an outage: %v", name, err)
 		default:
 			t.Fatal(err)
 		}
@@ -304,22 +280,14 @@ func (h *history) check(t *rapid.T, name string, answer upstream.Answer, err err
 	}
 	data := string(answer.Value.SecretData.Reveal())
 	age := now.Sub(answer.FetchedAt)
-	if h.at(name, answer.FetchedAt) != data {
-		t.Fatalf("%s: %s was not true when it is said to have been fetched", name, data)
-	}
+	stopIf(t, h.at(name, answer.FetchedAt) != data, "%s: %s was not true when it is said to have been fetched", name, data)
 	switch answer.Freshness {
 	case upstream.Miss:
-		if data != h.now(name) {
-			t.Fatalf("%s: fetched %s while %s is true", name, data, h.now(name))
-		}
+		stopIf(t, data != h.now(name), "%s: fetched %s while %s is true", name, data, h.now(name))
 	case upstream.Hit:
-		if age >= ttl {
-			t.Fatalf("%s: a hit of age %s", name, age)
-		}
+		stopIf(t, age >= ttl, "%s: a hit of age %s", name, age)
 		for _, s := range h.states[name] {
-			if s.announced.After(answer.FetchedAt) && data != s.data && s.data != h.at(name, answer.FetchedAt) {
-				t.Fatalf("%s: a hit on %s after %q was announced", name, data, s.data)
-			}
+			stopIf(t, s.announced.After(answer.FetchedAt) && data != s.data && s.data != h.at(name, answer.FetchedAt), "%s: a hit on %s after %q was announced", name, data, s.data)
 		}
 	case upstream.Stale:
 		if age > maxStale || !h.down(answer.FetchedAt) || !strings.Contains("Rejected.Throttling ServiceUnavailableTemporary InvalidAccessKeyId.NotFound", answer.Reason) {

@@ -118,9 +118,8 @@ func TestRestartWithTheUpstreamUnreachable(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 
 		c := open(t, fetchFunc(down), opts)
-		if _, ok := c.Peek(ref("s1")); ok {
-			t.Fatal("a value from the file counts as fresh")
-		}
+		_, ok := c.Peek(ref("s1"))
+		stopIf(t, ok, "a value from the file counts as fresh")
 		start(t, c)
 		answer := look(t, c, "s1")
 		wantAnswer(t, answer, "value-1", upstream.Stale)
@@ -342,9 +341,7 @@ func TestTruncatedFile(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, n)
 		all := parts(readFile(t, opts.Sealed.Path))
-		if len(all) != 1+n+1 {
-			t.Fatalf("%d parts", len(all))
-		}
+		stopIf(t, len(all) != 1+n+1, "%d parts", len(all))
 		for whole := range len(all) {
 			for _, piece := range [][]byte{nil, all[whole][:2], all[whole][:len(all[whole])-1]} {
 				writeFile(t, opts.Sealed.Path, append(slices.Clone(all[:whole]), piece)...)
@@ -699,9 +696,7 @@ func TestKilledWriterLeavesAGoodFile(t *testing.T) {
 			if now, err := os.Stat(opts.Sealed.Path); err == nil && i%2 == 0 && (before == nil || !os.SameFile(before, now)) {
 				break
 			}
-			if time.Now().After(deadline) {
-				t.Fatal("no file is written")
-			}
+			stopIf(t, time.Now().After(deadline), "no file is written")
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

@@ -132,9 +132,7 @@ func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
 		_, _ = c.RefreshNow(t.Context(), ref("b"))
 
 		got := c.Entries()
-		if len(got) != 2 || got[0].Ref != ref("a") || got[1].Ref != ref("b") {
-			t.Fatalf("%+v", got)
-		}
+		stopIf(t, len(got) != 2 || got[0].Ref != ref("a") || got[1].Ref != ref("b"), "%+v", got)
 		if a := got[0]; a.VersionID != "" || a.Fresh || a.LastError != "Forbidden.ResourceNotFound" || a.Failures != 1 || a.Pinned || !a.NextRefresh.IsZero() || !a.FreshUntil.IsZero() {
 			t.Errorf("%+v", a)
 		}
