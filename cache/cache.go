@@ -50,14 +50,14 @@ type Cache struct {
 	limits   atomic.Pointer[Limits]
 	evicting sync.Mutex // one eviction at a time
 
-	// Sums. entries and bytes are those of the LRU, always and alwaysBytes those outside it.
-	entries, bytes, always, alwaysBytes atomic.Int64
-	misses, negatives, errors           atomic.Uint64
-	evictions, oversized                atomic.Uint64
-	throttled, subsRefused              atomic.Uint64
-	waiting, subscriptions              atomic.Int64
-	fetches                             [outcomes]atomic.Uint64
-	events                              atomic.Int64 // remembered, of all entries
+	// Sums.
+	entries, bytes            [kinds]atomic.Int64 // :: why they are kept → how many, and their size; nothing for keptNot
+	misses, negatives, errors atomic.Uint64
+	evictions, oversized      atomic.Uint64
+	throttled, subsRefused    atomic.Uint64
+	waiting, subscriptions    atomic.Int64
+	fetches                   [outcomes]atomic.Uint64
+	events                    atomic.Int64 // remembered, of all entries
 }
 
 // New returns a cache in front of up. It starts no goroutine and calls no upstream; with

@@ -15,6 +15,7 @@ const (
 	keptAlways                // declared or subscribed to: never evicted
 	keptInLRU                 // for its value
 	keptAsRefusal             // for what the upstream said, in the LRU of refusals
+	kinds                     // how many there are
 )
 
 // unproven is the since of a value that is not known to have been true at any moment.

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -214,13 +213,13 @@ func (sh lockedShard) rehome(e *entry) {
 	if e.value != nil {
 		size = e.cost()
 	}
-	c.bytesOf(e.kept).Add(int64(-e.size))
-	c.bytesOf(keep).Add(int64(size))
+	c.bytes[e.kept].Add(int64(-e.size))
+	c.bytes[keep].Add(int64(size))
 	e.size = size
 	if keep != e.kept {
-		sh.leave(e)
-		e.kept = keep
-		sh.enter(e)
+		c.entries[e.kept].Add(-1)
+		c.entries[keep].Add(1)
+		sh.move(e, keep)
 	}
 	if keep == keptNot && e.flight == nil {
 		c.due.remove(e)
@@ -229,34 +228,18 @@ func (sh lockedShard) rehome(e *entry) {
 	}
 }
 
-// bytesOf returns the sum in which the size of such an entry is counted.
-func (c *Cache) bytesOf(k kept) *atomic.Int64 {
-	if k == keptInLRU {
-		return &c.bytes
-	}
-	return &c.alwaysBytes
-}
-
-func (sh lockedShard) leave(e *entry) {
+func (sh lockedShard) move(e *entry, keep kept) {
 	switch e.kept {
-	case keptAlways:
-		sh.c.always.Add(-1)
 	case keptInLRU:
 		sh.recent.Remove(e)
-		sh.c.entries.Add(-1)
 	case keptAsRefusal:
 		sh.refusals.Remove(e)
 	}
-}
-
-func (sh lockedShard) enter(e *entry) {
-	switch e.kept {
-	case keptAlways:
-		sh.c.always.Add(1)
+	e.kept = keep
+	switch keep {
 	case keptInLRU:
 		e.used = sh.c.now()
 		sh.recent.Add(e, struct{}{})
-		sh.c.entries.Add(1)
 		if len(sh.touched) > 2*sh.recent.Len()+64 {
 			sh.replay() // entries come and go although nothing is evicted
 		}
@@ -277,7 +260,7 @@ func (sh lockedShard) enter(e *entry) {
 func (c *Cache) evict() {
 	limits := c.limits.Load()
 	over := func() bool {
-		return c.entries.Load() > int64(limits.MaxEntries) || c.bytes.Load() > limits.MaxBytes
+		return c.entries[keptInLRU].Load() > int64(limits.MaxEntries) || c.bytes[keptInLRU].Load() > limits.MaxBytes
 	}
 	if !over() {
 		return

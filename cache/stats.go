@@ -103,10 +103,11 @@ func (c *Cache) Stats() Stats {
 		Evictions:            c.evictions.Load(),
 		Oversized:            c.oversized.Load(),
 		Throttled:            c.throttled.Load(),
-		Entries:              int(c.entries.Load()),
-		Pinned:               int(c.always.Load()),
-		Bytes:                c.bytes.Load(),
-		PinnedBytes:          c.alwaysBytes.Load(),
+		Entries:              int(c.entries[keptInLRU].Load()),
+		Pinned:               int(c.entries[keptAlways].Load()),
+		Bytes:                c.bytes[keptInLRU].Load(),
+		PinnedBytes:          c.bytes[keptAlways].Load(),
+		Remembered:           int(c.entries[keptAsRefusal].Load()),
 		Flights:              c.calls.count(),
 		Waiting:              int(c.waiting.Load()),
 		Subscriptions:        int(c.subscriptions.Load()),
@@ -122,7 +123,6 @@ func (c *Cache) Stats() Stats {
 	for _, each := range c.shards {
 		sh := each.lock()
 		s.Hits += sh.hits
-		s.Remembered += sh.refusals.Len()
 		for reason, n := range sh.stale {
 			s.Stale[reason] += n
 		}
