@@ -3,11 +3,11 @@ package alibaba
 
 import (
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
 )
 
 func TestConfigurationsAreValid(t *testing.T) {
@@ -28,14 +28,10 @@ func TestConfigurationsAreValid(t *testing.T) {
 }
 
 func TestPolicyIsJSON(t *testing.T) {
-	text, err := os.ReadFile("ram-policy.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var policy struct {
 		Statement []struct{ Effect, Action, Resource string }
 	}
-	if err := json.Unmarshal(text, &policy); err != nil || len(policy.Statement) != 1 || policy.Statement[0].Action != "kms:GetSecretValue" {
+	if err := json.Unmarshal([]byte(example.Read(t, "ram-policy.json")), &policy); err != nil || len(policy.Statement) != 1 || policy.Statement[0].Action != "kms:GetSecretValue" {
 		t.Errorf("%+v, %v", policy, err)
 	}
 }

@@ -4,43 +4,35 @@ package clients
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"secretagent/agent"
 	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
 )
 
 const value = `{"username":"app","password":"p w+é"}`
 
 func TestClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the interpreters of four languages take seconds")
+	}
 	for _, mode := range []string{"kms", "aws"} {
 		url, tokenFile := startAgent(t, mode)
 		for _, argv := range [][]string{
 			{"sh", "client.sh"}, {"python3", "client.py"}, {"node", "client.mjs"}, {"go", "run", "./goclient"},
 		} {
 			t.Run(mode+"/"+argv[0], func(t *testing.T) {
-				tools := []string{argv[0]}
+				tool := example.Tool(t, argv[0])
 				if argv[0] == "sh" {
-					tools = append(tools, "curl")
+					example.Tool(t, "curl")
 				}
-				for _, tool := range tools {
-					if _, err := exec.LookPath(tool); err != nil {
-						t.Skipf("this client needs %s", tool)
-					}
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				cmd := exec.CommandContext(ctx, argv[0], append(argv[1:], mode, "demo/db")...)
-				variable := strings.ToUpper(mode) + "_TOKEN=file://" + tokenFile
-				cmd.Env = append(os.Environ(), "AGENT="+url, variable)
-				out, err := cmd.CombinedOutput()
-				if got := strings.TrimSpace(string(out)); err != nil || got != value {
-					t.Errorf("%v: %s", err, got)
+				env := []string{"AGENT=" + url, strings.ToUpper(mode) + "_TOKEN=file://" + tokenFile}
+				out, code := example.Output(t, "", env, append([]string{tool}, append(argv[1:], mode, "demo/db")...)...)
+				if got := strings.TrimSpace(out); code != 0 || got != value {
+					t.Errorf("exit code %d: %s", code, got)
 				}
 			})
 		}
@@ -57,9 +49,7 @@ upstream: {local: {seed: [{name: demo/db, data: '` + value + `'}], api: {socket:
 endpoint: {listen: "127.0.0.1:0", format: ` + format + `}
 process: {noDump: false}
 `
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, path, text)
 	cfg, err := config.Load(path)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@
 package compose
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
 )
 
 // project is as much of the Compose specification as the file uses; any other key is an error.
@@ -40,12 +40,8 @@ type project struct {
 }
 
 func TestComposeFitsTheConfiguration(t *testing.T) {
-	text, err := os.ReadFile("compose.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var p project
-	if err := yaml.UnmarshalWithOptions(text, &p, yaml.Strict()); err != nil {
+	if err := yaml.UnmarshalWithOptions([]byte(example.Read(t, "compose.yaml")), &p, yaml.Strict()); err != nil {
 		t.Fatal(err)
 	}
 	cfg, err := config.Load("agent.yaml")

@@ -28,10 +28,18 @@ const (
 func TestProcess(t *testing.T) {
 	sh := example.Tool(t, "sh")
 	bin, dir := example.Build(t), example.Copy(t)
-	var out, log example.Buffer
 	cmd := exec.Command(bin, "exec", "--config", "agent.yaml", "--", sh, "app.sh")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &log
-	cmd.Env = append(os.Environ(), "INHERITED=yes")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "INHERITED=yes")
+	put := []string{bin, "secret", "put", "demo/db", "--config", "agent.yaml", "--data", second}
+	follow(t, cmd, dir, put, "stopping\n"+startedSecond, func() error { return cmd.Process.Signal(syscall.SIGUSR1) })
+}
+
+// follow runs the application under its agent, changes its secret with put, waits for the
+// restart and asks it to end.
+func follow(t *testing.T, cmd *exec.Cmd, dir string, put []string, restarted string, end func() error) {
+	t.Helper()
+	var out, log example.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,15 +52,11 @@ func TestProcess(t *testing.T) {
 		}
 	})
 	example.Eventually(t, "the application", func() bool { return strings.Contains(out.String(), startedFirst) })
-
-	put := exec.Command(bin, "secret", "put", "demo/db", "--config", "agent.yaml", "--data-file", "-")
-	put.Dir, put.Stdin = dir, strings.NewReader(second)
-	if text, err := put.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, text)
+	if text, code := example.Output(t, dir, nil, put...); code != 0 {
+		t.Fatalf("secret put: %s", text)
 	}
-	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), "stopping\n"+startedSecond) })
-
-	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), restarted) })
+	if err := end(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -96,44 +100,15 @@ func TestContainer(t *testing.T) {
 		})
 	}
 	agentDir := filepath.Dir(bin)
-	if err := os.WriteFile(filepath.Join(agentDir, "Dockerfile"), []byte("FROM scratch\nCOPY secretagent /secretagent\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, filepath.Join(agentDir, "Dockerfile"), "FROM scratch\nCOPY secretagent /secretagent\n")
 	build(agentImage, agentDir)
 	build(appImage, dir, "--build-arg", "AGENT="+agentImage, "--build-arg", "BASE="+base)
 
-	var out, log example.Buffer
 	cmd := exec.Command(podman, "run", "--name", name, "--rm", "--read-only", "--cap-drop=all", "--security-opt", "no-new-privileges",
 		"--network=none", "--env", "INHERITED=yes", appImage,
 		// The base may be as small as a shell and busybox, without a link for sleep.
 		"sh", "-c", `command -v sleep >/dev/null || sleep() { busybox sleep "$@"; }; . ./app.sh`)
-	cmd.Stdout, cmd.Stderr = &out, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		if t.Failed() {
-			_ = exec.Command(podman, "rm", "-f", name).Run()
-			t.Logf("output:\n%s\nlog:\n%s", out.String(), log.String())
-		}
-	})
-	example.Eventually(t, "the application", func() bool { return strings.Contains(out.String(), startedFirst) })
-	text, code := example.Output(t, "", nil, podman, "exec", name, "/usr/local/bin/secretagent", "secret", "put", "demo/db", "--config", "/app/agent.yaml", "--data", second)
-	if code != 0 {
-		t.Fatalf("secret put: %s", text)
-	}
-	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), startedSecond) })
-	if text, code := example.Output(t, "", nil, podman, "kill", "-s", "USR1", name); code != 0 {
-		t.Fatalf("podman kill: %s", text)
-	}
-	select {
-	case <-ended:
-	case <-time.After(example.Patience):
-		t.Fatal("the container does not end")
-	}
-	if code := cmd.ProcessState.ExitCode(); code != 7 {
-		t.Errorf("exit code %d, not the 7 of the application", code)
-	}
+	t.Cleanup(func() { _ = exec.Command(podman, "rm", "-f", name).Run() })
+	put := []string{podman, "exec", name, "/usr/local/bin/secretagent", "secret", "put", "demo/db", "--config", "/app/agent.yaml", "--data", second}
+	follow(t, cmd, dir, put, startedSecond, func() error { return exec.Command(podman, "kill", "-s", "USR1", name).Run() })
 }

@@ -3,7 +3,6 @@ package javaproperties
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,13 +13,10 @@ func TestJavaProperties(t *testing.T) {
 	a := example.Start(t)
 	a.Ready(t)
 	file := a.Path("var", "app", "application.properties")
-	got, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := example.Read(t, file)
 	want := "spring.data.redis.host=127.0.0.1\nspring.data.redis.port=6379\n" +
 		"spring.datasource.password=first\nspring.datasource.username=app\n"
-	if string(got) != want {
+	if got != want {
 		t.Errorf("the file is\n%snot\n%s", got, want)
 	}
 
@@ -31,10 +27,7 @@ func TestJavaProperties(t *testing.T) {
 	}
 	a.Secret(tricky)
 	a.Put(t, "demo/db", string(value))
-	example.Eventually(t, "the new value", func() bool {
-		now, err := os.ReadFile(file)
-		return err == nil && string(now) != string(got)
-	})
+	example.Eventually(t, "the new value", func() bool { return example.Read(t, file) != got })
 	t.Run("java", func(t *testing.T) {
 		out, code := example.Output(t, a.Dir, nil, example.Tool(t, "java"), "Show.java", file)
 		if code != 0 && (strings.Contains(out, "jdk.compiler") || strings.Contains(out, "Could not find or load main class")) {

@@ -3,10 +3,8 @@
 package kubernetes
 
 import (
-	"bytes"
 	"errors"
 	"io"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
 )
 
 // The types are as much of the API as the manifest uses, spelled as the API does; any other
@@ -182,15 +181,8 @@ func TestManifestFitsTogether(t *testing.T) {
 
 func read(t *testing.T) (cm configMap, p pod) {
 	t.Helper()
-	text, err := os.ReadFile("sidecar.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	if err := dec.Decode(&cm); err != nil {
-		t.Fatal(err)
-	}
-	if err := dec.Decode(&p); err != nil {
+	dec := yaml.NewDecoder(strings.NewReader(example.Read(t, "sidecar.yaml")), yaml.Strict())
+	if err := errors.Join(dec.Decode(&cm), dec.Decode(&p)); err != nil {
 		t.Fatal(err)
 	}
 	if err := dec.Decode(&Meta{}); !errors.Is(err, io.EOF) {

@@ -2,18 +2,10 @@
 package nginxtls
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -74,17 +66,12 @@ func TestNginxServesTheNewCertificate(t *testing.T) {
 // startNginx runs nginx on a unix socket in place of the port until the test ends.
 func startNginx(t *testing.T, a *example.Agent, nginx, socket string) {
 	t.Helper()
-	text, err := os.ReadFile("nginx.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed := strings.Replace(string(text), "127.0.0.1:8443", "unix:"+socket, 1)
-	if changed == string(text) {
+	text := example.Read(t, "nginx.conf")
+	changed := strings.Replace(text, "127.0.0.1:8443", "unix:"+socket, 1)
+	if changed == text {
 		t.Fatal("nginx.conf has no address to replace")
 	}
-	if err := os.WriteFile(a.Path("nginx.conf"), []byte(changed), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, a.Path("nginx.conf"), changed)
 	var log example.Buffer
 	cmd := exec.Command(nginx, "-p", a.Dir, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;")
 	cmd.Dir, cmd.Stderr = a.Dir, &log
@@ -129,28 +116,9 @@ func onDisk(a *example.Agent) int64 {
 // pair returns a new certificate and key as the value of the secret.
 func pair(t *testing.T, a *example.Agent, serial int64) string {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyText := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	a.Secret(strings.Split(keyText, "\n")[1])
-	value, err := json.Marshal(map[string]string{
-		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
-		"privateKey":  keyText,
-	})
+	cert, key := example.Certificate(t, serial)
+	a.Secret(strings.Split(key, "\n")[1])
+	value, err := json.Marshal(map[string]string{"certificate": cert, "privateKey": key})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,17 +4,10 @@ package observability
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -36,30 +29,31 @@ import (
 
 	"secretagent/agent"
 	"secretagent/agent/config"
+	"secretagent/examples/internal/example"
 )
+
+// rules is what rules.yml holds.
+type rules struct {
+	Groups []struct {
+		Name  string
+		Rules []struct {
+			Alert, Expr, For    string
+			Labels, Annotations map[string]string
+		}
+	}
+}
 
 // produced is what /metrics shows: name → label → values.
 type produced map[string]map[string][]string
 
-// TestMetricsFollowTheConventions has Prometheus itself look at what agents answer.
-func TestMetricsFollowTheConventions(t *testing.T) {
-	_, texts := everyMetric(t)
-	for _, text := range texts {
-		promtool(t, text, "check", "metrics")
-	}
-}
-
 func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
-	metrics, _ := everyMetric(t)
-	var file struct {
-		Groups []struct {
-			Name  string
-			Rules []struct {
-				Alert, Expr, For    string
-				Labels, Annotations map[string]string
-			}
+	metrics, texts := everyMetric(t)
+	t.Run("conventions", func(t *testing.T) {
+		for _, text := range texts {
+			promtool(t, text, "check", "metrics")
 		}
-	}
+	})
+	var file rules
 	read(t, "rules.yml", yaml.Unmarshal, &file)
 	seen := map[string]bool{}
 	for _, g := range file.Groups {
@@ -76,11 +70,7 @@ func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
 			}
 			labels := metrics.mustCheck(t, r.Alert, r.Expr)
 			for _, text := range r.Annotations {
-				for _, match := range regexp.MustCompile(`\$labels\.(\w+)`).FindAllStringSubmatch(text, -1) {
-					if !slices.Contains(labels, match[1]) {
-						t.Errorf("%s: an annotation uses $labels.%s, which its metrics do not have: %v", r.Alert, match[1], labels)
-					}
-				}
+				uses(t, r.Alert+", annotation", text, `\$labels\.(\w+)`, labels)
 				metrics.mustCheck(t, r.Alert+", annotation", text)
 			}
 		}
@@ -104,11 +94,7 @@ func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
 		for _, target := range p.Targets {
 			targets++
 			labels := metrics.mustCheck(t, "dashboard, "+p.Title, target.Expr)
-			for _, match := range regexp.MustCompile(`{{(\w+)}}`).FindAllStringSubmatch(target.LegendFormat, -1) {
-				if !slices.Contains(labels, match[1]) {
-					t.Errorf("dashboard, %s: the legend uses %s, which its metrics do not have: %v", p.Title, match[1], labels)
-				}
-			}
+			uses(t, "dashboard, legend of "+p.Title, target.LegendFormat, `{{(\w+)}}`, labels)
 		}
 		if p.Type != "row" && len(p.Targets) == 0 {
 			t.Errorf("dashboard, %s: a panel without a query", p.Title)
@@ -122,14 +108,20 @@ func TestRulesAndDashboardNameRealMetrics(t *testing.T) {
 	}
 }
 
+// uses checks that the labels that pattern finds in text are among those of the metrics.
+func uses(t *testing.T, where, text, pattern string, labels []string) {
+	t.Helper()
+	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(labels, match[1]) {
+			t.Errorf("%s uses %s, which its metrics do not have: %v", where, match[1], labels)
+		}
+	}
+}
+
 // promtool runs the tool of Prometheus, where it is installed.
 func promtool(t *testing.T, stdin string, args ...string) {
 	t.Helper()
-	path, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skipf("NOT RUN: promtool, which comes with Prometheus, is missing: %v", err)
-	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(example.Tool(t, "promtool"), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool %v: %v\n%s", args, err, out)
@@ -145,10 +137,8 @@ func TestRulesFire(t *testing.T) {
 // TestEveryRuleIsTested: each alert has a moment in rules_test.yml at which it fires and one at
 // which it does not.
 func TestEveryRuleIsTested(t *testing.T) {
-	var rules struct {
-		Groups []struct{ Rules []struct{ Alert string } }
-	}
-	read(t, "rules.yml", yaml.Unmarshal, &rules)
+	var file rules
+	read(t, "rules.yml", yaml.Unmarshal, &file)
 	var tests struct {
 		Tests []struct {
 			Cases []struct {
@@ -165,7 +155,7 @@ func TestEveryRuleIsTested(t *testing.T) {
 			rests[c.Alert] = rests[c.Alert] || len(c.Expect) == 0
 		}
 	}
-	for _, g := range rules.Groups {
+	for _, g := range file.Groups {
 		for _, r := range g.Rules {
 			if !fires[r.Alert] || !rests[r.Alert] {
 				t.Errorf("%s: tested that it fires: %v; that it does not: %v", r.Alert, fires[r.Alert], rests[r.Alert])
@@ -244,11 +234,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 
 func read(t *testing.T, file string, unmarshal func([]byte, any) error, into any) {
 	t.Helper()
-	text, err := os.ReadFile(file)
-	if err == nil {
-		err = unmarshal(text, into)
-	}
-	if err != nil {
+	if err := unmarshal([]byte(example.Read(t, file)), into); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
 }
@@ -264,8 +250,10 @@ func everyMetric(t *testing.T) (all produced, texts []string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	certificate(t, dir)
-
+	cert, key := example.Certificate(t, 1)
+	for name, text := range map[string]string{"cert.pem": cert, "key.pem": key, "id": "demo"} {
+		example.Write(t, filepath.Join(dir, name), text)
+	}
 	backend := start(t, filepath.Join(dir, "backend"), `
 upstream:
   local:
@@ -274,14 +262,11 @@ upstream:
 endpoint: {listen: off, socket: agent.sock, tokenFile: token}
 process: {noDump: false}
 `)
-	write(t, filepath.Join(dir, "id"), "demo")
 	front := start(t, filepath.Join(dir, "front"), fmt.Sprintf(`
 upstream:
   alibaba:
     endpoints: [{region: cn-hangzhou, host: "%s", scheme: http}]
     credentials: {type: access_key, accessKeyIdFile: ../id, accessKeySecretFile: ../secret}
-    timeout: 1s
-    deadline: 2s
     retry: {maxAttempts: 2, base: 10ms}
 cache: {ttl: 1s, sealed: {path: ./cache.db, keyring: ./keyring.json}}
 endpoint:
@@ -312,28 +297,24 @@ process: {noDump: false}
 	askAs(t, front, "/v1/demo/db", "", http.StatusForbidden)
 	all = produced{}
 	take := func(r *running) string {
-		text := scrape(t, r)
+		text := ask(t, r, "/metrics", http.StatusOK)
 		all.add(t, text)
 		return text
 	}
-	texts = append(texts, take(backend))
-	for deadline := time.Now().Add(10 * time.Second); all["secretagent_upstream_credential_expiry_timestamp_seconds"] == nil; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("no role was assumed after ten seconds: %s", ask(t, assumed, "/status", http.StatusOK))
-		}
-		take(assumed)
+	appear := func(names ...string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool { return all[name] == nil })
 	}
+	texts = append(texts, take(backend))
+	example.Eventually(t, "an assumed role", func() bool {
+		take(assumed)
+		return appear("secretagent_upstream_credential_expiry_timestamp_seconds")
+	})
 	backend.stop()
-	// What appears in an outage, and with the first runs of hooks.
-	late := []string{"secretagent_cache_stale_answers_total", "secretagent_render_hooks_total", "secretagent_upstream_retries_total"}
-	missing := func(name string) bool { return all[name] == nil }
-	for deadline := time.Now().Add(20 * time.Second); slices.ContainsFunc(late, missing); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("one of %q did not appear", late)
-		}
+	example.Eventually(t, "what appears in an outage, and with the first runs of hooks", func() bool {
 		ask(t, front, "/v1/demo/db", http.StatusOK)
 		take(front)
-	}
+		return appear("secretagent_cache_stale_answers_total", "secretagent_render_hooks_total", "secretagent_upstream_retries_total")
+	})
 	return all, append(texts, take(front), take(assumed))
 }
 
@@ -395,7 +376,7 @@ func start(t *testing.T, dir, text string) *running {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "agent.yaml")
-	write(t, path, text)
+	example.Write(t, path, text)
 	cfg, err := config.Load(path)
 	if err != nil {
 		t.Fatal(err)
@@ -419,26 +400,19 @@ func start(t *testing.T, dir, text string) *running {
 
 func ask(t *testing.T, r *running, path string, want int) string {
 	t.Helper()
-	token, err := os.ReadFile(filepath.Join(r.dir, "token"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return askAs(t, r, path, strings.TrimSpace(string(token)), want)
+	return askAs(t, r, path, strings.TrimSpace(example.Read(t, filepath.Join(r.dir, "token"))), want)
 }
 
 // askAs asks over the unix socket.
 func askAs(t *testing.T, r *running, path, token string, want int) string {
 	t.Helper()
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: example.Patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.dir, "agent.sock"))
 		},
 	}}
-	req, err := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	req, _ := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
 	if token != "" {
 		req.Header.Set("X-KMS-Token", token)
 	}
@@ -452,27 +426,4 @@ func askAs(t *testing.T, r *running, path, token string, want int) string {
 		t.Fatalf("%s: %d %s %v", path, res.StatusCode, text, err)
 	}
 	return string(text)
-}
-
-func scrape(t *testing.T, r *running) string { return ask(t, r, "/metrics", http.StatusOK) }
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// certificate writes cert.pem and key.pem for this host.
-func certificate(t *testing.T, dir string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
-	cert, err2 := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	private, err3 := x509.MarshalPKCS8PrivateKey(key)
-	if err := errors.Join(err, err2, err3); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
-	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 }

@@ -29,7 +29,7 @@ func TestFiles(t *testing.T) {
 	wantFile(t, a, "pgpass", `*:*:*:app_a:p\:a\\ss`+"\n")
 	put(t, a, a.Put, "/run/db", "app_b", "second-one")
 	example.Eventually(t, "the second user", func() bool {
-		return strings.Contains(read(t, a, "pg_service.conf"), "user=app_b")
+		return strings.Contains(example.Read(t, a.Path("var", "pg", "pg_service.conf")), "user=app_b")
 	})
 	wantFile(t, a, "pgpass", "*:*:*:app_b:second-one\n"+`*:*:*:app_a:p\:a\\ss`+"\n")
 }
@@ -73,7 +73,7 @@ func TestClientsConnectDuringRotations(t *testing.T) {
 			}
 		})
 	}
-	for n := 1; n <= 8; n++ {
+	for n := 1; n <= 4; n++ {
 		next := users[n%2]
 		admin(fmt.Sprintf("alter role %s password '%s'", next, password(n)))
 		put(t, a, a.Put, server, next, password(n))
@@ -90,7 +90,7 @@ func TestClientsConnectDuringRotations(t *testing.T) {
 	}
 	stop.Store(true)
 	clients.Wait()
-	t.Logf("%d and %d connections during 8 rotations", connections[0].Load(), connections[1].Load())
+	t.Logf("%d and %d connections during 4 rotations", connections[0].Load(), connections[1].Load())
 }
 
 // startServer runs a server on a unix socket in the folder that it returns, until the test
@@ -106,9 +106,7 @@ func startServer(t *testing.T) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	pwfile := filepath.Join(dir, "pw")
-	if err := os.WriteFile(pwfile, []byte("admin\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, pwfile, "admin\n")
 	attr := &syscall.SysProcAttr{}
 	if os.Getuid() == 0 {
 		account, err := user.Lookup("postgres")
@@ -158,18 +156,9 @@ func put(t *testing.T, a *example.Agent, store func(*testing.T, string, string),
 	store(t, "app/db", string(value))
 }
 
-func read(t *testing.T, a *example.Agent, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(a.Path("var", "pg", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 func wantFile(t *testing.T, a *example.Agent, name, want string) {
 	t.Helper()
-	if got := read(t, a, name); got != want {
+	if got := example.Read(t, a.Path("var", "pg", name)); got != want {
 		t.Errorf("%s is\n%snot\n%s", name, got, want)
 	}
 }

@@ -39,7 +39,7 @@ agent=$!
 tries=0
 until curl -fsS "http://127.0.0.1:$PORT/ready" >/dev/null 2>&1; do
   tries=$((tries + 1))
-  if [ "$tries" -gt 100 ] || ! kill -0 "$agent" 2>/dev/null; then
+  if [ "$tries" -gt 600 ] || ! kill -0 "$agent" 2>/dev/null; then
     echo "the agent did not become ready:" >&2
     cat agent.log >&2
     exit 1
@@ -66,7 +66,7 @@ lookup 'demo/db?versionStage=ACSPrevious'
 tries=0
 until grep -q second var/rendered/app.env; do
   tries=$((tries + 1))
-  if [ "$tries" -gt 100 ]; then
+  if [ "$tries" -gt 1200 ]; then
     echo "the rendered file did not change" >&2
     exit 1
   fi

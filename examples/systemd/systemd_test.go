@@ -2,7 +2,6 @@
 package systemd
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -16,21 +15,16 @@ import (
 func TestVerify(t *testing.T) {
 	analyze := example.Tool(t, "systemd-analyze")
 	bin := example.Build(t)
-	unit := strings.ReplaceAll(readFile(t, "secretagent.service"), "/usr/local/bin/secretagent", bin)
+	unit := strings.ReplaceAll(example.Read(t, "secretagent.service"), "/usr/local/bin/secretagent", bin)
 	path := filepath.Join(t.TempDir(), "secretagent.service")
-	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, path, unit)
 	// man pages need not be installed where this runs.
 	out, code := example.Output(t, "", nil, analyze, "verify", "--man=no", path)
 	if code != 0 || strings.Contains(out, "secretagent.service") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	// The same check must be able to fail.
-	broken := strings.Replace(unit, "ProtectSystem=strict", "ProtectSystems=strict", 1)
-	if err := os.WriteFile(path, []byte(broken), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	example.Write(t, path, strings.Replace(unit, "ProtectSystem=strict", "ProtectSystems=strict", 1))
 	if out, _ := example.Output(t, "", nil, analyze, "verify", "--man=no", path); !strings.Contains(out, "ProtectSystems") {
 		t.Errorf("a wrong key is not noticed:\n%s", out)
 	}
@@ -38,7 +32,7 @@ func TestVerify(t *testing.T) {
 
 func TestScoreIsTheOneInTheReadme(t *testing.T) {
 	analyze := example.Tool(t, "systemd-analyze")
-	stated := regexp.MustCompile(`\*\*(\d+\.\d)\*\*`).FindStringSubmatch(readFile(t, "README.md"))
+	stated := regexp.MustCompile(`\*\*(\d+\.\d)\*\*`).FindStringSubmatch(example.Read(t, "README.md"))
 	if stated == nil {
 		t.Fatal("README.md states no score")
 	}
@@ -61,7 +55,7 @@ func TestConfigurationFitsTheUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := readFile(t, "secretagent.service")
+	unit := example.Read(t, "secretagent.service")
 	// Everything is written to the two folders that the unit makes.
 	for _, path := range []config.Path{
 		cfg.Upstream.Local.Database, cfg.Upstream.Local.API.Socket,
@@ -76,13 +70,4 @@ func TestConfigurationFitsTheUnit(t *testing.T) {
 	if !found || !strings.Contains(unit, "\nLoadCredential="+name+":") {
 		t.Errorf("the unit has no credential %s", cfg.Upstream.Local.Keyring)
 	}
-}
-
-func readFile(t *testing.T, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

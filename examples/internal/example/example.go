@@ -6,8 +6,14 @@ package example
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
-	"io"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,12 +25,16 @@ import (
 	"time"
 )
 
-// Patience bounds every wait of an example's test.
-const Patience = 30 * time.Second
+// Patience bounds every wait of an example's test. No machine is so busy that it needs more.
+const Patience = 2 * time.Minute
 
-// Build returns the path of the program, built from this module.
+// Build returns the path of the program, built from this module. It links the program once for
+// the tests of all examples: go run keeps what it links, and has cp copy it.
 func Build(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("linking the program takes seconds")
+	}
 	if runtime.GOOS == "windows" {
 		t.Skip("the examples are for unix")
 	}
@@ -32,10 +42,10 @@ func Build(t *testing.T) string {
 		t.Skip("building the program needs the go tool")
 	}
 	bin := filepath.Join(t.TempDir(), "secretagent")
-	cmd := exec.Command("go", "build", "-o", bin, "secretagent")
+	cmd := exec.Command("go", "run", "-exec", "cp", "secretagent", bin)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		t.Fatalf("go run: %v\n%s", err, out)
 	}
 	return bin
 }
@@ -133,33 +143,24 @@ func (a *Agent) status() int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// Run runs the program with args and "--config agent.yaml" in the folder of the agent, and
-// returns its standard output. Any other exit code than 0 ends the test.
-func (a *Agent) Run(t *testing.T, stdin string, args ...string) string {
-	t.Helper()
-	cmd := a.command(append(args, "--config", "agent.yaml")...)
-	cmd.Stdin = strings.NewReader(stdin)
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("secretagent %s: %v\n%s", strings.Join(args, " "), err, errOut.Bytes())
-	}
-	return string(out)
-}
-
 // Create stores a new secret.
 func (a *Agent) Create(t *testing.T, name, value string) {
 	t.Helper()
-	a.secrets = append(a.secrets, value)
-	a.Run(t, value, "secret", "create", name, "--data-file", "-")
+	a.store(t, "create", name, value)
 }
 
 // Put stores a new current value of a secret.
-func (a *Agent) Put(t *testing.T, name, value string) {
+func (a *Agent) Put(t *testing.T, name, value string) { t.Helper(); a.store(t, "put", name, value) }
+
+// store runs the command of the secret, which must succeed.
+func (a *Agent) store(t *testing.T, verb, name, value string) {
 	t.Helper()
-	a.secrets = append(a.secrets, value)
-	a.Run(t, value, "secret", "put", name, "--data-file", "-")
+	a.Secret(value)
+	cmd := a.command("secret", verb, name, "--data-file", "-", "--config", "agent.yaml")
+	cmd.Stdin = strings.NewReader(value)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("secretagent secret %s: %v\n%s", verb, err, out)
+	}
 }
 
 // Secret names texts that must not be in the log of the agent.
@@ -184,7 +185,47 @@ func Eventually(t *testing.T, what string, done func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited %s for %s", Patience, what)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// Certificate returns a new self-signed certificate for localhost and its key, as PEM.
+func Certificate(t *testing.T, serial int64) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+}
+
+// Read returns the text of a file.
+func Read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Write writes a file that only we may read.
+func Write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -206,7 +247,7 @@ func Tool(t *testing.T, name string, also ...string) string {
 // Output runs a command in dir and returns what it printed on both outputs, and its exit code.
 func Output(t *testing.T, dir string, env []string, argv ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = dir
@@ -223,8 +264,6 @@ type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
-
-var _ io.Writer = (*Buffer)(nil)
 
 // Write implements io.Writer.
 func (b *Buffer) Write(p []byte) (int, error) {
