@@ -3,13 +3,10 @@
 package clients
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"secretagent/agent"
-	"secretagent/agent/config"
 	"secretagent/examples/internal/example"
 )
 
@@ -20,7 +17,12 @@ func TestClients(t *testing.T) {
 		t.Skip("the interpreters of four languages take seconds")
 	}
 	for _, mode := range []string{"kms", "aws"} {
-		url, tokenFile := startAgent(t, mode)
+		dir := t.TempDir()
+		a, _ := example.Within(t, dir, `
+upstream: {local: {seed: [{name: demo/db, data: '`+value+`'}], api: {socket: off}}}
+endpoint: {listen: "127.0.0.1:0", format: `+mode+`, tokenFile: token}
+process: {noDump: false}
+`)
 		for _, argv := range [][]string{
 			{"sh", "client.sh"}, {"python3", "client.py"}, {"node", "client.mjs"}, {"go", "run", "./goclient"},
 		} {
@@ -29,7 +31,7 @@ func TestClients(t *testing.T) {
 				if argv[0] == "sh" {
 					example.Tool(t, "curl")
 				}
-				env := []string{"AGENT=" + url, strings.ToUpper(mode) + "_TOKEN=file://" + tokenFile}
+				env := []string{"AGENT=http://" + a.Addrs()[0].String(), strings.ToUpper(mode) + "_TOKEN=file://" + filepath.Join(dir, "token")}
 				out, code := example.Output(t, "", env, append([]string{tool}, append(argv[1:], mode, "demo/db")...)...)
 				if got := strings.TrimSpace(out); code != 0 || got != value {
 					t.Errorf("exit code %d: %s", code, got)
@@ -37,35 +39,4 @@ func TestClients(t *testing.T) {
 			})
 		}
 	}
-}
-
-// startAgent runs an agent that answers in the given shape until the test ends.
-func startAgent(t *testing.T, format string) (url, tokenFile string) {
-	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, "agent.yaml")
-	text := `
-upstream: {local: {seed: [{name: demo/db, data: '` + value + `'}], api: {socket: off}}}
-endpoint: {listen: "127.0.0.1:0", format: ` + format + `}
-process: {noDump: false}
-`
-	example.Write(t, path, text)
-	cfg, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := agent.New(t.Context(), cfg, agent.Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return "http://" + a.Addrs()[0].String(), string(cfg.Endpoint.TokenFile)
 }

@@ -18,7 +18,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,7 +27,6 @@ import (
 	"github.com/prometheus/common/model"
 
 	"secretagent/agent"
-	"secretagent/agent/config"
 	"secretagent/examples/internal/example"
 )
 
@@ -372,30 +370,8 @@ type running struct {
 
 func start(t *testing.T, dir, text string) *running {
 	t.Helper()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "agent.yaml")
-	example.Write(t, path, text)
-	cfg, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := agent.New(t.Context(), cfg, agent.Deps{Version: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	r := &running{Agent: a, dir: dir, stop: sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the agent in %s ended with: %v", dir, err)
-		}
-	})}
-	t.Cleanup(r.stop)
-	return r
+	a, stop := example.Within(t, dir, text)
+	return &running{a, dir, stop}
 }
 
 func ask(t *testing.T, r *running, path string, want int) string {

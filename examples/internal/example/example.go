@@ -23,6 +23,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"secretagent/agent"
+	"secretagent/agent/config"
 )
 
 // Patience bounds every wait of an example's test. No machine is so busy that it needs more.
@@ -175,6 +178,35 @@ func (a *Agent) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(a.Bin, args...)
 	cmd.Dir = a.Dir
 	return cmd
+}
+
+// Within runs an agent with the configuration text, in this process and in the folder dir, which
+// it makes. It runs until stop is called, or the test ends.
+func Within(t *testing.T, dir, text string) (a *agent.Agent, stop func()) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "agent.yaml")
+	Write(t, path, text)
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err = agent.New(t.Context(), cfg, agent.Deps{Version: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the agent in %s ended with: %v", dir, err)
+		}
+	})
+	t.Cleanup(stop)
+	return a, stop
 }
 
 // Eventually waits until done, or ends the test, which says what it waited for.
