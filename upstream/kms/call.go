@@ -191,11 +191,11 @@ func (p *policy) send(ctx context.Context, c *call, l leg) outcome {
 		}
 		p.Observe(o)
 	}
-	logger := p.Logger.With(upstream.CauseOf(ctx).Attr(), "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took)
+	about := []any{upstream.CauseOf(ctx).Attr(), "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took}
 	if out.err != nil {
-		logger.Debug("attempt failed", "err", out.err)
+		p.Logger.Debug("attempt failed", append(about, "err", out.err)...)
 	} else {
-		logger.Debug("attempt answered")
+		p.Logger.Debug("attempt answered", about...)
 	}
 	return out
 }

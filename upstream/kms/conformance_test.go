@@ -18,14 +18,12 @@ func TestConformance(t *testing.T) {
 	ca := newAuthority()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
-		first, second := listen(t, nil), listen(t, ca.server)
-		serve(t, store, first, kmsserver.Signed, kmsserver.Options{})
-		serve(t, store, second, kmsserver.Signed, kmsserver.Options{})
-		bad := upstreamtest.NewFaulty(t, first.Addr().String())
+		bad := upstreamtest.NewFaulty(t, start(t, store, nil, kmsserver.Options{}).String())
+		second := start(t, store, ca.server, kmsserver.Options{})
 		for range 500 {
 			bad.Next(upstreamtest.Unavailable, upstreamtest.Fault{})
 		}
-		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.Addr().String(), RootCAs: ca.pool}}})
+		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.String(), RootCAs: ca.pool}}})
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})
 }
@@ -34,21 +32,11 @@ func TestConformanceOverAUnixSocket(t *testing.T) {
 	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		store, advance := backend(t)
-		dir, err := os.MkdirTemp("", "kms") // short: the path of a socket may have about 100 bytes
-		if err != nil {
-			t.Fatal(err)
-		}
+		dir := must(os.MkdirTemp("", "kms")) // short: the path of a socket may have about 100 bytes
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		path := filepath.Join(dir, "kms.sock")
-		ln, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		serve(t, store, ln, kmsserver.Trusted, kmsserver.Options{})
-		client, err := kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: path}}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		serve(t, store, must(net.Listen("unix", path)), kmsserver.Trusted, kmsserver.Options{})
+		client := must(kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: path}}}))
 		t.Cleanup(func() { _ = client.Close() })
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})

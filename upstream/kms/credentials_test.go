@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,7 +49,7 @@ type issuer struct {
 func newIssuer(t *testing.T) (*issuer, kms.Endpoint) {
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
-	ln := listen(t, nil)
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	i := &issuer{t: t}
 	i.server = serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
 	i.uri = httptest.NewServer(http.HandlerFunc(i.answer))
@@ -129,10 +130,7 @@ func (i *issuer) answer(w http.ResponseWriter, r *http.Request) {
 
 func source(t *testing.T, o kms.CredentialOptions) *kms.CredentialSource {
 	t.Helper()
-	s, err := kms.NewCredentials(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must(kms.NewCredentials(o))
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
@@ -344,8 +342,7 @@ func TestMarkersAreFoundNowhere(t *testing.T) {
 	create(t, store, "app/db", "MARKER-value")
 	var log upstreamtest.Buffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	serverLn := listen(t, nil)
-	serve(t, store, serverLn, kmsserver.Signed, kmsserver.Options{Logger: logger, AccessKeys: []kmsserver.AccessKey{testKey(keyID, keySecret, "MARKER-token")}})
+	addr := start(t, store, nil, kmsserver.Options{Logger: logger, AccessKeys: []kmsserver.AccessKey{testKey(keyID, keySecret, "MARKER-token")}})
 	var texts []string
 	var mu sync.Mutex
 	note := func(format string, args ...any) {
@@ -360,7 +357,7 @@ func TestMarkersAreFoundNowhere(t *testing.T) {
 		leakyProvider{},
 	} {
 		for _, fault := range []upstreamtest.Fault{{}, upstreamtest.Unavailable, upstreamtest.LostAnswer, upstreamtest.Truncate(150), upstreamtest.HalfJSON} {
-			proxy := upstreamtest.NewFaulty(t, serverLn.Addr().String())
+			proxy := upstreamtest.NewFaulty(t, addr.String())
 			proxy.Set(fault)
 			client := connect(t, kms.Options{
 				Endpoints: []kms.Endpoint{over(proxy)}, Credentials: provider, Logger: logger,

@@ -3,6 +3,7 @@ package kms_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -43,8 +44,7 @@ func TestFaultMatrix(t *testing.T) {
 	t.Parallel()
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
-	ln := listen(t, nil)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
+	addr := start(t, store, nil, kmsserver.Options{})
 	const maxAttempts = 3
 	ask := func(timeout time.Duration, endpoints ...kms.Endpoint) (attempts int, err error) {
 		client := connect(t, kms.Options{
@@ -60,7 +60,7 @@ func TestFaultMatrix(t *testing.T) {
 	}
 	for _, f := range faults {
 		for _, scenario := range []string{"once", "for ever", "with a second endpoint"} {
-			bad := upstreamtest.NewFaulty(t, ln.Addr().String())
+			bad := upstreamtest.NewFaulty(t, addr.String())
 			endpoints := []kms.Endpoint{over(bad)}
 			if bad.Set(f.fault); scenario == "once" {
 				bad.Set(upstreamtest.Fault{})
@@ -68,7 +68,7 @@ func TestFaultMatrix(t *testing.T) {
 			}
 			wantErr, wantAttempts := f.want, maxAttempts
 			if scenario == "with a second endpoint" {
-				endpoints = append(endpoints, plain(ln.Addr()))
+				endpoints = append(endpoints, plain(addr))
 			}
 			switch {
 			case f.want == nil:
@@ -84,7 +84,7 @@ func TestFaultMatrix(t *testing.T) {
 	}
 	// Silence ends with the attempt; that the next endpoint answers then is tested without a network.
 	for _, f := range []upstreamtest.Fault{upstreamtest.BlackHole, upstreamtest.Delay(time.Hour), upstreamtest.Slow(time.Minute)} {
-		proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
+		proxy := upstreamtest.NewFaulty(t, addr.String())
 		proxy.Set(f)
 		if attempts, err := ask(20*time.Millisecond, over(proxy)); !errors.Is(err, upstream.ErrUnavailable) || attempts != maxAttempts {
 			t.Errorf("%s: got %v after %d attempts", f, err, attempts)
@@ -96,9 +96,8 @@ func TestFaultMatrix(t *testing.T) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	store, _ := backend(t)
-	ln := listen(t, nil)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-	proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
+	addr := start(t, store, nil, kmsserver.Options{})
+	proxy := upstreamtest.NewFaulty(t, addr.String())
 	var attempts []string
 	client := connect(t, kms.Options{
 		Endpoints: []kms.Endpoint{over(proxy)},
@@ -178,9 +177,8 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 
 func TestSixtyFourCallersShareEightConnections(t *testing.T) {
 	store, _ := backend(t)
-	ln := listen(t, nil)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-	proxy := upstreamtest.NewFaulty(t, ln.Addr().String())
+	addr := start(t, store, nil, kmsserver.Options{})
+	proxy := upstreamtest.NewFaulty(t, addr.String())
 	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(proxy)}, MaxConcurrent: 8, Timeout: time.Minute, Deadline: time.Minute})
 	var calling sync.WaitGroup
 	for i := range 64 {
@@ -203,21 +201,19 @@ func TestAPrivateCAIsTrustedForItsOwnHostOnly(t *testing.T) {
 	ca, other := newAuthority(), newAuthority()
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
-	ln, stranger := listen(t, ca.server), listen(t, other.server)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{})
-	serve(t, store, stranger, kmsserver.Signed, kmsserver.Options{})
-	at := func(addr fmt.Stringer, ca authority) kms.Endpoint {
+	addr, stranger := start(t, store, ca.server, kmsserver.Options{}), start(t, store, other.server, kmsserver.Options{})
+	at := func(addr net.Addr, ca authority) kms.Endpoint {
 		return kms.Endpoint{Region: "cn-a", Host: addr.String(), RootCAs: ca.pool}
 	}
-	if _, err := connect(t, impatient(at(ln.Addr(), ca))).GetSecretValue(t.Context(), ref("app/db")); err != nil {
+	if _, err := connect(t, impatient(at(addr, ca))).GetSecretValue(t.Context(), ref("app/db")); err != nil {
 		t.Errorf("the right CA: %v", err)
 	}
-	_, err := connect(t, impatient(at(ln.Addr(), other))).GetSecretValue(t.Context(), ref("app/db"))
+	_, err := connect(t, impatient(at(addr, other))).GetSecretValue(t.Context(), ref("app/db"))
 	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "certificate is not trusted") {
 		t.Errorf("another CA: %v", err)
 	}
 	// The first endpoint's CA does not open the second.
-	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{at(ln.Addr(), other), at(stranger.Addr(), ca)}, Retry: kms.Retry{MaxAttempts: 2}})
+	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{at(addr, other), at(stranger, ca)}, Retry: kms.Retry{MaxAttempts: 2}})
 	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("exchanged CAs: %v", err)
 	}

@@ -32,14 +32,11 @@ func backend(t testing.TB) (*builtin.Store, func(time.Duration)) {
 	t.Helper()
 	var offset atomic.Int64
 	dir := t.TempDir()
-	store, err := builtin.Open(builtin.Options{
+	store := must(builtin.Open(builtin.Options{
 		Database: filepath.Join(dir, "data", "secrets.db"),
 		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
 		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	t.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			t.Error(err)
@@ -54,14 +51,11 @@ func serve(t testing.TB, m upstream.Manager, ln net.Listener, access kmsserver.A
 	if access == kmsserver.Signed && opts.AccessKeys == nil {
 		opts.AccessKeys = []kmsserver.AccessKey{testKey(keyID, keySecret, "")}
 	}
-	server, err := kmsserver.New(m, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := must(kmsserver.New(m, opts))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln, access) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = server.Shutdown(ctx)
 		if err := <-done; err != nil {
@@ -71,17 +65,15 @@ func serve(t testing.TB, m upstream.Manager, ln net.Listener, access kmsserver.A
 	return server
 }
 
-// listen opens a signed listener on a free port of the loopback interface.
-func listen(t testing.TB, config *tls.Config) net.Listener {
+// start serves m on a free port of the loopback interface, with TLS where config says so.
+func start(t testing.TB, m upstream.Manager, config *tls.Config, opts kmsserver.Options) net.Addr {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	if config != nil {
 		ln = tls.NewListener(ln, config)
 	}
-	return ln
+	serve(t, m, ln, kmsserver.Signed, opts)
+	return ln.Addr()
 }
 
 // connect returns a client with a large budget that is closed before the servers it talks to.
@@ -93,10 +85,7 @@ func connect(t testing.TB, opts kms.Options) *kms.Client {
 	if opts.Budget == (kms.Budget{}) {
 		opts.Budget = kms.Budget{PerSecond: 100000, Burst: 100000}
 	}
-	client, err := kms.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must(kms.New(opts))
 	kms.FullBudget(client)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
@@ -122,30 +111,28 @@ func (a authority) client() *tls.Config {
 }
 
 func newAuthority() authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "private test CA"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"kms.cn-proxied.aliyuncs.com"},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		panic(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		panic(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return authority{
-		pool:   pool,
+	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
+	a := authority{
+		pool:   x509.NewCertPool(),
 		server: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
 	}
+	a.pool.AddCert(must(x509.ParseCertificate(der)))
+	return a
+}
+
+// must returns v. An error ends the tests: it is one of the machine.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 func testKey(id, secret, token string) kmsserver.AccessKey {

@@ -26,12 +26,11 @@ func TestTheCauseOfACallIsFollowed(t *testing.T) {
 	store, _ := backend(t)
 	create(t, store, "app/db", "value")
 	var ours, theirs upstreamtest.Buffer
-	ln := listen(t, nil)
-	serve(t, store, ln, kmsserver.Signed, kmsserver.Options{Logger: theirs.Logger()})
-	bad := upstreamtest.NewFaulty(t, ln.Addr().String())
+	addr := start(t, store, nil, kmsserver.Options{Logger: theirs.Logger()})
+	bad := upstreamtest.NewFaulty(t, addr.String())
 	bad.Set(upstreamtest.Unavailable)
 	client := connect(t, kms.Options{
-		Endpoints: []kms.Endpoint{over(bad), plain(ln.Addr())},
+		Endpoints: []kms.Endpoint{over(bad), plain(addr)},
 		Logger:    ours.Logger(),
 	})
 	trace, _ := upstream.ParseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")

@@ -95,10 +95,7 @@ func TestNothingStandsInTheURL(t *testing.T) {
 	if !strings.HasPrefix(line, "POST / map[") || strings.Contains(line, "MARKER") {
 		t.Errorf("the request line and headers are %s", line)
 	}
-	form, err := url.ParseQuery(rest)
-	if err != nil {
-		t.Fatal(err)
-	}
+	form := must(url.ParseQuery(rest))
 	for name, want := range map[string]string{
 		"SecretData": "MARKER a+b&c=d%é", "SecurityToken": "MARKER-token+/=", "AccessKeyId": keyID, "Action": "PutSecretValue",
 		"SecretName": "app/db", "VersionId": "v1", "RegionId": "cn-test", "Version": "2016-01-20",
@@ -215,13 +212,9 @@ func TestManagedAndSparseAnswers(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr()
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	_ = ln.Close()
-	_, err = connect(t, impatient(plain(addr))).GetSecretValue(t.Context(), ref("app/db"))
+	_, err := connect(t, impatient(plain(ln.Addr()))).GetSecretValue(t.Context(), ref("app/db"))
 	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("TCP: %v", err)
 	}
