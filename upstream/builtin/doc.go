@@ -28,8 +28,8 @@
 // name, version id and data type, and each secret's metadata (labels, versions, tags, times),
 // bound to the name. Names of secrets and versions stay readable in the file, as do sizes.
 // The keys are a cleartext Tink keyset in a file of its own, the keyring. Both files together
-// give the secrets, so keep the keyring apart from the database and out of its backups. Key ids are Tink's, in decimal; EncryptionKeyId is the key that
-// protects the current version.
+// give the secrets, so keep the keyring apart from the database and out of its backups. Key ids
+// are Tink's, in decimal; EncryptionKeyId is the key that protects the current version.
 //
 // [Store.RotateKey] adds a key and makes it primary. Old values stay readable under the old
 // key until [Store.Reencrypt] has rewritten them. CreateSecret may name a key of the keyring,
@@ -57,8 +57,8 @@
 // The alternative is to trust the file until a read meets the damage, and a damaged page can
 // make bbolt recurse without end, which no recover catches, or hide a secret that then looks
 // deleted. bbolt's own Check cannot be used for this: it runs in a goroutine of its own, where
-// a memory fault ends the process. bbolt would also fall back to the previous transaction when the
-// newest of the two header pages is damaged; that silently loses an acknowledged write, so
+// a memory fault ends the process. bbolt would also fall back to the previous transaction when
+// the newest of the two header pages is damaged; that silently loses an acknowledged write, so
 // Open refuses. Header pages are smaller than a disk sector and not torn by a crash.
 //
 // The map of the file is made large at once, since growing it makes bbolt wait for all reads
@@ -66,9 +66,8 @@
 //
 // A metadata record is rewritten whole with each change of the secret: it is a few hundred
 // bytes, and one record per secret makes each change atomic by itself. Deleted values leave
-// their ciphertext in free pages of the file until those are used again. An older
-// copy of the whole file in its place is not noticed: nothing inside a file can prove that it
-// is the newest.
+// their ciphertext in free pages of the file until those are used again. An older copy of the
+// whole file in its place is not noticed: nothing inside a file can prove that it is the newest.
 //
 // Nonces are random, 96 bits: a key should be rotated before it has sealed 2³² records.
 package builtin

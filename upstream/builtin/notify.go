@@ -21,10 +21,7 @@ type listeners struct {
 // fn runs on the writer's goroutine: it must not block and must not call the [Store]. After
 // cancel has returned, fn is not called again.
 func (s *Store) OnChange(fn func(upstream.SecretName)) (cancel func()) {
-	return s.listeners.add(fn)
-}
-
-func (l *listeners) add(fn func(upstream.SecretName)) (cancel func()) {
+	l := &s.listeners
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.funcs == nil {
@@ -41,13 +38,10 @@ func (l *listeners) add(fn func(upstream.SecretName)) (cancel func()) {
 }
 
 func (l *listeners) call(changed []upstream.SecretName) {
-	if len(changed) > 1 {
-		slices.Sort(changed)
-		changed = slices.Compact(changed)
-	}
+	slices.Sort(changed)
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	for _, name := range changed {
+	for _, name := range slices.Compact(changed) {
 		for _, fn := range l.funcs {
 			fn(name)
 		}

@@ -58,8 +58,9 @@ func (s *schedule) due(now int64, limit int) (names []upstream.SecretName, next 
 	return names, next
 }
 
-// purgeLoop sleeps until the next planned deletion, purges, and sleeps again.
-func (s *Store) purgeLoop(ctx context.Context) error {
+// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed.
+// It returns nil. Without it such secrets are invisible all the same, but stay in the file.
+func (s *Store) Run(ctx context.Context) error {
 	for {
 		wait := purgeRetry
 		next, err := s.purgeDue(ctx)
@@ -71,16 +72,12 @@ func (s *Store) purgeLoop(ctx context.Context) error {
 		default:
 			wait = min(max(time.Duration(next-s.now())*time.Second, purgeAtLeast), purgeAtMost)
 		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-s.schedule.changed:
-			timer.Stop()
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
 		case <-s.quit:
-			timer.Stop()
 			return nil
 		}
 	}

@@ -340,10 +340,6 @@ func (s *Store) closeDatabase() error {
 	return nil
 }
 
-// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed.
-// It returns nil. Without it such secrets are invisible all the same, but stay in the file.
-func (s *Store) Run(ctx context.Context) error { return s.purgeLoop(ctx) }
-
 // Stats is a snapshot of what a [Store] has done since it was opened.
 type Stats struct {
 	Reads   uint64 // read transactions
