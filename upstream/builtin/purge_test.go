@@ -16,9 +16,11 @@ import (
 
 const day = 24 * time.Hour
 
-// inFile reports which secrets the database still holds, whatever their state.
-func inFile(t *testing.T, s *Store) (names []string) {
+// wantInFile checks which secrets the database still holds, whatever their state.
+func wantInFile(t *testing.T, s *Store, want ...string) {
 	t.Helper()
+	synctest.Wait()
+	var names []string
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		if n := tx.Bucket(bucketValues).Stats().KeyN; n < tx.Bucket(bucketSecrets).Stats().KeyN {
 			t.Errorf("only %d values", n)
@@ -28,10 +30,9 @@ func inFile(t *testing.T, s *Store) (names []string) {
 			return nil
 		})
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || !slices.Equal(names, want) {
+		t.Errorf("the file holds %v, %v; want %v", names, err, want)
 	}
-	return names
 }
 
 func mustDelete(t *testing.T, s *Store, name string, days int) time.Time {
@@ -72,31 +73,20 @@ func TestPurge(t *testing.T) {
 		}
 		mustDelete(t, s, "restored", 7)
 		mustDelete(t, s, "thirty", 0)
-		if err := s.RestoreSecret(t.Context(), "restored"); err != nil {
-			t.Error(err)
-		}
+		wantErr(t, s.RestoreSecret(t.Context(), "restored"), nil)
 		heard()
 
 		time.Sleep(7*day - time.Second)
-		synctest.Wait()
-		if got := inFile(t, s); len(got) != 4 {
-			t.Errorf("a second before the time: %v", got)
-		}
+		wantInFile(t, s, "kept", "restored", "seven", "thirty")
 		_, err = get(s, "seven")
 		wantErr(t, err, upstream.ErrPendingDeletion)
 		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "restored", "thirty"}) {
-			t.Errorf("after seven days: %v", got)
-		}
+		wantInFile(t, s, "kept", "restored", "thirty")
 		if got := heard(); !slices.Equal(got, []string{"seven"}) {
 			t.Errorf("heard of %v", got)
 		}
 		time.Sleep(24 * day)
-		synctest.Wait()
-		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "restored"}) {
-			t.Errorf("after 31 days: %v", got)
-		}
+		wantInFile(t, s, "kept", "restored")
 		if n := s.Stats().Purged; n != 2 {
 			t.Errorf("%d purged", n)
 		}
@@ -141,10 +131,7 @@ func TestPurgeAfterARestart(t *testing.T) {
 		wantErr(t, err, upstream.ErrNotFound)
 		defer run(t, s)()
 		time.Sleep(21 * day)
-		synctest.Wait()
-		if got := inFile(t, s); !slices.Equal(got, []string{"kept", "past"}) {
-			t.Errorf("left: %v", got)
-		}
+		wantInFile(t, s, "kept", "past")
 		wantValue(t, s, "past", "new")
 	})
 }
@@ -165,15 +152,9 @@ func TestPurgeIsTriedAgain(t *testing.T) {
 		time.Sleep(8 * day)
 		failCommits(s, 2) // the wish to look again, from the deletion, is still there
 		defer run(t, s)()
-		synctest.Wait()
-		if got := inFile(t, s); len(got) != 1 {
-			t.Errorf("left: %v", got)
-		}
+		wantInFile(t, s, "a")
 		time.Sleep(2 * purgeRetry)
-		synctest.Wait()
-		if got := inFile(t, s); len(got) != 0 {
-			t.Errorf("left after the retry: %v", got)
-		}
+		wantInFile(t, s)
 	})
 	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "no space left") {
 		t.Errorf("the log does not tell: %s", log.String())
