@@ -2,6 +2,7 @@ package render_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -65,11 +66,9 @@ func TestChainFromUpstreamToFile(t *testing.T) {
 		holds("file", fmt.Sprintf("%d %d", n, n-1))
 	}
 	holds("pinned", "0")
-	if _, err := fake.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "app/db"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := fake.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "app/db"})
 	holds("file", "") // it is gone
-	if err := fake.RestoreSecret(t.Context(), "app/db"); err != nil {
+	if err := errors.Join(err, fake.RestoreSecret(t.Context(), "app/db")); err != nil {
 		t.Fatal(err)
 	}
 	holds("file", "7 6")

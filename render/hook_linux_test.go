@@ -276,9 +276,7 @@ func TestHookMayStartADaemon(t *testing.T) {
 	}
 	t.Parallel()
 	pidFile := t.TempDir() + "/pid"
-	if err := runHook(t, sh(`sleep 600 & echo $! > `+pidFile), discard); err != nil {
-		t.Error(err)
-	}
+	must(t, runHook(t, sh(`sleep 600 & echo $! > `+pidFile), discard))
 	var pid int
 	if _, err := fmt.Sscan(mustRead(t, pidFile), &pid); err != nil {
 		t.Fatal(err)

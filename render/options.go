@@ -73,9 +73,9 @@ type Options struct {
 
 // Event is one attempt to bring a target up to date, or one run of a hook.
 type Event struct {
-	Name    string // of the target or set; of the first one when several share a hook
+	Name    string // of the target; of the first one when several share a hook
 	Hook    bool   // a hook ran; otherwise the target was rendered
-	Changed bool   // something was published
+	Changed bool   // something was published or deleted
 	Elapsed time.Duration
 	Err     error // nil: it succeeded
 }
@@ -139,7 +139,7 @@ type Wait struct {
 	Max time.Duration
 }
 
-// Target is one file.
+// Target is a target of one file.
 type Target struct {
 	Content
 
@@ -170,8 +170,8 @@ type Target struct {
 	Hook *Hook
 }
 
-// Set is a folder of files that belong together. All of them are made of values from one
-// moment of the source and are published by one rename:
+// Set is a target of several files that belong together, in a folder of their own. All of them
+// are made of values from one moment of the source and are published by one rename:
 //
 //	Directory/tls.crt → ..data/tls.crt
 //	Directory/tls.key → ..data/tls.key

@@ -173,6 +173,9 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 	defer chmod(0o700)
 	keepsAndHeals(t, dir, "permission denied", func() { chmod(0o500) }, func() { chmod(0o700) })
+	must(t, os.Chmod(dir+"/file", 0)) // what cannot be read any more is replaced
+	mustRendered(t, dir+"/file", strings.Repeat("2", 10_000), nil)
+	wantMode(t, dir+"/file", 0o600)
 }
 
 // asNobody runs the test that calls it once more, without root's right to write everywhere.

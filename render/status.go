@@ -18,7 +18,7 @@ const (
 	Removed State = "removed" // deleted, because a secret it needs was deleted
 )
 
-// TargetStatus is the state of one target or set, also as JSON. It holds no values.
+// TargetStatus is the state of a target, also as JSON. It holds no values.
 type TargetStatus struct {
 	Path      string   // of the file, or of the folder of a set
 	Files     []string `json:",omitempty"` // of a set
