@@ -64,7 +64,7 @@ func startCached(t *testing.T, b *rotating, limits cache.Limits) (*rig, *cache.C
 	return startCachedWith(t, b, limits, endpoint.Options{MaxConnections: 2000})
 }
 
-func startCachedWith(t *testing.T, b *rotating, limits cache.Limits, opts endpoint.Options) (*rig, *cache.Cache) {
+func startCachedWith(t *testing.T, b cache.Upstream, limits cache.Limits, opts endpoint.Options) (*rig, *cache.Cache) {
 	t.Helper()
 	c, err := cache.New(b, cache.Options{Limits: limits})
 	if err != nil {

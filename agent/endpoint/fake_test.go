@@ -253,7 +253,9 @@ func (r *rig) serveCache(t testing.TB, secrets endpoint.Secrets, opts endpoint.O
 // inBubble runs a test whose time passes only while everybody waits: connections are pipes.
 func inBubble(t *testing.T, opts endpoint.Options, test func(t *testing.T, r *rig)) {
 	t.Helper()
-	_ = (&fasthttp.Server{LazyRequestTime: true}).ServeConn(gone{}) // starts the clock of fasthttp, which outlives the test
+	ours, theirs := net.Pipe()
+	_ = ours.Close()
+	_ = (&fasthttp.Server{LazyRequestTime: true}).ServeConn(theirs) // starts the clock of fasthttp, which outlives the test
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{fakeSecrets: newFake(), log: &upstreamtest.Buffer{}, pipes: newPipes()}
 		r.serveCache(t, r.fakeSecrets, opts)
@@ -287,14 +289,6 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error { p.close(); return nil }
 
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Net: "pipe"} }
-
-// gone is a connection whose client has left.
-type gone struct{ net.Conn }
-
-func (gone) Read([]byte) (int, error) { return 0, io.EOF }
-func (gone) Close() error             { return nil }
-func (gone) RemoteAddr() net.Addr     { return &net.UnixAddr{} }
-func (gone) LocalAddr() net.Addr      { return &net.UnixAddr{} }
 
 func (r *rig) setCallers(t testing.TB, callers []endpoint.Caller) {
 	t.Helper()

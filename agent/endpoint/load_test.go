@@ -35,7 +35,6 @@ type order struct {
 type result struct {
 	Count int64
 	Took  time.Duration
-	P50   time.Duration
 	P99   time.Duration
 	Err   string
 }
@@ -119,7 +118,7 @@ func load(conns []net.Conn, requests []string, span time.Duration) result {
 	}
 	if len(latencies) > 0 {
 		slices.Sort(latencies)
-		r.P50, r.P99 = latencies[len(latencies)/2], latencies[len(latencies)*99/100]
+		r.P99 = latencies[len(latencies)*99/100]
 	}
 	return r
 }
