@@ -76,13 +76,9 @@ func (s *Server) adopt(set *callerSet) {
 	s.accounts = accounts
 }
 
-// see notes that the caller of the current request, if there is one, was here. What is there
-// already is not written again.
-func (s *Server) see(c *conn) {
-	if c.caller == nil {
-		return
-	}
-	if a, now := c.caller.account, s.clock.Load(); a.seen.Load() != now {
+// see notes that the caller was here. What is there already is not written again.
+func (a *account) see(now int64) {
+	if a.seen.Load() != now {
 		a.seen.Store(now)
 	}
 }
@@ -107,7 +103,6 @@ func (s *Server) countValue(c *conn, a *upstream.Answer) {
 // countAnswer counts an answer about a value, whether the value is part of it or not.
 func (s *Server) countAnswer(c *conn, a *upstream.Answer) {
 	c.caller.account.lookups.Add(1)
-	s.see(c)
 	if a.Derived != nil {
 		a.Derived.Asked(&c.caller.account.name, s.clock.Load())
 	}
@@ -125,10 +120,9 @@ func (s *Server) timeLookup(a *upstream.Answer, err error, began time.Time) {
 }
 
 // countRefusal counts a refusal, also for the caller where it is known.
-func (s *Server) countRefusal(c *conn, r refusal) {
-	s.stats.refused[r].Add(1)
+func (s *Server) countRefusal(c *conn, r *refusal) {
+	s.stats.refused.add(r.code)
 	if c.caller != nil {
 		c.caller.account.refusals.Add(1)
-		s.see(c)
 	}
 }

@@ -23,10 +23,10 @@ type batchError struct {
 // BatchGetSecretValue: {"SecretValues":[…],"Errors":[{SecretName,VersionStage,Code,HttpStatus,Message}]}.
 // Each value is what GetSecretValue answers. A reference that fails does not fail the others,
 // so the status is 200 as soon as the request itself is right.
-func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
+func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 	c.began = time.Time{} // hits are timed for lookups of one secret
-	may := make([]upstream.SecretRef, 0, len(q.batch))
-	for _, ref := range q.batch {
+	may := make([]upstream.SecretRef, 0, len(c.query.batch))
+	for _, ref := range c.query.batch {
 		if c.caller.may(ref.SecretName) {
 			may = append(may, ref)
 		}
@@ -40,7 +40,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 	var values []byte
 	errs := []batchError{}
 	var worst *upstream.Answer
-	for _, ref := range q.batch {
+	for _, ref := range c.query.batch {
 		var f failure
 		if !c.caller.may(ref.SecretName) {
 			s.countRefusal(c, nameNotAllowed)
@@ -57,7 +57,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 				continue
 			}
 			f = failureOf(err)
-			s.stats.fail(f.code)
+			s.stats.failed.add(f.code)
 			if f.defect {
 				s.logFailure(c, ref, &f, err)
 			}

@@ -180,7 +180,7 @@ var callerName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // authenticate finds the caller by its peer, or by the digest of its token: how long the search
 // takes depends on the digest alone, which the client cannot choose.
-func authenticate(c *conn, h *headers, set *callerSet) (*caller, refusal) {
+func authenticate(c *conn, h *headers, set *callerSet) (*caller, *refusal) {
 	if h.tokens == 0 {
 		for _, who := range set.byPeer {
 			if who.matchesPeer(c.peer) {

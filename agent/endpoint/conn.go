@@ -74,7 +74,8 @@ type request struct {
 	status      int
 	code        string    // of an error
 	began       time.Time // zero: it is not timed
-	scratch     []byte    // decoded parameters; strings of the query may alias it
+	query       query
+	scratch     []byte // decoded parameters; strings of the query may alias it
 }
 
 // peer is what the kernel says about the other end of a unix socket.
@@ -147,11 +148,8 @@ func (c *conn) setNumber(n, process uint64) {
 func (c *conn) begin() {
 	c.requests++
 	n := c.requests
+	c.request = request{id: c.id, scratch: c.scratch[:0]}
 	hex.Encode(c.id[30:], []byte{byte(n >> 16), byte(n >> 8), byte(n)})
-	c.ifNoneMatch, c.traceparent = nil, nil
-	c.caller, c.token, c.op, c.status, c.code = nil, nil, "", 0, ""
-	c.began = time.Time{}
-	c.scratch = c.scratch[:0]
 }
 
 // trace returns the trace that the client is in. It is parsed when asked for: most hits leave

@@ -34,7 +34,7 @@ type headers struct {
 //
 // It returns the caller in c.caller; nil for a health request that presents no valid token, and
 // for a browser that is not signed in.
-func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
+func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route) *refusal {
 	req := &ctx.Request.Header
 	if refused := guardMethod(ctx, r); refused != allowed { // 1.
 		return refused
@@ -49,7 +49,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
 		return forwardedRequest
 	case !s.hostAllowed(req.Host(), c.unix): // 3.
 		return hostNotAllowed
-	case (h.crossOrigin || routes[r].fromPage) && !(routes[r].forBrowsers && sameOrigin(req, c)): // 4.
+	case (h.crossOrigin || r.fromPage) && !(r.forBrowsers && sameOrigin(req, c)): // 4.
 		return originNotAllowed
 	}
 	return s.identify(req, c, r, &h) // 5.
@@ -57,12 +57,12 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r route) refusal {
 
 // guardMethod refuses other methods than that of the route, and what others on the way to us
 // may have read otherwise than we do.
-func guardMethod(ctx *fasthttp.RequestCtx, r route) refusal {
+func guardMethod(ctx *fasthttp.RequestCtx, r *route) *refusal {
 	req := &ctx.Request.Header
 	get, post := req.IsGet(), req.IsPost()
-	if routes[r].post && !post || !routes[r].post && !get && (r != routeUnknown || !post) {
+	if r.post && !post || !r.post && !get && (r != routeUnknown || !post) {
 		allow := "GET"
-		if routes[r].post {
+		if r.post {
 			allow = "POST"
 		}
 		ctx.Response.Header.Set("Allow", allow)
@@ -125,7 +125,7 @@ func (s *Server) note(h *headers, name, value []byte) {
 }
 
 // identify finds out who asks.
-func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r route, h *headers) refusal {
+func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r *route, h *headers) *refusal {
 	set := s.callers.Load()
 	who, refused := authenticate(c, h, set)
 	lent := refused == tokenMissing
@@ -133,13 +133,14 @@ func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r route, h *head
 		who, refused = s.admitBrowser(req, c, r, set)
 	}
 	switch {
-	case refused != allowed && (r == routeLive || r == routeReady):
+	case refused != allowed && r.health:
 		return allowed
 	case refused != allowed || who == nil:
 		return refused
 	}
 	c.caller = who
 	account := who.account
+	account.see(s.clock.Load())
 	if lent { // a session opens the status alone: the connection is nobody's
 		account = c.account
 	}
@@ -197,7 +198,7 @@ func lower(s string) string {
 
 // noteRefusal writes a refusal to log and audit, at a bounded rate: a client that is refused
 // must not be able to fill a disk.
-func (s *Server) noteRefusal(c *conn, r refusal) {
+func (s *Server) noteRefusal(c *conn, r *refusal) {
 	switch r {
 	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, tokenInvalid, linkInvalid, peerNotAllowed, nameNotAllowed:
 	default:
@@ -208,8 +209,8 @@ func (s *Server) noteRefusal(c *conn, r refusal) {
 		if c.caller != nil {
 			name = c.caller.Name
 		}
-		s.opts.Logger.Warn("request refused", "code", refusals[r].code, "caller", name, "from", c.from(),
-			c.cause().Attr(), "suppressed", suppressed, "hint", refusals[r].message)
+		s.opts.Logger.Warn("request refused", "code", r.code, "caller", name, "from", c.from(),
+			c.cause().Attr(), "suppressed", suppressed, "hint", r.message)
 	}
 	if r != nameNotAllowed { // a denied name is audited with the name, see deny
 		s.auditRefusal(c, upstream.SecretRef{}, &s.strangers)

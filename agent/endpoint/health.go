@@ -28,42 +28,63 @@ type Problem struct {
 	Reason string // why, without values
 }
 
-// observe answers the routes that give out no values. A client without a token learns from
-// /ready that something is missing, but not what: names are for callers.
-func (s *Server) observe(ctx *fasthttp.RequestCtx, c *conn, r route) {
-	s.see(c)
+func (s *Server) live(ctx *fasthttp.RequestCtx, c *conn) {
 	s.setCommonHeaders(ctx, c)
-	if c.caller == nil && r != routeStatus {
-		// A probe comes back when it likes; its slot is worth more.
-		ctx.Response.Header.SetConnectionClose()
+	setJSON(ctx, []byte("{\"Live\":true}\n"))
+}
+
+// ping is what the AWS agent calls /live, and what its probes ask for.
+func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
+	s.setCommonHeaders(ctx, c)
+	ctx.Response.Header.SetContentTypeBytes(contentTypeText)
+	ctx.Response.SetBodyString("healthy")
+}
+
+// ready tells a client without a token that something is missing, but not what: names are for
+// callers.
+func (s *Server) ready(ctx *fasthttp.RequestCtx, c *conn) {
+	s.setCommonHeaders(ctx, c)
+	ready := Readiness{Ready: true}
+	if s.opts.Ready != nil {
+		ready = s.opts.Ready()
 	}
-	switch {
-	case r == routeLive && bytes.HasPrefix(ctx.Request.Header.RequestURI(), []byte(pingPath)):
-		ctx.Response.Header.SetContentTypeBytes(contentTypeText)
-		ctx.Response.SetBodyString("healthy")
-	case r == routeLive:
-		setJSON(ctx, []byte("{\"Live\":true}\n"))
-	case r == routeReady:
-		ready := s.readiness(c)
-		if !ready.Ready {
-			ctx.Response.SetStatusCode(fasthttp.StatusServiceUnavailable)
-		}
-		setJSON(ctx, encode(ready))
-	case r == routeStatus && s.wantsPage(&ctx.Request.Header):
-		s.page(ctx, c, r, "")
-	case r == routeStatus && s.opts.Status != nil:
-		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}))
-	case r == routeMetrics && s.opts.Metrics != nil:
-		var buf bytes.Buffer
-		if err := s.opts.Metrics(&buf); err != nil {
-			s.opts.Logger.Error("metrics cannot be gathered", "err", err, "hint", hintDefect)
-			s.refuse(ctx, c, internalFailure)
-			return
-		}
-		ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
-		ctx.Response.SetBodyRaw(buf.Bytes())
-	default:
+	ready.Ready = ready.Ready && !s.stopping.Load()
+	ready.Problems = slices.DeleteFunc(slices.Clone(ready.Problems), func(p Problem) bool {
+		return c.caller == nil || p.SecretName != "" && !c.caller.may(p.SecretName)
+	})
+	if !ready.Ready {
+		ctx.Response.SetStatusCode(fasthttp.StatusServiceUnavailable)
+	}
+	setJSON(ctx, encode(ready))
+}
+
+func (s *Server) metrics(ctx *fasthttp.RequestCtx, c *conn) {
+	if s.opts.Metrics == nil {
 		s.refuse(ctx, c, pathNotFound)
+		return
+	}
+	var buf bytes.Buffer
+	if err := s.opts.Metrics(&buf); err != nil {
+		s.opts.Logger.Error("metrics cannot be gathered", "err", err, "hint", hintDefect)
+		s.refuse(ctx, c, internalFailure)
+		return
+	}
+	s.setCommonHeaders(ctx, c)
+	ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
+	ctx.Response.SetBodyRaw(buf.Bytes())
+}
+
+// status answers browsers that want to show it with the page, and others with JSON.
+func (s *Server) status(ctx *fasthttp.RequestCtx, c *conn) {
+	switch {
+	case s.wantsPage(&ctx.Request.Header) && c.caller == nil:
+		s.showSignIn(ctx, "")
+	case s.wantsPage(&ctx.Request.Header):
+		s.showFile(ctx, "index.html")
+	case s.opts.Status == nil:
+		s.refuse(ctx, c, pathNotFound)
+	default:
+		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}))
 	}
 }
 
@@ -76,17 +97,4 @@ func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, v any) {
 		return
 	}
 	setJSON(ctx, append(b, '\n'))
-}
-
-// readiness returns what c may know of it.
-func (s *Server) readiness(c *conn) Readiness {
-	ready := Readiness{Ready: true}
-	if s.opts.Ready != nil {
-		ready = s.opts.Ready()
-	}
-	ready.Ready = ready.Ready && !s.stopping.Load()
-	ready.Problems = slices.DeleteFunc(slices.Clone(ready.Problems), func(p Problem) bool {
-		return c.caller == nil || p.SecretName != "" && !c.caller.may(p.SecretName)
-	})
-	return ready
 }

@@ -118,12 +118,12 @@ func FuzzTarget(f *testing.F) {
 	s, c := newHeld(f)
 	f.Fuzz(func(t *testing.T, target string) {
 		r, name, params := s.routeOf([]byte(target))
-		if r != routeName && r != routeGet {
+		if r.op != routeName.op {
 			return
 		}
 		c.begin()
-		var q query
-		if err := s.parse(c, r, name, params, &q); err != nil {
+		q := &c.query
+		if err := s.parse(c, r, name, params); err != nil {
 			if upstream.Status(err) != 400 || failureOf(err).message == "" {
 				t.Fatalf("%q: %v", target, err)
 			}

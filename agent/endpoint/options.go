@@ -134,7 +134,7 @@ func (o Options) Validate() error {
 	switch prefix := o.PathPrefix; {
 	case !pathPrefix.MatchString(prefix):
 		p.Addf("pathPrefix", prefix, "must start and end with a slash, such as /v1/")
-	case prefix == "/", strings.HasPrefix(prefix, "/secretsmanager/"), paths[strings.TrimSuffix(prefix, "/")] != routeUnknown:
+	case prefix == "/", strings.HasPrefix(prefix, "/secretsmanager/"), routes[strings.TrimSuffix(prefix, "/")] != nil:
 		p.Addf("pathPrefix", prefix, "would hide the other paths of the endpoint")
 	}
 	if o.Format >= numFormats {

@@ -43,32 +43,11 @@ func (s *Server) wantsPage(req *fasthttp.RequestHeader) bool {
 	return s.opts.StatusPage && bytes.Contains(req.Peek("Accept"), []byte("text/html"))
 }
 
-// page answers what browsers ask for; code is that of a one-time link.
-func (s *Server) page(ctx *fasthttp.RequestCtx, c *conn, r route, code string) {
-	if !s.opts.StatusPage {
-		s.refuse(ctx, c, pathNotFound)
-		return
-	}
-	switch r {
-	case routeStatus:
-		if c.caller == nil {
-			s.showSignIn(ctx, "")
-		} else {
-			s.showFile(ctx, "index.html")
-		}
-	case routePageFile:
-		requested, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
-		name, _ := pageFile(requested)
-		s.showFile(ctx, name)
-	case routePageLink:
-		s.makeLink(ctx, c)
-	case routePageOpen:
-		s.openLink(ctx, c, code)
-	case routeSignIn:
-		s.signIn(ctx, c)
-	case routeSignOut:
-		s.signOut(ctx, c)
-	}
+// file answers with a file of the page.
+func (s *Server) file(ctx *fasthttp.RequestCtx, _ *conn) {
+	requested, _, _ := bytes.Cut(ctx.Request.Header.RequestURI(), []byte{'?'})
+	name, _ := pageFile(requested)
+	s.showFile(ctx, name)
 }
 
 // setPageHeaders keeps what a browser gets to itself.

@@ -46,17 +46,17 @@ const (
 var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code"}
 
 // allowedParams names the parameters that a route takes.
-func allowedParams(r route) string {
+func allowedParams(r *route) string {
 	var names []string
 	for i, name := range paramNames {
-		if routes[r].params&(1<<i) != 0 {
+		if r.params&(1<<i) != 0 {
 			names = append(names, name)
 		}
 	}
 	switch {
 	case names == nil:
 		return "none"
-	case r == routeBatch:
+	case r.many:
 		return "secretId, as often as needed"
 	}
 	return strings.Join(names, ", ")
@@ -65,28 +65,25 @@ func allowedParams(r route) string {
 // parse reads the name in a path and the query behind it, strictly: what is unknown, empty or
 // repeated is an error that names it. Decoded text goes to c.scratch. It allocates nothing when
 // all is well, but for a batch.
-func (s *Server) parse(c *conn, r route, name, raw []byte, q *query) error {
+func (s *Server) parse(c *conn, r *route, name, raw []byte) error {
+	q := &c.query
 	q.format = s.opts.Format
 	for len(raw) > 0 {
 		var pair []byte
 		pair, raw, _ = bytes.Cut(raw, []byte{'&'})
-		if err := s.parsePair(c, r, q, pair); err != nil {
+		if err := s.parsePair(c, r, pair); err != nil {
 			return err
 		}
 	}
-	switch r {
-	case routeName:
+	switch {
+	case r == routeName:
 		var ok bool
 		if q.id, ok = c.unescape(name, false); !ok {
 			return upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
 		}
-	case routeBatch:
-		if len(q.batch) == 0 {
-			return upstream.MissingParameter("secretId")
-		}
-		return nil
-	case routeGet, routeReport, routeVersions:
-	default:
+	case r.many && len(q.batch) == 0:
+		return upstream.MissingParameter("secretId")
+	case r.many || r.params&paramSecretID == 0:
 		return nil
 	}
 	if q.wait > 0 && q.refresh {
@@ -102,21 +99,22 @@ func (s *Server) parse(c *conn, r route, name, raw []byte, q *query) error {
 }
 
 // parsePair reads one parameter.
-func (s *Server) parsePair(c *conn, r route, q *query, pair []byte) error {
+func (s *Server) parsePair(c *conn, r *route, pair []byte) error {
+	q := &c.query
 	rawName, rawValue, _ := bytes.Cut(pair, []byte{'='})
 	name, ok := c.unescape(rawName, false)
 	if !ok || name == "" {
 		return upstream.InvalidParameter("query", "a parameter has no name, or one that is not valid percent-encoding")
 	}
 	i := slices.Index(paramNames[:], name)
-	if i < 0 || routes[r].params&(1<<i) == 0 {
+	if i < 0 || r.params&(1<<i) == 0 {
 		if len(name) > 32 {
 			name = name[:32] + "…"
 		}
 		return upstream.InvalidParameter(name, "it is unknown here; allowed: "+allowedParams(r))
 	}
 	kind := param(1) << i
-	if q.given&kind != 0 && r != routeBatch {
+	if q.given&kind != 0 && !r.many {
 		return upstream.InvalidParameter(name, "it is given more than once")
 	}
 	q.given |= kind
@@ -127,7 +125,7 @@ func (s *Server) parsePair(c *conn, r route, q *query, pair []byte) error {
 	if value == "" {
 		return upstream.InvalidParameter(name, "it is empty; leave it out instead")
 	}
-	if r == routeBatch {
+	if r.many {
 		return q.addToBatch(value, s.opts.MaxBatch)
 	}
 	return q.set(kind, value, s.opts.MaxWait)

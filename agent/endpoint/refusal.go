@@ -14,78 +14,50 @@ import (
 )
 
 // refusal is one way in which the endpoint itself says no.
-type refusal uint8
-
-// The refusals, in the order of the guard. The package comment explains each.
-const (
-	allowed refusal = iota
-	malformedRequest
-	methodNotAllowed
-	forwardedRequest
-	hostNotAllowed
-	originNotAllowed
-	tokenMissing
-	tokenInvalid
-	sessionEnded
-	linkInvalid
-	peerNotAllowed
-	nameNotAllowed
-	pathNotFound
-	fieldNotFound
-	requestTimeout
-	bodyTooLarge
-	headerTooLarge
-	internalFailure
-	tooManyConnections
-	tooManyWaiters
-	shuttingDown
-	upstreamTimeout
-	numRefusals
-)
-
-// refusals is the one table of codes, statuses and messages. Messages say what to do and
-// never quote the request.
-var refusals = [numRefusals]struct {
+type refusal struct {
 	code    string
 	status  int
-	message string
-	close   bool // the connection ends with this answer
-}{
-	malformedRequest: {"MalformedRequest", http.StatusBadRequest, "The request is not valid HTTP, or carries a body where none belongs.", true},
-	methodNotAllowed: {"MethodNotAllowed", http.StatusMethodNotAllowed, "The path does not support this method; see the Allow header.", false},
-	forwardedRequest: {"ForwardedRequest", http.StatusForbidden, "The request came through a proxy. The agent answers local clients only.", true},
-	hostNotAllowed:   {"HostNotAllowed", http.StatusForbidden, "The Host header must name this host's loopback, such as localhost or 127.0.0.1, or a name that the configuration allows.", true},
-	originNotAllowed: {"OriginNotAllowed", http.StatusForbidden, "The agent does not answer requests that a browser sends for a page.", true},
-	tokenMissing:     {"TokenMissing", http.StatusForbidden, "The request needs a token in the X-KMS-Token header, or in another header that the configuration allows.", false},
-	tokenInvalid:     {"TokenInvalid", http.StatusForbidden, "The token is not valid.", true},
-	sessionEnded:     {"SessionEnded", http.StatusForbidden, "The session of the status page has ended. Sign in again.", true},
-	linkInvalid:      {"LinkInvalid", http.StatusForbidden, "The link to the status page has been used already, or is too old.", true},
-	peerNotAllowed:   {"PeerNotAllowed", http.StatusForbidden, "The token is not valid for this process. It is bound to a user or group and to the unix socket.", true},
-	nameNotAllowed:   {"Forbidden.NoPermission", http.StatusForbidden, "The caller may not read this secret.", false},
-	pathNotFound:     {"PathNotFound", http.StatusNotFound, "There is nothing at this path.", false},
-	fieldNotFound:    {"FieldNotFound", http.StatusNotFound, "The secret has no such field.", false},
-	requestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "The request did not arrive in time.", true},
-	bodyTooLarge:     {"BodyTooLarge", http.StatusRequestEntityTooLarge, "The request body is too large.", true},
-	headerTooLarge:   {"HeaderTooLarge", http.StatusRequestHeaderFieldsTooLarge, "The request line and headers are too large.", true},
-	internalFailure:  {"InternalFailure", http.StatusInternalServerError, "The agent failed; its log has the cause under this request id.", true},
-	tooManyConnections: {"TooManyConnections", http.StatusServiceUnavailable,
-		"All connections of the agent are busy. Only /live and /ready are answered.", true},
-	tooManyWaiters:  {"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already. Ask again without wait, or later.", false},
-	shuttingDown:    {"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true},
-	upstreamTimeout: {"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false},
+	message string // what to do; it never quotes the request
+	close   bool   // the connection ends with this answer
 }
 
-// refuse answers with a refusal of the table.
-func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r refusal) {
+// The refusals, in the order of the guard. The package comment explains each.
+var (
+	allowed *refusal // none
+
+	malformedRequest   = &refusal{"MalformedRequest", http.StatusBadRequest, "The request is not valid HTTP, or carries a body where none belongs.", true}
+	methodNotAllowed   = &refusal{"MethodNotAllowed", http.StatusMethodNotAllowed, "The path does not support this method; see the Allow header.", false}
+	forwardedRequest   = &refusal{"ForwardedRequest", http.StatusForbidden, "The request came through a proxy. The agent answers local clients only.", true}
+	hostNotAllowed     = &refusal{"HostNotAllowed", http.StatusForbidden, "The Host header must name this host's loopback, such as localhost or 127.0.0.1, or a name that the configuration allows.", true}
+	originNotAllowed   = &refusal{"OriginNotAllowed", http.StatusForbidden, "The agent does not answer requests that a browser sends for a page.", true}
+	tokenMissing       = &refusal{"TokenMissing", http.StatusForbidden, "The request needs a token in the X-KMS-Token header, or in another header that the configuration allows.", false}
+	tokenInvalid       = &refusal{"TokenInvalid", http.StatusForbidden, "The token is not valid.", true}
+	sessionEnded       = &refusal{"SessionEnded", http.StatusForbidden, "The session of the status page has ended. Sign in again.", true}
+	linkInvalid        = &refusal{"LinkInvalid", http.StatusForbidden, "The link to the status page has been used already, or is too old.", true}
+	peerNotAllowed     = &refusal{"PeerNotAllowed", http.StatusForbidden, "The token is not valid for this process. It is bound to a user or group and to the unix socket.", true}
+	nameNotAllowed     = &refusal{"Forbidden.NoPermission", http.StatusForbidden, "The caller may not read this secret.", false}
+	pathNotFound       = &refusal{"PathNotFound", http.StatusNotFound, "There is nothing at this path.", false}
+	fieldNotFound      = &refusal{"FieldNotFound", http.StatusNotFound, "The secret has no such field.", false}
+	requestTimeout     = &refusal{"RequestTimeout", http.StatusRequestTimeout, "The request did not arrive in time.", true}
+	bodyTooLarge       = &refusal{"BodyTooLarge", http.StatusRequestEntityTooLarge, "The request body is too large.", true}
+	headerTooLarge     = &refusal{"HeaderTooLarge", http.StatusRequestHeaderFieldsTooLarge, "The request line and headers are too large.", true}
+	internalFailure    = &refusal{"InternalFailure", http.StatusInternalServerError, "The agent failed; its log has the cause under this request id.", true}
+	tooManyConnections = &refusal{"TooManyConnections", http.StatusServiceUnavailable, "All connections of the agent are busy. Only /live and /ready are answered.", true}
+	tooManyWaiters     = &refusal{"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already. Ask again without wait, or later.", false}
+	shuttingDown       = &refusal{"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true}
+	upstreamTimeout    = &refusal{"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false}
+)
+
+// refuse answers with a refusal.
+func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r *refusal) {
 	s.countRefusal(c, r)
-	row := &refusals[r]
-	if row.close {
+	if r.close {
 		ctx.Response.Header.SetConnectionClose()
 	}
-	if row.status == http.StatusServiceUnavailable {
+	if r.status == http.StatusServiceUnavailable {
 		ctx.Response.Header.SetCanonical(headerRetryAfter, retryAfterOne)
 	}
-	s.answerError(ctx, c, row.status, row.code, row.message)
+	s.answerError(ctx, c, r.status, r.code, r.message)
 	s.noteRefusal(c, r)
 }
 
@@ -98,8 +70,7 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 		s.refuse(ctx, c, f.refusal)
 		return
 	}
-	s.stats.fail(f.code)
-	s.see(c)
+	s.stats.failed.add(f.code)
 	if f.retryAfter > 0 {
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}
@@ -128,9 +99,9 @@ type failure struct {
 	status     int
 	code       string
 	message    string
-	retryAfter int     // seconds; 0: not said
-	refusal    refusal // not the backend's error, but one of our own
-	defect     bool    // not an error that a backend answers with
+	retryAfter int      // seconds; 0: not said
+	refusal    *refusal // not the backend's error, but one of our own
+	defect     bool     // not an error that a backend answers with
 }
 
 func failureOf(err error) failure {
@@ -156,7 +127,7 @@ func failureOf(err error) failure {
 			f.retryAfter = int((e.RetryAfter + time.Second - 1) / time.Second)
 		}
 	case f.code == upstream.Code(upstream.ErrInternal):
-		f.message, f.defect = refusals[internalFailure].message, true
+		f.message, f.defect = internalFailure.message, true
 	default: // a bare sentinel, or one wrapped by text that was not meant for clients
 		f.message = "The backend answered " + f.code + "."
 	}
@@ -164,8 +135,8 @@ func failureOf(err error) failure {
 }
 
 // failureBy returns a refusal as a failure.
-func failureBy(r refusal) failure {
-	return failure{status: refusals[r].status, code: refusals[r].code, message: refusals[r].message, refusal: r}
+func failureBy(r *refusal) failure {
+	return failure{status: r.status, code: r.code, message: r.message, refusal: r}
 }
 
 // sentence makes a message of the words of a sentinel.

@@ -10,15 +10,14 @@ import (
 // it, and answers with the version that is current now: {"SecretName","VersionId","RequestId"}.
 // The cache decides whether that costs a call: however many clients complain, the backend is
 // asked at a limited rate.
-func (s *Server) report(ctx *fasthttp.RequestCtx, c *conn, q *query) {
-	ref := owned(q.ref)
+func (s *Server) report(ctx *fasthttp.RequestCtx, c *conn) {
+	ref := owned(c.query.ref)
 	if !c.caller.may(ref.SecretName) {
 		s.deny(ctx, c, ref)
 		return
 	}
 	a, err := s.lookup(c, s.secrets.Report, ref)
 	s.stats.reports.Add(1)
-	s.see(c)
 	if err != nil {
 		s.fail(ctx, c, ref, err)
 		s.audit(c, ref, "", c.code)

@@ -12,86 +12,57 @@ import (
 )
 
 // route is what a path asks for.
-type route uint8
+type route struct {
+	op     string // as audit lines name it
+	params param  // that it takes
+	many   bool   // secretId may be repeated
+	post   bool   // takes POST, and nothing else
+	health bool   // needs no token, and is answered when all connections are busy
 
-const (
-	routeUnknown route = iota
-	routeName          // {prefix}{name}
-	routeGet
-	routeBatch
-	routeReport
-	routeLive
-	routeReady
-	routeMetrics
+	page        bool // part of the status page: not there when that is off
+	forBrowsers bool // needs no token
+	forSessions bool // open to the session of a browser
+	fromPage    bool // only the page itself may ask
 
-	// What follows is also for browsers.
-	routeStatus
-	routeVersions
-	routePageFile
-	routePageLink
-	routePageOpen
-	routeSignIn
-	routeSignOut
-)
-
-// routes is what there is to know about each route.
-var routes = [...]struct {
-	op          string // as audit lines name it
-	params      param  // that it takes
-	post        bool   // takes POST, and nothing else
-	forBrowsers bool   // a browser asks without a token
-	fromPage    bool   // only the page itself may ask
-}{
-	routeUnknown:  {},
-	routeName:     {op: "GetSecretValue", params: paramsOfValue},
-	routeGet:      {op: "GetSecretValue", params: paramSecretID | paramsOfValue},
-	routeBatch:    {op: "BatchGetSecretValue", params: paramSecretID},
-	routeReport:   {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, post: true},
-	routeLive:     {op: "Live"},
-	routeReady:    {op: "Ready"},
-	routeMetrics:  {op: "Metrics"},
-	routeStatus:   {op: "Status"},
-	routeVersions: {op: "ListSecretVersionIds", params: paramSecretID},
-	routePageFile: {op: "Page", forBrowsers: true},
-	routePageLink: {op: "MakeLink", post: true},
-	routePageOpen: {op: "SignIn", params: paramCode, forBrowsers: true},
-	routeSignIn:   {op: "SignIn", post: true, forBrowsers: true, fromPage: true},
-	routeSignOut:  {op: "SignOut", post: true, forBrowsers: true, fromPage: true},
+	handle func(*Server, *fasthttp.RequestCtx, *conn)
 }
 
-// pingPath is what the AWS agent calls /live, and what its probes ask for.
-const pingPath = "/ping"
+var (
+	routeUnknown = &route{}
+	routeName    = &route{op: "GetSecretValue", params: paramsOfValue, handle: (*Server).get} // {prefix}{name}
+	routeFile    = &route{op: "Page", page: true, forBrowsers: true, handle: (*Server).file}  // of the status page
+)
 
-// paths are the routes of all paths but those with a name, and but the files of the page.
-var paths = map[string]route{
-	"/secretsmanager/get":    routeGet,
-	"/secretsmanager/batch":  routeBatch,
-	"/secretsmanager/report": routeReport,
-	"/live":                  routeLive,
-	pingPath:                 routeLive,
-	"/ready":                 routeReady,
-	"/metrics":               routeMetrics,
-	"/status":                routeStatus,
-	"/status/versions":       routeVersions,
-	"/status/link":           routePageLink,
-	"/status/open":           routePageOpen,
-	"/status/sign-in":        routeSignIn,
-	"/status/sign-out":       routeSignOut,
+// routes are those with a path of their own.
+var routes = map[string]*route{
+	"/secretsmanager/get":    {op: "GetSecretValue", params: paramSecretID | paramsOfValue, handle: (*Server).get},
+	"/secretsmanager/batch":  {op: "BatchGetSecretValue", params: paramSecretID, many: true, handle: (*Server).batch},
+	"/secretsmanager/report": {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, post: true, handle: (*Server).report},
+	"/live":                  {op: "Live", health: true, handle: (*Server).live},
+	"/ping":                  {op: "Live", health: true, handle: (*Server).ping},
+	"/ready":                 {op: "Ready", health: true, handle: (*Server).ready},
+	"/metrics":               {op: "Metrics", handle: (*Server).metrics},
+	"/status":                {op: "Status", forSessions: true, handle: (*Server).status},
+	"/status/versions":       {op: "ListSecretVersionIds", params: paramSecretID, forSessions: true, handle: (*Server).versions},
+	"/status/link":           {op: "MakeLink", post: true, page: true, handle: (*Server).makeLink},
+	"/status/open":           {op: "SignIn", params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
+	"/status/sign-in":        {op: "SignIn", post: true, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
+	"/status/sign-out":       {op: "SignOut", post: true, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
 }
 
 // routeOf splits a request target, as it came over the wire, into route, name and query.
 // fasthttp's own idea of the path is not used: it resolves dots and doubled slashes, which
 // are ordinary characters of a secret name.
-func (s *Server) routeOf(target []byte) (r route, name, query []byte) {
+func (s *Server) routeOf(target []byte) (r *route, name, query []byte) {
 	path, query, _ := bytes.Cut(target, []byte{'?'})
 	if name, ok := bytes.CutPrefix(path, s.prefix); ok {
 		return routeName, name, query
 	}
-	if r, ok := paths[string(path)]; ok {
+	if r, ok := routes[string(path)]; ok {
 		return r, nil, query
 	}
 	if _, ok := pageFile(path); ok {
-		return routePageFile, nil, query
+		return routeFile, nil, query
 	}
 	return routeUnknown, nil, query
 }
@@ -99,45 +70,36 @@ func (s *Server) routeOf(target []byte) (r route, name, query []byte) {
 // dispatch takes a request through guard and route.
 func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	r, name, raw := s.routeOf(ctx.Request.Header.RequestURI())
-	c.op = routes[r].op
-	if refused := s.guard(ctx, c, r); refused != allowed {
+	c.op = r.op
+	refused := s.guard(ctx, c, r)
+	switch {
+	case refused != allowed:
+	case c.healthOnly && !r.health:
+		refused = tooManyConnections
+	case r == routeUnknown || r.page && !s.opts.StatusPage:
+		refused = pathNotFound
+	}
+	if refused != allowed {
 		s.refuse(ctx, c, refused)
 		return
 	}
-	if c.healthOnly && r != routeLive && r != routeReady {
-		s.refuse(ctx, c, tooManyConnections)
-		return
-	}
-	if r == routeUnknown {
-		s.refuse(ctx, c, pathNotFound)
-		return
-	}
-	if r >= routeStatus {
+	if r.page || r.forSessions {
 		s.setPageHeaders(ctx, c)
 	}
-	var q query
-	if err := s.parse(c, r, name, raw, &q); err != nil {
+	if r.health && c.caller == nil {
+		// A probe comes back when it likes; its slot is worth more.
+		ctx.Response.Header.SetConnectionClose()
+	}
+	if err := s.parse(c, r, name, raw); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}
-	switch r {
-	case routeName, routeGet:
-		s.get(ctx, c, &q)
-	case routeBatch:
-		s.batch(ctx, c, &q)
-	case routeReport:
-		s.report(ctx, c, &q)
-	case routeVersions:
-		s.versions(ctx, c, &q)
-	case routeLive, routeReady, routeMetrics, routeStatus:
-		s.observe(ctx, c, r)
-	default:
-		s.page(ctx, c, r, q.code)
-	}
+	r.handle(s, ctx, c)
 }
 
-// get answers with the value that q asks for.
-func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, q *query) {
+// get answers with the value that is asked for.
+func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn) {
+	q := &c.query
 	if !c.caller.may(q.ref.SecretName) {
 		s.deny(ctx, c, q.ref)
 		return
@@ -145,15 +107,16 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 	if !q.refresh {
 		// The whole of a hit.
 		if a, ok := s.secrets.Peek(q.ref); ok {
-			s.answer(ctx, c, q, &a)
+			s.answer(ctx, c, &a)
 			return
 		}
 	}
-	s.fetch(ctx, c, q)
+	s.fetch(ctx, c)
 }
 
 // fetch answers with a value that is not held, or not to be trusted.
-func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
+func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn) {
+	q := &c.query
 	ask := s.secrets.Lookup
 	if q.refresh {
 		ask = s.secrets.RefreshNow
@@ -167,7 +130,7 @@ func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn, q *query) {
 		s.audit(c, q.ref, "", c.code)
 		return
 	}
-	s.answer(ctx, c, q, &a)
+	s.answer(ctx, c, &a)
 }
 
 // lookup asks the cache what may take long: the sweep leaves the connection alone meanwhile.
@@ -186,10 +149,11 @@ func (s *Server) whileBusy(c *conn, do func(context.Context)) {
 }
 
 // answer writes a value, a 304, or parks the connection until there is something to write.
-func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, q *query, a *upstream.Answer) {
+func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer) {
+	q := &c.query
 	p := s.preparedOf(a)
 	if match := c.ifNoneMatch; len(match) > 0 && etagMatches(match, p.etag[:]) {
-		if q.wait > 0 && s.park(ctx, c, q, p) {
+		if q.wait > 0 && s.park(ctx, c, p) {
 			return
 		}
 		if c.code == "" { // not refused

@@ -166,10 +166,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		case !temporary(err):
 			return fmt.Errorf("endpoint: accept on %s: %w", ln.Addr(), err)
 		}
-		if victim := s.table.evict(); victim != nil {
-			s.stats.evicted.Add(1)
-			victim.cut()
-		}
+		s.table.evict()
 		failures++
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		s.opts.Logger.Warn("cannot accept connections", "address", ln.Addr().String(), "err", err, "retry_in", pause, "hint", "raise the limit of open files (LimitNOFILE), or close what is leaking them")
@@ -199,12 +196,7 @@ func (s *Server) admit(nc net.Conn, unix bool) {
 		c.peer = peerOf(nc)
 	}
 	c.setNumber(s.numbers.Add(1), s.process)
-	victim, ok := s.table.add(c, time.Now())
-	if victim != nil {
-		s.stats.evicted.Add(1)
-		victim.cut()
-	}
-	if !ok {
+	if !s.table.add(c, time.Now()) {
 		s.turnAway(c)
 		return
 	}
@@ -215,11 +207,10 @@ func (s *Server) admit(nc net.Conn, unix bool) {
 // turnAway closes a connection that nobody has time for. The socket's buffer is empty, so the
 // farewell does not block; under TLS there is none, since a handshake would.
 func (s *Server) turnAway(c *conn) {
-	s.stats.refused[tooManyConnections].Add(1)
+	s.stats.refused.add(tooManyConnections.code)
 	if _, plain := c.Conn.(syscall.Conn); plain {
 		c.begin()
-		row := &refusals[tooManyConnections]
-		body := errorBody(c, row.code, row.message)
+		body := errorBody(c, tooManyConnections.code, tooManyConnections.message)
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\n"+
 			"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", c.id[:], len(body), body)

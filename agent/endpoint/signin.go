@@ -16,13 +16,13 @@ import (
 
 // admitBrowser decides about a request without a token. What only shows or begins the sign-in
 // is for everyone; the status needs a session, and a session counts for nothing but the status.
-func (s *Server) admitBrowser(req *fasthttp.RequestHeader, c *conn, r route, set *callerSet) (*caller, refusal) {
+func (s *Server) admitBrowser(req *fasthttp.RequestHeader, c *conn, r *route, set *callerSet) (*caller, *refusal) {
 	switch {
 	case !s.opts.StatusPage:
 		return nil, tokenMissing
-	case routes[r].forBrowsers:
+	case r.forBrowsers:
 		return nil, allowed
-	case r != routeStatus && r != routeVersions:
+	case !r.forSessions:
 		return nil, tokenMissing
 	}
 	cookie := req.CookieBytes(cookieName(req.Host()))
@@ -32,7 +32,7 @@ func (s *Server) admitBrowser(req *fasthttp.RequestHeader, c *conn, r route, set
 		}
 	}
 	switch {
-	case r == routeStatus && s.wantsPage(req):
+	case r == routes["/status"] && s.wantsPage(req):
 		return nil, allowed // it gets the sign-in
 	case len(cookie) > 0:
 		return nil, sessionEnded
@@ -129,9 +129,9 @@ func (s *Server) address(ctx *fasthttp.RequestCtx, c *conn) string {
 }
 
 // openLink begins a session for the first visitor that follows a link.
-func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn, code string) {
+func (s *Server) openLink(ctx *fasthttp.RequestCtx, c *conn) {
 	now := time.Now()
-	g := s.sessions.redeem([]byte(code), now)
+	g := s.sessions.redeem([]byte(c.query.code), now)
 	if g != nil {
 		c.caller = g.holder(s.callers.Load(), now)
 	}

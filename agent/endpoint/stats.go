@@ -35,21 +35,30 @@ type Stats struct {
 type counters struct {
 	hits, misses, stale, notModified atomic.Uint64
 	batches, reports, waits          atomic.Uint64
-	evicted, timedOut, panics        atomic.Uint64
+	timedOut, panics                 atomic.Uint64
 	auditDropped                     atomic.Uint64
-	refused                          [numRefusals]atomic.Uint64
-
-	mu     sync.Mutex
-	failed map[string]uint64
+	refused, failed                  tally
 }
 
-func (n *counters) fail(code string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.failed == nil {
-		n.failed = map[string]uint64{}
+// tally counts by code. Codes come from the tables of upstream and this package: a few dozen.
+type tally struct {
+	mu     sync.Mutex
+	counts map[string]uint64
+}
+
+func (t *tally) add(code string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counts == nil {
+		t.counts = map[string]uint64{}
 	}
-	n.failed[code]++ // codes come from the tables of upstream and this package: a few dozen
+	t.counts[code]++
+}
+
+func (t *tally) copy() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.counts)
 }
 
 // Stats returns a snapshot.
@@ -58,19 +67,11 @@ func (s *Server) Stats() Stats {
 	out := Stats{
 		Hits: n.hits.Load(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
 		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
-		Evicted: n.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
+		Evicted: s.table.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
 		AuditDropped: n.auditDropped.Load(),
-		Refused:      map[string]uint64{}, Failed: map[string]uint64{},
+		Refused:      n.refused.copy(), Failed: n.failed.copy(),
 	}
 	out.Connections, out.HealthConnections, out.Waiting = s.table.counts()
 	out.Sessions, _ = s.sessions.counts()
-	for r := allowed + 1; r < numRefusals; r++ {
-		if count := n.refused[r].Load(); count > 0 {
-			out.Refused[refusals[r].code] += count
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	maps.Copy(out.Failed, n.failed)
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,7 +13,8 @@ const healthConnections = 16
 
 // table knows every connection and decides who gets in and who has to leave.
 type table struct {
-	maxOpen, maxHealth, maxParked int
+	maxOpen, maxParked int
+	evicted            atomic.Uint64 // closed to make room
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
@@ -25,50 +27,55 @@ type table struct {
 
 func newTable(o Options) *table {
 	return &table{
-		maxOpen: o.MaxConnections, maxHealth: healthConnections, maxParked: o.MaxWaiters,
+		maxOpen: o.MaxConnections, maxParked: o.MaxWaiters,
 		conns: map[*conn]struct{}{}, untrusted: list.New(),
 	}
 }
 
-// add lets c in. When all slots are taken it names a connection to close in return, or lets c
-// in for health only; ok is false when neither is possible.
-func (t *table) add(c *conn, now time.Time) (victim *conn, ok bool) {
+// add lets c in. When all slots are taken it closes a connection in return, or lets c in for
+// health only; ok is false when neither is possible.
+func (t *table) add(c *conn, now time.Time) (ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopped {
-		return nil, false
+		return false
 	}
 	if t.open >= t.maxOpen {
-		victim = t.evictLocked()
-		if c.healthOnly = victim == nil; c.healthOnly && t.health >= t.maxHealth {
-			return nil, false
+		if c.healthOnly = !t.evictLocked(); c.healthOnly && t.health >= healthConnections {
+			return false
 		}
 	}
 	t.conns[c] = struct{}{}
 	c.counted, c.seenAt = true, now
 	c.element = t.untrusted.PushBack(c)
 	*t.counterLocked(c)++
-	return victim, true
+	return true
 }
 
-// evict returns a connection to close when the process, rather than this server, has run out
-// of descriptors; nil when all are needed.
-func (t *table) evict() *conn {
+// evict closes a connection when the process, rather than this server, has run out of
+// descriptors; false when all are needed.
+func (t *table) evict() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.evictLocked()
 }
 
-// evictLocked stops counting the connection that is missed least, and returns it: the oldest
-// that never presented a valid token, else, of those that are idle, the one that was used least
-// since the sweep before the last, so that a client at work outlives a crowd that came a moment
-// ago. Health-only connections do not help.
-func (t *table) evictLocked() (victim *conn) {
-	defer func() {
-		if victim != nil {
-			t.discountLocked(victim)
-		}
-	}()
+// evictLocked closes the connection that is missed least, if there is one.
+func (t *table) evictLocked() bool {
+	victim := t.victimLocked()
+	if victim == nil {
+		return false
+	}
+	t.discountLocked(victim)
+	t.evicted.Add(1)
+	victim.cut()
+	return true
+}
+
+// victimLocked returns the oldest connection that never presented a valid token, else, of those
+// that are idle, the one that was used least since the sweep before the last, so that a client at
+// work outlives a crowd that came a moment ago. Health-only connections do not help.
+func (t *table) victimLocked() (victim *conn) {
 	for e := t.untrusted.Front(); e != nil; e = e.Next() {
 		if c := e.Value.(*conn); !c.healthOnly && c.phase() != parked {
 			return c

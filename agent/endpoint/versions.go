@@ -9,8 +9,8 @@ import (
 )
 
 // versions answers with the versions of one secret, where the backend is one that tells them.
-func (s *Server) versions(ctx *fasthttp.RequestCtx, c *conn, q *query) {
-	ref := owned(upstream.SecretRef{SecretName: q.ref.SecretName})
+func (s *Server) versions(ctx *fasthttp.RequestCtx, c *conn) {
+	ref := owned(upstream.SecretRef{SecretName: c.query.ref.SecretName})
 	if !c.caller.may(ref.SecretName) {
 		s.deny(ctx, c, ref)
 		return

@@ -38,18 +38,18 @@ type waiter struct {
 	armed bool // blocked in a read, or about to be
 }
 
-// park takes the connection out of fasthttp's hands until the value of q may have changed. It
+// park takes the connection out of fasthttp's hands until the value may have changed. It
 // returns false when the request is to be answered now; it may have been answered already, with
 // a refusal.
-func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, q *query, p *prepared) bool {
+func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, p *prepared) bool {
 	now, until := time.Now(), c.waitUntil
 	if until.IsZero() {
-		until = now.Add(q.wait)
+		until = now.Add(c.query.wait)
 	}
 	if s.stopping.Load() || !now.Before(until) {
 		return false
 	}
-	w := &waiter{conn: c, ref: owned(q.ref), deadline: until, detached: make(chan struct{})}
+	w := &waiter{conn: c, ref: owned(c.query.ref), deadline: until, detached: make(chan struct{})}
 	// 1.
 	if joined, closed := s.hubs.join(w); !joined {
 		if !closed {
