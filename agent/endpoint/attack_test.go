@@ -161,22 +161,6 @@ func (a *arena) crowd(n int, raw, drip string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	cut := 0
-	for _, nc := range conns { // an answer or an end: the server let go of it
-		_ = nc.SetReadDeadline(time.Now().Add(time.Millisecond))
-		if _, err := nc.Read(make([]byte, 1)); err == nil || !isDeadline(err) {
-			cut++
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.answers["cut off"] += cut
-	a.answers["held open"] += len(conns) - cut
-}
-
-func isDeadline(err error) bool {
-	e, ok := err.(net.Error)
-	return ok && e.Timeout()
 }
 
 // TestAttacksOfMany lets attackers do what they do while a client behaves. They have no token
@@ -204,11 +188,11 @@ func TestAttacksOfMany(t *testing.T) {
 		answers string // every answer that the attackers get is one of these
 	}
 	attacks := []attack{
-		{"slow headers", func(a *arena) { a.crowd(crowd/4, "GET /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", "x") }, 1, "cut off, held open"},
+		{"slow headers", func(a *arena) { a.crowd(crowd/4, "GET /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", "x") }, 1, ""},
 		{"slow bodies", func(a *arena) {
 			a.crowd(crowd/4, request("POST", "/secretsmanager/report?secretId=a", hostLine, "Content-Length: 900"), "x")
-		}, 1, "cut off, held open"},
-		{"idle connections", func(a *arena) { a.crowd(crowd, "", "") }, 1, "cut off, held open, not connected"},
+		}, 1, ""},
+		{"idle connections", func(a *arena) { a.crowd(crowd, "", "") }, 1, "not connected"},
 		{"connections that come and go", func(a *arena) {
 			a.flood(8, func() {
 				if nc := a.open(); nc != nil {
@@ -273,7 +257,7 @@ func TestAttacksOfMany(t *testing.T) {
 		{"waiting clients, with the token", func(a *arena) {
 			tag := a.r.get(a.t, "/v1/a").header.Get("Etag")
 			a.crowd(crowd/2, mine("/v1/a?wait=1m", "If-None-Match: "+tag), "")
-		}, 1 + 1, "cut off, held open"},
+		}, 1 + 1, ""},
 	}
 	for _, attack := range attacks {
 		t.Run(attack.name, func(t *testing.T) {

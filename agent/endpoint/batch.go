@@ -68,7 +68,6 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 	s.stats.batches.Add(1)
 
-	s.setCommonHeaders(ctx, c)
 	if worst != nil { // Age and X-Cache describe the worst of the values
 		s.setCacheHeaders(ctx, c, worst)
 	}

@@ -36,7 +36,6 @@ import (
 //
 //	rate/ceiling   requests per second, by those of the ceiling; more is better
 //	cpu/ceiling    CPU time of the server per request, by that of the ceiling; less is better
-//	p99/ceiling    99th percentile of the latency, likewise
 //	plain-rate, plain-cpu   the same two for the net/http server
 //
 // Run it on an otherwise idle machine:
@@ -120,18 +119,17 @@ func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Op
 			if round%2 == 1 {
 				slices.Reverse(turn)
 			}
-			rate, cpu, p99 := map[string]float64{}, map[string]float64{}, map[string]float64{}
+			rate, cpu := map[string]float64{}, map[string]float64{}
 			for _, name := range turn {
 				runtime.GC() // or the collection that the net/http server causes would run on in the next turn
 				before := cpuTime(b)
 				r := client.do(b, order{Target: name, Requests: requests, For: benchWindow})
 				rate[name] = float64(r.Count) / r.Took.Seconds()
 				cpu[name] = float64(cpuTime(b)-before) / float64(r.Count)
-				p99[name] = float64(r.P99)
 			}
 			rates = append(rates, rate["ours"])
 			for unit, ratio := range map[string]float64{
-				"rate/ceiling": rate["ours"] / rate["ceiling"], "cpu/ceiling": cpu["ours"] / cpu["ceiling"], "p99/ceiling": p99["ours"] / p99["ceiling"],
+				"rate/ceiling": rate["ours"] / rate["ceiling"], "cpu/ceiling": cpu["ours"] / cpu["ceiling"],
 				"plain-rate": rate["plain"] / rate["ceiling"], "plain-cpu": cpu["plain"] / cpu["ceiling"],
 			} {
 				ratios[unit] = append(ratios[unit], ratio)

@@ -29,13 +29,11 @@ type Problem struct {
 }
 
 func (s *Server) live(ctx *fasthttp.RequestCtx, c *conn) {
-	s.setCommonHeaders(ctx, c)
 	setJSON(ctx, []byte("{\"Live\":true}\n"))
 }
 
 // ping is what the AWS agent calls /live, and what its probes ask for.
 func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
-	s.setCommonHeaders(ctx, c)
 	ctx.Response.Header.SetContentTypeBytes(contentTypeText)
 	ctx.Response.SetBodyString("healthy")
 }
@@ -43,7 +41,6 @@ func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
 // ready tells a client without a token that something is missing, but not what: names are for
 // callers.
 func (s *Server) ready(ctx *fasthttp.RequestCtx, c *conn) {
-	s.setCommonHeaders(ctx, c)
 	ready := Readiness{Ready: true}
 	if s.opts.Ready != nil {
 		ready = s.opts.Ready()
@@ -69,7 +66,6 @@ func (s *Server) metrics(ctx *fasthttp.RequestCtx, c *conn) {
 		s.refuse(ctx, c, internalFailure)
 		return
 	}
-	s.setCommonHeaders(ctx, c)
 	ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
 	ctx.Response.SetBodyRaw(buf.Bytes())
 }

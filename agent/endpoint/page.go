@@ -51,8 +51,7 @@ func (s *Server) file(ctx *fasthttp.RequestCtx, _ *conn) {
 }
 
 // setPageHeaders keeps what a browser gets to itself.
-func (s *Server) setPageHeaders(ctx *fasthttp.RequestCtx, c *conn) {
-	s.setCommonHeaders(ctx, c)
+func setPageHeaders(ctx *fasthttp.RequestCtx) {
 	h := &ctx.Response.Header
 	h.Set("Content-Security-Policy", pagePolicy)
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")

@@ -150,7 +150,6 @@ func sentence(s string) string {
 // answerError writes the body that all errors share.
 func (s *Server) answerError(ctx *fasthttp.RequestCtx, c *conn, status int, code, message string) {
 	c.status, c.code = status, code
-	s.setCommonHeaders(ctx, c)
 	ctx.Response.SetStatusCode(status)
 	setJSON(ctx, errorBody(c, code, message))
 }

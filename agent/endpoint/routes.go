@@ -84,7 +84,7 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		return
 	}
 	if r.page || r.forSessions {
-		s.setPageHeaders(ctx, c)
+		setPageHeaders(ctx)
 	}
 	if r.health && c.caller == nil {
 		// A probe comes back when it likes; its slot is worth more.
@@ -221,15 +221,8 @@ var (
 	contentTypeBinary = []byte("application/octet-stream")
 )
 
-func (s *Server) setCommonHeaders(ctx *fasthttp.RequestCtx, c *conn) {
-	h := &ctx.Response.Header
-	h.SetCanonical(headerRequestID, c.id[:])
-	h.SetCanonical(headerCacheControl, noStore)
-	h.SetCanonical(headerNoSniff, noSniff)
-}
-
+// setValueHeaders sets what answers about one value carry.
 func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer, p *prepared) {
-	s.setCommonHeaders(ctx, c)
 	ctx.Response.Header.SetCanonical(headerETag, p.etag[:])
 	s.setCacheHeaders(ctx, c, a)
 }

@@ -300,10 +300,20 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// handle answers one request.
-func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+// begin prepares the connection of ctx for a request, and the headers that every answer carries.
+func begin(ctx *fasthttp.RequestCtx) *conn {
 	c := ctx.Conn().(*conn)
 	c.begin()
+	h := &ctx.Response.Header
+	h.SetCanonical(headerRequestID, c.id[:])
+	h.SetCanonical(headerCacheControl, noStore)
+	h.SetCanonical(headerNoSniff, noSniff)
+	return c
+}
+
+// handle answers one request.
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	c := begin(ctx)
 	if s.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0 {
 		c.began = time.Now()
 	}
@@ -331,8 +341,7 @@ func (s *Server) recoverFault(ctx *fasthttp.RequestCtx, c *conn) {
 
 // handleBroken answers what could not be read as a request.
 func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
-	c := ctx.Conn().(*conn)
-	c.begin()
+	c := begin(ctx)
 	var small *fasthttp.ErrSmallBuffer
 	switch {
 	case errors.As(err, &small):

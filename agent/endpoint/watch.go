@@ -51,22 +51,15 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, p *prepared) bool {
 	}
 	w := &waiter{conn: c, ref: owned(c.query.ref), deadline: until, detached: make(chan struct{})}
 	// 1.
-	if joined, closed := s.hubs.join(w); !joined {
-		if !closed {
-			s.refuse(ctx, c, tooManyWaiters)
-		}
-		return false
-	}
-	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(&a).etag != p.etag {
-		// It changed before we had joined. Take the change as a wake-up.
-		w.wake()
-	}
-	if !s.table.park(c) {
+	if !s.hubs.join(w) || !s.table.park(c) {
 		s.hubs.leave(w)
 		if !s.stopping.Load() {
 			s.refuse(ctx, c, tooManyWaiters)
 		}
 		return false
+	}
+	if a, ok := s.secrets.Peek(w.ref); ok && s.preparedOf(&a).etag != p.etag {
+		w.wake() // it changed before we had joined
 	}
 	h := &ctx.Request.Header
 	w.request = slices.Concat(h.Method(), []byte(" "), h.RequestURI(), []byte(" "), h.Protocol(), []byte("\r\n"), h.RawHeaders())
@@ -146,27 +139,27 @@ type hub struct {
 	done    chan struct{}
 }
 
-// join adds w to the hub of its reference. It fails after wakeAll, when closed says so, and
-// when the cache takes no more subscriptions.
-func (hs *hubs) join(w *waiter) (joined, closed bool) {
+// join adds w to the hub of its reference; false after wakeAll, and when the cache takes no more
+// subscriptions.
+func (hs *hubs) join(w *waiter) bool {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.closed {
-		return false, true
+		return false
 	}
 	h := hs.byRef[w.ref]
 	if h == nil {
 		changed, cancel := hs.secrets.Subscribe(w.ref)
 		if changed == nil {
 			cancel()
-			return false, false
+			return false
 		}
 		h = &hub{waiters: map[*waiter]struct{}{}, cancel: cancel, done: make(chan struct{})}
 		hs.byRef[w.ref] = h
 		hs.wg.Go(func() { hs.listen(h, changed) })
 	}
 	h.waiters[w] = struct{}{}
-	return true, false
+	return true
 }
 
 // leave takes w out; it is not woken afterwards.
