@@ -28,17 +28,19 @@ func Check(cfg *config.Config) error {
 	p.Add("", checkUpstream(cfg))
 	p.Add("", checkCache(cfg))
 	p.Add("endpoint", checkEndpoint(&cfg.Endpoint))
-	p.Add("", renderOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
+	p.Add("", checkOutputs(cfg, false))
 	p.Add("", CheckExec(false)(cfg))
 	return p.Err()
 }
 
-// CheckFiles is [Check] of what [RenderOnce] needs.
-func CheckFiles(cfg *config.Config) error {
-	var p upstream.OptionErrors
-	p.Add("", checkUpstream(cfg))
-	p.Add("", renderOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
-	return p.Err()
+// CheckFiles is [Check] of what [RenderOnce] needs. Without hooks their programs may be missing.
+func CheckFiles(noHooks bool) config.Rules {
+	return func(cfg *config.Config) error {
+		var p upstream.OptionErrors
+		p.Add("", checkUpstream(cfg))
+		p.Add("", checkOutputs(cfg, noHooks))
+		return p.Err()
+	}
 }
 
 // CheckExec is [Check] of the section exec. Where the command comes from the command line, the
@@ -86,6 +88,16 @@ func checkCache(cfg *config.Config) error {
 		}
 	}
 	return p.Err()
+}
+
+// checkOutputs checks the sections templates, sets and render.
+func checkOutputs(cfg *config.Config, noHooks bool) error {
+	opts := renderOptions(cfg, slog.New(slog.DiscardHandler))
+	opts.NoHooks = noHooks
+	if cfg.Exec != nil {
+		opts.Signal = func(os.Signal) error { return nil } // there will be a child
+	}
+	return opts.Validate()
 }
 
 func checkEndpoint(cfg *config.Endpoint) error {

@@ -43,7 +43,7 @@ with values masked.`,
 			case dryRun && (!allOrNothing || noHooks):
 				return usagef("--dry-run publishes nothing and runs no hook: leave --all-or-nothing and --no-hooks away")
 			}
-			cfg, err := a.loadConfig(agent.CheckFiles)
+			cfg, err := a.loadConfig(agent.CheckFiles(noHooks))
 			if err != nil {
 				return err
 			}

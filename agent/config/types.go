@@ -67,6 +67,9 @@ func parseFileMode(s string) (FileMode, error) {
 	if err != nil || n > 0o777 || len(s) < 3 {
 		return 0, errors.New(`must be permission bits in octal, in quotes, such as "0600"`)
 	}
+	if n == 0 {
+		return 0, errors.New(`must let the owner read, as "0600" does`)
+	}
 	return FileMode(n), nil
 }
 
