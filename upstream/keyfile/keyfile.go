@@ -138,6 +138,9 @@ func (k Kind) Create(path string, content []byte) error {
 // Make is Create for content that something else writes: fill gets the path of an empty file,
 // and leaves it complete and on disk.
 func (k Kind) Make(path string, fill func(temp string) error) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, fs.ErrExist)
+	}
 	if err := MakeFolder(filepath.Dir(path)); err != nil {
 		return err
 	}
