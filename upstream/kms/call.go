@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -120,8 +121,9 @@ func (p *policy) attempt(ctx context.Context, c *call) error {
 		}
 		return err
 	}
-	out := p.send(ctx, c, leg)
-	p.report(ctx, out, leg, service)
+	logger := p.Logger.With(upstream.CauseOf(ctx).Attr())
+	out := p.send(ctx, c, leg, logger)
+	p.report(out, leg, service, logger)
 	if out.err == nil {
 		return nil
 	}
@@ -177,7 +179,7 @@ func tooManyFailures(wait time.Duration) error {
 }
 
 // send makes one attempt and tells the observer and the log how it went.
-func (p *policy) send(ctx context.Context, c *call, l leg) outcome {
+func (p *policy) send(ctx context.Context, c *call, l leg, logger *slog.Logger) outcome {
 	c.attempts++
 	begun := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, l.timeout)
@@ -191,19 +193,17 @@ func (p *policy) send(ctx context.Context, c *call, l leg) outcome {
 		}
 		p.Observe(o)
 	}
-	about := []any{upstream.CauseOf(ctx).Attr(), "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took}
 	if out.err != nil {
-		p.Logger.Debug("attempt failed", append(about, "err", out.err)...)
+		logger.Debug("attempt failed", "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took, "err", out.err)
 	} else {
-		p.Logger.Debug("attempt answered", about...)
+		logger.Debug("attempt answered", "op", c.op, "secret", c.ref.String(), "endpoint", l.endpoint.name, "attempt", c.attempts, "took", took)
 	}
 	return out
 }
 
 // report tells everyone who keeps count how an attempt ended: the endpoint, and of attempts
 // over the network the budget and the breaker.
-func (p *policy) report(ctx context.Context, out outcome, l leg, service permit) {
-	logger := p.Logger.With(upstream.CauseOf(ctx).Attr())
+func (p *policy) report(out outcome, l leg, service permit, logger *slog.Logger) {
 	switch c := l.endpoint.health.report(l.permit, out); {
 	case c.rests > 0:
 		logger.Warn("endpoint rests", "endpoint", l.endpoint.name, "failures", c.failures, "retry_in", c.rests.Round(time.Millisecond), "err", out.err,

@@ -2,6 +2,7 @@ package kms
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -151,22 +152,18 @@ func (k keyFiles) files() []string {
 
 // read returns what the files hold now.
 func (k keyFiles) read() (Credential, error) {
-	c := Credential{Source: "access_key"}
 	id, err := readPart(k.id)
-	if err != nil {
+	secret, err2 := readPart(k.secret)
+	if err = cmp.Or(err, err2); err != nil {
 		return Credential{}, err
 	}
-	c.AccessKeyID = string(id)
-	value, err := readPart(k.secret)
-	if err != nil {
-		return Credential{}, err
-	}
-	c.AccessKeySecret = upstream.NewSecretData(value)
+	c := Credential{AccessKeyID: string(id), AccessKeySecret: upstream.NewSecretData(secret), Source: "access_key"}
 	if k.token != "" {
-		if value, err = readPart(k.token); err != nil {
+		token, err := readPart(k.token)
+		if err != nil {
 			return Credential{}, err
 		}
-		c.SecurityToken, c.Source = upstream.NewSecretData(value), "sts"
+		c.SecurityToken, c.Source = upstream.NewSecretData(token), "sts"
 	}
 	return c, nil
 }
@@ -180,13 +177,12 @@ func readPart(name string) ([]byte, error) {
 		return nil, sourceError("files", name+" is too large for a credential", "check the path")
 	}
 	b, err := os.ReadFile(name)
-	if err != nil {
+	switch b = bytes.TrimSpace(b); {
+	case err != nil:
 		return nil, err
-	}
-	if b = bytes.TrimSpace(b); len(b) == 0 {
+	case len(b) == 0:
 		return nil, sourceError("files", name+" is empty", "")
-	}
-	if bytes.ContainsAny(b, "\r\n\x00") {
+	case bytes.ContainsAny(b, "\r\n\x00"):
 		return nil, sourceError("files", name+" has more than one line", "put one value into each file")
 	}
 	return b, nil
