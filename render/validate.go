@@ -329,9 +329,11 @@ func (b *builder) content(key string, c *Content, name string) content {
 	if len(c.Secrets) > 0 {
 		b.problems.Addf(key+".secrets", "", "belongs to format; a template names its secrets itself")
 	}
-	key, file, text := key+".contents", name+" (inline template)", c.Contents
-	if c.Source != "" {
-		key, file = strings.TrimSuffix(key, "contents")+"source", c.Source
+	file, text := name+" (inline template)", c.Contents
+	if c.Source == "" {
+		key += ".contents"
+	} else {
+		key += ".source"
 		if file = b.path(key, c.Source); file == "" {
 			return nil
 		}

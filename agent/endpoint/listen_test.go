@@ -3,11 +3,8 @@ package endpoint_test
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"net"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,28 +84,6 @@ func TestUnixSocketKnowsItsPeer(t *testing.T) {
 			t.Errorf("Host %s on the socket: %d", host, got.status)
 		}
 	}
-}
-
-// tlsFiles returns the files of a certificate that nobody trusts.
-func tlsFiles(t testing.TB) listen.TLSFiles {
-	t.Helper()
-	srv := httptest.NewTLSServer(nil)
-	srv.Close()
-	key, err := x509.MarshalPKCS8PrivateKey(srv.TLS.Certificates[0].PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	files := listen.TLSFiles{CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")}
-	for path, block := range map[string]*pem.Block{
-		files.CertFile: {Type: "CERTIFICATE", Bytes: srv.Certificate().Raw},
-		files.KeyFile:  {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return files
 }
 
 func TestShutdownFinishesRunningRequests(t *testing.T) {
