@@ -160,26 +160,3 @@ func BenchmarkLookupPair(b *testing.B) {
 		}
 	}
 }
-
-// From the announcement of a change to the subscriber who holds the new value.
-func BenchmarkInvalidateToRing(b *testing.B) {
-	fake := upstreamtest.NewFake()
-	fake.MustCreate(b, "app/db", "v0", "0")
-	c := open(b, fake, cache.Options{})
-	start(b, c)
-	bell, cancel := c.Subscribe(ref("app/db"))
-	defer cancel()
-	look(b, c, "app/db")
-	rung(bell)
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		i++
-		fake.MustPut(b, "app/db", fmt.Sprint("v", i), "x")
-		c.Invalidate("app/db")
-		<-bell
-		if _, ok := c.Peek(ref("app/db")); !ok {
-			b.Fatal("rung without a fresh value")
-		}
-	}
-}

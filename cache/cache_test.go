@@ -97,9 +97,7 @@ func TestImpatientCallerFailsAloneAndAtOnce(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := c.Lookup(ctx, ref("other")); !errors.Is(err, context.Canceled) {
-			t.Errorf("lookup with a dead context: %v", err)
-		}
+		refuses(t, context.Canceled)(c.Lookup(ctx, ref("other")))
 		wantCalls(t, fake, 1)
 	})
 }
@@ -258,9 +256,7 @@ func TestRotationSeenByOneLabelExpiresTheOthers(t *testing.T) {
 		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
 		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "first", upstream.Miss)
 		fake.MustPut(t, "app/db", "v3", "third") // not announced
-		if _, err := c.RefreshNow(t.Context(), ref("app/db")); err != nil {
-			t.Fatal(err)
-		}
+		gives(t, "third", upstream.Miss)(c.RefreshNow(t.Context(), ref("app/db")))
 		wantAnswer(t, look(t, c, "app/db:ACSPrevious"), "second", upstream.Miss)
 	})
 }

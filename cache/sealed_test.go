@@ -79,11 +79,13 @@ func survivors(t testing.TB, opts cache.Options, n int) (served int, st cache.Se
 	return served, st
 }
 
-func wantSurvivors(t testing.TB, opts cache.Options, n, want int) {
+// wantSurvivors checks how many of n secrets are served after a restart, and, when they are
+// given, how many records were refused and whether the file is told to be damaged.
+func wantSurvivors(t testing.TB, opts cache.Options, n, want int, refusedAndRebuilt ...int) {
 	t.Helper()
-	if got, st := survivors(t, opts, n); got != want {
-		t.Errorf("%d of %d values are served after a restart, want %d: %+v", got, n, want, st)
-	}
+	got, st := survivors(t, opts, n)
+	failIf(t, got != want, "%d of %d values are served after a restart, want %d: %+v", got, n, want, st)
+	failIf(t, len(refusedAndRebuilt) > 0 && !slices.Equal(refusedAndRebuilt, []int{st.Refused, st.Rebuilt}), "%+v, want %d", st, refusedAndRebuilt)
 }
 
 func readFile(t testing.TB, path string) []byte {
@@ -250,9 +252,8 @@ func TestConfirmationsAreWrittenRarely(t *testing.T) {
 		stop()
 		failIf(t, writes < 9 || writes > 12, "%d writes in ten hours", writes)
 		c = open(t, fetchFunc(down), opts)
-		if late := confirmed.Sub(look(t, c, "s0").FetchedAt); late < 0 || late > time.Hour {
-			t.Errorf("the file is %s behind", late)
-		}
+		late := confirmed.Sub(look(t, c, "s0").FetchedAt)
+		failIf(t, late < 0 || late > time.Hour, "the file is %s behind", late)
 	})
 }
 
@@ -341,12 +342,10 @@ func TestTruncatedFile(t *testing.T) {
 		opts := sealedIn(t)
 		fillSealed(t, opts, n)
 		all := parts(readFile(t, opts.Sealed.Path))
-		stopIf(t, len(all) != 1+n+1, "%d parts", len(all))
-		for whole := range len(all) {
+		for whole := range 1 + n + 1 {
 			for _, piece := range [][]byte{nil, all[whole][:2], all[whole][:len(all[whole])-1]} {
 				writeFile(t, opts.Sealed.Path, append(slices.Clone(all[:whole]), piece)...)
-				got, st := survivors(t, opts, n)
-				failIf(t, got != max(0, whole-1) || st.Rebuilt != 1 || st.Refused != 0, "%d parts and %d bytes: %d values are served: %+v", whole, len(piece), got, st)
+				wantSurvivors(t, opts, n, max(0, whole-1), 0, 1)
 			}
 		}
 	})
@@ -375,9 +374,8 @@ func TestExchangedRecordsAreRefused(t *testing.T) {
 			"goes on at its end": {append(slices.Clone(good), good[1]), 4, 0, 1},
 		} {
 			writeFile(t, opts.Sealed.Path, tc.order...)
-			if got, st := survivors(t, opts, n); got != tc.served || st.Refused != tc.refused || st.Rebuilt != tc.rebuilt {
-				t.Errorf("%s: %d values are served: %+v", name, got, st)
-			}
+			t.Log(name)
+			wantSurvivors(t, opts, n, tc.served, tc.refused, tc.rebuilt)
 		}
 		failIf(t, !strings.Contains(log.String(), "refused=2") || !strings.Contains(log.String(), "level=ERROR"), "not loud: %s", &log)
 	})
@@ -402,12 +400,9 @@ func TestUnusableFiles(t *testing.T) {
 			return db.Close()
 		}
 		for name, make := range damage {
-			if err := errors.Join(os.RemoveAll(path), make()); err != nil {
-				t.Fatal(name, err)
-			}
-			if got, st := survivors(t, opts, 3); got != 0 || (st.Rebuilt == 1) != (name != "missing") {
-				t.Errorf("%s: %d values are served: %+v", name, got, st)
-			}
+			must(t, errors.Join(os.RemoveAll(path), make()))
+			t.Log(name)
+			wantSurvivors(t, opts, 3, 0, 0, map[bool]int{true: 1}[name != "missing"])
 			// The agent works on, and makes a new file if it can.
 			c := open(t, constant(10), opts)
 			stop := start(t, c)
@@ -431,9 +426,9 @@ func TestHugeFileDoesNotHoldUpTheStart(t *testing.T) {
 			if err := os.Truncate(opts.Sealed.Path, 1<<40); err != nil {
 				t.Skip("no sparse files: ", err)
 			}
-			if got, st := survivors(t, opts, 3); got != 1 || st.Rebuilt != 1 {
-				t.Errorf("%s: %d values are served: %+v", name, got, st)
-			}
+			t.Log(name)
+			_, st := survivors(t, opts, 3)
+			failIf(t, st.Loaded != 1 || st.Rebuilt != 1, "%+v", st)
 		}
 	})
 }
@@ -550,15 +545,13 @@ func TestFolderThatCannotBeMadeStopsNobody(t *testing.T) {
 		look(t, c, "a")
 		time.Sleep(10 * time.Minute)
 		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Errors == 0 || s.Errors > 100 })
-		if n := strings.Count(log.String(), "level=ERROR"); n < 1 || n > 100 {
-			t.Errorf("%d error lines:\n%s", n, &log)
-		}
+		n := strings.Count(log.String(), "level=ERROR")
+		failIf(t, n < 1 || n > 100, "%d error lines:\n%s", n, &log)
 		// It is tried again, and works once the cause is gone.
 		must(t, os.Remove(dir))
 		time.Sleep(time.Minute)
-		if n := strings.Count(log.String(), "the sealed cache is written again"); n != 1 {
-			t.Errorf("it is told %d times that it is over", n)
-		}
+		n = strings.Count(log.String(), "the sealed cache is written again")
+		failIf(t, n != 1, "it is told %d times that it is over", n)
 		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Records != 1 })
 		stop()
 	})
@@ -582,9 +575,8 @@ func TestSealedFileIsBounded(t *testing.T) {
 		s := c.Stats().Sealed
 		failIf(t, s.Bytes > opts.Sealed.MaxBytes || s.Records < 50 || s.Records+s.Skipped != 1001, "%+v", s)
 		failIf(t, strings.Count(log.String(), "is full") != 1, "log: %s", &log)
-		if st, err := os.Stat(opts.Sealed.Path); err != nil || st.Size() > opts.Sealed.MaxBytes+200 {
-			t.Errorf("%d bytes, %v", st.Size(), err)
-		}
+		size := int64(len(readFile(t, opts.Sealed.Path)))
+		failIf(t, size > opts.Sealed.MaxBytes+200, "%d bytes", size)
 		// What is declared is in it, and what was used last.
 		c = open(t, fetchFunc(down), opts)
 		look(t, c, "declared")
@@ -704,17 +696,13 @@ func TestKilledWriterLeavesAGoodFile(t *testing.T) {
 		leftovers += len(found)
 
 		c := open(t, fetchFunc(down), opts)
-		if s := c.Stats().Sealed; s.Loaded != 2000 || s.Refused != 0 || s.Rebuilt != 0 || !s.Open {
-			t.Errorf("kill %d: %+v", i, s)
-		}
+		failFor(t, c.Stats().Sealed, func(s cache.SealedStats) bool { return s.Loaded != 2000 || s.Refused != 0 || s.Rebuilt != 0 || !s.Open })
 		for _, e := range c.Entries() {
-			if data := look(t, c, string(e.Ref.SecretName)).Value.SecretData.Reveal(); string(data) != proof(e.Ref.SecretName) {
-				t.Fatalf("kill %d: %s has a value that was never its own", i, e.Ref)
-			}
+			data := look(t, c, string(e.Ref.SecretName)).Value.SecretData.Reveal()
+			stopIf(t, string(data) != proof(e.Ref.SecretName), "kill %d: %s has a value that was never its own", i, e.Ref)
 		}
-		if found, _ := filepath.Glob(opts.Sealed.Path + ".new-*"); len(found) > 0 {
-			t.Errorf("kill %d: %v is left", i, found)
-		}
+		found, _ = filepath.Glob(opts.Sealed.Path + ".new-*")
+		failIf(t, len(found) > 0, "kill %d: %v is left", i, found)
 		_ = c.Close()
 	}
 	t.Logf("%d unfinished files were left", leftovers)
