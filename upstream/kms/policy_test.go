@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -352,6 +353,15 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 			t.Errorf("a wait beyond the deadline: %v after %v", err, time.Since(begun))
 		}
 	})
+}
+
+// The variables of the environment are read once in the life of a process, so this looks at who
+// would read them.
+func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
+	of := func(e Endpoint) uintptr { return reflect.ValueOf(newTransport(e, 1).Proxy).Pointer() }
+	if of(Endpoint{Region: "cn-r"}) != reflect.ValueOf(http.ProxyFromEnvironment).Pointer() || of(Endpoint{Socket: "/s"}) != 0 {
+		t.Error("an endpoint ignores the proxy, or a socket has one")
+	}
 }
 
 // roundTripper is an endpoint's transport in one function.

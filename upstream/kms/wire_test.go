@@ -290,50 +290,6 @@ func runDebugChild(t *testing.T) {
 	}
 }
 
-// proxyChild names the test that runs in a child process behind a proxy: the variables are
-// read once in the life of a process.
-const proxyChild = "SECRETAGENT_KMS_PROXY_CHILD"
-
-func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
-	if os.Getenv(proxyChild) == "" {
-		child := exec.Command(os.Args[0], "-test.run=^TestTheProxyOfTheEnvironmentIsUsed$")
-		child.Env = append(os.Environ(), proxyChild+"=1")
-		if out, err := child.CombinedOutput(); err != nil {
-			t.Fatalf("the child failed: %v\n%s", err, out)
-		}
-		return
-	}
-	kmsTLS := httptest.NewUnstartedServer(says(200, valueJSON("app/db", "v1", "x")))
-	kmsTLS.TLS = fakeCA.server.Clone()
-	kmsTLS.StartTLS()
-	t.Cleanup(kmsTLS.Close)
-	var asked []string
-	var wg sync.WaitGroup
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.Method+" "+r.Host)
-		target, err := net.Dial("tcp", kmsTLS.Listener.Addr().String())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		c, _, _ := w.(http.Hijacker).Hijack()
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
-		wg.Go(func() { _, _ = io.Copy(target, c); _ = target.Close() })
-		wg.Go(func() { _, _ = io.Copy(c, target); _ = c.Close() })
-	}))
-	t.Cleanup(wg.Wait)
-	t.Cleanup(proxy.Close)
-	t.Setenv("HTTPS_PROXY", proxy.URL)
-	t.Setenv("NO_PROXY", "")
-	client := connect(t, impatient(kms.Endpoint{Host: "kms.cn-proxied.aliyuncs.com", RootCAs: fakeCA.pool}))
-	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); err != nil {
-		t.Error(err)
-	}
-	if len(asked) != 1 || asked[0] != "CONNECT kms.cn-proxied.aliyuncs.com:443" {
-		t.Errorf("the proxy was asked for %v", asked)
-	}
-}
-
 func TestOldTLSIsRefused(t *testing.T) {
 	old := httptest.NewUnstartedServer(says(200, valueJSON("app/db", "v1", "x")))
 	old.TLS = fakeCA.server.Clone()
