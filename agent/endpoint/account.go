@@ -108,17 +108,6 @@ func (s *Server) countAnswer(c *conn, a *upstream.Answer) {
 	}
 }
 
-// timeLookup reports how long a lookup took that was no hit.
-func (s *Server) timeLookup(a *upstream.Answer, err error, began time.Time) {
-	switch {
-	case s.opts.Observe == nil:
-	case err != nil:
-		s.opts.Observe("error", time.Since(began))
-	case a.Freshness != upstream.Hit: // another caller was faster: those are counted by sample
-		s.opts.Observe(a.Freshness.String(), time.Since(began))
-	}
-}
-
 // countRefusal counts a refusal, also for the caller where it is known.
 func (s *Server) countRefusal(c *conn, r *refusal) {
 	s.stats.refused.add(r.code)

@@ -47,7 +47,7 @@ func TestCallersAreCounted(t *testing.T) {
 		return got
 	}
 	// One connection is used by both: hits that are still on the account of the connection
-	// belong to whoever made them.
+	// belong to the caller who made them.
 	var etag string
 	for range 5 {
 		etag = ask("/v1/web/db", web, 200).header.Get("ETag")

@@ -41,10 +41,7 @@ func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
 // ready tells a client without a token that something is missing, but not what: names are for
 // callers.
 func (s *Server) ready(ctx *fasthttp.RequestCtx, c *conn) {
-	ready := Readiness{Ready: true}
-	if s.opts.Ready != nil {
-		ready = s.opts.Ready()
-	}
+	ready := s.opts.Ready()
 	ready.Ready = ready.Ready && !s.stopping.Load()
 	ready.Problems = slices.DeleteFunc(slices.Clone(ready.Problems), func(p Problem) bool {
 		return c.caller == nil || p.SecretName != "" && !c.caller.may(p.SecretName)
@@ -84,11 +81,11 @@ func (s *Server) status(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 }
 
-// showJSON answers with v.
+// showJSON answers with v, which is the status or a part of it.
 func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		s.opts.Logger.Error("an answer cannot be encoded", "err", err, "hint", hintDefect)
+		s.opts.Logger.Error("status cannot be encoded", "err", err, "hint", hintDefect)
 		s.refuse(ctx, c, internalFailure)
 		return
 	}

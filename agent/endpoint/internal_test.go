@@ -97,17 +97,6 @@ func TestHitAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkHandler(b *testing.B) {
-	s, c := newHeld(b)
-	ctx := hitRequest(b, c, "/v1/app/db")
-	b.ReportAllocs()
-	for b.Loop() {
-		s.handle(ctx)
-		ctx.Response.Header.Reset()
-		ctx.Response.ResetBody()
-	}
-}
-
 // FuzzTarget holds three properties of every request target: it never breaks the server, what
 // is answered with a value is exactly the one reference that is held, and the reference is
 // valid. It also compares the decoder with that of the standard library.

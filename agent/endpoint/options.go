@@ -165,6 +165,12 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Ready == nil {
+		o.Ready = func() Readiness { return Readiness{Ready: true} }
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration) {}
+	}
 	o.fillAndCheckLimits(new(upstream.OptionErrors))
 	return o
 }

@@ -124,11 +124,14 @@ func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn) {
 	q.ref = owned(q.ref)
 	began := time.Now()
 	a, err := s.lookup(c, ask, q.ref)
-	s.timeLookup(&a, err, began)
 	if err != nil {
+		s.opts.Observe("error", time.Since(began))
 		s.fail(ctx, c, q.ref, err)
 		s.audit(c, q.ref, "", c.code)
 		return
+	}
+	if a.Freshness != upstream.Hit { // another caller was faster: those are timed by sample
+		s.opts.Observe(a.Freshness.String(), time.Since(began))
 	}
 	s.answer(ctx, c, &a)
 }

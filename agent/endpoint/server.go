@@ -314,7 +314,7 @@ func begin(ctx *fasthttp.RequestCtx) *conn {
 // handle answers one request.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	c := begin(ctx)
-	if s.opts.Observe != nil && (c.requests+c.number)%sampleHits == 0 {
+	if (c.requests+c.number)%sampleHits == 0 {
 		c.began = time.Now()
 	}
 	defer s.recoverFault(ctx, c)

@@ -27,6 +27,7 @@ type grant struct {
 	peer   peer              // who it was made for, where that is known
 	began  time.Time
 	used   time.Time
+	link   bool // to be redeemed for a session; else it is one
 }
 
 // grantOf returns the grant of the caller that c has presented itself as with this request.
@@ -55,82 +56,76 @@ func (g *grant) holder(set *callerSet, now time.Time) *caller {
 	return nil
 }
 
-// grants are kept under the hash of the random text that stands for them, so that a look into
-// the memory gives none away. The zero value is ready for use.
-type grants map[[sha256.Size]byte]*grant
+// over reports whether g counts no longer, whatever its caller has.
+func (g *grant) over(now time.Time) bool {
+	if g.link {
+		return now.Sub(g.began) > linkLife
+	}
+	return now.Sub(g.used) > sessionIdle || now.Sub(g.began) > sessionLife
+}
+
+// sessions are the browsers that see the status page, and the links that let them in. They
+// live in memory only: a restart ends them all. They are kept under the hash of the random text
+// that stands for them, so that a look into the memory gives none away.
+type sessions struct {
+	mu     sync.Mutex
+	grants map[[sha256.Size]byte]*grant
+}
 
 // add keeps g and returns the text that stands for it: 256 random bits. When the caller has
-// limit of them already, the one that was used least recently goes.
-func (m *grants) add(g grant, limit int) string {
+// limit of its kind already, the one that was used least recently goes.
+func (s *sessions) add(g grant, limit int) string {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	text := base64.RawURLEncoding.EncodeToString(random[:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.grants, func(_ [sha256.Size]byte, other *grant) bool { return other.over(g.used) })
 	var oldest [sha256.Size]byte
 	n := 0
-	for id, other := range *m {
-		if other.caller == g.caller {
-			if n++; n == 1 || other.used.Before((*m)[oldest].used) {
+	for id, other := range s.grants {
+		if other.caller == g.caller && other.link == g.link {
+			if n++; n == 1 || other.used.Before(s.grants[oldest].used) {
 				oldest = id
 			}
 		}
 	}
 	if n >= limit {
-		delete(*m, oldest)
+		delete(s.grants, oldest)
 	}
-	if *m == nil {
-		*m = grants{}
+	if s.grants == nil {
+		s.grants = map[[sha256.Size]byte]*grant{}
 	}
-	(*m)[sha256.Sum256([]byte(text))] = &g
+	s.grants[sha256.Sum256([]byte(text))] = &g
 	return text
-}
-
-// drop forgets what is over.
-func (m grants) drop(over func(*grant) bool) {
-	maps.DeleteFunc(m, func(_ [sha256.Size]byte, g *grant) bool { return over(g) })
-}
-
-// sessions are the browsers that see the status page, and the links that let them in. They
-// live in memory only: a restart ends them all.
-type sessions struct {
-	mu    sync.Mutex
-	links grants
-	open  grants
-}
-
-func linkOver(now time.Time) func(*grant) bool {
-	return func(g *grant) bool { return now.Sub(g.began) > linkLife }
-}
-
-func sessionOver(now time.Time) func(*grant) bool {
-	return func(g *grant) bool { return now.Sub(g.used) > sessionIdle || now.Sub(g.began) > sessionLife }
 }
 
 // link returns a code that [sessions.redeem] takes once.
 func (s *sessions) link(g grant) (code string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.links.drop(linkOver(g.began))
-	return s.links.add(g, maxLinks)
+	g.link = true
+	return s.add(g, maxLinks)
+}
+
+// begin returns the text that stands for a new session, for a cookie.
+func (s *sessions) begin(g grant, now time.Time) (cookie string) {
+	g.link, g.began, g.used = false, now, now
+	return s.add(g, maxSessions)
 }
 
 // redeem returns the grant that code stands for, at most once; nil when there is none.
 func (s *sessions) redeem(code []byte, now time.Time) *grant {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.links.drop(linkOver(now))
 	id := sha256.Sum256(code)
-	g := s.links[id]
-	delete(s.links, id)
+	g := s.grants[id]
+	if g == nil || !g.link {
+		return nil
+	}
+	delete(s.grants, id)
+	if g.over(now) {
+		return nil
+	}
 	return g
-}
-
-// begin returns the text that stands for a new session, for a cookie.
-func (s *sessions) begin(g grant, now time.Time) (cookie string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g.began, g.used = now, now
-	s.open.drop(sessionOver(now))
-	return s.open.add(g, maxSessions)
 }
 
 // holder returns the caller whose session cookie stands for, and notes that it was used; nil
@@ -139,13 +134,13 @@ func (s *sessions) holder(cookie []byte, set *callerSet, now time.Time) *caller 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id := sha256.Sum256(cookie)
-	g := s.open[id]
-	if g == nil {
+	g := s.grants[id]
+	if g == nil || g.link {
 		return nil
 	}
 	who := g.holder(set, now)
-	if who == nil || sessionOver(now)(g) {
-		delete(s.open, id)
+	if who == nil || g.over(now) {
+		delete(s.grants, id)
 		return nil
 	}
 	g.used = now
@@ -156,16 +151,16 @@ func (s *sessions) holder(cookie []byte, set *callerSet, now time.Time) *caller 
 func (s *sessions) end(cookie []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.open, sha256.Sum256(cookie))
+	if id := sha256.Sum256(cookie); s.grants[id] != nil && !s.grants[id].link {
+		delete(s.grants, id)
+	}
 }
 
 // keep forgets what callers have lost that are not in set, or whose token is not.
 func (s *sessions) keep(set *callerSet, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lost := func(g *grant) bool { return g.holder(set, now) == nil }
-	s.links.drop(lost)
-	s.open.drop(lost)
+	maps.DeleteFunc(s.grants, func(_ [sha256.Size]byte, g *grant) bool { return g.holder(set, now) == nil })
 }
 
 // counts returns how many sessions and links there are, those that are over included until
@@ -173,5 +168,10 @@ func (s *sessions) keep(set *callerSet, now time.Time) {
 func (s *sessions) counts() (open, links int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.open), len(s.links)
+	for _, g := range s.grants {
+		if g.link {
+			links++
+		}
+	}
+	return len(s.grants) - links, links
 }
