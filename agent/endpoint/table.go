@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"container/list"
 	"slices"
 	"sync"
@@ -87,8 +88,9 @@ func (t *table) victimLocked() (victim *conn) {
 		if !c.counted || c.healthOnly || phase(state&7) != idle {
 			continue
 		}
+		// Of those that were used as much, the one that has rested for longer goes, or the older one.
 		changes := c.moves + c.movesSince(state)
-		if victim == nil || changes < fewest || changes == fewest && longerIdle(c, victim) {
+		if victim == nil || cmp.Or(cmp.Compare(changes, fewest), c.seenAt.Compare(victim.seenAt), cmp.Compare(c.number, victim.number)) < 0 {
 			victim, fewest = c, changes
 		}
 	}
@@ -97,15 +99,6 @@ func (t *table) victimLocked() (victim *conn) {
 
 // movesSince returns how often the phase has changed between the last sweep and state.
 func (c *conn) movesSince(state uint32) uint32 { return (state - c.seenState&^7) >> 3 }
-
-// longerIdle decides between connections that were used as much: the one that rested when
-// the sweep saw it goes first, or the older one.
-func longerIdle(a, b *conn) bool {
-	if !a.seenAt.Equal(b.seenAt) {
-		return a.seenAt.Before(b.seenAt)
-	}
-	return a.number < b.number
-}
 
 // counterLocked returns the counter that c is part of.
 func (t *table) counterLocked(c *conn) *int {
