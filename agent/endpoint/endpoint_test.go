@@ -57,8 +57,7 @@ func TestTokenHeadersOfEveryAgent(t *testing.T) {
 		}
 	}
 	c := r.dial(t)
-	c.send(request("GET", "/v1/a", hostLine, tokenLine, "X-Vault-Token: "+token))
-	if got := c.receive("GET"); got.status != 200 {
+	if got := c.ask("/v1/a", "X-Vault-Token: "+token); got.status != 200 {
 		t.Errorf("the same token twice: %d %s", got.status, got.code)
 	}
 }

@@ -113,8 +113,9 @@ func (s *Server) note(h *headers, name, value []byte) {
 			h.traceparent = value
 		}
 		h.traces++
+	default:
+		h.forwarded = h.forwarded || named(name, "X-Forwarded")
 	}
-	h.forwarded = h.forwarded || named(name, "X-Forwarded")
 	for _, own := range s.tokenHeaders {
 		if string(own) == string(name) {
 			h.ambiguous = h.ambiguous || h.tokens > 0 && !bytes.Equal(h.token, value)
@@ -159,8 +160,7 @@ func (s *Server) hostAllowed(hostport []byte, unix bool) bool {
 	if !ok {
 		return false
 	}
-	host = lower(host)
-	if s.hosts[host] {
+	if s.hosts[host] || s.hosts[lower(host)] {
 		return true
 	}
 	if !strings.ContainsAny(host, ".:%[]") {

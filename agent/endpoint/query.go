@@ -133,7 +133,6 @@ func (s *Server) parsePair(c *conn, r *route, pair []byte) error {
 
 // set takes the value of a parameter.
 func (q *query) set(kind param, value string, maxWait time.Duration) (err error) {
-	var ok bool
 	switch kind {
 	case paramSecretID:
 		q.id = value
@@ -151,7 +150,7 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 			return upstream.InvalidParameter("refreshNow", "it must be true or false")
 		}
 	case paramFormat:
-		if q.format, ok = formatOf(value); !ok {
+		if q.format, err = ParseFormat(value); err != nil {
 			return upstream.InvalidParameter("format", "it must be one of "+formatNames)
 		}
 	case paramField:

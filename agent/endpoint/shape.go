@@ -40,19 +40,12 @@ const formatNames = "kms, aws, vault, raw"
 
 // ParseFormat returns the format of that name: kms, aws, vault or raw.
 func ParseFormat(name string) (Format, error) {
-	if f, ok := formatOf(name); ok {
-		return f, nil
-	}
-	return 0, errors.New("the format must be one of " + formatNames)
-}
-
-func formatOf(name string) (Format, bool) {
 	for f := range numFormats {
 		if f.String() == name {
-			return f, true
+			return f, nil
 		}
 	}
-	return 0, false
+	return 0, errors.New("the format must be one of " + formatNames)
 }
 
 // String returns the name that [ParseFormat] reads.
