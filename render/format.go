@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -43,9 +44,15 @@ type formatContent struct {
 
 // pair is one named entry of a file.
 type pair struct {
-	name  string
-	value any // as decodeJSON gives it
-	from  upstream.SecretRef
+	name string
+	raw  json.RawMessage
+	from upstream.SecretRef
+}
+
+// value decodes the entry as decodeJSON does, which cannot fail: it is part of a JSON text.
+func (p pair) value() any {
+	v, _ := decodeJSON(p.raw)
+	return v
 }
 
 // render implements content.
@@ -95,17 +102,18 @@ func (c *formatContent) writeWhole(s *secretReader, out *output) error {
 		}
 		text := string(value.SecretData.Reveal())
 		if secret.Field != "" {
-			object, err := decodeObject(secret.Ref, value)
+			fields, err := fieldsOf(secret.Ref, value)
 			if err != nil {
 				return err
 			}
-			field, ok := object[secret.Field]
-			if !ok {
+			field, err := fields.Text(secret.Field)
+			switch {
+			case errors.Is(err, upstream.ErrNullField):
+				return refuse("field %q of secret %s is null", secret.Field, secret.Ref)
+			case err != nil:
 				return refuse("secret %s has no field %q; names are case-sensitive", secret.Ref, secret.Field)
 			}
-			if text, err = scalarText(field); err != nil {
-				return refuse("field %q of secret %s is null", secret.Field, secret.Ref)
-			}
+			text = string(field)
 		}
 		if c.format == PEM {
 			if !isPEM(text) {
@@ -169,9 +177,10 @@ func (f *FormatSecret) pairs(s *secretReader) ([]pair, error) {
 		if !utf8.ValidString(text) {
 			return nil, refuse("secret %s is not UTF-8; only format raw can carry it", f.Ref)
 		}
-		return []pair{{f.name(f.Key), text, f.Ref}}, nil
+		raw, _ := toJSON(text) // any text can be written
+		return []pair{{f.name(f.Key), json.RawMessage(raw), f.Ref}}, nil
 	}
-	object, err := decodeObject(f.Ref, value)
+	fields, err := fieldsOf(f.Ref, value)
 	if err != nil {
 		return nil, refuse("%s; set key to write it whole", err)
 	}
@@ -180,18 +189,18 @@ func (f *FormatSecret) pairs(s *secretReader) ([]pair, error) {
 	case f.Field != "":
 		keys = map[string]string{f.Field: ""}
 	case len(keys) == 0:
-		keys = make(map[string]string, len(object))
-		for key := range object {
+		keys = make(map[string]string, len(fields))
+		for key := range fields {
 			keys[key] = ""
 		}
 	}
 	pairs := make([]pair, 0, len(keys))
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		v, ok := object[key]
+		raw, ok := fields[key]
 		if !ok {
 			return nil, refuse("secret %s has no key %q; names are case-sensitive", f.Ref, key)
 		}
-		pairs = append(pairs, pair{f.name(cmp.Or(keys[key], key)), v, f.Ref})
+		pairs = append(pairs, pair{f.name(cmp.Or(keys[key], key)), raw, f.Ref})
 	}
 	return pairs, nil
 }
@@ -217,13 +226,13 @@ func writeLines(out *output, pairs []pair, line func(*output, pair) error) error
 	return nil
 }
 
-// flatText is the text of a value in a format that knows only text.
-func flatText(v any) (string, error) {
-	text, err := scalarText(v)
+// flatText is the text of an entry in a format that knows only text.
+func flatText(p pair) (string, error) {
+	text, err := upstream.FieldText(p.raw)
 	if err != nil {
 		return "", refuse("it is null, which this format cannot carry; pick other keys")
 	}
-	return text, nil
+	return string(text), nil
 }
 
 var (
@@ -238,7 +247,7 @@ func envLine(out *output, p pair) error {
 	if !envName.MatchString(p.name) {
 		return refuse("its name is not one of a variable, [A-Za-z_][A-Za-z0-9_]*; rename it")
 	}
-	text, err := flatText(p.value)
+	text, err := flatText(p)
 	if err != nil {
 		return err
 	}
@@ -266,7 +275,7 @@ func envQuote(s string) string {
 
 // propertiesLine writes as java.util.Properties.store does, with "=" between.
 func propertiesLine(out *output, p pair) error {
-	text, err := flatText(p.value)
+	text, err := flatText(p)
 	if err != nil {
 		return err
 	}
@@ -300,7 +309,7 @@ func writeJSON(out *output, pairs []pair) error {
 	out.text("{")
 	for i, p := range pairs {
 		key, _ := toJSON(p.name) // any text can be written
-		value, err := toJSON(p.value)
+		value, err := toJSON(p.value())
 		if err != nil {
 			return err
 		}
@@ -350,7 +359,7 @@ var (
 )
 
 func (w inlineStyle) line(out *output, p pair, key string) error {
-	value, err := w.value(p.value)
+	value, err := w.value(p.value())
 	if err != nil {
 		return err
 	}

@@ -184,22 +184,21 @@ func (c *templateContent) secretField(name, field string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	object, known := c.decoded[ref]
+	fields, known := c.fields[ref]
 	if !known {
-		if object, err = decodeObject(ref, value); err != nil {
+		if fields, err = fieldsOf(ref, value); err != nil {
 			return "", err
 		}
-		c.decoded[ref] = object
+		c.fields[ref] = fields
 	}
-	v, ok := object[field]
-	if !ok {
+	text, err := fields.Text(field)
+	switch {
+	case errors.Is(err, upstream.ErrNullField):
+		return "", refuse("the field of secret %s is null", ref)
+	case err != nil:
 		return "", c.noField(ref, field)
 	}
-	text, err := scalarText(v)
-	if err != nil {
-		return "", refuse("the field of secret %s is null", ref)
-	}
-	return text, nil
+	return string(text), nil
 }
 
 // noField names the field only when the template spells it out; it may come from a secret.
@@ -223,17 +222,16 @@ func (c *templateContent) fail(message string) (string, error) {
 	return "", refuse("the template calls fail (the message is not part of the template and may be secret)")
 }
 
-// decodeObject reads a value that must be a JSON object.
-func decodeObject(ref upstream.SecretRef, value upstream.SecretValue) (map[string]any, error) {
-	v, err := decodeJSON(value.SecretData.Reveal())
-	if err != nil {
-		return nil, refuse("secret %s is not JSON", ref)
-	}
-	object, ok := v.(map[string]any)
-	if !ok {
+// fieldsOf reads a value that must be a JSON object.
+func fieldsOf(ref upstream.SecretRef, value upstream.SecretValue) (upstream.Fields, error) {
+	fields, err := value.SecretData.RevealFields()
+	switch {
+	case err == nil:
+		return fields, nil
+	case json.Valid(value.SecretData.Reveal()):
 		return nil, refuse("secret %s is not a JSON object", ref)
 	}
-	return object, nil
+	return nil, refuse("secret %s is not JSON", ref)
 }
 
 // decodeJSON reads exactly one JSON document and keeps numbers as they are written.
@@ -248,23 +246,6 @@ func decodeJSON(b []byte) (any, error) {
 		return nil, errors.New("more than one JSON document")
 	}
 	return v, nil
-}
-
-// scalarText returns a decoded JSON value as text: strings and numbers as they are, objects
-// and lists as compact JSON. Null has no text.
-func scalarText(v any) (string, error) {
-	switch v := v.(type) {
-	case nil:
-		return "", errors.New("null")
-	case string:
-		return v, nil
-	case json.Number:
-		return v.String(), nil
-	case bool:
-		return strconv.FormatBool(v), nil
-	default:
-		return toJSON(v)
-	}
 }
 
 func parseJSON(s string) (any, error) {

@@ -72,7 +72,7 @@ type templateContent struct {
 
 	// The execution in progress.
 	secrets *secretReader
-	decoded map[upstream.SecretRef]map[string]any // what secretField decoded
+	fields  map[upstream.SecretRef]upstream.Fields // of the secrets that secretField read
 	out     *output
 	isValue bool // the next write is the value that printName returned
 }
@@ -177,8 +177,8 @@ func walk(n parse.Node, visit func(parse.Node)) {
 // render implements content.
 func (c *templateContent) render(s *secretReader) (*output, error) {
 	out := &output{}
-	c.secrets, c.decoded, c.out, c.isValue = s, map[upstream.SecretRef]map[string]any{}, out, false
-	defer func() { c.secrets, c.decoded, c.out = nil, nil, nil }()
+	c.secrets, c.fields, c.out, c.isValue = s, map[upstream.SecretRef]upstream.Fields{}, out, false
+	defer func() { c.secrets, c.fields, c.out = nil, nil, nil }()
 	if err := c.tmpl.Execute(c, nil); err != nil {
 		return nil, c.explain(err)
 	}

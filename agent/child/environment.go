@@ -1,13 +1,11 @@
 package child
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"secretagent/upstream"
 )
@@ -104,7 +101,7 @@ func (r *recipe) assemble(values []upstream.SecretValue) (environment, error) {
 	set := map[string]entry{} // :: folded name → entry
 	for i := range r.variables {
 		v := &r.variables[i]
-		entries, unfit := v.entries(values[slices.Index(r.refs, v.Ref)].SecretData.Reveal())
+		entries, unfit := v.entries(values[slices.Index(r.refs, v.Ref)].SecretData)
 		problems = append(problems, unfit...)
 		for _, e := range entries {
 			if first, taken := set[foldName(e.name)]; taken {
@@ -136,7 +133,7 @@ func (r *recipe) assemble(values []upstream.SecretValue) (environment, error) {
 }
 
 // entries returns what v makes of the secret's data, and what is wrong with the rest of it.
-func (v *Variable) entries(data []byte) (entries []entry, problems []error) {
+func (v *Variable) entries(data upstream.SecretData) (entries []entry, problems []error) {
 	add := func(name, origin, value string, err error) {
 		if nameErr := checkName(name); nameErr != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", origin, nameErr))
@@ -153,15 +150,15 @@ func (v *Variable) entries(data []byte) (entries []entry, problems []error) {
 	}
 	secret := "secret " + v.Ref.String()
 	if v.Name != "" && v.Field == "" {
-		add(v.Name, secret, string(data), nil)
+		add(v.Name, secret, string(data.Reveal()), nil)
 		return entries, problems
 	}
 
-	o, err := parseObject(data)
+	fields, err := data.RevealFields()
 	if v.Name != "" {
 		value := ""
 		if err == nil {
-			value, err = o.text(v.Field)
+			value, err = textOf(fields, v.Field)
 		}
 		add(v.Name, fmt.Sprintf("%s, field %q", secret, v.Field), value, err)
 		return entries, problems
@@ -171,11 +168,11 @@ func (v *Variable) entries(data []byte) (entries []entry, problems []error) {
 	}
 	keys := slices.Sorted(maps.Keys(v.Keys))
 	if len(v.Keys) == 0 {
-		keys = slices.Sorted(maps.Keys(o))
+		keys = slices.Sorted(maps.Keys(fields))
 	}
 	for _, key := range keys {
 		name := v.nameOf(key)
-		value, err := o.text(key)
+		value, err := textOf(fields, key)
 		if len(v.Keys) == 0 && steersLoader(name) {
 			err = errors.New("a secret may not choose a variable that makes programs load or run code: name it in env or keys if that is meant")
 		}
@@ -206,35 +203,13 @@ func (v *Variable) nameOf(key string) string {
 	return v.Prefix + key
 }
 
-// object is a JSON secret, its values not decoded yet.
-type object map[string]json.RawMessage
-
-// parseObject reads a JSON object. The errors of encoding/json quote what they stumble over,
-// which here is part of a secret, so they are not passed on.
-func parseObject(data []byte) (object, error) {
-	var o object
-	if !utf8.Valid(data) || json.Unmarshal(data, &o) != nil || o == nil {
-		return nil, errors.New("the secret is not a JSON object")
+// textOf returns a field as [Variable].Field describes.
+func textOf(fields upstream.Fields, name string) (string, error) {
+	text, err := fields.Text(name)
+	if errors.Is(err, upstream.ErrNoField) {
+		err = fmt.Errorf("the secret has no key %q", name)
 	}
-	return o, nil
-}
-
-// text returns the value of a key as [Variable].Field describes.
-func (o object) text(key string) (string, error) {
-	raw, found := o[key]
-	switch {
-	case !found:
-		return "", fmt.Errorf("the secret has no key %q", key)
-	case string(raw) == "null":
-		return "", errors.New("the value is null")
-	case raw[0] == '"':
-		var s string
-		_ = json.Unmarshal(raw, &s) // cannot fail: it was parsed with the object
-		return s, nil
-	}
-	var compact bytes.Buffer
-	_ = json.Compact(&compact, raw) // cannot fail either
-	return compact.String(), nil
+	return string(text), err
 }
 
 // checkName refuses what no environment can carry, and control characters, which would let a

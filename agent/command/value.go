@@ -1,8 +1,6 @@
 package command
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,27 +98,20 @@ func (f *valueFlags) readFile(a *app) (value []byte, source string, err error) {
 	return value, source, nil
 }
 
-// fieldOf returns one top-level field of a JSON object: text as it is, anything else as JSON
-// spells it. Its errors quote nothing of the value.
+// fieldOf returns one field of a JSON object as text. What it does not have is not found.
 func fieldOf(ref upstream.SecretRef, data upstream.SecretData, field string) ([]byte, error) {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(data.Reveal(), &object); err != nil || object == nil {
-		return nil, &upstream.Error{Ref: ref, Message: "the value is no JSON object, so it has no fields", Err: upstream.ErrNotFound}
+	message := "the value is no JSON object, so it has no fields"
+	fields, err := data.RevealFields()
+	if err == nil {
+		text, err := fields.Text(field)
+		switch {
+		case err == nil:
+			return text, nil
+		case errors.Is(err, upstream.ErrNullField):
+			message = fmt.Sprintf("the field %q is null", field)
+		default:
+			message = fmt.Sprintf("there is no field %q in the value", field)
+		}
 	}
-	raw, ok := object[field]
-	if !ok {
-		return nil, &upstream.Error{Ref: ref, Message: fmt.Sprintf("there is no field %q in the value", field), Err: upstream.ErrNotFound}
-	}
-	var text string
-	if json.Unmarshal(raw, &text) == nil && raw[0] == '"' {
-		return []byte(text), nil
-	}
-	if string(raw) == "null" {
-		return nil, &upstream.Error{Ref: ref, Message: fmt.Sprintf("the field %q is null", field), Err: upstream.ErrNotFound}
-	}
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, raw); err != nil {
-		return nil, errors.New("the value is no valid JSON")
-	}
-	return compact.Bytes(), nil
+	return nil, &upstream.Error{Ref: ref, Message: message, Err: upstream.ErrNotFound}
 }

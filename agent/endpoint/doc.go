@@ -56,7 +56,7 @@
 //	403 SessionEnded          the session of a browser has ended; 403 LinkInvalid: a one-time link was used, or is too old
 //	403 PeerNotAllowed        the token is valid, but only for another uid or gid
 //	403 Forbidden.NoPermission  the caller may not read this name; the same whether it exists or not
-//	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key
+//	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key, or it is null
 //	405 MethodNotAllowed      with Allow
 //	408 RequestTimeout        the request did not arrive in time
 //	413 BodyTooLarge, 431 HeaderTooLarge

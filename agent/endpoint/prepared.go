@@ -46,8 +46,7 @@ func (s *Server) preparedOf(a *upstream.Answer) *prepared {
 	return a.Derived.Load().(*prepared)
 }
 
-// body returns v, or the field of it that is named, in the format; errNoField when there is no
-// such field.
+// body returns v, or the field of it that is named, in the format.
 func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body, error) {
 	first := p.forms.Load()
 	for e := first; e != nil; e = e.next {

@@ -116,7 +116,7 @@ func failureOf(err error) failure {
 		return failureBy(upstreamTimeout)
 	case errors.Is(err, context.Canceled):
 		return failureBy(shuttingDown)
-	case errors.Is(err, errNoField):
+	case errors.Is(err, upstream.ErrNoField), errors.Is(err, upstream.ErrNullField):
 		return failureBy(fieldNotFound)
 	case errors.As(err, &e) && e.Err != nil:
 		f.message = e.Message

@@ -192,26 +192,19 @@ func encode(v any) []byte {
 	return buf.Bytes()
 }
 
-var errNoField = errors.New("no such field")
-
-// fieldOf returns a secret that is one key of another, which must be a JSON object: the key's
-// value, a string without its quotes, is the whole data. It returns errNoField when the key is
-// missing.
+// fieldOf returns a secret whose whole data is one field of another, which must be a JSON object.
+// It returns upstream.ErrNoField or upstream.ErrNullField when there is no text to answer with.
 func fieldOf(v *upstream.SecretValue, field string) (*upstream.SecretValue, error) {
-	var object map[string]json.RawMessage
-	if data := v.SecretData.Reveal(); !isJSON(data, '{') || json.Unmarshal(data, &object) != nil {
-		return nil, upstream.InvalidParameter("field", "the secret is not a JSON object")
+	fields, err := v.SecretData.RevealFields()
+	if err != nil {
+		return nil, upstream.InvalidParameter("field", err.Error())
 	}
-	data, ok := object[field]
-	if !ok {
-		return nil, errNoField
+	text, err := fields.Text(field)
+	if err != nil {
+		return nil, err
 	}
 	part := *v
-	var text string
-	if data[0] == '"' && json.Unmarshal(data, &text) == nil {
-		data = []byte(text)
-	}
-	part.SecretData = upstream.NewSecretData(data)
+	part.SecretData = upstream.NewSecretData(text)
 	part.SecretDataType = upstream.DataTypeText
 	return &part, nil
 }

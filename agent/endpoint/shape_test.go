@@ -13,6 +13,7 @@ import (
 func TestFormats(t *testing.T) {
 	r := start(t, endpoint.Options{})
 	r.put(value("json", "v3", `{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}}`, upstream.ACSCurrent, "Next"))
+	r.put(value("spaced", "v1", `{"list": [1, "two"], "none": null}`, upstream.ACSCurrent))
 	r.put(value("text", "blue", "line\none \"quoted\" <b>", upstream.ACSCurrent))
 	r.put(value("array", "7", `[1,2]`, upstream.ACSCurrent))
 	binary := value("binary", "v1", "AAEC", upstream.ACSCurrent)
@@ -33,6 +34,7 @@ func TestFormats(t *testing.T) {
 		{"/v1/json?field=port", "text/plain; charset=utf-8", "5432"},
 		{"/v1/json?field=big", "text/plain; charset=utf-8", "12345678901234567890"},
 		{"/v1/json?field=nested", "application/json", `{"a":[1]}`},
+		{"/v1/spaced?field=list", "application/json", `[1,"two"]`},
 		{"/v1/json?field=%75sername", "text/plain; charset=utf-8", "app"},
 		{"/v1/json?field=username&format=raw", "text/plain; charset=utf-8", "app"},
 		{"/v1/json?field=username&format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"app","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
@@ -56,6 +58,7 @@ func TestFormats(t *testing.T) {
 		code   string
 	}{
 		"/v1/json?field=missing":  {404, "FieldNotFound"},
+		"/v1/spaced?field=none":   {404, "FieldNotFound"},
 		"/v1/text?field=username": {400, "InvalidParameter"},
 		"/v1/array?field=0":       {400, "InvalidParameter"},
 	} {
