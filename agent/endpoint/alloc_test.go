@@ -1,0 +1,42 @@
+//go:build !race
+
+// The race detector allocates memory of its own.
+
+package endpoint
+
+import (
+	"io"
+	"testing"
+
+	"github.com/valyala/fasthttp"
+)
+
+// TestHitAllocatesNothing runs the whole handler, every guard on, with and without a trace and
+// an audit line.
+func TestHitAllocatesNothing(t *testing.T) {
+	s, c := newHeld(t)
+	var requests []*fasthttp.RequestCtx
+	for _, target := range []string{"/v1/app/db", "/v1/app%2Fdb", "/v1/app/db:ACSCurrent", "/secretsmanager/get?secretId=app%2Fdb&versionStage=ACSCurrent",
+		"/v1/app/db?format=vault", "/v1/app/db?field=password", "/v1/app/db?format=aws&field=username"} {
+		requests = append(requests, hitRequest(t, c, target), hitRequest(t, c, target, hitTrace))
+	}
+	for _, audit := range []*AuditLog{nil, NewAuditLog(io.Discard, AuditOptions{})} {
+		s.opts.Audit = audit
+		turn := 0
+		if n := testing.AllocsPerRun(5000, func() {
+			ctx := requests[turn%len(requests)]
+			turn++
+			s.handle(ctx)
+			if ctx.Response.StatusCode() != 200 || len(ctx.Response.Body()) == 0 {
+				t.Fatalf("%s: %d %s", ctx.Request.Header.RequestURI(), ctx.Response.StatusCode(), ctx.Response.Body())
+			}
+			ctx.Response.Header.Reset()
+			ctx.Response.ResetBody()
+		}); n != 0 {
+			t.Errorf("audited %v: %v allocations", audit != nil, n)
+		}
+	}
+	if err := s.opts.Audit.Close(); err != nil {
+		t.Error(err)
+	}
+}

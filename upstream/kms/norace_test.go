@@ -1,6 +1,0 @@
-//go:build !race
-
-package kms
-
-// raceDetector tells tests that only compute to leave their turn to those that race.
-const raceDetector = false
