@@ -577,7 +577,8 @@ func TestSealedFileIsBounded(t *testing.T) {
 		failIf(t, strings.Count(log.String(), "is full") != 1, "log: %s", &log)
 		size := int64(len(readFile(t, opts.Sealed.Path)))
 		failIf(t, size > opts.Sealed.MaxBytes+200, "%d bytes", size)
-		// What is declared is in it, and what was used last.
+		// What is declared is in it, and what was used last, which is also the last to be evicted.
+		opts.MaxEntries = 1
 		c = open(t, fetchFunc(down), opts)
 		look(t, c, "declared")
 		look(t, c, "s999")
