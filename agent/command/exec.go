@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/signal"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -72,25 +70,13 @@ func (a *app) childEnded(err error) error {
 // SIGINT, which is the program's to judge, and so is not used.
 func runChild(ctx context.Context, child *agent.Child) error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var forwarder sync.WaitGroup
-	defer forwarder.Wait()
-	defer stop()
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, append(passedOn(), terminate)...)
-	defer signal.Stop(signals)
-	forwarder.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case sig := <-signals:
-				if sig == terminate {
-					stop()
-				} else if err := child.Signal(sig); err != nil && sig == os.Interrupt {
-					stop() // there is no program yet that could judge it
-				}
-			}
+	defer handleSignals(ctx, append(passedOn(), terminate), func(sig os.Signal) {
+		if sig == terminate {
+			stop()
+		} else if err := child.Signal(sig); err != nil && sig == os.Interrupt {
+			stop() // there is no program yet that could judge it
 		}
-	})
+	})()
+	defer stop()
 	return child.Run(ctx)
 }

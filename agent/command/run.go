@@ -41,38 +41,46 @@ so that a fresh checkout runs.`,
 			if err != nil {
 				return err
 			}
-			defer handleSignals(ctx, ag)()
-			return a.childEnded(ag.Run(ctx))
+			return a.childEnded(serve(ctx, ag))
 		}),
 	}
 	a.logFlag(cmd)
 	return cmd
 }
 
-// handleSignals makes SIGHUP reload the agent and passes on to its program what is meant for
-// it, until the returned function is called. The agent logs what comes of a reload.
-func handleSignals(ctx context.Context, ag *agent.Agent) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, append(passedOnByRun(), hangup)...)
+// serve runs ag, reloads it on SIGHUP, and passes on to its program what is meant for it. The
+// agent logs what comes of a reload.
+func serve(ctx context.Context, ag *agent.Agent) error {
+	handling, stop := context.WithCancel(ctx)
+	defer handleSignals(handling, append(passedOnByRun(), hangup), func(sig os.Signal) {
+		if sig == hangup {
+			_ = ag.Reload(handling)
+		} else {
+			_ = ag.Signal(sig)
+		}
+	})()
+	defer stop()
+	return ag.Run(ctx)
+}
+
+// handleSignals calls handle for each of the signals that arrives, until ctx ends, and ignores
+// them after that. The returned function waits for the last call and ends the ignoring.
+func handleSignals(ctx context.Context, signals []os.Signal, handle func(os.Signal)) (wait func()) {
+	arrived := make(chan os.Signal, 16)
+	signal.Notify(arrived, signals...)
 	var handler sync.WaitGroup
 	handler.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case sig := <-signals:
-				if sig == hangup {
-					_ = ag.Reload(ctx)
-				} else {
-					_ = ag.Signal(sig)
-				}
+			case sig := <-arrived:
+				handle(sig)
 			}
 		}
 	})
 	return func() {
-		signal.Stop(signals)
-		cancel()
+		signal.Stop(arrived)
 		handler.Wait()
 	}
 }
