@@ -1,15 +1,16 @@
 package upstreamtest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
-	"strconv"
+	"net/http/httptest"
+	"net/http/httputil"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 // requests and answers pass as they are.
 type Fault struct {
 	name string
-	act  func(f *Faulty, p *passage) error // nil: pass
+	act  func(f *Faulty, w http.ResponseWriter, r *http.Request) // nil: pass
 }
 
 // String returns the name of the fault.
@@ -30,92 +31,78 @@ func (f Fault) String() string {
 	return f.name
 }
 
-// Faults of a service that answers something else. What is done to an answer needs plain HTTP;
-// behind TLS the connection is reset instead.
+// Faults of a service that answers something else.
 var (
 	TooManyRequests = AnswerWith("429", http.StatusTooManyRequests, faultJSON("Rejected.Throttling", "The QPS upper limit is exceeded.", 429))
 	InternalFailure = AnswerWith("500", http.StatusInternalServerError, faultJSON("InternalFailure", "Internal Failure", 500))
 	Unavailable     = AnswerWith("503", http.StatusServiceUnavailable, faultJSON("ServiceUnavailableTemporary", "Service Unavailable Temporary.", 503))
 	HTML            = AnswerWith("HTML", http.StatusOK, "<html><head><title>Sign in</title></head></html>")
 	HalfJSON        = AnswerWith("half a JSON", http.StatusOK, `{"RequestId":"00000000-0000-0000-0000-000000000000","SecretName":"app/d`)
-	Garbage         = Fault{"garbage", func(_ *Faulty, p *passage) error {
-		_, err := p.client.Write([]byte("\x00\x01\x02 this is not HTTP \xff\r\n\r\n"))
-		return errors.Join(err, errHangUp)
+	Garbage         = Fault{"garbage", func(_ *Faulty, w http.ResponseWriter, _ *http.Request) {
+		hangUpAfter(w, []byte("\x00\x01\x02 this is not HTTP \xff\r\n\r\n"))
 	}}
 )
 
 // Faults of the network.
 var (
 	// Reset drops the connection before the request is passed on.
-	Reset = Fault{"reset", func(_ *Faulty, p *passage) error { return p.reset() }}
+	Reset = Fault{"reset", func(_ *Faulty, w http.ResponseWriter, _ *http.Request) { reset(w) }}
 
 	// BlackHole takes the request and stays silent until the fault changes or the client
 	// gives up.
-	BlackHole = Fault{"black hole", func(f *Faulty, p *passage) error { return f.hold(p, 0) }}
+	BlackHole = Fault{"black hole", func(f *Faulty, _ http.ResponseWriter, r *http.Request) {
+		f.hold(r, forever)
+		hangUp()
+	}}
 
 	// LostAnswer passes the request on and drops the connection when the answer is there:
 	// the work is done and nobody hears of it.
-	LostAnswer = Fault{"lost answer", func(f *Faulty, p *passage) error {
-		if _, err := f.exchange(p); err != nil {
-			return err
-		}
-		return p.reset()
+	LostAnswer = Fault{"lost answer", func(f *Faulty, w http.ResponseWriter, r *http.Request) {
+		f.answer(r)
+		reset(w)
 	}}
 )
 
 // Delay passes the request on after d.
 func Delay(d time.Duration) Fault {
-	return Fault{"delay " + d.String(), func(f *Faulty, p *passage) error {
-		if err := f.hold(p, d); err != nil {
-			return err
+	return Fault{"delay " + d.String(), func(f *Faulty, w http.ResponseWriter, r *http.Request) {
+		if !f.hold(r, d) {
+			hangUp()
 		}
-		return f.pass(p)
+		f.pass(w, r)
 	}}
 }
 
 // Truncate passes the first n bytes of the answer and closes the connection.
 func Truncate(n int) Fault {
-	return Fault{fmt.Sprintf("truncate after %d bytes", n), func(f *Faulty, p *passage) error {
-		answer, err := f.exchange(p)
-		if err != nil {
-			return err
-		}
-		_, err = p.client.Write(answer[:min(n, len(answer))])
-		return errors.Join(err, errHangUp)
+	return Fault{fmt.Sprintf("truncate after %d bytes", n), func(f *Faulty, w http.ResponseWriter, r *http.Request) {
+		answer := f.answer(r)
+		hangUpAfter(w, answer[:min(n, len(answer))])
 	}}
 }
 
-// Slow passes the answer byte by byte, one in each interval.
+// Slow passes the answer byte by byte, one in each interval, and closes the connection.
 func Slow(interval time.Duration) Fault {
-	return Fault{"a byte per " + interval.String(), func(f *Faulty, p *passage) error {
-		answer, err := f.exchange(p)
-		if err != nil {
-			return err
-		}
+	return Fault{"a byte per " + interval.String(), func(f *Faulty, w http.ResponseWriter, r *http.Request) {
+		answer, conn := f.answer(r), hijack(w)
+		defer conn.Close()
 		for i := range answer {
-			if _, err := p.client.Write(answer[i : i+1]); err != nil {
-				return err
-			}
-			if err := f.hold(p, interval); err != nil {
-				return err
+			if _, err := conn.Write(answer[i : i+1]); err != nil || !f.hold(r, interval) {
+				return
 			}
 		}
-		return nil
 	}}
 }
 
 // AnswerWith answers in place of the target. Headers are given as name, value, name, value.
 func AnswerWith(name string, status int, body string, headers ...string) Fault {
-	return Fault{name, func(_ *Faulty, p *passage) error {
-		if p.request == nil {
-			return p.reset()
-		}
-		h := http.Header{"Content-Type": {"application/json;charset=utf-8"}}
+	return Fault{name, func(_ *Faulty, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json;charset=utf-8")
 		for i := 0; i+1 < len(headers); i += 2 {
-			h.Set(headers[i], headers[i+1])
+			w.Header().Set(headers[i], headers[i+1])
 		}
-		r := http.Response{StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Header: h, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader([]byte(body)))}
-		return r.Write(p.client)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
 	}}
 }
 
@@ -123,18 +110,13 @@ func faultJSON(code, message string, status int) string {
 	return fmt.Sprintf(`{"HttpStatus":%d,"Code":%q,"Message":%q,"RequestId":"00000000-0000-0000-0000-000000000000","HostId":"faulty","Recommend":""}`, status, code, message)
 }
 
-// Faulty is a proxy on the loopback interface that misbehaves on command. It understands
-// HTTP/1.1 far enough to count requests and to answer in place of its target; a connection
-// that begins with a TLS handshake is passed on as it is, and the fault of the moment in
-// which it begins holds for all of it.
-//
-// It is safe for concurrent use.
+// Faulty is an HTTP proxy on the loopback interface that misbehaves on command. It is safe
+// for concurrent use.
 type Faulty struct {
-	tb     testing.TB
-	target string
-	ln     net.Listener
-	ctx    context.Context
-	wg     sync.WaitGroup
+	target    string
+	proxy     *httptest.Server
+	transport *http.Transport // to the target
+	ctx       context.Context // ends with the test
 
 	mu          sync.Mutex
 	fault       Fault
@@ -142,35 +124,34 @@ type Faulty struct {
 	changed     chan struct{} // closed when the fault changes
 	connections int
 	requests    int
-	open        map[net.Conn]struct{}
 }
 
 // NewFaulty starts a quiet proxy in front of target, a host and port. It stops when the test
 // ends.
 func NewFaulty(tb testing.TB, target string) *Faulty {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("faulty proxy: %v", err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &Faulty{tb: tb, target: target, ln: ln, ctx: ctx, changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
-	f.wg.Go(f.accept)
+	f := &Faulty{target: target, transport: &http.Transport{DisableCompression: true}, ctx: ctx, changed: make(chan struct{})}
+	f.proxy = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
+	f.proxy.Config.BaseContext = func(net.Listener) context.Context { return ctx }
+	f.proxy.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.connections++
+		}
+	}
+	f.proxy.Start()
 	tb.Cleanup(func() {
 		cancel()
-		_ = ln.Close()
-		f.mu.Lock()
-		for c := range f.open {
-			_ = c.Close()
-		}
-		f.mu.Unlock()
-		f.wg.Wait()
+		f.proxy.Close()
+		f.transport.CloseIdleConnections()
 	})
 	return f
 }
 
 // Addr returns the address of the proxy, a host and port.
-func (f *Faulty) Addr() string { return f.ln.Addr().String() }
+func (f *Faulty) Addr() string { return strings.TrimPrefix(f.proxy.URL, "http://") }
 
 // Set makes every request from now on meet the fault. Requests that an earlier delay holds
 // go on at once; those in a black hole are dropped. Set(Fault{}) makes the proxy quiet.
@@ -196,102 +177,25 @@ func (f *Faulty) Connections() int {
 	return f.connections
 }
 
-// Requests returns how many requests arrived; behind TLS, how many connections.
+// Requests returns how many requests arrived.
 func (f *Faulty) Requests() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.requests
 }
 
-// passage is one request, or one TLS connection, on its way through the proxy.
-type passage struct {
-	client  net.Conn
-	reader  *bufio.Reader // of client
-	request *http.Request // nil: TLS
-	body    []byte
-	target  net.Conn // nil until needed
-	answers *bufio.Reader
-}
-
-// errHangUp ends a connection without being anybody's mistake.
-var errHangUp = errors.New("hang up")
-
-// reset closes the connection so that the client sees a reset, not an end.
-func (p *passage) reset() error {
-	if tcp, ok := p.client.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+// serve takes in a whole request and lets it meet its fault.
+func (f *Faulty) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		hangUp()
 	}
-	return errHangUp
-}
-
-func (f *Faulty) accept() {
-	for {
-		c, err := f.ln.Accept()
-		if err != nil {
-			return
-		}
-		if f.track(c, true) {
-			f.wg.Go(func() {
-				defer f.untrack(c)
-				f.serve(c)
-			})
-		}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	act := f.arrived().act
+	if act == nil {
+		act = (*Faulty).pass
 	}
-}
-
-// track registers a connection to be closed at the end, or closes it when that has come.
-func (f *Faulty) track(c net.Conn, accepted bool) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.ctx.Err() != nil {
-		_ = c.Close()
-		return false
-	}
-	f.open[c] = struct{}{}
-	if accepted {
-		f.connections++
-	}
-	return true
-}
-
-func (f *Faulty) untrack(c net.Conn) {
-	_ = c.Close()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.open, c)
-}
-
-// serve passes the requests of one connection until either side or a fault ends it.
-func (f *Faulty) serve(c net.Conn) {
-	p := &passage{client: c, reader: bufio.NewReader(c)}
-	defer func() {
-		if p.target != nil {
-			f.untrack(p.target)
-		}
-	}()
-	for {
-		first, err := p.reader.Peek(1)
-		if err != nil {
-			return
-		}
-		const handshake = 22 // the content type that opens a TLS connection
-		if first[0] != handshake {
-			if p.request, err = http.ReadRequest(p.reader); err != nil {
-				return
-			}
-			if p.body, err = io.ReadAll(io.LimitReader(p.request.Body, 1<<20)); err != nil {
-				return
-			}
-		}
-		fault := f.arrived()
-		act := fault.act
-		if act == nil {
-			act = (*Faulty).pass
-		}
-		if act(f, p) != nil || p.request == nil {
-			return
-		}
-	}
+	act(f, w, r)
 }
 
 // arrived counts a request and returns the fault that it meets.
@@ -308,116 +212,83 @@ func (f *Faulty) arrived() Fault {
 }
 
 // pass sends the request on and the answer back.
-func (f *Faulty) pass(p *passage) error {
-	if p.request == nil {
-		return f.tunnel(p)
-	}
-	answer, err := f.exchange(p)
-	if err != nil {
-		return err
-	}
-	_, err = p.client.Write(answer)
-	return err
-}
-
-// exchange sends the request on and returns the whole answer. Behind TLS nobody can tell what
-// an answer is: the connection is reset.
-func (f *Faulty) exchange(p *passage) ([]byte, error) {
-	if p.request == nil {
-		return nil, p.reset()
-	}
-	if err := f.dial(p); err != nil {
-		return nil, err
-	}
-	p.request.Body = io.NopCloser(bytes.NewReader(p.body))
-	p.request.ContentLength, p.request.TransferEncoding = int64(len(p.body)), nil
-	if err := p.request.Write(p.target); err != nil {
-		return nil, err
-	}
-	response, err := http.ReadResponse(p.answers, p.request)
-	if err != nil {
-		return nil, err
-	}
+func (f *Faulty) pass(w http.ResponseWriter, r *http.Request) {
+	response := f.ask(r)
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	maps.Copy(w.Header(), response.Header)
+	w.WriteHeader(response.StatusCode)
+	if _, err := io.Copy(w, response.Body); err != nil {
+		hangUp()
+	}
+}
+
+// answer sends the request on and returns the whole answer as it came over the wire.
+func (f *Faulty) answer(r *http.Request) []byte {
+	response := f.ask(r)
+	defer response.Body.Close()
+	answer, err := httputil.DumpResponse(response, true)
 	if err != nil {
-		return nil, err
+		hangUp()
 	}
-	response.Body, response.ContentLength, response.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
-	response.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	var answer bytes.Buffer
-	err = response.Write(&answer)
-	return answer.Bytes(), err
+	return answer
 }
 
-// dial opens the connection to the target, once.
-func (f *Faulty) dial(p *passage) error {
-	if p.target != nil {
-		return nil
-	}
-	target, err := net.DialTimeout("tcp", f.target, time.Minute)
+// ask sends the request on, also when the client has left meanwhile.
+func (f *Faulty) ask(r *http.Request) *http.Response {
+	request := r.Clone(f.ctx)
+	request.URL.Scheme, request.URL.Host = "http", f.target
+	response, err := f.transport.RoundTrip(request)
 	if err != nil {
-		return err
+		hangUp()
 	}
-	if !f.track(target, false) {
-		return net.ErrClosed
-	}
-	p.target, p.answers = target, bufio.NewReader(target)
-	return nil
+	return response
 }
 
-// tunnel passes bytes in both directions until either side ends.
-func (f *Faulty) tunnel(p *passage) error {
-	if err := f.dial(p); err != nil {
-		return err
-	}
-	target := p.target
-	back := make(chan struct{})
-	f.wg.Go(func() {
-		defer close(back)
-		_, _ = io.Copy(p.client, target)
-		_ = p.client.Close()
-	})
-	_, _ = io.Copy(target, p.reader)
-	_ = target.Close()
-	<-back
-	return errHangUp
-}
+// forever is longer than any test.
+const forever = 1000 * time.Hour
 
-// hold waits for d, or for ever when d is 0, and ends early when the client leaves, the fault
-// changes (it then returns nil) or the test ends.
-func (f *Faulty) hold(p *passage, d time.Duration) error {
+// hold waits for d or until the fault changes. It returns false when the client left, or the
+// test ended, before.
+func (f *Faulty) hold(r *http.Request, d time.Duration) bool {
 	f.mu.Lock()
 	changed := f.changed
 	f.mu.Unlock()
-	var over <-chan time.Time
-	if d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		over = t.C
-	}
-	// A client that gives up closes its side; only reading tells.
-	_ = p.client.SetReadDeadline(time.Time{})
-	left := make(chan error, 1)
-	f.wg.Go(func() {
-		_, err := p.reader.Peek(p.reader.Buffered() + 1)
-		left <- err
-	})
-	err := errHangUp
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-over:
-		err = nil
+	case <-timer.C:
+		return true
 	case <-changed:
-		if d > 0 {
-			err = nil
-		}
-	case <-left:
-		return err
-	case <-f.ctx.Done():
+		return true
+	case <-r.Context().Done():
+		return false
 	}
-	// The reader goes back to serve: end the peek without losing what it has read.
-	_ = p.client.SetReadDeadline(time.Now())
-	<-left
-	_ = p.client.SetReadDeadline(time.Time{})
-	return err
+}
+
+// hangUp ends the request and closes its connection without an answer.
+func hangUp() { panic(http.ErrAbortHandler) }
+
+// hangUpAfter writes what may be no answer, or only a part of one, and closes the connection.
+func hangUpAfter(w http.ResponseWriter, raw []byte) {
+	conn := hijack(w)
+	_, _ = conn.Write(raw)
+	_ = conn.Close()
+}
+
+// reset closes the connection so that the client sees a reset, not an end.
+func reset(w http.ResponseWriter) {
+	conn := hijack(w)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// hijack takes the connection of a request out of the hands of package http.
+func hijack(w http.ResponseWriter) net.Conn {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		hangUp()
+	}
+	return conn
 }
