@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -66,6 +67,18 @@ func loadToken(path string, log *slog.Logger, load loadFile) (endpoint.Token, er
 		log.Warn("everyone on this host can read the token", "path", path, "hint", "chmod o-r "+path)
 	}
 	return token, nil
+}
+
+// ReadToken returns the token that a token file holds, for a client of the endpoint.
+func ReadToken(path string) (string, error) {
+	text, err := keyfile.Token.Read(path)
+	if err != nil {
+		return "", err
+	}
+	if _, err := endpoint.NewToken(text); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // accessKeys returns the access keys of the KMS API.
