@@ -1,9 +1,9 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +14,7 @@ import (
 
 func (a *app) checkCommand() *cobra.Command {
 	var (
-		out  *output
+		out  output
 		ping bool
 	)
 	cmd := &cobra.Command{
@@ -41,69 +41,46 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 				return err
 			}
 			cfg, err := agent.Load(path)
-			if !out.json {
-				if err != nil {
-					return err
-				}
-				if ping {
-					return a.probe(ctx, cfg)
-				}
-				return a.write(fmt.Appendf(nil, "%s is valid\n", path))
+			if err != nil && !out.json() {
+				return err
 			}
 			answer := checkAnswer{File: path, Valid: err == nil, Problems: []checkProblem{}}
 			problems, _ := errors.AsType[config.Problems](err)
 			for _, p := range problems {
 				answer.Problems = append(answer.Problems, checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason})
 			}
-			var probeErr error
+			text := path + " is valid\n"
+			var failed error
 			if ping && err == nil {
-				answer.Probes, probeErr = a.probes(ctx, cfg)
+				answer.Probes, text, failed = a.probe(ctx, cfg)
 			}
-			if err := a.printJSON(answer); err != nil {
+			if err := a.print(&out, answer, text); err != nil {
 				return err
 			}
 			if err != nil {
 				return exitCode(upstream.ExitUsage)
 			}
-			return probeErr
+			return failed
 		}),
 	}
 	cmd.Flags().BoolVar(&ping, "probe", false, "also read every declared secret from every endpoint")
-	out = outputFlag(cmd)
-	return cmd
+	return out.of(cmd)
 }
 
-// probe tries a valid configuration and prints a table.
-func (a *app) probe(ctx context.Context, cfg *config.Config) error {
-	probes, probeErr := a.probes(ctx, cfg)
-	var rows [][]string
-	for _, p := range probes {
-		result := "ok"
-		if p.Error != "" {
-			result = p.Error
-		}
-		rows = append(rows, []string{p.Endpoint, p.Credential, p.SecretName, result})
-	}
-	if err := a.printTable([]string{"ENDPOINT", "CREDENTIAL", "SECRET", "RESULT"}, rows); err != nil {
-		return err
-	}
-	return probeErr
-}
-
-// probes returns what every endpoint answered. The error is that of the first failure.
-func (a *app) probes(ctx context.Context, cfg *config.Config) (probes []checkProbe, failed error) {
+// probe returns what every endpoint answered, also as a table. The error is that of the first
+// failure.
+func (a *app) probe(ctx context.Context, cfg *config.Config) (probes []checkProbe, text string, failed error) {
 	results, failed := agent.Probe(ctx, cfg, a.logger())
+	t := newTable("ENDPOINT", "CREDENTIAL", "SECRET", "RESULT")
 	for _, r := range results {
 		p := checkProbe{Endpoint: r.Endpoint, Credential: r.Credential, SecretName: string(r.Secret)}
 		if r.Err != nil {
-			p.Error = r.Err.Error()
-			if failed == nil {
-				failed = r.Err
-			}
+			p.Error, failed = r.Err.Error(), cmp.Or(failed, r.Err)
 		}
 		probes = append(probes, p)
+		t.add(plain, p.Endpoint, p.Credential, p.SecretName, cmp.Or(p.Error, "ok"))
 	}
-	return probes, failed
+	return probes, t.text(false), failed
 }
 
 // checkAnswer is the JSON form of check.

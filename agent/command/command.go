@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"secretagent/agent/config"
 	"secretagent/upstream"
@@ -39,7 +39,7 @@ func Main(ctx context.Context, p Process) int {
 	if exit, ok := errors.AsType[exitCode](err); ok {
 		return int(exit)
 	}
-	if _, ran := errors.AsType[failure](err); !ran {
+	if !a.ran {
 		err = usageError{err} // cobra refused the arguments
 	}
 	return a.report(err, cmd.CommandPath())
@@ -50,12 +50,8 @@ type app struct {
 	Process
 	configFlag string
 	logLevel   choice // of --log-level; empty: as configured
+	ran        bool   // a verb was called: its errors are not of cobra
 }
-
-// failure marks an error that a verb returned, to tell it from one of cobra.
-type failure struct{ error }
-
-func (e failure) Unwrap() error { return e.error }
 
 // exitCode is an outcome that was reported already.
 type exitCode int
@@ -65,10 +61,8 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 // run makes a verb out of fn.
 func (a *app) run(fn func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := fn(cmd.Context(), args); err != nil {
-			return failure{err}
-		}
-		return nil
+		a.ran = true
+		return fn(cmd.Context(), args)
 	}
 }
 
@@ -105,11 +99,8 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	}
 	root.AddCommand(a.versionCommand())
 	root.InitDefaultCompletionCmd()
-	for _, c := range root.Commands() {
-		if c.Name() == "completion" { // otherwise a shell that it does not know gets the help to read
-			c.RunE = help
-		}
-	}
+	completion, _, _ := root.Find([]string{"completion"})
+	completion.RunE = help // otherwise a shell that it does not know gets the help to read
 	return root
 }
 
@@ -142,44 +133,35 @@ func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
 // choice is the value of a flag that takes one of some words.
 type choice struct {
-	word    string
-	words   []string
-	refusal string // of other words
-	kind    string
+	word  string
+	words []string
 }
 
 func (c *choice) String() string { return c.word }
-func (c *choice) Type() string   { return c.kind }
+func (c *choice) Type() string   { return "word" }
 
 func (c *choice) Set(word string) error {
-	if !slices.Contains(c.words, word) {
-		return errors.New(c.refusal)
+	if last := len(c.words) - 1; !slices.Contains(c.words, word) {
+		return fmt.Errorf("must be %s or %s", strings.Join(c.words[:last], ", "), c.words[last])
 	}
 	c.word = word
 	return nil
 }
 
-// addChoice adds a flag that takes one of words, and its completion.
-func addChoice(cmd *cobra.Command, value pflag.Value, words []string, name, usage string) {
-	cmd.Flags().Var(value, name, usage)
-	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+// flag adds the flag to a verb, and its completion.
+func (c *choice) flag(cmd *cobra.Command, name, usage string) {
+	cmd.Flags().Var(c, name, usage)
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(c.words, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // output is the value of --output, the form of an answer.
-type output struct {
-	choice
-	json bool
-}
+type output struct{ choice }
 
-func (o *output) Set(word string) error {
-	err := o.choice.Set(word)
-	o.json = o.word == "json"
-	return err
-}
+func (o *output) json() bool { return o.word == "json" }
 
-// outputFlag adds --output to a verb that prints data and returns where its value is.
-func outputFlag(cmd *cobra.Command) *output {
-	o := &output{choice: choice{word: "text", words: []string{"text", "json"}, refusal: "must be text or json", kind: "form"}}
-	addChoice(cmd, o, o.words, "output", "`form` of the answer: text or json")
-	return o
+// of adds --output to a verb that prints data and returns the verb.
+func (o *output) of(cmd *cobra.Command) *cobra.Command {
+	o.choice = choice{"text", []string{"text", "json"}}
+	o.flag(cmd, "output", "`form` of the answer: text or json")
+	return cmd
 }

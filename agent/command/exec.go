@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -66,11 +67,14 @@ func (a *app) childEnded(err error) error {
 	return exitCode(exit.Code)
 }
 
+// terminate asks a program to end.
+const terminate = syscall.SIGTERM
+
 // runChild runs child and passes signals on to it. The context of the command line ends with
 // SIGINT, which is the program's to judge, and so is not used.
 func runChild(ctx context.Context, child *agent.Child) error {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer handleSignals(ctx, append(passedOn(), terminate), func(sig os.Signal) {
+	defer handleSignals(ctx, append(passedOn, terminate), func(sig os.Signal) {
 		if sig == terminate {
 			stop()
 		} else if err := child.Signal(sig); err != nil && sig == os.Interrupt {

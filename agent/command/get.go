@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"secretagent/agent"
 	"secretagent/agent/config"
 	"secretagent/upstream"
 )
@@ -73,17 +74,17 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 					query.Set(p[0], p[1])
 				}
 			}
-			if value.out.json {
+			if value.out.json() {
 				query.Set("format", "kms")
 			}
 			if refresh {
 				query.Set("refreshNow", "true")
 			}
-			body, err := client.get(ctx, cfg.Endpoint.PathPrefix+string(ref.SecretName), query)
+			body, err := client.call(ctx, http.MethodGet, cfg.Endpoint.PathPrefix+string(ref.SecretName), query)
 			if err != nil {
 				return upstream.Wrap(err, "get", ref)
 			}
-			if value.out.json {
+			if value.out.json() {
 				return a.write(body)
 			}
 			return a.printRaw(body)
@@ -99,11 +100,12 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 // readFlags are the flags of a verb that prints the value of a version.
 type readFlags struct {
 	versionID, field string
-	out              *output
+	out              output
 }
 
 func newReadFlags(cmd *cobra.Command) *readFlags {
-	f := &readFlags{out: outputFlag(cmd)}
+	f := &readFlags{}
+	f.out.of(cmd)
 	cmd.Flags().StringVar(&f.versionID, "version-id", "", "`id` of the version")
 	cmd.Flags().StringVar(&f.field, "field", "", "only this top-level `field` of a JSON secret")
 	return f
@@ -119,7 +121,7 @@ func (f *readFlags) ref(arg string) (upstream.SecretRef, error) {
 	if err != nil {
 		return ref, usageError{err}
 	}
-	if f.out.json && f.field != "" {
+	if f.out.json() && f.field != "" {
 		return ref, usagef("--field prints one field and --output json the whole answer: choose one")
 	}
 	return ref, nil
@@ -179,7 +181,7 @@ func newEndpointClient(cfg *config.Config, caller string) (*endpointClient, erro
 	if tokenFile == "" {
 		return c, nil
 	}
-	token, err := readToken(tokenFile)
+	token, err := agent.ReadToken(tokenFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, (&endpointClient{file: c.file}).notRunning(fmt.Errorf("no token: %w", err))
@@ -220,32 +222,15 @@ func reachEndpoint(cfg *config.Config) (*endpointClient, error) {
 			host = "::1"
 		}
 	}
-	c.base = "http://" + net.JoinHostPort(host, port)
+	address := net.JoinHostPort(host, port)
+	c.base = "http://" + address
 	if t := cfg.Endpoint.TLS; t != nil {
-		c.base = "https://" + net.JoinHostPort(host, port)
+		c.base = "https://" + address
 		if transport.TLSClientConfig, err = pinned(string(t.CertFile)); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
-}
-
-// readToken reads a token as the endpoint does: one line, at most 4 KiB.
-func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4097))
-	if err != nil {
-		return "", err
-	}
-	token := strings.TrimSpace(string(b))
-	if token == "" || len(b) > 4096 || strings.ContainsAny(token, "\r\n\x00") {
-		return "", fmt.Errorf("%s does not hold a token: one line of at most 4096 bytes is expected", path)
-	}
-	return token, nil
 }
 
 // pinned returns a configuration that accepts the certificate in certFile and no other. It
@@ -276,9 +261,9 @@ func pinned(certFile string) (*tls.Config, error) {
 	}, nil
 }
 
-// get returns the body of a successful answer.
-func (c *endpointClient) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
-	status, body, err := c.ask(ctx, http.MethodGet, path, query)
+// call returns the body of a successful answer to a request without a body.
+func (c *endpointClient) call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
+	status, body, err := c.ask(ctx, method, path, query)
 	if err == nil && status != http.StatusOK {
 		return nil, c.refused(status, body)
 	}

@@ -85,7 +85,7 @@ func TestEndpointClient(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			body, err := client.get(t.Context(), "/v1/app/db+1=@", url.Values{"versionStage": {"A+B"}})
+			body, err := client.call(t.Context(), http.MethodGet, "/v1/app/db+1=@", url.Values{"versionStage": {"A+B"}})
 			if string(body) != c.want || !errors.Is(err, c.is) || err != nil && !strings.Contains(err.Error(), c.text) {
 				t.Errorf("body %q, error %v", body, err)
 			}
@@ -130,7 +130,7 @@ func TestEndpointClientAcceptsTheConfiguredCertificateOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, err := client.get(t.Context(), "/v1/a", nil); err != nil || string(body) != "value" {
+	if body, err := client.call(t.Context(), http.MethodGet, "/v1/a", nil); err != nil || string(body) != "value" {
 		t.Errorf("body %q, error %v", body, err)
 	}
 	wrong := append([]byte(nil), server.Certificate().Raw...)
@@ -139,7 +139,7 @@ func TestEndpointClientAcceptsTheConfiguredCertificateOnly(t *testing.T) {
 	if client, err = newEndpointClient(cfg, ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.get(t.Context(), "/v1/a", nil); !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "the certificate is not the one in") {
+	if _, err := client.call(t.Context(), http.MethodGet, "/v1/a", nil); !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "the certificate is not the one in") {
 		t.Errorf("another certificate: %v", err)
 	}
 }
@@ -155,7 +155,7 @@ func TestEndpointClientGivesUp(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = client.get(ctx, "/v1/a", nil)
+	_, err = client.call(ctx, http.MethodGet, "/v1/a", nil)
 	if !errors.Is(err, context.DeadlineExceeded) || upstream.ExitCode(err) != upstream.ExitUnavailable {
 		t.Errorf("error %v", err)
 	}
@@ -179,24 +179,6 @@ func TestEndpointClientAsksAsACaller(t *testing.T) {
 		}
 		if file != c.file || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %s, %v", c.name, file, err)
-		}
-	}
-}
-
-func TestReadToken(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "token")
-	for content, want := range map[string]string{
-		"abc": "abc", " abc\r\n": "abc", "": "", "\n": "", "a\nb": "", strings.Repeat("x", 5000): "",
-	} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got, err := readToken(path)
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("%.10q: %q, %v", content, got, err)
-		}
-		if err != nil && content != "" && len(content) > 1 && strings.Contains(err.Error(), content) {
-			t.Errorf("the token is shown: %v", err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,8 @@ themselves: stop the agent first.`,
 }
 
 func (a *app) keysInitCommand() *cobra.Command {
-	var out *output
-	cmd := &cobra.Command{
+	var out output
+	return out.of(&cobra.Command{
 		Use:   "init FILE",
 		Short: "Make a keyring",
 		Long: `Make a keyring with one fresh key, for upstream.local.keyring or cache.sealed.keyring, and print
@@ -41,16 +42,14 @@ there already stays as it is. No configuration is read.`,
 			if err != nil {
 				return err
 			}
-			return a.print(out, map[string]any{"Key": id}, id+"\n")
+			return a.print(&out, map[string]any{"Key": id}, id+"\n")
 		}),
-	}
-	out = outputFlag(cmd)
-	return cmd
+	})
 }
 
 func (a *app) keysListCommand() *cobra.Command {
-	var out *output
-	cmd := &cobra.Command{
+	var out output
+	return out.of(&cobra.Command{
 		Use:   "list",
 		Short: "List the keys",
 		Long: `List the keys of the keyring, never their material: which one encrypts new values, and how
@@ -65,7 +64,7 @@ by this database.`,
 					return err
 				}
 				answer := make([]keyAnswer, 0, len(keys))
-				var rows [][]string
+				t := newTable("KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES")
 				for _, k := range keys {
 					primary := ""
 					if k.Primary {
@@ -73,19 +72,17 @@ by this database.`,
 					}
 					created := wireTime(k.CreateTime)
 					answer = append(answer, keyAnswer{k.ID, k.Primary, k.Status, created, k.Secrets, k.Values})
-					rows = append(rows, []string{k.ID, k.Status, primary, created, fmt.Sprint(k.Secrets), fmt.Sprint(k.Values)})
+					t.add(plain, k.ID, k.Status, primary, created, fmt.Sprint(k.Secrets), fmt.Sprint(k.Values))
 				}
-				return a.printList(out, map[string]any{"Keys": answer}, []string{"KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES"}, rows)
+				return a.print(&out, map[string]any{"Keys": answer}, t.text(false))
 			})
 		}),
-	}
-	out = outputFlag(cmd)
-	return cmd
+	})
 }
 
 func (a *app) keysRotateCommand() *cobra.Command {
 	var (
-		out               *output
+		out               output
 		reencrypt, resume bool
 	)
 	cmd := &cobra.Command{
@@ -125,14 +122,13 @@ also by a crash: "keys rotate --reencrypt --resume" goes on without adding anoth
 							"go on with: secretagent keys rotate --reencrypt --resume")
 					}
 				}
-				return a.print(out, map[string]any{"Key": id, "Reencrypted": reencrypt}, id+"\n")
+				return a.print(&out, map[string]any{"Key": id, "Reencrypted": reencrypt}, id+"\n")
 			})
 		}),
 	}
 	cmd.Flags().BoolVar(&reencrypt, "reencrypt", false, "rewrite everything under the new key")
 	cmd.Flags().BoolVar(&resume, "resume", false, "go on with a rewrite; add no key")
-	out = outputFlag(cmd)
-	return cmd
+	return out.of(cmd)
 }
 
 // keyAnswer is the JSON form of a key.
@@ -169,16 +165,8 @@ func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closing(store.Close, &err)
+	defer func() { err = cmp.Or(err, store.Close()) }()
 	return fn(store)
-}
-
-// closing closes what a verb opened and reports a failure of that as its own, unless it has
-// failed already.
-func closing(close func() error, err *error) {
-	if closeErr := close(); *err == nil && closeErr != nil {
-		*err = closeErr
-	}
 }
 
 // wireTime formats t as the KMS API does; empty for the zero time.

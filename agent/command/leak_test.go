@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -132,8 +133,8 @@ process: {noDump: false}
 	watched, stop := context.WithCancel(t.Context())
 	screen := &oneScreen{drawn: stop}
 	a := &app{Process: Process{Stdout: screen, Getenv: func(string) string { return "" }}}
-	must(t, a.watchStatus(watched, func(ctx context.Context) ([]byte, error) { return client.get(ctx, "/status", nil) }))
-	metrics, err := client.get(t.Context(), "/metrics", nil)
+	must(t, a.watchStatus(watched, func(ctx context.Context) ([]byte, error) { return client.call(ctx, http.MethodGet, "/status", nil) }))
+	metrics, err := client.call(t.Context(), http.MethodGet, "/metrics", nil)
 	must(t, err)
 	shown["watch"], shown["metrics"] = screen.String(), string(metrics)
 

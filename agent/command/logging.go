@@ -16,19 +16,15 @@ import (
 
 // logFlag adds --log-level to a verb that logs as an agent does.
 func (a *app) logFlag(cmd *cobra.Command) {
-	a.logLevel = choice{words: []string{"debug", "info", "warn", "error"}, refusal: "must be debug, info, warn or error", kind: "level"}
-	addChoice(cmd, &a.logLevel, a.logLevel.words, "log-level",
+	a.logLevel.words = []string{"debug", "info", "warn", "error"}
+	a.logLevel.flag(cmd, "log-level",
 		"`level` of the log instead of log.level: debug, info, warn or error; no level shows a value")
 }
 
 // agentLogger returns the log of a running agent: on standard error, as configured. level is
 // nil when the command line sets it: a reload does not change it then.
 func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.LevelVar, flush func()) {
-	out := agent.LogOutput{
-		Writer:  a.Stderr,
-		Color:   a.colored(a.Stderr),
-		Journal: isJournal(a.Stderr),
-	}
+	out := agent.LogOutput{Writer: a.Stderr, Color: a.colored(a.Stderr), Journal: isJournal(a.Stderr)}
 	if a.logLevel.word == "" {
 		return agent.NewLogger(cfg.Log, out)
 	}
@@ -82,9 +78,9 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 		add(attr)
 	}
 	r.Attrs(add)
-	h.app.warningf("%s", oneLine(text))
+	h.app.warningf("%s", printable(text))
 	if hint != "" {
-		fmt.Fprintf(h.app.Stderr, "hint: %s\n", oneLine(hint))
+		fmt.Fprintf(h.app.Stderr, "hint: %s\n", printable(hint))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -48,11 +49,15 @@ so that a fresh checkout runs.`,
 	return cmd
 }
 
+// hangup asks the agent to reload. On Windows it never arrives; a changed file reloads the agent
+// all the same.
+const hangup = syscall.SIGHUP
+
 // serve runs ag, reloads it on SIGHUP, and passes on to its program what is meant for it. The
 // agent logs what comes of a reload.
 func serve(ctx context.Context, ag *agent.Agent) error {
 	handling, stop := context.WithCancel(ctx)
-	defer handleSignals(handling, append(passedOnByRun(), hangup), func(sig os.Signal) {
+	defer handleSignals(handling, append(passedOnByRun, hangup), func(sig os.Signal) {
 		if sig == hangup {
 			_ = ag.Reload(handling)
 		} else {

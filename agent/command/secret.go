@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func (a *app) withManager(ctx context.Context, fn func(upstream.Manager) error) 
 	if err != nil {
 		return err
 	}
-	defer closing(closeManager, &err)
+	defer func() { err = cmp.Or(err, closeManager()) }()
 	return fn(m)
 }
 
@@ -85,6 +86,7 @@ func parsePairs(what string, args []string) ([]upstream.Tag, error) {
 
 func (a *app) secretCreateCommand() *cobra.Command {
 	var (
+		out     output
 		in      upstream.CreateSecretInput
 		tagArgs []string
 	)
@@ -100,7 +102,7 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
   secretagent secret random-password | secretagent secret create demo/pw --data-file -`,
 		Args: cobra.ExactArgs(1),
 	}
-	value, out := newValueFlags(cmd, "`id` of the first version (default from the time)"), outputFlag(cmd)
+	value := newValueFlags(cmd, "`id` of the first version (default from the time)")
 	cmd.Flags().StringVar(&in.EncryptionKeyID, "key-id", "", "`id` of the key that encrypts the secret (default chosen by the upstream)")
 	cmd.Flags().StringVar(&in.Description, "description", "", "`text` that says what the secret is for")
 	cmd.Flags().StringArrayVar(&tagArgs, "tag", nil, "tag as `KEY=VALUE`; may be repeated")
@@ -123,14 +125,17 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 			case err != nil:
 				return err
 			}
-			return a.printVersion(out, name, upstream.SecretVersion{VersionID: in.VersionID, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
+			return a.printVersion(&out, name, upstream.SecretVersion{VersionID: in.VersionID, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
 		})
 	})
-	return cmd
+	return out.of(cmd)
 }
 
 func (a *app) secretPutCommand() *cobra.Command {
-	var stages []string
+	var (
+		out    output
+		stages []string
+	)
 	cmd := &cobra.Command{
 		Use:   "put NAME",
 		Short: "Add a version to a secret",
@@ -145,7 +150,7 @@ repeated should give an id.`,
   secretagent secret put demo/db --stage Pending --data-file - <value.json`,
 		Args: cobra.ExactArgs(1),
 	}
-	value, out := newValueFlags(cmd, "`id` of the version (default from the time)"), outputFlag(cmd)
+	value := newValueFlags(cmd, "`id` of the version (default from the time)")
 	cmd.Flags().StringArrayVar(&stages, "stage", nil, "`label` to move to the version (default ACSCurrent); may be repeated")
 	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) (err error) {
 		in := upstream.PutSecretValueInput{SecretName: name, SecretDataType: value.dataType}
@@ -172,10 +177,10 @@ repeated should give an id.`,
 			case err != nil:
 				return err
 			}
-			return a.printVersion(out, name, version)
+			return a.printVersion(&out, name, version)
 		})
 	})
-	return cmd
+	return out.of(cmd)
 }
 
 // printVersion prints what a write made.
@@ -232,7 +237,7 @@ meant. With --output json the answer is the JSON of GetSecretValue.
 				switch {
 				case err != nil:
 					return err
-				case flags.out.json:
+				case flags.out.json():
 					return a.write(upstream.GetSecretValueJSON(&value))
 				case flags.field == "":
 					return a.printRaw(value.SecretData.Reveal())

@@ -13,7 +13,7 @@ import (
 
 func (a *app) secretDeleteCommand() *cobra.Command {
 	var (
-		out        *output
+		out        output
 		window     int
 		force, yes bool
 	)
@@ -58,7 +58,7 @@ A question is asked first; --yes answers it, and is needed where there is no ter
 			text = wireTime(at) + "\n"
 			a.printf("until %s it can be restored with: secretagent secret restore %s", wireTime(at), name)
 		}
-		return a.print(out, struct {
+		return a.print(&out, struct {
 			SecretName        upstream.SecretName
 			PlannedDeleteTime string `json:",omitempty"`
 		}{name, wireTime(at)}, text)
@@ -66,8 +66,7 @@ A question is asked first; --yes answers it, and is needed where there is no ter
 	cmd.Flags().IntVar(&window, "window", 30, "`days` in which it can be restored, 7 to 30")
 	cmd.Flags().BoolVar(&force, "force", false, "delete at once, without a way back")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	out = outputFlag(cmd)
-	return cmd
+	return out.of(cmd)
 }
 
 func (a *app) secretRestoreCommand() *cobra.Command {

@@ -23,7 +23,7 @@ var filterKeys = []string{"SecretName", "Description", "TagKey", "TagValue", "DK
 
 func (a *app) secretListCommand() *cobra.Command {
 	var (
-		out     *output
+		out     output
 		filters []string
 		tags    bool
 	)
@@ -64,27 +64,25 @@ one must match, of several KEYs all. KEY is one of ` + strings.Join(filterKeys[:
 			slices.SortStableFunc(secrets, func(a, b upstream.SecretMetadata) int {
 				return strings.Compare(string(a.SecretName), string(b.SecretName))
 			})
-			header := []string{"NAME", "TYPE", "UPDATED", "DELETED ON"}
+			t := newTable("NAME", "TYPE", "UPDATED", "DELETED ON")
 			if tags {
-				header = append(header, "TAGS")
+				t.columns = append(t.columns, column{name: "TAGS"})
 			}
 			answers := make([]metadataAnswer, 0, len(secrets))
-			var rows [][]string
 			for _, s := range secrets {
 				answers = append(answers, metadataOf(s))
 				row := []string{string(s.SecretName), s.SecretType, wireTime(s.UpdateTime), wireTime(s.PlannedDeleteTime)}
 				if tags {
 					row = append(row, joinTags(s.Tags))
 				}
-				rows = append(rows, row)
+				t.add(plain, row...)
 			}
-			return a.printList(out, map[string]any{"Secrets": answers}, header, rows)
+			return a.print(&out, map[string]any{"Secrets": answers}, t.text(false))
 		}),
 	}
 	cmd.Flags().StringArrayVar(&filters, "filter", nil, "`KEY=VALUE` to select by; may be repeated")
 	cmd.Flags().BoolVar(&tags, "tags", false, "also show tags")
-	out = outputFlag(cmd)
-	return cmd
+	return out.of(cmd)
 }
 
 // allPages returns the items of all pages. read returns those of one and how many there are in
@@ -103,8 +101,8 @@ func allPages[T any](read func(page upstream.Page) (items []T, total int, err er
 }
 
 func (a *app) secretDescribeCommand() *cobra.Command {
-	var out *output
-	cmd := &cobra.Command{
+	var out output
+	return out.of(&cobra.Command{
 		Use:     "describe NAME",
 		Short:   "Show what is known about a secret, without its value",
 		Long:    `Show what is known about a secret: type, key, description, tags, times. Never its value.`,
@@ -122,19 +120,17 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 				{"Deleted on", wireTime(s.PlannedDeleteTime)}, {"Tags", joinTags(s.Tags)},
 			} {
 				if line[1] != "" {
-					fmt.Fprintf(&b, "%-12s %s\n", line[0]+":", oneLine(line[1]))
+					fmt.Fprintf(&b, "%-12s %s\n", line[0]+":", printable(line[1]))
 				}
 			}
-			return a.print(out, metadataOf(s), b.String())
+			return a.print(&out, metadataOf(s), b.String())
 		}),
-	}
-	out = outputFlag(cmd)
-	return cmd
+	})
 }
 
 func (a *app) secretVersionsCommand() *cobra.Command {
 	var (
-		out *output
+		out output
 		all bool
 	)
 	cmd := &cobra.Command{
@@ -156,17 +152,16 @@ replaced.`,
 				return err
 			}
 			answers := make([]secretVersion, 0, len(versions))
-			var rows [][]string
+			t := newTable("VERSION", "CREATED", "LABELS")
 			for _, v := range versions {
 				answers = append(answers, versionOf(v))
-				rows = append(rows, []string{string(v.VersionID), wireTime(v.CreateTime), joinStages(v.VersionStages)})
+				t.add(plain, string(v.VersionID), wireTime(v.CreateTime), joinStages(v.VersionStages))
 			}
-			return a.printList(out, map[string]any{"SecretName": name, "Versions": answers}, []string{"VERSION", "CREATED", "LABELS"}, rows)
+			return a.print(&out, map[string]any{"SecretName": name, "Versions": answers}, t.text(false))
 		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also versions without a label")
-	out = outputFlag(cmd)
-	return cmd
+	return out.of(cmd)
 }
 
 // metadataAnswer is the JSON form of a secret without its value.
@@ -207,14 +202,4 @@ func joinTags(tags []upstream.Tag) string {
 	}
 	slices.Sort(texts)
 	return strings.Join(texts, ",")
-}
-
-// oneLine keeps a text that somebody else wrote on its line and from driving the terminal.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return ' '
-		}
-		return r
-	}, s)
 }

@@ -1,11 +1,10 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +23,7 @@ const (
 
 // statusFlags say what to ask a running agent and what to make of the answer.
 type statusFlags struct {
-	out                      *output
+	out                      output
 	caller                   string
 	watch, live, ready, open bool
 }
@@ -66,8 +65,7 @@ told to hold or write is missing, 5 no agent answers.`,
 	cmd.Flags().BoolVar(&f.live, "live", false, "only whether the agent answers")
 	cmd.Flags().BoolVar(&f.ready, "ready", false, "only whether the agent is ready")
 	cmd.Flags().BoolVar(&f.open, "open", false, "print a link that shows the same in a browser; it works once, within a minute")
-	f.out = outputFlag(cmd)
-	return cmd
+	return f.out.of(cmd)
 }
 
 // conflict returns why the flags cannot be used together.
@@ -78,9 +76,9 @@ func (f statusFlags) conflict() error {
 		return usagef("--live, --ready and --watch exclude each other: choose one")
 	case health && f.caller != "":
 		return usagef("--live and --ready are asked as nobody: leave out --caller")
-	case f.open && (health || f.watch || f.out.json):
+	case f.open && (health || f.watch || f.out.json()):
 		return usagef("--open prints a link and nothing else: use it without --live, --ready, --watch and --output json")
-	case f.watch && f.out.json:
+	case f.watch && f.out.json():
 		return usagef("--watch draws a picture for people and --output json is for programs: choose one")
 	}
 	return nil
@@ -99,15 +97,19 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 	}
 	switch {
 	case f.live:
-		return a.checkHealth(ctx, cfg, liveness, f.out)
+		return a.checkHealth(ctx, cfg, "Live", &f.out)
 	case f.ready:
-		return a.checkHealth(ctx, cfg, readiness, f.out)
+		return a.checkHealth(ctx, cfg, "Ready", &f.out)
 	case f.open:
 		return a.openStatus(ctx, cfg, f.caller)
-	case f.watch:
-		return a.watchStatus(ctx, func(ctx context.Context) ([]byte, error) { return askStatus(ctx, cfg, f.caller) })
 	}
-	body, err := askStatus(ctx, cfg, f.caller)
+	ask := func(ctx context.Context) ([]byte, error) {
+		return askStatus(ctx, cfg, f.caller, http.MethodGet, "/status")
+	}
+	if f.watch {
+		return a.watchStatus(ctx, ask)
+	}
+	body, err := ask(ctx)
 	if err != nil {
 		return err
 	}
@@ -115,11 +117,8 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 	if err != nil {
 		return err
 	}
-	if f.out.json {
-		err = a.writeIndented(body) // with keys that a newer agent may have
-	} else {
-		err = a.write([]byte(statusText(status, a.palette())))
-	}
+	// The body itself has keys that a newer agent may have.
+	err = a.print(&f.out, json.RawMessage(body), statusText(status, palette(a.colored(a.Stdout))))
 	if err == nil && !status.Ready {
 		return exitCode(upstream.ExitFailed)
 	}
@@ -127,14 +126,14 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 }
 
 // askStatus asks the running agent as a caller. It reads the token anew each time.
-func askStatus(ctx context.Context, cfg *config.Config, caller string) ([]byte, error) {
+func askStatus(ctx context.Context, cfg *config.Config, caller, method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	client, err := newEndpointClient(cfg, caller)
 	if err != nil {
 		return nil, err
 	}
-	return client.get(ctx, "/status", nil)
+	return client.call(ctx, method, path, nil)
 }
 
 func parseStatus(body []byte) (agent.Status, error) {
@@ -150,7 +149,7 @@ func parseStatus(body []byte) (agent.Status, error) {
 func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte, error)) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	shown := ""
+	shown, p := "", palette(a.colored(a.Stdout))
 	for {
 		body, err := ask(ctx)
 		var status agent.Status
@@ -163,11 +162,9 @@ func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte
 		if ctx.Err() != nil {
 			return nil
 		}
-		text := ""
-		if err == nil {
-			text = statusText(status, a.palette())
-		} else {
-			text = statusUnknown(err, a.palette())
+		text := statusText(status, p)
+		if err != nil {
+			text = statusUnknown(err, p)
 		}
 		if text != shown {
 			if err := a.write([]byte(clearScreen + text)); err != nil {
@@ -181,18 +178,4 @@ func (a *app) watchStatus(ctx context.Context, ask func(context.Context) ([]byte
 			return nil
 		}
 	}
-}
-
-// writeIndented writes a JSON text for people to read.
-func (a *app) writeIndented(text []byte) error {
-	var b bytes.Buffer
-	if err := json.Indent(&b, text, "", "  "); err != nil {
-		return fmt.Errorf("the answer is no JSON: %w", err)
-	}
-	return a.write(b.Bytes())
-}
-
-// palette returns how to colour standard output.
-func (a *app) palette() palette {
-	return palette(a.colored(a.Stdout))
 }

@@ -1,9 +1,11 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 
 	"secretagent/agent/config"
@@ -13,18 +15,6 @@ import (
 // healthTimeout bounds a health check. A container runtime waits for some seconds itself.
 const healthTimeout = 3 * time.Second
 
-// health is one of the questions that the endpoint answers without a token.
-type health struct {
-	path    string
-	key     string // of the answer
-	yes, no string // for people
-}
-
-var (
-	liveness  = health{"/live", "Live", "live", "not live"}
-	readiness = health{"/ready", "Ready", "ready", "not ready"}
-)
-
 // holds reports whether body is a JSON object with the key.
 func holds(body []byte, key string) bool {
 	var answer map[string]any
@@ -33,34 +23,26 @@ func holds(body []byte, key string) bool {
 	return err == nil && there
 }
 
-// checkHealth asks h and prints the answer. It needs neither a token nor rights on its file, so
-// that it can run as any user.
-func (a *app) checkHealth(ctx context.Context, cfg *config.Config, h health, out *output) error {
+// checkHealth asks whether the agent is what key says, Live or Ready, and prints the answer. It
+// needs neither a token nor rights on its file, so that it can run as any user.
+func (a *app) checkHealth(ctx context.Context, cfg *config.Config, key string, out *output) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	client, err := reachEndpoint(cfg)
 	if err != nil {
 		return err
 	}
-	status, body, err := client.ask(ctx, http.MethodGet, h.path, nil)
+	word := strings.ToLower(key)
+	status, body, err := client.ask(ctx, http.MethodGet, "/"+word, nil)
 	switch {
 	case err != nil && ctx.Err() != nil: // it hangs: as good as absent
 		return &upstream.Error{Message: err.Error(), Err: upstream.ErrUnavailable}
 	case err != nil:
 		return err
-	case !holds(body, h.key), status != http.StatusOK && status != http.StatusServiceUnavailable:
+	case !holds(body, key), status != http.StatusOK && status != http.StatusServiceUnavailable:
 		return client.refused(status, body)
-	}
-	switch {
-	case out.json:
-		err = a.writeIndented(body)
 	case status == http.StatusOK:
-		err = a.write([]byte(h.yes + "\n"))
-	default:
-		err = a.write([]byte(h.no + "\n"))
+		return a.print(out, json.RawMessage(body), word+"\n")
 	}
-	if err == nil && status != http.StatusOK {
-		return exitCode(upstream.ExitFailed)
-	}
-	return err
+	return cmp.Or(a.print(out, json.RawMessage(body), "not "+word+"\n"), error(exitCode(upstream.ExitFailed)))
 }

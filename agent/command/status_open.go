@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-	"time"
 
 	"secretagent/agent/config"
 	"secretagent/upstream"
@@ -19,23 +18,11 @@ func (a *app) openStatus(ctx context.Context, cfg *config.Config, caller string)
 	case cfg.Endpoint.Listen == "":
 		return usagef("%s: endpoint.listen is off: a browser cannot reach the agent over its unix socket", cfg.File())
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	client, err := newEndpointClient(cfg, caller)
+	body, err := askStatus(ctx, cfg, caller, http.MethodPost, "/status/link")
 	if err != nil {
 		return err
 	}
-	status, body, err := client.ask(ctx, http.MethodPost, "/status/link", nil)
-	if err != nil {
-		return err
-	}
-	if status != http.StatusOK {
-		return client.refused(status, body)
-	}
-	var answer struct {
-		Link      string
-		ExpiresAt time.Time
-	}
+	var answer struct{ Link string }
 	if err := json.Unmarshal(body, &answer); err != nil || !strings.HasPrefix(answer.Link, "http") {
 		return &upstream.Error{Message: "the answer is not a link to a status page", Err: upstream.ErrUnavailable}
 	}

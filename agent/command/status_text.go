@@ -92,19 +92,19 @@ func (b *picture) wrap(lead, text string, m mood) {
 		b.line(b.paint(m, string(line)))
 		line, begin = []rune("  "), 2
 	}
-	for _, field := range strings.Fields(printable(text)) {
-		word := []rune(field)
-		if len(line) > begin && len(line)+1+len(word) > screenWidth {
+	for _, word := range strings.Fields(printable(text)) {
+		if len(line) > begin && len(line)+1+utf8.RuneCountInString(word) > screenWidth {
 			flush()
 		}
 		if len(line) > begin {
 			line = append(line, ' ')
 		}
-		for room := screenWidth - len(line); len(word) > room; room = screenWidth - len(line) {
-			line, word = append(line, word[:room]...), word[room:]
-			flush()
+		for _, r := range word {
+			if len(line) == screenWidth {
+				flush()
+			}
+			line = append(line, r)
 		}
-		line = append(line, word...)
 	}
 	if len(line) > begin {
 		flush()
@@ -126,12 +126,8 @@ func between(from, to, known time.Time) string {
 
 func (b *picture) upstream(u agent.UpstreamStatus) {
 	var parts []string
-	say := func(words ...string) {
-		words = slices.DeleteFunc(words, func(word string) bool { return word == "" })
-		if len(words) > 0 {
-			parts = append(parts, strings.Join(words, " "))
-		}
-	}
+	empty := func(text string) bool { return text == "" }
+	say := func(words ...string) { parts = append(parts, strings.Join(slices.DeleteFunc(words, empty), " ")) }
 	m := plain
 	say("upstream:", u.Kind, when(u.Outage != "", "is DOWN: "+u.Outage))
 	if l := u.Local; l != nil {
@@ -159,7 +155,7 @@ func (b *picture) upstream(u agent.UpstreamStatus) {
 	if u.Outage != "" {
 		m = bad
 	}
-	b.wrap("", strings.Join(parts, "; "), m)
+	b.wrap("", strings.Join(slices.DeleteFunc(parts, empty), "; "), m)
 }
 
 // when returns text if is.
@@ -329,6 +325,14 @@ type row struct {
 	mood  mood
 }
 
+func newTable(names ...string) *table {
+	t := &table{}
+	for _, name := range names {
+		t.columns = append(t.columns, column{name: name})
+	}
+	return t
+}
+
 func (t *table) add(m mood, cells ...string) {
 	for i := range cells {
 		cells[i] = printable(cells[i])
@@ -365,13 +369,17 @@ func (t *table) widths() []int {
 
 // section writes t after an empty line; nothing when it has no rows.
 func (b *picture) section(t table) {
-	if len(t.rows) > 0 {
-		b.line("")
-		b.table(t)
+	if text := t.text(b.palette); text != "" {
+		b.WriteString("\n" + text)
 	}
 }
 
-func (b *picture) table(t table) {
+// text returns the table; nothing when it has no rows.
+func (t *table) text(p palette) string {
+	if len(t.rows) == 0 {
+		return ""
+	}
+	b := picture{palette: p}
 	names := row{mood: heading}
 	for _, c := range t.columns {
 		names.cells = append(names.cells, c.name)
@@ -389,6 +397,7 @@ func (b *picture) table(t table) {
 		}
 		b.line(line.String())
 	}
+	return b.String()
 }
 
 // fit cuts text to width characters and marks where.
@@ -418,7 +427,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%dd", min(d/(24*time.Hour), 999))
 }
 
-// printable replaces what could control a terminal.
+// printable keeps a text that somebody else wrote on one line and from controlling a terminal.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

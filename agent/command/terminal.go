@@ -18,6 +18,7 @@ package command
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,11 +46,8 @@ type hinted struct {
 
 func (e hinted) Unwrap() error { return e.error }
 
-// withHint adds a suggestion to err, unless it is nil.
+// withHint adds a suggestion to err.
 func withHint(err error, format string, args ...any) error {
-	if err == nil {
-		return nil
-	}
 	return hinted{err, fmt.Sprintf(format, args...)}
 }
 
@@ -149,49 +147,19 @@ func (a *app) printRaw(value []byte) error {
 	return a.write(value)
 }
 
-// printJSON writes v as indented JSON.
-func (a *app) printJSON(v any) error {
-	var b strings.Builder
+// print writes an answer in the form that out says: as indented JSON or as text.
+func (a *app) print(out *output, answer any, text string) error {
+	if !out.json() {
+		return a.write([]byte(text))
+	}
+	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
+	if err := enc.Encode(answer); err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	return a.write([]byte(b.String()))
-}
-
-// print writes an answer in the form that out says.
-func (a *app) print(out *output, answer any, text string) error {
-	if out.json {
-		return a.printJSON(answer)
-	}
-	return a.write([]byte(text))
-}
-
-// printList writes an answer as JSON or as a table.
-func (a *app) printList(out *output, answer any, header []string, rows [][]string) error {
-	if out.json {
-		return a.printJSON(answer)
-	}
-	return a.printTable(header, rows)
-}
-
-// printTable writes rows with aligned columns. Nothing is written when there are no rows.
-func (a *app) printTable(header []string, rows [][]string) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	var t table
-	for _, name := range header {
-		t.columns = append(t.columns, column{name: name})
-	}
-	for _, row := range rows {
-		t.add(plain, row...)
-	}
-	var b picture
-	b.table(t)
-	return a.write([]byte(b.String()))
+	return a.write(b.Bytes())
 }
 
 // write is the only way to standard output.

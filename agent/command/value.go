@@ -13,9 +13,6 @@ import (
 	"secretagent/upstream"
 )
 
-// maxSecretData is the limit of the KMS API.
-const maxSecretData = 30720
-
 // valueFlags are the flags of a verb that takes the value of a new version.
 type valueFlags struct {
 	cmd      *cobra.Command
@@ -69,8 +66,8 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 	switch {
 	case len(value) == 0:
 		return upstream.SecretData{}, usagef("%s: the value is empty", source)
-	case len(value) > maxSecretData:
-		return upstream.SecretData{}, usagef("%s: the value is larger than %d bytes", source, maxSecretData)
+	case len(value) > upstream.MaxSecretDataLen:
+		return upstream.SecretData{}, usagef("%s: the value is larger than %d bytes", source, upstream.MaxSecretDataLen)
 	case !utf8.Valid(value):
 		return upstream.SecretData{}, withHint(usagef("%s: the value is not UTF-8 text, which the KMS API cannot carry", source),
 			"encode it, for instance with base64, and mark it with --data-type binary")
@@ -91,7 +88,7 @@ func (f *valueFlags) readFile(a *app) (value []byte, source string, err error) {
 	} else if isTerminal(in) {
 		a.printf("reading the value from the terminal, where it can be seen; end it with Ctrl-D")
 	}
-	value, err = io.ReadAll(io.LimitReader(in, maxSecretData+1))
+	value, err = io.ReadAll(io.LimitReader(in, upstream.MaxSecretDataLen+1))
 	if err != nil {
 		return nil, "", fmt.Errorf("read %s: %w", source, err)
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 func (a *app) versionCommand() *cobra.Command {
-	var out *output
-	cmd := &cobra.Command{
+	var out output
+	return out.of(&cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Long: `Print the version of this program, the Go release and platform it was built with, and the
@@ -24,11 +24,9 @@ commit where it is known.`,
 			if v.Commit != "" {
 				line += ", commit " + v.Commit
 			}
-			return a.print(out, v, line+")\n")
+			return a.print(&out, v, line+")\n")
 		}),
-	}
-	out = outputFlag(cmd)
-	return cmd
+	})
 }
 
 // versionAnswer is the JSON form of version.
