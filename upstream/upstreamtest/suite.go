@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +14,7 @@ import (
 
 // Harness is one backend under test.
 type Harness struct {
-	// Manager is empty when a test gets it, and the test's own.
+	// Manager holds no secret when a test gets it, and is the test's own.
 	Manager upstream.Manager
 
 	// Advance moves the backend's clock forward. Tests that need it are skipped where it
@@ -21,7 +22,8 @@ type Harness struct {
 	Advance func(d time.Duration)
 }
 
-// promise is one sentence about a Manager and the test that holds it to it.
+// promise is one sentence about a Manager and the test that holds it to it. When the test
+// begins there is the secret app/db, with the one version v1.
 type promise struct {
 	sentence string
 	test     func(t *suite)
@@ -53,7 +55,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			for _, p := range group.promises {
 				t.Run(p.sentence, func(t *testing.T) {
 					h := open(t)
-					p.test(&suite{T: t, m: h.Manager, advance: h.Advance})
+					s := &suite{T: t, m: h.Manager, advance: h.Advance}
+					s.create(app)
+					p.test(s)
 				})
 			}
 		})
@@ -71,6 +75,8 @@ const (
 	app     upstream.SecretName = "app/db"
 	missing upstream.SecretName = "app/missing"
 )
+
+var one = []upstream.SecretName{app}
 
 // What a wrong request may be answered with where the API does not say which.
 var (
@@ -104,8 +110,11 @@ func (t *suite) refused(what string, err error, sentinels ...error) {
 // create makes a generic secret whose first version is v1, with the version id as value.
 func (t *suite) create(name upstream.SecretName) {
 	t.Helper()
-	_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: data("v1")})
-	t.ok("create "+string(name), err)
+	t.ok("create "+string(name), t.createWith(name, "v1"))
+}
+
+func (t *suite) createWith(name upstream.SecretName, value string) error {
+	return only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: data(value)}))
 }
 
 // put adds a version whose value is its id.
@@ -116,6 +125,16 @@ func (t *suite) put(id upstream.VersionID, stages ...upstream.VersionStage) upst
 	})
 	t.ok("put "+string(id), err)
 	return v
+}
+
+// putValue adds a version with another value than its id.
+func (t *suite) putValue(id upstream.VersionID, value string) error {
+	return only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: id, SecretData: data(value)}))
+}
+
+// update sets the description of app/db.
+func (t *suite) update(description string) error {
+	return t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, Description: &description})
 }
 
 func (t *suite) move(stage upstream.VersionStage, to, from upstream.VersionID) error {
@@ -139,10 +158,12 @@ func (t *suite) read(ref upstream.SecretRef) upstream.SecretValue {
 	return v
 }
 
-func (t *suite) describe(name upstream.SecretName, tags bool) upstream.SecretMetadata {
+// describe returns all that is told about a secret, its tags included.
+func (t *suite) describe(name upstream.SecretName) upstream.SecretMetadata {
 	t.Helper()
-	meta, err := t.m.DescribeSecret(t.Context(), name, tags)
+	meta, err := t.m.DescribeSecret(t.Context(), name, true)
 	t.ok("describe", err)
+	slices.SortFunc(meta.Tags, func(a, b upstream.Tag) int { return cmp.Compare(a.Key, b.Key) })
 	return meta
 }
 
@@ -184,29 +205,28 @@ func (t *suite) tag(names []upstream.SecretName, tags ...upstream.Tag) {
 	t.ok("tag", t.m.TagResources(t.Context(), names, tags))
 }
 
-// marks checks which version a label marks; no version means that the label must not exist.
-func (t *suite) marks(stage upstream.VersionStage, want upstream.VersionID) {
+// all returns every version, newest first.
+func (t *suite) all() []upstream.SecretVersion {
 	t.Helper()
-	v, err := t.get(upstream.SecretRef{SecretName: app, VersionStage: stage})
-	if want == "" {
-		t.refused("read "+string(stage), err, upstream.ErrNotFound)
-		return
-	}
-	if err != nil {
-		t.Errorf("read %s: %v", stage, err)
-		return
-	}
-	if v.VersionID != want || string(v.SecretData.Reveal()) != string(want) || !slices.Contains(v.VersionStages, stage) {
-		t.Errorf("%s marks %s with labels %v, want %s", stage, v.VersionID, v.VersionStages, want)
+	return t.versions(upstream.ListSecretVersionIDsInput{IncludeDeprecated: true, Page: upstream.Page{Size: 100}}).Versions
+}
+
+// holds is lists, and reads each version by every label that it has.
+func (t *suite) holds(want ...string) {
+	t.Helper()
+	t.lists(want...)
+	for _, v := range t.all() {
+		for _, stage := range v.VersionStages {
+			t.reads(upstream.SecretRef{SecretName: app, VersionStage: stage}, v.VersionID, v.VersionStages...)
+		}
 	}
 }
 
-// holds checks all versions with their labels, newest first, each written "v2 ACSCurrent a".
-func (t *suite) holds(want ...string) {
+// lists checks all versions with their labels, newest first, each written "v2 ACSCurrent a".
+func (t *suite) lists(want ...string) {
 	t.Helper()
-	out := t.versions(upstream.ListSecretVersionIDsInput{IncludeDeprecated: true, Page: upstream.Page{Size: 100}})
 	var got []string
-	for _, v := range out.Versions {
+	for _, v := range t.all() {
 		line := string(v.VersionID)
 		for _, stage := range v.VersionStages {
 			line += " " + string(stage)
@@ -218,12 +238,13 @@ func (t *suite) holds(want ...string) {
 	}
 }
 
-// needAdvance skips the test where time cannot be moved.
-func (t *suite) needAdvance() {
+// pass lets time pass. Where that is not possible it skips the test.
+func (t *suite) pass(d time.Duration) {
 	t.Helper()
 	if t.advance == nil {
 		t.Skip("this backend's clock cannot be moved")
 	}
+	t.advance(d)
 }
 
 // about reports whether two times are the same but for delays, clocks and rounding.

@@ -75,20 +75,20 @@ func (t *suite) draw(in upstream.RandomPasswordInput) string {
 	return string(p.Reveal())
 }
 
-// operation is one call of a method.
-type operation struct {
-	op  string
-	run func() error
+// Operation is one call of a method.
+type Operation struct {
+	Op  string // as in the KMS API
+	Run func() error
 }
 
-// everyCall calls each method once, in a way that succeeds or changes something on a backend
+// EveryCall calls each method once, in a way that succeeds or changes something on a backend
 // with a secret of that name that has the one version v1.
-func everyCall(ctx context.Context, m upstream.Manager, name upstream.SecretName) []operation {
-	description, one := "changed", []upstream.SecretName{name}
+func EveryCall(ctx context.Context, m upstream.Manager, name upstream.SecretName) []Operation {
+	description, names := "changed", []upstream.SecretName{name}
 	create := upstream.CreateSecretInput{SecretName: name + "/new", VersionID: "v1", SecretData: data("x")}
 	put := upstream.PutSecretValueInput{SecretName: name, VersionID: "v2", SecretData: data("v2")}
 	stage := upstream.UpdateSecretVersionStageInput{SecretName: name, VersionStage: "blue", MoveToVersion: "v1"}
-	return []operation{
+	return []Operation{
 		{"GetSecretValue", func() error { return only(m.GetSecretValue(ctx, upstream.SecretRef{SecretName: name})) }},
 		{"CreateSecret", func() error { return only(m.CreateSecret(ctx, create)) }},
 		{"PutSecretValue", func() error { return only(m.PutSecretValue(ctx, put)) }},
@@ -106,18 +106,26 @@ func everyCall(ctx context.Context, m upstream.Manager, name upstream.SecretName
 		{"RotateSecret", func() error { return m.RotateSecret(ctx, name, "v9") }},
 		{"UpdateSecretRotationPolicy", func() error { return m.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: name}) }},
 		{"GetRandomPassword", func() error { return only(m.GetRandomPassword(ctx, upstream.RandomPasswordInput{})) }},
-		{"TagResources", func() error { return m.TagResources(ctx, one, manyTags(1)) }},
-		{"UntagResources", func() error { return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: one, All: true}) }},
-		{"ListTagResources", func() error { return only(m.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: one})) }},
+		{"TagResources", func() error { return m.TagResources(ctx, names, manyTags(1)) }},
+		{"UntagResources", func() error {
+			return m.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: names, All: true})
+		}},
+		{"ListTagResources", func() error { return only(m.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: names})) }},
 	}
 }
 
-// allRefused checks that every call but those of some operations is refused.
+// allRefused checks that every call but those of some operations is refused, with an error
+// that names the operation.
 func (t *suite) allRefused(name upstream.SecretName, sentinels []error, except ...string) {
 	t.Helper()
-	for _, call := range everyCall(t.Context(), t.m, name) {
-		if !slices.Contains(except, call.op) {
-			t.refused(fmt.Sprintf("%s of %q", call.op, name), call.run(), sentinels...)
+	for _, call := range EveryCall(t.Context(), t.m, name) {
+		if slices.Contains(except, call.Op) {
+			continue
+		}
+		err := call.Run()
+		t.refused(fmt.Sprintf("%s of %q", call.Op, name), err, sentinels...)
+		if e, ok := errors.AsType[*upstream.Error](err); ok && e.Op != call.Op {
+			t.Errorf("%s: the error names %q", call.Op, e.Op)
 		}
 	}
 }
@@ -127,7 +135,6 @@ var namePromises = []promise{
 		t.allRefused(missing, []error{upstream.ErrNotFound}, "CreateSecret", "ListSecrets", "GetRandomPassword", "ListTagResources")
 	}},
 	{"a malformed name is refused", func(t *suite) {
-		t.create(app)
 		for _, name := range []upstream.SecretName{"a b", "../\x00", upstream.SecretName(strings.Repeat("n", upstream.MaxSecretNameLen+1))} {
 			t.allRefused(name, invalid, "ListSecrets", "GetRandomPassword")
 		}
@@ -136,40 +143,30 @@ var namePromises = []promise{
 }
 
 var contextPromises = []promise{
-	{"a cancelled call returns context.Canceled and changes nothing", func(t *suite) {
-		t.create(app)
-		ctx, cancel := context.WithCancel(t.Context())
+	{"a call whose context is cancelled or past its deadline returns its error and changes nothing", func(t *suite) {
+		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
-		t.unchangedBy(ctx, context.Canceled)
-	}},
-	{"a call past its deadline returns context.DeadlineExceeded and changes nothing", func(t *suite) {
-		t.create(app)
-		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 		defer cancel()
-		t.unchangedBy(ctx, context.DeadlineExceeded)
-	}},
-}
-
-// unchangedBy makes every call with a context that is done.
-func (t *suite) unchangedBy(ctx context.Context, want error) {
-	for _, call := range everyCall(ctx, t.m, app) {
-		if err := call.run(); !errors.Is(err, want) {
-			t.Errorf("%s: got %v, want %v", call.op, err, want)
+		for ctx, want := range map[context.Context]error{cancelled: context.Canceled, late: context.DeadlineExceeded} {
+			for _, call := range EveryCall(ctx, t.m, app) {
+				if err := call.Run(); !errors.Is(err, want) {
+					t.Errorf("%s: got %v, want %v", call.Op, err, want)
+				}
+			}
 		}
-	}
-	t.holds("v1 ACSCurrent")
-	t.tagged(app)
-	if names := t.names(100); !slices.Equal(names, []upstream.SecretName{app}) {
-		t.Errorf("the secrets are %v", names)
-	}
-	if meta := t.describe(app, false); meta.Description != "" || !meta.PlannedDeleteTime.IsZero() {
-		t.Errorf("got %+v", meta)
-	}
+		t.holds("v1 ACSCurrent")
+		if names := t.names(100); !slices.Equal(names, one) {
+			t.Errorf("the secrets are %v", names)
+		}
+		if meta := t.describe(app); meta.Description != "" || !meta.PlannedDeleteTime.IsZero() || len(meta.Tags) > 0 {
+			t.Errorf("got %+v", meta)
+		}
+	}},
 }
 
 var concurrencyPromises = []promise{
 	{"readers never see a mixed value while writers rotate", func(t *suite) {
-		t.create(app)
 		const writers, puts, readers = 4, 12, 4
 		var writing, reading sync.WaitGroup
 		done := make(chan struct{})
@@ -177,8 +174,7 @@ var concurrencyPromises = []promise{
 			writing.Go(func() {
 				for i := range puts {
 					id := upstream.VersionID(fmt.Sprintf("w%d-%d", w, i))
-					in := upstream.PutSecretValueInput{SecretName: app, VersionID: id, SecretData: data(string(id))}
-					if _, err := t.m.PutSecretValue(t.Context(), in); err != nil {
+					if err := t.putValue(id, string(id)); err != nil {
 						t.Errorf("put %s: %v", id, err)
 					}
 				}
@@ -210,33 +206,24 @@ var concurrencyPromises = []promise{
 		t.labelledOnce(maxVersions)
 	}},
 	{"of several writers of one version with different data exactly one wins", func(t *suite) {
-		t.create(app)
-		t.oneWins(func(value upstream.SecretData) error {
-			return only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: value}))
-		})
-		t.holds("v2 ACSCurrent", "v1 ACSPrevious")
+		t.oneWins(app, func(value string) error { return t.putValue("v2", value) })
+		t.lists("v2 ACSCurrent", "v1 ACSPrevious")
 	}},
 	{"several writers of one version with the same data all succeed", func(t *suite) {
-		t.create(app)
-		for _, err := range together(8, func(int) error {
-			return only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v2", SecretData: data("v2")}))
-		}) {
+		for _, err := range together(8, func(int) error { return t.putValue("v2", "v2") }) {
 			t.ok("put", err)
 		}
 		t.holds("v2 ACSCurrent", "v1 ACSPrevious")
 	}},
 	{"of several creators of one name exactly one wins", func(t *suite) {
-		t.oneWins(func(value upstream.SecretData) error {
-			return only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: value}))
-		})
+		t.oneWins("app/new", func(value string) error { return t.createWith("app/new", value) })
 	}},
 	{"every method may be called at the same time", func(t *suite) {
-		t.create(app)
-		calls := slices.Repeat(everyCall(t.Context(), t.m, app), 3)
-		for i, err := range together(len(calls), func(i int) error { return calls[i].run() }) {
+		calls := slices.Repeat(EveryCall(t.Context(), t.m, app), 3)
+		for i, err := range together(len(calls), func(i int) error { return calls[i].Run() }) {
 			// The order decides what each call finds; none may fail inside.
 			if errors.Is(err, upstream.ErrInternal) || errors.Is(err, upstream.ErrUnavailable) {
-				t.Errorf("%s: %v", calls[i].op, err)
+				t.Errorf("%s: %v", calls[i].Op, err)
 			}
 		}
 		_ = t.m.RestoreSecret(t.Context(), app)
@@ -255,13 +242,13 @@ func together(n int, call func(i int) error) []error {
 	return errs
 }
 
-// oneWins writes different values to app/db at the same time: one is there in the end, and all
+// oneWins writes different values of a secret at the same time: one is there in the end, and all
 // other writers are refused.
-func (t *suite) oneWins(write func(upstream.SecretData) error) {
+func (t *suite) oneWins(name upstream.SecretName, write func(value string) error) {
 	t.Helper()
 	value := func(i int) string { return fmt.Sprint("writer ", i) }
-	errs := together(8, func(i int) error { return write(data(value(i))) })
-	v := t.read(upstream.SecretRef{SecretName: app})
+	errs := together(8, func(i int) error { return write(value(i)) })
+	v := t.read(upstream.SecretRef{SecretName: name})
 	for i, err := range errs {
 		if string(v.SecretData.Reveal()) == value(i) {
 			t.ok("the winner", err)
@@ -275,12 +262,12 @@ func (t *suite) oneWins(write func(upstream.SecretData) error) {
 // many versions there are at most.
 func (t *suite) labelledOnce(most int) {
 	t.Helper()
-	out := t.versions(upstream.ListSecretVersionIDsInput{IncludeDeprecated: true, Page: upstream.Page{Size: 100}})
-	if len(out.Versions) > most {
-		t.Errorf("%d versions, at most %d are kept", len(out.Versions), most)
+	all := t.all()
+	if len(all) > most {
+		t.Errorf("%d versions, at most %d are kept", len(all), most)
 	}
 	holder := map[upstream.VersionStage]upstream.VersionID{}
-	for _, v := range out.Versions {
+	for _, v := range all {
 		for _, stage := range v.VersionStages {
 			if other, taken := holder[stage]; taken {
 				t.Errorf("%s is on %s and on %s", stage, other, v.VersionID)

@@ -29,14 +29,25 @@ func (t *suite) names(size int, filters ...upstream.Filter) []upstream.SecretNam
 	}
 }
 
+func manyNames(n int) []upstream.SecretName {
+	var names []upstream.SecretName
+	for i := range n {
+		names = append(names, upstream.SecretName(fmt.Sprintf("s%02d", i)))
+	}
+	return names
+}
+
+func (t *suite) createMany(n int) []upstream.SecretName {
+	t.Helper()
+	for _, name := range manyNames(n) {
+		t.create(name)
+	}
+	return manyNames(n)
+}
+
 var listingPromises = []promise{
 	{"pages of secrets cover all, once each", func(t *suite) {
-		var want []upstream.SecretName
-		for i := range 13 {
-			name := upstream.SecretName(fmt.Sprintf("s%02d", i))
-			t.create(name)
-			want = append(want, name)
-		}
+		want := append(one, t.createMany(12)...)
 		for _, size := range []int{1, 4, 13, 100} {
 			if got := t.names(size); !slices.Equal(got, want) {
 				t.Errorf("pages of %d: %v", size, got)
@@ -52,7 +63,6 @@ var listingPromises = []promise{
 		}
 	}},
 	{"pages of versions are newest first and cover all, once each", func(t *suite) {
-		t.create(app)
 		t.putUpTo(7)
 		var got []upstream.VersionID
 		for number := 1; number <= 4; number++ {
@@ -72,9 +82,7 @@ var listingPromises = []promise{
 		}
 	}},
 	{"versions without a label are listed only when asked for", func(t *suite) {
-		t.create(app)
-		t.put("v2")
-		t.put("v3")
+		t.putUpTo(3)
 		out := t.versions(upstream.ListSecretVersionIDsInput{})
 		if len(out.Versions) != 2 || out.TotalCount != 2 || out.Versions[0].VersionID != "v3" || out.Versions[1].VersionID != "v2" {
 			t.Errorf("got %+v", out)
@@ -85,7 +93,6 @@ var listingPromises = []promise{
 		t.holds("v3 ACSCurrent", "v2 ACSPrevious", "v1")
 	}},
 	{"a page out of range is refused", func(t *suite) {
-		t.create(app)
 		for _, page := range []upstream.Page{{Number: -1}, {Size: -1}, {Size: 101}} {
 			t.refused("secrets", only(t.m.ListSecrets(t.Context(), upstream.ListSecretsInput{Page: page})), upstream.ErrInvalidParameter)
 			t.refused("versions", only(t.m.ListSecretVersionIDs(t.Context(), upstream.ListSecretVersionIDsInput{SecretName: app, Page: page})), upstream.ErrInvalidParameter)
@@ -104,14 +111,14 @@ var listingPromises = []promise{
 			filters []upstream.Filter
 			want    []upstream.SecretName
 		}{
-			{nil, []upstream.SecretName{"a", "ab", "b"}},
+			{nil, []upstream.SecretName{"a", "ab", app, "b"}},
 			{[]upstream.Filter{{Key: "SecretName", Values: []string{"a"}}}, []upstream.SecretName{"a"}},
 			{[]upstream.Filter{{Key: "SecretName", Values: []string{"a", "b", "c"}}}, []upstream.SecretName{"a", "b"}},
 			{[]upstream.Filter{{Key: "SecretName", Values: []string{"A"}}}, nil},
 			{[]upstream.Filter{{Key: "Description", Values: []string{"one"}}}, []upstream.SecretName{"a", "ab"}},
 			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}}, []upstream.SecretName{"a", "ab"}},
 			{[]upstream.Filter{{Key: "TagValue", Values: []string{"prod"}}}, []upstream.SecretName{"ab", "b"}},
-			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Generic"}}}, []upstream.SecretName{"a", "ab", "b"}},
+			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Generic"}}}, []upstream.SecretName{"a", "ab", app, "b"}},
 			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Rds"}}}, nil},
 			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}, {Key: "TagValue", Values: []string{"prod"}}}, []upstream.SecretName{"ab"}},
 			{[]upstream.Filter{{Key: "Description", Values: []string{"one"}}, {Key: "SecretName", Values: []string{"b"}}}, nil},
@@ -133,9 +140,7 @@ var listingPromises = []promise{
 		}
 	}},
 	{"a list entry describes the secret; tags only when asked for", func(t *suite) {
-		t.ok("create", only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
-			SecretName: app, VersionID: "v1", SecretData: data("x"), Tags: []upstream.Tag{{Key: "env", Value: "dev"}},
-		})))
+		t.tag(one, manyTags(1)...)
 		for _, fetch := range []bool{false, true} {
 			out := t.list(upstream.ListSecretsInput{FetchTags: fetch})
 			if len(out.Secrets) != 1 {

@@ -17,17 +17,18 @@ func manyTags(n int) []upstream.Tag {
 	return tags
 }
 
-func sortedTags(tags []upstream.Tag) []upstream.Tag {
-	return slices.SortedFunc(slices.Values(tags), func(a, b upstream.Tag) int { return cmp.Compare(a.Key, b.Key) })
-}
-
-// tagged checks the tags of one secret.
+// tagged checks the tags of one secret, which are given by key.
 func (t *suite) tagged(name upstream.SecretName, want ...upstream.Tag) {
 	t.Helper()
-	meta := t.describe(name, true)
-	if got := sortedTags(meta.Tags); !slices.Equal(got, want) {
+	if got := t.describe(name).Tags; !slices.Equal(got, want) {
 		t.Errorf("the tags of %s are %v, want %v", name, got, want)
 	}
+}
+
+// untag removes tags with these keys, or all, from secrets.
+func (t *suite) untag(names []upstream.SecretName, all bool, keys ...string) {
+	t.Helper()
+	t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: names, TagKeys: keys, All: all}))
 }
 
 // rows returns all rows through all pages, sorted.
@@ -50,42 +51,35 @@ func (t *suite) rows(in upstream.ListTagResourcesInput) []upstream.TagRow {
 
 var taggingPromises = []promise{
 	{"tags are added, overwritten and removed, and described only when asked for", func(t *suite) {
-		t.create(app)
-		one := []upstream.SecretName{app}
-		t.ok("tag", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "tier", Value: "web"}}))
-		t.ok("overwrite", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "env", Value: "prod"}, {Key: "empty"}}))
+		t.tag(one, upstream.Tag{Key: "env", Value: "dev"}, upstream.Tag{Key: "tier", Value: "web"})
+		t.tag(one, upstream.Tag{Key: "env", Value: "prod"}, upstream.Tag{Key: "empty"})
 		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"}, upstream.Tag{Key: "tier", Value: "web"})
-		if tags := t.describe(app, false).Tags; len(tags) != 0 {
-			t.Errorf("not asked for: %v", tags)
+		if meta, err := t.m.DescribeSecret(t.Context(), app, false); err != nil || len(meta.Tags) != 0 {
+			t.Errorf("not asked for: %v, %v", meta.Tags, err)
 		}
-		t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"tier", "never-there"}}))
+		t.untag(one, false, "tier", "never-there")
 		t.tagged(app, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "prod"})
 	}},
 	{"several secrets are tagged and untagged at once", func(t *suite) {
 		t.create("a")
 		t.create("b")
-		t.create("c")
-		ab := []upstream.SecretName{"a", "b"}
-		t.tag(ab, manyTags(2)...)
-		t.tagged("a", manyTags(2)...)
-		t.tagged("b", manyTags(2)...)
-		t.tagged("c")
-		t.ok("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: ab, TagKeys: []string{"k00"}}))
-		t.tagged("a", manyTags(2)[1])
-		t.tagged("b", manyTags(2)[1])
+		ab, tags := []upstream.SecretName{"a", "b"}, manyTags(2)
+		t.tag(ab, tags...)
+		for _, want := range [][]upstream.Tag{tags, tags[1:]} {
+			t.tagged("a", want...)
+			t.tagged("b", want...)
+			t.tagged(app)
+			t.untag(ab, false, "k00")
+		}
 	}},
 	{"all tags go with All, which counts only without keys", func(t *suite) {
-		t.create(app)
-		one := []upstream.SecretName{app}
 		t.tag(one, manyTags(3)...)
-		t.ok("untag one", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, TagKeys: []string{"k00"}, All: true}))
+		t.untag(one, true, "k00")
 		t.tagged(app, manyTags(3)[1:]...)
-		t.ok("untag all", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: one, All: true}))
+		t.untag(one, true)
 		t.tagged(app)
 	}},
 	{"a secret has at most twenty tags", func(t *suite) {
-		t.create(app)
-		one := []upstream.SecretName{app}
 		t.tag(one, manyTags(upstream.MaxTags)...)
 		t.refused("one more", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: "extra"}}), tooMuch...)
 		t.tag(one, manyTags(upstream.MaxTags)...)
@@ -93,30 +87,25 @@ var taggingPromises = []promise{
 		t.refused("more than twenty at once", t.m.TagResources(t.Context(), one, manyTags(upstream.MaxTags+1)), tooMuch...)
 	}},
 	{"keys and values are bounded and the service's own keys reserved", func(t *suite) {
-		t.create(app)
-		long := strings.Repeat("t", upstream.MaxTagLen)
-		one := []upstream.SecretName{app}
-		t.ok("full length", t.m.TagResources(t.Context(), one, []upstream.Tag{{Key: long, Value: `Az09/\_-.+=:@`}, {Key: `Az09/\_-.+=:@`, Value: long}}))
+		long, odd := strings.Repeat("t", upstream.MaxTagLen), `Az09/\_-.+=:@`
+		t.tag(one, upstream.Tag{Key: long, Value: odd}, upstream.Tag{Key: odd, Value: long})
 		for _, tag := range []upstream.Tag{
 			{Key: long + "t"}, {Key: "k", Value: long + "t"}, {Value: "no key"}, {Key: "a b"}, {Key: "k", Value: "a,b"},
 			{Key: "aliyun-mine"}, {Key: "acs:mine"},
 		} {
 			t.refused(fmt.Sprintf("%.20q", tag), t.m.TagResources(t.Context(), one, []upstream.Tag{tag}), invalid...)
 		}
-		t.tagged(app, sortedTags([]upstream.Tag{{Key: long, Value: `Az09/\_-.+=:@`}, {Key: `Az09/\_-.+=:@`, Value: long}})...)
+		t.tagged(app, upstream.Tag{Key: odd, Value: long}, upstream.Tag{Key: long, Value: odd})
 	}},
 	{"an unknown secret is not found and no other is changed", func(t *suite) {
-		t.create(app)
 		both := []upstream.SecretName{app, missing}
 		t.refused("tag", t.m.TagResources(t.Context(), both, manyTags(1)), upstream.ErrNotFound)
 		t.tagged(app)
-		t.tag(both[:1], manyTags(1)...)
+		t.tag(one, manyTags(1)...)
 		t.refused("untag", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: both, All: true}), upstream.ErrNotFound)
 		t.tagged(app, manyTags(1)...)
 	}},
 	{"a request that names nothing is refused", func(t *suite) {
-		t.create(app)
-		one := []upstream.SecretName{app}
 		t.refused("no secret", t.m.TagResources(t.Context(), nil, manyTags(1)), invalid...)
 		t.refused("no tag", t.m.TagResources(t.Context(), one, nil), invalid...)
 		t.refused("untag no secret", t.m.UntagResources(t.Context(), upstream.UntagResourcesInput{TagKeys: []string{"k"}}), invalid...)
@@ -124,10 +113,7 @@ var taggingPromises = []promise{
 		t.refused("list", only(t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{})), invalid...)
 	}},
 	{"more than fifty secrets in one request are refused", func(t *suite) {
-		var names []upstream.SecretName
-		for i := range upstream.MaxTagSecrets + 1 {
-			names = append(names, upstream.SecretName(fmt.Sprintf("s%02d", i)))
-		}
+		names := manyNames(upstream.MaxTagSecrets + 1)
 		t.refused("tag", t.m.TagResources(t.Context(), names, manyTags(1)), tooMuch...)
 		t.refused("list", only(t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})), tooMuch...)
 	}},
@@ -139,7 +125,6 @@ var taggingPromises = []promise{
 		aEnv := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "env", Value: "dev"}}
 		aTier := upstream.TagRow{SecretName: "a", Tag: upstream.Tag{Key: "tier", Value: "web"}}
 		bEnv := upstream.TagRow{SecretName: "b", Tag: upstream.Tag{Key: "env", Value: "prod"}}
-
 		if got := t.rows(upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a"}}); !slices.Equal(got, []upstream.TagRow{aEnv, aTier}) {
 			t.Errorf("by secret: %v", got)
 		}
@@ -164,12 +149,7 @@ var taggingPromises = []promise{
 		}
 	}},
 	{"pages of tags cover all, once each", func(t *suite) {
-		var names []upstream.SecretName
-		for i := range 11 {
-			name := upstream.SecretName(fmt.Sprintf("s%02d", i))
-			t.create(name)
-			names = append(names, name)
-		}
+		names := t.createMany(11)
 		t.tag(names, manyTags(upstream.MaxTags)...)
 		first, err := t.m.ListTagResources(t.Context(), upstream.ListTagResourcesInput{SecretNames: names})
 		t.ok("list", err)

@@ -1,7 +1,6 @@
 package upstreamtest
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 var readingPromises = []promise{
 	{"a read without version and stage returns ACSCurrent", func(t *suite) {
-		t.create(app)
 		t.put("v2")
 		t.reads(upstream.SecretRef{SecretName: app}, "v2", upstream.ACSCurrent)
 		v := t.read(upstream.SecretRef{SecretName: app})
@@ -20,31 +18,22 @@ var readingPromises = []promise{
 		}
 	}},
 	{"a read by stage returns the version that carries the label", func(t *suite) {
-		t.create(app)
 		t.put("v2")
 		t.put("v3", "pending")
-		t.marks(upstream.ACSCurrent, "v2")
-		t.marks(upstream.ACSPrevious, "v1")
-		t.marks("pending", "v3")
+		for stage, id := range map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: "v2", upstream.ACSPrevious: "v1", "pending": "v3"} {
+			t.reads(upstream.SecretRef{SecretName: app, VersionStage: stage}, id, stage)
+		}
 	}},
 	{"a read by version returns it whatever its labels, also without any", func(t *suite) {
-		t.create(app)
-		t.put("v2")
-		t.put("v3")
+		t.putUpTo(3)
 		t.reads(upstream.SecretRef{SecretName: app, VersionID: "v1"}, "v1")
 	}},
-	{"a read by version and stage returns the version when both agree", func(t *suite) {
-		t.create(app)
+	{"a read by version and stage returns the version, and is refused when the two disagree", func(t *suite) {
 		t.put("v2")
 		t.reads(upstream.SecretRef{SecretName: app, VersionID: "v1", VersionStage: upstream.ACSPrevious}, "v1", upstream.ACSPrevious)
-	}},
-	{"a read is refused when version and stage disagree", func(t *suite) {
-		t.create(app)
-		t.put("v2")
 		t.refused("read", only(t.get(upstream.SecretRef{SecretName: app, VersionID: "v1", VersionStage: upstream.ACSCurrent})), upstream.ErrInvalidParameter)
 	}},
 	{"an unknown secret, version or label is not found", func(t *suite) {
-		t.create(app)
 		for _, ref := range []upstream.SecretRef{
 			{SecretName: "app"},
 			{SecretName: "APP/DB"},
@@ -59,7 +48,6 @@ var readingPromises = []promise{
 		}
 	}},
 	{"a reference that is malformed is refused", func(t *suite) {
-		t.create(app)
 		for _, ref := range []upstream.SecretRef{
 			{},
 			{SecretName: "a b"},
@@ -74,22 +62,13 @@ var readingPromises = []promise{
 			t.refused(fmt.Sprintf("%.40q", ref.String()), only(t.get(ref)), invalid...)
 		}
 	}},
-	{"an error names the operation and the secret", func(t *suite) {
-		_, err := t.get(upstream.SecretRef{SecretName: missing})
-		var e *upstream.Error
-		if !errors.As(err, &e) || e.Op != "GetSecretValue" || e.Ref.SecretName != missing {
-			t.Errorf("got %#v", e)
-		}
-	}},
 	{"a failed read returns no value", func(t *suite) {
-		t.create(app)
 		v, err := t.get(upstream.SecretRef{SecretName: app, VersionID: "v9"})
 		if err == nil || v.SecretData.Len() != 0 || v.VersionID != "" {
 			t.Errorf("got version %q with %d bytes, %v", v.VersionID, v.SecretData.Len(), err)
 		}
 	}},
 	{"values come back byte for byte", func(t *suite) {
-		t.create(app)
 		const awkward = "\"\\\n\r\t<&>%+ é数\u2028\U0001F511"
 		for i, want := range []string{
 			" ", "\n", "\x00", "{\"user\":\"root\",\"pwd\":\"a b*c~d+e/f=é&\"}", "trailing newline\n", "\ufeffbyte order mark",
@@ -97,10 +76,8 @@ var readingPromises = []promise{
 			strings.Repeat("数", upstream.MaxSecretDataLen/3), strings.Repeat(awkward, upstream.MaxSecretDataLen/len(awkward)),
 		} {
 			id := upstream.VersionID(fmt.Sprintf("w%d", i))
-			t.ok(fmt.Sprintf("put %.20q", want), only(t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: id, SecretData: data(want)})))
-			v, err := t.get(upstream.SecretRef{SecretName: app})
-			t.ok(fmt.Sprintf("read %.20q", want), err)
-			if got := string(v.SecretData.Reveal()); got != want {
+			t.ok(fmt.Sprintf("put %.20q", want), t.putValue(id, want))
+			if got := string(t.read(upstream.SecretRef{SecretName: app}).SecretData.Reveal()); got != want {
 				t.Errorf("%.20q of %d bytes came back as %.20q of %d bytes", want, len(want), got, len(got))
 			}
 		}
@@ -123,35 +100,29 @@ var readingPromises = []promise{
 
 var creatingPromises = []promise{
 	{"the first version carries ACSCurrent and nothing else", func(t *suite) {
-		t.create(app)
 		t.holds("v1 ACSCurrent")
-		t.marks(upstream.ACSPrevious, "")
-	}},
-	{"the answer describes the secret", func(t *suite) {
-		meta, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("x")})
-		t.ok("create", err)
-		if meta.SecretName != app || meta.SecretType != upstream.SecretTypeGeneric || !strings.HasSuffix(meta.ARN, ":secret/"+string(app)) {
-			t.Errorf("got %+v", meta)
-		}
 	}},
 	{"a name that is taken is refused and the secret stays as it was", func(t *suite) {
-		t.create(app)
 		for _, value := range []string{"v1", "other"} {
-			t.refused("create again", only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data(value)})), upstream.ErrExists)
+			t.refused("create again", t.createWith(app, value), upstream.ErrExists)
 		}
-		t.marks(upstream.ACSCurrent, "v1")
+		t.holds("v1 ACSCurrent")
 	}},
 	{"description, tags and data type are kept", func(t *suite) {
-		t.ok("create", only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
-			SecretName: app, VersionID: "v1", SecretData: data("AQID"), SecretDataType: upstream.DataTypeBinary, SecretType: upstream.SecretTypeGeneric,
-			Description: "数据库 \"main\" & more", Tags: []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "empty"}},
-		})))
-		meta := t.describe(app, true)
-		if meta.Description != "数据库 \"main\" & more" || !slices.Equal(sortedTags(meta.Tags), []upstream.Tag{{Key: "empty"}, {Key: "env", Value: "dev"}}) {
-			t.Errorf("got %+v", meta)
+		const name, description = "app/main", "数据库 \"main\" & more"
+		meta, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
+			SecretName: name, VersionID: "v1", SecretData: data("AQID"), SecretDataType: upstream.DataTypeBinary, SecretType: upstream.SecretTypeGeneric,
+			Description: description, Tags: []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "empty"}},
+		})
+		t.ok("create", err)
+		if meta.SecretName != name || meta.SecretType != upstream.SecretTypeGeneric || !strings.HasSuffix(meta.ARN, ":secret/"+name) {
+			t.Errorf("the answer is %+v", meta)
 		}
-		v := t.read(upstream.SecretRef{SecretName: app})
-		if v.SecretDataType != upstream.DataTypeBinary || string(v.SecretData.Reveal()) != "AQID" {
+		if t.describe(name).Description != description {
+			t.Errorf("described as %q", t.describe(name).Description)
+		}
+		t.tagged(name, upstream.Tag{Key: "empty"}, upstream.Tag{Key: "env", Value: "dev"})
+		if v := t.read(upstream.SecretRef{SecretName: name}); v.SecretDataType != upstream.DataTypeBinary || string(v.SecretData.Reveal()) != "AQID" {
 			t.Errorf("data type %q", v.SecretDataType)
 		}
 	}},
@@ -162,16 +133,6 @@ var creatingPromises = []promise{
 			answers []error
 		}{
 			{"a name in the reserved folder", func(in *upstream.CreateSecretInput) { in.SecretName = "acs/mine" }, invalid},
-			{"no version id", func(in *upstream.CreateSecretInput) { in.VersionID = "" }, invalid},
-			{"no data", func(in *upstream.CreateSecretInput) { in.SecretData = upstream.SecretData{} }, invalid},
-			{"data that is too long", func(in *upstream.CreateSecretInput) {
-				in.SecretData = data(strings.Repeat("x", upstream.MaxSecretDataLen+1))
-			}, invalid},
-			{"data whose characters fit but whose bytes do not", func(in *upstream.CreateSecretInput) {
-				in.SecretData = data(strings.Repeat("é", upstream.MaxSecretDataLen/2+1))
-			}, invalid},
-			{"data that is not UTF-8", func(in *upstream.CreateSecretInput) { in.SecretData = data("a\xff\xfeb") }, invalid},
-			{"an unknown data type", func(in *upstream.CreateSecretInput) { in.SecretDataType = "json" }, invalid},
 			{"an unknown secret type", func(in *upstream.CreateSecretInput) { in.SecretType = "Postgres" }, notForGenerics},
 			{"rotation of a generic secret", func(in *upstream.CreateSecretInput) {
 				in.EnableAutomaticRotation, in.RotationInterval = true, "7d"
@@ -181,38 +142,43 @@ var creatingPromises = []promise{
 			{"a tag without key", func(in *upstream.CreateSecretInput) { in.Tags = []upstream.Tag{{Value: "x"}} }, invalid},
 			{"too many tags", func(in *upstream.CreateSecretInput) { in.Tags = manyTags(upstream.MaxTags + 1) }, tooMuch},
 		} {
-			in := upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data("x")}
+			in := upstream.CreateSecretInput{SecretName: "app/new", VersionID: "v1", SecretData: data("x")}
 			c.mutate(&in)
 			t.refused(c.what, only(t.m.CreateSecret(t.Context(), in)), c.answers...)
 		}
-		out := t.list(upstream.ListSecretsInput{})
-		if out.TotalCount != 0 {
-			t.Errorf("%d secrets were created", out.TotalCount)
-		}
-	}},
-	{"managed types are refused", func(t *suite) {
 		for _, managed := range []string{"Rds", "Redis", "RAMCredentials", "ECS", "PolarDB"} {
-			name := app
-			if managed == "ECS" {
-				name = "acs/ecs/app"
+			for _, name := range []upstream.SecretName{"app/new", "acs/ecs/app"} {
+				in := upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: data(`{"Accounts":[]}`), SecretType: managed, ExtendedConfig: "{}"}
+				t.refused(managed, only(t.m.CreateSecret(t.Context(), in)), notForGenerics...)
 			}
-			t.refused(managed, only(t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
-				SecretName: name, VersionID: "v1", SecretData: data(`{"Accounts":[]}`), SecretType: managed, ExtendedConfig: "{}",
-			})), notForGenerics...)
+		}
+		for what, v := range badVersions {
+			in := upstream.CreateSecretInput{SecretName: "app/new", VersionID: v.VersionID, SecretData: v.SecretData, SecretDataType: v.SecretDataType}
+			t.refused(what, only(t.m.CreateSecret(t.Context(), in)), invalid...)
+		}
+		if names := t.names(100); !slices.Equal(names, one) {
+			t.Errorf("the secrets are %v", names)
 		}
 	}},
 	{"an error never shows the data", func(t *suite) {
 		const marker = "MARKER-s3cr3t"
-		t.create(app)
 		for _, value := range []string{marker, marker + strings.Repeat("x", upstream.MaxSecretDataLen), marker + "\xff"} {
-			_, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: app, VersionID: "v1", SecretData: data(value)})
-			if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), marker) {
-				t.Errorf("creating: %v", err)
-			}
-			_, err = t.m.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: app, VersionID: "v1", SecretData: data(value)})
-			if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), marker) {
-				t.Errorf("putting: %v", err)
+			for _, err := range []error{t.createWith(app, value), t.putValue("v1", value)} {
+				if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), marker) {
+					t.Errorf("got %v", err)
+				}
 			}
 		}
 	}},
+}
+
+// badVersions are versions that no secret can have.
+var badVersions = map[string]upstream.PutSecretValueInput{
+	"no version id":           {SecretData: data("x")},
+	"a version id with space": {VersionID: "v 2", SecretData: data("x")},
+	"no data":                 {VersionID: "v2"},
+	"data that is too long":   {VersionID: "v2", SecretData: data(strings.Repeat("x", upstream.MaxSecretDataLen+1))},
+	"too many bytes":          {VersionID: "v2", SecretData: data(strings.Repeat("é", upstream.MaxSecretDataLen/2+1))},
+	"data that is not UTF-8":  {VersionID: "v2", SecretData: data("a\xff\xfeb\xc3\x28")},
+	"an unknown data type":    {VersionID: "v2", SecretData: data("x"), SecretDataType: "base64"},
 }
