@@ -65,7 +65,7 @@ func (p Planted) Count(tb testing.TB) int {
 	count := func(from, to int64) {
 		for at := from; at < to; at += int64(len(buf) - len(p.masked) + 1) {
 			n, err := mem.ReadAt(buf[:min(int64(len(buf)), to-at)], at)
-			found += p.countIn(buf[:n])
+			found += bytes.Count(mask(buf[:n]), p.masked)
 			if err != nil && !errors.Is(err, io.EOF) {
 				break // a page that cannot be read
 			}
@@ -83,19 +83,5 @@ func (p Planted) Count(tb testing.TB) int {
 		}
 		count(from, to)
 	}
-	clear(buf)
 	return found
-}
-
-func (p Planted) countIn(b []byte) (n int) {
-next:
-	for i := 0; i+len(p.masked) <= len(b); i++ {
-		for j, want := range p.masked {
-			if b[i+j]^0xff != want {
-				continue next
-			}
-		}
-		n++
-	}
-	return n
 }
