@@ -13,14 +13,14 @@ import (
 	"secretagent/upstream"
 )
 
-// AnyOperation stands for every operation where a hook of [Fake] asks for one.
+// AnyOperation stands for all operations together where [Fake] counts calls.
 const AnyOperation = "*"
 
 // awaitLimit bounds [Fake.AwaitCalls], so that a broken test ends with a message.
 const awaitLimit = time.Minute
 
 // Fake is a whole [upstream.Manager] in memory. Operations are named as in the KMS API, such
-// as "GetSecretValue" and "ListSecretVersionIds"; [AnyOperation] means all of them.
+// as "GetSecretValue" and "ListSecretVersionIds".
 //
 // A call passes the hooks in this order: it is counted, waits for [Fake.Block], waits for
 // [Fake.Delay], asks [Fake.Intercept], takes the error of [Fake.FailNext], then that of
@@ -35,7 +35,6 @@ type Fake struct {
 
 	mu        sync.Mutex // guards what follows; the operations run under it
 	clock     func() time.Time
-	offset    time.Duration // added by Advance
 	secrets   map[upstream.SecretName]*fakeSecret
 	requests  int // for request ids
 	hooks     map[string]*hook
@@ -168,7 +167,7 @@ func (f *Fake) Intercept(fn func(ctx context.Context, op string, ref upstream.Se
 	f.intercept = fn
 }
 
-// Calls returns how many calls of op have begun, failed ones included.
+// Calls returns how many calls of op, or of [AnyOperation], have begun, failed ones included.
 func (f *Fake) Calls(op string) (n int) {
 	f.hook(op, func(h *hook) { n = h.calls })
 	return n
@@ -212,13 +211,6 @@ func (f *Fake) SetClock(now func() time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.clock = now
-}
-
-// Advance moves the clock of the fake forward by d.
-func (f *Fake) Advance(d time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.offset += d
 }
 
 // OnChange calls fn with the name of a secret after its versions, labels or existence
@@ -300,22 +292,18 @@ func (f *Fake) begin(op string) (end func()) {
 }
 
 func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) error {
-	for _, name := range []string{op, AnyOperation} {
-		var gate chan struct{}
-		f.hook(name, func(h *hook) { gate = h.blocked })
-		if gate == nil {
-			continue
-		}
+	var gate chan struct{}
+	f.hook(op, func(h *hook) { gate = h.blocked })
+	if gate != nil {
 		select {
 		case <-gate:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	f.mu.Lock()
-	delay := f.hookLocked(op).delay + f.hookLocked(AnyOperation).delay
-	intercept := f.intercept
-	f.mu.Unlock()
+	var delay time.Duration
+	var intercept func(context.Context, string, upstream.SecretRef) error
+	f.hook(op, func(h *hook) { delay, intercept = h.delay, f.intercept })
 	if delay > 0 {
 		timer := time.NewTimer(delay)
 		defer timer.Stop()
@@ -330,20 +318,13 @@ func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) 
 			return err
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, name := range []string{op, AnyOperation} {
-		h := f.hookLocked(name)
-		if len(h.next) > 0 {
-			err := h.next[0]
-			h.next = h.next[1:]
-			return err
+	var err error
+	f.hook(op, func(h *hook) {
+		if err = h.err; len(h.next) > 0 {
+			err, h.next = h.next[0], h.next[1:]
 		}
-		if h.err != nil {
-			return h.err
-		}
-	}
-	return nil
+	})
+	return err
 }
 
 func (f *Fake) hook(op string, use func(*hook)) {
@@ -362,7 +343,7 @@ func (f *Fake) hookLocked(op string) *hook {
 }
 
 // now is the time of an operation. The KMS API counts in seconds.
-func (f *Fake) now() time.Time { return f.clock().Add(f.offset).Truncate(time.Second).UTC() }
+func (f *Fake) now() time.Time { return f.clock().Truncate(time.Second).UTC() }
 
 func (f *Fake) requestID() string {
 	f.requests++
