@@ -49,9 +49,7 @@ func BenchmarkGetSecretValue(b *testing.B) {
 	ref := upstream.SecretRef{SecretName: "bench/5"}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.GetSecretValue(b.Context(), ref); err != nil {
-			b.Fatal(err)
-		}
+		must(b, only(s.GetSecretValue(b.Context(), ref)))
 	}
 }
 
@@ -64,12 +62,8 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s, err := Open(opts)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		must(b, err)
+		must(b, s.Close())
 	}
 }
 

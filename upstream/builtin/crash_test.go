@@ -21,9 +21,8 @@ import (
 
 // children are what a re-executed test binary can do.
 var children = map[string]func(database, keyring string) error{
-	"write":     childWrites,
-	"reencrypt": childReencrypts,
-	"hold":      childHolds,
+	"write": childWrites,
+	"hold":  childHolds,
 }
 
 // crashWriters is how many goroutines of the child write, each to secrets of its own.
@@ -32,16 +31,22 @@ const crashWriters = 4
 // childWrites writes as fast as it can until it is killed. It prints a line for each write
 // after it was acknowledged: what, for which secret, and the version. Each writer adds versions
 // 1, 2, 3… to its secret, moves a label of its own along every third time, and now and then
-// recreates another secret.
+// recreates another secret. Meanwhile everything that is there gets a new key.
 func childWrites(database, keyring string) error {
 	s, err := Open(Options{Database: database, Keyring: keyring})
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, crashWriters)
+	failed := make(chan error, crashWriters+1)
 	for w := range crashWriters {
 		go func() { failed <- childWriter(s, crashSecret(w)) }()
 	}
+	go func() {
+		_, err := s.RotateKey(context.Background())
+		if err = errors.Join(err, s.Reencrypt(context.Background(), nil)); err != nil {
+			failed <- err
+		}
+	}()
 	return <-failed
 }
 
@@ -126,9 +131,7 @@ func startChild(tb testing.TB, mode string, opts Options) *child {
 	cmd.Stderr = os.Stderr
 	out, outErr := cmd.StdoutPipe()
 	in, inErr := cmd.StdinPipe()
-	if err := errors.Join(outErr, inErr, cmd.Start()); err != nil {
-		tb.Fatal(err)
-	}
+	must(tb, errors.Join(outErr, inErr, cmd.Start()))
 	return &child{cmd, bufio.NewReader(out), in}
 }
 
@@ -257,85 +260,6 @@ func checkRules(tb testing.TB, s *Store) {
 	}
 }
 
-// childReencrypts re-encrypts. After each batch it says how far it is and waits for a line.
-func childReencrypts(database, keyring string) error {
-	s, err := Open(Options{Database: database, Keyring: keyring})
-	if err != nil {
-		return err
-	}
-	in := bufio.NewReader(os.Stdin)
-	return s.Reencrypt(context.Background(), func(done, total int) {
-		fmt.Printf("%d of %d\n", done, total)
-		_, _ = in.ReadString('\n')
-	})
-}
-
-// TestKilledWhileReencrypting kills a re-encryption after its first batch, and in the middle of
-// the next; another one goes on, and every value stays readable throughout.
-func TestKilledWhileReencrypting(t *testing.T) {
-	skipWithoutKill(t)
-	t.Parallel()
-	opts := testOptions(t)
-	s := mustOpen(t, opts)
-	const secrets = 160 // about four batches
-	value := func(i int) string { return fmt.Sprint(i, strings.Repeat("v", 25_000)) }
-	var wg sync.WaitGroup
-	for w := range 8 {
-		wg.Go(func() {
-			for i := w; i < secrets; i += 8 {
-				mustCreate(t, s, fmt.Sprintf("re/%03d", i), "v1", value(i))
-			}
-		})
-	}
-	wg.Wait()
-	if _, err := s.RotateKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	check := func() (done int) {
-		s := mustOpen(t, opts)
-		defer s.Close()
-		for i := range secrets {
-			wantValue(t, s, fmt.Sprintf("re/%03d", i), value(i))
-		}
-		return valuesUnder(mustKeys(t, s), primaryOf(t, s))
-	}
-	s.Close()
-	before := 0
-	for round := range 3 {
-		c := startChild(t, "reencrypt", opts)
-		if _, err := c.out.ReadString('\n'); err != nil {
-			t.Fatal(err)
-		}
-		if round == 1 { // the next batch is under way
-			_, _ = io.WriteString(c.in, "\n")
-			time.Sleep(time.Millisecond)
-		}
-		c.kill()
-		done := check()
-		if done <= before || round == 0 && done >= secrets {
-			t.Errorf("after kill %d: %d values are under the primary key, before it %d", round, done, before)
-		}
-		before = done
-	}
-	s = mustOpen(t, opts)
-	if err := s.Reencrypt(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	if n := check(); n != secrets {
-		t.Errorf("%d of %d values are under the primary key", n, secrets)
-	}
-}
-
-func valuesUnder(keys []Key, id string) int {
-	for _, k := range keys {
-		if k.ID == id {
-			return k.Values
-		}
-	}
-	return -1
-}
-
 // childHolds opens the database and waits to be killed.
 func childHolds(database, keyring string) error {
 	if _, err := Open(Options{Database: database, Keyring: keyring}); err != nil {
@@ -351,9 +275,7 @@ func TestTwoProcesses(t *testing.T) {
 	opts := testOptions(t)
 	c := startChild(t, "hold", opts)
 	defer c.kill()
-	if _, err := c.out.ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
+	must(t, only(c.out.ReadString('\n')))
 	begin := time.Now()
 	opts.lockTimeout = 100 * time.Millisecond
 	_, err := Open(opts)

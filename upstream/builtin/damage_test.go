@@ -50,13 +50,9 @@ func newSample(t testing.TB) *sample {
 		sm.names = append(sm.names, upstream.SecretName(name))
 	}
 	mustCreate(t, s, "secret/gone", "v0", "leaves free pages")
-	_, err := s.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "secret/gone", ForceDeleteWithoutRecovery: true})
-	if err := errors.Join(err, s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if sm.file, err = os.ReadFile(sm.opts.Database); err != nil {
-		t.Fatal(err)
-	}
+	forceDelete(t, s, "secret/gone")
+	must(t, s.Close())
+	sm.file = readFile(t, sm.opts.Database)
 	// The file is longer than what is in use; the rest would only slow the tests down.
 	sm.file = sm.file[:usedBytes(t, sm.file)]
 	return sm
@@ -79,9 +75,7 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 	t.Helper()
 	opts := sm.opts
 	opts.Database = filepath.Join(filepath.Dir(sm.opts.Database), "damaged.db")
-	if err := os.WriteFile(opts.Database, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(opts.Database, content, 0o600))
 	s, err := Open(opts)
 	if err != nil {
 		sm.clear(t, what, err)
@@ -264,11 +258,7 @@ func TestExchangedCiphertexts(t *testing.T) {
 	} {
 		sm := newSample(t)
 		sm.change(t, test.change)
-		content, err := os.ReadFile(sm.opts.Database)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !sm.check(t, test.name, content, false) {
+		if !sm.check(t, test.name, readFile(t, sm.opts.Database), false) {
 			t.Errorf("%s: not noticed", test.name)
 		}
 		// Only what is inside a value is left to the read.
@@ -286,12 +276,8 @@ func TestExchangedCiphertexts(t *testing.T) {
 func (sm *sample) change(t *testing.T, change func(*bbolt.Tx) error) {
 	t.Helper()
 	db, err := bbolt.Open(sm.opts.Database, 0o600, &bbolt.Options{NoSync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(db.Update(change), db.Close()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, errors.Join(db.Update(change), db.Close()))
 }
 
 // TestDamageNamesTheSecret reads one secret whose value was changed, and others that are whole.
@@ -329,21 +315,15 @@ func TestTruncatedUnderneath(t *testing.T) {
 			t.Parallel()
 			sm := newSample(t)
 			s, err := Open(sm.opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(sm.opts.Database, keep*int64(os.Getpagesize())); err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			must(t, os.Truncate(sm.opts.Database, keep*int64(os.Getpagesize())))
 			for range 3 {
 				_, err := get(s, "secret/03")
 				wantErr(t, err, ErrDamaged)
 			}
 			wantErr(t, putter(s, "secret/03", "new", "new")(), ErrDamaged)
 			_ = s.Close()
-			if err := os.WriteFile(sm.opts.Database, sm.file, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(sm.opts.Database, sm.file, 0o600))
 			wantValue(t, mustOpen(t, sm.opts), "secret/04", "secret/04")
 		})
 	}
@@ -352,33 +332,23 @@ func TestTruncatedUnderneath(t *testing.T) {
 func TestOpenForeignFiles(t *testing.T) {
 	foreign := filepath.Join(t.TempDir(), "foreign.db")
 	db, err := bbolt.Open(foreign, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	bolt, err := os.ReadFile(foreign)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, db.Close())
+	bolt := string(readFile(t, foreign))
 	for _, test := range []struct{ name, content, want string }{
 		{"empty", "", "empty"},
 		{"text", strings.Repeat("This is not a database. ", 1000), "not a secretagent database"},
-		{"another bbolt database", string(bolt), "not a secretagent database"},
+		{"another bbolt database", bolt, "not a secretagent database"},
 	} {
 		opts := testOptions(t)
-		err := errors.Join(os.MkdirAll(filepath.Dir(opts.Database), 0o700), os.WriteFile(opts.Database, []byte(test.content), 0o600))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(opts.Database), 0o700), os.WriteFile(opts.Database, []byte(test.content), 0o600)))
 		if _, err := Open(opts); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v", test.name, err)
 		}
-		if _, err := os.Stat(opts.Keyring); err == nil {
+		if exists(opts.Keyring) {
 			t.Errorf("%s: a keyring was created all the same", test.name)
 		}
-		if content, err := os.ReadFile(opts.Database); err != nil || string(content) != test.content {
+		if string(readFile(t, opts.Database)) != test.content {
 			t.Errorf("%s: the file was changed", test.name)
 		}
 	}

@@ -10,18 +10,19 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
-// inBubble runs a test whose goroutines can be waited for: synctest.Wait returns when each of
-// them waits for another.
+// inBubble runs a test with the secret "a", on a clock of its own, whose goroutines can be
+// waited for: synctest.Wait returns when each of them waits for another.
 func inBubble(t *testing.T, test func(t *testing.T, s *Store)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		s := mustOpen(t, testOptions(t))
+	inTime(t, func(t *testing.T, s *Store) {
 		mustCreate(t, s, "a", "v0", "zero")
 		test(t, s)
 	})
@@ -75,8 +76,12 @@ func wantDescription(t *testing.T, s *Store, want string) {
 }
 
 func putter(s *Store, name, id, data string) func() error {
+	return putterWith(context.Background(), s, name, id, data)
+}
+
+func putterWith(ctx context.Context, s *Store, name, id, data string) func() error {
 	return func() error {
-		_, err := s.PutSecretValue(context.Background(), upstream.PutSecretValueInput{
+		_, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{
 			SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data),
 		})
 		return err
@@ -182,9 +187,7 @@ func failCommits(s *Store, failures int) {
 func TestFullDisk(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
 	st, err := s.file.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.db.MaxSize = int(st.Size()) + growStep
 	var last [8]string
 	var failed atomic.Int32
@@ -238,12 +241,7 @@ func TestUnconfirmedCommit(t *testing.T) {
 
 func TestAWriteWhoseContextEnds(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *Store) {
-		put := func(ctx context.Context, id upstream.VersionID) func() error {
-			return func() error {
-				_, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: "a", VersionID: id, SecretData: secret(string(id))})
-				return err
-			}
-		}
+		put := func(ctx context.Context, id string) func() error { return putterWith(ctx, s, "a", id, id) }
 		ctx, cancel := context.WithCancel(t.Context())
 		release := holdWriter(t, s)
 		outcomes := start(put(ctx, "waiting"), put(t.Context(), "patient"))
@@ -315,39 +313,31 @@ func listen(t *testing.T, s *Store) (heard func() []string) {
 }
 
 // TestOnChange: when a writer is told that a write is done, the listeners have been told.
-func TestOnChange(t *testing.T) {
-	clock := newClock()
-	opts := testOptions(t)
-	opts.Now = clock.now
-	s := mustOpen(t, opts)
+func TestOnChange(t *testing.T) { inBubble(t, testOnChange) }
+
+func testOnChange(t *testing.T, s *Store) {
 	ctx := t.Context()
 	heard := listen(t, s)
-	first := func(_ any, err error) error { return err }
-	remove := func(force bool) error {
-		return first(s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "a", ForceDeleteWithoutRecovery: force}))
-	}
 	stage := func() error {
 		return s.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: "a", VersionStage: "green", MoveToVersion: "v1"})
 	}
-	mustCreate(t, s, "a", "v1", "one")
-	heard()
 	for _, step := range []struct {
 		what string
 		do   func() error
 		want []string
 		err  error
 	}{
-		{"put", putter(s, "a", "v2", "two"), []string{"a"}, nil},
-		{"a repeated put", putter(s, "a", "v2", "two"), nil, nil},
-		{"a refused put", putter(s, "a", "v2", "other"), nil, upstream.ErrExists},
+		{"put", putter(s, "a", "v1", "one"), []string{"a"}, nil},
+		{"a repeated put", putter(s, "a", "v1", "one"), nil, nil},
+		{"a refused put", putter(s, "a", "v1", "other"), nil, upstream.ErrExists},
 		{"stage", stage, []string{"a"}, nil},
 		{"a label that is there", stage, nil, nil},
-		{"delete", func() error { return remove(false) }, []string{"a"}, nil},
+		{"delete", func() error { mustDelete(t, s, "a", 30); return nil }, []string{"a"}, nil},
 		{"restore", func() error { return s.RestoreSecret(ctx, "a") }, []string{"a"}, nil},
-		{"delete again", func() error { return remove(false) }, []string{"a"}, nil},
-		{"purge", func() error { clock.advance(31 * day); return first(s.purgeDue(ctx)) }, []string{"a"}, nil},
+		{"delete again", func() error { mustDelete(t, s, "a", 30); return nil }, []string{"a"}, nil},
+		{"purge", func() error { time.Sleep(31 * day); _, err := s.purgeDue(ctx); return err }, []string{"a"}, nil},
 		{"create", func() error { mustCreate(t, s, "a", "v1", "one"); return nil }, []string{"a"}, nil},
-		{"forced delete", func() error { return remove(true) }, []string{"a"}, nil},
+		{"forced delete", func() error { forceDelete(t, s, "a"); return nil }, []string{"a"}, nil},
 	} {
 		wantErr(t, step.do(), step.err)
 		if got := heard(); !slices.Equal(got, step.want) {
@@ -392,13 +382,29 @@ func TestEverythingAtOnce(t *testing.T) {
 	if testing.Short() {
 		rounds = 5
 	}
+	try := func(err error) {
+		if err != nil && upstream.Status(err) >= 500 {
+			t.Error(err)
+		}
+	}
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range rounds {
-				for _, err := range everything(ctx, s, g, i) {
-					if err != nil && upstream.Status(err) >= 500 {
-						t.Error(err)
-					}
+				name := upstream.SecretName(fmt.Sprint("s/", (g+i)%5))
+				s.OnChange(func(upstream.SecretName) {})()
+				_ = s.Stats()
+				try(only(s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v0", SecretData: secret("x")})))
+				for _, call := range upstreamtest.EveryCall(ctx, s, name) {
+					try(call.Run())
+				}
+				try(putter(s, string(name), fmt.Sprint("v", i%12), fmt.Sprint(i%2))())
+				try(only(s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: i%9 == 0})))
+				if g == 0 && i%10 == 0 {
+					try(only(s.RotateKey(ctx)))
+				}
+				if g == 1 && i%10 == 0 {
+					try(s.Reencrypt(ctx, nil))
+					try(only(s.Keys()))
 				}
 			}
 		})
@@ -407,33 +413,4 @@ func TestEverythingAtOnce(t *testing.T) {
 	cancel()
 	background.Wait()
 	checkRules(t, s)
-}
-
-// everything is round i of goroutine g.
-func everything(ctx context.Context, s *Store, g, i int) []error {
-	name := upstream.SecretName(fmt.Sprint("s/", (g+i)%5))
-	names, id := []upstream.SecretName{name}, upstream.VersionID(fmt.Sprint("v", i%12))
-	first := func(_ any, err error) error { return err }
-	s.OnChange(func(upstream.SecretName) {})()
-	_ = s.Stats()
-	errs := []error{
-		first(s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v0", SecretData: secret("x")})),
-		putter(s, string(name), string(id), fmt.Sprint(i%2))(),
-		first(get(s, string(name))),
-		s.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: name, VersionStage: "green", MoveToVersion: id}),
-		first(s.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{SecretName: name})),
-		s.TagResources(ctx, names, []upstream.Tag{{Key: fmt.Sprint("k", i%20), Value: "v"}}),
-		first(s.ListSecrets(ctx, upstream.ListSecretsInput{FetchTags: true})),
-		first(s.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: names})),
-		first(s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: i%9 == 0})),
-		s.RestoreSecret(ctx, name),
-		s.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: names, All: true}),
-	}
-	switch {
-	case g == 0 && i%10 == 0:
-		errs = append(errs, first(s.RotateKey(ctx)))
-	case g == 1 && i%10 == 0:
-		errs = append(errs, s.Reencrypt(ctx, func(int, int) {}), first(s.Keys()))
-	}
-	return errs
 }

@@ -28,149 +28,110 @@ func TestFilesBelongToTheirOwnerOnly(t *testing.T) {
 	}
 	defer openUmask()()
 	opts := testOptions(t)
-	mustOpen(t, opts).Close()
+	must(t, mustOpen(t, opts).Close())
 	// What killed processes left behind goes, whether the file is there already or not.
 	for _, path := range []string{opts.Database, opts.Keyring} {
 		for _, name := range []string{".new-1", "1234567890"} {
-			if err := os.WriteFile(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+name), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+name), nil, 0o600))
 		}
 	}
 	s := mustOpen(t, opts)
 	mustCreate(t, s, "a", "v1", "one")
 	check := func() {
 		t.Helper()
-		for path, want := range map[string]os.FileMode{
-			opts.Database: 0o600, filepath.Dir(opts.Database): 0o700,
-			opts.Keyring: 0o600, filepath.Dir(opts.Keyring): 0o700,
-		} {
-			st, err := os.Stat(path)
-			if err != nil {
-				t.Fatal(err)
+		for _, path := range []string{opts.Database, opts.Keyring} {
+			for path, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
+				st, err := os.Stat(path)
+				must(t, err)
+				if got := st.Mode().Perm(); got != want {
+					t.Errorf("%s has mode %04o, want %04o", path, got, want)
+				}
 			}
-			if got := st.Mode().Perm(); got != want {
-				t.Errorf("%s has mode %04o, want %04o", path, got, want)
-			}
-		}
-		for _, dir := range []string{filepath.Dir(opts.Database), filepath.Dir(opts.Keyring)} {
-			if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
-				t.Errorf("left behind in %s: %v, %v", dir, files, err)
+			if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 1 {
+				t.Errorf("left behind beside %s: %v, %v", path, files, err)
 			}
 		}
 	}
 	check()
-	if _, err := s.RotateKey(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	mustRotate(t, s)
 	check()
 }
 
 func TestABadKeyringIsRefusedBeforeAnythingIsCreated(t *testing.T) {
 	keyring := filepath.Join(t.TempDir(), "keyring.json")
-	if _, err := keyfile.CreateKeyring(keyring); err != nil {
-		t.Fatal(err)
-	}
-	good, err := os.ReadFile(keyring)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, err := keyfile.CreateKeyring(keyring)
+	must(t, err)
+	good := string(readFile(t, keyring))
 	for _, test := range []struct {
 		name, content string
 		mode          os.FileMode
 		credential    bool
-		want          string
+		want          string // empty: it opens
 	}{
 		{"not a keyring", "something else", 0o600, false, "not a Tink keyset"},
-		{"others can read it", string(good), 0o640, false, "chmod 600 " + keyring},
-		{"others can read the credential", string(good), 0o444, true, "chmod 600 " + keyring},
-		{"a credential", string(good), 0o440, true, ""},
-		{"nobody can write it", string(good), 0o400, false, ""},
+		{"others can read it", good, 0o640, false, "chmod 600 " + keyring},
+		{"others can read the credential", good, 0o444, true, "chmod 600 " + keyring},
+		{"a credential", good, 0o440, true, ""},
+		{"nobody can write it", good, 0o400, false, ""},
 	} {
 		if runtime.GOOS == "windows" && strings.Contains(test.want, "chmod") {
 			continue // no modes there
 		}
-		if err := errors.Join(os.Remove(keyring), os.WriteFile(keyring, []byte(test.content), test.mode), os.Chmod(keyring, test.mode)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.Remove(keyring), os.WriteFile(keyring, []byte(test.content), test.mode), os.Chmod(keyring, test.mode)))
 		opts := testOptions(t)
 		opts.Keyring, opts.KeyringIsCredential = keyring, test.credential
 		s, err := Open(opts)
-		if test.want == "" {
-			if err != nil {
-				t.Errorf("%s: %v", test.name, err)
-				continue
-			}
-			s.Close()
-			continue
+		if err == nil {
+			must(t, s.Close())
 		}
-		if err == nil || !strings.Contains(err.Error(), test.want) {
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v", test.name, err)
 		}
-		if _, err := os.Stat(filepath.Dir(opts.Database)); err == nil {
+		if err != nil && exists(filepath.Dir(opts.Database)) {
 			t.Errorf("%s: a database folder was created", test.name)
 		}
 	}
 }
 
 func TestWarnings(t *testing.T) {
-	var log upstreamtest.Buffer
 	dir := t.TempDir()
-	opts := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json"), Logger: log.Logger()}
-	mustOpen(t, opts).Close()
-	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "move it to another volume") {
-		t.Errorf("no warning about the shared folder: %s", log.String())
+	logOf := func(opts Options) string {
+		var log upstreamtest.Buffer
+		opts.Logger = log.Logger()
+		must(t, mustOpen(t, opts).Close())
+		return log.String()
 	}
-	opts = testOptions(t)
-	log = upstreamtest.Buffer{}
-	opts.Logger = log.Logger()
-	mustOpen(t, opts).Close()
-	if strings.Contains(log.String(), "WARN") {
-		t.Errorf("a warning without reason: %s", log.String())
+	shared := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json")}
+	if log := logOf(shared); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "move it to another volume") {
+		t.Errorf("no warning about the shared folder: %s", log)
+	}
+	opts := testOptions(t)
+	if log := logOf(opts); strings.Contains(log, "WARN") {
+		t.Errorf("a warning without reason: %s", log)
 	}
 	if runtime.GOOS == "windows" {
 		return
 	}
-	if err := os.Chmod(opts.Database, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	mustOpen(t, opts).Close()
-	if !strings.Contains(log.String(), "chmod 600 "+opts.Database) {
-		t.Errorf("no warning about the mode: %s", log.String())
+	must(t, os.Chmod(opts.Database, 0o644))
+	if log := logOf(opts); !strings.Contains(log, "chmod 600 "+opts.Database) {
+		t.Errorf("no warning about the mode: %s", log)
 	}
 }
 
 func TestALostKeyringIsNotReplaced(t *testing.T) {
-	opts := testOptions(t)
-	s := mustOpen(t, opts)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// Without secrets nothing is lost.
-	if err := os.Remove(opts.Keyring); err != nil {
-		t.Fatal(err)
-	}
-	s = mustOpen(t, opts)
+	opts, other := testOptions(t), testOptions(t)
+	must(t, errors.Join(mustOpen(t, opts).Close(), mustOpen(t, other).Close(), os.Remove(opts.Keyring)))
+	s := mustOpen(t, opts) // without secrets nothing is lost
 	mustCreate(t, s, "a", "v1", "one")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(opts.Keyring)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(opts.Keyring); err != nil {
-		t.Fatal(err)
-	}
-	_, err = Open(opts)
+	must(t, s.Close())
+	text := readFile(t, opts.Keyring)
+	must(t, os.Remove(opts.Keyring))
+	_, err := Open(opts)
 	wantErr(t, err, ErrKeyLost)
 	wantErr(t, err, upstream.ErrKeyNotFound)
-	if _, err := os.Stat(opts.Keyring); err == nil {
+	if exists(opts.Keyring) {
 		t.Error("a new keyring was made over existing data")
 	}
-
-	other := testOptions(t)
-	mustOpen(t, other).Close()
 	mixed := opts
 	mixed.Keyring = other.Keyring
 	_, err = Open(mixed)
@@ -178,31 +139,31 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 	if err != nil && !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("the error names no secret: %v", err)
 	}
-
-	if err := os.WriteFile(opts.Keyring, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(opts.Keyring, text, 0o600))
 	wantValue(t, mustOpen(t, opts), "a", "one")
 }
 
-// keyOf returns the EncryptionKeyId of a secret.
-func keyOf(t *testing.T, s *Store, name string) string {
+// wantKey checks the EncryptionKeyId of secrets.
+func wantKey(t *testing.T, s *Store, want string, names ...upstream.SecretName) {
 	t.Helper()
-	m, err := s.DescribeSecret(context.Background(), upstream.SecretName(name), false)
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range names {
+		if m, err := s.DescribeSecret(t.Context(), name, false); err != nil || m.EncryptionKeyID != want {
+			t.Errorf("%s: key %s, %v; want %s", name, m.EncryptionKeyID, err, want)
+		}
 	}
-	return m.EncryptionKeyID
 }
 
-func primaryOf(t *testing.T, s *Store) string {
-	t.Helper()
+func mustKeys(tb testing.TB, s *Store) []Key {
+	tb.Helper()
 	keys, err := s.Keys()
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(keys, func(k Key) bool { return k.Primary })
-	return keys[i].ID
+	must(tb, err)
+	return keys
+}
+
+func primaryOf(tb testing.TB, s *Store) Key {
+	tb.Helper()
+	keys := mustKeys(tb, s)
+	return keys[slices.IndexFunc(keys, func(k Key) bool { return k.Primary })]
 }
 
 func TestRotation(t *testing.T) {
@@ -210,47 +171,31 @@ func TestRotation(t *testing.T) {
 	opts := testOptions(t)
 	opts.Now = clock.now
 	s := mustOpen(t, opts)
-	ctx := context.Background()
-	first := primaryOf(t, s)
-	mustCreate(t, s, "plain", "v1", "one")
-	_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "named", VersionID: "v1", SecretData: secret("one"), EncryptionKeyID: first})
-	if err != nil {
-		t.Fatal(err)
+	ctx := t.Context()
+	first := primaryOf(t, s).ID
+	create := func(name upstream.SecretName, key string) error {
+		_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: secret("one"), EncryptionKeyID: key})
+		return err
 	}
+	must(t, errors.Join(create("plain", ""), create("named", first)))
 	for _, unknown := range []string{"1", "x", "-1", "0", "00" + first, "4294967296"} {
-		_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "unknown", VersionID: "v1", SecretData: secret("x"), EncryptionKeyID: unknown})
-		wantErr(t, err, upstream.ErrKeyNotFound)
+		wantErr(t, create("unknown", unknown), upstream.ErrKeyNotFound)
 	}
-	if got := keyOf(t, s, "plain"); got != first {
-		t.Errorf("key %s, want %s", got, first)
-	}
+	wantKey(t, s, first, "plain")
 
 	clock.advance(time.Hour)
-	second, err := s.RotateKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second == first || primaryOf(t, s) != second {
-		t.Errorf("primary is %s after a rotation from %s to %s", primaryOf(t, s), first, second)
+	second := mustRotate(t, s)
+	if second == first || primaryOf(t, s).ID != second {
+		t.Errorf("primary is %s after a rotation from %s to %s", primaryOf(t, s).ID, first, second)
 	}
 	wantValue(t, s, "plain", "one")
-	if got := keyOf(t, s, "plain"); got != first {
-		t.Errorf("the current value is sealed with %s, but described with %s", first, got)
-	}
+	wantKey(t, s, first, "plain") // which seals the current value
 	mustPut(t, s, "plain", "v2", "two")
 	mustPut(t, s, "named", "v2", "two")
-	if got := keyOf(t, s, "plain"); got != second {
-		t.Errorf("a new value: key %s, want the new primary %s", got, second)
-	}
-	if got := keyOf(t, s, "named"); got != first {
-		t.Errorf("a secret with a key of its own: key %s, want %s", got, first)
-	}
-	keys, err := s.Keys()
-	if err != nil {
-		t.Fatal(err)
-	}
+	wantKey(t, s, second, "plain")
+	wantKey(t, s, first, "named") // a key of its own
 	start := newClock().now()
-	if want := []Key{
+	if keys, want := mustKeys(t, s), []Key{
 		{ID: first, Status: "enabled", CreateTime: start, Secrets: 1, Values: 3},
 		{ID: second, Status: "enabled", Primary: true, CreateTime: start.Add(time.Hour), Secrets: 1, Values: 1},
 	}; !slices.Equal(keys, want) {
@@ -258,36 +203,27 @@ func TestRotation(t *testing.T) {
 	}
 
 	var progress []string
-	if err := s.Reencrypt(ctx, func(done, total int) { progress = append(progress, fmt.Sprint(done, "/", total)) }); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.Reencrypt(ctx, func(done, total int) { progress = append(progress, fmt.Sprint(done, "/", total)) }))
 	if len(progress) == 0 || progress[len(progress)-1] != "2/2" {
 		t.Errorf("progress %v", progress)
 	}
-	for _, name := range []string{"plain", "named"} {
-		if got := keyOf(t, s, name); got != second {
-			t.Errorf("%s after re-encryption: key %s, want %s", name, got, second)
-		}
-		wantValue(t, s, name, "two")
-		wantValue(t, s, name+":ACSPrevious", "one")
-	}
+	wantKey(t, s, second, "plain", "named")
 	commits := s.Stats().Commits
-	if err := s.Reencrypt(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.Reencrypt(ctx, nil))
 	if s.Stats().Commits != commits {
 		t.Error("re-encrypting again wrote something")
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.Close())
 
 	// The old key is no longer needed and can be taken out.
 	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Delete(mustKeyID(t, first)) })
 	s = mustOpen(t, opts)
-	wantValue(t, s, "named:ACSPrevious", "one")
-	if keys, err := s.Keys(); err != nil || len(keys) != 1 || keys[0].Values != 4 || keys[0].Secrets != 2 {
-		t.Errorf("keys %+v, %v", keys, err)
+	for _, name := range []string{"plain", "named"} {
+		wantValue(t, s, name, "two")
+		wantValue(t, s, name+":ACSPrevious", "one")
+	}
+	if keys := mustKeys(t, s); len(keys) != 1 || keys[0].Values != 4 || keys[0].Secrets != 2 {
+		t.Errorf("keys %+v", keys)
 	}
 }
 
@@ -303,42 +239,25 @@ func mustKeyID(t *testing.T, text string) uint32 {
 // rewriteKeyring changes a keyring as another program would.
 func rewriteKeyring(t *testing.T, path string, change func(*keyset.Manager) error) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(readFile(t, path))))
+	must(t, err)
 	m := keyset.NewManagerFromHandle(handle)
-	if err := change(m); err != nil {
-		t.Fatal(err)
-	}
-	if handle, err = m.Handle(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, change(m))
+	handle, err = m.Handle()
+	must(t, err)
 	var buf bytes.Buffer
-	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)))
+	must(t, os.WriteFile(path, buf.Bytes(), 0o600))
 }
 
 func TestADisabledKeyThatIsNeeded(t *testing.T) {
 	opts := testOptions(t)
 	s := mustOpen(t, opts)
-	first := primaryOf(t, s)
+	first := primaryOf(t, s).ID
 	mustCreate(t, s, "a", "v1", "one")
-	if _, err := s.RotateKey(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	mustRotate(t, s)
 	mustPut(t, s, "a", "v2", "two") // seals the metadata with the new key; v1 still needs the old one
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.Close())
 	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Disable(mustKeyID(t, first)) })
 	_, err := Open(opts)
 	wantErr(t, err, ErrKeyLost)
@@ -359,76 +278,51 @@ func TestRotationMindsTheFile(t *testing.T) {
 		added, err = m.Add(aead.AES256GCMKeyTemplate())
 		return err
 	})
-	if _, err := s.RotateKey(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	keys, err := s.Keys()
-	if err != nil || len(keys) != 3 || keys[1].ID != formatKeyID(added) {
-		t.Errorf("keys %+v, %v", keys, err)
+	mustRotate(t, s)
+	if keys := mustKeys(t, s); len(keys) != 3 || keys[1].ID != formatKeyID(added) {
+		t.Errorf("keys %+v", keys)
 	}
 	// A keyring that is not the one in use is left alone.
 	other := testOptions(t)
-	mustOpen(t, other).Close()
-	text, err := os.ReadFile(other.Keyring)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(opts.Keyring, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, err = s.RotateKey(context.Background())
+	must(t, mustOpen(t, other).Close())
+	text := readFile(t, other.Keyring)
+	must(t, os.WriteFile(opts.Keyring, text, 0o600))
+	_, err := s.RotateKey(t.Context())
 	wantErr(t, err, ErrKeyLost)
-	if after, _ := os.ReadFile(opts.Keyring); !bytes.Equal(after, text) {
+	if !bytes.Equal(readFile(t, opts.Keyring), text) {
 		t.Error("the file was changed")
 	}
-	if err := os.Remove(opts.Keyring); err != nil {
-		t.Fatal(err)
-	}
-	if _, err = s.RotateKey(context.Background()); err == nil {
-		t.Error("rotated without a file")
-	}
-	if _, err := os.Stat(opts.Keyring); err == nil {
-		t.Error("a file was made")
+	must(t, os.Remove(opts.Keyring))
+	if _, err = s.RotateKey(t.Context()); err == nil || exists(opts.Keyring) {
+		t.Errorf("rotated without a file: %v", err)
 	}
 	wantValue(t, s, "a", "one")
 	mustPut(t, s, "a", "v2", "two")
 }
 
+// TestAReencryptionThatIsCancelled: every value stays readable, and the next one goes on where
+// this one was.
 func TestAReencryptionThatIsCancelled(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
-	for i := range 100 {
-		mustCreate(t, s, fmt.Sprint("s/", i), "v1", strings.Repeat("x", 30_000))
+	const secrets = 100
+	value := func(i int) string { return fmt.Sprint(i, strings.Repeat("x", 30_000)) }
+	for i := range secrets {
+		mustCreate(t, s, fmt.Sprint("s/", i), "v1", value(i))
 	}
-	if _, err := s.RotateKey(context.Background()); err != nil {
-		t.Fatal(err)
+	mustRotate(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := 0
+	wantErr(t, s.Reencrypt(ctx, func(n, _ int) { done = n; cancel() }), context.Canceled)
+	s = reopen(t, s)
+	for i := range secrets {
+		wantValue(t, s, fmt.Sprint("s/", i), value(i))
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	err := s.Reencrypt(ctx, func(done, total int) {
-		if done >= total {
-			t.Error("it all fits into one batch: the test shows nothing")
-		}
-		cancel()
-	})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	if n := primaryOf(t, s).Values; n == 0 || n != done || n == secrets {
+		t.Errorf("%d values are under the primary key, %d are said to be", n, done)
 	}
 	var dones []int
-	if err := s.Reencrypt(context.Background(), func(done, _ int) { dones = append(dones, done) }); err != nil {
-		t.Fatal(err)
+	must(t, s.Reencrypt(t.Context(), func(done, _ int) { dones = append(dones, done) }))
+	if !slices.IsSorted(dones) || len(dones) < 2 || dones[len(dones)-1] != secrets || primaryOf(t, s).Values != secrets {
+		t.Errorf("progress %v, then %d values are under the primary key", dones, primaryOf(t, s).Values)
 	}
-	if !slices.IsSorted(dones) || dones[len(dones)-1] != 100 || len(dones) < 2 {
-		t.Errorf("progress %v", dones)
-	}
-	if n := valuesUnder(mustKeys(t, s), primaryOf(t, s)); n != 100 {
-		t.Errorf("%d values are under the primary key", n)
-	}
-}
-
-func mustKeys(t *testing.T, s *Store) []Key {
-	t.Helper()
-	keys, err := s.Keys()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return keys
 }

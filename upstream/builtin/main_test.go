@@ -60,28 +60,55 @@ func testOptions(tb testing.TB) Options {
 func mustOpen(tb testing.TB, opts Options) *Store {
 	tb.Helper()
 	s, err := Open(opts)
-	if err != nil {
-		tb.Fatalf("open: %v", err)
-	}
+	must(tb, err)
 	tb.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			tb.Errorf("close: %v", err)
-		}
+		wantErr(tb, s.Close(), nil)
 		checkFile(tb, opts.Database)
 	})
 	return s
 }
 
+// reopen closes a built-in backend and opens it again.
+func reopen(tb testing.TB, s *Store) *Store {
+	tb.Helper()
+	must(tb, s.Close())
+	return mustOpen(tb, s.opts)
+}
+
 // checkFile reports what is wrong with the structure of a database that nobody has open.
 func checkFile(tb testing.TB, path string) {
 	tb.Helper()
-	content, err := os.ReadFile(path)
-	if err == nil {
-		err = verifyPages(bytes.NewReader(content), int64(len(content)))
-	}
+	content := readFile(tb, path)
+	wantErr(tb, verifyPages(bytes.NewReader(content), int64(len(content))), nil)
+}
+
+// fatal is what both package testing and package rapid have.
+type fatal interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+func must(tb fatal, err error) {
+	tb.Helper()
 	if err != nil {
-		tb.Errorf("check: %v", err)
+		tb.Fatal(err)
 	}
+}
+
+// only returns the error of a call that has an answer too.
+func only[T any](_ T, err error) error { return err }
+
+func readFile(tb testing.TB, path string) []byte {
+	tb.Helper()
+	content, err := os.ReadFile(path)
+	must(tb, err)
+	return content
+}
+
+// exists reports whether there is something at path.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func mustCreate(tb testing.TB, s *Store, name, id, data string) {
@@ -89,9 +116,7 @@ func mustCreate(tb testing.TB, s *Store, name, id, data string) {
 	_, err := s.CreateSecret(context.Background(), upstream.CreateSecretInput{
 		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data),
 	})
-	if err != nil {
-		tb.Fatalf("create %s: %v", name, err)
-	}
+	must(tb, err)
 }
 
 func mustPut(tb testing.TB, s *Store, name, id, data string, stages ...upstream.VersionStage) {
@@ -99,9 +124,27 @@ func mustPut(tb testing.TB, s *Store, name, id, data string, stages ...upstream.
 	_, err := s.PutSecretValue(context.Background(), upstream.PutSecretValueInput{
 		SecretName: upstream.SecretName(name), VersionID: upstream.VersionID(id), SecretData: secret(data), VersionStages: stages,
 	})
-	if err != nil {
-		tb.Fatalf("put %s %s: %v", name, id, err)
-	}
+	must(tb, err)
+}
+
+func mustDelete(tb testing.TB, s *Store, name string, days int) time.Time {
+	tb.Helper()
+	at, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), RecoveryWindowInDays: days})
+	must(tb, err)
+	return at
+}
+
+func forceDelete(tb testing.TB, s *Store, name string) {
+	tb.Helper()
+	_, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), ForceDeleteWithoutRecovery: true})
+	must(tb, err)
+}
+
+func mustRotate(tb testing.TB, s *Store) (id string) {
+	tb.Helper()
+	id, err := s.RotateKey(context.Background())
+	must(tb, err)
+	return id
 }
 
 // get returns the value that ref, as ParseSecretRef reads it, stands for.

@@ -167,20 +167,14 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 			sys.clock.advance(oneOf(t, "by", []time.Duration{time.Second, time.Minute, time.Hour, 7 * day, 7*day - time.Second, 30 * day}))
 		},
 		"purge": func(t *rapid.T) {
-			if _, err := sys.store.purgeDue(ctx); err != nil {
-				t.Fatal(err)
-			}
+			must(t, only(sys.store.purgeDue(ctx)))
 		},
 		"rotate": func(t *rapid.T) {
 			if rapid.IntRange(0, 9).Draw(t, "really") > 0 { // each makes the keyring longer
 				return
 			}
-			if _, err := sys.store.RotateKey(ctx); err != nil {
-				t.Fatal(err)
-			}
-			if err := sys.store.Reencrypt(ctx, nil); err != nil {
-				t.Fatal(err)
-			}
+			must(t, only(sys.store.RotateKey(ctx)))
+			must(t, sys.store.Reencrypt(ctx, nil))
 		},
 		"reopen": func(t *rapid.T) {
 			if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
@@ -213,16 +207,12 @@ func (sys *system) delete(t *rapid.T, in upstream.DeleteSecretInput) {
 	sys.compare(t, in.SecretName)
 }
 
-func (sys *system) reopen(tb interface{ Fatal(...any) }) {
+func (sys *system) reopen(tb fatal) {
 	if sys.store != nil {
-		if err := sys.store.Close(); err != nil {
-			tb.Fatal(err)
-		}
+		must(tb, sys.store.Close())
 	}
 	s, err := Open(sys.opts)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	must(tb, err)
 	s.db.NoSync = true // what is durable is for other tests
 	sys.store = s
 }
@@ -280,9 +270,7 @@ func TestModel(t *testing.T) {
 		sequences = "100"
 	}
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set(sequences); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.Value.Set(sequences))
 		defer func() { _ = f.Value.Set(f.DefValue) }()
 	}
 	clock := newClock()
@@ -293,9 +281,7 @@ func TestModel(t *testing.T) {
 		sys.opts.MaxVersions, sys.opts.Now = limit, clock.now
 		sys.reopen(t)
 		defer func() {
-			if err := sys.store.Close(); err != nil {
-				t.Error(err)
-			}
+			wantErr(t, sys.store.Close(), nil)
 			checkFile(t, sys.opts.Database)
 		}()
 		systems[limit] = sys

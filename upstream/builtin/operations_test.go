@@ -17,9 +17,8 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
-// TestRefusals: an error names operation and fault, and nothing is written. What a request says
-// by itself is checked in package upstream; here is what needs the database, and one bad request
-// of each operation.
+// TestRefusals: a refusal says what is wrong, and nothing is written. What a request says by
+// itself is checked in package upstream; here is what needs the database.
 func TestRefusals(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
 	mustCreate(t, s, "a", "v1", "one")
@@ -27,19 +26,11 @@ func TestRefusals(t *testing.T) {
 	mustDelete(t, s, "deleted", 7)
 	ctx := t.Context()
 	create := func(name upstream.SecretName, key string) error {
-		_, err := s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: secret("one"), EncryptionKeyID: key})
-		return err
+		return only(s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: secret("one"), EncryptionKeyID: key}))
 	}
-	put := func(name upstream.SecretName, id upstream.VersionID, data, dataType string) error {
-		_, err := s.PutSecretValue(ctx, upstream.PutSecretValueInput{SecretName: name, VersionID: id, SecretData: secret(data), SecretDataType: dataType})
-		return err
+	rows := func(token string) error {
+		return only(s.ListTagResources(ctx, upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a"}, NextToken: token}))
 	}
-	remove := func(name upstream.SecretName, days int) error {
-		_, err := s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name, RecoveryWindowInDays: days})
-		return err
-	}
-	rows := func(in upstream.ListTagResourcesInput) error { _, err := s.ListTagResources(ctx, in); return err }
-	first := func(_ any, err error) error { return err }
 	commits := s.Stats().Commits
 	for _, test := range []struct {
 		name string
@@ -47,33 +38,19 @@ func TestRefusals(t *testing.T) {
 		want error
 		says string // part of the message
 	}{
-		{"create without a name", create("", ""), upstream.ErrMissingParameter, "CreateSecret"},
 		{"a taken name", create("a", ""), upstream.ErrExists, `"a"`},
 		{"a name that waits for deletion", create("deleted", ""), upstream.ErrPendingDeletion, "deleted"},
 		{"a key that is not there", create("new", "1"), upstream.ErrKeyNotFound, "1"},
-		{"put nothing", put("a", "v2", "", ""), upstream.ErrMissingParameter, "PutSecretValue"},
-		{"put to nothing", put("missing", "v2", "two", ""), upstream.ErrNotFound, "missing"},
-		{"put to a deleted secret", put("deleted", "v2", "two", ""), upstream.ErrPendingDeletion, "restore"},
-		{"put other data", put("a", "v1", "other", ""), upstream.ErrExists, "v1"},
-		{"get a bad name", first(s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a b"})), upstream.ErrInvalidParameter, "SecretName"},
-		{"describe a bad name", first(s.DescribeSecret(ctx, "a b", true)), upstream.ErrInvalidParameter, "SecretName"},
-		{"a bad label", s.UpdateSecretVersionStage(ctx, upstream.UpdateSecretVersionStageInput{SecretName: "a", VersionStage: "a b"}), upstream.ErrInvalidParameter, "VersionStage"},
-		{"a bad page of secrets", first(s.ListSecrets(ctx, upstream.ListSecretsInput{Page: upstream.Page{Size: 101}})), upstream.ErrInvalidParameter, "PageSize"},
-		{"a bad page of versions", first(s.ListSecretVersionIDs(ctx, upstream.ListSecretVersionIDsInput{SecretName: "a", Page: upstream.Page{Number: -1}})), upstream.ErrInvalidParameter, "PageNumber"},
-		{"no tags", s.TagResources(ctx, []upstream.SecretName{"a"}, nil), upstream.ErrMissingParameter, "Tags"},
-		{"untag nothing", s.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{"a"}}), upstream.ErrMissingParameter, "TagKeys"},
-		{"tag rows of nothing", rows(upstream.ListTagResourcesInput{}), upstream.ErrMissingParameter, "ResourceId"},
-		{"a token that is none", rows(upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a"}, NextToken: "!"}), upstream.ErrInvalidParameter, "NextToken"},
-		{"a token of another kind", rows(upstream.ListTagResourcesInput{SecretNames: []upstream.SecretName{"a"}, NextToken: base64.RawURLEncoding.EncodeToString([]byte("a b\x00c"))}), upstream.ErrInvalidParameter, "NextToken"},
-		{"custom data", s.UpdateSecret(ctx, upstream.UpdateSecretInput{SecretName: "a", CustomData: map[string]string{"k": "v"}}), upstream.ErrInvalidParameter, "CustomData"},
-		{"a short window", remove("a", 6), upstream.ErrInvalidParameter, "7 to 30"},
+		{"put to nothing", putter(s, "missing", "v2", "two")(), upstream.ErrNotFound, "missing"},
+		{"put to a deleted secret", putter(s, "deleted", "v2", "two")(), upstream.ErrPendingDeletion, "restore"},
+		{"put other data", putter(s, "a", "v1", "other")(), upstream.ErrExists, "v1"},
+		{"a token that is none", rows("!"), upstream.ErrInvalidParameter, "NextToken"},
+		{"a token of another kind", rows(base64.RawURLEncoding.EncodeToString([]byte("a b\x00c"))), upstream.ErrInvalidParameter, "NextToken"},
 		{"restore a live secret", s.RestoreSecret(ctx, "a"), upstream.ErrNotPendingDeletion, "a"},
 		{"rotate", s.RotateSecret(ctx, "a", "v9"), upstream.ErrUnsupported, "not supported"},
 		{"a rotation policy", s.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: "a"}), upstream.ErrUnsupported, "not supported"},
-		{"a short password", first(s.GetRandomPassword(ctx, upstream.RandomPasswordInput{PasswordLength: 7})), upstream.ErrInvalidParameter, "PasswordLength"},
 	} {
-		var e *upstream.Error
-		if !errors.Is(test.err, test.want) || !errors.As(test.err, &e) || e.Op == "" || !strings.Contains(test.err.Error(), test.says) {
+		if !errors.Is(test.err, test.want) || !strings.Contains(test.err.Error(), test.says) {
 			t.Errorf("%s: got %v, want %v that says %s", test.name, test.err, test.want, test.says)
 		}
 	}
@@ -85,20 +62,14 @@ func TestRefusals(t *testing.T) {
 
 // TestNamesThatAreBeginnings keeps secrets apart whose names begin alike.
 func TestNamesThatAreBeginnings(t *testing.T) {
-	opts := testOptions(t)
-	s := mustOpen(t, opts)
+	s := mustOpen(t, testOptions(t))
 	names := []string{"a", "a/", "a/b", "a/b/c", "a-", "a=", "a@", "aa", "A"}
 	for _, name := range names {
 		mustCreate(t, s, name, "v1", name)
 		mustPut(t, s, name, "v", name+"!")
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = mustOpen(t, opts)
-	if _, err := s.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "a", ForceDeleteWithoutRecovery: true}); err != nil {
-		t.Fatal(err)
-	}
+	s = reopen(t, s)
+	forceDelete(t, s, "a")
 	for _, name := range names[1:] {
 		wantValue(t, s, name, name+"!")
 		wantValue(t, s, name+":ACSPrevious", name)
@@ -125,9 +96,7 @@ func TestFilters(t *testing.T) {
 		{SecretName: "web", Tags: []upstream.Tag{{Key: "team", Value: "prod"}}},
 	} {
 		in.VersionID, in.SecretData = "v1", secret("x")
-		if _, err := s.CreateSecret(t.Context(), in); err != nil {
-			t.Fatal(err)
-		}
+		must(t, only(s.CreateSecret(t.Context(), in)))
 	}
 	one := func(key string, values ...string) upstream.Filter { return upstream.Filter{Key: key, Values: values} }
 	for _, test := range []struct {
@@ -160,20 +129,14 @@ func TestTagPages(t *testing.T) {
 		names = append(names, upstream.SecretName(fmt.Sprintf("s/%02d", i)))
 		mustCreate(t, s, string(names[i]), "v1", "x")
 	}
-	if err := s.TagResources(ctx, names, tags); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.TagResources(ctx, names, tags))
 	var rows []upstream.TagRow
 	var sizes []int
 	for in := (upstream.ListTagResourcesInput{SecretNames: append(names, "missing")}); len(sizes) == 0 || in.NextToken != ""; {
 		out, err := s.ListTagResources(ctx, in)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		rows, sizes, in.NextToken = append(rows, out.Rows...), append(sizes, len(out.Rows)), out.NextToken
-		if err := s.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: names[:1], All: true}); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: names[:1], All: true}))
 	}
 	if !slices.Equal(sizes, []int{200, 200, 60}) {
 		t.Errorf("pages of %v rows", sizes)
@@ -208,19 +171,14 @@ func TestTheValueIsNowhere(t *testing.T) {
 	note(s, nil)
 	note(*s.keys.Load(), nil)
 	note(s.Stats(), nil)
-	_, err := s.RotateKey(ctx)
-	if err := errors.Join(err, s.Reencrypt(ctx, nil)); err != nil {
-		t.Fatal(err)
-	}
+	mustRotate(t, s)
+	must(t, s.Reencrypt(ctx, nil))
 	mustDelete(t, s, "a", 7)
 	note(s.GetSecretValue(ctx, upstream.SecretRef{SecretName: "a"}))
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	keyring, err := os.ReadFile(opts.Keyring)
-	material := regexp.MustCompile(`"value":"([^"]+)"`).FindAllStringSubmatch(string(keyring), -1)
-	if err != nil || len(material) != 2 {
-		t.Fatalf("the keyring has %d keys, %v", len(material), err)
+	must(t, s.Close())
+	material := regexp.MustCompile(`"value":"([^"]+)"`).FindAllStringSubmatch(string(readFile(t, opts.Keyring)), -1)
+	if len(material) != 2 {
+		t.Fatalf("the keyring has %d keys", len(material))
 	}
 	check := func(where, content string) {
 		if strings.Contains(content, marker) {
@@ -233,17 +191,12 @@ func TestTheValueIsNowhere(t *testing.T) {
 		}
 	}
 	check("a log or a text", log.String()+texts.String())
-	err = filepath.WalkDir(filepath.Dir(filepath.Dir(opts.Database)), func(path string, d os.DirEntry, err error) error {
+	must(t, filepath.WalkDir(filepath.Dir(filepath.Dir(opts.Database)), func(path string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			var content []byte
-			content, err = os.ReadFile(path)
-			check(path, string(content))
+			check(path, string(readFile(t, path)))
 		}
 		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
+	}))
 }
 
 // TestTimeIsInSeconds: the API counts in seconds, and so do all answers.

@@ -35,15 +35,6 @@ func wantInFile(t *testing.T, s *Store, want ...string) {
 	}
 }
 
-func mustDelete(t *testing.T, s *Store, name string, days int) time.Time {
-	t.Helper()
-	at, err := s.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), RecoveryWindowInDays: days})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return at
-}
-
 // run runs the purge until stop is called.
 func run(t *testing.T, s *Store) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
@@ -52,16 +43,20 @@ func run(t *testing.T, s *Store) (stop func()) {
 	return func() { cancel(); wantErr(t, <-stopped, nil) }
 }
 
-func TestPurge(t *testing.T) {
-	opts := testOptions(t)
+// inTime runs a test on a clock of its own and returns the log.
+func inTime(t *testing.T, test func(t *testing.T, s *Store)) string {
+	t.Helper()
 	var log upstreamtest.Buffer
-	opts.Logger = log.Logger()
 	synctest.Test(t, func(t *testing.T) {
-		s, err := Open(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+		opts := testOptions(t)
+		opts.Logger = log.Logger()
+		test(t, mustOpen(t, opts))
+	})
+	return log.String()
+}
+
+func TestPurge(t *testing.T) {
+	log := inTime(t, func(t *testing.T, s *Store) {
 		heard := listen(t, s)
 		for _, name := range []string{"kept", "restored", "seven", "thirty"} {
 			mustCreate(t, s, name, "v1", name)
@@ -78,7 +73,7 @@ func TestPurge(t *testing.T) {
 
 		time.Sleep(7*day - time.Second)
 		wantInFile(t, s, "kept", "restored", "seven", "thirty")
-		_, err = get(s, "seven")
+		_, err := get(s, "seven")
 		wantErr(t, err, upstream.ErrPendingDeletion)
 		time.Sleep(2 * time.Second)
 		wantInFile(t, s, "kept", "restored", "thirty")
@@ -92,34 +87,24 @@ func TestPurge(t *testing.T) {
 		}
 		wantValue(t, s, "restored", "restored")
 	})
-	if !strings.Contains(log.String(), "secret=seven") {
-		t.Errorf("the log does not tell: %s", log.String())
+	if !strings.Contains(log, "secret=seven") {
+		t.Errorf("the log does not tell: %s", log)
 	}
 }
 
 // TestPurgeAfterARestart: the plan is in the database, and time passes while nobody looks.
 func TestPurgeAfterARestart(t *testing.T) {
-	opts := testOptions(t)
-	synctest.Test(t, func(t *testing.T) {
-		s, err := Open(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
+	inTime(t, func(t *testing.T, s *Store) {
 		for _, name := range []string{"past", "future", "kept"} {
 			mustCreate(t, s, name, "v1", name)
 		}
 		mustDelete(t, s, "past", 7)
 		mustDelete(t, s, "future", 30)
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.Close())
 		time.Sleep(10 * day)
-		if s, err = Open(opts); err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+		s = mustOpen(t, s.opts)
 		// Invisible before the purge has run.
-		_, err = s.DescribeSecret(t.Context(), "past", false)
+		_, err := s.DescribeSecret(t.Context(), "past", false)
 		wantErr(t, err, upstream.ErrNotFound)
 		wantErr(t, s.RestoreSecret(t.Context(), "past"), upstream.ErrNotFound)
 		if out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{}); err != nil || out.TotalCount != 2 {
@@ -138,15 +123,7 @@ func TestPurgeAfterARestart(t *testing.T) {
 
 // TestPurgeIsTriedAgain: a purge that fails is reported and comes again.
 func TestPurgeIsTriedAgain(t *testing.T) {
-	opts := testOptions(t)
-	var log upstreamtest.Buffer
-	opts.Logger = log.Logger()
-	synctest.Test(t, func(t *testing.T) {
-		s, err := Open(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
+	log := inTime(t, func(t *testing.T, s *Store) {
 		mustCreate(t, s, "a", "v1", "one")
 		mustDelete(t, s, "a", 7)
 		time.Sleep(8 * day)
@@ -156,17 +133,14 @@ func TestPurgeIsTriedAgain(t *testing.T) {
 		time.Sleep(2 * purgeRetry)
 		wantInFile(t, s)
 	})
-	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "no space left") {
-		t.Errorf("the log does not tell: %s", log.String())
+	if !strings.Contains(log, "level=WARN") || !strings.Contains(log, "no space left") {
+		t.Errorf("the log does not tell: %s", log)
 	}
 }
 
 // TestPurgeSparesWhatWasRestored: a plan that was taken back after the purge looked it up.
 func TestPurgeSparesWhatWasRestored(t *testing.T) {
-	clock := newClock()
-	opts := testOptions(t)
-	opts.Now = clock.now
-	s := mustOpen(t, opts)
+	s := mustOpen(t, testOptions(t))
 	mustCreate(t, s, "a", "v1", "one")
 	s.schedule.set("a", 1)    // a plan that the record does not know
 	s.schedule.set("gone", 1) // nor any record
