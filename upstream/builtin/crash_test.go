@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -121,7 +120,6 @@ func (a acknowledged) read(line string) {
 type child struct {
 	*exec.Cmd
 	out *bufio.Reader
-	in  io.Writer
 }
 
 func startChild(tb testing.TB, mode string, opts Options) *child {
@@ -130,9 +128,9 @@ func startChild(tb testing.TB, mode string, opts Options) *child {
 	cmd.Env = append(os.Environ(), childMode+"="+mode, childMode+"_DB="+opts.Database, childMode+"_KEYRING="+opts.Keyring)
 	cmd.Stderr = os.Stderr
 	out, outErr := cmd.StdoutPipe()
-	in, inErr := cmd.StdinPipe()
+	_, inErr := cmd.StdinPipe() // open until the child has ended
 	must(tb, errors.Join(outErr, inErr, cmd.Start()))
-	return &child{cmd, bufio.NewReader(out), in}
+	return &child{cmd, bufio.NewReader(out)}
 }
 
 // kill ends the child, which may have ended by itself.
