@@ -3,7 +3,6 @@ package kmsserver_test
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -24,15 +23,7 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 	for _, name := range []string{"web/db", "web/cache", "shared", "private/db", "webmaster"} {
 		f.fake.MustCreate(t, name, "v1", "value of "+name)
 	}
-	s := newSigner(f.address)
-	call := func(action string, pairs ...string) answer {
-		t.Helper()
-		query := url.Values{"Action": {action}}
-		for i := 0; i < len(pairs); i += 2 {
-			query.Set(pairs[i], pairs[i+1])
-		}
-		return f.do(t, s.v1(t, "POST", query, nil))
-	}
+	call := func(action string, pairs ...string) answer { t.Helper(); return newSigner(f).call(t, action, pairs...) }
 	call("GetSecretValue", "SecretName", "web/db").wants(t, "allowed", 200, "")
 	call("GetSecretValue", "SecretName", "acs:kms:r:1:secret/shared").wants(t, "allowed by ARN", 200, "")
 	call("GetRandomPassword").wants(t, "an action without a secret", 200, "")
@@ -66,9 +57,7 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 		t.Errorf("batch: %s", a.raw)
 	}
 	for _, name := range []string{"web/db", "private/db"} {
-		if err := f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}}); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}}))
 	}
 	a = call("ListTagResources", "ResourceType", "secret", "Tag.1.Key", "env")
 	if a.status != 200 || strings.Contains(a.raw, "private") || !strings.Contains(a.raw, "web/db") {
@@ -88,14 +77,12 @@ func TestPagesOfFilteredListsAreRight(t *testing.T) {
 			want = append(want, name)
 		}
 		f.fake.MustCreate(t, name, "v1", "x")
-		if err := f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "other"}}); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.fake.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "other"}}))
 	}
-	s := newSigner(f.address)
+	s := newSigner(f)
 	var got []string
 	for page := 1; page <= 9; page++ {
-		a := f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListSecrets"}, "PageNumber": {fmt.Sprint(page)}, "PageSize": {"30"}}, nil))
+		a := s.call(t, "ListSecrets", "PageNumber", fmt.Sprint(page), "PageSize", "30")
 		if a.body["TotalCount"] != float64(len(want)) || a.body["PageNumber"] != float64(page) || a.body["PageSize"] != 30.0 {
 			t.Errorf("page %d: %.200s", page, a.raw)
 		}
@@ -108,7 +95,7 @@ func TestPagesOfFilteredListsAreRight(t *testing.T) {
 	}
 
 	tags := func(token string) answer {
-		return f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListTagResources"}, "ResourceType": {"secret"}, "Tag.1.Key": {"env"}, "NextToken": {token}}, nil))
+		return s.call(t, "ListTagResources", "ResourceType", "secret", "Tag.1.Key", "env", "NextToken", token)
 	}
 	got = nil
 	pages := 0
@@ -155,13 +142,9 @@ func TestAccessKeysAtFaultAreNamed(t *testing.T) {
 			t.Errorf("%s: Validate: %v", want, checked)
 		}
 	}
-	s, err := kmsserver.New(upstreamtest.NewFake(), kmsserver.Options{AccessKeys: []kmsserver.AccessKey{fullKey()}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	twice := fullKey()
 	twice.SecretFile = secret
-	err = s.SetAccessKeys([]kmsserver.AccessKey{twice, twice})
+	err := start(t).server.SetAccessKeys([]kmsserver.AccessKey{twice, twice})
 	for _, want := range []string{"accessKeys[1].id: " + keyID + ": is given to two keys: choose another", "accessKeys[1].secretFile: " + secret + ": is shared by two keys: give each its own"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the same key twice, without %q: %v", want, err)
@@ -174,31 +157,25 @@ func TestSecretFilesOfAccessKeys(t *testing.T) {
 	key := fullKey()
 	key.Secret, key.SecretFile = upstream.SecretData{}, path
 	keys := []kmsserver.AccessKey{key}
-	if err := (kmsserver.Options{AccessKeys: keys}).Validate(); err != nil {
-		t.Fatalf("a file that could be made: %v", err)
-	}
+	must(t, (kmsserver.Options{AccessKeys: keys}).Validate()) // the file could be made
 	if _, err := os.Stat(filepath.Dir(path)); err == nil {
 		t.Fatal("Validate made something")
 	}
 	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = keys })
-	s := newSigner(f.address)
+	s := newSigner(f)
 	list := func(secret string) answer {
 		s.secret = secret
-		return f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListSecrets"}}, nil))
+		return s.call(t, "ListSecrets")
 	}
 	made, err := os.ReadFile(path)
 	if err != nil || len(made) < 26 {
 		t.Fatalf("a secret of %d characters: %v", len(made), err)
 	}
 	list(strings.TrimSpace(string(made))).wants(t, "the secret that was made", 200, "")
-	if err := f.server.SetAccessKeys(keys); err != nil {
-		t.Fatal(err)
-	}
+	must(t, f.server.SetAccessKeys(keys))
 	list(strings.TrimSpace(string(made))).wants(t, "it stays", 200, "")
 	_ = os.WriteFile(path, []byte("  chosen by hand \n"), 0o600)
-	if err := f.server.SetAccessKeys(keys); err != nil {
-		t.Fatal(err)
-	}
+	must(t, f.server.SetAccessKeys(keys))
 	list("chosen by hand").wants(t, "another", 200, "")
 	if runtime.GOOS == "windows" {
 		return

@@ -1,7 +1,6 @@
 package kmsserver_test
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -34,9 +33,7 @@ func official(t *testing.T, address string, transport *http.Transport, credentia
 	config := sdk.NewConfig()
 	config.Transport = roundTripper{transport}
 	client, err := kms.NewClientWithOptions("cn-hangzhou", config, credential)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	client.Domain = address
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
@@ -103,11 +100,9 @@ func TestTheOfficialSDKOverTLS(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(ready.Certificate())
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: ready.TLS.Certificates})
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- f.server.Serve(ln, kmsserver.Signed) }()
+	must(t, err)
+	served := make(chan struct{})
+	go func() { defer close(served); f.serve(t, ln, kmsserver.Signed) }()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	client := official(t, ln.Addr().String(), transport, accessKey(keySecret))
 	client.GetConfig().Scheme = "HTTPS"
@@ -116,18 +111,10 @@ func TestTheOfficialSDKOverTLS(t *testing.T) {
 
 	// Two clients keep quiet, one in the handshake, one after a request. A shutdown waits for none.
 	quiet, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer quiet.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := f.server.Shutdown(ctx); err != nil {
-		t.Errorf("shutdown: %v", err)
-	}
-	if err := <-served; err != nil {
-		t.Errorf("serve: %v", err)
-	}
+	f.shutdown(t)
+	<-served
 }
 
 // TestTheOfficialSDK and the test after it make the calls that the SDK has for secrets, and look

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -61,7 +60,7 @@ func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, observed: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
 	opts := kmsserver.Options{
 		AccessKeys: []kmsserver.AccessKey{fullKey()},
-		Logger:     slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger:     f.log.Logger(),
 		Observe: func(action, code string, status int, _ time.Duration) {
 			_, _ = fmt.Fprintf(f.observed, "%s %s %d\n", action, code, status)
 		},
@@ -70,43 +69,50 @@ func start(t *testing.T, change ...func(*kmsserver.Options)) *fixture {
 		c(&opts)
 	}
 	var err error
-	if f.server, err = kmsserver.New(f.fake, opts); err != nil {
-		t.Fatal(err)
-	}
+	f.server, err = kmsserver.New(f.fake, opts)
+	must(t, err)
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	unix, err := net.Listen("unix", f.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	f.address = tcp.Addr().String()
-	var serving sync.WaitGroup
-	for ln, access := range map[net.Listener]kmsserver.Access{tcp: kmsserver.Signed, unix: kmsserver.Trusted} {
-		serving.Go(func() {
-			if err := f.server.Serve(ln, access); err != nil && !errors.Is(err, kmsserver.ErrServerClosed) {
-				t.Errorf("serve: %v", err)
-			}
-		})
-	}
-	webTransport := &http.Transport{}
-	localTransport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	f.web = &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
+	f.local = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", f.socket)
-	}}
-	f.web = &http.Client{Transport: webTransport, Timeout: time.Minute}
-	f.local = &http.Client{Transport: localTransport, Timeout: time.Minute}
+	}}}
+	var serving sync.WaitGroup
+	serving.Go(func() { f.serve(t, tcp, kmsserver.Signed) })
+	serving.Go(func() { f.serve(t, unix, kmsserver.Trusted) })
 	t.Cleanup(func() {
-		webTransport.CloseIdleConnections()
-		localTransport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := f.server.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
+		f.web.CloseIdleConnections()
+		f.local.CloseIdleConnections()
+		f.shutdown(t)
 		serving.Wait()
 	})
 	return f
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serve answers on ln until the shutdown, which may come before it has begun.
+func (f *fixture) serve(t *testing.T, ln net.Listener, access kmsserver.Access) {
+	if err := f.server.Serve(ln, access); err != nil && !errors.Is(err, kmsserver.ErrServerClosed) {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+func (f *fixture) shutdown(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // idle connections may stay for longer
+	defer cancel()
+	if err := f.server.Shutdown(ctx); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
 }
 
 // answer is a response that was read to its end.
@@ -125,14 +131,10 @@ func (a answer) text(name string) string {
 // read checks what every answer promises and returns it.
 func read(t *testing.T, res *http.Response, err error) answer {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	a := answer{status: res.StatusCode, header: res.Header, raw: string(raw)}
 	if err := json.Unmarshal(raw, &a.body); err != nil {
 		t.Fatalf("status %d, body %q: %v", a.status, raw, err)
@@ -157,15 +159,44 @@ func read(t *testing.T, res *http.Response, err error) answer {
 	return a
 }
 
-// call makes a call over the socket. Parameters are name, value, name, value, …
-func (f *fixture) call(t *testing.T, action string, pairs ...string) answer {
-	t.Helper()
-	values := url.Values{"Action": {action}, "Version": {"2016-01-20"}}
+// params are the parameters of a call, given as name, value, name, value, …
+func params(action string, pairs ...string) url.Values {
+	values := url.Values{"Action": {action}}
 	for i := 0; i < len(pairs); i += 2 {
 		values.Set(pairs[i], pairs[i+1])
 	}
-	res, err := f.local.PostForm("http://kms.local/", values)
+	return values
+}
+
+// call makes a call over the socket.
+func (f *fixture) call(t *testing.T, action string, pairs ...string) answer {
+	t.Helper()
+	res, err := f.local.PostForm("http://kms.local/", params(action, append(pairs, "Version", "2016-01-20")...))
 	return read(t, res, err)
+}
+
+// hanging starts n calls over the socket whose backend waits for release. Each then tells its
+// status, 0 when there was no answer.
+func (f *fixture) hanging(t *testing.T, n int) (statuses chan int, release func()) {
+	t.Helper()
+	release = f.fake.Block("ListSecrets")
+	t.Cleanup(release)
+	statuses = make(chan int, n)
+	for range n {
+		go func() { statuses <- f.status() }()
+	}
+	f.fake.AwaitCalls(t, "ListSecrets", n)
+	return statuses, release
+}
+
+// status makes a call over the socket and returns how it ends.
+func (f *fixture) status() int {
+	res, err := f.local.Get("http://kms.local/?Action=ListSecrets&Version=2016-01-20")
+	if err != nil {
+		return 0
+	}
+	_ = res.Body.Close()
+	return res.StatusCode
 }
 
 // send dials, writes what need not be a request, and returns the connection. The server may
@@ -173,9 +204,7 @@ func (f *fixture) call(t *testing.T, action string, pairs ...string) answer {
 func send(t *testing.T, network, address, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(conn, text)
@@ -449,10 +478,9 @@ func TestNoLogShowsWhatWasSent(t *testing.T) {
 	f.call(t, "PutSecretValue", "SecretName", "app/db", "VersionId", "v1", "SecretData", marker+strings.Repeat("x", 40000))
 	f.fake.FailNext("PutSecretValue", 1, upstream.ErrInternal)
 	f.call(t, "PutSecretValue", "SecretName", "app/db", "VersionId", "v2", "SecretData", marker)
-	signed := newSigner(f.address)
+	signed := newSigner(f)
 	signed.secret = marker + "-wrong"
-	res, err := f.web.Do(signed.v1(t, http.MethodPost, url.Values{"Action": {"PutSecretValue"}, "SecretName": {"a"}, "SecretData": {marker}, "VersionId": {"v1"}}, nil))
-	a := read(t, res, err)
+	a := signed.call(t, "PutSecretValue", "SecretName", "a", "SecretData", marker, "VersionId", "v1")
 	a.wants(t, "wrong secret", 400, "SignatureDoesNotMatch")
 	if strings.Contains(a.raw, "MARKER") {
 		t.Errorf("the answer repeats the secret: %s", a.raw)
@@ -516,29 +544,16 @@ func TestASlowClientIsCutOffAndOthersDoNotNotice(t *testing.T) {
 
 func TestConnectionsAreBounded(t *testing.T) {
 	f := start(t, func(o *kmsserver.Options) { o.Limits.Connections = 2 })
-	release := f.fake.Block("ListSecrets")
-	defer release()
-	done := make(chan answer, 2)
-	for range 2 {
-		go func() {
-			res, err := f.local.Get("http://kms.local/?Action=ListSecrets&Version=2016-01-20")
-			done <- read(t, res, err)
-		}()
-	}
-	f.fake.AwaitCalls(t, "ListSecrets", 2)
+	statuses, release := f.hanging(t, 2)
 	if n := f.server.Connections(); n != 2 {
 		t.Errorf("%d connections are open", n)
 	}
-	res, err := f.local.Get("http://kms.local/?Action=ListSecrets&Version=2016-01-20")
-	if err == nil {
-		_ = res.Body.Close()
-		if res.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("a third connection: status %d", res.StatusCode)
-		}
+	if status := f.status(); status != 0 && status != http.StatusServiceUnavailable {
+		t.Errorf("a third connection: status %d", status)
 	}
 	release()
-	for range 2 {
-		(<-done).wants(t, "the first two", 200, "")
+	if first, second := <-statuses, <-statuses; first != 200 || second != 200 {
+		t.Errorf("the first two: %d, %d", first, second)
 	}
 }
 
@@ -550,20 +565,11 @@ func TestACallIsBoundedInTime(t *testing.T) {
 
 func TestShutdownFinishesRunningRequests(t *testing.T) {
 	f := start(t)
-	f.call(t, "ListSecrets")      // leaves an idle connection behind
-	send(t, "unix", f.socket, "") // never sends anything
-	release := f.fake.Block("GetSecretValue")
-	f.fake.MustCreate(t, "app/db", "v1", "first")
-	answered := make(chan answer, 1)
-	go func() {
-		res, err := f.local.Get("http://kms.local/?Action=GetSecretValue&Version=2016-01-20&SecretName=app/db")
-		answered <- read(t, res, err)
-	}()
-	f.fake.AwaitCalls(t, "GetSecretValue", 1)
-	shut := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // idle connections may stay for longer
-	defer cancel()
-	go func() { shut <- f.server.Shutdown(ctx) }()
+	statuses, release := f.hanging(t, 1)
+	f.call(t, "GetRandomPassword") // leaves an idle connection behind
+	send(t, "unix", f.socket, "")  // never sends anything
+	shut := make(chan struct{})
+	go func() { defer close(shut); f.shutdown(t) }()
 	for {
 		conn, err := net.Dial("unix", f.socket)
 		if err != nil {
@@ -573,23 +579,20 @@ func TestShutdownFinishesRunningRequests(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	select {
-	case err := <-shut:
-		t.Fatalf("shut down before the request was answered: %v", err)
+	case <-shut:
+		t.Fatal("shut down before the request was answered")
 	case <-time.After(20 * time.Millisecond):
 	}
 	release()
-	a := <-answered
-	a.wants(t, "the running request", 200, "")
-	if err := <-shut; err != nil {
-		t.Errorf("shutdown: %v", err)
+	if status := <-statuses; status != 200 {
+		t.Errorf("the running request: %d", status)
 	}
+	<-shut
 	if n := f.server.Connections(); n != 0 {
 		t.Errorf("%d connections are open", n)
 	}
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "again.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if err := f.server.Serve(ln, kmsserver.Trusted); !errors.Is(err, kmsserver.ErrServerClosed) {
 		t.Errorf("serving again: %v", err)
 	}
@@ -597,23 +600,13 @@ func TestShutdownFinishesRunningRequests(t *testing.T) {
 
 func TestShutdownEndsWithItsContext(t *testing.T) {
 	f := start(t)
-	release := f.fake.Block("ListSecrets")
-	defer release()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		res, err := f.local.Get("http://kms.local/?Action=ListSecrets&Version=2016-01-20")
-		if err == nil {
-			_ = res.Body.Close()
-		}
-	}()
-	f.fake.AwaitCalls(t, "ListSecrets", 1)
+	statuses, _ := f.hanging(t, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := f.server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("shutdown: %v", err)
 	}
-	<-ended
+	<-statuses
 	for f.fake.Running("ListSecrets") > 0 { // the call was cancelled, not abandoned
 		time.Sleep(time.Millisecond)
 	}
@@ -631,21 +624,13 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 }
 
 func TestTCPIsNeverTrusted(t *testing.T) {
-	server, err := kmsserver.New(upstreamtest.NewFake(), kmsserver.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := start(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Serve(ln, kmsserver.Trusted); err == nil || !strings.Contains(err.Error(), "trusted") {
+	must(t, err)
+	if err := f.server.Serve(ln, kmsserver.Trusted); err == nil || !strings.Contains(err.Error(), "trusted") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
 		t.Error("the listener stays open")
-	}
-	if err := server.Shutdown(t.Context()); err != nil {
-		t.Error(err)
 	}
 }

@@ -181,13 +181,20 @@ func TestTheTimeWindow(t *testing.T) {
 // signer signs as an honest client does, written from the documentation and sharing nothing
 // with the server.
 type signer struct {
-	address, id, secret, token string
-	now                        time.Time
-	nonces                     int
+	*fixture
+	id, secret, token string
+	now               time.Time
+	nonces            int
 }
 
-func newSigner(address string) *signer {
-	return &signer{address: address, id: keyID, secret: keySecret, now: time.Now()}
+func newSigner(f *fixture) *signer {
+	return &signer{fixture: f, id: keyID, secret: keySecret, now: time.Now()}
+}
+
+// call makes a call that is signed as in version 1.
+func (s *signer) call(t *testing.T, action string, pairs ...string) answer {
+	t.Helper()
+	return s.do(t, s.v1(t, "POST", params(action, pairs...), nil))
 }
 
 func (s *signer) nonce() string {
@@ -228,9 +235,7 @@ func (s *signer) v1(t *testing.T, method string, query, form url.Values) *http.R
 		query.Set("Signature", base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 	}
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.address+"/?"+query.Encode(), strings.NewReader(form.Encode()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -241,9 +246,7 @@ func (s *signer) v1(t *testing.T, method string, query, form url.Values) *http.R
 func (s *signer) v3(t *testing.T, action string, query url.Values, contentType, body string, unsigned ...string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.address+"/?"+query.Encode(), strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	hash := sha256.Sum256([]byte(body))
 	headers := map[string]string{
 		"host": s.address, "x-acs-action": action, "x-acs-version": "2016-01-20", "x-acs-date": s.now.UTC().Format("2006-01-02T15:04:05Z"),
@@ -284,36 +287,38 @@ func (f *fixture) do(t *testing.T, req *http.Request) answer {
 func TestHandWrittenClients(t *testing.T) {
 	f := start(t)
 	f.fake.MustCreate(t, "app/db", "v1", "first")
-	s := newSigner(f.address)
+	s := newSigner(f)
 	const awkward = "\"\\ \n%+&=é数\u2028🔑*~"
-	f.do(t, s.v1(t, "POST", url.Values{"Action": {"PutSecretValue"}}, url.Values{"SecretName": {"app/db"}, "VersionId": {"v2"}, "SecretData": {awkward}})).wants(t, "V1 form", 200, "")
-	f.holds(t, "v2", awkward)
-	f.do(t, s.v1(t, "GET", url.Values{"Action": {"PutSecretValue"}, "SecretName": {"app/db"}, "VersionId": {"v3"}, "SecretData": {awkward + "3"}}, nil)).wants(t, "V1 GET", 200, "")
-	f.holds(t, "v3", awkward+"3")
-	f.do(t, s.v3(t, "PutSecretValue", url.Values{"SecretName": {"app/db"}, "VersionId": {"v4"}, "SecretData": {awkward + "4"}}, "", "")).wants(t, "V3 query", 200, "")
-	f.holds(t, "v4", awkward+"4")
-	form := url.Values{"SecretName": {"app/db"}, "VersionId": {"v5"}, "SecretData": {awkward + "5"}}.Encode()
-	f.do(t, s.v3(t, "PutSecretValue", url.Values{}, "application/x-www-form-urlencoded", form)).wants(t, "V3 form", 200, "")
-	f.holds(t, "v5", awkward+"5")
-	body := `{"SecretName":"app/db","VersionId":"v6","SecretData":"\"\\ \n\u00e9\ud83d\udd11","VersionStages":["ACSCurrent"],"Nothing":null}`
-	f.do(t, s.v3(t, "PutSecretValue", url.Values{}, "application/json", body)).wants(t, "V3 JSON", 200, "")
-	f.holds(t, "v6", "\"\\ \né🔑")
-	full := strings.Repeat("数", 30720/3)
-	f.do(t, s.v1(t, "POST", url.Values{"Action": {"PutSecretValue"}, "SecretName": {"app/db"}, "VersionId": {"v7"}, "SecretData": {full}}, nil)).wants(t, "V1 full length", 200, "")
-	f.holds(t, "v7", full)
+	put := func(value string) url.Values {
+		return url.Values{"SecretName": {"app/db"}, "VersionId": {"v" + value[:1]}, "SecretData": {value}}
+	}
+	with := func(values url.Values) url.Values { values.Set("Action", "PutSecretValue"); return values }
+	json := `{"SecretName":"app/db","VersionId":"v6","SecretData":"6\"\\ \n\u00e9\ud83d\udd11","VersionStages":["ACSCurrent"],"Nothing":null}`
+	full := "7" + strings.Repeat("数", 30720/3-1)
+	for _, c := range []struct {
+		what    string
+		request *http.Request
+		value   string
+	}{
+		{"V1 form", s.v1(t, "POST", params("PutSecretValue"), put("2"+awkward)), "2" + awkward},
+		{"V1 GET", s.v1(t, "GET", with(put("3"+awkward)), nil), "3" + awkward},
+		{"V3 query", s.v3(t, "PutSecretValue", put("4"+awkward), "", ""), "4" + awkward},
+		{"V3 form", s.v3(t, "PutSecretValue", url.Values{}, "application/x-www-form-urlencoded", put("5"+awkward).Encode()), "5" + awkward},
+		{"V3 JSON", s.v3(t, "PutSecretValue", url.Values{}, "application/json", json), "6\"\\ \né🔑"},
+		{"V1 full length", s.v1(t, "POST", with(put(full)), nil), full},
+	} {
+		f.do(t, c.request).wants(t, c.what, 200, "")
+		f.holds(t, "v"+c.value[:1], c.value)
+	}
 }
 
 func TestWhatASignatureMustCarry(t *testing.T) {
 	f := start(t)
 	f.fake.MustCreate(t, "app/db", "v1", "first")
-	s := newSigner(f.address)
+	s := newSigner(f)
 	v1 := func(what, code string, status int, pairs ...string) {
 		t.Helper()
-		query := url.Values{"Action": {"GetSecretValue"}, "SecretName": {"app/db"}}
-		for i := 0; i < len(pairs); i += 2 {
-			query.Set(pairs[i], pairs[i+1])
-		}
-		f.do(t, s.v1(t, "POST", query, nil)).wants(t, what, status, code)
+		s.call(t, "GetSecretValue", append(pairs, "SecretName", "app/db")...).wants(t, what, status, code)
 	}
 	v1("as it should be", "", 200)
 	v1("empty SignatureType", "", 200, "SignatureType", "")
@@ -370,9 +375,9 @@ func TestSecurityTokens(t *testing.T) {
 	f := start(t, func(o *kmsserver.Options) { o.AccessKeys[0].SecurityToken = secretData("the-token") })
 	f.fake.MustCreate(t, "app/db", "v1", "first")
 	for token, want := range map[string]string{"the-token": "", "": "MissingSecurityToken", "the-token2": "InvalidSecurityToken.MismatchWithAccessKey"} {
-		s := newSigner(f.address)
+		s := newSigner(f)
 		s.token = token
-		if code := f.do(t, s.v1(t, "GET", url.Values{"Action": {"GetSecretValue"}, "SecretName": {"app/db"}}, nil)).text("Code"); code != want {
+		if code := s.call(t, "GetSecretValue", "SecretName", "app/db").text("Code"); code != want {
 			t.Errorf("V1 with token %q: %q, want %q", token, code, want)
 		}
 		if code := f.do(t, s.v3(t, "GetSecretValue", url.Values{"SecretName": {"app/db"}}, "", "")).text("Code"); code != want {
@@ -382,16 +387,15 @@ func TestSecurityTokens(t *testing.T) {
 }
 
 func TestTheStringToSignIsSentBackUnlessItHoldsASecret(t *testing.T) {
-	f := start(t)
-	s := newSigner(f.address)
+	s := newSigner(start(t))
 	s.secret = "wrong"
-	a := f.do(t, s.v1(t, "GET", url.Values{"Action": {"GetSecretValue"}, "SecretName": {"app/db"}}, nil))
+	a := s.call(t, "GetSecretValue", "SecretName", "app/db")
 	_, theirs, found := strings.Cut(a.text("Message"), "server string to sign is:")
-	if !found || !strings.HasPrefix(theirs, "GET&%2F&AccessKeyId%3D"+keyID) || strings.Contains(theirs, "Signature%3D") {
+	if !found || !strings.HasPrefix(theirs, "POST&%2F&AccessKeyId%3D"+keyID) || strings.Contains(theirs, "Signature%3D") {
 		t.Errorf("message %q", a.text("Message"))
 	}
 	for _, holder := range []string{"SecretData", "SecurityToken", "ExtendedConfig"} {
-		a := f.do(t, s.v1(t, "POST", url.Values{"Action": {"CreateSecret"}, holder: {"MARKER"}}, nil))
+		a := s.call(t, "CreateSecret", holder, "MARKER")
 		a.wants(t, holder, 400, "SignatureDoesNotMatch")
 		if strings.Contains(a.raw, "MARKER") || strings.Contains(a.raw, "string to sign") || !strings.Contains(a.text("Message"), "AccessKeySecret") {
 			t.Errorf("%s: %s", holder, a.raw)
@@ -408,43 +412,34 @@ func TestReplays(t *testing.T) {
 		second.ID = "second"
 		o.AccessKeys = append(o.AccessKeys, second)
 	})
-	s := newSigner(f.address)
+	s := newSigner(f)
 	s.now = clock
-	list := func(nonce string) string {
-		return f.do(t, s.v1(t, "GET", url.Values{"Action": {"ListSecrets"}, "SignatureNonce": {nonce}}, nil)).text("Code")
-	}
-	expect := func(what, got, want string) {
+	list := func(what, nonce, want string) {
 		t.Helper()
-		if got != want {
+		if got := s.call(t, "ListSecrets", "SignatureNonce", nonce).text("Code"); got != want {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	expect("first", list("a"), "")
-	expect("again", list("a"), "SignatureNonceUsed")
-	s.now = s.now.Add(-14 * time.Minute)
-	expect("again with another time", list("a"), "SignatureNonceUsed")
-	s.now = clock
-	s.secret = "wrong"
+	list("first", "a", "")
+	list("again", "a", "SignatureNonceUsed")
+	s.now = clock.Add(-14 * time.Minute)
+	list("again with another time", "a", "SignatureNonceUsed")
+	s.now, s.secret = clock, "wrong"
 	for _, nonce := range []string{"w1", "w2", "w3", "w4"} {
-		expect("forged", list(nonce), "SignatureDoesNotMatch")
+		list("forged", nonce, "SignatureDoesNotMatch")
 	}
 	s.secret = keySecret
-	expect("a nonce that a forger tried", list("w1"), "")
-	expect("third", list("b"), "")
-	expect("the memory is full", list("c"), "Rejected.Throttling")
-	expect("a replay while it is full", list("a"), "SignatureNonceUsed")
+	list("a nonce that a forger tried", "w1", "")
+	list("third", "b", "")
+	list("the memory is full", "c", "Rejected.Throttling")
+	list("a replay while it is full", "a", "SignatureNonceUsed")
 	s.id = "second"
-	expect("another key has its own memory", list("a"), "")
+	list("another key has its own memory", "a", "")
+	must(t, f.server.SetAccessKeys([]kmsserver.AccessKey{fullKey()}))
+	list("a key that is gone", "z", "InvalidAccessKeyId.NotFound")
 	s.id = keyID
-	keys := []kmsserver.AccessKey{fullKey()}
-	if err := f.server.SetAccessKeys(keys); err != nil {
-		t.Fatal(err)
-	}
-	expect("a replay after the keys were set again", list("a"), "SignatureNonceUsed")
-	s.id = "second"
-	expect("a key that is gone", list("z"), "InvalidAccessKeyId.NotFound")
-	s.id = keyID
+	list("a replay after the keys were set again", "a", "SignatureNonceUsed")
 	clock = clock.Add(17 * time.Minute)
 	s.now = clock
-	expect("when the window has passed", list("c"), "")
+	list("when the window has passed", "c", "")
 }
