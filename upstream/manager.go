@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Manager is a whole Secrets Manager: what the KMS API serves and what the command line
-// drives. Readers that need less declare less.
+// Manager is a whole Secrets Manager for generic secrets: what the KMS API serves and what the
+// command line drives. Readers that need less declare less.
 //
 // Every method may block, returns promptly with the context's error once ctx is done, and is
 // safe for concurrent use. Errors wrap the sentinels of this package. A write that returned
@@ -46,13 +46,6 @@ type Manager interface {
 	// RestoreSecret takes a scheduled deletion back. Versions and labels are as they were.
 	RestoreSecret(ctx context.Context, name SecretName) error
 
-	// RotateSecret makes a managed secret rotate now. Generic secrets answer [ErrUnsupported].
-	RotateSecret(ctx context.Context, name SecretName, version VersionID) error
-
-	// UpdateSecretRotationPolicy sets automatic rotation of a managed secret. Generic
-	// secrets answer [ErrUnsupported].
-	UpdateSecretRotationPolicy(ctx context.Context, in RotationPolicyInput) error
-
 	// GetRandomPassword draws a password; nothing is stored.
 	GetRandomPassword(ctx context.Context, in RandomPasswordInput) (SecretData, error)
 
@@ -72,17 +65,9 @@ type CreateSecretInput struct {
 	VersionID       VersionID
 	SecretData      SecretData
 	SecretDataType  string // empty: DataTypeText
-	SecretType      string // empty: SecretTypeGeneric
 	EncryptionKeyID string // empty: the backend's default key
-	DKMSInstanceID  string // the cloud's dedicated KMS instance; other backends refuse it
 	Description     string
 	Tags            []Tag
-
-	// Managed types only.
-	ExtendedConfig          string
-	EnableAutomaticRotation bool
-	RotationInterval        string
-	Policy                  string
 }
 
 // PutSecretValueInput is the request of [Manager.PutSecretValue].
@@ -149,9 +134,6 @@ type ListSecretsOutput struct {
 type UpdateSecretInput struct {
 	SecretName  SecretName
 	Description *string // nil: unchanged
-
-	// CustomData of managed types; other secrets refuse it.
-	CustomData map[string]string
 }
 
 // DeleteSecretInput is the request of [Manager.DeleteSecret].
@@ -163,13 +145,6 @@ type DeleteSecretInput struct {
 
 	// RecoveryWindowInDays is 7 to 30; zero means 30.
 	RecoveryWindowInDays int
-}
-
-// RotationPolicyInput is the request of [Manager.UpdateSecretRotationPolicy].
-type RotationPolicyInput struct {
-	SecretName              SecretName
-	EnableAutomaticRotation bool
-	RotationInterval        string // needed when rotation is enabled
 }
 
 // RandomPasswordInput is the request of [Manager.GetRandomPassword].

@@ -25,38 +25,14 @@ const (
 	maxFilters, maxFilterLen         = 10, 256 // filters and values of one; characters of a value
 )
 
-// managedTypes are the types of secrets that the cloud rotates.
-var managedTypes = []string{"Rds", "Redis", "RAMCredentials", "ECS", "PolarDB"}
-
-// Validate checks what can be told without the backend, for a backend that keeps generic
-// secrets only. It fails with [ErrMissingParameter] or [ErrInvalidParameter], and with
-// [ErrUnsupported] for managed types. ExtendedConfig is ignored, as the service does.
+// Validate checks what can be told without the backend. It fails with [ErrMissingParameter] or
+// [ErrInvalidParameter].
 func (in CreateSecretInput) Validate() error {
-	return cmp.Or(in.SecretName.Validate(), in.VersionID.Validate(), in.validateGeneric(),
-		validateData(in.SecretData, in.SecretDataType), validateDescription(in.Description), validateTags(in.Tags))
-}
-
-func (in CreateSecretInput) validateGeneric() error {
-	switch {
-	case slices.Contains(managedTypes, in.SecretType):
-		return &Error{
-			Message: "SecretType " + in.SecretType + " is rotated by the cloud; the built-in backend keeps Generic secrets only",
-			Err:     ErrUnsupported,
-		}
-	case in.SecretType != "" && in.SecretType != SecretTypeGeneric:
-		return InvalidParameter("SecretType", "it must be Generic")
-	case strings.HasPrefix(string(in.SecretName), "acs/"):
+	if strings.HasPrefix(string(in.SecretName), "acs/") {
 		return InvalidParameter("SecretName", "names that start with acs/ belong to the service")
-	case in.DKMSInstanceID != "":
-		return InvalidParameter("DKMSInstanceId", "the built-in backend has no KMS instances; leave it out")
-	case in.EnableAutomaticRotation:
-		return InvalidParameter("EnableAutomaticRotation", "a Generic secret is not rotated by the service")
-	case in.RotationInterval != "":
-		return InvalidParameter("RotationInterval", "a Generic secret is not rotated by the service")
-	case in.Policy != "":
-		return InvalidParameter("Policy", "the built-in backend has no secret policies; use the access keys of its API")
 	}
-	return nil
+	return cmp.Or(in.SecretName.Validate(), in.VersionID.Validate(),
+		validateData(in.SecretData, in.SecretDataType), validateDescription(in.Description), validateTags(in.Tags))
 }
 
 // Validate checks what can be told without the backend. Beside [ErrMissingParameter] and
@@ -167,12 +143,9 @@ func (p Page) validate() error {
 	return nil
 }
 
-// Validate checks what can be told without the backend, for a generic secret.
+// Validate checks what can be told without the backend.
 func (in UpdateSecretInput) Validate() error {
 	err := in.SecretName.Validate()
-	if err == nil && len(in.CustomData) > 0 {
-		err = InvalidParameter("ExtendedConfig.CustomData", "a Generic secret has none")
-	}
 	if err == nil && in.Description != nil {
 		err = validateDescription(*in.Description)
 	}

@@ -74,12 +74,6 @@ func TestBadRequests(t *testing.T) {
 		{"too much data", badCreate(func(in *create) { in.SecretData = data(strings.Repeat("x", 30721)) }), invalid, "30720"},
 		{"data that is not text", badCreate(func(in *create) { in.SecretData = data("\xff") }), invalid, "base64"},
 		{"a bad data type", badCreate(func(in *create) { in.SecretDataType = "json" }), invalid, "SecretDataType"},
-		{"a managed type", badCreate(func(in *create) { in.SecretType = "Rds" }), upstream.ErrUnsupported, "Rds"},
-		{"an unknown type", badCreate(func(in *create) { in.SecretType = "Other" }), invalid, "SecretType"},
-		{"an instance", badCreate(func(in *create) { in.DKMSInstanceID = "kst-x" }), invalid, "DKMSInstanceId"},
-		{"rotation", badCreate(func(in *create) { in.EnableAutomaticRotation = true }), invalid, "EnableAutomaticRotation"},
-		{"an interval", badCreate(func(in *create) { in.RotationInterval = "7d" }), invalid, "RotationInterval"},
-		{"a policy", badCreate(func(in *create) { in.Policy = "{}" }), invalid, "Policy"},
 		{"a long description", badCreate(func(in *create) { in.Description = strings.Repeat("ü", 257) }), invalid, "Description"},
 		{"a description that is not text", badCreate(func(in *create) { in.Description = "\xff" }), invalid, "Description"},
 		{"too many tags", badCreate(func(in *create) { in.Tags = manyTags(21) }), invalid, "Tags"},
@@ -129,7 +123,6 @@ func TestBadRequests(t *testing.T) {
 		{"tag rows of a bad tag", rows(upstream.ListTagResourcesInput{Tags: tags{{Key: "a b"}}}), invalid, "TagKey"},
 		{"tag rows of too many", rows(upstream.ListTagResourcesInput{SecretNames: slices.Repeat(names{"a"}, 51)}), invalid, "ResourceId"},
 
-		{"custom data", upstream.UpdateSecretInput{SecretName: "a", CustomData: map[string]string{"k": "v"}}.Validate(), invalid, "CustomData"},
 		{"update with a long description", upstream.UpdateSecretInput{SecretName: "a", Description: &long}.Validate(), invalid, "Description"},
 		{"a short window", upstream.DeleteSecretInput{SecretName: "a", RecoveryWindowInDays: 6}.Validate(), invalid, "7 to 30"},
 		{"a long window", upstream.DeleteSecretInput{SecretName: "a", RecoveryWindowInDays: 31}.Validate(), invalid, "7 to 30"},
@@ -156,7 +149,7 @@ func TestLargestRequests(t *testing.T) {
 	for i, err := range []error{
 		newCreate(func(in *create) {
 			in.SecretName, in.VersionID = upstream.SecretName(strings.Repeat("n", 192)), upstream.VersionID(strings.Repeat("v", 64))
-			in.SecretData, in.SecretDataType, in.SecretType, in.ExtendedConfig = data, "binary", "Generic", "ignored"
+			in.SecretData, in.SecretDataType = data, "binary"
 			in.Description, in.Tags = strings.Repeat("ü", 256), append(manyTags(19), long)
 		}).Validate(),
 		newPut(func(in *put) { in.VersionStages = slices.Repeat([]upstream.VersionStage{"l"}, 8) }).Validate(),

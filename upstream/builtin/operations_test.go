@@ -47,8 +47,6 @@ func TestRefusals(t *testing.T) {
 		{"a token that is none", rows("!"), upstream.ErrInvalidParameter, "NextToken"},
 		{"a token of another kind", rows(base64.RawURLEncoding.EncodeToString([]byte("a b\x00c"))), upstream.ErrInvalidParameter, "NextToken"},
 		{"restore a live secret", s.RestoreSecret(ctx, "a"), upstream.ErrNotPendingDeletion, "a"},
-		{"rotate", s.RotateSecret(ctx, "a", "v9"), upstream.ErrUnsupported, "not supported"},
-		{"a rotation policy", s.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: "a"}), upstream.ErrUnsupported, "not supported"},
 	} {
 		if !errors.Is(test.err, test.want) || !strings.Contains(test.err.Error(), test.says) {
 			t.Errorf("%s: got %v, want %v that says %s", test.name, test.err, test.want, test.says)

@@ -9,9 +9,7 @@ import (
 	"secretagent/upstream"
 )
 
-// CreateSecret makes a secret with a first version that carries ACSCurrent. Only generic
-// secrets can be made here; the fields of managed types are refused, except ExtendedConfig,
-// which the service ignores for generic secrets too.
+// CreateSecret makes a secret with a first version that carries ACSCurrent.
 //
 // It fails with [upstream.ErrExists] when the name is taken, with
 // [upstream.ErrPendingDeletion] when a secret of that name is scheduled for deletion, and with
@@ -163,26 +161,6 @@ func (t *tx) planDeletion(name upstream.SecretName, r *record, at int64) error {
 	t.plan(name, at)
 	t.change(name)
 	return t.putRecord(name, r)
-}
-
-// RotateSecret fails with [upstream.ErrUnsupported]: the service rotates managed secrets only,
-// and all secrets here are generic.
-func (s *Store) RotateSecret(ctx context.Context, name upstream.SecretName, id upstream.VersionID) error {
-	return s.refuseRotation(ctx, call{"RotateSecret", secretRef(name), cmp.Or(name.Validate(), id.Validate())})
-}
-
-// UpdateSecretRotationPolicy fails with [upstream.ErrUnsupported], as RotateSecret does.
-func (s *Store) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	return s.refuseRotation(ctx, call{"UpdateSecretRotationPolicy", secretRef(in.SecretName), in.SecretName.Validate()})
-}
-
-func (s *Store) refuseRotation(ctx context.Context, c call) error {
-	return s.view(ctx, c, func(t *tx) error {
-		if _, err := t.live(c.ref.SecretName); err != nil {
-			return err
-		}
-		return &upstream.Error{Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.", Err: upstream.ErrUnsupported}
-	})
 }
 
 // GetRandomPassword draws a password: every password that fits the request is equally likely.

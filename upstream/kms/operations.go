@@ -50,10 +50,8 @@ func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
 	p := params{
 		"SecretName": string(in.SecretName), "VersionId": string(in.VersionID),
-		"SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType, "SecretType": in.SecretType,
-		"EncryptionKeyId": in.EncryptionKeyID, "DKMSInstanceId": in.DKMSInstanceID, "Description": in.Description,
-		"ExtendedConfig": in.ExtendedConfig, "RotationInterval": in.RotationInterval, "Policy": in.Policy,
-		"EnableAutomaticRotation": ifTrue(in.EnableAutomaticRotation),
+		"SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType,
+		"EncryptionKeyId": in.EncryptionKeyID, "Description": in.Description,
 	}
 	if len(in.Tags) > 0 {
 		p["Tags"] = tagJSON(in.Tags)
@@ -85,7 +83,6 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 		SecretType:      orGeneric(r.SecretType),
 		Description:     in.Description,
 		EncryptionKeyID: in.EncryptionKeyID,
-		Managed:         managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, "", r.ExtendedConfig),
 	}, nil
 }
 
@@ -93,16 +90,6 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, bool, error) {
 	unknown := &upstream.Error{Err: upstream.ErrUnavailable,
 		Message: "no answer came, and whether this call made the secret cannot be told: describe it before creating it again"}
-	if orGeneric(in.SecretType) != upstream.SecretTypeGeneric {
-		// The service makes the data of managed types itself, so there is nothing to compare.
-		switch _, err := c.DescribeSecret(ctx, in.SecretName, false); {
-		case errors.Is(err, upstream.ErrNotFound):
-			return upstream.SecretMetadata{}, false, nil
-		case isContextError(err):
-			return upstream.SecretMetadata{}, false, err
-		}
-		return upstream.SecretMetadata{}, false, unknown
-	}
 	v, err := c.GetSecretValue(ctx, upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID})
 	switch {
 	case errors.Is(err, upstream.ErrNotFound):
@@ -260,9 +247,6 @@ func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput
 	if in.Description != nil {
 		always["Description"] = *in.Description // also when empty, which clears it
 	}
-	if in.CustomData != nil {
-		p["ExtendedConfig.CustomData"] = toJSON(in.CustomData)
-	}
 	_, err := invoke(ctx, c, operation[*api.UpdateSecretResponse]{
 		name: "UpdateSecret", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
 		params: p, always: always, response: api.CreateUpdateSecretResponse,
@@ -309,26 +293,6 @@ func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) er
 		resolve: func(_ context.Context, refusal error) (bool, error) {
 			return errors.Is(refusal, upstream.ErrNotPendingDeletion), nil
 		},
-	})
-	return err
-}
-
-// RotateSecret implements [upstream.Manager].
-func (c *Client) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
-	_, err := invoke(ctx, c, operation[*api.RotateSecretResponse]{
-		name: "RotateSecret", ref: upstream.SecretRef{SecretName: name, VersionID: version}, invalid: cmp.Or(name.Validate(), version.Validate()),
-		params: params{"SecretName": string(name), "VersionId": string(version)}, response: api.CreateRotateSecretResponse,
-	})
-	return err
-}
-
-// UpdateSecretRotationPolicy implements [upstream.Manager].
-func (c *Client) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	_, err := invoke(ctx, c, operation[*api.UpdateSecretRotationPolicyResponse]{
-		name: "UpdateSecretRotationPolicy", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
-		params: params{"SecretName": string(in.SecretName), "EnableAutomaticRotation": strconv.FormatBool(in.EnableAutomaticRotation),
-			"RotationInterval": in.RotationInterval},
-		response: api.CreateUpdateSecretRotationPolicyResponse,
 	})
 	return err
 }

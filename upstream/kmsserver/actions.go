@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"secretagent/upstream"
@@ -12,51 +14,71 @@ import (
 // actions is everything that is served, by the name that requests carry. It is never
 // changed.
 var actions = map[string]action{
-	"CreateSecret":               createSecret,
-	"PutSecretValue":             putSecretValue,
-	"GetSecretValue":             getSecretValue,
-	"BatchGetSecretValue":        batchGetSecretValue,
-	"DescribeSecret":             describeSecret,
-	"ListSecrets":                listSecrets,
-	"ListSecretVersionIds":       listSecretVersionIDs,
-	"UpdateSecret":               updateSecret,
-	"UpdateSecretVersionStage":   updateSecretVersionStage,
-	"DeleteSecret":               deleteSecret,
-	"RestoreSecret":              restoreSecret,
-	"RotateSecret":               rotateSecret,
-	"UpdateSecretRotationPolicy": updateSecretRotationPolicy,
-	"GetRandomPassword":          getRandomPassword,
-	"TagResource":                tagResource,
-	"UntagResource":              untagResource,
-	"TagResources":               tagResources,
-	"UntagResources":             untagResources,
-	"ListTagResources":           listTagResources,
+	"CreateSecret":             createSecret,
+	"PutSecretValue":           putSecretValue,
+	"GetSecretValue":           getSecretValue,
+	"BatchGetSecretValue":      batchGetSecretValue,
+	"DescribeSecret":           describeSecret,
+	"ListSecrets":              listSecrets,
+	"ListSecretVersionIds":     listSecretVersionIDs,
+	"UpdateSecret":             updateSecret,
+	"UpdateSecretVersionStage": updateSecretVersionStage,
+	"DeleteSecret":             deleteSecret,
+	"RestoreSecret":            restoreSecret,
+	"GetRandomPassword":        getRandomPassword,
+	"TagResource":              tagResource,
+	"UntagResource":            untagResource,
+	"TagResources":             tagResources,
+	"UntagResources":           untagResources,
+	"ListTagResources":         listTagResources,
 
 	// Actions of the API that have no meaning here say so, instead of being unknown.
-	"GetSecretPolicy":  refusePolicy,
-	"SetSecretPolicy":  refusePolicy,
-	"ListResourceTags": refuseKeys,
+	"RotateSecret":               refuseRotation,
+	"UpdateSecretRotationPolicy": refuseRotation,
+	"GetSecretPolicy":            refusePolicy,
+	"SetSecretPolicy":            refusePolicy,
+	"ListResourceTags":           refuseKeys,
 }
 
 func createSecret(c *call) perform {
 	in := upstream.CreateSecretInput{
-		SecretName:              c.secret("SecretName"),
-		VersionID:               upstream.VersionID(c.params["VersionId"]),
-		SecretData:              upstream.NewSecretData([]byte(c.params["SecretData"])),
-		SecretDataType:          c.params["SecretDataType"],
-		SecretType:              c.params["SecretType"],
-		EncryptionKeyID:         c.params["EncryptionKeyId"],
-		DKMSInstanceID:          c.params["DKMSInstanceId"],
-		Description:             c.params["Description"],
-		Tags:                    c.wireTags("Tags"),
-		ExtendedConfig:          c.params["ExtendedConfig"],
-		EnableAutomaticRotation: c.flag("EnableAutomaticRotation"),
-		RotationInterval:        c.params["RotationInterval"],
-		Policy:                  c.params["Policy"],
+		SecretName:      c.secret("SecretName"),
+		VersionID:       upstream.VersionID(c.params["VersionId"]),
+		SecretData:      upstream.NewSecretData([]byte(c.params["SecretData"])),
+		SecretDataType:  c.params["SecretDataType"],
+		EncryptionKeyID: c.params["EncryptionKeyId"],
+		Description:     c.params["Description"],
+		Tags:            c.wireTags("Tags"),
 	}
+	c.refuseManaged()
 	return func(ctx context.Context) (any, error) {
 		meta, err := c.manager.CreateSecret(ctx, in)
-		return createSecretAnswer{meta.ARN, meta.SecretName, in.VersionID, meta.SecretType, in.DKMSInstanceID, meta.Managed, c.requestID}, err
+		return createSecretAnswer{meta.ARN, meta.SecretName, in.VersionID, meta.SecretType, c.requestID}, err
+	}
+}
+
+// managedTypes are the types of secrets that the cloud rotates.
+var managedTypes = []string{"Rds", "Redis", "RAMCredentials", "ECS", "PolarDB"}
+
+// refuseManaged refuses what only managed secrets and KMS instances have. ExtendedConfig is
+// ignored, as the service does for a Generic secret.
+func (c *call) refuseManaged() {
+	switch secretType := c.params["SecretType"]; {
+	case slices.Contains(managedTypes, secretType):
+		c.fail(&upstream.Error{
+			Message: "SecretType " + secretType + " is rotated by the cloud; the built-in backend keeps Generic secrets only",
+			Err:     upstream.ErrUnsupported,
+		})
+	case secretType != "" && secretType != upstream.SecretTypeGeneric:
+		c.invalid("SecretType", "it must be Generic")
+	case c.params["DKMSInstanceId"] != "":
+		c.invalid("DKMSInstanceId", "the built-in backend has no KMS instances; leave it out")
+	case c.flag("EnableAutomaticRotation"):
+		c.invalid("EnableAutomaticRotation", "a Generic secret is not rotated by the service")
+	case c.params["RotationInterval"] != "":
+		c.invalid("RotationInterval", "a Generic secret is not rotated by the service")
+	case c.params["Policy"] != "":
+		c.invalid("Policy", "the built-in backend has no secret policies; use the access keys of its API")
 	}
 }
 
@@ -169,7 +191,7 @@ func describeSecret(c *call) perform {
 		return describeSecretAnswer{
 			meta.ARN, meta.SecretName, meta.SecretType, meta.Description, meta.EncryptionKeyID,
 			upstream.WireTime(meta.CreateTime), upstream.WireTime(meta.UpdateTime), optionalTime(meta.PlannedDeleteTime),
-			tagList(meta.Tags, fetchTags), meta.Managed, c.requestID,
+			tagList(meta.Tags, fetchTags), c.requestID,
 		}, err
 	}
 }
@@ -205,7 +227,12 @@ func listSecretVersionIDs(c *call) perform {
 }
 
 func updateSecret(c *call) perform {
-	in := upstream.UpdateSecretInput{SecretName: c.secret("SecretName"), CustomData: c.customData()}
+	in := upstream.UpdateSecretInput{SecretName: c.secret("SecretName")}
+	for name, value := range c.params {
+		if strings.HasPrefix(name, "ExtendedConfig.CustomData") && value != "" && value != "{}" {
+			c.invalid("ExtendedConfig.CustomData", "a Generic secret has none")
+		}
+	}
 	if description, given := c.params["Description"]; given { // an empty one clears it
 		in.Description = &description
 	}
@@ -241,32 +268,6 @@ func restoreSecret(c *call) perform {
 	name := c.secret("SecretName")
 	return func(ctx context.Context) (any, error) {
 		return nameAnswer{name, c.requestID}, c.manager.RestoreSecret(ctx, name)
-	}
-}
-
-func rotateSecret(c *call) perform {
-	name, version := c.secret("SecretName"), upstream.VersionID(c.params["VersionId"])
-	return func(ctx context.Context) (any, error) {
-		if err := c.manager.RotateSecret(ctx, name, version); err != nil {
-			return nil, err
-		}
-		// The rotation is done: an answer without ARN is better than a failure that is none.
-		meta, _ := c.manager.DescribeSecret(ctx, name, false)
-		return rotateSecretAnswer{meta.ARN, name, version, c.requestID}, nil
-	}
-}
-
-func updateSecretRotationPolicy(c *call) perform {
-	in := upstream.RotationPolicyInput{SecretName: c.secret("SecretName"), RotationInterval: c.params["RotationInterval"]}
-	if c.params["EnableAutomaticRotation"] == "" {
-		c.missing("EnableAutomaticRotation")
-	}
-	in.EnableAutomaticRotation = c.flag("EnableAutomaticRotation")
-	if in.EnableAutomaticRotation && in.RotationInterval == "" {
-		c.missing("RotationInterval")
-	}
-	return func(ctx context.Context) (any, error) {
-		return nameAnswer{in.SecretName, c.requestID}, c.manager.UpdateSecretRotationPolicy(ctx, in)
 	}
 }
 
@@ -330,6 +331,20 @@ func listTagResources(c *call) perform {
 			answer.TagResources.TagResource = append(answer.TagResources.TagResource, listedTag{"secret", row.SecretName, row.Tag.Key, row.Tag.Value})
 		}
 		return answer, err
+	}
+}
+
+// refuseRotation answers for a Generic secret, which the service does not rotate either.
+func refuseRotation(c *call) perform {
+	name := c.secret("SecretName")
+	return func(ctx context.Context) (any, error) {
+		if _, err := c.manager.DescribeSecret(ctx, name, false); err != nil {
+			return nil, err
+		}
+		return nil, &upstream.Error{
+			Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.",
+			Err:     upstream.ErrUnsupported,
+		}
 	}
 }
 

@@ -43,13 +43,11 @@ type nameAnswer struct {
 }
 
 type createSecretAnswer struct {
-	ARN            string `json:"Arn"`
-	SecretName     upstream.SecretName
-	VersionID      upstream.VersionID `json:"VersionId"`
-	SecretType     string
-	DKMSInstanceID string `json:"DKMSInstanceId,omitempty"`
-	*upstream.ManagedSecret
-	RequestID string `json:"RequestId"`
+	ARN        string `json:"Arn"`
+	SecretName upstream.SecretName
+	VersionID  upstream.VersionID `json:"VersionId"`
+	SecretType string
+	RequestID  string `json:"RequestId"`
 }
 
 type putSecretValueAnswer struct {
@@ -69,8 +67,7 @@ type describeSecretAnswer struct {
 	UpdateTime        string
 	PlannedDeleteTime string `json:",omitempty"`
 	Tags              *tags  `json:",omitempty"`
-	*upstream.ManagedSecret
-	RequestID string `json:"RequestId"`
+	RequestID         string `json:"RequestId"`
 }
 
 type listSecretsAnswer struct {
@@ -111,13 +108,6 @@ type deleteSecretAnswer struct {
 	SecretName        upstream.SecretName
 	PlannedDeleteTime string `json:",omitempty"`
 	RequestID         string `json:"RequestId"`
-}
-
-type rotateSecretAnswer struct {
-	ARN        string `json:"Arn"`
-	SecretName upstream.SecretName
-	VersionID  upstream.VersionID `json:"VersionId"`
-	RequestID  string             `json:"RequestId"`
 }
 
 type passwordAnswer struct {

@@ -268,23 +268,6 @@ func (c *call) tagKeys() []string {
 	return keys
 }
 
-// customData reads ExtendedConfig.CustomData: a JSON object, as the older SDK sends it, or
-// one parameter per member, as the newer one does.
-func (c *call) customData() map[string]string {
-	const param = "ExtendedConfig.CustomData"
-	var custom map[string]string
-	c.decodeJSON(param, &custom)
-	for name, value := range c.params {
-		if key, ok := strings.CutPrefix(name, param+"."); ok {
-			if custom == nil {
-				custom = map[string]string{}
-			}
-			custom[key] = value
-		}
-	}
-	return custom
-}
-
 // taggedSecret returns the secret that a singular tag action selects.
 func (c *call) taggedSecret() upstream.SecretName {
 	given := 0

@@ -51,8 +51,9 @@
 // for.
 //
 // Only requests are decoded here, never judged: limits and rules of the object model are the
-// backend's, so that they hold on every way in. Ranges whose zero means "default" inside are
-// the exception, since an explicit zero is lost behind the decoder.
+// backend's, so that they hold on every way in. The exceptions are what a backend cannot see:
+// a number that is given as zero, which means "default" inside, and the parameters of secrets
+// that the cloud rotates, which the backends served here do not have.
 //
 // The read buffer of a connection holds a whole request line of 160 KiB, because both SDKs
 // put a value of up to 92160 encoded bytes there. It is given back as soon as the request was

@@ -229,7 +229,7 @@ func TestEveryActionOverTheTrustedSocket(t *testing.T) {
 		pairs  []string
 		want   string // of the body, without the request id
 	}{
-		{"CreateSecret", []string{"SecretName", "app/new", "VersionId", "v1", "SecretData", "x", "SecretType", "Generic", "Description", "d"},
+		{"CreateSecret", []string{"SecretName", "app/new", "VersionId", "v1", "SecretData", "x", "SecretType", "Generic", "ExtendedConfig", "ignored", "Description", "d"},
 			`{"Arn":"acs:kms:fake:0:secret/app/new","SecretName":"app/new","VersionId":"v1","SecretType":"Generic"}`},
 		{"PutSecretValue", []string{"SecretName", arn, "VersionId", "v2", "SecretData", "second", "VersionStages", `["ACSCurrent","blue"]`},
 			`{"SecretName":"app/db","VersionId":"v2","VersionStages":{"VersionStage":["ACSCurrent","blue"]}}`},
@@ -301,6 +301,16 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Tags", "[1]"}, "InvalidParameter", "Tags"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Tags", `[{"Key":"k"}]`}, "InvalidParameter", "Tags"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "EnableAutomaticRotation", "1"}, "InvalidParameter", "EnableAutomaticRotation"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "Postgres"}, "InvalidParameter", "Generic"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "DKMSInstanceId", "kst-x"}, "InvalidParameter", "DKMSInstanceId"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "EnableAutomaticRotation", "true"}, "InvalidParameter", "EnableAutomaticRotation"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "RotationInterval", "7d"}, "InvalidParameter", "RotationInterval"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Policy", "{}"}, "InvalidParameter", "Policy"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "Rds"}, "UnsupportedOperation", "Rds"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "Redis"}, "UnsupportedOperation", "Redis"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "RAMCredentials"}, "UnsupportedOperation", "RAMCredentials"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "ECS"}, "UnsupportedOperation", "ECS"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "PolarDB"}, "UnsupportedOperation", "PolarDB"},
 		{"PutSecretValue", []string{"SecretName", "app/db", "VersionId", "v2", "SecretData", "x", "VersionStages", "ACSCurrent"}, "InvalidParameter", "VersionStages"},
 		{"PutSecretValue", []string{"SecretName", "app/db", "VersionId", "v2", "SecretData", "x", "VersionStages", "[]"}, "InvalidParameter", "VersionStages"},
 		{"PutSecretValue", []string{"SecretName", "app/db", "VersionId", "v2", "SecretData", "x", "VersionStages", "null"}, "InvalidParameter", "VersionStages"},
@@ -314,8 +324,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"DeleteSecret", []string{"SecretName", "app/db", "RecoveryWindowInDays", "0"}, "InvalidParameter", "RecoveryWindowInDays"},
 		{"DeleteSecret", []string{"SecretName", "app/db", "ForceDeleteWithoutRecovery", "so"}, "InvalidParameter", "ForceDeleteWithoutRecovery"},
 		{"GetRandomPassword", []string{"PasswordLength", "0"}, "InvalidParameter", "PasswordLength"},
-		{"UpdateSecretRotationPolicy", []string{"SecretName", "app/db"}, "MissingParameter", "EnableAutomaticRotation"},
-		{"UpdateSecretRotationPolicy", []string{"SecretName", "app/db", "EnableAutomaticRotation", "true"}, "MissingParameter", "RotationInterval"},
+		{"UpdateSecretRotationPolicy", nil, "MissingParameter", "SecretName"},
 		{"UpdateSecret", []string{"SecretName", "app/db", "ExtendedConfig.CustomData", "[]"}, "InvalidParameter", "ExtendedConfig.CustomData"},
 		{"UpdateSecret", []string{"SecretName", "app/db", "ExtendedConfig.CustomData.a", "b"}, "InvalidParameter", "ExtendedConfig.CustomData"},
 		{"TagResource", []string{"Tags", `[{"TagKey":"k"}]`}, "MissingParameter", "SecretName"},
@@ -342,8 +351,8 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"GetSecretPolicy", []string{"SecretName", "app/db"}, "UnsupportedOperation", "policies"},
 		{"SetSecretPolicy", []string{"SecretName", "app/db"}, "UnsupportedOperation", "policies"},
 		{"ListResourceTags", []string{"KeyId", "k"}, "UnsupportedOperation", "keys"},
-		{"RotateSecret", []string{"SecretName", "app/db", "VersionId", "v2"}, "UnsupportedOperation", "rotate"},
-		{"UpdateSecretRotationPolicy", []string{"SecretName", "app/db", "EnableAutomaticRotation", "false"}, "UnsupportedOperation", "rotat"},
+		{"RotateSecret", []string{"SecretName", "app/db", "VersionId", "v2"}, "UnsupportedOperation", "Generic"},
+		{"UpdateSecretRotationPolicy", []string{"SecretName", "app/db", "EnableAutomaticRotation", "false"}, "UnsupportedOperation", "Generic"},
 	} {
 		a := f.call(t, c.action, c.pairs...)
 		if a.status != http.StatusBadRequest || a.text("Code") != c.code || !strings.Contains(a.text("Message"), c.names) {

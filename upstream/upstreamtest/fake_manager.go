@@ -62,7 +62,6 @@ func failed(sentinel error, message string) error {
 var (
 	errTooManyLabels = failed(upstream.ErrLimitExceeded, "a secret has at most 8 labels")
 	errNoVersion     = failed(upstream.ErrNotFound, "no such version")
-	errGeneric       = failed(upstream.ErrUnsupported, "generic secrets do not rotate by themselves")
 )
 
 // find returns a copy of a secret that still exists, scheduled for deletion or not.
@@ -389,23 +388,6 @@ func (f *Fake) RestoreSecret(ctx context.Context, name upstream.SecretName) erro
 		f.keep(s)
 		f.changed(name)
 		return nil
-	})
-}
-
-// RotateSecret implements [upstream.Manager]. The fake holds generic secrets only.
-func (f *Fake) RotateSecret(ctx context.Context, name upstream.SecretName, version upstream.VersionID) error {
-	return f.do(ctx, "RotateSecret", upstream.SecretRef{SecretName: name, VersionID: version}, func() error {
-		_, err := f.findLive(name)
-		return cmp.Or(version.Validate(), err, errGeneric)
-	})
-}
-
-// UpdateSecretRotationPolicy implements [upstream.Manager]. The fake holds generic secrets
-// only.
-func (f *Fake) UpdateSecretRotationPolicy(ctx context.Context, in upstream.RotationPolicyInput) error {
-	return f.do(ctx, "UpdateSecretRotationPolicy", upstream.SecretRef{SecretName: in.SecretName}, func() error {
-		_, err := f.findLive(in.SecretName)
-		return cmp.Or(err, errGeneric)
 	})
 }
 

@@ -45,7 +45,6 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"listing", listingPromises},
 		{"metadata", metadataPromises},
 		{"tagging", taggingPromises},
-		{"rotating", rotatingPromises},
 		{"drawing passwords", passwordPromises},
 		{"names", namePromises},
 		{"contexts", contextPromises},
@@ -80,9 +79,8 @@ var one = []upstream.SecretName{app}
 
 // What a wrong request may be answered with where the API does not say which.
 var (
-	invalid        = []error{upstream.ErrInvalidParameter, upstream.ErrMissingParameter}
-	tooMuch        = []error{upstream.ErrInvalidParameter, upstream.ErrLimitExceeded}
-	notForGenerics = []error{upstream.ErrInvalidParameter, upstream.ErrUnsupported}
+	invalid = []error{upstream.ErrInvalidParameter, upstream.ErrMissingParameter}
+	tooMuch = []error{upstream.ErrInvalidParameter, upstream.ErrLimitExceeded}
 )
 
 func data(s string) upstream.SecretData { return upstream.NewSecretData([]byte(s)) }

@@ -103,8 +103,6 @@ func EveryCall(ctx context.Context, m upstream.Manager, name upstream.SecretName
 		}},
 		{"DeleteSecret", func() error { return only(m.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name})) }},
 		{"RestoreSecret", func() error { return m.RestoreSecret(ctx, name) }},
-		{"RotateSecret", func() error { return m.RotateSecret(ctx, name, "v9") }},
-		{"UpdateSecretRotationPolicy", func() error { return m.UpdateSecretRotationPolicy(ctx, upstream.RotationPolicyInput{SecretName: name}) }},
 		{"GetRandomPassword", func() error { return only(m.GetRandomPassword(ctx, upstream.RandomPasswordInput{})) }},
 		{"TagResources", func() error { return m.TagResources(ctx, names, manyTags(1)) }},
 		{"UntagResources", func() error {

@@ -58,7 +58,7 @@ var deletingPromises = []promise{
 	{"during the window reads of the value and writes are refused, and the secret stays described and listed with its plan", func(t *suite) {
 		planned := t.remove(7)
 		t.allRefused(app, []error{upstream.ErrPendingDeletion}, "CreateSecret", "ListSecretVersionIds", "DescribeSecret", "ListSecrets",
-			"GetRandomPassword", "ListTagResources", "RestoreSecret", "RotateSecret", "UpdateSecretRotationPolicy")
+			"GetRandomPassword", "ListTagResources", "RestoreSecret")
 		t.refused("read by version", only(t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})), upstream.ErrPendingDeletion)
 		t.refused("put again", t.putValue("v1", "v1"), upstream.ErrPendingDeletion)
 		t.refused("create", t.createWith(app, "v1"), upstream.ErrPendingDeletion)
@@ -125,9 +125,7 @@ var metadataPromises = []promise{
 		}
 		t.holds("v1 ACSCurrent")
 	}},
-	{"custom data of a generic secret and a description without end are refused", func(t *suite) {
-		err := t.m.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: app, CustomData: map[string]string{"a": "b"}})
-		t.refused("custom data", err, notForGenerics...)
+	{"a description without end is refused", func(t *suite) {
 		t.refused("description", t.update(strings.Repeat("d", 20000)), tooMuch...)
 	}},
 	{"secrets and versions say when they were made and changed", func(t *suite) {
@@ -141,18 +139,5 @@ var metadataPromises = []promise{
 		if !about(v1.CreateTime, created) || !about(v2.CreateTime, created.Add(time.Hour)) || !about(updated, created.Add(2*time.Hour)) {
 			t.Errorf("created %s; v1 made %s, v2 made %s, updated %s", created, v1.CreateTime, v2.CreateTime, updated)
 		}
-	}},
-}
-
-var rotatingPromises = []promise{
-	{"a generic secret cannot be rotated by the backend", func(t *suite) {
-		t.refused("rotate", t.m.RotateSecret(t.Context(), app, "v2"), upstream.ErrUnsupported)
-		err := t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{
-			SecretName: app, EnableAutomaticRotation: true, RotationInterval: "604800s",
-		})
-		t.refused("policy", err, upstream.ErrUnsupported)
-		t.refused("policy off", t.m.UpdateSecretRotationPolicy(t.Context(), upstream.RotationPolicyInput{SecretName: app}), upstream.ErrUnsupported)
-		t.refused("rotate without a version", t.m.RotateSecret(t.Context(), app, ""), invalid...)
-		t.holds("v1 ACSCurrent")
 	}},
 }

@@ -111,7 +111,7 @@ var creatingPromises = []promise{
 	{"description, tags and data type are kept", func(t *suite) {
 		const name, description = "app/main", "数据库 \"main\" & more"
 		meta, err := t.m.CreateSecret(t.Context(), upstream.CreateSecretInput{
-			SecretName: name, VersionID: "v1", SecretData: data("AQID"), SecretDataType: upstream.DataTypeBinary, SecretType: upstream.SecretTypeGeneric,
+			SecretName: name, VersionID: "v1", SecretData: data("AQID"), SecretDataType: upstream.DataTypeBinary,
 			Description: description, Tags: []upstream.Tag{{Key: "env", Value: "dev"}, {Key: "empty"}},
 		})
 		t.ok("create", err)
@@ -133,10 +133,6 @@ var creatingPromises = []promise{
 			answers []error
 		}{
 			{"a name in the reserved folder", func(in *upstream.CreateSecretInput) { in.SecretName = "acs/mine" }, invalid},
-			{"an unknown secret type", func(in *upstream.CreateSecretInput) { in.SecretType = "Postgres" }, notForGenerics},
-			{"rotation of a generic secret", func(in *upstream.CreateSecretInput) {
-				in.EnableAutomaticRotation, in.RotationInterval = true, "7d"
-			}, notForGenerics},
 			{"a key that is not there", func(in *upstream.CreateSecretInput) { in.EncryptionKeyID = "key-that-is-not-there" }, []error{upstream.ErrKeyNotFound}},
 			{"a description without end", func(in *upstream.CreateSecretInput) { in.Description = strings.Repeat("d", 20000) }, tooMuch},
 			{"a tag without key", func(in *upstream.CreateSecretInput) { in.Tags = []upstream.Tag{{Value: "x"}} }, invalid},
@@ -145,12 +141,6 @@ var creatingPromises = []promise{
 			in := upstream.CreateSecretInput{SecretName: "app/new", VersionID: "v1", SecretData: data("x")}
 			c.mutate(&in)
 			t.refused(c.what, only(t.m.CreateSecret(t.Context(), in)), c.answers...)
-		}
-		for _, managed := range []string{"Rds", "Redis", "RAMCredentials", "ECS", "PolarDB"} {
-			for _, name := range []upstream.SecretName{"app/new", "acs/ecs/app"} {
-				in := upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: data(`{"Accounts":[]}`), SecretType: managed, ExtendedConfig: "{}"}
-				t.refused(managed, only(t.m.CreateSecret(t.Context(), in)), notForGenerics...)
-			}
 		}
 		for what, v := range badVersions {
 			in := upstream.CreateSecretInput{SecretName: "app/new", VersionID: v.VersionID, SecretData: v.SecretData, SecretDataType: v.SecretDataType}
