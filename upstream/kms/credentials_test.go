@@ -74,10 +74,13 @@ func (i *issuer) rotate() {
 	defer i.mu.Unlock()
 	i.generation++
 	g := i.generation
-	if err := i.server.SetAccessKeys([]kmsserver.AccessKey{testKey(keyID, keySecret, ""),
-		testKey(fmt.Sprintf("STS.%d", g), fmt.Sprintf("MARKER-secret-%d", g), fmt.Sprintf("MARKER-token-%d", g))}); err != nil {
+	set, err := i.server.PrepareAccessKeys([]kmsserver.AccessKey{testKey(keyID, keySecret, ""),
+		testKey(fmt.Sprintf("STS.%d", g), fmt.Sprintf("MARKER-secret-%d", g), fmt.Sprintf("MARKER-token-%d", g))})
+	if err != nil {
 		i.t.Error(err)
+		return
 	}
+	set()
 }
 
 // answers makes i answer with odd; empty: as it should.

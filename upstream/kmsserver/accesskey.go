@@ -104,21 +104,21 @@ var validKeyID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 
 func matchesKnownAction(pattern string) bool {
 	for name := range actions {
-		if matchPattern(strings.TrimPrefix(pattern, "kms:"), name) {
+		if matchAction(pattern, name) {
 			return true
 		}
 	}
 	return false
 }
 
-// accessKey is an AccessKey that was checked, with its replay memory.
+func matchAction(pattern, action string) bool {
+	return matchPattern(strings.TrimPrefix(pattern, "kms:"), action)
+}
+
+// accessKey is an AccessKey that was checked, with its secret and its replay memory.
 type accessKey struct {
-	id      string
-	secret  upstream.SecretData
-	token   upstream.SecretData
-	actions []string
-	secrets []string
-	nonces  *nonces
+	AccessKey
+	nonces *nonces
 }
 
 // openAccessKeys checks keys and returns them by id. Replay memory is taken over from before,
@@ -130,16 +130,12 @@ func openAccessKeys(keys []AccessKey, before map[string]*accessKey, noncesPerKey
 	opened := make(map[string]*accessKey, len(keys))
 	var problems upstream.OptionErrors
 	for i, key := range keys {
-		secret, err := key.loadSecret(true)
+		var err error
+		key.Secret, err = key.loadSecret(true)
 		problems.Add(fmt.Sprintf("accessKeys[%d].secretFile", i), err)
-		k := &accessKey{id: key.ID, secret: secret, token: key.SecurityToken, secrets: slices.Clone(key.Secrets)}
-		for _, pattern := range key.Actions {
-			k.actions = append(k.actions, strings.TrimPrefix(pattern, "kms:"))
-		}
+		k := &accessKey{key, newNonces(noncesPerKey)}
 		if old := before[key.ID]; old != nil {
 			k.nonces = old.nonces
-		} else {
-			k.nonces = newNonces(noncesPerKey)
 		}
 		opened[key.ID] = k
 	}
@@ -148,21 +144,17 @@ func openAccessKeys(keys []AccessKey, before map[string]*accessKey, noncesPerKey
 
 // mayCall reports whether the key may call an action. A nil key is a trusted caller.
 func (k *accessKey) mayCall(action string) bool {
-	return k == nil || matchAny(k.actions, action)
+	return k == nil || slices.ContainsFunc(k.Actions, func(pattern string) bool { return matchAction(pattern, action) })
 }
 
 // mayUse reports whether the key may use a secret. A nil key is a trusted caller.
 func (k *accessKey) mayUse(name upstream.SecretName) bool {
-	return k == nil || matchAny(k.secrets, string(name))
+	return k == nil || slices.ContainsFunc(k.Secrets, func(pattern string) bool { return matchPattern(pattern, string(name)) })
 }
 
 // mayUseAll reports whether every secret is allowed, so that nothing needs filtering.
 func (k *accessKey) mayUseAll() bool {
-	return k == nil || slices.Contains(k.secrets, "*")
-}
-
-func matchAny(patterns []string, s string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool { return matchPattern(pattern, s) })
+	return k == nil || slices.Contains(k.Secrets, "*")
 }
 
 // matchPattern reports whether s has the form of pattern, in which * stands for any

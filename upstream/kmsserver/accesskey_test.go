@@ -19,7 +19,7 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 	key := fullKey()
 	key.Actions = []string{"kms:Get*", "ListSecrets", "PutSecretValue", "TagResources", "ListTagResources", "BatchGetSecretValue", "ListSecretVersionIds"}
 	key.Secrets = []string{"web/*", "shared"}
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = []kmsserver.AccessKey{key} })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys = []kmsserver.AccessKey{key} })
 	for _, name := range []string{"web/db", "web/cache", "shared", "private/db", "webmaster"} {
 		f.fake.MustCreate(t, name, "v1", "value of "+name)
 	}
@@ -68,7 +68,7 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 func TestPagesOfFilteredListsAreRight(t *testing.T) {
 	key := fullKey()
 	key.Secrets = []string{"even/*"}
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = []kmsserver.AccessKey{key} })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys = []kmsserver.AccessKey{key} })
 	var want []string
 	for i := range 460 {
 		name := fmt.Sprintf("odd/%03d", i)
@@ -161,7 +161,7 @@ func TestSecretFilesOfAccessKeys(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(path)); err == nil {
 		t.Fatal("Validate made something")
 	}
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys = keys })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys = keys })
 	s := newSigner(f)
 	list := func(secret string) answer {
 		s.secret = secret

@@ -257,7 +257,7 @@ func TestTheOfficialSDKTellsAWrongSecret(t *testing.T) {
 }
 
 func TestTheOfficialSDKWithAnSTSToken(t *testing.T) {
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys[0].SecurityToken = secretData("CAIS-token+/==") })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys[0].SecurityToken = secretData("CAIS-token+/==") })
 	f.fake.MustCreate(t, "app/db", "v1", "first")
 	for token, want := range map[string]string{"CAIS-token+/==": "", "other": "400 InvalidSecurityToken.MismatchWithAccessKey"} {
 		client := official(t, f.address, &http.Transport{}, credentials.NewStsTokenCredential(keyID, keySecret, token))

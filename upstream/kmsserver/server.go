@@ -41,7 +41,7 @@ type Server struct {
 	logger  *slog.Logger
 	observe func(action, code string, status int, took time.Duration)
 	clock   func() time.Time
-	limits  Limits
+	limits  limits
 
 	keys atomic.Pointer[map[string]*accessKey]
 
@@ -54,43 +54,33 @@ type Server struct {
 // New returns a server that calls m. It starts nothing. It makes secret files of access keys
 // that are missing. The error is that of [Options.Validate].
 func New(m upstream.Manager, opts Options) (*Server, error) {
+	return newServer(m, opts, standardLimits, time.Now)
+}
+
+// newServer is New with limits and a clock, which timestamps are compared with.
+func newServer(m upstream.Manager, opts Options, limits limits, clock func() time.Time) (*Server, error) {
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	if err := opts.Validate(); err != nil {
-		return nil, err
-	}
-	limits, _ := opts.Limits.withDefaults()
-	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: opts.Clock, limits: limits}
+	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
 	if s.observe == nil {
 		s.observe = func(string, string, int, time.Duration) {}
 	}
-	if s.clock == nil {
-		s.clock = time.Now
-	}
 	s.keys.Store(&map[string]*accessKey{})
-	if err := s.SetAccessKeys(opts.AccessKeys); err != nil {
+	set, err := s.PrepareAccessKeys(opts.AccessKeys)
+	if err != nil {
 		return nil, err
 	}
+	set()
 	s.base, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
-// SetAccessKeys replaces all access keys for requests that arrive from now on. When one of
-// them is at fault nothing changes.
-func (s *Server) SetAccessKeys(keys []AccessKey) error {
-	set, err := s.PrepareAccessKeys(keys)
-	if err != nil {
-		return err
-	}
-	set()
-	return nil
-}
-
-// PrepareAccessKeys is the half of [Server.SetAccessKeys] that can fail; set is the other one.
+// PrepareAccessKeys returns what replaces all access keys for requests that arrive from then on,
+// or everything that is wrong with them. It makes secret files that are missing.
 func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 	opened, err := openAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
 	if err != nil {
@@ -205,7 +195,7 @@ func (e *exchange) keyID() string {
 	if e.key == nil {
 		return ""
 	}
-	return e.key.id
+	return e.key.ID
 }
 
 // answer takes a request through the checks, in the order of the service: form, action,

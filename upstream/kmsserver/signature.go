@@ -54,15 +54,13 @@ func authenticate(req *request, keys map[string]*accessKey, now time.Time) (*acc
 	if now.Sub(stamp).Abs() > timeWindow {
 		return nil, errTimestampExpired()
 	}
-	if right, stringToSign := cred.verify(key.secret.Reveal()); !right {
+	if right, stringToSign := cred.verify(key.Secret.Reveal()); !right {
 		return nil, errSignature(stringToSign)
 	}
 	switch {
-	case key.token.Len() == 0 && cred.token != "":
-		return nil, errToken("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken does not belong to this access key.")
-	case key.token.Len() > 0 && cred.token == "":
+	case key.SecurityToken.Len() > 0 && cred.token == "":
 		return nil, errToken("MissingSecurityToken", "SecurityToken is mandatory for this access key.")
-	case subtle.ConstantTimeCompare([]byte(cred.token), key.token.Reveal()) != 1:
+	case subtle.ConstantTimeCompare([]byte(cred.token), key.SecurityToken.Reveal()) != 1:
 		return nil, errToken("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken does not belong to this access key.")
 	}
 	if f := key.nonces.claim(cred.nonce, stamp, now); f != nil {

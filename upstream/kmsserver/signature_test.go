@@ -113,7 +113,7 @@ func (f *fixture) raw(t *testing.T, request string) answer {
 
 func (v vector) start(t *testing.T, at time.Time) *fixture {
 	t.Helper()
-	f := start(t, func(o *kmsserver.Options) {
+	f := start(t, func(o *kmsserver.Tuned) {
 		o.Clock = func() time.Time { return at }
 		o.AccessKeys[0].SecurityToken = secretData(v.token)
 	})
@@ -372,7 +372,7 @@ func TestWhatASignatureMustCarry(t *testing.T) {
 }
 
 func TestSecurityTokens(t *testing.T) {
-	f := start(t, func(o *kmsserver.Options) { o.AccessKeys[0].SecurityToken = secretData("the-token") })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys[0].SecurityToken = secretData("the-token") })
 	f.fake.MustCreate(t, "app/db", "v1", "first")
 	for token, want := range map[string]string{"the-token": "", "": "MissingSecurityToken", "the-token2": "InvalidSecurityToken.MismatchWithAccessKey"} {
 		s := newSigner(f)
@@ -405,7 +405,7 @@ func TestTheStringToSignIsSentBackUnlessItHoldsASecret(t *testing.T) {
 
 func TestReplays(t *testing.T) {
 	clock := vectorTime
-	f := start(t, func(o *kmsserver.Options) {
+	f := start(t, func(o *kmsserver.Tuned) {
 		o.Clock = func() time.Time { return clock }
 		o.Limits.NoncesPerKey = 3
 		second := fullKey()
