@@ -256,7 +256,7 @@ func updateSecretVersionStage(c *call) perform {
 func deleteSecret(c *call) perform {
 	in := upstream.DeleteSecretInput{SecretName: c.secret("SecretName"), ForceDeleteWithoutRecovery: c.flag("ForceDeleteWithoutRecovery")}
 	if !in.ForceDeleteWithoutRecovery { // force wins over whatever window is sent with it
-		in.RecoveryWindowInDays = c.number("RecoveryWindowInDays", 7, 30)
+		in.RecoveryWindowInDays = c.number("RecoveryWindowInDays")
 	}
 	return func(ctx context.Context) (any, error) {
 		planned, err := c.manager.DeleteSecret(ctx, in)
@@ -273,7 +273,7 @@ func restoreSecret(c *call) perform {
 
 func getRandomPassword(c *call) perform {
 	in := upstream.RandomPasswordInput{
-		PasswordLength:          c.number("PasswordLength", 8, 128),
+		PasswordLength:          c.number("PasswordLength"),
 		ExcludeCharacters:       c.params["ExcludeCharacters"],
 		ExcludeLowercase:        c.flag("ExcludeLowercase"),
 		ExcludeUppercase:        c.flag("ExcludeUppercase"),
@@ -292,9 +292,6 @@ func getRandomPassword(c *call) perform {
 
 func tagResource(c *call) perform {
 	names, tags := []upstream.SecretName{c.taggedSecret()}, c.wireTags("Tags")
-	if len(tags) == 0 {
-		c.missing("Tags")
-	}
 	return func(ctx context.Context) (any, error) {
 		return emptyAnswer{c.requestID}, c.manager.TagResources(ctx, names, tags)
 	}

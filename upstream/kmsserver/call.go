@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,11 +19,10 @@ const maxListed = 128
 // The first that fails leaves its error, which names the parameter, in err, and the call is
 // then not made, see [action].
 type call struct {
-	manager   upstream.Manager
-	params    params
-	key       *accessKey // nil: a trusted caller
-	requestID string
-	err       error
+	*exchange
+	manager upstream.Manager
+	params  params
+	err     error
 }
 
 // action decodes the parameters of a call and returns how to make it. That returns the answer:
@@ -83,7 +81,7 @@ func (c *call) permit(param, value string) upstream.SecretName {
 	case ref.VersionStage != "":
 		c.invalid(param, "it holds a colon; a label is a parameter of its own")
 	case !c.key.mayUse(ref.SecretName):
-		c.fail(errForbidden())
+		c.fail(errForbidden)
 	default:
 		return ref.SecretName
 	}
@@ -101,9 +99,9 @@ func (c *call) flag(param string) bool {
 	return false
 }
 
-// number returns zero for an absent parameter and refuses one outside the range: behind it,
+// number returns zero for an absent parameter and refuses one that is given as zero: behind it,
 // zero means the default.
-func (c *call) number(param string, least, most int) int {
+func (c *call) number(param string) int {
 	value := c.params[param]
 	if value == "" {
 		return 0
@@ -111,14 +109,14 @@ func (c *call) number(param string, least, most int) int {
 	n, err := strconv.Atoi(value)
 	if err != nil {
 		c.invalid(param, "it is not a number")
-	} else if n < least || n > most {
-		c.invalid(param, fmt.Sprintf("it is not in the range %d to %d", least, most))
+	} else if n == 0 {
+		c.invalid(param, "zero is not in the range")
 	}
 	return n
 }
 
 func (c *call) page() upstream.Page {
-	return upstream.Page{Number: c.number("PageNumber", 1, 1<<31-1), Size: c.number("PageSize", 1, 100)}
+	return upstream.Page{Number: c.number("PageNumber"), Size: c.number("PageSize")}
 }
 
 // decodeJSON reads JSON out of a parameter; an absent one leaves target alone.
@@ -242,28 +240,18 @@ func (c *call) wireTags(param string) []upstream.Tag {
 	c.decodeJSON(param, &tags)
 	var out []upstream.Tag
 	for _, tag := range tags {
-		if tag.TagKey == "" {
-			c.invalid(param, "a tag has no TagKey")
-		}
 		out = append(out, upstream.Tag{Key: tag.TagKey, Value: tag.TagValue})
 	}
 	return out
 }
 
 // tagKeys reads TagKeys: a JSON array, or keys with commas between them.
-func (c *call) tagKeys() []string {
+func (c *call) tagKeys() (keys []string) {
 	const param = "TagKeys"
-	value := c.params[param]
-	if value == "" {
-		c.missing(param)
-	}
-	keys := strings.Split(value, ",")
-	if strings.HasPrefix(strings.TrimSpace(value), "[") {
-		keys = nil
+	if value := c.params[param]; strings.HasPrefix(strings.TrimSpace(value), "[") {
 		c.decodeJSON(param, &keys)
-	}
-	if len(keys) == 0 || slices.Contains(keys, "") {
-		c.invalid(param, "a key is empty")
+	} else if value != "" {
+		keys = strings.Split(value, ",")
 	}
 	return keys
 }

@@ -17,8 +17,14 @@ type connections struct {
 	listeners map[net.Listener]struct{}
 	open      map[net.Conn]bool // → a request is being read, handled or answered
 	stopping  bool
-	empty     chan struct{} // made when stopping, closed once nothing is open
-	emptied   bool          // empty is closed
+	empty     chan struct{} // closed once it is stopping and nothing is open
+	emptied   func()        // closes empty
+}
+
+func newConnections() *connections {
+	empty := make(chan struct{})
+	return &connections{listeners: map[net.Listener]struct{}{}, open: map[net.Conn]bool{},
+		empty: empty, emptied: sync.OnceFunc(func() { close(empty) })}
 }
 
 func (c *connections) addListener(ln net.Listener) bool {
@@ -26,10 +32,6 @@ func (c *connections) addListener(ln net.Listener) bool {
 	defer c.mu.Unlock()
 	if c.stopping {
 		return false
-	}
-	if c.listeners == nil {
-		c.listeners = map[net.Listener]struct{}{}
-		c.open = map[net.Conn]bool{}
 	}
 	c.listeners[ln] = struct{}{}
 	return true
@@ -63,9 +65,8 @@ func (c *connections) track(conn net.Conn, state fasthttp.ConnState) {
 }
 
 func (c *connections) signalLocked() {
-	if c.stopping && !c.emptied && len(c.open) == 0 && len(c.listeners) == 0 {
-		close(c.empty)
-		c.emptied = true
+	if c.stopping && len(c.open) == 0 && len(c.listeners) == 0 {
+		c.emptied()
 	}
 }
 
@@ -85,10 +86,7 @@ func (c *connections) closing() bool {
 // when ctx ended first.
 func (c *connections) drain(ctx context.Context) bool {
 	c.mu.Lock()
-	if !c.stopping {
-		c.stopping = true
-		c.empty = make(chan struct{})
-	}
+	c.stopping = true
 	for ln := range c.listeners {
 		_ = ln.Close()
 	}
@@ -97,11 +95,10 @@ func (c *connections) drain(ctx context.Context) bool {
 			drop(conn)
 		}
 	}
-	empty := c.empty
 	c.signalLocked()
 	c.mu.Unlock()
 	select {
-	case <-empty:
+	case <-c.empty:
 		return true
 	case <-ctx.Done():
 		return false

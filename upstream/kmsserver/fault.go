@@ -22,72 +22,56 @@ type fault struct {
 // Error returns code and message.
 func (f *fault) Error() string { return f.code + ": " + f.message }
 
+func badRequest(code, message string) *fault {
+	return &fault{status: http.StatusBadRequest, code: code, message: message}
+}
+
 // Faults of the gateway: a request that never becomes a call.
 
-func errParse(why string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "ParseRequestParameterException", message: "cannot parse the parameters: " + why}
-}
-
-func errUnknownAction() *fault {
-	return &fault{status: http.StatusNotFound, code: "InvalidApi.NotFound",
+var (
+	errUnknownAction = &fault{status: http.StatusNotFound, code: "InvalidApi.NotFound",
 		message: "Specified api is not found, please check your url, action and version " + apiVersion + "."}
-}
+	errMethod = badRequest("UnsupportedHTTPMethod", "This http method is not supported: use GET or POST.")
+)
 
-func errMethod() *fault {
-	return &fault{status: http.StatusBadRequest, code: "UnsupportedHTTPMethod", message: "This http method is not supported: use GET or POST."}
+func errParse(why string) *fault {
+	return badRequest("ParseRequestParameterException", "cannot parse the parameters: "+why)
 }
 
 // errMissingCommon is for the parameters that every request carries: they have a code each.
 func errMissingCommon(name string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "Missing" + name, message: name + " is mandatory for this action."}
+	return badRequest("Missing"+name, name+" is mandatory for this action.")
 }
 
 func errFormat(name, why string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "InvalidParameter.Format", message: "The parameter " + name + " is not valid: " + why}
+	return badRequest("InvalidParameter.Format", "The parameter "+name+" is not valid: "+why)
 }
 
 // Faults of authentication and authorisation.
 
-func errUnknownAccessKey() *fault {
-	return &fault{status: http.StatusNotFound, code: "InvalidAccessKeyId.NotFound", message: "Specified access key is not found."}
-}
+var (
+	errUnknownAccessKey = &fault{status: http.StatusNotFound, code: "InvalidAccessKeyId.NotFound", message: "Specified access key is not found."}
+	errTimestampFormat  = badRequest("InvalidTimeStamp.Format", "Specified time stamp or date value is not well formatted: use "+timestampLayout+" in UTC.")
+	errTimestampExpired = &fault{status: http.StatusBadRequest, code: "InvalidTimeStamp.Expired", message: "Specified time stamp or date value is expired.",
+		recommend: "Check the clock of the client."}
+	errTokenMissing  = badRequest("MissingSecurityToken", "SecurityToken is mandatory for this access key.")
+	errTokenMismatch = badRequest("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken does not belong to this access key.")
+	errNonceUsed     = badRequest("SignatureNonceUsed", "Specified signature nonce was used already.")
+	errNoncesFull    = &fault{status: http.StatusTooManyRequests, code: "Rejected.Throttling", retryAfter: time.Minute,
+		message: "QPS Limit Exceeded: this access key signed more requests than the server remembers to recognise replays."}
+	errForbidden = &fault{status: http.StatusForbidden, code: "Forbidden.NoPermission", message: documented["Forbidden.NoPermission"]}
+)
 
 func errSignatureMethod(why string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "InvalidSignatureMethod", message: "The signature method is not supported: " + why}
+	return badRequest("InvalidSignatureMethod", "The signature method is not supported: "+why)
 }
 
 func errIncompleteSignature(why string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "IncompleteSignature", message: "The request signature does not conform to Alibaba Cloud standards: " + why}
-}
-
-func errTimestampFormat() *fault {
-	return &fault{status: http.StatusBadRequest, code: "InvalidTimeStamp.Format", message: "Specified time stamp or date value is not well formatted: use " + timestampLayout + " in UTC."}
-}
-
-func errTimestampExpired() *fault {
-	return &fault{status: http.StatusBadRequest, code: "InvalidTimeStamp.Expired", message: "Specified time stamp or date value is expired.",
-		recommend: "Check the clock of the client."}
-}
-
-func errNonceUsed() *fault {
-	return &fault{status: http.StatusBadRequest, code: "SignatureNonceUsed", message: "Specified signature nonce was used already."}
-}
-
-func errNoncesFull() *fault {
-	return &fault{status: http.StatusTooManyRequests, code: "Rejected.Throttling", retryAfter: time.Minute,
-		message: "QPS Limit Exceeded: this access key signed more requests than the server remembers to recognise replays."}
-}
-
-func errToken(kind, message string) *fault {
-	return &fault{status: http.StatusBadRequest, code: kind, message: message}
-}
-
-func errForbidden() *fault {
-	return &fault{status: http.StatusForbidden, code: "Forbidden.NoPermission", message: "This operation is forbidden by permission system."}
+	return badRequest("IncompleteSignature", "The request signature does not conform to Alibaba Cloud standards: "+why)
 }
 
 func errUnsupported(why string) *fault {
-	return &fault{status: http.StatusBadRequest, code: "UnsupportedOperation", message: "This action is not supported: " + why}
+	return badRequest("UnsupportedOperation", "This action is not supported: "+why)
 }
 
 // documented has the texts of the API for codes whose error says nothing itself.
@@ -103,14 +87,9 @@ var documented = map[string]string{
 	"UnsupportedOperation":            "This action is not supported.",
 	"InvalidParameter":                "The specified parameter is not valid.",
 	"MissingParameter":                "The parameter needed but not provided.",
-	codeInternal:                      "Internal Failure",
-	codeUnavailable:                   "Service Unavailable Temporary.",
+	"InternalFailure":                 "Internal Failure",
+	"ServiceUnavailableTemporary":     "Service Unavailable Temporary.",
 }
-
-const (
-	codeInternal    = "InternalFailure"
-	codeUnavailable = "ServiceUnavailableTemporary"
-)
 
 // faultOf translates what a call returned. What a backend says about the secret and the
 // request goes to the client; what it says about its own trouble goes to the log.
@@ -119,15 +98,16 @@ func faultOf(err error) *fault {
 	if errors.As(err, &f) {
 		return f
 	}
+	cause := err
 	// A call that was given up, and a backend whose own credentials are refused, say nothing
 	// about this client.
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, upstream.ErrUnauthenticated) {
-		return &fault{status: http.StatusServiceUnavailable, code: codeUnavailable, message: documented[codeUnavailable], cause: err}
+		err = upstream.ErrUnavailable
 	}
 	f = &fault{status: upstream.Status(err), code: upstream.Code(err)}
 	f.message = documented[f.code]
 	if f.status >= http.StatusInternalServerError {
-		f.cause = err
+		f.cause = cause
 	}
 	var known *upstream.Error
 	if errors.As(err, &known) {

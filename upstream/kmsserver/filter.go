@@ -15,29 +15,20 @@ import (
 // secrets, or 200,000 tags.
 const maxWalked = 1000
 
-// tagPageSize is the number of rows in a page of tags, as in the API.
-const tagPageSize = 200
-
-func errTooManyToFilter() *upstream.Error {
-	return &upstream.Error{Message: "there are too many entries to filter for this access key", Err: upstream.ErrLimitExceeded}
-}
+var errTooManyToFilter = &upstream.Error{Message: "there are too many entries to filter for this access key", Err: upstream.ErrLimitExceeded}
 
 // listPermitted lists the secrets that the caller may use.
 func listPermitted(ctx context.Context, c *call, in upstream.ListSecretsInput) (upstream.ListSecretsOutput, error) {
 	if c.key.mayUseAll() {
 		return c.manager.ListSecrets(ctx, in)
 	}
-	page := in.Page
-	if page.Number == 0 {
-		page.Number = 1
+	if err := in.Validate(); err != nil { // the pages that are asked for below are others
+		return upstream.ListSecretsOutput{}, err
 	}
-	if page.Size == 0 {
-		page.Size = 10
-	}
-	first := (page.Number - 1) * page.Size
-	out := upstream.ListSecretsOutput{Page: page}
+	out := upstream.ListSecretsOutput{Page: in.Page.WithDefaults(10)}
+	first, last := out.Page.Span()
 	for number := 1; number <= maxWalked; number++ {
-		in.Page = upstream.Page{Number: number, Size: 100}
+		in.Page = upstream.Page{Number: number, Size: upstream.MaxPageSize}
 		walked, err := c.manager.ListSecrets(ctx, in)
 		if err != nil {
 			return upstream.ListSecretsOutput{}, err
@@ -46,16 +37,16 @@ func listPermitted(ctx context.Context, c *call, in upstream.ListSecretsInput) (
 			if !c.key.mayUse(s.SecretName) {
 				continue
 			}
-			if out.TotalCount >= first && len(out.Secrets) < page.Size {
+			if out.TotalCount >= first && out.TotalCount < last {
 				out.Secrets = append(out.Secrets, s)
 			}
 			out.TotalCount++
 		}
-		if number*100 >= walked.TotalCount || len(walked.Secrets) == 0 {
+		if number*upstream.MaxPageSize >= walked.TotalCount || len(walked.Secrets) == 0 {
 			return out, nil
 		}
 	}
-	return upstream.ListSecretsOutput{}, errTooManyToFilter()
+	return upstream.ListSecretsOutput{}, errTooManyToFilter
 }
 
 // tagsPermitted lists the tags of secrets that the caller may use. Where names are given
@@ -84,8 +75,8 @@ func tagsPermitted(ctx context.Context, c *call, in upstream.ListTagResourcesInp
 			if !c.key.mayUse(row.SecretName) {
 				continue
 			}
-			if len(out.Rows) == tagPageSize {
-				out.NextToken = strconv.Itoa(first + tagPageSize)
+			if len(out.Rows) == upstream.TagRowsPerPage {
+				out.NextToken = strconv.Itoa(first + len(out.Rows))
 				return out, nil
 			}
 			if seen >= first {
@@ -97,5 +88,5 @@ func tagsPermitted(ctx context.Context, c *call, in upstream.ListTagResourcesInp
 			return out, nil
 		}
 	}
-	return upstream.ListTagResourcesOutput{}, errTooManyToFilter()
+	return upstream.ListTagResourcesOutput{}, errTooManyToFilter
 }

@@ -40,11 +40,11 @@ func (n *nonces) claim(nonce string, stamp, now time.Time) *fault {
 			continue
 		}
 		if _, used := set[hash]; used {
-			return errNonceUsed()
+			return errNonceUsed
 		}
 	}
 	if n.total >= n.limit {
-		return errNoncesFull()
+		return errNoncesFull
 	}
 	minute := stamp.Unix() / 60
 	if n.minutes[minute] == nil {

@@ -9,50 +9,44 @@ import (
 
 const apiVersion = "2016-01-20"
 
-// request is one request, decoded. It shares no memory with the connection.
+// request is one request, decoded. Body and headers are memory of the connection, valid while
+// the request is handled.
 type request struct {
 	method        string
 	action        string
 	params        params // of query and body
 	query         params // of the query alone
-	body          []byte // of the connection: valid while the request is handled
+	body          []byte
 	authorization string // empty unless the request is signed in its headers
-	header        headerFunc
+	headers       *fasthttp.RequestHeader
 }
 
-// headerFunc returns the value of a header, empty where there is none. A header that is given
-// more than once is an error.
-type headerFunc func(name string) (string, error)
+// header returns the value of a header, empty where there is none. A header that is given more
+// than once is an error.
+func (r *request) header(name string) (string, error) {
+	switch values := r.headers.PeekAll(name); len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return strings.TrimSpace(string(values[0])), nil
+	}
+	return "", errIncompleteSignature("a header is given more than once.")
+}
 
 // parseRequest decodes a request. jsonAllowed says that a JSON body counts even when the
 // request is not signed in its headers; the V1 signature would not cover it.
 func parseRequest(ctx *fasthttp.RequestCtx, jsonAllowed bool) (*request, error) {
 	if !ctx.IsGet() && !ctx.IsPost() {
-		return nil, errMethod()
+		return nil, errMethod
 	}
 	if path := string(ctx.URI().PathOriginal()); path != "/" && path != "" {
-		return nil, errUnknownAction()
+		return nil, errUnknownAction
 	}
 	h := &ctx.Request.Header
 	if encoding := string(h.Peek("Content-Encoding")); encoding != "" && encoding != "identity" {
 		return nil, errParse("a compressed body is not supported")
 	}
-	req := &request{
-		method: string(ctx.Method()),
-		params: params{},
-		query:  params{},
-		body:   ctx.PostBody(),
-		header: func(name string) (string, error) {
-			values := h.PeekAll(name)
-			if len(values) > 1 {
-				return "", errIncompleteSignature("a header is given more than once.")
-			}
-			if len(values) == 0 {
-				return "", nil
-			}
-			return strings.TrimSpace(string(values[0])), nil
-		},
-	}
+	req := &request{method: string(ctx.Method()), params: params{}, query: params{}, body: ctx.PostBody(), headers: h}
 	if err := req.query.addForm(ctx.URI().QueryString()); err != nil {
 		return nil, err
 	}
@@ -107,7 +101,7 @@ func (r *request) findAction() error {
 	case version == "":
 		return errMissingCommon("Version")
 	case version != apiVersion:
-		return errUnknownAction()
+		return errUnknownAction
 	}
 	if format := r.params["Format"]; format != "" && !strings.EqualFold(format, "JSON") {
 		return errFormat("Format", "only JSON is served.")
@@ -118,7 +112,7 @@ func (r *request) findAction() error {
 
 func (r *request) credentials() (*credentials, error) {
 	if r.authorization != "" {
-		return credentialsV3(r.method, r.query, r.body, r.header, r.authorization)
+		return r.credentialsV3()
 	}
 	return credentialsV1(r.method, r.params)
 }

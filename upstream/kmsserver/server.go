@@ -48,7 +48,7 @@ type Server struct {
 	base   context.Context // parent of every call's context
 	cancel context.CancelFunc
 
-	conns connections
+	conns *connections
 }
 
 // New returns a server that calls m. It starts nothing. It makes secret files of access keys
@@ -62,7 +62,7 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
+	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits, conns: newConnections()}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -204,8 +204,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	defer func() {
 		if p := recover(); p != nil {
 			// What was thrown may quote the request: only its type is told.
-			err = &fault{status: http.StatusInternalServerError, code: codeInternal, message: documented[codeInternal],
-				cause: fmt.Errorf("panic of type %T\n%s", p, debug.Stack())}
+			err = fmt.Errorf("panic of type %T\n%s", p, debug.Stack())
 		}
 	}()
 	req, err := parseRequest(ctx, access == Trusted)
@@ -214,7 +213,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	}
 	act, served := actions[req.action]
 	if !served {
-		return nil, errUnknownAction()
+		return nil, errUnknownAction
 	}
 	ex.action = req.action
 	if access != Trusted {
@@ -223,11 +222,11 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 		}
 	}
 	if !ex.key.mayCall(req.action) {
-		return nil, errForbidden()
+		return nil, errForbidden
 	}
 	callCtx, cancel := context.WithTimeout(upstream.WithCause(s.base, ex.cause()), s.limits.RequestTimeout)
 	defer cancel()
-	c := &call{manager: s.manager, params: req.params, key: ex.key, requestID: ex.requestID}
+	c := &call{exchange: ex, manager: s.manager, params: req.params}
 	return c.run(callCtx, act)
 }
 

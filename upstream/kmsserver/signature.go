@@ -45,23 +45,23 @@ func authenticate(req *request, keys map[string]*accessKey, now time.Time) (*acc
 	}
 	key := keys[cred.keyID]
 	if key == nil {
-		return nil, errUnknownAccessKey()
+		return nil, errUnknownAccessKey
 	}
 	stamp, err := time.Parse(timestampLayout, cred.timestamp)
 	if err != nil {
-		return nil, errTimestampFormat()
+		return nil, errTimestampFormat
 	}
 	if now.Sub(stamp).Abs() > timeWindow {
-		return nil, errTimestampExpired()
+		return nil, errTimestampExpired
 	}
 	if right, stringToSign := cred.verify(key.Secret.Reveal()); !right {
 		return nil, errSignature(stringToSign)
 	}
 	switch {
 	case key.SecurityToken.Len() > 0 && cred.token == "":
-		return nil, errToken("MissingSecurityToken", "SecurityToken is mandatory for this access key.")
+		return nil, errTokenMissing
 	case subtle.ConstantTimeCompare([]byte(cred.token), key.SecurityToken.Reveal()) != 1:
-		return nil, errToken("InvalidSecurityToken.MismatchWithAccessKey", "Specified SecurityToken does not belong to this access key.")
+		return nil, errTokenMismatch
 	}
 	if f := key.nonces.claim(cred.nonce, stamp, now); f != nil {
 		return nil, f
@@ -144,18 +144,18 @@ func signedV3(authorization string) bool {
 
 // credentialsV3 reads a signature in the headers. Every header that the server acts on must
 // be covered by it, and so must the body.
-func credentialsV3(method string, query params, body []byte, header headerFunc, authorization string) (*credentials, error) {
-	auth, err := parseAuthorization(authorization)
+func (r *request) credentialsV3() (*credentials, error) {
+	auth, err := parseAuthorization(r.authorization)
 	if err != nil {
 		return nil, err
 	}
-	if err := auth.checkCoverage(header, len(body) > 0); err != nil {
+	if err := r.checkCoverage(auth.signed); err != nil {
 		return nil, err
 	}
 	values := make(map[string]string, len(auth.signed))
 	var canonicalHeaders strings.Builder
 	for _, name := range auth.signed {
-		value, err := header(name)
+		value, err := r.header(name)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +163,7 @@ func credentialsV3(method string, query params, body []byte, header headerFunc, 
 		canonicalHeaders.WriteString(name + ":" + value + "\n")
 	}
 	nonce := values["x-acs-signature-nonce"]
-	sum := sha256.Sum256(body)
+	sum := sha256.Sum256(r.body)
 	bodyHash := hex.EncodeToString(sum[:])
 	switch {
 	case values["x-acs-date"] == "":
@@ -180,7 +180,7 @@ func credentialsV3(method string, query params, body []byte, header headerFunc, 
 	return &credentials{
 		keyID: auth.keyID, token: values["x-acs-security-token"], timestamp: values["x-acs-date"], nonce: nonce,
 		verify: func(secret []byte) (bool, string) {
-			stringToSign := stringToSignV3(method, query, canonicalHeaders.String(), strings.Join(auth.signed, ";"), bodyHash)
+			stringToSign := stringToSignV3(r.method, r.query, canonicalHeaders.String(), strings.Join(auth.signed, ";"), bodyHash)
 			return hmac.Equal(auth.signature, signV3(secret, stringToSign)), stringToSign // a hash: it shows nothing
 		},
 	}, nil
@@ -216,18 +216,18 @@ func parseAuthorization(text string) (authorization, error) {
 }
 
 // checkCoverage checks that every header that counts is signed.
-func (a authorization) checkCoverage(header headerFunc, hasBody bool) error {
+func (r *request) checkCoverage(signed []string) error {
 	must := []string{"host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"}
 	for _, optional := range []string{"x-acs-accesskey-id", "x-acs-security-token"} {
-		if value, err := header(optional); err != nil || value != "" {
+		if value, err := r.header(optional); err != nil || value != "" {
 			must = append(must, optional)
 		}
 	}
-	if contentType, _ := header("content-type"); hasBody && contentType != "" {
+	if contentType, _ := r.header("content-type"); len(r.body) > 0 && contentType != "" {
 		must = append(must, "content-type")
 	}
 	for _, name := range must {
-		if !slices.Contains(a.signed, name) {
+		if !slices.Contains(signed, name) {
 			return errIncompleteSignature("the header " + name + " is not among SignedHeaders.")
 		}
 	}
