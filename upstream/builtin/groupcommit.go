@@ -171,10 +171,9 @@ func (s *Store) execute(batch []*write) error {
 	switch {
 	case err == nil:
 		s.counters.commits.Add(1)
-		s.committed(t)
+		s.listeners.call(t.changed)
 		return nil
 	case errors.Is(err, errNothing):
-		s.committed(t)
 		return nil
 	case errors.Is(err, errPartial), s.broken.Load() != nil, t == nil:
 		return err
@@ -184,7 +183,7 @@ func (s *Store) execute(batch []*write) error {
 		// Its header page was written and only the last sync failed: readers see the
 		// change, but it may not survive a crash, and a failed sync is not tried again
 		// with success. Accepting more writes on top would acknowledge what may be lost.
-		s.committed(t)
+		s.listeners.call(t.changed)
 		err = &upstream.Error{
 			Message: fmt.Sprintf("the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err),
 			Err:     upstream.ErrInternal,
@@ -203,12 +202,4 @@ func (s *Store) visible(id int) bool {
 		return nil
 	})
 	return err == nil && latest >= id
-}
-
-// committed does what follows a transaction that went well, before the writers are answered.
-func (s *Store) committed(t *tx) {
-	for name, at := range t.planned {
-		s.schedule.set(name, at)
-	}
-	s.listeners.call(t.changed)
 }

@@ -3,7 +3,6 @@ package builtin
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"secretagent/upstream"
@@ -11,52 +10,10 @@ import (
 
 const (
 	purgeBatch   = 64          // secrets per transaction
-	purgeAtMost  = time.Hour   // the longest sleep, for clocks that are set
+	purgeAtMost  = time.Hour   // the longest sleep; what is planned meanwhile is at least a week away
 	purgeAtLeast = time.Second // the shortest one, and the pause after a failure is a minute
 	purgeRetry   = time.Minute
 )
-
-// schedule is when which secret goes for good. It repeats what the records say, so that the
-// purge need not read them all.
-type schedule struct {
-	mu      sync.Mutex
-	at      map[upstream.SecretName]int64 // Unix seconds
-	changed chan struct{}                 // size one: look again
-}
-
-// set notes a deletion; zero takes it back.
-func (s *schedule) set(name upstream.SecretName, at int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if at == 0 {
-		delete(s.at, name)
-		return
-	}
-	if s.at == nil {
-		s.at = map[upstream.SecretName]int64{}
-	}
-	s.at[name] = at
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
-}
-
-// due returns up to limit secrets whose time has come, and when the next one's comes; zero:
-// none is planned.
-func (s *schedule) due(now int64, limit int) (names []upstream.SecretName, next int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, at := range s.at {
-		if at <= now && len(names) < limit {
-			names = append(names, name)
-		} else if next == 0 || at < next {
-			next = at
-		}
-	}
-	slices.Sort(names)
-	return names, next
-}
 
 // Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed.
 // It returns nil. Without it such secrets are invisible all the same, but stay in the file.
@@ -74,7 +31,6 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 		select {
 		case <-time.After(wait):
-		case <-s.schedule.changed:
 		case <-ctx.Done():
 			return nil
 		case <-s.quit:
@@ -83,47 +39,55 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// purgeDue removes every secret whose time has come and returns when the next one's comes.
+// purgeDue removes every secret whose time has come and returns when the next one's comes; zero:
+// none is planned. It reads the metadata of every secret.
 func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
-	for {
-		names, next := s.schedule.due(s.now(), purgeBatch)
-		if len(names) == 0 {
-			return next, nil
-		}
-		var purged []upstream.SecretName
-		err := s.write(ctx, call{op: "purge"}, func(t *tx) error {
-			purged = purged[:0] // the operation may be executed again
-			for _, name := range names {
-				r, err := t.stored(name)
-				if err != nil {
-					return err
-				}
-				if r == nil || !r.gone(t.now) { // the plan has changed since it was looked up
-					t.plan(name, r.plannedFor())
-					continue
-				}
-				if err := t.remove(name, r); err != nil {
-					return err
-				}
-				t.change(name)
-				purged = append(purged, name)
+	var due []upstream.SecretName
+	err = s.view(ctx, call{op: "purge"}, func(t *tx) error {
+		return t.eachStored(ctx, func(name upstream.SecretName, r *record) error {
+			if r.gone(t.now) {
+				due = append(due, name)
+			} else if r.pending() && (next == 0 || r.plannedDelete < next) {
+				next = r.plannedDelete
 			}
 			return nil
 		})
-		if err != nil {
-			return 0, err
-		}
-		s.counters.purged.Add(uint64(len(purged)))
-		for _, name := range purged {
-			s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
+	})
+	for names := range slices.Chunk(due, purgeBatch) {
+		if err == nil {
+			err = s.purge(ctx, names)
 		}
 	}
+	return next, err
 }
 
-// plannedFor returns when the secret goes; zero: never. A nil record is that of no secret.
-func (r *record) plannedFor() int64 {
-	if r == nil {
-		return 0
+// purge removes those of the named secrets whose time has come.
+func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
+	var purged []upstream.SecretName
+	err := s.write(ctx, call{op: "purge"}, func(t *tx) error {
+		purged = purged[:0] // the operation may be executed again
+		for _, name := range names {
+			r, err := t.stored(name)
+			if err != nil {
+				return err
+			}
+			if r == nil || !r.gone(t.now) { // restored, or made anew, since it was looked up
+				continue
+			}
+			if err := t.remove(name, r); err != nil {
+				return err
+			}
+			t.change(name)
+			purged = append(purged, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return r.plannedDelete
+	s.counters.purged.Add(uint64(len(purged)))
+	for _, name := range purged {
+		s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
+	}
+	return nil
 }

@@ -158,7 +158,6 @@ func (s *Store) RestoreSecret(ctx context.Context, name upstream.SecretName) err
 // planDeletion notes when the secret is to be purged; zero: not at all.
 func (t *tx) planDeletion(name upstream.SecretName, r *record, at int64) error {
 	r.plannedDelete, r.updated = at, t.now
-	t.plan(name, at)
 	t.change(name)
 	return t.putRecord(name, r)
 }

@@ -44,7 +44,6 @@ type Store struct {
 	brokenDown chan struct{}         // closed when broken is set
 
 	listeners listeners
-	schedule  schedule
 	counters  counters
 }
 
@@ -94,7 +93,6 @@ func Open(opts Options) (*Store, error) {
 		writerDone: make(chan struct{}),
 		brokenDown: make(chan struct{}),
 	}
-	s.schedule.changed = make(chan struct{}, 1)
 	if s.db, s.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
 	}

@@ -22,9 +22,8 @@ type tx struct {
 	now             int64 // Unix seconds; one moment for everything an operation does
 
 	// What the operations of a write transaction did.
-	writes  int                           // changes of the database so far
-	changed []upstream.SecretName         // secrets whose readers see something else now
-	planned map[upstream.SecretName]int64 // deletions that were planned, or zero: taken back
+	writes  int                   // changes of the database so far
+	changed []upstream.SecretName // secrets whose readers see something else now
 }
 
 // transact runs fn in one transaction; begin is View or Update of the database. A memory
@@ -226,20 +225,11 @@ func (t *tx) remove(name upstream.SecretName, r *record) error {
 			return err
 		}
 	}
-	t.plan(name, 0)
 	return t.delete(t.secrets, []byte(name))
 }
 
 // change notes that readers of the secret see something else after the commit.
 func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, name) }
-
-// plan notes when the secret is to be purged; zero: not at all.
-func (t *tx) plan(name upstream.SecretName, at int64) {
-	if t.planned == nil {
-		t.planned = map[upstream.SecretName]int64{}
-	}
-	t.planned[name] = at
-}
 
 // each calls fn for every secret whose deletion window has not passed, by name. It stops with
 // the error of fn, or the context's.
@@ -284,8 +274,8 @@ func verifyFormat(t *tx) error {
 }
 
 // verify checks that every secret is whole: its metadata authenticates, all its values are
-// there, and there are no others. It fills the schedule of deletions. It returns the keys that
-// the database has seen but neither uses nor finds in the keyring any more.
+// there, and there are no others. It returns the keys that the database has seen but neither
+// uses nor finds in the keyring any more.
 func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 	missing, err := t.missingKeys()
 	if err != nil {
@@ -318,9 +308,6 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 			if id := r.versions[i].keyID; t.keys.aead(id) == nil {
 				return s.errKeyLost(id, name)
 			}
-		}
-		if r.pending() {
-			s.schedule.set(name, r.plannedDelete)
 		}
 		return nil
 	})
