@@ -2,7 +2,9 @@ package upstream
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"strings"
 )
@@ -87,6 +89,15 @@ func (t TraceParent) String() string {
 type Cause struct {
 	RequestID string
 	Trace     TraceParent
+}
+
+// NewRequestID returns a random UUID in lower case, as the KMS API identifies requests.
+func NewRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 type causeKey struct{}

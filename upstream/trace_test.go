@@ -108,3 +108,15 @@ func TestCause(t *testing.T) {
 		t.Error("no cause makes a context")
 	}
 }
+
+func TestRequestIDs(t *testing.T) {
+	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	seen := map[string]bool{}
+	for range 1000 {
+		id := upstream.NewRequestID()
+		if !form.MatchString(id) || seen[id] {
+			t.Fatalf("%q", id)
+		}
+		seen[id] = true
+	}
+}

@@ -74,18 +74,6 @@ func TestNamesThatAreBeginnings(t *testing.T) {
 	}
 }
 
-func TestRequestIDs(t *testing.T) {
-	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
-	seen := map[string]bool{}
-	for range 1000 {
-		id := newRequestID()
-		if !form.MatchString(id) || seen[id] {
-			t.Fatalf("%q", id)
-		}
-		seen[id] = true
-	}
-}
-
 // TestFilters: what the conformance suite leaves to the backend.
 func TestFilters(t *testing.T) {
 	s := mustOpen(t, testOptions(t))

@@ -3,10 +3,7 @@ package builtin
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 
 	"secretagent/upstream"
@@ -44,27 +41,9 @@ func (s *Store) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (ups
 			SecretDataType: v.dataType(),
 			SecretType:     upstream.SecretTypeGeneric,
 			CreateTime:     unixTime(v.created),
-			RequestID:      newRequestID(),
+			RequestID:      upstream.NewRequestID(),
 		}, nil
 	})
-}
-
-// newRequestID returns a UUID, version 4, in lower case. It identifies a request in logs and
-// need not be hard to guess.
-func newRequestID() string {
-	var id [16]byte
-	binary.BigEndian.PutUint64(id[:8], rand.Uint64())
-	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	var text [36]byte
-	hex.Encode(text[0:], id[0:4])
-	hex.Encode(text[9:], id[4:6])
-	hex.Encode(text[14:], id[6:8])
-	hex.Encode(text[19:], id[8:10])
-	hex.Encode(text[24:], id[10:16])
-	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
-	return string(text[:])
 }
 
 // PutSecretValue adds a version and moves labels to it, ACSCurrent unless the input names

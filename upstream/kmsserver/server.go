@@ -3,7 +3,6 @@ package kmsserver
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -145,7 +144,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // handle answers one request. Nothing of ctx outlives it.
 func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 	begin := time.Now()
-	requestID := newRequestID()
+	requestID := upstream.NewRequestID()
 	ex := &exchange{requestID: requestID, trace: traceOf(&ctx.Request.Header)}
 	body, err := s.answer(ctx, access, ex)
 	code, status := "", http.StatusOK
@@ -245,7 +244,7 @@ func (s *Server) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 		f = &fault{status: http.StatusRequestTimeout, code: "RequestTimeout",
 			message: fmt.Sprintf("The request was not complete after %s.", s.limits.ReadTimeout)}
 	}
-	ex := &exchange{requestID: newRequestID()}
+	ex := &exchange{requestID: upstream.NewRequestID()}
 	respond(ctx, f.status, ex.requestID, encodeFault(f, ex.requestID, nil))
 	s.logFault(f, ex, ctx.RemoteAddr())
 	s.observe("", f.code, f.status, 0)
@@ -279,15 +278,6 @@ func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
 	default:
 		logger.Debug("request refused") // the client was told why
 	}
-}
-
-// newRequestID returns a random UUID in lower case.
-func newRequestID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // libraryLogger passes on what fasthttp complains about without its arguments, which may
