@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"sync/atomic"
+	"slices"
 
 	"secretagent/upstream"
 )
@@ -17,18 +17,12 @@ const (
 
 // write is one operation on its way through the writer.
 type write struct {
+	ctx   context.Context // of the caller, who leaves when it ends
 	apply func(*tx) error // validates before it changes anything
 	done  chan error      // has room for the outcome
-	state atomic.Int32    // one of the states below
 
 	err error // outcome of apply in the latest transaction
 }
-
-const (
-	queued    = iota
-	begun     // the writer has taken it
-	abandoned // its caller has left before that
-)
 
 // errPartial makes a transaction roll back because one of its operations failed after it had
 // changed something.
@@ -42,7 +36,7 @@ func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error 
 	if err := c.begin(ctx); err != nil {
 		return err
 	}
-	w := &write{apply: apply, done: make(chan error, 1)}
+	w := &write{ctx: ctx, apply: apply, done: make(chan error, 1)}
 	select {
 	case s.queue <- w:
 	case <-ctx.Done():
@@ -54,7 +48,6 @@ func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error 
 	case err := <-w.done:
 		return c.refer(err)
 	case <-ctx.Done():
-		w.state.CompareAndSwap(queued, abandoned)
 		return ctx.Err()
 	case <-s.writerDone:
 		select {
@@ -94,23 +87,13 @@ func (s *Store) writeLoop() {
 	}
 }
 
-// collect fills batch with what is in line now, without waiting, and leaves out what was
-// abandoned.
+// collect fills batch with what is in line now, without waiting, and leaves out the writes
+// whose callers have left.
 func (s *Store) collect(batch []*write) []*write {
-	if !batch[0].state.CompareAndSwap(queued, begun) {
-		batch = batch[:0]
+	for len(batch) < maxBatch && len(s.queue) > 0 { // nobody else takes from it
+		batch = append(batch, <-s.queue)
 	}
-	for len(batch) < maxBatch {
-		select {
-		case w := <-s.queue:
-			if w.state.CompareAndSwap(queued, begun) {
-				batch = append(batch, w)
-			}
-		default:
-			return batch
-		}
-	}
-	return batch
+	return slices.DeleteFunc(batch, func(w *write) bool { return w.ctx.Err() != nil })
 }
 
 // commit executes a batch in one transaction, and one by one if that fails, and answers every

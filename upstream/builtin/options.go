@@ -66,7 +66,7 @@ func (o Options) Validate() error {
 		problems.Addf("keyring", "", "must be set: the path of the key file, on another volume than the database where possible")
 	} else if o.Database != "" && filepath.Clean(o.Database) == filepath.Clean(o.Keyring) {
 		problems.Addf("keyring", o.Keyring, "must be another file than database")
-	} else if _, err := readKeyring(o.Keyring, o.KeyringIsCredential); errors.Is(err, fs.ErrNotExist) {
+	} else if _, err := newKeys(keyfile.ReadKeyring(o.Keyring, o.KeyringIsCredential)); errors.Is(err, fs.ErrNotExist) {
 		problems.Add("keyring", keyfile.KeyringFile.Check(o.Keyring)) // made where it is missing
 	} else {
 		problems.Add("keyring", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Key is a key of the keyring, without its material.
@@ -41,17 +42,17 @@ func (s *Store) Keys() ([]Key, error) {
 			return nil, err
 		}
 		for _, e := range t.keys.entries {
-			created, err := t.keySeen(e.id)
+			created, err := t.keySeen(e.ID)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, Key{
-				ID:         formatKeyID(e.id),
-				Status:     strings.ToLower(e.status.String()),
-				Primary:    e.id == t.keys.primary,
+				ID:         formatKeyID(e.ID),
+				Status:     strings.ToLower(e.Status.String()),
+				Primary:    e.ID == t.keys.primary,
 				CreateTime: created,
-				Secrets:    secrets[e.id],
-				Values:     values[e.id],
+				Secrets:    secrets[e.ID],
+				Values:     values[e.ID],
 			})
 		}
 		return out, nil
@@ -92,19 +93,19 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 // extendKeyring adds a primary key to the keyring file. Others use the file as well, so it is
 // read again and not taken from memory.
 func (s *Store) extendKeyring() (*keys, error) {
-	onDisk, err := readKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
+	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range s.keys.Load().entries {
-		if e.aead != nil && onDisk.aead(e.id) == nil {
+		if e.AEAD != nil && onDisk.aead(e.ID) == nil {
 			return nil, &upstream.Error{
-				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.id),
+				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.ID),
 				Err:     ErrKeyLost,
 			}
 		}
 	}
-	next, err := onDisk.extended()
+	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
 		return nil, fmt.Errorf("the keyring is unchanged: %w", err)
 	}
@@ -160,10 +161,10 @@ func (t *tx) noteKey(id uint32) error {
 func (s *Store) noteKeys(forgotten []uint32) error {
 	w := &write{apply: func(t *tx) error {
 		for _, e := range t.keys.entries {
-			if e.aead == nil {
+			if e.AEAD == nil {
 				continue
 			}
-			if err := t.noteKey(e.id); err != nil {
+			if err := t.noteKey(e.ID); err != nil {
 				return err
 			}
 		}

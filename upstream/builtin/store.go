@@ -78,7 +78,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	opts = opts.withDefaults()
 	keyfile.KeyringFile.Clean(opts.Keyring)
-	keyring, err := readKeyring(opts.Keyring, opts.KeyringIsCredential)
+	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -153,10 +153,7 @@ func (s *Store) load(keyring *keys) error {
 			}
 		}
 		ring, created, err := keyfile.OpenKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
-		if err != nil {
-			return err
-		}
-		if keyring, err = newKeys(ring); err != nil {
+		if keyring, err = newKeys(ring, err); err != nil {
 			return err
 		}
 		if created {
@@ -344,14 +341,14 @@ type Stats struct {
 	Writes  uint64 // write operations that were executed, refused ones included
 	Commits uint64 // transactions that reached the disk; fewer than Writes when writers share
 	Purged  uint64 // secrets removed after their deletion window
-	Replays uint64 `json:"-"` // batches that had to be repeated one by one
 
 	WritesQueued     int // in line now
 	WritesQueueLimit int // beyond which writers wait for a place in line
 }
 
 type counters struct {
-	reads, writes, commits, replays, purged atomic.Uint64
+	reads, writes, commits, purged atomic.Uint64
+	replays                        atomic.Uint64 // batches that had to be repeated one by one
 }
 
 // Stats returns counters for metrics and status.
@@ -360,7 +357,6 @@ func (s *Store) Stats() Stats {
 		Reads:            s.counters.reads.Load(),
 		Writes:           s.counters.writes.Load(),
 		Commits:          s.counters.commits.Load(),
-		Replays:          s.counters.replays.Load(),
 		Purged:           s.counters.purged.Load(),
 		WritesQueued:     len(s.queue),
 		WritesQueueLimit: cap(s.queue),
