@@ -1,36 +1,27 @@
 package builtin
 
 import (
-	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/windows"
 )
 
-// lockRetry is how often a lock held by another process is tried again.
-const lockRetry = 10 * time.Millisecond
+// place returns where the lock of bbolt lies.
+func place() *windows.Overlapped {
+	return &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
+}
 
-// lockFile takes the lock that bbolt takes, so that the file can be looked at before bbolt
-// maps it. release hands it over to bbolt, which cannot take it while it is held.
-func lockFile(f *os.File, timeout time.Duration) (release func(), err error) {
-	at := windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
-	for deadline := time.Now().Add(timeout); ; {
-		err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_FAIL_IMMEDIATELY|windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, &at)
-		switch {
-		case err == nil:
-			return func() { unlockFile(f) }, nil
-		case err != windows.ERROR_LOCK_VIOLATION:
-			return nil, fmt.Errorf("lock: %w", err)
-		case !time.Now().Before(deadline):
-			return nil, ErrLocked
-		}
-		time.Sleep(min(lockRetry, time.Until(deadline)))
+// tryLock takes the lock that bbolt takes, unless another process holds it.
+func tryLock(f *os.File) (locked bool, err error) {
+	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_FAIL_IMMEDIATELY|windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, place())
+	if err == windows.ERROR_LOCK_VIOLATION {
+		return false, nil
 	}
+	return err == nil, err
 }
 
-// unlockFile gives the lock back that lockFile or bbolt took.
-func unlockFile(f *os.File) {
-	at := windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
-	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
-}
+// handOver lets bbolt take the lock, which it cannot while it is held here.
+func handOver(f *os.File) { unlockFile(f) }
+
+// unlockFile gives the lock back that tryLock or bbolt took.
+func unlockFile(f *os.File) { _ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, place()) }

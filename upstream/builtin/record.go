@@ -139,52 +139,30 @@ type decoder struct {
 	failed bool
 }
 
+// take returns the next n bytes; on failure n zeros.
 func (d *decoder) take(n int) string {
-	if n < 0 || n > len(d.rest) {
+	if n > len(d.rest) {
 		d.failed, d.rest = true, ""
-		return ""
+		return string(make([]byte, n))
 	}
 	s := d.rest[:n]
 	d.rest = d.rest[n:]
 	return s
 }
 
-func (d *decoder) byte() byte {
-	if s := d.take(1); s != "" {
-		return s[0]
-	}
-	return 0
-}
-
-func (d *decoder) uint32() (n uint32) {
-	for _, c := range []byte(d.take(4)) {
-		n = n<<8 | uint32(c)
-	}
-	return n
-}
-
-func (d *decoder) uint64() (n uint64) {
-	for _, c := range []byte(d.take(8)) {
-		n = n<<8 | uint64(c)
-	}
-	return n
-}
+func (d *decoder) byte() byte     { return d.take(1)[0] }
+func (d *decoder) uint32() uint32 { return binary.BigEndian.Uint32([]byte(d.take(4))) }
+func (d *decoder) uint64() uint64 { return binary.BigEndian.Uint64([]byte(d.take(8))) }
 
 // uvarint reads a uvarint in its shortest form.
 func (d *decoder) uvarint() uint64 {
-	var n uint64
-	for shift := uint(0); shift < 63; shift += 7 {
-		c := d.byte()
-		n |= uint64(c&0x7f) << shift
-		if c < 0x80 {
-			if c == 0 && shift > 0 {
-				break // a shorter form exists
-			}
-			return n
-		}
+	n, size := binary.Uvarint([]byte(d.rest[:min(len(d.rest), binary.MaxVarintLen64)]))
+	if size <= 0 || size > 1 && n>>(7*(size-1)) == 0 { // cut short, or a shorter form exists
+		d.failed, d.rest = true, ""
+		return 0
 	}
-	d.failed, d.rest = true, ""
-	return 0
+	d.take(size)
+	return n
 }
 
 // count reads the number of elements of at least size bytes that follow.
@@ -197,14 +175,7 @@ func (d *decoder) count(size int) int {
 	return int(n)
 }
 
-func (d *decoder) text() string {
-	n := d.uvarint()
-	if n > uint64(len(d.rest)) {
-		d.failed, d.rest = true, ""
-		return ""
-	}
-	return d.take(int(n))
-}
+func (d *decoder) text() string { return d.take(d.count(1)) }
 
 // detached returns a copy of a text of a record, for holders that outlive the record: the
 // texts of a record share one allocation, which a single kept one would keep whole.

@@ -201,12 +201,7 @@ func sameFolder(a, b string) bool {
 // is complete when it appears, so that a crash leaves no half-made one.
 func createDatabase(path string) error {
 	keyfile.Database.Clean(path)
-	if st, err := os.Stat(path); err == nil {
-		if !st.Mode().IsRegular() {
-			return errors.New("is not a regular file")
-		}
-		return nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	err := keyfile.Database.Make(path, func(temp string) error {
@@ -265,15 +260,14 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 			if err != nil {
 				return nil, err
 			}
-			release, err := lockFile(f, timeout)
-			if err != nil {
+			if err := lockFile(f, timeout); err != nil {
 				return nil, errors.Join(err, f.Close())
 			}
 			st, err := f.Stat()
 			if err == nil {
 				err = verifyPages(f, st.Size())
 			}
-			release()
+			handOver(f)
 			if err != nil {
 				return nil, errors.Join(err, f.Close())
 			}
@@ -289,6 +283,24 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 	}
 	db.AllocSize = growStep
 	return db, file, nil
+}
+
+// lockRetry is how often a lock held by another process is tried again.
+const lockRetry = 10 * time.Millisecond
+
+// lockFile takes the lock that bbolt takes, so that the file can be looked at before bbolt
+// maps it.
+func lockFile(f *os.File, timeout time.Duration) error {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(min(lockRetry, time.Until(deadline))) {
+		switch locked, err := tryLock(f); {
+		case locked:
+			return nil
+		case err != nil:
+			return fmt.Errorf("lock: %w", err)
+		case !time.Now().Before(deadline):
+			return ErrLocked
+		}
+	}
 }
 
 // closePatience bounds how long Close waits for a database in which a transaction broke
