@@ -2,44 +2,26 @@ package agent_test
 
 import (
 	"bufio"
-	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 )
 
-// shots is the variable that says where to leave pictures of the page, for people to look at:
-//
-//	PAGE_SHOTS=/tmp/shots go test ./agent -run TestPage
-const shots = "PAGE_SHOTS"
-
 // chromium is a headless browser that is driven over its DevTools pipe: JSON messages that end
-// with a zero byte.
+// with a zero byte. One goroutine uses it and its tabs.
 type chromium struct {
-	to io.Writer
-
-	mu      sync.Mutex
-	next    int
-	waiting map[int]chan answer
-	tabs    map[string]*tab // by session
-	gone    bool
+	to, from *os.File
+	in       *bufio.Reader // of from
+	calls    int
+	tabs     map[string]*tab // by session
 }
 
-// answer is what the browser says, to a command or by itself.
-type answer struct {
-	ID        int
-	SessionID string `json:"sessionId"`
-	Method    string
-	Params    json.RawMessage
-	Result    json.RawMessage
-	Error     *struct{ Message string }
-}
+// object is one of JSON.
+type object = map[string]any
 
 // browserPath returns where Chromium is. Without one the test is skipped, except where CI
 // has promised one.
@@ -61,8 +43,7 @@ func browserPath(t *testing.T) string {
 // startChromium starts a browser that ends with the test. It reaches loopback addresses only.
 func startChromium(t *testing.T) *chromium {
 	t.Helper()
-	path := browserPath(t)
-	home := shortTempDir(t)
+	path, home := browserPath(t), shortTempDir(t)
 	args := []string{
 		"--headless=new", "--remote-debugging-pipe", "--user-data-dir=" + home, "--no-first-run", "--no-default-browser-check",
 		"--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--disable-sync", "--disable-background-networking",
@@ -75,162 +56,98 @@ func startChromium(t *testing.T) *chromium {
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), "HOME="+home)
 	in, to, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	from, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cmd.ExtraFiles = []*os.File{in, out} // 3 and 4
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	in.Close()
-	out.Close()
-	c := &chromium{to: to, waiting: map[int]chan answer{}, tabs: map[string]*tab{}}
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		c.read(from)
-	}()
+	must(t, cmd.Start())
+	must(t, errors.Join(in.Close(), out.Close()))
 	t.Cleanup(func() {
 		to.Close() // the browser ends by itself when its pipe does
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
+		kill := time.AfterFunc(bound, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		kill.Stop()
 		from.Close()
-		<-read
 	})
-	return c
+	return &chromium{to: to, from: from, in: bufio.NewReader(from), tabs: map[string]*tab{}}
 }
 
-// read takes in what the browser says until it ends.
-func (c *chromium) read(from io.Reader) {
-	r := bufio.NewReaderSize(from, 1<<20)
+// message is what the browser says, to a command or by itself.
+type message struct {
+	ID        int
+	SessionID string `json:"sessionId"`
+	Method    string
+	Params    json.RawMessage
+	Result    json.RawMessage
+	Error     *struct{ Message string }
+}
+
+// call sends a command, to a tab or the browser itself, and takes in what the browser says until
+// the result, which it stores in result. The browser may refuse.
+func (c *chromium) call(t *testing.T, session, method string, params object, result any) error {
+	t.Helper()
+	c.calls++
+	command := object{"id": c.calls, "method": method, "params": params}
+	if session != "" {
+		command["sessionId"] = session
+	}
+	text, err := json.Marshal(command)
+	must(t, err)
+	_, err = c.to.Write(append(text, 0))
+	must(t, err)
+	must(t, c.from.SetReadDeadline(time.Now().Add(bound)))
 	for {
-		text, err := r.ReadBytes(0)
-		c.mu.Lock()
+		text, err := c.in.ReadBytes(0)
 		if err != nil {
-			c.gone = true
-			for id, ch := range c.waiting {
-				close(ch)
-				delete(c.waiting, id)
-			}
-			c.mu.Unlock()
-			return
+			t.Fatalf("%s: the browser does not answer: %v", method, err)
 		}
-		var a answer
-		if json.Unmarshal(text[:len(text)-1], &a) == nil {
-			if ch := c.waiting[a.ID]; ch != nil {
-				delete(c.waiting, a.ID)
-				ch <- a
-			} else if tab := c.tabs[a.SessionID]; tab != nil {
-				tab.note(a)
-			}
+		var m message
+		must(t, json.Unmarshal(text[:len(text)-1], &m))
+		switch tab := c.tabs[m.SessionID]; {
+		case m.ID != c.calls && tab != nil:
+			tab.note(m)
+		case m.ID == c.calls && m.Error != nil:
+			return errors.New(method + ": " + m.Error.Message)
+		case m.ID == c.calls:
+			return json.Unmarshal(m.Result, result)
 		}
-		c.mu.Unlock()
 	}
 }
 
-// call sends a command and returns its result.
-func (c *chromium) call(t *testing.T, session, method string, params any) json.RawMessage {
-	t.Helper()
-	result, err := c.try(t, session, method, params)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return result
-}
-
-// try is call for a command that the browser may refuse.
-func (c *chromium) try(t *testing.T, session, method string, params any) (json.RawMessage, error) {
-	t.Helper()
-	c.mu.Lock()
-	c.next++
-	id, ch := c.next, make(chan answer, 1)
-	if c.gone {
-		c.mu.Unlock()
-		t.Fatalf("%s: the browser has ended", method)
-	}
-	c.waiting[id] = ch
-	text, err := json.Marshal(map[string]any{"id": id, "sessionId": session, "method": method, "params": params})
-	if session == "" {
-		text, err = json.Marshal(map[string]any{"id": id, "method": method, "params": params})
-	}
-	if err == nil {
-		_, err = c.to.Write(append(text, 0))
-	}
-	c.mu.Unlock()
-	if err != nil {
-		t.Fatalf("%s: %v", method, err)
-	}
-	select {
-	case a, ok := <-ch:
-		if !ok {
-			t.Fatalf("%s: the browser has ended", method)
-		}
-		if a.Error != nil {
-			return nil, fmt.Errorf("%s: %s", method, a.Error.Message)
-		}
-		return a.Result, nil
-	case <-time.After(time.Minute):
-		t.Fatalf("%s: the browser does not answer", method)
-	}
-	return nil, nil
-}
-
-// tab is one page of a browser, with cookies of its own.
+// tab is one page of a browser.
 type tab struct {
 	*chromium
-	t       *testing.T
-	session string
 
-	complaints []string // console errors and warnings, exceptions, violations of the policy
-	requests   []string // addresses
+	t          *testing.T
+	session    string
+	complaints []string // errors and warnings, of the console too
+	requests   []string // addresses that the page asked for
 }
 
-// open returns an empty tab for a test.
+// open opens a tab with cookies of its own. What its pages do after a time, they do ten times as
+// soon.
 func (c *chromium) open(t *testing.T) *tab {
 	t.Helper()
-	var browserContext struct{ BrowserContextID string }
-	var target struct{ TargetID string }
-	var attached struct{ SessionID string }
-	decode(t, c.call(t, "", "Target.createBrowserContext", map[string]any{}), &browserContext)
-	decode(t, c.call(t, "", "Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": browserContext.BrowserContextID}), &target)
-	decode(t, c.call(t, "", "Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}), &attached)
-	tab := &tab{chromium: c, t: t, session: attached.SessionID}
-	c.mu.Lock()
+	var made struct{ BrowserContextID, TargetID, SessionID string }
+	must(t, c.call(t, "", "Target.createBrowserContext", object{"disposeOnDetach": true}, &made))
+	must(t, c.call(t, "", "Target.createTarget", object{"url": "about:blank", "browserContextId": made.BrowserContextID}, &made))
+	must(t, c.call(t, "", "Target.attachToTarget", object{"targetId": made.TargetID, "flatten": true}, &made))
+	tab := &tab{chromium: c, t: t, session: made.SessionID}
 	c.tabs[tab.session] = tab
-	c.mu.Unlock()
 	for _, domain := range []string{"Page", "Runtime", "Log", "Network"} {
-		tab.do(domain+".enable", map[string]any{})
+		tab.do(domain+".enable", object{})
 	}
-	t.Cleanup(func() {
-		c.call(t, "", "Target.disposeBrowserContext", map[string]any{"browserContextId": browserContext.BrowserContextID})
-	})
+	tab.do("Page.addScriptToEvaluateOnNewDocument", object{"source": "const later = setTimeout; setTimeout = (f, ms, ...args) => later(f, ms / 10, ...args)"})
 	return tab
 }
 
-func decode(t *testing.T, text json.RawMessage, v any) {
-	t.Helper()
-	if err := json.Unmarshal(text, v); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (t *tab) do(method string, params any) json.RawMessage {
+func (t *tab) do(method string, params object) {
 	t.t.Helper()
-	return t.call(t.t, t.session, method, params)
+	must(t.t, t.call(t.t, t.session, method, params, new(any)))
 }
 
-// note remembers what the page complains of and asks for. The lock of the browser is held.
-func (t *tab) note(a answer) {
+// note remembers what the page complains of and asks for.
+func (t *tab) note(m message) {
 	var p struct {
 		Type    string
 		Args    []struct{ Value, Description any }
@@ -242,40 +159,27 @@ func (t *tab) note(a answer) {
 			Exception struct{ Description string }
 		}
 	}
-	_ = json.Unmarshal(a.Params, &p)
-	switch a.Method {
-	case "Runtime.consoleAPICalled":
-		if p.Type == "error" || p.Type == "warning" || p.Type == "assert" {
-			t.complaints = append(t.complaints, fmt.Sprint("console: ", p.Args))
-		}
-	case "Runtime.exceptionThrown":
+	_ = json.Unmarshal(m.Params, &p)
+	switch level := p.Type + p.Entry.Level; {
+	case m.Method == "Runtime.exceptionThrown":
 		t.complaints = append(t.complaints, p.ExceptionDetails.Text+" "+p.ExceptionDetails.Exception.Description)
-	case "Log.entryAdded":
-		if p.Entry.Level == "error" || p.Entry.Level == "warning" {
-			t.complaints = append(t.complaints, p.Entry.Text+" "+p.Entry.URL)
-		}
-	case "Network.requestWillBeSent":
+	case m.Method == "Network.requestWillBeSent":
 		t.requests = append(t.requests, p.Request.URL)
+	case (m.Method == "Runtime.consoleAPICalled" || m.Method == "Log.entryAdded") && (level == "error" || level == "warning" || level == "assert"):
+		t.complaints = append(t.complaints, fmt.Sprint(p.Args, p.Entry))
 	}
-}
-
-// heard returns what the page complained of so far, and the addresses that it asked for.
-func (t *tab) heard() (complaints, requests []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return append([]string(nil), t.complaints...), append([]string(nil), t.requests...)
 }
 
 // visit follows a link, as if it were typed into the address bar.
 func (t *tab) visit(url string) {
 	t.t.Helper()
 	t.eval("window.old = true")
-	t.do("Page.navigate", map[string]any{"url": url, "transitionType": "typed"})
+	t.do("Page.navigate", object{"url": url, "transitionType": "typed"})
 	t.await("another page", "!window.old && document.readyState === 'complete'")
 }
 
-// eval returns what an expression is in the page, as JSON does.
-func (t *tab) eval(expression string) any {
+// try returns what an expression is in the page, as JSON does.
+func (t *tab) try(expression string) (any, error) {
 	t.t.Helper()
 	var r struct {
 		Result           struct{ Value any }
@@ -283,53 +187,28 @@ func (t *tab) eval(expression string) any {
 			Exception struct{ Description string }
 		}
 	}
-	decode(t.t, t.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "awaitPromise": true}), &r)
-	if r.ExceptionDetails != nil {
-		t.t.Fatalf("%s: %s", expression, r.ExceptionDetails.Exception.Description)
+	err := t.call(t.t, t.session, "Runtime.evaluate", object{"expression": expression, "returnByValue": true, "awaitPromise": true}, &r)
+	if err == nil && r.ExceptionDetails != nil {
+		err = fmt.Errorf("%s: %s", expression, r.ExceptionDetails.Exception.Description)
 	}
-	return r.Result.Value
+	return r.Result.Value, err
 }
 
-// await waits until an expression is true in the page.
+// eval is try of what cannot fail.
+func (t *tab) eval(expression string) any {
+	t.t.Helper()
+	value, err := t.try(expression)
+	must(t.t, err)
+	return value
+}
+
+// await waits until an expression is true in the page. Between two pages it is neither.
 func (t *tab) await(what, expression string) {
 	t.t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		var r struct{ Result struct{ Value any } }
-		text, err := t.try(t.t, t.session, "Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true})
-		if err != nil {
-			continue // between two pages there is none to ask
-		}
-		if decode(t.t, text, &r); r.Result.Value == true {
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if value, _ := t.try(expression); value == true {
 			return
 		}
 	}
-	complaints, _ := t.heard()
-	t.t.Fatalf("no %s: the page at %v says %v, and complains %q", what, t.eval("location.href"), t.eval("document.body.innerText"), complaints)
-}
-
-// sized gives the window a width, and the page a colour scheme: light or dark.
-func (t *tab) sized(width, height int, scheme string) {
-	t.t.Helper()
-	t.do("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false})
-	t.do("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
-}
-
-// shoot writes a picture of the page, of its first 1600 pixels, into the folder that the
-// variable shots names, if it is set.
-func (t *tab) shoot(name string) {
-	t.t.Helper()
-	dir := os.Getenv(shots)
-	if dir == "" {
-		return
-	}
-	var shot struct{ Data string }
-	clip := map[string]any{"x": 0, "y": 0, "scale": 1, "width": t.eval("innerWidth"), "height": t.eval("Math.min(1600, document.documentElement.scrollHeight)")}
-	decode(t.t, t.do("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true, "clip": clip}), &shot)
-	png, err := base64.StdEncoding.DecodeString(shot.Data)
-	if err == nil {
-		err = os.WriteFile(dir+"/"+strings.ReplaceAll(name, " ", "-")+".png", png, 0o600)
-	}
-	if err != nil {
-		t.t.Error(err)
-	}
+	t.t.Fatalf("no %s: the page at %v says %v, and complains %q", what, t.eval("location.href"), t.eval("document.body.innerText"), t.complaints)
 }

@@ -1,33 +1,28 @@
 package agent_test
 
 import (
-	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
 	"secretagent/agent"
-	"secretagent/agent/config"
 )
 
 // startKMS runs a built-in backend with a KMS API over TCP, as a stand-in for the cloud. Its
-// secret app/db has the given value; more is seed for others.
+// secret app/db has the given value; more is seed for others, or what else stands below it.
 func startKMS(t *testing.T, value string, more ...string) (w *world, host, secretFile string) {
 	t.Helper()
 	w = start(t, shortTempDir(t), `
-upstream:
-  local:
-    seed:
-      - {name: app/db, data: "`+value+`"}`+strings.Join(more, "")+`
-    api:
-      socket: off
-      listen: 127.0.0.1:0
-      accessKeys: [{id: agent, secretFile: ./agent.secret, actions: [GetSecretValue], secrets: ["app/*"]}]
 endpoint: {listen: off, socket: ./run/agent.sock}
 process: {noDump: false}
-`)
-	return w, w.agent.APIAddrs()[0].String(), w.path("agent.secret")
+upstream:
+  local:
+    api:
+      listen: 127.0.0.1:0
+      accessKeys: [{id: agent, secretFile: ./agent.secret, actions: [GetSecretValue], secrets: ["app/*"]}]
+    seed:
+      - {name: app/db, versionId: v1, data: '`+value+`'}`+strings.Join(more, "")+"\n")
+	return w, w.agent.APIAddrs()[1].String(), w.path("agent.secret")
 }
 
 // cloudConfig is an agent on the KMS at host, with a sealed cache.
@@ -50,9 +45,7 @@ process: {noDump: false}
 
 func startOnCloud(t *testing.T, dir, text string) *world {
 	t.Helper()
-	if err := os.WriteFile(dir+"/id", []byte("agent\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, dir, map[string]string{"id": "agent\n"})
 	return start(t, dir, text)
 }
 
@@ -64,17 +57,11 @@ func TestReloadMovesToAnotherEndpoint(t *testing.T) {
 	if _, data := w.lookup("/v1/app/db"); data != "from A" {
 		t.Fatalf("got %q", data)
 	}
-	w.reconfigure(cloudConfig(hostB, fileB))
-	if err := w.reload(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, w.reload(cloudConfig(hostB, fileB)))
 	if _, data := w.lookup("/v1/app/db?refreshNow=true"); data != "from B" {
 		t.Errorf("after the reload, a refresh gave %q", data)
 	}
-	w.reconfigure(strings.Replace(cloudConfig(hostA, fileA), "deadline: 1s", "deadline: 2s", 1))
-	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "upstream.alibaba.deadline cannot change") {
-		t.Errorf("a bound that the cache has taken over: %v", err)
-	}
+	w.wantRefused(edited(cloudConfig(hostA, fileA), "deadline: 1s", "deadline: 2s"), "upstream.alibaba.deadline cannot change") // the cache has taken it over
 	if _, body := w.get("/metrics"); !strings.Contains(body, `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"} 2`) {
 		t.Error("both clients together are not counted as two calls")
 	}
@@ -86,34 +73,18 @@ func TestRestartWhileTheCloudIsGoneServesTheSealedCache(t *testing.T) {
 	w := startOnCloud(t, dir, cloudConfig(host, file))
 	w.ready()
 	w.lookup("/v1/app/db")
-	if err := w.stop(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cloud.stop(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, w.stop())
+	must(t, cloud.stop())
 
 	w = startOnCloud(t, dir, cloudConfig(host, file))
 	w.ready()
-	req, err := http.NewRequest(http.MethodGet, w.url+"/v1/app/db", nil)
-	if err != nil {
-		t.Fatal(err)
+	got := w.ask("/v1/app/db", w.token())
+	if got.StatusCode != http.StatusOK || got.Header.Get("X-Cache")+" "+got.Header.Get("X-Cache-Reason") != "stale ServiceUnavailableTemporary" ||
+		!strings.Contains(got.body, `"SecretData":"`+marker+`"`) {
+		t.Errorf("got %s %v", got.Status, got.Header)
 	}
-	req.Header.Set("X-KMS-Token", w.token())
-	res, err := w.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res.Body.Close()
-	if got := fmt.Sprint(res.StatusCode, " ", res.Header.Get("X-Cache"), " ", res.Header.Get("X-Cache-Reason")); got != "200 stale ServiceUnavailableTemporary" {
-		t.Errorf("got %s", got)
-	}
-	if _, data := w.lookup("/v1/app/db"); data != marker {
-		t.Error("the value is another one")
-	}
-	sealed, err := os.ReadFile(w.path("data/cache.db"))
-	if err != nil || strings.Contains(string(sealed), marker) {
-		t.Errorf("the sealed cache shows the value, or %v", err)
+	if strings.Contains(w.read("data/cache.db"), marker) {
+		t.Error("the sealed cache shows the value")
 	}
 	if strings.Contains(w.log.String(), marker) {
 		t.Error("the log shows the value")
@@ -123,11 +94,7 @@ func TestRestartWhileTheCloudIsGoneServesTheSealedCache(t *testing.T) {
 func TestProbeNamesTheSource(t *testing.T) {
 	_, host, file := startKMS(t, marker)
 	w := startOnCloud(t, shortTempDir(t), cloudConfig(host, file))
-	cfg, err := config.Load(w.path("agent.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	results, err := agent.Probe(t.Context(), cfg, nil)
+	results, err := agent.Probe(t.Context(), w.cfg, nil)
 	if err != nil || len(results) != 1 {
 		t.Fatalf("%+v, %v", results, err)
 	}

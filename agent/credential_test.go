@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,21 +19,15 @@ func TestKeyringAsACredential(t *testing.T) {
 	}
 	folder := t.TempDir()
 	keyring := filepath.Join(folder, "keyring.json")
-	if _, err := agent.CreateKeyring(keyring); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(keyring, 0o440); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		credentials string
-		good        bool
-	}{{"", false}, {folder, true}, {folder + "/", true}, {filepath.Dir(folder), false}, {folder + "/keyring.json", false}} {
-		t.Setenv("CREDENTIALS_DIRECTORY", c.credentials)
+	_, err := agent.CreateKeyring(keyring)
+	must(t, err)
+	must(t, os.Chmod(keyring, 0o440))
+	for credentials, good := range map[string]bool{"": false, folder: true, folder + "/": true, filepath.Dir(folder): false, keyring: false} {
+		t.Setenv("CREDENTIALS_DIRECTORY", credentials)
 		cfg := &config.Local{Database: config.Path(filepath.Join(t.TempDir(), "secrets.db")), Keyring: config.Path(keyring), MaxVersions: 10}
-		store, err := agent.OpenStore(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
-		if (err == nil) != c.good {
-			t.Errorf("credentials in %q: %v", c.credentials, err)
+		store, err := agent.OpenStore(cfg, slog.New(slog.DiscardHandler))
+		if (err == nil) != good {
+			t.Errorf("credentials in %q: %v", credentials, err)
 		}
 		if err == nil {
 			store.Close()

@@ -2,7 +2,6 @@ package agent_test
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,9 +10,8 @@ import (
 // TestLimitsOfTheConfiguration reaches every limit of the endpoint that clients can run into
 // and that has no story of its own.
 func TestLimitsOfTheConfiguration(t *testing.T) {
-	text := strings.Replace(basic, "endpoint:\n", "endpoint:\n  maxHeaderBytes: 1KiB\n  maxBatch: 2\n  maxRequestsPerConnection: 3\n  maxWait: 1s\n", 1)
-	text = strings.Replace(text, "secrets:\n", "cache: {forcedRefresh: {perSecond: 0.01, burst: 2}}\nsecrets:\n", 1)
-	w := start(t, shortTempDir(t), text)
+	w := start(t, shortTempDir(t), edited(basic, "endpoint:\n", "endpoint:\n  maxHeaderBytes: 1KiB\n  maxBatch: 2\n  maxRequestsPerConnection: 3\n  maxWait: 1s\n",
+		"secrets:\n", "cache: {forcedRefresh: {perSecond: 0.01, burst: 2}}\nsecrets:\n"))
 	w.ready()
 	for path, want := range map[string]string{
 		"/v1/demo/db?versionId=" + strings.Repeat("v", 1100):                         "431 HeaderTooLarge",
@@ -43,18 +41,7 @@ func TestLimitsOfTheConfiguration(t *testing.T) {
 	closed := 0
 	w.client.CloseIdleConnections()
 	for range 6 {
-		req, err := http.NewRequest(http.MethodGet, w.url+"/v1/demo/db", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("X-KMS-Token", w.token())
-		res, err := w.client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.Copy(io.Discard, res.Body) // or the client closes the connection
-		res.Body.Close()
-		if res.Close {
+		if w.ask("/v1/demo/db", w.token()).Close {
 			closed++
 		}
 	}

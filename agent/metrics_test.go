@@ -61,13 +61,8 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 		}
 	}
 	for range 3 { // refusals
-		res, err := w.client.Get(w.url + "/v1/demo/db")
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != http.StatusForbidden {
-			t.Fatalf("without a token: %d", res.StatusCode)
+		if got, err := w.try(http.MethodGet, w.url+"/v1/demo/db", nil); err != nil || got.StatusCode != http.StatusForbidden {
+			t.Fatalf("without a token: %s %v", got.body, err)
 		}
 	}
 	w.put("demo/db", "v2", `{"password":"`+marker+`-second"}`)
@@ -130,16 +125,10 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 
 func TestMetricsOfWhatIsNotInOrder(t *testing.T) {
 	dir := shortTempDir(t)
-	text := basic + `
-exec:
-  command: ` + obedient(dir) + `
-  env: [{name: DB, secret: demo/db}]
-  debounce: 1ms
-`
-	text = strings.Replace(text, "templates:\n", `templates:
+	text := edited(withObedient(basic, dir), "templates:\n", `templates:
   - {contents: '{{ secret "not/there" }}', destination: ./rendered/other}
   - {contents: '{{ secret "demo/db" }}', destination: ./rendered/hooked, hook: {command: ["false"]}}
-`, 1)
+`)
 	w := start(t, dir, text)
 	broken, hooked := w.path("rendered/other"), w.path("rendered/hooked")
 	w.eventually("everything has been tried", func() bool {
@@ -148,9 +137,7 @@ exec:
 			now[`secretagent_render_target_out_of_order_seconds{target="`+broken+`"}`] > 0 && now[`secretagent_render_renders_total{outcome="failed"}`] >= 1
 	})
 	w.obeys()
-	if err := os.Remove(w.path("obeys")); err != nil { // the next one makes it again
-		t.Fatal(err)
-	}
+	must(t, os.Remove(w.path("obeys"))) // the next one makes it again
 	w.put("demo/db", "v2", "other")
 	w.obeys()
 	w.eventually("a restart", func() bool {
