@@ -14,13 +14,9 @@ const exampleFile = "../../agent.example.yaml"
 
 func TestExampleFileLoads(t *testing.T) {
 	cfg, err := Load(exampleFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if l := cfg.Upstream.Local; l == nil || string(l.Seed[0].Data.Reveal()) != `{"username":"app","password":"first"}` ||
 		l.API.Socket != Path(filepath.Join(root, "var/run/kms.sock")) || l.API.Listen != "" {
 		t.Errorf("local %+v", l)
@@ -31,18 +27,15 @@ func TestExampleFileLoads(t *testing.T) {
 	if m := cfg.Templates[0]; m.Destination != Path(filepath.Join(root, "var/rendered/app.env")) || m.Mode != 0o600 {
 		t.Errorf("template %+v", m)
 	}
-	if _, err := os.Stat(string(cfg.Templates[0].Source)); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat(string(cfg.Templates[0].Source))
+	must(t, err)
 }
 
 // TestExampleFileIsComplete holds that the example shows every key of the schema, and the
 // default of every key that has one, once the lines that begin with "#" and no space are set.
 func TestExampleFileIsComplete(t *testing.T) {
 	src, err := os.ReadFile(exampleFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	src = regexp.MustCompile(`(?m)^( *)#([^ #\n])`).ReplaceAll(src, []byte("$1$2"))
 	body, _, problem := parseSyntax(exampleFile, src)
 	if problem != nil {
@@ -124,67 +117,48 @@ func eachKey(t reflect.Type, at string, fn func(key string, f field)) {
 // TestTagsAreReadable reads every tag of the schema, which the compiler cannot.
 func TestTagsAreReadable(t *testing.T) {
 	known := []string{"yaml", "default", "min", "max", "enum", "required", "off", "path", "show"}
+	tags := regexp.MustCompile(`(\w+):"`)
 	var walk func(reflect.Type)
 	walk = func(typ reflect.Type) {
-		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
-			typ = typ.Elem()
-		}
-		if typ.Kind() == reflect.Map {
-			if typ.Key().Kind() != reflect.String || !isScalar(typ.Elem()) {
-				t.Errorf("no YAML form for %s", typ)
-			}
-			return
-		}
-		if isScalar(typ) {
-			return
-		}
-		if typ.Kind() != reflect.Struct {
-			t.Errorf("no YAML form for %s", typ)
-			return
-		}
-		for i := range typ.NumField() {
-			sf := typ.Field(i)
-			if !sf.IsExported() {
-				continue
-			}
-			if sf.Tag.Get("yaml") == "" {
-				t.Errorf("%s.%s has no key", typ, sf.Name)
-			}
-			for _, m := range regexp.MustCompile(`(\w+):"`).FindAllStringSubmatch(string(sf.Tag), -1) {
-				if !slices.Contains(known, m[1]) {
-					t.Errorf("%s.%s: unknown tag %s", typ, sf.Name, m[1])
+		switch {
+		case isScalar(typ), typ.Kind() == reflect.Map && typ.Key().Kind() == reflect.String && isScalar(typ.Elem()):
+		case typ.Kind() == reflect.Pointer, typ.Kind() == reflect.Slice:
+			walk(typ.Elem())
+		case typ.Kind() == reflect.Struct:
+			for i := range typ.NumField() {
+				sf := typ.Field(i)
+				if sf.IsExported() && sf.Tag.Get("yaml") == "" {
+					t.Errorf("%s.%s has no key", typ, sf.Name)
 				}
-			}
-			walk(sf.Type)
-		}
-		for _, f := range fieldsOf(typ) {
-			if f.min != "" || f.max != "" {
-				for _, text := range []string{f.min, f.max} {
-					elem := f.typ
-					if elem.Kind() == reflect.Slice {
-						elem = elem.Elem()
+				for _, m := range tags.FindAllStringSubmatch(string(sf.Tag), -1) {
+					if !slices.Contains(known, m[1]) {
+						t.Errorf("%s.%s: unknown tag %s", typ, sf.Name, m[1])
 					}
-					bound(elem, text)
+				}
+				if sf.IsExported() {
+					walk(sf.Type)
 				}
 			}
-			if !f.hasDefault {
-				continue
-			}
-			v := fallbackOf(f, "/")
-			if err := checkRangeOf(f, v); err != nil {
-				t.Errorf("%s.%s: the default %s %v", typ, f.name, f.fallback, err)
-			}
-			if len(f.enum) > 0 && !slices.Contains(f.enum, f.fallback) {
-				t.Errorf("%s.%s: the default %s is not one of %s", typ, f.name, f.fallback, strings.Join(f.enum, ", "))
-			}
+		default:
+			t.Errorf("no YAML form for %s", typ)
 		}
 	}
 	walk(reflect.TypeFor[Config]())
-}
-
-func checkRangeOf(f field, v reflect.Value) error {
-	if f.min == "" && f.max == "" {
-		return nil
-	}
-	return checkRange(v, f.min, f.max)
+	eachKey(reflect.TypeFor[Config](), "", func(key string, f field) {
+		elem := f.typ
+		if elem.Kind() == reflect.Slice {
+			elem = elem.Elem()
+		}
+		bounded := bound(elem, f.min).IsValid() || bound(elem, f.max).IsValid()
+		if !f.hasDefault {
+			return
+		}
+		v := fallbackOf(f, "/")
+		if bounded {
+			must(t, checkRange(v, f.min, f.max))
+		}
+		if len(f.enum) > 0 && !slices.Contains(f.enum, f.fallback) {
+			t.Errorf("%s: the default %s is not one of %s", key, f.fallback, strings.Join(f.enum, ", "))
+		}
+	})
 }
