@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"secretagent/agent/endpoint":        {"secretagent/upstream"},
 	"secretagent/agent/listen":          {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/cache":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
-	"secretagent/render":                {"secretagent/upstream"},
+	"secretagent/render":                {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream":              {},
 	"secretagent/upstream/kms":          {"secretagent/upstream"},
 	"secretagent/upstream/keyfile":      {"secretagent/upstream"},

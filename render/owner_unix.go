@@ -7,8 +7,6 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // owner is who a file shall belong to; -1 leaves it as it is.
@@ -50,11 +48,6 @@ func identity(fi fs.FileInfo) string {
 
 // noFollow makes an open fail on a symbolic link, and not wait for the writer of a pipe.
 const noFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
-
-// mayWrite returns why nothing can be made in the folder; nil when it can.
-func mayWrite(path string) error {
-	return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
-}
 
 // syncFolder makes the names in the folder durable.
 func syncFolder(dir *os.Root) error {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"secretagent/upstream/keyfile"
 )
 
 const (
@@ -180,7 +182,12 @@ func (d folder) open(create bool) (*os.Root, error) {
 		if err == nil || !create {
 			return dir, err
 		}
-		if err := makeFolders(d.path, d.sync); err != nil {
+		if d.sync {
+			err = keyfile.MakeFolder(d.path)
+		} else {
+			err = os.MkdirAll(d.path, defaultFolderMode)
+		}
+		if err != nil {
 			return nil, err
 		}
 		return os.OpenRoot(d.path)
@@ -200,32 +207,6 @@ func (d folder) open(create bool) (*os.Root, error) {
 		}
 	}
 	return root.OpenRoot(rel) // fails when a link leads out of root
-}
-
-// makeFolders is MkdirAll with mode 0700 that makes every new name durable.
-func makeFolders(path string, sync bool) error {
-	switch fi, err := os.Stat(path); {
-	case err == nil && fi.IsDir():
-		return nil
-	case err == nil:
-		return fmt.Errorf("%s is a file, but a folder is needed there", path)
-	}
-	parent := filepath.Dir(path)
-	if err := makeFolders(parent, sync); err != nil {
-		return err
-	}
-	if err := os.Mkdir(path, defaultFolderMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if !sync {
-		return nil
-	}
-	dir, err := os.OpenRoot(parent)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return syncFolder(dir)
 }
 
 // file is one file to publish, its options resolved.

@@ -55,7 +55,7 @@ func TestRenderOnceAllOrNothing(t *testing.T) {
 		},
 		"is a file, but a folder is needed": func(dir string) Target {
 			mustWrite(t, dir+"/file", "")
-			return fileAt(dir+"/file/bad", `x`)
+			return Target{Content: inline(`x`), Destination: dir + "/file/bad"}
 		},
 	} {
 		dir := t.TempDir()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Validate checks everything that can be known without secrets: every rule of the options,
@@ -63,7 +64,9 @@ func build(o Options) *builder {
 	if o.StateDir != "" {
 		b.stateDir = b.path("render.stateDir", o.StateDir)
 		if b.stateDir != "" && len(b.groups) > 0 {
-			b.checkStateDir()
+			if err := keyfile.CheckFolder(b.stateDir); err != nil {
+				b.problems.Addf("render.stateDir", b.stateDir, "must be a directory that the agent can write to: %v", err)
+			}
 		}
 	}
 	return b
@@ -219,26 +222,6 @@ func (b *builder) checkClaims() {
 				b.problems.Addf(c.key, c.path, "lies in the directory of sets[%d], which holds nothing else", i)
 			}
 		}
-	}
-}
-
-// checkStateDir checks that the folder can be used, or made in the nearest one that exists.
-func (b *builder) checkStateDir() {
-	const key, reason = "render.stateDir", "must be a directory that the agent can write to"
-	for dir := b.stateDir; ; dir = filepath.Dir(dir) {
-		fi, err := os.Stat(dir)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir):
-			continue
-		case err == nil && !fi.IsDir():
-			err = fmt.Errorf("%s is a file", dir)
-		case err == nil:
-			err = mayWrite(dir)
-		}
-		if err != nil {
-			b.problems.Addf(key, b.stateDir, "%s: %v", reason, cause(err))
-		}
-		return
 	}
 }
 

@@ -95,22 +95,28 @@ func (k Kind) Check(path string) error {
 	if _, err := k.Read(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for folder := filepath.Dir(path); ; folder = filepath.Dir(folder) {
-		info, err := os.Stat(folder)
-		if errors.Is(err, fs.ErrNotExist) && folder != filepath.Dir(folder) {
-			continue
-		}
-		if err == nil && !info.IsDir() {
-			err = errors.New("is not a folder")
-		}
-		if err == nil {
-			err = checkWritable(folder)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: cannot be made: %s: %w", path, folder, err)
-		}
-		return nil
+	if err := CheckFolder(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%s: cannot be made: %w", path, err)
 	}
+	return nil
+}
+
+// CheckFolder returns why this process cannot make files in the folder, or cannot make the
+// folder where it is missing.
+func CheckFolder(path string) error {
+	info, err := os.Stat(path)
+	switch parent := filepath.Dir(path); {
+	case errors.Is(err, fs.ErrNotExist) && parent != path:
+		return CheckFolder(parent)
+	case err == nil && !info.IsDir():
+		err = errors.New("is not a folder")
+	case err == nil:
+		err = checkWritable(path)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // Load returns the content of the file at path, which it makes with content where it is
@@ -242,6 +248,8 @@ func (k Kind) removeLeftovers(path string) {
 func MakeFolder(path string) error {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil
+	} else if err == nil {
+		return fmt.Errorf("%s is a file, but a folder is needed there", path)
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
