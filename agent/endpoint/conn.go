@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +64,7 @@ type conn struct {
 // request is what the current request of a connection turned out to be.
 type request struct {
 	id          [36]byte // its last six digits count the requests of the connection
-	age         [20]byte // scratch of setAge
+	age         [20]byte // scratch of the Age header
 	ifNoneMatch []byte   // headers, as they were sent; memory of the request
 	traceparent []byte
 	caller      *caller
@@ -177,10 +176,4 @@ func (c *conn) from() string {
 		}
 	}
 	return c.remote
-}
-
-// setAge sets the Age header of an answer: how long ago the backend confirmed the value.
-func (c *conn) setAge(ctx *fasthttp.RequestCtx, now int64, a *upstream.Answer) {
-	seconds := max(now-a.FetchedAt.UnixNano(), 0) / int64(time.Second)
-	ctx.Response.Header.SetCanonical(headerAge, strconv.AppendInt(c.age[:0], seconds, 10))
 }

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -208,33 +209,23 @@ func (c *conn) unescape(b []byte, plus bool) (text string, ok bool) {
 	}
 	from := len(c.scratch)
 	for i := 0; i < len(b); i++ {
-		next := b[i]
-		switch {
+		switch next := b[i]; {
 		case next == '+' && plus:
-			next = ' '
+			c.scratch = append(c.scratch, ' ')
 		case next == '%':
 			if i+2 >= len(b) {
 				return "", false
 			}
-			hi, lo := unhex(b[i+1]), unhex(b[i+2])
-			if hi < 0 || lo < 0 {
+			var err error
+			if c.scratch, err = hex.AppendDecode(c.scratch, b[i+1:i+3]); err != nil {
 				return "", false
 			}
-			next = byte(hi<<4 | lo)
 			i += 2
+		default:
+			c.scratch = append(c.scratch, next)
 		}
-		c.scratch = append(c.scratch, next)
 	}
 	return view(c.scratch[from:]), true
-}
-
-// unhex returns the value of a hex digit; -1 when it is none.
-func unhex(digit byte) int {
-	n := strings.IndexByte("0123456789abcdefABCDEF", digit)
-	if n > 15 {
-		n -= len("abcdef")
-	}
-	return n
 }
 
 // view returns b as a string without copying. The string is valid until b's owner reuses the

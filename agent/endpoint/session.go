@@ -72,9 +72,13 @@ type sessions struct {
 	grants map[[sha256.Size]byte]*grant
 }
 
-// add keeps g and returns the text that stands for it: 256 random bits. When the caller has
-// limit of its kind already, the one that was used least recently goes.
-func (s *sessions) add(g grant, limit int) string {
+// add keeps g and returns the text that stands for it: 256 random bits. When the caller has as
+// many of its kind as it may, the one that was used least recently goes.
+func (s *sessions) add(g grant) string {
+	limit := maxSessions
+	if g.link {
+		limit = maxLinks
+	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
 	text := base64.RawURLEncoding.EncodeToString(random[:])
@@ -98,18 +102,6 @@ func (s *sessions) add(g grant, limit int) string {
 	}
 	s.grants[sha256.Sum256([]byte(text))] = &g
 	return text
-}
-
-// link returns a code that [sessions.redeem] takes once.
-func (s *sessions) link(g grant) (code string) {
-	g.link = true
-	return s.add(g, maxLinks)
-}
-
-// begin returns the text that stands for a new session, for a cookie.
-func (s *sessions) begin(g grant, now time.Time) (cookie string) {
-	g.link, g.began, g.used = false, now, now
-	return s.add(g, maxSessions)
 }
 
 // redeem returns the grant that code stands for, at most once; nil when there is none.

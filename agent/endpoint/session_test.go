@@ -33,10 +33,16 @@ func grantFor(set *callerSet, token string, at time.Time) grant {
 	return grant{caller: found.caller.Name, token: found.digest, began: at, used: at}
 }
 
+func linkFor(set *callerSet, token string, now time.Time) grant {
+	g := grantFor(set, token, now)
+	g.link = true
+	return g
+}
+
 func TestLinkOpensOnceAndForAMinute(t *testing.T) {
 	set, now := callersOf(t, tokenA, tokenB), time.Now()
 	var s sessions
-	code := s.link(grantFor(set, tokenA, now))
+	code := s.add(linkFor(set, tokenA, now))
 	if g := s.redeem([]byte(code+"x"), now); g != nil {
 		t.Error("another code opens it")
 	}
@@ -47,7 +53,7 @@ func TestLinkOpensOnceAndForAMinute(t *testing.T) {
 	if s.redeem([]byte(code), now) != nil {
 		t.Error("the link opens twice")
 	}
-	if s.redeem([]byte(s.link(grantFor(set, tokenA, now))), now.Add(linkLife+1)) != nil {
+	if s.redeem([]byte(s.add(linkFor(set, tokenA, now))), now.Add(linkLife+1)) != nil {
 		t.Error("the link opens after a minute")
 	}
 }
@@ -66,7 +72,7 @@ func TestSessionEnds(t *testing.T) {
 		{"once ended", []time.Duration{sessionIdle + 1, 0}, false},
 	} {
 		var s sessions
-		cookie := s.begin(grantFor(set, tokenA, began), began)
+		cookie := s.add(grantFor(set, tokenA, began))
 		who := (*caller)(nil)
 		for _, step := range test.steps {
 			who = s.holder([]byte(cookie), set, began.Add(step))
@@ -76,7 +82,7 @@ func TestSessionEnds(t *testing.T) {
 		}
 	}
 	var s sessions
-	cookie := s.begin(grantFor(set, tokenA, began), began)
+	cookie := s.add(grantFor(set, tokenA, began))
 	for at := time.Duration(0); at <= sessionLife; at += sessionIdle {
 		if s.holder([]byte(cookie), set, began.Add(at)) == nil {
 			t.Fatalf("ended after %v", at)
@@ -95,7 +101,7 @@ func TestSessionIsWorthWhatItsTokenIs(t *testing.T) {
 		"no caller but peers": callersOf(t, "only-this-one-remains"),
 	} {
 		var s sessions
-		cookie := s.begin(grantFor(set, tokenA, now), now)
+		cookie := s.add(grantFor(set, tokenA, now))
 		if s.holder([]byte(cookie), set, now) == nil {
 			t.Fatal("no session")
 		}
@@ -111,13 +117,13 @@ func TestSessionIsWorthWhatItsTokenIs(t *testing.T) {
 	old := callersOf(t, tokenA)
 	old.tokens[sha256.Sum256([]byte(tokenA))].notAfter = now.Add(time.Minute)
 	var s sessions
-	cookie := s.begin(grantFor(old, tokenA, now), now)
+	cookie := s.add(grantFor(old, tokenA, now))
 	if s.holder([]byte(cookie), old, now.Add(59*time.Second)) == nil || s.holder([]byte(cookie), old, now.Add(61*time.Second)) != nil {
 		t.Error("the session does not end with the overlap")
 	}
 
-	s.begin(grantFor(set, tokenA, now), now)
-	s.link(grantFor(set, tokenA, now))
+	s.add(grantFor(set, tokenA, now))
+	s.add(linkFor(set, tokenA, now))
 	s.keep(callersOf(t, "only-this-one-remains"), now)
 	if open, links := s.counts(); open+links > 0 {
 		t.Errorf("%d sessions and %d links of callers that are gone are kept", open, links)
@@ -147,13 +153,13 @@ func TestSessionOfAPeer(t *testing.T) {
 func TestSessionsAndLinksAreBounded(t *testing.T) {
 	set, now := callersOf(t, tokenA, tokenB), time.Now()
 	var s sessions
-	other := s.begin(grantFor(set, tokenB, now), now)
-	otherLink := s.link(grantFor(set, tokenB, now))
+	other := s.add(grantFor(set, tokenB, now))
+	otherLink := s.add(linkFor(set, tokenB, now))
 	var cookies, codes []string
 	for i := range 100 {
 		at := now.Add(time.Duration(i) * time.Millisecond)
-		cookies = append(cookies, s.begin(grantFor(set, tokenA, at), at))
-		codes = append(codes, s.link(grantFor(set, tokenA, at)))
+		cookies = append(cookies, s.add(grantFor(set, tokenA, at)))
+		codes = append(codes, s.add(linkFor(set, tokenA, at)))
 	}
 	if open, links := s.counts(); open != maxSessions+1 || links != maxLinks+1 {
 		t.Errorf("%d sessions, %d links", open, links)

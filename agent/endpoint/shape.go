@@ -107,7 +107,7 @@ func shapeAWS(v *upstream.SecretValue) []byte {
 		ARN           string
 		Name          upstream.SecretName
 		VersionID     upstream.VersionID `json:"VersionId"`
-		SecretString  *string            `json:",omitempty"`
+		SecretString  any                `json:",omitempty"` // nil in a binary secret
 		SecretBinary  []byte             `json:",omitempty"`
 		VersionStages []upstream.VersionStage
 		CreatedDate   int64
@@ -115,14 +115,13 @@ func shapeAWS(v *upstream.SecretValue) []byte {
 		ARN:           "acs:kms:::secret/" + string(v.SecretName),
 		Name:          v.SecretName,
 		VersionID:     v.VersionID,
-		VersionStages: stagesOf(v),
+		VersionStages: append([]upstream.VersionStage{}, v.VersionStages...), // never null
 		CreatedDate:   v.CreateTime.Unix(),
 	}
 	if v.SecretDataType == upstream.DataTypeBinary {
 		out.SecretBinary = v.SecretData.Reveal()
 	} else {
-		text := string(v.SecretData.Reveal())
-		out.SecretString = &text
+		out.SecretString = string(v.SecretData.Reveal())
 	}
 	return encode(&out)
 }
@@ -136,32 +135,23 @@ func shapeVault(v *upstream.SecretValue) []byte {
 	for i, s := range v.VersionStages {
 		stages[i] = string(s)
 	}
-	type metadata struct {
-		CreatedTime    string            `json:"created_time"`
-		CustomMetadata map[string]string `json:"custom_metadata"`
-		DeletionTime   string            `json:"deletion_time"`
-		Destroyed      bool              `json:"destroyed"`
-		Version        int               `json:"version"`
-	}
-	type kv struct {
-		Data     json.RawMessage `json:"data"`
-		Metadata metadata        `json:"metadata"`
-	}
 	return encode(&struct {
-		RequestID     string    `json:"request_id"`
-		LeaseID       string    `json:"lease_id"`
-		Renewable     bool      `json:"renewable"`
-		LeaseDuration int       `json:"lease_duration"`
-		Data          kv        `json:"data"`
-		WrapInfo      *struct{} `json:"wrap_info"`
-		Warnings      []string  `json:"warnings"`
-		Auth          *struct{} `json:"auth"`
+		RequestID     string         `json:"request_id"`
+		LeaseID       string         `json:"lease_id"`
+		Renewable     bool           `json:"renewable"`
+		LeaseDuration int            `json:"lease_duration"`
+		Data          map[string]any `json:"data"`
+		WrapInfo      *struct{}      `json:"wrap_info"`
+		Warnings      []string       `json:"warnings"`
+		Auth          *struct{}      `json:"auth"`
 	}{
 		RequestID: v.RequestID,
-		Data: kv{data, metadata{
-			CreatedTime:    upstream.WireTime(v.CreateTime),
-			CustomMetadata: map[string]string{"VersionId": string(v.VersionID), "VersionStages": strings.Join(stages, ",")},
-			Version:        vaultVersion(v.VersionID),
+		Data: map[string]any{"data": data, "metadata": map[string]any{
+			"created_time":    upstream.WireTime(v.CreateTime),
+			"custom_metadata": map[string]string{"VersionId": string(v.VersionID), "VersionStages": strings.Join(stages, ",")},
+			"deletion_time":   "",
+			"destroyed":       false,
+			"version":         vaultVersion(v.VersionID),
 		}},
 	})
 }
@@ -173,13 +163,6 @@ func vaultVersion(id upstream.VersionID) int {
 		return 0
 	}
 	return int(n)
-}
-
-func stagesOf(v *upstream.SecretValue) []upstream.VersionStage {
-	if v.VersionStages == nil {
-		return []upstream.VersionStage{}
-	}
-	return v.VersionStages
 }
 
 // encode returns v as JSON without HTML escapes, ended by a newline. It is called with types

@@ -92,11 +92,12 @@ func (s *Server) showSignIn(ctx *fasthttp.RequestCtx, notice string) {
 // makeLink answers a caller with a link that lets one browser see the caller's status.
 func (s *Server) makeLink(ctx *fasthttp.RequestCtx, c *conn) {
 	now := time.Now()
-	code := s.sessions.link(grantOf(c, now))
+	g := grantOf(c, now)
+	g.link = true
 	setJSON(ctx, encode(struct {
 		Link      string
 		ExpiresAt time.Time
-	}{s.address(ctx, c) + "/status/open?code=" + code, now.Add(linkLife).UTC()}))
+	}{s.address(ctx, c) + "/status/open?code=" + s.sessions.add(g), now.Add(linkLife).UTC()}))
 	c.status = fasthttp.StatusOK
 	s.audit(c, upstream.SecretRef{}, "", "link-made")
 }
@@ -173,8 +174,9 @@ func formToken(c *conn, body []byte) []byte {
 }
 
 func (s *Server) beginSession(ctx *fasthttp.RequestCtx, c *conn, g grant, now time.Time) {
+	g.link, g.began, g.used = false, now, now
 	s.table.trust(c, c.account)
-	s.setCookie(ctx, c, s.sessions.begin(g, now))
+	s.setCookie(ctx, c, s.sessions.add(g))
 	s.audit(c, upstream.SecretRef{}, "", "signed-in")
 }
 
