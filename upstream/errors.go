@@ -1,10 +1,12 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -156,12 +158,7 @@ func Wrap(err error, op string, ref SecretRef) error {
 		return err
 	}
 	w := *e
-	if w.Op == "" {
-		w.Op = op
-	}
-	if w.Ref == (SecretRef{}) {
-		w.Ref = ref
-	}
+	w.Op, w.Ref = cmp.Or(e.Op, op), cmp.Or(e.Ref, ref)
 	return &w
 }
 
@@ -169,13 +166,8 @@ func Wrap(err error, op string, ref SecretRef) error {
 // table does not know is classed by its HTTP status.
 func FromCode(code string, status int) error {
 	for i := range classes {
-		if classes[i].code == code {
-			return classes[i].sentinel
-		}
-		for _, alias := range classes[i].aliases {
-			if alias == code {
-				return classes[i].sentinel
-			}
+		if c := &classes[i]; c.code == code || slices.Contains(c.aliases, code) {
+			return c.sentinel
 		}
 	}
 	switch {
@@ -245,14 +237,10 @@ func isContextError(err error) bool {
 // classOf returns the row of the sentinel that err wraps, and that of ErrInternal for
 // errors that wrap none.
 func classOf(err error) *class {
-	internal := 0
 	for i := range classes {
 		if errors.Is(err, classes[i].sentinel) {
 			return &classes[i]
 		}
-		if classes[i].sentinel == ErrInternal {
-			internal = i
-		}
 	}
-	return &classes[internal]
+	return classOf(ErrInternal)
 }

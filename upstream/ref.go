@@ -50,18 +50,14 @@ func ParseSecretRef(s string) (SecretRef, error) {
 // Validate checks length and alphabet of every part that is set. It returns an [*Error] that
 // wraps [ErrInvalidParameter].
 func (r SecretRef) Validate() error {
-	if err := r.SecretName.Validate(); err != nil {
-		return err
+	err := r.SecretName.Validate()
+	if err == nil && r.VersionID != "" {
+		err = r.VersionID.Validate()
 	}
-	if r.VersionID != "" {
-		if err := r.VersionID.Validate(); err != nil {
-			return err
-		}
+	if err == nil && r.VersionStage != "" {
+		err = r.VersionStage.Validate()
 	}
-	if r.VersionStage != "" {
-		return r.VersionStage.Validate()
-	}
-	return nil
+	return err
 }
 
 // WithDefaults returns r with the stage spelled out: ACSCurrent when r names neither a

@@ -1,12 +1,12 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"strings"
 )
 
 // TraceParentHeader is the header that carries a [TraceParent].
@@ -28,7 +28,7 @@ const knownFlags = 0x01 | 0x02
 // the specification tells receivers to ignore: another form, upper case, an id of zeros only,
 // version ff, or version 00 with something behind it. Of later versions it reads the part
 // that all versions share.
-func ParseTraceParent[T string | []byte](header T) (TraceParent, bool) {
+func ParseTraceParent(header []byte) (TraceParent, bool) {
 	const length = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-00")
 	var t TraceParent
 	var version, flags [1]byte
@@ -50,26 +50,9 @@ func ParseTraceParent[T string | []byte](header T) (TraceParent, bool) {
 }
 
 // unhex decodes lower-case digits, two for each byte of dst.
-func unhex[T string | []byte](dst []byte, src T) bool {
-	for i := range dst {
-		high, low := digit(src[2*i]), digit(src[2*i+1])
-		if high > 15 || low > 15 {
-			return false
-		}
-		dst[i] = high<<4 | low
-	}
-	return true
-}
-
-// digit returns the value of c, or more than 15.
-func digit(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 16
+func unhex(dst, src []byte) bool {
+	_, err := hex.Decode(dst, src)
+	return err == nil && !bytes.ContainsAny(src, "ABCDEF")
 }
 
 // IsZero reports whether there is no trace.
@@ -80,7 +63,7 @@ func (t TraceParent) String() string {
 	if t.IsZero() {
 		return ""
 	}
-	return strings.Join([]string{"00", hex.EncodeToString(t.TraceID[:]), hex.EncodeToString(t.SpanID[:]), hex.EncodeToString([]byte{t.Flags})}, "-")
+	return fmt.Sprintf("00-%x-%x-%02x", t.TraceID, t.SpanID, t.Flags)
 }
 
 // Cause is the request of a client that makes a backend work: it lets the log of a call be

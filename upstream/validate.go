@@ -72,12 +72,12 @@ func (in UpdateSecretVersionStageInput) Validate() error {
 	case in.MoveToVersion == "" && in.VersionStage.BuiltIn():
 		return InvalidParameter("VersionStage", string(in.VersionStage)+" can be moved but not removed; name the version that gets it in MoveToVersion")
 	}
-	return validateEach([]VersionID{in.MoveToVersion, in.RemoveFromVersion}, func(id VersionID) error {
-		if id == "" {
-			return nil
+	for _, id := range []VersionID{in.MoveToVersion, in.RemoveFromVersion} {
+		if err := id.Validate(); id != "" && err != nil {
+			return err
 		}
-		return id.Validate()
-	})
+	}
+	return nil
 }
 
 // Validate checks what can be told without the backend.

@@ -33,7 +33,7 @@ func TestTheCauseOfACallIsFollowed(t *testing.T) {
 		Endpoints: []kms.Endpoint{over(bad), plain(addr)},
 		Logger:    ours.Logger(),
 	})
-	trace, _ := upstream.ParseTraceParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	trace, _ := upstream.ParseTraceParent([]byte("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
 	const fromClient, traced = "request_id=request-of-the-client", "trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331"
 	ctx := upstream.WithCause(t.Context(), upstream.Cause{RequestID: "request-of-the-client", Trace: trace})
 	if _, err := client.GetSecretValue(ctx, ref("app/db")); err != nil {
