@@ -118,11 +118,9 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 			return err
 		}
 		return a.withManager(ctx, func(m upstream.Manager) error {
-			_, err := m.CreateSecret(ctx, in)
-			switch {
-			case errors.Is(err, upstream.ErrExists):
+			if _, err := m.CreateSecret(ctx, in); errors.Is(err, upstream.ErrExists) {
 				return withHint(err, "add a version to it with: secretagent secret put %s", name)
-			case err != nil:
+			} else if err != nil {
 				return err
 			}
 			return a.printVersion(&out, name, upstream.SecretVersion{VersionID: in.VersionID, VersionStages: []upstream.VersionStage{upstream.ACSCurrent}})
