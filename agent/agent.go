@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -71,7 +70,7 @@ type Agent struct {
 	metrics  *metrics
 	renders  renderCounts
 
-	apiListeners []apiListener
+	apiListeners []*listener
 
 	reloads chan reloadRequest
 	reload  reloadStatus
@@ -86,7 +85,7 @@ type live struct {
 	renderer *render.Renderer
 	sources  string // fingerprint of the template files that renderer has read
 	callers  []endpoint.Caller
-	serving  []*served // the endpoint's listeners
+	serving  []*listener // the endpoint's listeners
 }
 
 // config returns the configuration in force.
@@ -179,13 +178,7 @@ func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
 
 // closeServing closes the endpoint's listeners, those of an agent that was never run included.
 func (a *Agent) closeServing() error {
-	var errs []error
-	if now := a.live.Load(); now != nil {
-		for _, ln := range now.serving {
-			errs = append(errs, ignore(ln.Close(), net.ErrClosed))
-		}
-	}
-	return errors.Join(errs...)
+	return closeOthers(a.live.Load().serving, nil, (*listener).close)
 }
 
 // openAPI makes the KMS API of the built-in backend and its listeners.
@@ -200,7 +193,7 @@ func (a *Agent) openAPI(api *config.API) error {
 	}
 	a.apiListeners, err = listenAPI(api, a.log)
 	for _, ln := range a.apiListeners {
-		a.undo.add("listener "+ln.Addr().String(), closeListener(ln))
+		a.undo.add("listener "+ln.Addr().String(), ln.close)
 	}
 	return err
 }
@@ -211,26 +204,6 @@ func (a *Agent) Signal(sig os.Signal) error {
 		return nil
 	}
 	return ignore(a.child.Signal(sig), child.ErrNotRunning)
-}
-
-// Addrs returns where the endpoint listens: TCP first, then the unix socket, as far as they
-// are configured.
-func (a *Agent) Addrs() []net.Addr {
-	var addrs []net.Addr
-	for _, ln := range a.live.Load().serving {
-		addrs = append(addrs, ln.Addr())
-	}
-	return addrs
-}
-
-// APIAddrs returns where the KMS API of the built-in backend listens: the unix socket first,
-// then TCP, as far as they are configured.
-func (a *Agent) APIAddrs() []net.Addr {
-	var addrs []net.Addr
-	for _, ln := range a.apiListeners {
-		addrs = append(addrs, ln.Addr())
-	}
-	return addrs
 }
 
 // Close drops an agent that was never run.
@@ -293,7 +266,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		notify(a.log, notifyStopping)
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		a.shutdown(stopCtx)
+		stopServer(stopCtx, a.log, partEndpoint, a.endpoint.Shutdown)
+		if a.api != nil {
+			stopServer(stopCtx, a.log, partAPI, a.api.Shutdown)
+		}
 		return nil
 	})
 
@@ -304,11 +280,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 // start fetches what is declared while the agent already serves, and says when it is there.
 func (a *Agent) start(ctx context.Context) error {
-	for _, addr := range a.Addrs() {
-		a.log.Info("serving", "network", addr.Network(), "address", addr.String())
-	}
-	for _, ln := range a.apiListeners {
-		a.log.Info("serving the KMS API", "network", ln.Addr().Network(), "address", ln.Addr().String(), "signed", ln.access == kmsserver.Signed)
+	for _, ln := range a.listeners() {
+		ln.announce(a.log)
 	}
 	notify(a.log, notifyReady)
 	if err := a.cache.Warm(ctx); err != nil && ctx.Err() == nil {
@@ -316,24 +289,6 @@ func (a *Agent) start(ctx context.Context) error {
 		a.log.Warn("declared secrets are missing", "err", err, "hint", "they are tried again; secretagent status and /ready show what is missing")
 	}
 	return nil
-}
-
-func (a *Agent) shutdown(ctx context.Context) {
-	for _, s := range []struct {
-		name string
-		stop func(context.Context) error
-	}{{"endpoint", a.endpoint.Shutdown}, {"kms-api", a.shutdownAPI}} {
-		if err := s.stop(ctx); err != nil {
-			a.log.Warn("requests were cut off", "part", s.name, "err", err, "hint", "clients have to ask again")
-		}
-	}
-}
-
-func (a *Agent) shutdownAPI(ctx context.Context) error {
-	if a.api == nil {
-		return nil
-	}
-	return a.api.Shutdown(ctx)
 }
 
 // readiness says which declared secrets and rendered files are missing.
@@ -353,7 +308,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason})
 	}
 	ready := len(problems) == 0
-	if err := a.reload.failure(); err != nil {
+	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.
 		reason := err.Error()
 		if len(a.config().Endpoint.Callers) > 0 {
@@ -386,11 +341,6 @@ func (c *cleanups) run(log *slog.Logger) error {
 	}
 	*c = nil
 	return errors.Join(errs...)
-}
-
-// closeListener closes ln unless its server already has.
-func closeListener(ln net.Listener) func() error {
-	return func() error { return ignore(ln.Close(), net.ErrClosed) }
 }
 
 // ignore returns err unless it is target.

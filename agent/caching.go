@@ -24,6 +24,15 @@ func cacheOptions(cfg *config.Config, log *slog.Logger) cache.Options {
 	return opts
 }
 
+// newCommandCache makes the cache of a command, which holds only what the command asks for. The
+// sealed cache belongs to the agent, which may be running.
+func newCommandCache(up cache.Upstream, cfg *config.Config, log *slog.Logger) (*cache.Cache, error) {
+	opts := cacheOptions(cfg, log)
+	opts.Sealed, opts.Pins = nil, nil
+	c, err := cache.New(up, opts)
+	return c, inSection("cache", err)
+}
+
 // cacheLimits are the settings of the cache that can change while it works.
 func cacheLimits(cfg *config.Config) cache.Limits {
 	limits := cache.Limits{

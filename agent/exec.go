@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -27,7 +25,7 @@ type Child struct {
 	supervisor *child.Supervisor
 	cache      *cache.Cache
 	api        *kmsserver.Server // nil: not served by this process
-	socket     net.Listener
+	socket     *listener
 	undo       cleanups
 	deps       Deps
 }
@@ -49,11 +47,8 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		return nil, err
 	}
 	c.undo.add("upstream", closeManager)
-	opts := cacheOptions(cfg, c.deps.Logger)
-	opts.Sealed = nil // it belongs to the agent proper, one at a time
-	opts.Pins = nil   // only what the application needs
-	if c.cache, err = cache.New(manager, opts); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+	if c.cache, err = newCommandCache(manager, cfg, c.deps.Logger); err != nil {
+		return nil, err
 	}
 	c.undo.add("cache", c.cache.Close)
 	if own, ok := manager.(backend); ok { // opened by this process, not by an agent that runs
@@ -77,7 +72,7 @@ func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
 		return err
 	}
 	c.socket = listeners[0]
-	c.undo.add("socket", closeListener(c.socket))
+	c.undo.add("socket", c.socket.close)
 	c.api, err = kmsserver.New(own, kmsserver.Options{Logger: c.deps.Logger.With("part", "kms-api")})
 	return err
 }
@@ -112,15 +107,15 @@ func (c *Child) Run(ctx context.Context) (err error) {
 	base, baseCtx := errgroup.WithContext(inner)
 	base.Go(func() error { return c.cache.Run(baseCtx) })
 	if c.api != nil {
-		base.Go(func() error { return ignore(c.api.Serve(c.socket, kmsserver.Trusted), kmsserver.ErrServerClosed) })
+		base.Go(func() error {
+			return ignore(c.api.Serve(c.socket.Listener, kmsserver.Trusted), kmsserver.ErrServerClosed)
+		})
 	}
 	err = c.supervisor.Run(ctx)
 	if c.api != nil {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		if err := c.api.Shutdown(stopCtx); err != nil {
-			c.deps.Logger.Warn("requests were cut off", "part", "kms-api", "err", err, "hint", "clients have to ask again")
-		}
+		stopServer(stopCtx, c.deps.Logger, partAPI, c.api.Shutdown)
 	}
 	stop()
 	return errors.Join(err, base.Wait())

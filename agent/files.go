@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"secretagent/agent/config"
-	"secretagent/cache"
 	"secretagent/render"
 )
 
@@ -137,12 +135,9 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 		return err
 	}
 	defer func() { err = errors.Join(err, closeManager()) }()
-	cacheOpts := cacheOptions(cfg, deps.Logger)
-	cacheOpts.Sealed = nil // it belongs to the agent, which may be running
-	cacheOpts.Pins = nil
-	c, err := cache.New(manager, cacheOpts)
+	c, err := newCommandCache(manager, cfg, deps.Logger)
 	if err != nil {
-		return fmt.Errorf("cache: %w", err)
+		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	renderOpts := renderOptions(cfg, deps.Logger)
@@ -156,44 +151,36 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 
 // renderCounts counts what the renderer did, for metrics.
 type renderCounts struct {
-	mu      sync.Mutex
-	counts  map[renderOutcome]uint64
-	failing map[string]time.Time // :: target whose last attempt failed → first failure in a row
-}
-
-// renderOutcome is one way in which a render or a hook can end.
-type renderOutcome struct{ kind, outcome string }
-
-func (o renderOutcome) help() string {
-	if o.kind == "hooks" {
-		return "Runs of hooks, by outcome."
-	}
-	return "Attempts to bring a rendered file up to date, by outcome."
+	mu             sync.Mutex
+	renders, hooks map[string]uint64    // :: outcome → how often
+	failing        map[string]time.Time // :: target whose last attempt failed → first failure in a row
 }
 
 func (c *renderCounts) observe(e render.Event) {
-	key := renderOutcome{"renders", "unchanged"}
-	if e.Hook {
-		key = renderOutcome{"hooks", "succeeded"}
-	} else if e.Changed {
-		key.outcome = "published"
-	}
-	if e.Err != nil {
-		key.outcome = "failed"
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.counts == nil {
-		c.counts, c.failing = map[renderOutcome]uint64{}, map[string]time.Time{}
+	if c.failing == nil {
+		c.renders, c.hooks, c.failing = map[string]uint64{}, map[string]uint64{}, map[string]time.Time{}
 	}
-	c.counts[key]++
 	switch {
+	case e.Hook && e.Err != nil:
+		c.hooks["failed"]++
+		return
 	case e.Hook:
-	case e.Err == nil:
-		delete(c.failing, e.Name)
-	case c.failing[e.Name].IsZero():
-		c.failing[e.Name] = time.Now()
+		c.hooks["succeeded"]++
+		return
+	case e.Err != nil:
+		c.renders["failed"]++
+		if c.failing[e.Name].IsZero() {
+			c.failing[e.Name] = time.Now()
+		}
+		return
+	case e.Changed:
+		c.renders["published"]++
+	default:
+		c.renders["unchanged"]++
 	}
+	delete(c.failing, e.Name)
 }
 
 // failingSince returns since when attempts at the target fail; zero when the last one did not.
@@ -212,8 +199,9 @@ func (c *renderCounts) forget(targets []render.TargetStatus) {
 	})
 }
 
-func (c *renderCounts) snapshot() map[renderOutcome]uint64 {
+// snapshot returns how often renders and hooks have ended in which way.
+func (c *renderCounts) snapshot() (renders, hooks map[string]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.counts)
+	return maps.Clone(c.renders), maps.Clone(c.hooks)
 }

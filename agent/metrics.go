@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/common/expfmt"
 
 	"secretagent/agent/child"
@@ -46,50 +47,33 @@ func newMetrics(version string) *metrics {
 	lookupBuckets := []float64{2.5e-6, 5e-6, 1e-5, 2.5e-5, 1e-4, 5e-4, 0.0025, 0.01, 0.05, 0.25, 1, 5}
 	callBuckets := []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5}
 	apiBuckets := []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5}
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		upstreamCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "secretagent_upstream_calls_total",
-			Help: "Attempts to call Alibaba Cloud KMS, by operation and code; the code is OK or that of the KMS API; other when there are too many.",
-		}, []string{"operation", "code"}),
-		upstreamSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "secretagent_upstream_call_duration_seconds",
-			Help:    "Duration of attempts to call Alibaba Cloud KMS.",
-			Buckets: callBuckets,
-		}, []string{"operation"}),
-		upstreamRetries: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "secretagent_upstream_retries_total",
-			Help: "Those of the attempts that were not the first of their call.",
-		}, []string{"operation"}),
-		apiRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "secretagent_kms_api_requests_total",
-			Help: "Requests to the KMS API of the built-in backend, by action and code; unknown is every action that is not served.",
-		}, []string{"action", "code"}),
-		apiSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "secretagent_kms_api_request_duration_seconds",
-			Help:    "Duration of requests to the KMS API of the built-in backend.",
-			Buckets: apiBuckets,
-		}, []string{"action"}),
-		fetchSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "secretagent_cache_fetch_duration_seconds",
-			Help:    "Duration of calls of the cache to the upstream, retries and waits included, by what they found.",
-			Buckets: callBuckets,
-		}, []string{"outcome"}),
-		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "secretagent_cache_refreshes_total",
-			Help: "Those of the calls of the cache to the upstream that no lookup waited for, by what they found.",
-		}, []string{"outcome"}),
-		lookupSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "secretagent_endpoint_lookup_duration_seconds",
-			Help: "Duration of lookups of one secret, from request to answer. Every miss, stale answer and error is timed, but only one hit in 64 of each connection: " +
-				"secretagent_endpoint_lookups_total has the counts.",
-			Buckets: lookupBuckets,
-		}, []string{"result"}),
-		childEvents: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "secretagent_child_events_total",
-			Help: "What happened to the supervised application and its variables.",
-		}, []string{"event"}),
+	m := &metrics{registry: prometheus.NewRegistry()}
+	registered := promauto.With(m.registry)
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return registered.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return registered.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	}
+	m.upstreamCalls = counter("secretagent_upstream_calls_total",
+		"Attempts to call Alibaba Cloud KMS, by operation and code; the code is OK or that of the KMS API; other when there are too many.", "operation", "code")
+	m.upstreamSeconds = histogram("secretagent_upstream_call_duration_seconds",
+		"Duration of attempts to call Alibaba Cloud KMS.", callBuckets, "operation")
+	m.upstreamRetries = counter("secretagent_upstream_retries_total",
+		"Those of the attempts that were not the first of their call.", "operation")
+	m.apiRequests = counter("secretagent_kms_api_requests_total",
+		"Requests to the KMS API of the built-in backend, by action and code; unknown is every action that is not served.", "action", "code")
+	m.apiSeconds = histogram("secretagent_kms_api_request_duration_seconds",
+		"Duration of requests to the KMS API of the built-in backend.", apiBuckets, "action")
+	m.fetchSeconds = histogram("secretagent_cache_fetch_duration_seconds",
+		"Duration of calls of the cache to the upstream, retries and waits included, by what they found.", callBuckets, "outcome")
+	m.refreshes = counter("secretagent_cache_refreshes_total",
+		"Those of the calls of the cache to the upstream that no lookup waited for, by what they found.", "outcome")
+	m.lookupSeconds = histogram("secretagent_endpoint_lookup_duration_seconds",
+		"Duration of lookups of one secret, from request to answer. Every miss, stale answer and error is timed, but only one hit in 64 of each connection: "+
+			"secretagent_endpoint_lookups_total has the counts.", lookupBuckets, "result")
+	m.childEvents = counter("secretagent_child_events_total",
+		"What happened to the supervised application and its variables.", "event")
 	// There from the start, so that a first increase is seen as one.
 	for _, result := range []string{"hit", "miss", "stale", "error"} {
 		m.lookupSeconds.WithLabelValues(result)
@@ -97,15 +81,12 @@ func newMetrics(version string) *metrics {
 	for o := cache.First; o <= cache.Failed; o++ {
 		m.refreshes.WithLabelValues(o.String())
 	}
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
+	registered.NewGauge(prometheus.GaugeOpts{
 		Name:        "secretagent_build_info",
 		Help:        "Always 1; the labels say what is running.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
-	})
-	info.Set(1)
-	m.registry.MustRegister(info, m.upstreamCalls, m.upstreamSeconds, m.upstreamRetries, m.apiRequests, m.apiSeconds,
-		m.lookupSeconds, m.fetchSeconds, m.refreshes, m.childEvents,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}).Set(1)
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -196,22 +177,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.files(s)
 	c.child(s)
 	c.agentItself(s)
+	c.certificates(s)
 	c.agent.backend.collect(s)
 }
 
 func (c collector) endpoint(s sink) {
 	e := c.agent.endpoint.Stats()
-	const lookups, lookupsHelp = "secretagent_endpoint_lookups_total", "Values answered, those of batches included, by how the cache came by them; not_modified are answers without a value."
-	s.counter(lookups, lookupsHelp, e.Hits, "result", "hit")
-	s.counter(lookups, lookupsHelp, e.Misses, "result", "miss")
-	s.counter(lookups, lookupsHelp, e.Stale, "result", "stale")
-	s.counter(lookups, lookupsHelp, e.NotModified, "result", "not_modified")
-	for code, n := range e.Refused {
-		s.counter("secretagent_endpoint_refusals_total", "Requests that the guard or a limit refused, by code.", n, "code", code)
-	}
-	for code, n := range e.Failed {
-		s.counter("secretagent_endpoint_errors_total", "Requests answered with an error of the upstream, by code.", n, "code", code)
-	}
+	s.counters("secretagent_endpoint_lookups_total", "Values answered, those of batches included, by how the cache came by them; not_modified are answers without a value.",
+		"result", map[string]uint64{"hit": e.Hits, "miss": e.Misses, "stale": e.Stale, "not_modified": e.NotModified})
+	s.counters("secretagent_endpoint_refusals_total", "Requests that the guard or a limit refused, by code.", "code", e.Refused)
+	s.counters("secretagent_endpoint_errors_total", "Requests answered with an error of the upstream, by code.", "code", e.Failed)
 	s.counter("secretagent_endpoint_batches_total", "Batch requests.", e.Batches)
 	s.counter("secretagent_endpoint_reports_total", "Reports of refused values.", e.Reports)
 	s.counter("secretagent_endpoint_waits_total", "Clients that began to wait for a change.", e.Waits)
@@ -227,13 +202,9 @@ func (c collector) endpoint(s sink) {
 		s.counter("secretagent_endpoint_caller_lookups_total", "Values answered to the caller, and answers that a value is still the same.", caller.Lookups, "caller", caller.Name)
 		s.counter("secretagent_endpoint_caller_refusals_total", "Requests of the caller that the guard or a limit refused.", caller.Refusals, "caller", caller.Name)
 		s.gauge("secretagent_endpoint_caller_connections", "Open connections that last asked as the caller, waiting ones included.", float64(caller.Connections), "caller", caller.Name)
-		if !caller.LastSeen.IsZero() {
-			s.gauge("secretagent_endpoint_caller_last_seen_timestamp_seconds", "When the caller last asked for anything, to about a second.", seconds(caller.LastSeen), "caller", caller.Name)
-		}
-		if !caller.OldTokenUntil.IsZero() {
-			s.gauge("secretagent_endpoint_caller_old_token_expiry_timestamp_seconds", "When the token ends that the caller had before it was replaced; there only until then.",
-				seconds(caller.OldTokenUntil), "caller", caller.Name)
-		}
+		s.moment("secretagent_endpoint_caller_last_seen_timestamp_seconds", "When the caller last asked for anything, to about a second.", caller.LastSeen, "caller", caller.Name)
+		s.moment("secretagent_endpoint_caller_old_token_expiry_timestamp_seconds", "When the token ends that the caller had before it was replaced; there only until then.",
+			caller.OldTokenUntil, "caller", caller.Name)
 	}
 	if c.agent.audit != nil {
 		s.counter("secretagent_audit_lines_suppressed_total", "Refusals that were not audited because there were too many.", e.AuditDropped)
@@ -243,14 +214,9 @@ func (c collector) endpoint(s sink) {
 
 func (c collector) cache(s sink) {
 	st := c.agent.cache.Stats()
-	const lookups, lookupsHelp = "secretagent_cache_lookups_total", "Lookups by every reader (endpoint, templates, child), by how they ended."
-	s.counter(lookups, lookupsHelp, st.Hits, "result", "hit")
-	s.counter(lookups, lookupsHelp, st.Misses, "result", "miss")
-	s.counter(lookups, lookupsHelp, st.Negative, "result", "negative")
-	s.counter(lookups, lookupsHelp, st.Errors, "result", "error")
-	for reason, n := range st.Stale {
-		s.counter("secretagent_cache_stale_answers_total", "Values served past their lifetime, by the code of the failure.", n, "reason", reason)
-	}
+	s.counters("secretagent_cache_lookups_total", "Lookups by every reader (endpoint, templates, child), by how they ended.",
+		"result", map[string]uint64{"hit": st.Hits, "miss": st.Misses, "negative": st.Negative, "error": st.Errors})
+	s.counters("secretagent_cache_stale_answers_total", "Values served past their lifetime, by the code of the failure.", "reason", st.Stale)
 	for outcome, n := range st.Fetches {
 		s.counter("secretagent_cache_fetches_total", "Calls to the upstream, by what they found.", n, "outcome", outcome.String())
 	}
@@ -301,22 +267,17 @@ func (c collector) declared(s sink) {
 }
 
 func (c collector) files(s sink) {
-	for outcome, n := range c.agent.renders.snapshot() {
-		s.counter("secretagent_render_"+outcome.kind+"_total", outcome.help(), n, "outcome", outcome.outcome)
-	}
+	renders, hooks := c.agent.renders.snapshot()
+	s.counters("secretagent_render_renders_total", "Attempts to bring a rendered file up to date, by outcome.", "outcome", renders)
+	s.counters("secretagent_render_hooks_total", "Runs of hooks, by outcome.", "outcome", hooks)
 	targets := c.agent.renderer().Status()
 	c.agent.renders.forget(targets)
 	now := time.Now()
 	for _, t := range targets {
 		outOfOrder := 0.0
 		if t.State != render.Current {
-			since := c.agent.renders.failingSince(t.Path)
-			if since.IsZero() {
-				since = t.ChangedAt // removed on purpose
-			}
-			if since.IsZero() {
-				since = c.agent.began
-			}
+			// What does not fail was removed on purpose, or is not rendered yet.
+			since := cmp.Or(c.agent.renders.failingSince(t.Path), t.ChangedAt, c.agent.began)
 			outOfOrder = max(0, now.Sub(since).Seconds())
 		}
 		s.gauge("secretagent_render_target_in_order", "1 while the file or set is what the secrets say.", boolean(t.State == render.Current), "target", t.Path)
@@ -342,16 +303,25 @@ func (c collector) child(s sink) {
 // agentItself shows what belongs to no part.
 func (c collector) agentItself(s sink) {
 	s.gauge("secretagent_ready", "1 when every declared secret is held and every file is in order.", boolean(c.agent.readiness().Ready))
-	c.agent.reload.mu.Lock()
-	succeeded, failed, failing := c.agent.reload.succeeded, c.agent.reload.failed, c.agent.reload.err != nil
-	c.agent.reload.mu.Unlock()
-	const reloads, reloadsHelp = "secretagent_reloads_total", "Reloads of the configuration, by outcome."
-	s.counter(reloads, reloadsHelp, succeeded, "outcome", "succeeded")
-	s.counter(reloads, reloadsHelp, failed, "outcome", "failed")
-	for _, cert := range c.agent.certificates() {
-		s.gauge("secretagent_certificate_expiry_timestamp_seconds", "When the certificate ends; of authorities, when the first of them does.", seconds(cert.expires), "certificate", cert.name)
+	reloads := c.agent.reload.get()
+	s.counters("secretagent_reloads_total", "Reloads of the configuration, by outcome.",
+		"outcome", map[string]uint64{"succeeded": reloads.succeeded, "failed": reloads.failed})
+	s.gauge("secretagent_reload_failing", "1 while the last reload has failed and the agent goes on with what it had.", boolean(reloads.err != nil))
+}
+
+// certificates shows when what the agent shows or trusts ends, where that is known.
+func (c collector) certificates(s sink) {
+	ends := func(name string, at time.Time) {
+		s.moment("secretagent_certificate_expiry_timestamp_seconds", "When the certificate ends; of authorities, when the first of them does.", at, "certificate", name)
 	}
-	s.gauge("secretagent_reload_failing", "1 while the last reload has failed and the agent goes on with what it had.", boolean(failing))
+	for _, ln := range c.agent.listeners() {
+		own, clients := ln.expiry()
+		ends(ln.part, own)
+		ends(ln.part+"-client-ca", clients)
+	}
+	if cloud := c.agent.upstreamStatus().Alibaba; cloud != nil {
+		ends("upstream-ca", cloud.CAExpires)
+	}
 }
 
 // sink makes constant metrics. Labels are name and value in turn.
@@ -361,8 +331,22 @@ func (s sink) counter(name, help string, n uint64, labels ...string) {
 	s.send(prometheus.CounterValue, name, help, float64(n), labels)
 }
 
+// counters makes one counter for each value of a label.
+func (s sink) counters(name, help, label string, values map[string]uint64) {
+	for value, n := range values {
+		s.counter(name, help, n, label, value)
+	}
+}
+
 func (s sink) gauge(name, help string, v float64, labels ...string) {
 	s.send(prometheus.GaugeValue, name, help, v, labels)
+}
+
+// moment makes a gauge of a time, and none of one that is unknown.
+func (s sink) moment(name, help string, at time.Time, labels ...string) {
+	if !at.IsZero() {
+		s.gauge(name, help, seconds(at), labels...)
+	}
 }
 
 func (s sink) send(kind prometheus.ValueType, name, help string, v float64, labels []string) {

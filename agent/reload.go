@@ -20,31 +20,34 @@ import (
 // reloadRequest asks the running agent to read its configuration again.
 type reloadRequest struct{ done chan<- error }
 
-// reloadStatus is how the reloads so far went.
+// reloadCounts is how the reloads so far went.
+type reloadCounts struct {
+	last              time.Time // zero: none yet
+	err               error     // of the last one; nil: it succeeded
+	succeeded, failed uint64
+}
+
+// reloadStatus keeps them.
 type reloadStatus struct {
-	mu        sync.Mutex
-	last      time.Time // zero: none yet
-	err       error     // of the last one
-	succeeded uint64
-	failed    uint64
+	mu     sync.Mutex
+	counts reloadCounts
+}
+
+func (s *reloadStatus) get() reloadCounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
 }
 
 func (s *reloadStatus) note(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.err = time.Now(), err
+	s.counts.last, s.counts.err = time.Now(), err
 	if err != nil {
-		s.failed++
+		s.counts.failed++
 	} else {
-		s.succeeded++
+		s.counts.succeeded++
 	}
-}
-
-// failure returns why the last reload failed; nil when it did not.
-func (s *reloadStatus) failure() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
 }
 
 // Reload reads the configuration file again, and everything that it names, and changes the
@@ -134,7 +137,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.log); err != nil {
 		return err
 	}
-	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*served).Close) })
+	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*listener).close) })
 
 	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
 	setCallers, err := a.endpoint.PrepareCallers(next.callers)
@@ -172,12 +175,12 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 			}
 		}
 	}
-	_ = closeOthers(next.serving, old.serving, func(ln *served) error {
+	_ = closeOthers(next.serving, old.serving, func(ln *listener) error {
 		group.Go(func() error { return ln.serve(a.endpoint) })
-		a.log.Info("serving", "network", ln.Addr().Network(), "address", ln.Addr().String())
+		ln.announce(a.log)
 		return nil
 	})
-	if err := closeOthers(old.serving, next.serving, (*served).retire); err != nil {
+	if err := closeOthers(old.serving, next.serving, (*listener).retire); err != nil {
 		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err, "hint", "nothing: the new one is in use")
 	}
 	if next.renderer != old.renderer {
@@ -193,21 +196,6 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 // hooks it is running, can be left alone.
 func sameFiles(a, b *config.Config) bool {
 	return reflect.DeepEqual(a.Templates, b.Templates) && reflect.DeepEqual(a.Sets, b.Sets) && a.Render == b.Render
-}
-
-// closeOthers calls do for every listener of list that is not in except.
-func closeOthers(list, except []*served, do func(*served) error) error {
-	var errs []error
-	for _, ln := range list {
-		kept := false
-		for _, other := range except {
-			kept = kept || other == ln
-		}
-		if !kept {
-			errs = append(errs, do(ln))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // runRenderers runs a renderer until ctx ends, and each that comes over next in place of the

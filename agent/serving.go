@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -55,21 +57,6 @@ func (a *Agent) newEndpoint(cfg *config.Endpoint, callers []endpoint.Caller) (*e
 // sectionAPI is where agent.yaml describes the KMS API of the built-in backend.
 const sectionAPI = "upstream.local.api"
 
-// openListener opens a listener that section of agent.yaml describes; part is whose it is in
-// the log.
-func openListener(section, part string, opts listen.Options, log *slog.Logger) (*listen.Listener, error) {
-	ln, err := listen.Open(opts)
-	if err != nil {
-		return nil, inSection(section, err)
-	}
-	if t := ln.TLS(); t != nil {
-		t.OnError(func(err error) {
-			log.Error("the new certificate is unusable; the old one stays", "part", part, "err", err, "hint", hintCertificate)
-		})
-	}
-	return ln, nil
-}
-
 func tlsFiles(cfg *config.TLS) listen.TLSFiles {
 	if cfg == nil {
 		return listen.TLSFiles{}
@@ -92,54 +79,6 @@ func endpointListeners(cfg *config.Endpoint) []listen.Options {
 	return list
 }
 
-// served is a listener of the endpoint.
-type served struct {
-	*listen.Listener
-	retired atomic.Bool // closed on purpose, because the configuration changed
-}
-
-// serve answers on the listener until the server is shut down or the listener retired.
-func (l *served) serve(srv *endpoint.Server) error {
-	err := srv.Serve(l.Listener)
-	if l.retired.Load() {
-		return nil
-	}
-	return ignore(err, endpoint.ErrServerClosed)
-}
-
-// retire stops accepting. Connections that are open stay.
-func (l *served) retire() error {
-	l.retired.Store(true)
-	return ignore(l.Close(), net.ErrClosed)
-}
-
-// listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are
-// kept, the others are opened; when that fails, only the new ones are closed.
-func listenEndpoint(cfg *config.Endpoint, open []*served, log *slog.Logger) ([]*served, error) {
-	if cfg.Listen == "" && cfg.Socket == "" {
-		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
-	}
-	var listeners []*served
-	for _, opts := range endpointListeners(cfg) {
-		if at := slices.IndexFunc(open, func(ln *served) bool { return ln.Options() == opts }); at >= 0 {
-			listeners = append(listeners, open[at])
-			continue
-		}
-		ln, err := openListener("endpoint", "endpoint", opts, log)
-		if err != nil {
-			return nil, errors.Join(err, closeOthers(listeners, open, (*served).Close))
-		}
-		listeners = append(listeners, &served{Listener: ln})
-	}
-	return listeners, nil
-}
-
-// apiListener is a listener of the KMS API and who may call over it.
-type apiListener struct {
-	*listen.Listener
-	access kmsserver.Access
-}
-
 // apiListeners returns what the KMS API listens on: the unix socket first, then TCP.
 func apiListeners(cfg *config.API) []listen.Options {
 	var list []listen.Options
@@ -152,23 +91,133 @@ func apiListeners(cfg *config.API) []listen.Options {
 	return list
 }
 
+// The parts of the agent that answer, as the log and the status call them.
+const (
+	partEndpoint = "endpoint"
+	partAPI      = "kms-api"
+)
+
+// listener is where a part of the agent answers.
+type listener struct {
+	*listen.Listener
+	part    string
+	access  kmsserver.Access // for the KMS API: who may call over it
+	retired atomic.Bool      // closed on purpose, because the configuration changed
+}
+
+// serve answers on a listener of the endpoint until the server is shut down or the listener
+// retired.
+func (l *listener) serve(srv *endpoint.Server) error {
+	err := srv.Serve(l.Listener)
+	if l.retired.Load() {
+		return nil
+	}
+	return ignore(err, endpoint.ErrServerClosed)
+}
+
+// close closes the listener unless its server already has.
+func (l *listener) close() error { return ignore(l.Close(), net.ErrClosed) }
+
+// retire stops accepting. Connections that are open stay.
+func (l *listener) retire() error {
+	l.retired.Store(true)
+	return l.close()
+}
+
+// announce tells the log where the part answers.
+func (l *listener) announce(log *slog.Logger) {
+	network, address := l.Addr().Network(), l.Addr().String()
+	if l.part == partAPI {
+		log.Info("serving the KMS API", "network", network, "address", address, "signed", l.signed())
+	} else {
+		log.Info("serving", "network", network, "address", address)
+	}
+}
+
+// signed reports whether calls of the KMS API need a signature.
+func (l *listener) signed() bool { return l.part == partAPI && l.access == kmsserver.Signed }
+
+// expiry returns when certificate and client authorities end; zero without.
+func (l *listener) expiry() (own, clients time.Time) {
+	if t := l.TLS(); t != nil {
+		return t.Expiry()
+	}
+	return own, clients
+}
+
+// listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are kept.
+func listenEndpoint(cfg *config.Endpoint, open []*listener, log *slog.Logger) ([]*listener, error) {
+	if cfg.Listen == "" && cfg.Socket == "" {
+		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
+	}
+	return openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, log)
+}
+
 // listenAPI opens the listeners of the built-in backend's KMS API.
-func listenAPI(cfg *config.API, log *slog.Logger) (listeners []apiListener, err error) {
-	for _, opts := range apiListeners(cfg) {
-		ln, err := openListener(sectionAPI, "kms-api", opts, log)
+func listenAPI(cfg *config.API, log *slog.Logger) ([]*listener, error) {
+	return openListeners(sectionAPI, partAPI, apiListeners(cfg), nil, log)
+}
+
+// openListeners opens the listeners that section of agent.yaml describes, except those that are
+// open already. When that fails, only the new ones are closed.
+func openListeners(section, part string, wanted []listen.Options, open []*listener, log *slog.Logger) (listeners []*listener, err error) {
+	for _, opts := range wanted {
+		if at := slices.IndexFunc(open, func(ln *listener) bool { return ln.Options() == opts }); at >= 0 {
+			listeners = append(listeners, open[at])
+			continue
+		}
+		ln, err := listen.Open(opts)
 		if err != nil {
-			for _, open := range listeners {
-				err = errors.Join(err, open.Close())
-			}
-			return nil, err
+			return nil, errors.Join(inSection(section, err), closeOthers(listeners, open, (*listener).close))
+		}
+		if t := ln.TLS(); t != nil {
+			t.OnError(func(err error) {
+				log.Error("the new certificate is unusable; the old one stays", "part", part, "err", err, "hint", hintCertificate)
+			})
 		}
 		access := kmsserver.Signed
 		if _, unix := opts.(listen.UnixOptions); unix {
 			access = kmsserver.Trusted
 		}
-		listeners = append(listeners, apiListener{ln, access})
+		listeners = append(listeners, &listener{Listener: ln, part: part, access: access})
 	}
 	return listeners, nil
+}
+
+// closeOthers calls do for every listener of list that is not in except.
+func closeOthers(list, except []*listener, do func(*listener) error) error {
+	var errs []error
+	for _, ln := range list {
+		if !slices.Contains(except, ln) {
+			errs = append(errs, do(ln))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listeners returns those of the endpoint, and then those of the KMS API.
+func (a *Agent) listeners() []*listener { return slices.Concat(a.live.Load().serving, a.apiListeners) }
+
+// Addrs returns where the endpoint listens: TCP first, then the unix socket, as far as they
+// are configured.
+func (a *Agent) Addrs() []net.Addr { return addrs(a.live.Load().serving) }
+
+// APIAddrs returns where the KMS API of the built-in backend listens: the unix socket first,
+// then TCP, as far as they are configured.
+func (a *Agent) APIAddrs() []net.Addr { return addrs(a.apiListeners) }
+
+func addrs(listeners []*listener) (list []net.Addr) {
+	for _, ln := range listeners {
+		list = append(list, ln.Addr())
+	}
+	return list
+}
+
+// stopServer lets the requests that run end, and tells the log when ctx ended first.
+func stopServer(ctx context.Context, log *slog.Logger, part string, shutdown func(context.Context) error) {
+	if err := shutdown(ctx); err != nil {
+		log.Warn("requests were cut off", "part", part, "err", err, "hint", "clients have to ask again")
+	}
 }
 
 // What to do about a certificate that cannot be used, and about an audit log that fails.

@@ -12,7 +12,6 @@ import (
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
-	"secretagent/upstream/kmsserver"
 )
 
 // maxStatusSecrets bounds how many secrets one status lists.
@@ -133,20 +132,18 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	now := time.Now()
 	entries := a.cache.Entries()
 	files := a.renderer().Status()
-	reason := func(text string) string { return text }
-	if len(a.config().Endpoint.Callers) > 0 && !mayReadAll(may, entries, files) {
-		reason = func(text string) string {
-			if text == "" {
-				return ""
-			}
+	hide := len(a.config().Endpoint.Callers) > 0 && !mayReadAll(may, entries, files)
+	reason := func(text string) string {
+		if hide && text != "" {
 			return hidden
 		}
+		return text
 	}
 	s := Status{
 		Time: now, Version: a.deps.Version,
 		StartedAt: a.began, UptimeSeconds: now.Sub(a.began).Seconds(),
 		Upstream:  a.upstreamStatus(),
-		Files:     []FileStatus{},
+		Files:     files,
 		Problems:  []endpoint.Problem{},
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
@@ -160,36 +157,23 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		}
 	}
 	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer, now)
-	for _, f := range files {
-		s.Files = append(s.Files, fileStatus(f, may, reason))
+	for i := range files {
+		files[i] = fileStatus(files[i], may, reason)
 	}
 	if a.child != nil {
 		c := a.child.Status()
-		s.Child = &ChildStatus{
-			Command: c.Command, State: c.State, PID: c.PID, StartedAt: c.StartedAt, Restarts: c.Restarts, Signals: c.Signals,
-			Outdated: c.Outdated, ChangedAt: c.ChangedAt, Failing: c.Failing, Error: reason(c.Error), ErrorAt: c.ErrorAt,
-			ExitCode: c.ExitCode,
-		}
+		c.Error = reason(c.Error)
+		s.Child = &c
 	}
 	return s
 }
 
 // mayReadAll reports whether may is true for everything that a reason could name: files and the
 // application subscribe to what they read, so that it is among the entries.
-func mayReadAll(may func(upstream.SecretName) bool, entries []cache.EntryStatus, files []render.TargetStatus) bool {
-	for _, e := range entries {
-		if !may(e.Ref.SecretName) {
-			return false
-		}
-	}
-	for _, f := range files {
-		for _, v := range f.Versions {
-			if !may(v.SecretName) {
-				return false
-			}
-		}
-	}
-	return true
+func mayReadAll(may func(upstream.SecretName) bool, entries []cache.EntryStatus, files []FileStatus) bool {
+	others := func(v SecretVersion) bool { return !may(v.SecretName) }
+	return !slices.ContainsFunc(entries, func(e cache.EntryStatus) bool { return !may(e.Ref.SecretName) }) &&
+		!slices.ContainsFunc(files, func(f FileStatus) bool { return slices.ContainsFunc(f.Versions, others) })
 }
 
 // secretStatus returns what may be shown of entries, and how many of these are too many.
@@ -227,7 +211,7 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.
 }
 
 // fileStatus returns f with what may be shown of it.
-func fileStatus(f render.TargetStatus, may func(upstream.SecretName) bool, reason func(string) string) FileStatus {
+func fileStatus(f FileStatus, may func(upstream.SecretName) bool, reason func(string) string) FileStatus {
 	f.Error, f.HookError = reason(f.Error), reason(f.HookError)
 	f.Versions = slices.DeleteFunc(f.Versions, func(v SecretVersion) bool { return !may(v.SecretName) })
 	return f
@@ -241,28 +225,15 @@ func (a *Agent) upstreamStatus() UpstreamStatus {
 
 // callerStatus returns what viewer may know of the callers.
 func (a *Agent) callerStatus(viewer endpoint.Viewer) []CallerStatus {
-	list := []CallerStatus{}
-	for _, c := range a.endpoint.Callers() {
-		if viewer.All || c.Name == viewer.Caller {
-			list = append(list, c)
-		}
-	}
-	return list
+	return slices.DeleteFunc(a.endpoint.Callers(), func(c CallerStatus) bool { return !viewer.All && c.Name != viewer.Caller })
 }
 
 func (a *Agent) listenerStatus() []ListenerStatus {
 	list := []ListenerStatus{}
-	for _, ln := range a.live.Load().serving {
-		own, clients := expiryOf(ln.TLS())
+	for _, ln := range a.listeners() {
+		own, clients := ln.expiry()
 		list = append(list, ListenerStatus{
-			Serves: "endpoint", Network: ln.Addr().Network(), Address: ln.Addr().String(),
-			TLS: ln.Secure(), CertificateExpires: own, ClientCAExpires: clients,
-		})
-	}
-	for _, ln := range a.apiListeners {
-		own, clients := expiryOf(ln.TLS())
-		list = append(list, ListenerStatus{
-			Serves: "kms-api", Network: ln.Addr().Network(), Address: ln.Addr().String(), Signed: ln.access == kmsserver.Signed,
+			Serves: ln.part, Network: ln.Addr().Network(), Address: ln.Addr().String(), Signed: ln.signed(),
 			TLS: ln.Secure(), CertificateExpires: own, ClientCAExpires: clients,
 		})
 	}
@@ -270,14 +241,13 @@ func (a *Agent) listenerStatus() []ListenerStatus {
 }
 
 func (a *Agent) reloadStatus(reason func(string) string) *ReloadStatus {
-	a.reload.mu.Lock()
-	defer a.reload.mu.Unlock()
-	if a.reload.last.IsZero() {
+	reloads := a.reload.get()
+	if reloads.last.IsZero() {
 		return nil
 	}
-	s := &ReloadStatus{At: a.reload.last, Failed: a.reload.err != nil}
-	if a.reload.err != nil {
-		s.Error = reason(a.reload.err.Error())
+	s := &ReloadStatus{At: reloads.last, Failed: reloads.err != nil}
+	if reloads.err != nil {
+		s.Error = reason(reloads.err.Error())
 	}
 	return s
 }

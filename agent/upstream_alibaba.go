@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"secretagent/agent/config"
+	"secretagent/agent/listen"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
@@ -153,12 +155,8 @@ func (b *alibabaBackend) collect(s sink) {
 	s.gauge("secretagent_upstream_calls_in_flight_limit", "The limit of attempts on their way.", float64(now.cfg.MaxConcurrent))
 	s.gauge("secretagent_upstream_budget_paused", "1 while the service has asked for a pause.", boolean(st.Budget.PausedUntil.After(time.Now())))
 	s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Error != ""))
-	if renewed := st.Credential.RenewedAt; !renewed.IsZero() {
-		s.gauge("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", seconds(renewed))
-	}
-	if ends := st.Credential.Expires; !ends.IsZero() {
-		s.gauge("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", seconds(ends))
-	}
+	s.moment("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", st.Credential.RenewedAt)
+	s.moment("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", st.Credential.Expires)
 	for _, e := range st.Endpoints {
 		s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
 	}
@@ -239,4 +237,19 @@ func cloudOptions(cfg *config.Alibaba, log *slog.Logger) kms.Options {
 		opts.Endpoints = append(opts.Endpoints, kms.Endpoint{Region: e.Region, Host: e.Host, Scheme: e.Scheme, CAFile: string(e.CAFile)})
 	}
 	return opts
+}
+
+// caExpiry returns when the first of the authorities ends that endpoints are checked against;
+// zero when they are those of the system. The client has read the files and found them right.
+func caExpiry(endpoints []config.KMSEndpoint) (first time.Time) {
+	for _, e := range endpoints {
+		text, err := os.ReadFile(string(e.CAFile))
+		if err != nil { // none is named
+			continue
+		}
+		if end := listen.FirstExpiry(text); first.IsZero() || !end.IsZero() && end.Before(first) {
+			first = end
+		}
+	}
+	return first
 }
