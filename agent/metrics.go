@@ -18,7 +18,7 @@ import (
 	"secretagent/upstream/kms"
 )
 
-// metrics is what the agent shows at /metrics. Parts that count for themselves are read when
+// metrics is what the agent shows at /metrics. Parts that count for themselves are read
 // at each scrape, so that the lookup path pays nothing for being seen; only what is rare and
 // slow, such as upstream calls, is observed as it happens.
 //
