@@ -1,12 +1,12 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,55 +22,73 @@ import (
 	"secretagent/upstream/upstreamtest"
 )
 
-// logbook collects the lines of a JSON log.
+// logbook is a JSON log with its logger.
 type logbook struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	*slog.Logger
+
+	text  upstreamtest.Buffer
+	taken int
+	level *slog.LevelVar
+	flush func()
 }
 
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
+// inBubble calls test in a bubble of synctest, with a log.
+func inBubble(t *testing.T, test func(t *testing.T, log *logbook)) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logbook
+		log.Logger, log.level, log.flush = agent.NewLogger(config.Log{Level: "info", Format: "json"}, agent.LogOutput{Writer: &log.text})
+		t.Cleanup(log.flush)
+		test(t, &log)
+	})
 }
 
 // logLine is what these tests look at.
 type logLine struct {
-	Level, Msg, Secret, File, Code, What, Hint string
-	Repeated, Failures                         uint64
-	During                                     time.Duration
+	Level, Msg, Secret, Code, What, Hint string
+	Repeated                             uint64
+	During                               time.Duration
 }
 
 // take returns the lines since the last time.
-func (l *logbook) take(t testing.TB) (lines []logLine) {
+func (l *logbook) take(t *testing.T) (lines []logLine) {
 	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
+	text := l.text.String()[l.taken:]
+	l.taken += len(text)
+	for line := range strings.Lines(text) {
 		var e logLine
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
+		must(t, json.Unmarshal([]byte(line), &e))
 		lines = append(lines, e)
 	}
-	l.b.Reset()
 	return lines
 }
 
-func (l *logbook) logger(t testing.TB) (logger *slog.Logger, flush func()) {
-	logger, _, flush = agent.NewLogger(config.Log{Level: "info", Format: "json"}, agent.LogOutput{Writer: l})
-	t.Cleanup(flush)
-	return logger, flush
+// wantTold compares the messages since the last time: +n after one sums up n lines, and xn stands
+// for n equal ones in a row.
+func (l *logbook) wantTold(t *testing.T, want string) {
+	t.Helper()
+	var told []string
+	for lines := l.take(t); len(lines) > 0; {
+		first, n := lines[0], 0
+		for n < len(lines) && lines[n].Msg == first.Msg && lines[n].Repeated == first.Repeated {
+			n++
+		}
+		lines = lines[n:]
+		if first.Repeated > 0 {
+			first.Msg += fmt.Sprint("+", first.Repeated)
+		}
+		if n > 1 {
+			first.Msg += fmt.Sprint(" x", n)
+		}
+		told = append(told, first.Msg)
+	}
+	if got := strings.Join(told, ", "); got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
 }
 
 // with returns the lines with that message, or the end of whose repetition is told.
-func with(lines []logLine, msg string) (found []logLine) {
-	for _, l := range lines {
-		if l.Msg == msg || l.What == msg {
-			found = append(found, l)
-		}
-	}
-	return found
+func with(lines []logLine, msg string) []logLine {
+	return slices.DeleteFunc(slices.Clone(lines), func(l logLine) bool { return l.Msg != msg && l.What != msg })
 }
 
 // toldOf counts what was told with that message, one by one or in summaries.
@@ -87,62 +105,50 @@ func toldOf(lines []logLine, msg string) (n uint64) {
 // middle of an outage, and a renderer of 20 files that comes too late to get its values.
 func TestAnOutageOfAnHour(t *testing.T) {
 	const secrets, files = 200, 20
-	synctest.Test(t, func(t *testing.T) {
+	dir := t.TempDir()
+	inBubble(t, func(t *testing.T, log *logbook) {
 		fake := upstreamtest.NewFake()
-		var pins []cache.Pin
+		limits := cache.Limits{TTL: time.Minute, MaxStale: 2 * time.Minute}
 		for i := range secrets {
 			name := fmt.Sprintf("app/%03d", i)
 			fake.MustCreate(t, name, "v1", "value")
-			pins = append(pins, cache.Pin{Ref: upstream.SecretRef{SecretName: upstream.SecretName(name)}})
+			limits.Pins = append(limits.Pins, cache.Pin{Ref: upstream.SecretRef{SecretName: upstream.SecretName(name)}})
 		}
-		var log logbook
-		logger, _ := log.logger(t)
-		limits := cache.Limits{TTL: time.Minute, MaxStale: 2 * time.Minute, Pins: pins}
-		c, err := cache.New(fake, cache.Options{Limits: limits, Logger: logger.With("part", "cache")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir := t.TempDir()
-		opts := render.Options{Logger: logger.With("part", "render")}
+		c, err := cache.New(fake, cache.Options{Limits: limits, Logger: log.With("part", "cache")})
+		must(t, err)
+		opts := render.Options{Logger: log.With("part", "render")}
 		for i := range files {
 			opts.Targets = append(opts.Targets, render.Target{
-				Destination: fmt.Sprintf("%s/%02d", dir, i), Content: render.Content{Contents: fmt.Sprintf(`{{ secret "app/%03d" }}`, i)}})
+				Destination: filepath.Join(dir, fmt.Sprint(i)), Content: render.Content{Contents: fmt.Sprintf(`{{ secret "app/%03d" }}`, i)}})
 		}
 		r, err := render.New(c, opts)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { _ = c.Run(ctx) })
-		if err := c.Warm(ctx); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Warm(ctx))
 		time.Sleep(5 * time.Minute)
-		if lines := log.take(t); len(lines) != 0 {
-			t.Errorf("while all is well: %+v", lines)
-		}
+		log.wantTold(t, "") // while all is well
 
 		// The outage. Callers go on asking, and get errors once values are too old.
-		outage := &upstream.Error{Err: upstream.ErrUnavailable, Message: "no route to host"}
-		fake.Fail("GetSecretValue", outage)
+		fake.Fail("GetSecretValue", &upstream.Error{Err: upstream.ErrUnavailable, Message: "no route to host"})
 		for i := range 180 {
 			time.Sleep(10 * time.Second)
 			if i == 30 {
 				running.Go(func() { _ = r.Run(ctx) })
 			}
-			_, _ = c.LookupAll(ctx, []upstream.SecretRef{pins[0].Ref, pins[100].Ref})
+			_, _ = c.LookupAll(ctx, []upstream.SecretRef{limits.Pins[0].Ref, limits.Pins[100].Ref})
 		}
-		denied := pins[77].Ref.SecretName
+		denied := limits.Pins[77].Ref
 		fake.Intercept(func(_ context.Context, _ string, ref upstream.SecretRef) error {
-			if ref.SecretName == denied {
+			if ref.SecretName == denied.SecretName {
 				return &upstream.Error{Err: upstream.ErrAccessDenied}
 			}
 			return nil
 		})
 		for range 30 {
 			time.Sleep(time.Minute)
-			_, _ = c.Lookup(ctx, pins[77].Ref)
+			_, _ = c.Lookup(ctx, denied)
 		}
 		during := log.take(t)
 
@@ -154,39 +160,26 @@ func TestAnOutageOfAnHour(t *testing.T) {
 		running.Wait()
 		synctest.Wait()
 
-		t.Logf("%d lines during the outage, %d after it", len(during), len(after))
 		if len(during) > 150 || len(after) > 80 {
-			for _, l := range slices.Concat(during, after) {
-				t.Logf("%+v", l)
-			}
-			t.Errorf("%d lines during the outage, %d after it", len(during), len(after))
+			t.Errorf("%d lines during the outage, %d after it: %+v %+v", len(during), len(after), during, after)
 		}
 		// Nothing that matters is lost.
 		// A refusal is an answer, so each one ends the outage for a moment.
 		if down := with(during, "the upstream is down; last good values are served"); len(down) == 0 || down[0].Repeated != 0 || len(down) > 20 {
 			t.Errorf("the outage is told by %+v", down)
 		}
-		told := false
-		for _, l := range with(during, "a secret could not be fetched") {
-			told = told || l.Secret == string(denied)+":ACSCurrent" && l.Code == "Forbidden.NoPermission"
-		}
-		if !told {
+		if !slices.ContainsFunc(with(during, "a secret could not be fetched"), func(l logLine) bool {
+			return strings.HasPrefix(l.Secret, string(denied.SecretName)) && l.Code == "Forbidden.NoPermission"
+		}) {
 			t.Errorf("that a secret was refused in the outage is not told")
 		}
 		for _, msg := range []string{"a last good value is too old to be served", "file not rendered; what is there stays"} {
-			found := with(during, msg)
-			var repeated uint64
-			for _, l := range found {
-				repeated += l.Repeated
-			}
-			if len(found) == 0 || repeated == 0 {
+			if found := with(during, msg); toldOf(found, msg) <= uint64(len(found)) {
 				t.Errorf("%s: %+v", msg, found)
 			}
 		}
-		for _, l := range during {
-			if l.Level != "INFO" && l.Hint == "" {
-				t.Errorf("no hint: %+v", l)
-			}
+		if i := slices.IndexFunc(during, func(l logLine) bool { return l.Level != "INFO" && l.Hint == "" }); i >= 0 {
+			t.Errorf("no hint: %+v", during[i])
 		}
 		if toldOf(after, "the upstream answers again") == 0 {
 			t.Error("the end of the outage was not told")
@@ -208,11 +201,8 @@ func TestAnOutageOfAnHour(t *testing.T) {
 
 // TestRepetitionsAreSummarised states the times of the lines.
 func TestRepetitionsAreSummarised(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, flush := log.logger(t)
-		logger = logger.With("part", "x")
-		begun := time.Now()
+	inBubble(t, func(t *testing.T, log *logbook) {
+		logger := log.With("part", "x")
 		fail := func(secret string) {
 			logger.Warn("it fails", "secret", secret, "err", errors.New("no"), "hint", "repair it")
 		}
@@ -224,10 +214,8 @@ func TestRepetitionsAreSummarised(t *testing.T) {
 		}
 		lines := log.take(t)
 		var got []string
-		var total uint64 = 1
 		for _, l := range lines[1:] {
 			got = append(got, l.During.String())
-			total += l.Repeated
 			if l.Secret != "a" || l.Hint != "repair it" || l.Level != "WARN" {
 				t.Errorf("%+v", l)
 			}
@@ -239,128 +227,84 @@ func TestRepetitionsAreSummarised(t *testing.T) {
 		// It stops: the rest is told, and then the end.
 		time.Sleep(time.Hour)
 		rest := log.take(t)
-		if len(rest) != 2 || rest[0].Repeated+total != 3600 || rest[1].Msg != "it stopped repeating" || rest[1].What != "it fails" ||
-			rest[1].Repeated != 3599 || rest[1].During != 3599*time.Second || rest[1].Level != "INFO" {
-			t.Errorf("%d told before, then %+v", total, rest)
+		end := logLine{Level: "INFO", Msg: "it stopped repeating", What: "it fails", Repeated: 3599, During: 3599 * time.Second}
+		if len(rest) != 2 || rest[1] != end || toldOf(append(lines, rest...), "it fails") != 3600 {
+			t.Errorf("%+v", rest)
 		}
 		// The next one is a first again.
 		fail("a")
-		if again := log.take(t); len(again) != 1 || again[0].Repeated != 0 {
-			t.Errorf("%+v", again)
-		}
+		log.wantTold(t, "it fails")
 		// Other things, other codes and other parts are told at once, but only so many.
 		for i := range 20 {
 			fail(fmt.Sprint("thing ", i))
 		}
 		logger.Warn("it fails", "secret", "a", "code", "Other", "hint", "x")
-		logger.With("part", "y").Warn("it fails", "secret", "a", "hint", "x")
-		if n := len(log.take(t)); n != 7+2 { // "a" is one of the eight
-			t.Errorf("%d lines", n)
-		}
+		log.With("part", "y").Warn("it fails", "secret", "a", "hint", "x")
+		log.wantTold(t, "it fails x9") // 7 and 2: "a" is one of eight
 		// What was left out by the source counts; the end of the log loses nothing.
 		logger.Warn("it fails", "secret", "a", "suppressed", uint64(41), "hint", "x")
-		flush()
-		if l := log.take(t); len(l) != 1 || l[0].Repeated != 13+42 {
-			t.Errorf("%+v", l)
-		}
+		log.flush()
+		log.wantTold(t, "it fails+55") // 13 and 42
 		fail("a")
 		fail("a")
-		if n := len(log.take(t)); n != 2 {
-			t.Errorf("after the flush: %d lines", n)
-		}
-		if time.Since(begun) < 2*time.Hour-time.Second {
-			t.Errorf("the clock went wrong: %s", time.Since(begun))
-		}
+		log.wantTold(t, "it fails x2")
 	})
 }
 
 // TestFailureDoesNotSeemToFollowItsRecovery: what was counted is told before the line that may
 // be its end, and only then.
 func TestFailureDoesNotSeemToFollowItsRecovery(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, _ := log.logger(t)
-		logger = logger.With("part", "x")
+	inBubble(t, func(t *testing.T, log *logbook) {
+		logger := log.With("part", "x")
 		for range 5 {
 			logger.Warn("it fails", "file", "a", "hint", "repair it")
 		}
 		logger.Info("another is fine", "file", "b")
-		logger.With("part", "y").Info("another part is fine", "file", "a")
+		log.With("part", "y").Info("another part is fine", "file", "a")
 		logger.Info("file in order again", "file", "a", "failures", 5)
 		time.Sleep(time.Hour)
-		var got []string
-		for _, l := range log.take(t) {
-			got = append(got, fmt.Sprint(l.Msg, " ", l.Repeated))
-		}
-		want := []string{"it fails 0", "another is fine 0", "another part is fine 0", "it fails 4", "file in order again 0", "it stopped repeating 4"}
-		if !slices.Equal(got, want) {
-			t.Errorf("%q, want %q", got, want)
-		}
+		log.wantTold(t, "it fails, another is fine, another part is fine, it fails+4, file in order again, it stopped repeating+4")
 	})
 }
 
 // TestAnotherErrorIsNews: a line that names nothing but its error is told at once when that is
 // another, such as the next mistake in a configuration.
 func TestAnotherErrorIsNews(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, _ := log.logger(t)
+	inBubble(t, func(t *testing.T, log *logbook) {
 		for i := range 20 {
-			logger.Error("not reloaded", "err", fmt.Errorf("mistake %d", i%12), "hint", "repair it")
+			log.Error("not reloaded", "err", fmt.Errorf("mistake %d", i%12), "hint", "repair it")
 		}
-		if n := len(log.take(t)); n != 8 {
-			t.Errorf("%d lines at once", n)
-		}
-		logger.Info("reloaded")
-		if l := log.take(t); len(l) != 2 || l[0].Repeated != 12 || l[1].Msg != "reloaded" {
-			t.Errorf("%+v", l)
-		}
+		log.Info("reloaded")
+		log.wantTold(t, "not reloaded x8, not reloaded+12, reloaded")
 	})
 }
 
 // TestOnlyFailuresAndRecoveriesAreSummarised: a change of state is news each time.
 func TestOnlyFailuresAndRecoveriesAreSummarised(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, _ := log.logger(t)
+	inBubble(t, func(t *testing.T, log *logbook) {
 		for range 100 {
-			logger.Info("file published", "file", "a")
-			logger.Info("endpoint is back", "endpoint", "b", "failures", 3)
+			log.Info("file published", "file", "a")
+			log.Info("endpoint is back", "endpoint", "b", "failures", 3)
 		}
 		time.Sleep(time.Hour)
-		lines := log.take(t)
-		if n := len(with(lines, "file published")); n != 100 {
-			t.Errorf("%d changes of 100", n)
-		}
-		back := with(lines, "endpoint is back")
-		if len(back) != 2 || back[1].Repeated != 99 || back[1].What != "" {
-			t.Errorf("%+v", back)
-		}
+		log.wantTold(t, "file published, endpoint is back, file published x99, endpoint is back+99")
 	})
 }
 
 // TestKindsAreBounded sends more kinds than are counted. None is lost, and those that can be
 // told apart by a code alone are counted together.
 func TestKindsAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, flush := log.logger(t)
+	inBubble(t, func(t *testing.T, log *logbook) {
 		for i := range 2000 {
-			logger.Warn("it fails", "code", fmt.Sprint(i), "hint", "x")
+			log.Warn("it fails", "code", fmt.Sprint(i), "hint", "x")
 		}
-		if n := len(log.take(t)); n != 257 {
-			t.Errorf("%d lines for 2000 codes", n)
-		}
-		flush()
-		if l := log.take(t); len(l) != 1 || l[0].Repeated != 2000-257 {
-			t.Errorf("%+v", l)
-		}
+		log.wantTold(t, "it fails x257")
+		log.flush()
+		log.wantTold(t, "it fails+1743")
 	})
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, _ := log.logger(t)
+	inBubble(t, func(t *testing.T, log *logbook) {
 		for i := range 2000 {
-			logger.Warn(fmt.Sprint("message ", i))
+			log.Warn(fmt.Sprint("message ", i))
 		}
 		if n := len(log.take(t)); n != 2000 {
 			t.Errorf("%d of 2000 messages", n)
@@ -370,26 +314,17 @@ func TestKindsAreBounded(t *testing.T) {
 
 // TestTheLevelIsObeyedLive changes the level while lines are held back.
 func TestTheLevelIsObeyedLive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log logbook
-		logger, level, flush := agent.NewLogger(config.Log{Level: "info", Format: "json"}, agent.LogOutput{Writer: &log})
-		defer flush()
-		logger.Debug("detail")
-		logger.Warn("it fails")
-		logger.Warn("it fails")
-		if n := len(log.take(t)); n != 1 {
-			t.Errorf("%d lines", n)
-		}
-		level.Set(slog.LevelError)
+	inBubble(t, func(t *testing.T, log *logbook) {
+		log.Debug("detail")
+		log.Warn("it fails")
+		log.Warn("it fails")
+		log.wantTold(t, "it fails")
+		log.level.Set(slog.LevelError)
 		time.Sleep(time.Hour)
-		logger.Warn("it fails")
-		if l := log.take(t); len(l) != 0 {
-			t.Errorf("%+v", l)
-		}
-		level.Set(slog.LevelDebug)
-		logger.Debug("detail")
-		if n := len(log.take(t)); n != 1 {
-			t.Errorf("%d lines", n)
-		}
+		log.Warn("it fails")
+		log.wantTold(t, "")
+		log.level.Set(slog.LevelDebug)
+		log.Debug("detail")
+		log.wantTold(t, "detail")
 	})
 }
