@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 )
@@ -34,78 +35,65 @@ func (c *Config) Files() []string { return c.watched }
 
 // check holds the rules that are about the file as a whole: what excludes or needs another key.
 // Rules of a value belong to the part that uses it, see [Rules].
-func (c *Config) check(p *problems) {
-	c.Upstream.check(p)
-	c.Cache.check(p)
-	c.Endpoint.check(p)
-	checkWrittenPaths(p, c)
+func (c *Config) check(d *decoder) {
+	c.Upstream.check(d.problems)
+	c.Cache.check(d.problems)
+	c.Endpoint.check(d.problems)
+	c.checkWrittenPaths(d)
 	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
-		p.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are templates, sets or exec: nobody could use the agent")
+		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are templates, sets or exec: nobody could use the agent")
 	}
 }
 
-// collectWatched returns the paths below v that are tagged path:"watch".
-func collectWatched(s schema, v reflect.Value) []string {
-	var files []string
+// eachPath calls fn for every path below v that is set, with its field and key.
+func eachPath(s schema, v reflect.Value, key string, fn func(f field, key string, path Path)) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			files = collectWatched(s, v.Elem())
+			eachPath(s, v.Elem(), key, fn)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			files = append(files, collectWatched(s, v.Index(i))...)
+			eachPath(s, v.Index(i), fmt.Sprintf("%s[%d]", key, i), fn)
 		}
 	case reflect.Struct:
 		if isScalar(v.Type()) {
-			return nil
+			return
 		}
 		for _, f := range s.fields(v.Type()) {
-			fv := v.FieldByIndex(f.index)
-			if !f.watched {
-				files = append(files, collectWatched(s, fv)...)
-			} else if fv.String() != "" && !slices.Contains(files, fv.String()) {
-				files = append(files, fv.String())
+			fv, key := v.FieldByIndex(f.index), joinKey(key, f.name)
+			if path, ok := fv.Interface().(Path); ok && path != "" {
+				fn(f, key, path)
 			}
+			eachPath(s, fv, key, fn)
 		}
 	}
-	return files
 }
 
 // checkWrittenPaths refuses two parts of the agent that would write the same file.
-func checkWrittenPaths(p *problems, c *Config) {
+func (c *Config) checkWrittenPaths(d *decoder) {
 	owner := map[Path]string{} // :: path → key that writes it
-	claim := func(path Path, key string) {
-		if path == "" {
-			return
+	eachPath(d.schema, reflect.ValueOf(c), "", func(f field, key string, path Path) {
+		switch first := owner[path]; {
+		case !f.written:
+		case path == Path(c.file):
+			d.addf(key, c.file, "is the configuration itself: choose another")
+		case first == "":
+			owner[path] = key
+		case key == "cache.sealed.keyring" && first == "upstream.local.keyring": // may be shared
+		default:
+			d.addf(key, string(path), "%s writes the same path: choose another", first)
 		}
-		if first, taken := owner[path]; taken {
-			p.addf(key, string(path), "%s writes the same path: choose another", first)
-			return
+	})
+}
+
+// watchedFiles returns the files that the configuration names and the agent reads.
+func (c *Config) watchedFiles(s schema) []string {
+	files := []string{c.file}
+	eachPath(s, reflect.ValueOf(c), "", func(f field, _ string, path Path) {
+		if f.watched && !slices.Contains(files[1:], string(path)) {
+			files = append(files, string(path))
 		}
-		owner[path] = key
-	}
-	if l := c.Upstream.Local; l != nil {
-		claim(l.Database, "upstream.local.database")
-		claim(l.Keyring, "upstream.local.keyring")
-		claim(l.API.Socket, "upstream.local.api.socket")
-	}
-	if s := c.Cache.Sealed; s != nil {
-		claim(s.Path, "cache.sealed.path")
-		if s.Keyring != "" && (c.Upstream.Local == nil || s.Keyring != c.Upstream.Local.Keyring) {
-			claim(s.Keyring, "cache.sealed.keyring") // the keyring may be shared
-		}
-	}
-	claim(c.Endpoint.Socket, "endpoint.socket")
-	claim(c.Endpoint.TokenFile, "endpoint.tokenFile")
-	if a := c.Endpoint.Audit; a != nil {
-		claim(a.File, "endpoint.audit.file")
-	}
-	for i := range c.Templates {
-		claim(c.Templates[i].Destination, key("templates[%d].destination", i))
-	}
-	for i := range c.Sets {
-		claim(c.Sets[i].Directory, key("sets[%d].directory", i))
-	}
-	claim(Path(c.file), "the configuration itself")
+	})
+	return files
 }

@@ -74,7 +74,7 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 		name, pos := keyOf(pair.Key), positionOf(pair.Key)
 		path := joinKey(key, name)
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
-		if i < 0 && holdsSecret && !isMisspelt(name, fields) {
+		if _, misspelt := suggest(name, d.schema.names(v.Type())); i < 0 && holdsSecret && !misspelt {
 			// "data: first,second" without quotes: the second half of a secret looks like a key.
 			d.addAt(pos, joinKey(key, masked), "", unknownKey("", d.schema.names(v.Type()))+"; or a value with a comma lacks its quotes")
 			continue
@@ -233,19 +233,9 @@ func fallbackOf(f field, dir string) reflect.Value {
 func mustScalar(t reflect.Type, text, dir string) reflect.Value {
 	v, err := parseScalar(t, text, formOf(t), dir)
 	if err != nil {
-		panic(fmt.Sprintf("config: default %q of a %s: %v", text, t, err)) // a test reads every tag
+		panic(fmt.Sprintf("config: tag %q of a %s: %v", text, t, err)) // a test reads every tag
 	}
 	return v
-}
-
-// isMisspelt reports whether name is close to one of fields.
-func isMisspelt(name string, fields []field) bool {
-	names := make([]string, len(fields))
-	for i, f := range fields {
-		names[i] = f.name
-	}
-	_, ok := suggest(name, names)
-	return ok
 }
 
 func unknownKey(name string, allowed []string) string {

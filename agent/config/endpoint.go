@@ -14,14 +14,14 @@ type Endpoint struct {
 	TLS              *TLS     `yaml:"tls"`          // nil: plain HTTP on the TCP listener
 
 	// Socket is a unix socket; empty means none.
-	Socket      Path     `yaml:"socket" off:"true"`
+	Socket      Path     `yaml:"socket" off:"true" path:"write"`
 	SocketMode  FileMode `yaml:"socketMode" default:"0600"`
 	SocketUser  Account  `yaml:"socketUser"`
 	SocketGroup Account  `yaml:"socketGroup"`
 
 	// TokenFile holds the token that clients present where there are no Callers; created 0600
 	// when missing.
-	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch"`
+	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch,write"`
 	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
 	Callers    []Caller      `yaml:"callers"` // empty: who holds TokenFile reads everything
@@ -59,7 +59,7 @@ type Caller struct {
 // Audit is the log of who asked for what, as JSON lines. Exactly one of File and Stderr is
 // set.
 type Audit struct {
-	File   Path `yaml:"file"` // appended to, 0600; reopened on SIGHUP
+	File   Path `yaml:"file" path:"write"` // appended to, 0600; reopened on SIGHUP
 	Stderr bool `yaml:"stderr" default:"false"`
 	Sample int  `yaml:"sample" default:"1" min:"1" max:"1000000"` // one of this many hits is written; refusals always
 }

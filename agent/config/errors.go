@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -108,10 +109,8 @@ func (p *problems) addf(key, value, format string, args ...any) {
 
 // addAll records the problems that err, of a rule, consists of.
 func (p *problems) addAll(err error) {
-	list, ok := err.(upstream.OptionErrors)
-	if !ok && err != nil {
-		list.Add("", err)
-	}
+	var list upstream.OptionErrors
+	list.Add("", err)
 	for _, e := range list {
 		p.addf(e.Key, e.Value, "%s", e.Reason)
 	}
@@ -139,10 +138,7 @@ func (p *problems) has(key string) bool {
 // sorted returns what was collected, in the order of the file.
 func (p *problems) sorted() Problems {
 	slices.SortStableFunc(p.found, func(a, b *Error) int {
-		if a.Line != b.Line {
-			return a.Line - b.Line
-		}
-		return a.Column - b.Column
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
 	return p.found
 }

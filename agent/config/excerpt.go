@@ -46,12 +46,13 @@ func maskedLines(src []byte, tokens token.Tokens, shown map[position]bool) []str
 			line := lines[l-1]
 			first, last := 0, len(line)
 			if l == from.line {
-				first = min(from.column-1, len(line))
-			} else {
-				first = indentation(line)
+				first = from.column - 1
 			}
 			if l == to.line {
 				last = min(to.column-1, len(line))
+			}
+			for l != from.line && first < last && line[first] == ' ' { // its indentation stays
+				first++
 			}
 			for c := first; c < last; c++ {
 				line[c] = blank
@@ -75,15 +76,6 @@ func maskedLines(src []byte, tokens token.Tokens, shown map[position]bool) []str
 		out[i] = strings.TrimRight(b.String(), " \t")
 	}
 	return out
-}
-
-func indentation(line []rune) int {
-	for i, r := range line {
-		if r != ' ' {
-			return i
-		}
-	}
-	return len(line)
 }
 
 // punctuation reports whether tk is YAML's own and says nothing.

@@ -102,7 +102,7 @@ func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
 	d := newDecoder(path, filepath.Dir(abs))
 	d.document(body, reflect.ValueOf(cfg).Elem())
 	if _, ok := pairsOf(body); ok {
-		cfg.check(d.problems)
+		cfg.check(d)
 		for _, rule := range rules {
 			d.addAll(rule(cfg))
 		}
@@ -111,7 +111,7 @@ func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
 		d.excerpts(src, tokens)
 		return nil, d.sorted()
 	}
-	cfg.watched = append([]string{abs}, collectWatched(d.schema, reflect.ValueOf(cfg))...)
+	cfg.watched = cfg.watchedFiles(d.schema)
 	return cfg, nil
 }
 

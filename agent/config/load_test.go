@@ -172,6 +172,8 @@ func TestMistakes(t *testing.T) {
 		{"no destination", "destination: out/a, ", "", "templates[0].destination: is missing: it must be set"},
 		{"the same destination twice", "templates: [", "templates: [{source: b.tmpl, destination: out/a}, ",
 			"templates[1].destination: /etc/secretagent/out/a: templates[0].destination writes the same path: choose another"},
+		{"over the configuration", "destination: out/a", "destination: agent.yaml",
+			"templates[0].destination: /etc/secretagent/agent.yaml: is the configuration itself: choose another"},
 
 		{"an API that nobody may use", `, accessKeys: [{id: a, secretFile: a.key, actions: ["*"], secrets: ["*"]}]`, "",
 			"upstream.local.api.accessKeys: must hold a key: without one nobody can use api.listen"},
@@ -318,9 +320,6 @@ func TestByteSize(t *testing.T) {
 		got, err := parseByteSize(text)
 		if err != nil || got != want {
 			t.Errorf("%s: %d, %v", text, got, err)
-		}
-		if again, err := parseByteSize(got.String()); err != nil || again != got {
-			t.Errorf("%s prints as %s, which reads as %d, %v", text, got, again, err)
 		}
 	}
 }

@@ -15,7 +15,7 @@ type Render struct {
 // Template is one rendered file.
 type Template struct {
 	Content     `yaml:",inline"`
-	Destination Path     `yaml:"destination" required:"true"`
+	Destination Path     `yaml:"destination" required:"true" path:"write"`
 	Mode        FileMode `yaml:"mode" default:"0600"`
 	User        Account  `yaml:"user"`
 	Group       Account  `yaml:"group"`
@@ -26,7 +26,7 @@ type Template struct {
 
 // Set is a directory of rendered files that are published together, by one rename.
 type Set struct {
-	Directory  Path      `yaml:"directory" required:"true"`
+	Directory  Path      `yaml:"directory" required:"true" path:"write"`
 	Mode       FileMode  `yaml:"mode" default:"0700"` // of the directory
 	User       Account   `yaml:"user"`
 	Group      Account   `yaml:"group"`

@@ -18,7 +18,8 @@ type field struct {
 	enum       []string
 	required   bool
 	off        bool // "off" or "" is allowed and means the zero value
-	watched    bool
+	watched    bool // a file that the agent reads
+	written    bool // a path that the agent writes, and nobody else may
 	hidden     bool // the value may hold a secret and is not shown
 }
 
@@ -65,7 +66,8 @@ func fieldsOf(t reflect.Type) []field {
 			min: sf.Tag.Get("min"), max: sf.Tag.Get("max"),
 			required: sf.Tag.Get("required") == "true",
 			off:      sf.Tag.Get("off") == "true",
-			watched:  sf.Tag.Get("path") == "watch",
+			watched:  strings.Contains(sf.Tag.Get("path"), "watch"),
+			written:  strings.Contains(sf.Tag.Get("path"), "write"),
 			hidden:   sf.Tag.Get("show") == "never" || sf.Type == secretDataType,
 		}
 		f.fallback, f.hasDefault = sf.Tag.Lookup("default")

@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"path/filepath"
@@ -28,16 +27,6 @@ var sizeUnits = []struct {
 	{"B", 1},
 }
 
-// String returns the shortest form that [ByteSize] is read from.
-func (s ByteSize) String() string {
-	for _, u := range sizeUnits {
-		if s != 0 && int64(s)%u.bytes == 0 && u.bytes > 1 {
-			return strconv.FormatInt(int64(s)/u.bytes, 10) + u.suffix
-		}
-	}
-	return strconv.FormatInt(int64(s), 10) + "B"
-}
-
 func parseByteSize(s string) (ByteSize, error) {
 	number, factor := s, int64(1)
 	for _, u := range sizeUnits {
@@ -55,9 +44,6 @@ func parseByteSize(s string) (ByteSize, error) {
 
 // FileMode is the permission bits of a file. In YAML it is octal text in quotes, "0600".
 type FileMode fs.FileMode
-
-// String returns the form that FileMode is read from.
-func (m FileMode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
 
 // Perm returns the mode for package os.
 func (m FileMode) Perm() fs.FileMode { return fs.FileMode(m) & fs.ModePerm }
