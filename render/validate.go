@@ -7,11 +7,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"text/template"
 	"time"
@@ -259,36 +257,18 @@ func (b *builder) mode(key string, mode, zero fs.FileMode) fs.FileMode {
 // owner resolves names or numbers; empty ones mean "leave it".
 func (b *builder) owner(key, userName, groupName string) owner {
 	return owner{
-		uid: b.account(key+".user", userName, func() string {
-			if u, err := user.Lookup(userName); err == nil {
-				return u.Uid
-			}
-			return ""
-		}),
-		gid: b.account(key+".group", groupName, func() string {
-			if g, err := user.LookupGroup(groupName); err == nil {
-				return g.Gid
-			}
-			return ""
-		}),
+		uid: b.account(key+".user", userName, keyfile.UserID),
+		gid: b.account(key+".group", groupName, keyfile.GroupID),
 	}
 }
 
-func (b *builder) account(key, name string, lookup func() string) int {
-	if name == "" {
-		return -1
-	}
-	if runtime.GOOS == "windows" {
+func (b *builder) account(key, name string, idOf func(string) (int, error)) int {
+	id, err := idOf(name)
+	switch {
+	case name != "" && runtime.GOOS == "windows":
 		b.problems.Addf(key, name, "cannot be set on Windows: leave it out")
-		return -1
-	}
-	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
-		return int(id)
-	}
-	id, err := strconv.Atoi(lookup())
-	if err != nil {
+	case err != nil:
 		b.problems.Addf(key, name, "is not known here: name an existing one or give its number")
-		return -1
 	}
 	return id
 }

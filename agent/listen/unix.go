@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -56,10 +54,10 @@ func (o UnixOptions) Validate() error {
 	if o.mode()&0o600 != 0o600 {
 		problems.Addf("socketMode", fmt.Sprintf("%04o", o.Mode), `must let the owner read and write, as "0600" does`)
 	}
-	if _, err := userID(o.User); err != nil {
+	if _, err := keyfile.UserID(o.User); err != nil {
 		problems = append(problems, problem("socketUser", o.User, err))
 	}
-	if _, err := groupID(o.Group); err != nil {
+	if _, err := keyfile.GroupID(o.Group); err != nil {
 		problems = append(problems, problem("socketGroup", o.Group, err))
 	}
 	return problems.Err()
@@ -162,11 +160,11 @@ func (o UnixOptions) listen() (_ *Listener, err error) {
 
 // give sets owner and mode of the socket at path.
 func (o UnixOptions) give(path string) error {
-	uid, err := userID(o.User)
+	uid, err := keyfile.UserID(o.User)
 	if err != nil {
 		return err
 	}
-	gid, err := groupID(o.Group)
+	gid, err := keyfile.GroupID(o.Group)
 	if err != nil {
 		return err
 	}
@@ -222,44 +220,4 @@ func removeLeftovers(folder string) {
 		}
 		_ = os.Remove(private) // fails when anything else is in it
 	}
-}
-
-// userID returns the number of a user that is given by name or number; -1 for none.
-func userID(name string) (int, error) {
-	return accountID(name, func() (string, error) {
-		u, err := user.Lookup(name)
-		if err != nil {
-			return "", err
-		}
-		return u.Uid, nil
-	})
-}
-
-// groupID returns the number of a group that is given by name or number; -1 for none.
-func groupID(name string) (int, error) {
-	return accountID(name, func() (string, error) {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return "", err
-		}
-		return g.Gid, nil
-	})
-}
-
-func accountID(name string, lookup func() (string, error)) (int, error) {
-	if name == "" {
-		return -1, nil
-	}
-	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
-		return int(id), nil
-	}
-	text, err := lookup()
-	if err != nil {
-		return -1, err
-	}
-	id, err := strconv.Atoi(text)
-	if err != nil {
-		return -1, errors.New("has no number on this operating system")
-	}
-	return id, nil
 }

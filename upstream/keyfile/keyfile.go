@@ -16,6 +16,9 @@
 //     loads or makes that file.
 //   - Errors never quote content.
 //
+// Sockets and rendered files share what lies around a file: [MakeFolder], [CheckFolder],
+// [SyncFolder], and [UserID] and [GroupID] for its owner.
+//
 // # Design notes
 //
 // A file is made under a temporary name beside it, "." + name + ".new-" + number, and linked to
