@@ -35,20 +35,14 @@ type sentinel struct {
 func (e *sentinel) Error() string { return e.text }
 func (e *sentinel) Unwrap() error { return e.class }
 
+// errorf returns an error of the class, a sentinel, with a message for people.
+func errorf(class error, format string, args ...any) error {
+	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: class}
+}
+
 // damaged says what is wrong and what to do.
 func damaged(format string, args ...any) error {
-	return &upstream.Error{
-		Message: fmt.Sprintf("the database is damaged: %s; stop the agent and put a good copy of the database file in place", fmt.Sprintf(format, args...)),
-		Err:     ErrDamaged,
-	}
-}
-
-func notFound(format string, args ...any) error {
-	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: upstream.ErrNotFound}
-}
-
-func limitExceeded(format string, args ...any) error {
-	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: upstream.ErrLimitExceeded}
+	return errorf(ErrDamaged, "the database is damaged: %s; stop the agent and put a good copy of the database file in place", fmt.Sprintf(format, args...))
 }
 
 // refer gives err the operation and the reference it belongs to, and a place in the error

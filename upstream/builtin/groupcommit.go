@@ -3,7 +3,6 @@ package builtin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"slices"
 
@@ -161,16 +160,14 @@ func (s *Store) execute(batch []*write) error {
 	case errors.Is(err, errPartial), s.broken.Load() != nil, t == nil:
 		return err
 	}
-	err = &upstream.Error{Message: fmt.Sprintf("the change could not be written to disk: %v", err), Err: upstream.ErrUnavailable}
+	err = errorf(upstream.ErrUnavailable, "the change could not be written to disk: %v", err)
 	if s.visible(commitsAs) {
 		// Its header page was written and only the last sync failed: readers see the
 		// change, but it may not survive a crash, and a failed sync is not tried again
 		// with success. Accepting more writes on top would acknowledge what may be lost.
 		s.listeners.call(t.changed)
-		err = &upstream.Error{
-			Message: fmt.Sprintf("the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err),
-			Err:     upstream.ErrInternal,
-		}
+		err = errorf(upstream.ErrInternal,
+			"the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err)
 		s.breakDown(err)
 	}
 	s.log.Error("write failed", "count", len(batch), "err", err, "hint", "check the disk and its free space")

@@ -99,10 +99,8 @@ func (s *Store) extendKeyring() (*keys, error) {
 	}
 	for _, e := range s.keys.Load().entries {
 		if e.AEAD != nil && onDisk.aead(e.ID) == nil {
-			return nil, &upstream.Error{
-				Message: fmt.Sprintf("the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.ID),
-				Err:     ErrKeyLost,
-			}
+			return nil, errorf(ErrKeyLost,
+				"the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.ID)
 		}
 	}
 	next, err := newKeys(onDisk.ring.Extend())
@@ -139,10 +137,8 @@ func (t *tx) keySeen(id uint32) (time.Time, error) {
 	}
 	plain, err := t.keys.open(sealed, keyAssociatedData(id))
 	if err != nil || len(plain) != 8 {
-		return time.Time{}, &upstream.Error{
-			Message: fmt.Sprintf("what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id),
-			Err:     ErrDamaged,
-		}
+		return time.Time{}, errorf(ErrDamaged,
+			"what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id)
 	}
 	return unixTime(int64(binary.BigEndian.Uint64(plain))), nil
 }

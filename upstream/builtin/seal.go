@@ -77,5 +77,5 @@ func (k *keys) open(sealed, associatedData []byte) ([]byte, error) {
 }
 
 func errUnknownKey(id uint32) error {
-	return &upstream.Error{Message: "the keyring has no enabled key " + formatKeyID(id), Err: upstream.ErrKeyNotFound}
+	return errorf(upstream.ErrKeyNotFound, "the keyring has no enabled key %d", id)
 }

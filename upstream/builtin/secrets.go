@@ -3,7 +3,6 @@ package builtin
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"time"
 
 	"secretagent/upstream"
@@ -30,7 +29,7 @@ func (s *Store) CreateSecret(ctx context.Context, in upstream.CreateSecretInput)
 		case old.pending():
 			return none, errPending(in.SecretName, old)
 		default:
-			return none, &upstream.Error{Message: fmt.Sprintf("the secret %q already exists", in.SecretName), Err: upstream.ErrExists}
+			return none, errorf(upstream.ErrExists, "the secret %q already exists", in.SecretName)
 		}
 		if key != 0 && t.keys.aead(key) == nil {
 			return none, errUnknownKey(key)
@@ -60,7 +59,7 @@ func keyNamed(id string) (uint32, error) {
 	}
 	key, ok := parseKeyID(id)
 	if !ok || key == 0 {
-		return 0, &upstream.Error{Message: fmt.Sprintf("the keyring has no key %q; its key ids are decimal numbers", id), Err: upstream.ErrKeyNotFound}
+		return 0, errorf(upstream.ErrKeyNotFound, "the keyring has no key %q; its key ids are decimal numbers", id)
 	}
 	return key, nil
 }
@@ -149,7 +148,7 @@ func (s *Store) RestoreSecret(ctx context.Context, name upstream.SecretName) err
 			return err
 		}
 		if !r.pending() {
-			return &upstream.Error{Message: fmt.Sprintf("the secret %q is not scheduled for deletion", name), Err: upstream.ErrNotPendingDeletion}
+			return errorf(upstream.ErrNotPendingDeletion, "the secret %q is not scheduled for deletion", name)
 		}
 		return t.planDeletion(name, r, 0)
 	})

@@ -147,10 +147,8 @@ func (s *Store) load(keyring *keys) error {
 	}
 	if keyring == nil {
 		if used {
-			return &upstream.Error{
-				Message: fmt.Sprintf("holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring),
-				Err:     ErrKeyLost,
-			}
+			return errorf(ErrKeyLost,
+				"holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring)
 		}
 		ring, created, err := keyfile.OpenKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
 		if keyring, err = newKeys(ring, err); err != nil {

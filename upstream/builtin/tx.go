@@ -109,7 +109,7 @@ func (t *tx) find(name upstream.SecretName) (*record, error) {
 func (t *tx) secret(name upstream.SecretName) (*record, error) {
 	r, err := t.find(name)
 	if err == nil && r == nil {
-		err = notFound("there is no secret %q", name)
+		err = errorf(upstream.ErrNotFound, "there is no secret %q", name)
 	}
 	return r, err
 }
@@ -124,10 +124,8 @@ func (t *tx) live(name upstream.SecretName) (*record, error) {
 }
 
 func errPending(name upstream.SecretName, r *record) error {
-	return &upstream.Error{
-		Message: fmt.Sprintf("the secret %q is scheduled for deletion at %s; restore it first", name, upstream.WireTime(unixTime(r.plannedDelete))),
-		Err:     upstream.ErrPendingDeletion,
-	}
+	return errorf(upstream.ErrPendingDeletion,
+		"the secret %q is scheduled for deletion at %s; restore it first", name, upstream.WireTime(unixTime(r.plannedDelete)))
 }
 
 // stored returns the record in the database, nil when there is none.
@@ -321,8 +319,6 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 }
 
 func (s *Store) errKeyLost(id uint32, name upstream.SecretName) error {
-	return &upstream.Error{
-		Message: fmt.Sprintf("secret %q is sealed with key %d, which the keyring %s lacks or has disabled; put the keyring back that the database was used with", name, id, s.opts.Keyring),
-		Err:     ErrKeyLost,
-	}
+	return errorf(ErrKeyLost,
+		"secret %q is sealed with key %d, which the keyring %s lacks or has disabled; put the keyring back that the database was used with", name, id, s.opts.Keyring)
 }

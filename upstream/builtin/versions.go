@@ -3,7 +3,6 @@ package builtin
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"slices"
 
 	"secretagent/upstream"
@@ -88,10 +87,7 @@ func (t *tx) sameValue(name upstream.SecretName, old, again *version, data upstr
 		return err
 	}
 	if old.binary != again.binary || !bytes.Equal(stored, data.Reveal()) {
-		return &upstream.Error{
-			Message: fmt.Sprintf("version %q already exists with another value; versions are never rewritten, choose a new VersionId", old.id),
-			Err:     upstream.ErrExists,
-		}
+		return errorf(upstream.ErrExists, "version %q already exists with another value; versions are never rewritten, choose a new VersionId", old.id)
 	}
 	return nil
 }
