@@ -62,11 +62,11 @@ func newSample(t testing.TB) *sample {
 func usedBytes(t testing.TB, file []byte) int {
 	t.Helper()
 	m, ok := readMeta(bytes.NewReader(file), 0)
-	m1, ok1 := readMeta(bytes.NewReader(file), int64(m.pageSize))
+	m1, ok1 := readMeta(bytes.NewReader(file), int64(m.PageSize))
 	if !ok || !ok1 {
 		t.Fatal("the headers of the sample cannot be read")
 	}
-	return int(max(m.pages, m1.pages) * uint64(m.pageSize))
+	return int(max(m.Pages, m1.Pages) * uint64(m.PageSize))
 }
 
 // check opens a changed copy of the file. Whatever the change, opening or a read reports

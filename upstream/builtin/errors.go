@@ -48,11 +48,11 @@ func damaged(format string, args ...any) error {
 // refer gives err the operation and the reference it belongs to, and a place in the error
 // table to errors that have none.
 func refer(err error, op string, ref upstream.SecretRef) error {
-	var known *upstream.Error
+	known, ok := errors.AsType[*upstream.Error](err)
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case errors.As(err, &known):
+	case ok:
 		return upstream.Wrap(known, op, ref)
 	case errors.Is(err, bolterrors.ErrDatabaseNotOpen), errors.Is(err, ErrClosed):
 		return &upstream.Error{Op: op, Ref: ref, Message: ErrClosed.Error(), Err: ErrClosed}

@@ -82,8 +82,8 @@ func (o Options) Validate() error {
 
 // validateSeed adds what is wrong with a secret of the seed, in the words of agent.yaml.
 func validateSeed(problems *upstream.OptionErrors, key string, in upstream.CreateSecretInput) {
-	var e *upstream.Error
-	if !errors.As(in.Validate(), &e) {
+	e, ok := errors.AsType[*upstream.Error](in.Validate())
+	if !ok {
 		return
 	}
 	switch e.Parameter {

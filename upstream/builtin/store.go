@@ -182,17 +182,14 @@ func (s *Store) warn() {
 	}
 }
 
+// sameFolder reports whether two files lie in one folder, where links in their places lead.
 func sameFolder(a, b string) bool {
-	folder := func(path string) string {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real
-		}
-		if abs, err := filepath.Abs(path); err == nil {
-			path = abs
-		}
-		return filepath.Dir(path)
+	folder := func(path string) fs.FileInfo {
+		real, _ := filepath.EvalSymlinks(path) // both exist
+		info, _ := os.Stat(filepath.Dir(real))
+		return info
 	}
-	return folder(a) == folder(b)
+	return os.SameFile(folder(a), folder(b))
 }
 
 // createDatabase puts a database without secrets at path unless there is a file already. It
@@ -208,16 +205,12 @@ func createDatabase(path string) error {
 			return err
 		}
 		err = db.Update(func(tx *bbolt.Tx) error {
-			for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
+			for _, name := range [][]byte{bucketFormat, bucketKeys, bucketSecrets, bucketValues} {
 				if _, err := tx.CreateBucket(name); err != nil {
 					return err
 				}
 			}
-			format, err := tx.CreateBucket(bucketFormat)
-			if err != nil {
-				return err
-			}
-			return format.Put(formatKey, formatValue)
+			return tx.Bucket(bucketFormat).Put(formatKey, formatValue)
 		})
 		return errors.Join(err, db.Close())
 	})

@@ -212,14 +212,10 @@ func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []by
 	return t.put(t.values, valueKey(name, v.id), v.keyID, data, valueAssociatedData(name, v.id, v.dataType()))
 }
 
-func (t *tx) deleteValue(name upstream.SecretName, id upstream.VersionID) error {
-	return t.delete(t.values, valueKey(name, id))
-}
-
 // remove deletes a secret with all its versions.
 func (t *tx) remove(name upstream.SecretName, r *record) error {
 	for i := range r.versions {
-		if err := t.deleteValue(name, r.versions[i].id); err != nil {
+		if err := t.delete(t.values, valueKey(name, r.versions[i].id)); err != nil {
 			return err
 		}
 	}

@@ -34,30 +34,23 @@ const (
 	bucketFlag   = 0x01 // of a leaf element
 )
 
+// meta is the content of a header page.
 type meta struct {
-	pageSize uint32
-	root     uint64
-	freelist uint64
-	pages    uint64
-	txid     uint64
+	Magic, Version, PageSize, Flags uint32
+	Root, Sequence                  uint64
+	Freelist, Pages, Txid, Checksum uint64
 }
 
 func readMeta(r io.ReaderAt, offset int64) (meta, bool) {
-	var b [pageHeaderLen + metaLen]byte
-	if _, err := r.ReadAt(b[:], offset); err != nil {
+	var b [metaLen]byte
+	if _, err := r.ReadAt(b[:], offset+pageHeaderLen); err != nil {
 		return meta{}, false
 	}
-	m := b[pageHeaderLen:]
-	order := binary.NativeEndian
+	var m meta
+	_, _ = binary.Decode(b[:], binary.NativeEndian, &m) // as long as b
 	sum := fnv.New64a()
-	_, _ = sum.Write(m[:metaLen-8])
-	if order.Uint32(m) != boltMagic || order.Uint32(m[4:]) != boltVersion || order.Uint64(m[metaLen-8:]) != sum.Sum64() {
-		return meta{}, false
-	}
-	return meta{
-		pageSize: order.Uint32(m[8:]), root: order.Uint64(m[16:]),
-		freelist: order.Uint64(m[32:]), pages: order.Uint64(m[40:]), txid: order.Uint64(m[48:]),
-	}, true
+	_, _ = sum.Write(b[:metaLen-8])
+	return m, m.Magic == boltMagic && m.Version == boltVersion && m.Checksum == sum.Sum64()
 }
 
 // verifyPages checks that a file of that size is a bbolt database that bbolt can be trusted
@@ -71,22 +64,22 @@ func verifyPages(r io.ReaderAt, size int64) error {
 	if !ok {
 		return damaged("its first header page is destroyed, or the file is not a secretagent database")
 	}
-	m1, ok := readMeta(r, int64(m0.pageSize))
-	if !ok || m1.pageSize != m0.pageSize {
+	m1, ok := readMeta(r, int64(m0.PageSize))
+	if !ok || m1.PageSize != m0.PageSize {
 		return damaged("its second header page is destroyed")
 	}
 	m := m0
-	if m1.txid > m0.txid {
+	if m1.Txid > m0.Txid {
 		m = m1
 	}
-	if m.pageSize < 1024 || m.pageSize > 1<<20 || m.pageSize&(m.pageSize-1) != 0 {
-		return damaged("it names a page size of %d bytes", m.pageSize)
+	if m.PageSize < 1024 || m.PageSize > 1<<20 || m.PageSize&(m.PageSize-1) != 0 {
+		return damaged("it names a page size of %d bytes", m.PageSize)
 	}
-	if m.pages < 3 || m.pages > uint64(size)/uint64(m.pageSize) {
-		return damaged("the file has %d bytes, but needs %d pages of %d bytes", size, m.pages, m.pageSize)
+	if m.Pages < 3 || m.Pages > uint64(size)/uint64(m.PageSize) {
+		return damaged("the file has %d bytes, but needs %d pages of %d bytes", size, m.Pages, m.PageSize)
 	}
-	w := &pageWalk{r: r, meta: m, seen: make([]uint64, m.pages/64+1)}
-	w.todo = []subtree{{page: m.root}}
+	w := &pageWalk{r: r, meta: m, seen: make([]uint64, m.Pages/64+1)}
+	w.todo = []subtree{{page: m.Root}}
 	for len(w.todo) > 0 {
 		next := w.todo[len(w.todo)-1]
 		w.todo = w.todo[:len(w.todo)-1]
@@ -115,7 +108,7 @@ type subtree struct {
 
 // mark notes that n pages from id are in use.
 func (w *pageWalk) mark(id, n uint64) error {
-	if id < 2 || id >= w.meta.pages || n > w.meta.pages-id {
+	if id < 2 || id >= w.meta.Pages || n > w.meta.Pages-id {
 		return damaged("page %d is out of range", id)
 	}
 	for ; n > 0; id, n = id+1, n-1 {
@@ -129,10 +122,10 @@ func (w *pageWalk) mark(id, n uint64) error {
 
 // read returns page id with its overflow pages, valid until the next read.
 func (w *pageWalk) read(id uint64) ([]byte, error) {
-	if id < 2 || id >= w.meta.pages {
+	if id < 2 || id >= w.meta.Pages {
 		return nil, damaged("page %d is out of range", id)
 	}
-	size := uint64(w.meta.pageSize)
+	size := uint64(w.meta.PageSize)
 	p, err := w.readAt(id, size)
 	if err != nil {
 		return nil, err
@@ -155,7 +148,7 @@ func (w *pageWalk) readAt(id, n uint64) ([]byte, error) {
 		w.buf = make([]byte, n)
 	}
 	p := w.buf[:n]
-	if _, err := w.r.ReadAt(p, int64(id*uint64(w.meta.pageSize))); err != nil {
+	if _, err := w.r.ReadAt(p, int64(id*uint64(w.meta.PageSize))); err != nil {
 		return nil, damaged("page %d cannot be read: %v", id, err)
 	}
 	return p, nil
@@ -268,12 +261,12 @@ func (s subtree) elements(p []byte, branch bool) ([]pageElement, error) {
 
 // checkFreelist checks that every page is either in use or free, and no page both.
 func (w *pageWalk) checkFreelist() error {
-	p, err := w.read(w.meta.freelist)
+	p, err := w.read(w.meta.Freelist)
 	if err != nil {
 		return err
 	}
 	if binary.NativeEndian.Uint16(p[8:]) != freelistFlag {
-		return damaged("page %d is not the list of free pages", w.meta.freelist)
+		return damaged("page %d is not the list of free pages", w.meta.Freelist)
 	}
 	ids := p[pageHeaderLen:]
 	n := uint64(binary.NativeEndian.Uint16(p[10:]))
@@ -288,7 +281,7 @@ func (w *pageWalk) checkFreelist() error {
 			return err
 		}
 	}
-	for id := uint64(2); id < w.meta.pages; id++ {
+	for id := uint64(2); id < w.meta.Pages; id++ {
 		if w.seen[id/64]>>(id%64)&1 == 0 {
 			return damaged("page %d is neither in use nor free", id)
 		}

@@ -70,7 +70,7 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 			return none, err
 		}
 		for _, id := range evicted {
-			if err := t.deleteValue(in.SecretName, id); err != nil {
+			if err := t.delete(t.values, valueKey(in.SecretName, id)); err != nil {
 				return none, err
 			}
 		}
