@@ -197,14 +197,14 @@ func Status(err error) int { return classOf(err).status }
 // Retryable reports whether the same request may succeed later. It is the only place that
 // decides. Context errors are not retryable: the caller gave up.
 func Retryable(err error) bool {
-	return !isContextError(err) && classOf(err).retry
+	return !IsContextError(err) && classOf(err).retry
 }
 
 // Outage reports whether err says nothing about the secret itself, so that the last good
 // value may still be served: the backend is unreachable, troubled or throttling, or refuses
 // our credentials. A secret that is gone or denied is an answer, not an outage.
 func Outage(err error) bool {
-	return err != nil && (isContextError(err) || classOf(err).outage)
+	return err != nil && (IsContextError(err) || classOf(err).outage)
 }
 
 // ExitCode returns the exit code of the command line for err; 0 for nil. Of several errors
@@ -230,7 +230,8 @@ func ExitCode(err error) int {
 	return exit
 }
 
-func isContextError(err error) bool {
+// IsContextError reports whether err is the end of a context: the caller gave up.
+func IsContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 

@@ -32,17 +32,10 @@ func newPolicy(o Options) *policy {
 
 // call is one operation on its way.
 type call struct {
-	op        string
-	ref       upstream.SecretRef
-	valueOnly bool // a dedicated gateway serves it
+	request
 
 	// send makes one attempt on an endpoint. Its context ends with the attempt.
 	send func(ctx context.Context, e *endpoint) outcome
-
-	// resolve, where set, finds out by reading whether an earlier attempt whose answer was
-	// lost has done its work. It is asked before the call is repeated, with a nil refusal,
-	// and when a repetition was refused. It returns true when the work is done.
-	resolve func(ctx context.Context, refusal error) (bool, error)
 
 	deadline time.Time
 	route    route
@@ -80,7 +73,7 @@ func (p *policy) do(ctx context.Context, c *call) error {
 		return nil
 	case ended(ctx) != nil:
 		return ended(ctx)
-	case errors.Is(err, errOutOfTime), isContextError(err):
+	case errors.Is(err, errOutOfTime), upstream.IsContextError(err):
 		if err = c.last; err == nil {
 			err = &upstream.Error{Err: upstream.ErrUnavailable, Message: fmt.Sprintf("no answer within %v", p.Deadline)}
 		}
@@ -116,7 +109,7 @@ func (p *policy) attempt(ctx context.Context, c *call) error {
 	service, err := p.admit(ctx, c, leg)
 	if err != nil {
 		leg.endpoint.health.report(leg.permit, outcome{})
-		if c.last != nil && !isContextError(err) {
+		if c.last != nil && !upstream.IsContextError(err) {
 			return c.last // what really happened says more than that nothing was tried after it
 		}
 		return err
@@ -237,16 +230,12 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-func isContextError(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-}
-
 // codeOf returns the code the service answered with, or that of the error's class.
 func codeOf(err error) string {
 	if e, ok := errors.AsType[*upstream.Error](err); ok && e.Code != "" {
 		return e.Code
 	}
-	if isContextError(err) {
+	if upstream.IsContextError(err) {
 		return "Canceled"
 	}
 	return upstream.Code(err)

@@ -59,56 +59,48 @@ func (c *Client) Close() error {
 // params are parameters of an action. They travel in the form.
 type params map[string]string
 
-// operation describes one action of the API to [invoke].
-type operation[R responses.AcsResponse] struct {
-	name      string
+// request is one action of the API with its parameters.
+type request struct {
+	op        string
 	ref       upstream.SecretRef
 	invalid   error               // what is wrong with the input: nothing is sent
-	valueOnly bool                // see call
+	valueOnly bool                // a dedicated gateway serves it
 	params    params              // those that are empty are not sent
 	always    params              // those that are sent also when they are empty
 	hide      upstream.SecretData // the value in params
-	response  func() R
-	complete  func(R) bool                                           // the answer holds what it must; nil: it need not hold anything
-	resolve   func(ctx context.Context, refusal error) (bool, error) // see call
+
+	// resolve, where set, finds out by reading whether an earlier attempt whose answer was
+	// lost has done its work. It is asked before the call is repeated, with a nil refusal,
+	// and when a repetition was refused. It returns true when the work is done.
+	resolve func(ctx context.Context, refusal error) (bool, error)
 }
 
-// message is the request of an operation as it is signed and sent.
-type message struct {
-	action string
-	params params
-	hide   upstream.SecretData
-}
-
-// invoke performs op under the policy of c.
-func invoke[R responses.AcsResponse](ctx context.Context, c *Client, op operation[R]) (R, error) {
+// invoke makes a call under the policy of c and returns its answer, which create made and which
+// complete, unless it is nil, finds to hold what it must.
+func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func() R, req request, complete func(R) bool) (R, error) {
 	var result R
-	if op.invalid != nil {
-		return result, upstream.Wrap(op.invalid, op.name, op.ref)
+	if req.invalid != nil {
+		return result, upstream.Wrap(req.invalid, req.op, req.ref)
 	}
 	if c.closed.Load() {
-		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, op.name, op.ref)
+		return result, upstream.Wrap(&upstream.Error{Err: upstream.ErrUnavailable, Message: "the client is closed"}, req.op, req.ref)
 	}
-	m := message{action: op.name, params: op.params, hide: op.hide}
-	maps.DeleteFunc(m.params, func(_, value string) bool { return value == "" })
-	maps.Copy(m.params, op.always)
-	err := c.policy.do(ctx, &call{
-		op: op.name, ref: op.ref, valueOnly: op.valueOnly, resolve: op.resolve,
-		send: func(attempt context.Context, e *endpoint) outcome {
-			response := op.response()
-			out := c.signed(ctx, attempt, e, m, response)
-			switch {
-			case out.err != nil:
-			case !hasRequestID(response), op.complete != nil && !op.complete(response):
-				out = outcome{fault: true, lost: true, err: &upstream.Error{
-					Err: upstream.ErrUnavailable, Endpoint: e.name, Message: errUnreadable.Error()}}
-			default:
-				c.answered.Store(e)
-				result = response
-			}
-			return out
-		},
-	})
+	maps.DeleteFunc(req.params, func(_, value string) bool { return value == "" })
+	maps.Copy(req.params, req.always)
+	err := c.policy.do(ctx, &call{request: req, send: func(attempt context.Context, e *endpoint) outcome {
+		response := create()
+		out := c.signed(ctx, attempt, e, req, response)
+		switch {
+		case out.err != nil:
+		case !hasRequestID(response), complete != nil && !complete(response):
+			out = outcome{fault: true, lost: true, err: &upstream.Error{
+				Err: upstream.ErrUnavailable, Endpoint: e.name, Message: errUnreadable.Error()}}
+		default:
+			c.answered.Store(e)
+			result = response
+		}
+		return out
+	}})
 	if c.closed.Load() {
 		_ = c.Close() // the connection that was in use is idle now
 	}
@@ -123,12 +115,12 @@ func hasRequestID(response responses.AcsResponse) bool {
 // signed makes one attempt with the present credential. When that is refused it is renewed
 // once, and the attempt repeated once. ctx is the whole call's, to tell the end of the attempt
 // from that of the call.
-func (c *Client) signed(ctx, attempt context.Context, e *endpoint, m message, response responses.AcsResponse) outcome {
+func (c *Client) signed(ctx, attempt context.Context, e *endpoint, req request, response responses.AcsResponse) outcome {
 	cred, err := c.policy.Credentials.Credential(attempt)
 	if err != nil {
 		return withoutCredential(ctx, attempt, err)
 	}
-	out := c.exchange(ctx, attempt, e, cred, m, response)
+	out := c.exchange(ctx, attempt, e, cred, req, response)
 	if !out.renew {
 		return out
 	}
@@ -136,11 +128,11 @@ func (c *Client) signed(ctx, attempt context.Context, e *endpoint, m message, re
 	if err != nil || fresh.same(cred) {
 		return out
 	}
-	return c.exchange(ctx, attempt, e, fresh, m, response)
+	return c.exchange(ctx, attempt, e, fresh, req, response)
 }
 
 // exchange sends one signed request and judges the answer.
-func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, m message, response responses.AcsResponse) outcome {
+func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, req request, response responses.AcsResponse) outcome {
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
@@ -151,11 +143,11 @@ func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Creden
 		return outcome{err: &upstream.Error{Err: upstream.ErrUnavailable,
 			Message: fmt.Sprintf("all %d connections are busy", cap(c.busy))}}
 	}
-	got, err := e.ask(attempt, cred, m, response)
+	got, err := e.ask(attempt, cred, req, response)
 	if gone := ended(ctx); gone != nil && got.status == 0 {
 		return outcome{err: gone, quit: true, lost: got.connected}
 	}
-	return judge(got, err, e, m.hide, cred.AccessKeySecret, cred.SecurityToken)
+	return judge(got, err, e, req.hide, cred.AccessKeySecret, cred.SecurityToken)
 }
 
 // withoutCredential is the outcome of an attempt that could not be signed.

@@ -23,7 +23,7 @@ func TestConformance(t *testing.T) {
 		for range 500 {
 			bad.Next(upstreamtest.Unavailable, upstreamtest.Fault{})
 		}
-		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.String(), RootCAs: ca.pool}}})
+		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.String(), CAFile: ca.file(t)}}})
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})
 }

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"log/slog"
 	"net/url"
 	"os"
@@ -94,7 +95,7 @@ func (o CredentialOptions) keys() []credentialKey {
 // Validate returns all problems of o as [upstream.OptionErrors], with keys below
 // upstream.alibaba.credentials. It accepts what [NewCredentials] accepts: files need not exist.
 func (o CredentialOptions) Validate() error {
-	setDefault(&o.Type, "default")
+	o.Type = cmp.Or(o.Type, "default")
 	var p upstream.OptionErrors
 	if !slices.Contains(credentialTypes, o.Type) {
 		p.Addf("type", o.Type, "must be %s", strings.Join(credentialTypes, ", "))

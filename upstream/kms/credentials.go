@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func NewCredentials(o CredentialOptions) (*CredentialSource, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	setDefault(&o.Type, "default")
+	o.Type = cmp.Or(o.Type, "default")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

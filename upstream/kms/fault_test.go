@@ -203,7 +203,7 @@ func TestAPrivateCAIsTrustedForItsOwnHostOnly(t *testing.T) {
 	create(t, store, "app/db", "value")
 	addr, stranger := start(t, store, ca.server, kmsserver.Options{}), start(t, store, other.server, kmsserver.Options{})
 	at := func(addr net.Addr, ca authority) kms.Endpoint {
-		return kms.Endpoint{Region: "cn-a", Host: addr.String(), RootCAs: ca.pool}
+		return kms.Endpoint{Region: "cn-a", Host: addr.String(), CAFile: ca.file(t)}
 	}
 	if _, err := connect(t, impatient(at(addr, ca))).GetSecretValue(t.Context(), ref("app/db")); err != nil {
 		t.Errorf("the right CA: %v", err)

@@ -101,7 +101,7 @@ type reader struct {
 }
 
 func (r reader) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	return upstream.SecretValue{SecretName: ref.SecretName, VersionID: "v1"}, r.policy.do(ctx, &call{op: "GetSecretValue", ref: ref, valueOnly: true, send: r.call})
+	return upstream.SecretValue{SecretName: ref.SecretName, VersionID: "v1"}, r.policy.do(ctx, &call{request: request{op: "GetSecretValue", ref: ref, valueOnly: true}, send: r.call})
 }
 
 // newFleet starts the agents within window. They stop when the test ends.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	api "github.com/aliyun/alibaba-cloud-sdk-go/services/kms"
 
@@ -20,13 +19,11 @@ import (
 // was asked for is an error.
 func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
 	ref = ref.WithDefaults()
-	r, err := invoke(ctx, c, operation[*api.GetSecretValueResponse]{
-		name: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
-		params:   params{"SecretName": string(ref.SecretName), "VersionId": string(ref.VersionID), "VersionStage": string(ref.VersionStage)},
-		response: api.CreateGetSecretValueResponse,
-		complete: func(r *api.GetSecretValueResponse) bool {
-			return r.SecretName == string(ref.SecretName) && r.VersionId != "" && (ref.VersionID == "" || r.VersionId == string(ref.VersionID))
-		},
+	r, err := invoke(ctx, c, api.CreateGetSecretValueResponse, request{
+		op: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
+		params: params{"SecretName": string(ref.SecretName), "VersionId": string(ref.VersionID), "VersionStage": string(ref.VersionStage)},
+	}, func(r *api.GetSecretValueResponse) bool {
+		return r.SecretName == string(ref.SecretName) && r.VersionId != "" && (ref.VersionID == "" || r.VersionId == string(ref.VersionID))
 	})
 	if err != nil {
 		return upstream.SecretValue{}, err
@@ -37,7 +34,7 @@ func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 		VersionStages:  stages(r.VersionStages.VersionStage),
 		SecretData:     upstream.NewSecretData([]byte(r.SecretData)),
 		SecretDataType: r.SecretDataType,
-		SecretType:     orGeneric(r.SecretType),
+		SecretType:     cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
 		CreateTime:     wireTime(r.CreateTime),
 		RequestID:      r.RequestId,
 		Managed:        managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, r.LastRotationDate, r.ExtendedConfig),
@@ -57,11 +54,9 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 		p["Tags"] = tagJSON(in.Tags)
 	}
 	var found upstream.SecretMetadata
-	r, err := invoke(ctx, c, operation[*api.CreateSecretResponse]{
-		name: "CreateSecret", ref: named(in.SecretName), params: p, hide: in.SecretData,
-		invalid:  cmp.Or(in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)),
-		response: api.CreateCreateSecretResponse,
-		complete: func(r *api.CreateSecretResponse) bool { return r.SecretName != "" },
+	r, err := invoke(ctx, c, api.CreateCreateSecretResponse, request{
+		op: "CreateSecret", ref: named(in.SecretName), params: p, hide: in.SecretData,
+		invalid: in.Validate(),
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			if refusal != nil && !errors.Is(refusal, upstream.ErrExists) {
 				return false, nil
@@ -70,7 +65,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 			found = meta
 			return done, err
 		},
-	})
+	}, func(r *api.CreateSecretResponse) bool { return r.SecretName != "" })
 	if err != nil {
 		return upstream.SecretMetadata{}, err
 	}
@@ -80,7 +75,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 	return upstream.SecretMetadata{
 		ARN:             r.Arn,
 		SecretName:      upstream.SecretName(r.SecretName),
-		SecretType:      orGeneric(r.SecretType),
+		SecretType:      cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
 		Description:     in.Description,
 		EncryptionKeyID: in.EncryptionKeyID,
 	}, nil
@@ -94,7 +89,7 @@ func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (up
 	switch {
 	case errors.Is(err, upstream.ErrNotFound):
 		return upstream.SecretMetadata{}, false, nil
-	case isContextError(err):
+	case upstream.IsContextError(err):
 		return upstream.SecretMetadata{}, false, err
 	case err != nil:
 		return upstream.SecretMetadata{}, false, unknown
@@ -102,7 +97,7 @@ func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (up
 		return upstream.SecretMetadata{}, false, &upstream.Error{Err: upstream.ErrExists}
 	}
 	meta, err := c.DescribeSecret(ctx, in.SecretName, false)
-	if err != nil && !isContextError(err) {
+	if err != nil && !upstream.IsContextError(err) {
 		// It is there and it is ours; who may not describe it learns no more.
 		meta, err = upstream.SecretMetadata{SecretName: in.SecretName, SecretType: v.SecretType, Description: in.Description, CreateTime: v.CreateTime}, nil
 	}
@@ -112,18 +107,13 @@ func (c *Client) created(ctx context.Context, in upstream.CreateSecretInput) (up
 // PutSecretValue implements [upstream.Manager].
 func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
 	p := params{"SecretName": string(in.SecretName), "VersionId": string(in.VersionID), "SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType}
-	invalid := []error{in.SecretName.Validate(), in.VersionID.Validate(), validData(in.SecretData)}
-	for _, s := range in.VersionStages {
-		invalid = append(invalid, s.Validate())
-	}
 	if in.VersionStages != nil {
 		p["VersionStages"] = toJSON(in.VersionStages)
 	}
-	r, err := invoke(ctx, c, operation[*api.PutSecretValueResponse]{
-		name: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: cmp.Or(invalid...),
-		params: p, hide: in.SecretData, response: api.CreatePutSecretValueResponse,
-		complete: func(r *api.PutSecretValueResponse) bool { return r.VersionId == string(in.VersionID) },
-	})
+	r, err := invoke(ctx, c, api.CreatePutSecretValueResponse, request{
+		op: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: in.Validate(),
+		params: p, hide: in.SecretData,
+	}, func(r *api.PutSecretValueResponse) bool { return r.VersionId == string(in.VersionID) })
 	if err != nil {
 		return upstream.SecretVersion{}, err
 	}
@@ -132,11 +122,10 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 
 // UpdateSecretVersionStage implements [upstream.Manager].
 func (c *Client) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	_, err := invoke(ctx, c, operation[*api.UpdateSecretVersionStageResponse]{
-		name: "UpdateSecretVersionStage", ref: upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, invalid: in.SecretName.Validate(),
+	_, err := invoke(ctx, c, api.CreateUpdateSecretVersionStageResponse, request{
+		op: "UpdateSecretVersionStage", ref: upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, invalid: in.Validate(),
 		params: params{"SecretName": string(in.SecretName), "VersionStage": string(in.VersionStage),
 			"MoveToVersion": string(in.MoveToVersion), "RemoveFromVersion": string(in.RemoveFromVersion)},
-		response: api.CreateUpdateSecretVersionStageResponse,
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			// Removing a label from a version that has lost it already is refused.
 			if !errors.Is(refusal, upstream.ErrInvalidParameter) && !errors.Is(refusal, upstream.ErrNotFound) {
@@ -144,7 +133,7 @@ func (c *Client) UpdateSecretVersionStage(ctx context.Context, in upstream.Updat
 			}
 			return c.staged(ctx, in), nil
 		},
-	})
+	}, nil)
 	return err
 }
 
@@ -170,12 +159,11 @@ func (c *Client) staged(ctx context.Context, in upstream.UpdateSecretVersionStag
 
 // ListSecretVersionIDs implements [upstream.Manager].
 func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
-	r, err := invoke(ctx, c, operation[*api.ListSecretVersionIdsResponse]{
-		name: "ListSecretVersionIds", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
+	r, err := invoke(ctx, c, api.CreateListSecretVersionIdsResponse, request{
+		op: "ListSecretVersionIds", ref: named(in.SecretName), invalid: in.Validate(),
 		params: params{"SecretName": string(in.SecretName), "PageNumber": number(in.Page.Number), "PageSize": number(in.Page.Size),
-			"IncludeDeprecated": ifTrue(in.IncludeDeprecated)},
-		response: api.CreateListSecretVersionIdsResponse,
-	})
+			"IncludeDeprecated": strconv.FormatBool(in.IncludeDeprecated)},
+	}, nil)
 	if err != nil {
 		return upstream.ListSecretVersionIDsOutput{}, err
 	}
@@ -194,19 +182,17 @@ func (c *Client) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecre
 
 // DescribeSecret implements [upstream.Manager].
 func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
-	r, err := invoke(ctx, c, operation[*api.DescribeSecretResponse]{
-		name: "DescribeSecret", ref: named(name), invalid: name.Validate(),
-		params:   params{"SecretName": string(name), "FetchTags": strconv.FormatBool(fetchTags)},
-		response: api.CreateDescribeSecretResponse,
-		complete: func(r *api.DescribeSecretResponse) bool { return r.SecretName != "" },
-	})
+	r, err := invoke(ctx, c, api.CreateDescribeSecretResponse, request{
+		op: "DescribeSecret", ref: named(name), invalid: name.Validate(),
+		params: params{"SecretName": string(name), "FetchTags": strconv.FormatBool(fetchTags)},
+	}, func(r *api.DescribeSecretResponse) bool { return r.SecretName != "" })
 	if err != nil {
 		return upstream.SecretMetadata{}, err
 	}
 	return upstream.SecretMetadata{
 		ARN:               r.Arn,
 		SecretName:        upstream.SecretName(r.SecretName),
-		SecretType:        orGeneric(r.SecretType),
+		SecretType:        cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
 		Description:       r.Description,
 		EncryptionKeyID:   r.EncryptionKeyId,
 		CreateTime:        wireTime(r.CreateTime),
@@ -223,7 +209,7 @@ func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) 
 	if len(in.Filters) > 0 {
 		p["Filters"] = toJSON(in.Filters)
 	}
-	r, err := invoke(ctx, c, operation[*api.ListSecretsResponse]{name: "ListSecrets", params: p, response: api.CreateListSecretsResponse})
+	r, err := invoke(ctx, c, api.CreateListSecretsResponse, request{op: "ListSecrets", invalid: in.Validate(), params: p}, nil)
 	if err != nil {
 		return upstream.ListSecretsOutput{}, err
 	}
@@ -231,7 +217,7 @@ func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) 
 	for _, s := range r.SecretList.Secret {
 		out.Secrets = append(out.Secrets, upstream.SecretMetadata{
 			SecretName:        upstream.SecretName(s.SecretName),
-			SecretType:        orGeneric(s.SecretType),
+			SecretType:        cmp.Or(s.SecretType, upstream.SecretTypeGeneric),
 			CreateTime:        wireTime(s.CreateTime),
 			UpdateTime:        wireTime(s.UpdateTime),
 			PlannedDeleteTime: wireTime(s.PlannedDeleteTime),
@@ -247,23 +233,23 @@ func (c *Client) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput
 	if in.Description != nil {
 		always["Description"] = *in.Description // also when empty, which clears it
 	}
-	_, err := invoke(ctx, c, operation[*api.UpdateSecretResponse]{
-		name: "UpdateSecret", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
-		params: p, always: always, response: api.CreateUpdateSecretResponse,
-	})
+	_, err := invoke(ctx, c, api.CreateUpdateSecretResponse, request{
+		op: "UpdateSecret", ref: named(in.SecretName), invalid: in.Validate(),
+		params: p, always: always,
+	}, nil)
 	return err
 }
 
 // DeleteSecret implements [upstream.Manager].
 func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
-	p := params{"SecretName": string(in.SecretName), "ForceDeleteWithoutRecovery": ifTrue(in.ForceDeleteWithoutRecovery)}
+	p := params{"SecretName": string(in.SecretName), "ForceDeleteWithoutRecovery": strconv.FormatBool(in.ForceDeleteWithoutRecovery)}
 	if !in.ForceDeleteWithoutRecovery {
 		p["RecoveryWindowInDays"] = number(in.RecoveryWindowInDays)
 	}
 	var planned time.Time
-	r, err := invoke(ctx, c, operation[*api.DeleteSecretResponse]{
-		name: "DeleteSecret", ref: named(in.SecretName), invalid: in.SecretName.Validate(),
-		params: p, response: api.CreateDeleteSecretResponse,
+	r, err := invoke(ctx, c, api.CreateDeleteSecretResponse, request{
+		op: "DeleteSecret", ref: named(in.SecretName), invalid: in.Validate(),
+		params: p,
 		resolve: func(ctx context.Context, refusal error) (bool, error) {
 			switch {
 			case in.ForceDeleteWithoutRecovery:
@@ -275,7 +261,7 @@ func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput
 			}
 			return false, nil
 		},
-	})
+	}, nil)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -287,28 +273,27 @@ func (c *Client) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput
 
 // RestoreSecret implements [upstream.Manager].
 func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) error {
-	_, err := invoke(ctx, c, operation[*api.RestoreSecretResponse]{
-		name: "RestoreSecret", ref: named(name), invalid: name.Validate(),
-		params: params{"SecretName": string(name)}, response: api.CreateRestoreSecretResponse,
+	_, err := invoke(ctx, c, api.CreateRestoreSecretResponse, request{
+		op: "RestoreSecret", ref: named(name), invalid: name.Validate(),
+		params: params{"SecretName": string(name)},
 		resolve: func(_ context.Context, refusal error) (bool, error) {
 			return errors.Is(refusal, upstream.ErrNotPendingDeletion), nil
 		},
-	})
+	}, nil)
 	return err
 }
 
 // GetRandomPassword implements [upstream.Manager].
 func (c *Client) GetRandomPassword(ctx context.Context, in upstream.RandomPasswordInput) (upstream.SecretData, error) {
-	r, err := invoke(ctx, c, operation[*api.GetRandomPasswordResponse]{
-		name: "GetRandomPassword", response: api.CreateGetRandomPasswordResponse,
+	r, err := invoke(ctx, c, api.CreateGetRandomPasswordResponse, request{
+		op: "GetRandomPassword",
 		params: params{
 			"PasswordLength": number(in.PasswordLength), "ExcludeCharacters": in.ExcludeCharacters,
 			"ExcludeLowercase": strconv.FormatBool(in.ExcludeLowercase), "ExcludeUppercase": strconv.FormatBool(in.ExcludeUppercase),
 			"ExcludeNumbers": strconv.FormatBool(in.ExcludeNumbers), "ExcludePunctuation": strconv.FormatBool(in.ExcludePunctuation),
 			"RequireEachIncludedType": strconv.FormatBool(in.RequireEachIncludedType),
 		},
-		complete: func(r *api.GetRandomPasswordResponse) bool { return r.RandomPassword != "" },
-	})
+	}, func(r *api.GetRandomPasswordResponse) bool { return r.RandomPassword != "" })
 	if err != nil {
 		return upstream.SecretData{}, err
 	}
@@ -322,24 +307,24 @@ func (c *Client) TagResources(ctx context.Context, names []upstream.SecretName, 
 		p[fmt.Sprintf("Tag.%d.Key", i+1)] = t.Key
 		always[fmt.Sprintf("Tag.%d.Value", i+1)] = t.Value
 	}
-	_, err := invoke(ctx, c, operation[*api.TagResourcesResponse]{
-		name: "TagResources", ref: onlyName(names), invalid: validNames(names),
-		params: p, always: always, response: api.CreateTagResourcesResponse,
-	})
+	_, err := invoke(ctx, c, api.CreateTagResourcesResponse, request{
+		op: "TagResources", ref: onlyName(names), invalid: upstream.ValidateTagResources(names, list),
+		params: p, always: always,
+	}, nil)
 	return err
 }
 
 // UntagResources implements [upstream.Manager].
 func (c *Client) UntagResources(ctx context.Context, in upstream.UntagResourcesInput) error {
 	p := secrets(in.SecretNames)
-	p["All"] = ifTrue(in.All)
+	p["All"] = strconv.FormatBool(in.All)
 	for i, key := range in.TagKeys {
 		p[fmt.Sprintf("TagKey.%d", i+1)] = key
 	}
-	_, err := invoke(ctx, c, operation[*api.UntagResourcesResponse]{
-		name: "UntagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
-		params: p, response: api.CreateUntagResourcesResponse,
-	})
+	_, err := invoke(ctx, c, api.CreateUntagResourcesResponse, request{
+		op: "UntagResources", ref: onlyName(in.SecretNames), invalid: in.Validate(),
+		params: p,
+	}, nil)
 	return err
 }
 
@@ -350,10 +335,10 @@ func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResour
 	for i, t := range in.Tags {
 		p[fmt.Sprintf("Tag.%d.Key", i+1)], p[fmt.Sprintf("Tag.%d.Value", i+1)] = t.Key, t.Value
 	}
-	r, err := invoke(ctx, c, operation[*api.ListTagResourcesResponse]{
-		name: "ListTagResources", ref: onlyName(in.SecretNames), invalid: validNames(in.SecretNames),
-		params: p, response: api.CreateListTagResourcesResponse,
-	})
+	r, err := invoke(ctx, c, api.CreateListTagResourcesResponse, request{
+		op: "ListTagResources", ref: onlyName(in.SecretNames), invalid: in.Validate(),
+		params: p,
+	}, nil)
 	if err != nil {
 		return upstream.ListTagResourcesOutput{}, err
 	}
@@ -362,26 +347,6 @@ func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResour
 		out.Rows = append(out.Rows, upstream.TagRow{SecretName: upstream.SecretName(row.ResourceId), Tag: upstream.Tag{Key: row.TagKey, Value: row.TagValue}})
 	}
 	return out, nil
-}
-
-// validData refuses what the wire cannot carry: SecretData is text there.
-func validData(d upstream.SecretData) error {
-	switch {
-	case d.Len() == 0:
-		return upstream.MissingParameter("SecretData")
-	case !utf8.Valid(d.Reveal()):
-		return upstream.InvalidParameter("SecretData", "it is not UTF-8; encode binary data, for example as base64")
-	}
-	return nil
-}
-
-func validNames(names []upstream.SecretName) error {
-	for _, n := range names {
-		if err := n.Validate(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func named(name upstream.SecretName) upstream.SecretRef { return upstream.SecretRef{SecretName: name} }
@@ -400,13 +365,6 @@ func secrets(names []upstream.SecretName) params {
 		p[fmt.Sprintf("ResourceId.%d", i+1)] = string(n)
 	}
 	return p
-}
-
-func ifTrue(b bool) string {
-	if b {
-		return "true"
-	}
-	return ""
 }
 
 // number returns n, of which zero is not sent.
@@ -449,25 +407,15 @@ func stages(wire []string) []upstream.VersionStage {
 	return list
 }
 
-func orGeneric(t string) string {
-	if t == "" {
-		return upstream.SecretTypeGeneric
-	}
-	return t
-}
-
 // wireTime reads a time of the API, which is absent where it has no meaning. A time that
 // cannot be read is taken for absent: nothing depends on it but a display.
 func wireTime(s string) time.Time {
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}
-	}
+	t, _ := time.Parse(time.RFC3339, s)
 	return t.UTC()
 }
 
 func managed(secretType, automatic, interval, next, last, extended string) *upstream.ManagedSecret {
-	if orGeneric(secretType) == upstream.SecretTypeGeneric {
+	if cmp.Or(secretType, upstream.SecretTypeGeneric) == upstream.SecretTypeGeneric {
 		return nil
 	}
 	return &upstream.ManagedSecret{

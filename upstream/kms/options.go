@@ -1,8 +1,8 @@
 package kms
 
 import (
+	"cmp"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -64,11 +64,10 @@ type Endpoint struct {
 	// Scheme is https (also when empty), or http for a loopback host.
 	Scheme string
 
-	// CAFile and RootCAs are the authorities that this endpoint, and no other, is checked
-	// against, in place of the system's. At most one is set. The file is PEM and is read
-	// once, by [New].
-	CAFile  string
-	RootCAs *x509.CertPool
+	// CAFile holds the authorities that this endpoint, and no other, is checked against, in
+	// place of the system's. It is PEM and is read once, by [New].
+	CAFile string
+	roots  *x509.CertPool // of CAFile
 
 	// Socket is the path of a unix socket, the KMS API of a local agent. The other fields
 	// are then empty. Budget and breaker do not apply to it: the other side is ours.
@@ -124,17 +123,17 @@ func (o Options) Validate() error {
 
 // withDefaults returns o with every default filled in, or all that is wrong with it.
 func (o Options) withDefaults() (Options, error) {
-	setDefault(&o.Timeout, 5*time.Second)
-	setDefault(&o.Deadline, 20*time.Second)
-	setDefault(&o.Retry.MaxAttempts, 4)
-	setDefault(&o.Retry.Base, 200*time.Millisecond)
-	setDefault(&o.Retry.Cap, 5*time.Second)
-	setDefault(&o.Budget.PerSecond, 50)
-	setDefault(&o.Budget.Burst, 100)
-	setDefault(&o.Breaker.Failures, 10)
-	setDefault(&o.Breaker.Pause, 2*time.Second)
-	setDefault(&o.Breaker.MaxPause, time.Minute)
-	setDefault(&o.MaxConcurrent, 32)
+	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.Deadline = cmp.Or(o.Deadline, 20*time.Second)
+	o.Retry.MaxAttempts = cmp.Or(o.Retry.MaxAttempts, 4)
+	o.Retry.Base = cmp.Or(o.Retry.Base, 200*time.Millisecond)
+	o.Retry.Cap = cmp.Or(o.Retry.Cap, 5*time.Second)
+	o.Budget.PerSecond = cmp.Or(o.Budget.PerSecond, 50)
+	o.Budget.Burst = cmp.Or(o.Budget.Burst, 100)
+	o.Breaker.Failures = cmp.Or(o.Breaker.Failures, 10)
+	o.Breaker.Pause = cmp.Or(o.Breaker.Pause, 2*time.Second)
+	o.Breaker.MaxPause = cmp.Or(o.Breaker.MaxPause, time.Minute)
+	o.MaxConcurrent = cmp.Or(o.MaxConcurrent, 32)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -169,13 +168,6 @@ func (o Options) withDefaults() (Options, error) {
 	return o, p.Err()
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 // withDefaults returns e with scheme, host, region and authorities filled in, or all that is
 // wrong with it.
 func (e Endpoint) withDefaults() (Endpoint, error) {
@@ -192,7 +184,7 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 	}
 	loopback := isLoopback(name)
 	if shared := sharedHost.FindStringSubmatch(strings.ToLower(name)); shared != nil {
-		setDefault(&e.Region, shared[1])
+		e.Region = cmp.Or(e.Region, shared[1])
 	}
 	switch {
 	case e.Region == "" && !loopback:
@@ -200,18 +192,18 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 	case e.Region != "" && !regionPattern.MatchString(e.Region):
 		p.Addf("region", e.Region, "must be a region id such as cn-hangzhou")
 	}
-	setDefault(&e.Host, "kms."+e.Region+".aliyuncs.com")
+	e.Host = cmp.Or(e.Host, "kms."+e.Region+".aliyuncs.com")
 	if e.Host == name && strings.Contains(name, ":") {
 		e.Host = "[" + name + "]" // as it stands in a URL
 	}
-	setDefault(&e.Scheme, "https")
+	e.Scheme = cmp.Or(e.Scheme, "https")
 	switch {
 	case e.Scheme == "http" && !loopback:
 		p.Addf("scheme", e.Scheme, "plain http is allowed for a loopback host only: use https")
 	case e.Scheme != "http" && e.Scheme != "https":
 		p.Addf("scheme", e.Scheme, "must be https or http")
 	}
-	if e.Scheme == "http" && (e.CAFile != "" || e.RootCAs != nil) {
+	if e.Scheme == "http" && e.CAFile != "" {
 		p.Addf("caFile", e.CAFile, "has no use with scheme http")
 	} else {
 		p.Add("caFile", e.readCAs())
@@ -224,15 +216,12 @@ func (e *Endpoint) readCAs() error {
 	if e.CAFile == "" {
 		return nil
 	}
-	if e.RootCAs != nil {
-		return errors.New("authorities are given twice")
-	}
 	pem, err := os.ReadFile(e.CAFile)
 	if err != nil {
 		return err
 	}
-	e.RootCAs = x509.NewCertPool()
-	if !e.RootCAs.AppendCertsFromPEM(pem) {
+	e.roots = x509.NewCertPool()
+	if !e.roots.AppendCertsFromPEM(pem) {
 		return fmt.Errorf("%s holds no certificate in PEM form", e.CAFile)
 	}
 	return nil

@@ -10,7 +10,6 @@ import (
 
 // TestValidateNamesEveryProblem checks the lines of Validate and of New, which are the same.
 func TestValidateNamesEveryProblem(t *testing.T) {
-	ca := newAuthority()
 	_, noFile := os.ReadFile("/none")
 	for _, c := range []struct {
 		name string
@@ -40,12 +39,11 @@ endpoints[2].region: CN!: must be a region id such as cn-hangzhou`},
 endpoints[1].scheme: http: plain http is allowed for a loopback host only: use https
 endpoints[2].scheme: ftp: must be https or http`},
 		{"authorities", kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-hangzhou", CAFile: "/none"}, {Region: "cn-hangzhou", CAFile: os.Args[0]},
-			{Region: "cn-hangzhou", CAFile: "/none", RootCAs: ca.pool}, {Host: "localhost", Scheme: "http", CAFile: "/none"}, {Socket: "/s", Region: "cn-hangzhou"}}},
+			{Host: "localhost", Scheme: "http", CAFile: "/none"}, {Socket: "/s", Region: "cn-hangzhou"}}},
 			"endpoints[0].caFile: " + noFile.Error() + `
 endpoints[1].caFile: ` + os.Args[0] + ` holds no certificate in PEM form
-endpoints[2].caFile: authorities are given twice
-endpoints[3].caFile: /none: has no use with scheme http
-endpoints[4].socket: /s: must stand alone: a socket has no region, host, scheme or CA`},
+endpoints[2].caFile: /none: has no use with scheme http
+endpoints[3].socket: /s: must stand alone: a socket has no region, host, scheme or CA`},
 	} {
 		if err := c.opts.Validate(); err == nil || err.Error() != c.want {
 			t.Errorf("%s:\n%v\nwant\n%s", c.name, err, c.want)

@@ -195,7 +195,7 @@ func TestTheBreakerLeavesAServiceAlone(t *testing.T) {
 		p := testPolicy(t, func(o *Options) { o.Breaker.Failures, o.Retry.MaxAttempts = 3, 1 }, "one", "two")
 		answer, sent := broken, 0
 		ask := func() error {
-			return p.do(t.Context(), &call{op: "X", send: func(context.Context, *endpoint) outcome { sent++; return answer }})
+			return p.do(t.Context(), &call{request: request{op: "X"}, send: func(context.Context, *endpoint) outcome { sent++; return answer }})
 		}
 		for range 10 {
 			if err := ask(); !errors.Is(err, upstream.ErrUnavailable) {
@@ -241,7 +241,7 @@ func TestAnEndpointRestsIsProbedByOneAndReturns(t *testing.T) {
 		var order []string
 		p := testPolicy(t, nil, "one", "two")
 		ask := func() error {
-			return p.do(t.Context(), &call{op: "X", valueOnly: true, send: func(ctx context.Context, e *endpoint) outcome {
+			return p.do(t.Context(), &call{request: request{op: "X", valueOnly: true}, send: func(ctx context.Context, e *endpoint) outcome {
 				deadline, _ := ctx.Deadline()
 				mu.Lock()
 				order = append(order, e.Region+" "+time.Until(deadline).String())
@@ -292,7 +292,7 @@ func TestASilentEndpointLeavesTimeForTheOther(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		begun := time.Now()
-		err := p.do(ctx, &call{op: "X", send: func(ctx context.Context, e *endpoint) outcome {
+		err := p.do(ctx, &call{request: request{op: "X"}, send: func(ctx context.Context, e *endpoint) outcome {
 			if e.Region != "three" {
 				<-ctx.Done()
 				return broken
@@ -312,7 +312,7 @@ func TestWaitsHaveFullJitterAndEnd(t *testing.T) {
 			p := testPolicy(t, nil, "one")
 			begun := time.Now()
 			calls := 0
-			err := p.do(t.Context(), &call{op: "X", send: func(context.Context, *endpoint) outcome { calls++; return broken }})
+			err := p.do(t.Context(), &call{request: request{op: "X"}, send: func(context.Context, *endpoint) outcome { calls++; return broken }})
 			took := time.Since(begun)
 			if !errors.Is(err, upstream.ErrUnavailable) || calls != 4 || took > 1400*time.Millisecond {
 				t.Errorf("%v after %d calls and %v; the waits are at most 200, 400 and 800ms", err, calls, took)
@@ -324,7 +324,7 @@ func TestWaitsHaveFullJitterAndEnd(t *testing.T) {
 		}
 		p := testPolicy(t, nil, "one")
 		begun := time.Now()
-		err := p.do(t.Context(), &call{op: "X", send: func(ctx context.Context, _ *endpoint) outcome { <-ctx.Done(); return broken }})
+		err := p.do(t.Context(), &call{request: request{op: "X"}, send: func(ctx context.Context, _ *endpoint) outcome { <-ctx.Done(); return broken }})
 		if took := time.Since(begun); !errors.Is(err, upstream.ErrUnavailable) || took > 20*time.Second {
 			t.Errorf("silence: %v after %v", err, took)
 		}
@@ -335,7 +335,7 @@ func TestAWaitThatIsAskedForIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ask := func(ctx context.Context, hint time.Duration) error {
 			calls := 0
-			return testPolicy(t, nil, "one").do(ctx, &call{op: "X", send: func(context.Context, *endpoint) outcome {
+			return testPolicy(t, nil, "one").do(ctx, &call{request: request{op: "X"}, send: func(context.Context, *endpoint) outcome {
 				if calls++; calls > 1 {
 					return grantedOut
 				}

@@ -8,9 +8,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -59,8 +61,7 @@ func serve(t testing.TB, m upstream.Manager, ln net.Listener, access kmsserver.A
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = server.Shutdown(ctx)
-		// A test may end before Serve has begun.
-		if err := <-done; err != nil && !errors.Is(err, kmsserver.ErrServerClosed) {
+		if err := <-done; err != nil && !errors.Is(err, kmsserver.ErrServerClosed) { // closed before it served
 			t.Error(err)
 		}
 	})
@@ -104,12 +105,23 @@ func plain(addr net.Addr) kms.Endpoint {
 
 // authority is a private CA with a certificate for 127.0.0.1.
 type authority struct {
+	pem    []byte
 	pool   *x509.CertPool
 	server *tls.Config
 }
 
 func (a authority) client() *tls.Config {
 	return &tls.Config{RootCAs: a.pool, MinVersion: tls.VersionTLS12}
+}
+
+// file writes the certificate of the CA where a client can read it.
+func (a authority) file(t testing.TB) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(name, a.pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 func newAuthority() authority {
@@ -122,6 +134,7 @@ func newAuthority() authority {
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
 	a := authority{
+		pem:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pool:   x509.NewCertPool(),
 		server: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
 	}

@@ -43,11 +43,12 @@ func (o CredentialOptions) opener() (open func() (fetcher, error), files []strin
 			return library(providers.NewURLCredentialsProviderBuilder().WithUrl(o.URI).WithHttpOptions(sourceTimeouts).Build())
 		}, nil
 	case "profile":
-		file := cliConfig(o.ProfileFile)
+		file := cmp.Or(o.ProfileFile, cliConfig())
 		return func() (fetcher, error) { return openProfile(file, o.Profile) }, []string{file}
 	default:
-		file := cliConfig("")
-		return func() (fetcher, error) { return openDefault(file) }, []string{file, iniConfig()}
+		file := cliConfig()
+		ini := fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials") // of the older SDKs
+		return func() (fetcher, error) { return openDefault(file) }, []string{file, ini}
 	}
 }
 
@@ -118,7 +119,7 @@ func library[P providers.CredentialsProvider](p P, err error) (fetcher, error) {
 // for ends so long after it was asked for. Others, such as those of the metadata service, say
 // nothing.
 func lasting(session time.Duration, fetch fetcher) fetcher {
-	setDefault(&session, defaultSession)
+	session = cmp.Or(session, defaultSession)
 	var last Credential
 	return func() (Credential, error) {
 		asked := time.Now()
@@ -209,17 +210,7 @@ func (k keyProvider) GetCredentials() (*providers.Credentials, error) {
 func (k keyProvider) GetProviderName() string { return "access_key" }
 
 // cliConfig returns the configuration file of the aliyun CLI as the library finds it.
-func cliConfig(name string) string {
-	if name != "" {
-		return name
-	}
-	return fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun", "config.json")
-}
-
-// iniConfig returns the ini file of the older SDKs as the library finds it.
-func iniConfig() string {
-	return fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials")
-}
+func cliConfig() string { return fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun", "config.json") }
 
 func fileOf(variable string, below ...string) string {
 	if name := os.Getenv(variable); name != "" {
@@ -233,9 +224,8 @@ func fileOf(variable string, below ...string) string {
 }
 
 type cliProfile struct {
-	Name   string `json:"name"`
-	Mode   string `json:"mode"`
-	Source string `json:"source_profile"`
+	Name, Mode string
+	Source     string `json:"source_profile"`
 }
 
 // refuseProfile refuses what the library must not be given: a profile that runs a program,
@@ -248,17 +238,13 @@ func refuseProfile(file, profile string) error {
 		return nil
 	}
 	var config struct {
-		Current  string       `json:"current"`
-		Profiles []cliProfile `json:"profiles"`
+		Current  string
+		Profiles []cliProfile
 	}
 	if json.Unmarshal(text, &config) != nil {
 		return nil
 	}
-	for _, name := range []string{os.Getenv("ALIBABA_CLOUD_PROFILE"), config.Current} {
-		if profile == "" {
-			profile = name
-		}
-	}
+	profile = cmp.Or(profile, os.Getenv("ALIBABA_CLOUD_PROFILE"), config.Current)
 	for range len(config.Profiles) + 1 {
 		i := slices.IndexFunc(config.Profiles, func(p cliProfile) bool { return p.Name == profile })
 		if i < 0 {

@@ -38,7 +38,7 @@ func newTransport(e Endpoint, maxConns int) *http.Transport {
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: e.RootCAs},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: e.roots},
 		TLSHandshakeTimeout:    5 * time.Second,
 		MaxIdleConns:           maxConns,
 		MaxIdleConnsPerHost:    maxConns,
@@ -65,10 +65,10 @@ type answer struct {
 	body      []byte
 }
 
-// ask signs m with cred, sends it to e and decodes the answer into response. The error is
+// ask signs req with cred, sends it to e and decodes the answer into response. The error is
 // that of the SDK; what came over the wire is in the answer either way.
-func (e *endpoint) ask(ctx context.Context, cred Credential, m message, response responses.AcsResponse) (answer, error) {
-	form, err := sign(e.Region, cred, m)
+func (e *endpoint) ask(ctx context.Context, cred Credential, req request, response responses.AcsResponse) (answer, error) {
+	form, err := sign(e.Region, cred, req)
 	if err != nil {
 		return answer{}, err
 	}
@@ -79,19 +79,19 @@ func (e *endpoint) ask(ctx context.Context, cred Credential, m message, response
 	return got, decode(got, response)
 }
 
-// sign returns the form of m with its signature. The SDK signs what it takes for parameters of
+// sign returns the form of req with its signature. The SDK signs what it takes for parameters of
 // the query. They travel in the form, so that no value stands in a URL: the signature covers
 // query and form as one sorted list.
-func sign(region string, cred Credential, m message) (string, error) {
-	request := &requests.RpcRequest{}
-	request.InitWithApiInfo("Kms", "2016-01-20", m.action, "", "")
-	request.Method = requests.POST
-	request.QueryParams = maps.Clone(m.params)
+func sign(region string, cred Credential, req request) (string, error) {
+	signed := &requests.RpcRequest{}
+	signed.InitWithApiInfo("Kms", "2016-01-20", req.op, "", "")
+	signed.Method = requests.POST
+	signed.QueryParams = maps.Clone(req.params)
 	key := credentials.NewStaticSTSCredentialsProvider(cred.AccessKeyID, string(cred.AccessKeySecret.Reveal()), string(cred.SecurityToken.Reveal()))
-	if err := auth.Sign(request, nil, region, key); err != nil {
+	if err := auth.Sign(signed, nil, region, key); err != nil {
 		return "", err
 	}
-	return utils.GetUrlFormedMap(request.QueryParams), nil
+	return utils.GetUrlFormedMap(signed.QueryParams), nil
 }
 
 // post sends a form. It returns when ctx is done.

@@ -297,7 +297,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
 	old.StartTLS()
 	t.Cleanup(old.Close)
-	_, err := connect(t, impatient(kms.Endpoint{Host: old.Listener.Addr().String(), RootCAs: fakeCA.pool})).GetSecretValue(t.Context(), ref("app/db"))
+	_, err := connect(t, impatient(kms.Endpoint{Host: old.Listener.Addr().String(), CAFile: fakeCA.file(t)})).GetSecretValue(t.Context(), ref("app/db"))
 	if !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}

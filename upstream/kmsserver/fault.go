@@ -1,7 +1,6 @@
 package kmsserver
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -101,7 +100,7 @@ func faultOf(err error) *fault {
 	cause := err
 	// A call that was given up, and a backend whose own credentials are refused, say nothing
 	// about this client.
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, upstream.ErrUnauthenticated) {
+	if upstream.IsContextError(err) || errors.Is(err, upstream.ErrUnauthenticated) {
 		err = upstream.ErrUnavailable
 	}
 	f = &fault{status: upstream.Status(err), code: upstream.Code(err)}
