@@ -166,7 +166,7 @@ func (k Kind) replace(path string, content []byte) error {
 	return k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename)
 }
 
-// lockPatience is how long to wait for others that make files in the same folder.
+// lockPatience is how long to wait for others that make something in the same folder.
 const lockPatience = 2 * time.Second
 
 // withTemp fills a temporary file and publishes it at path.

@@ -65,15 +65,7 @@ func CreateKeyring(path string) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new key: %w", err)
 	}
-	text, err := encode(handle)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(text)
-	if err := KeyringFile.Create(path, text); err != nil {
-		return nil, err
-	}
-	return newKeyring(path, handle)
+	return keep(path, handle, KeyringFile.Create)
 }
 
 // CheckKeyring returns why [OpenKeyring] would fail, as far as that shows without changing
@@ -114,15 +106,7 @@ func (r *Keyring) Extend() (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := encode(handle)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(text)
-	if err := KeyringFile.replace(r.path, text); err != nil {
-		return nil, err
-	}
-	return newKeyring(r.path, handle)
+	return keep(r.path, handle, KeyringFile.replace)
 }
 
 // Primary returns the id of the key that seals what is written from now on.
@@ -163,29 +147,27 @@ func (r *Keyring) Keys() ([]Key, error) {
 }
 
 func newAEAD(entry *keyset.Entry) (tink.AEAD, error) {
-	params, ok := entry.Key().Parameters().(*aesgcm.Parameters)
-	if !ok || params.Variant() != aesgcm.VariantTink || params.KeySizeInBytes() != 32 {
+	key, ok := entry.Key().(*aesgcm.Key)
+	if ok {
+		params := key.Parameters().(*aesgcm.Parameters)
+		ok = params.Variant() == aesgcm.VariantTink && params.KeySizeInBytes() == 32
+	}
+	if !ok {
 		return nil, errors.New("is not an AES256-GCM key with the Tink output prefix")
 	}
-	m := keyset.NewManager()
-	id, err := m.AddKey(entry.Key())
-	if err == nil {
-		err = m.SetPrimary(id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	handle, err := m.Handle()
-	if err != nil {
-		return nil, err
-	}
-	return aead.New(handle)
+	return aesgcm.NewAEAD(key)
 }
 
-func encode(handle *keyset.Handle) ([]byte, error) {
+// keep puts a keyring into the file at path, and returns it.
+func keep(path string, handle *keyset.Handle, file func(path string, content []byte) error) (*Keyring, error) {
 	var buf bytes.Buffer
 	if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
 		return nil, err
 	}
-	return append(buf.Bytes(), '\n'), nil
+	text := append(buf.Bytes(), '\n')
+	defer clear(text)
+	if err := file(path, text); err != nil {
+		return nil, err
+	}
+	return newKeyring(path, handle)
 }
