@@ -2,7 +2,6 @@ package builtin_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -37,20 +36,14 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, text := range []string{"app/db", "app/db:ACSPrevious", "app/db:green"} {
-		ref, err := upstream.ParseSecretRef(text)
+	for _, stage := range []upstream.VersionStage{"", upstream.ACSPrevious} {
+		value, err := store.GetSecretValue(ctx, upstream.SecretRef{SecretName: "app/db", VersionStage: stage})
 		if err != nil {
 			log.Fatal(err)
 		}
-		value, err := store.GetSecretValue(ctx, ref)
-		if errors.Is(err, upstream.ErrNotFound) {
-			fmt.Println(text, "is not found")
-			continue
-		}
-		fmt.Printf("%s is version %s: %s\n", text, value.VersionID, value.SecretData.Reveal())
+		fmt.Printf("version %s: %s\n", value.VersionID, value.SecretData.Reveal())
 	}
 	// Output:
-	// app/db is version v2: second
-	// app/db:ACSPrevious is version v1: first
-	// app/db:green is not found
+	// version v2: second
+	// version v1: first
 }

@@ -16,12 +16,16 @@ import (
 	"secretagent/upstream"
 )
 
-// childMode names what a re-executed test binary does instead of testing.
-const childMode = "SECRETAGENT_BUILTIN_TEST_CHILD"
+// The files that a re-executed test binary writes to instead of testing.
+const (
+	childDatabase = "SECRETAGENT_BUILTIN_TEST_DATABASE"
+	childKeyring  = "SECRETAGENT_BUILTIN_TEST_KEYRING"
+)
 
 func TestMain(m *testing.M) {
-	if mode := os.Getenv(childMode); mode != "" {
-		os.Exit(runChild(mode))
+	if database := os.Getenv(childDatabase); database != "" {
+		fmt.Fprintln(os.Stderr, childWrites(database, os.Getenv(childKeyring)))
+		os.Exit(1) // it is killed, or has failed
 	}
 	// A database that broke down cannot be closed in full, see [Store.Close].
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/bbolt.(*DB).Close"))
@@ -172,11 +176,3 @@ func wantErr(tb testing.TB, err, want error) {
 }
 
 func secret(s string) upstream.SecretData { return upstream.NewSecretData([]byte(s)) }
-
-func runChild(mode string) int {
-	if err := children[mode](os.Getenv(childMode+"_DB"), os.Getenv(childMode+"_KEYRING")); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}

@@ -131,36 +131,34 @@ func (f *Fake) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upst
 
 // CreateSecret implements [upstream.Manager].
 func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
-	return call(ctx, f, "CreateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (upstream.SecretMetadata, error) { return f.create(in) })
-}
-
-func (f *Fake) create(in upstream.CreateSecretInput) (none upstream.SecretMetadata, err error) {
-	if err := in.Validate(); err != nil {
-		return none, err
-	}
-	if in.EncryptionKeyID != "" && in.EncryptionKeyID != fakeKeyID {
-		return none, failed(upstream.ErrKeyNotFound, "")
-	}
-	if _, err := f.findLive(in.SecretName); err == nil {
-		return none, failed(upstream.ErrExists, "")
-	} else if upstream.Code(err) != upstream.Code(upstream.ErrNotFound) {
-		return none, err
-	}
-	s := &fakeSecret{
-		meta: upstream.SecretMetadata{
-			ARN: "acs:kms:fake:0:secret/" + string(in.SecretName), SecretName: in.SecretName, SecretType: upstream.SecretTypeGeneric,
-			Description: in.Description, EncryptionKeyID: fakeKeyID, CreateTime: f.now(),
-		},
-		tags:   map[string]string{},
-		labels: map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},
-	}
-	for _, tag := range in.Tags {
-		s.tags[tag.Key] = tag.Value
-	}
-	s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
-	f.keep(s)
-	f.changed(in.SecretName)
-	return s.meta, nil
+	return call(ctx, f, "CreateSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (none upstream.SecretMetadata, err error) {
+		if err := in.Validate(); err != nil {
+			return none, err
+		}
+		if in.EncryptionKeyID != "" && in.EncryptionKeyID != fakeKeyID {
+			return none, failed(upstream.ErrKeyNotFound, "")
+		}
+		if _, err := f.findLive(in.SecretName); err == nil {
+			return none, failed(upstream.ErrExists, "")
+		} else if upstream.Code(err) != upstream.Code(upstream.ErrNotFound) {
+			return none, err
+		}
+		s := &fakeSecret{
+			meta: upstream.SecretMetadata{
+				ARN: "acs:kms:fake:0:secret/" + string(in.SecretName), SecretName: in.SecretName, SecretType: upstream.SecretTypeGeneric,
+				Description: in.Description, EncryptionKeyID: fakeKeyID, CreateTime: f.now(),
+			},
+			tags:   map[string]string{},
+			labels: map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},
+		}
+		for _, tag := range in.Tags {
+			s.tags[tag.Key] = tag.Value
+		}
+		s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
+		f.keep(s)
+		f.changed(in.SecretName)
+		return s.meta, nil
+	})
 }
 
 func (s *fakeSecret) addVersion(id upstream.VersionID, data upstream.SecretData, dataType string, now time.Time) {
@@ -172,79 +170,75 @@ func (s *fakeSecret) addVersion(id upstream.VersionID, data upstream.SecretData,
 
 // PutSecretValue implements [upstream.Manager].
 func (f *Fake) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
-	return call(ctx, f, "PutSecretValue", upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, func() (upstream.SecretVersion, error) { return f.put(in) })
-}
-
-func (f *Fake) put(in upstream.PutSecretValueInput) (none upstream.SecretVersion, err error) {
-	if err := in.Validate(); err != nil {
-		return none, err
-	}
-	s, err := f.findLive(in.SecretName)
-	if err != nil {
-		return none, err
-	}
-	if i := s.version(in.VersionID); i >= 0 {
-		if v := s.versions[i]; !v.SecretData.Equal(in.SecretData) || v.SecretDataType != cmp.Or(in.SecretDataType, upstream.DataTypeText) {
-			return none, failed(upstream.ErrExists, "the version holds other data")
+	return call(ctx, f, "PutSecretValue", upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, func() (none upstream.SecretVersion, err error) {
+		if err := in.Validate(); err != nil {
+			return none, err
 		}
-		return s.describe(i), nil
-	}
-	s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
-	// Whatever their order, all labels asked for end on the new version.
-	if slices.Contains(in.Stages(), upstream.ACSCurrent) {
-		s.attach(upstream.ACSCurrent, in.VersionID)
-	}
-	for _, stage := range in.Stages() {
-		s.attach(stage, in.VersionID)
-	}
-	if len(s.labels) > upstream.MaxVersionStages {
-		return none, errTooManyLabels
-	}
-	if len(s.versions) > f.MaxVersions {
-		oldest := slices.IndexFunc(s.versions, func(v upstream.SecretValue) bool { return len(s.stagesOf(v.VersionID)) == 0 })
-		if oldest < 0 {
-			return none, failed(upstream.ErrLimitExceeded, "each version carries a label")
+		s, err := f.findLive(in.SecretName)
+		if err != nil {
+			return none, err
 		}
-		s.versions = slices.Delete(s.versions, oldest, oldest+1)
-	}
-	f.keep(s)
-	f.changed(in.SecretName)
-	return s.describe(len(s.versions) - 1), nil
+		if i := s.version(in.VersionID); i >= 0 {
+			if v := s.versions[i]; !v.SecretData.Equal(in.SecretData) || v.SecretDataType != cmp.Or(in.SecretDataType, upstream.DataTypeText) {
+				return none, failed(upstream.ErrExists, "the version holds other data")
+			}
+			return s.describe(i), nil
+		}
+		s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
+		// Whatever their order, all labels asked for end on the new version.
+		if slices.Contains(in.Stages(), upstream.ACSCurrent) {
+			s.attach(upstream.ACSCurrent, in.VersionID)
+		}
+		for _, stage := range in.Stages() {
+			s.attach(stage, in.VersionID)
+		}
+		if len(s.labels) > upstream.MaxVersionStages {
+			return none, errTooManyLabels
+		}
+		if len(s.versions) > f.MaxVersions {
+			oldest := slices.IndexFunc(s.versions, func(v upstream.SecretValue) bool { return len(s.stagesOf(v.VersionID)) == 0 })
+			if oldest < 0 {
+				return none, failed(upstream.ErrLimitExceeded, "each version carries a label")
+			}
+			s.versions = slices.Delete(s.versions, oldest, oldest+1)
+		}
+		f.keep(s)
+		f.changed(in.SecretName)
+		return s.describe(len(s.versions) - 1), nil
+	})
 }
 
 // UpdateSecretVersionStage implements [upstream.Manager].
 func (f *Fake) UpdateSecretVersionStage(ctx context.Context, in upstream.UpdateSecretVersionStageInput) error {
-	return f.do(ctx, "UpdateSecretVersionStage", upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, func() error { return f.stage(in) })
-}
-
-func (f *Fake) stage(in upstream.UpdateSecretVersionStageInput) error {
-	if err := in.Validate(); err != nil {
-		return err
-	}
-	s, err := f.findLive(in.SecretName)
-	if err != nil {
-		return err
-	}
-	if in.MoveToVersion != "" && s.version(in.MoveToVersion) < 0 || in.RemoveFromVersion != "" && s.version(in.RemoveFromVersion) < 0 {
-		return errNoVersion
-	}
-	if in.RemoveFromVersion != "" && s.labels[in.VersionStage] != in.RemoveFromVersion {
-		return upstream.InvalidParameter("RemoveFromVersion", "the version does not carry the label")
-	}
-	switch in.MoveToVersion {
-	case "":
-		delete(s.labels, in.VersionStage)
-	case s.labels[in.VersionStage]:
+	return f.do(ctx, "UpdateSecretVersionStage", upstream.SecretRef{SecretName: in.SecretName, VersionStage: in.VersionStage}, func() error {
+		if err := in.Validate(); err != nil {
+			return err
+		}
+		s, err := f.findLive(in.SecretName)
+		if err != nil {
+			return err
+		}
+		if in.MoveToVersion != "" && s.version(in.MoveToVersion) < 0 || in.RemoveFromVersion != "" && s.version(in.RemoveFromVersion) < 0 {
+			return errNoVersion
+		}
+		if in.RemoveFromVersion != "" && s.labels[in.VersionStage] != in.RemoveFromVersion {
+			return upstream.InvalidParameter("RemoveFromVersion", "the version does not carry the label")
+		}
+		switch in.MoveToVersion {
+		case "":
+			delete(s.labels, in.VersionStage)
+		case s.labels[in.VersionStage]:
+			return nil
+		default:
+			s.attach(in.VersionStage, in.MoveToVersion)
+		}
+		if len(s.labels) > upstream.MaxVersionStages {
+			return errTooManyLabels
+		}
+		f.keep(s)
+		f.changed(in.SecretName)
 		return nil
-	default:
-		s.attach(in.VersionStage, in.MoveToVersion)
-	}
-	if len(s.labels) > upstream.MaxVersionStages {
-		return errTooManyLabels
-	}
-	f.keep(s)
-	f.changed(in.SecretName)
-	return nil
+	})
 }
 
 // ListSecretVersionIDs implements [upstream.Manager].
@@ -350,28 +344,26 @@ func (f *Fake) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput) 
 
 // DeleteSecret implements [upstream.Manager].
 func (f *Fake) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
-	return call(ctx, f, "DeleteSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (time.Time, error) { return f.delete(in) })
-}
-
-func (f *Fake) delete(in upstream.DeleteSecretInput) (none time.Time, err error) {
-	if err := in.Validate(); err != nil {
-		return none, err
-	}
-	s, err := f.find(in.SecretName)
-	switch {
-	case err != nil:
-		return none, err
-	case in.ForceDeleteWithoutRecovery:
-		delete(f.secrets, in.SecretName)
-	case !s.meta.PlannedDeleteTime.IsZero():
-		return none, failed(upstream.ErrPendingDeletion, "")
-	default:
-		s.meta.PlannedDeleteTime = f.now().Add(in.Window())
-		none = s.meta.PlannedDeleteTime
-		f.keep(s)
-	}
-	f.changed(in.SecretName)
-	return none, nil
+	return call(ctx, f, "DeleteSecret", upstream.SecretRef{SecretName: in.SecretName}, func() (none time.Time, err error) {
+		if err := in.Validate(); err != nil {
+			return none, err
+		}
+		s, err := f.find(in.SecretName)
+		switch {
+		case err != nil:
+			return none, err
+		case in.ForceDeleteWithoutRecovery:
+			delete(f.secrets, in.SecretName)
+		case !s.meta.PlannedDeleteTime.IsZero():
+			return none, failed(upstream.ErrPendingDeletion, "")
+		default:
+			s.meta.PlannedDeleteTime = f.now().Add(in.Window())
+			none = s.meta.PlannedDeleteTime
+			f.keep(s)
+		}
+		f.changed(in.SecretName)
+		return none, nil
+	})
 }
 
 // RestoreSecret implements [upstream.Manager].

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"secretagent/upstream"
@@ -165,41 +166,29 @@ var contextPromises = []promise{
 
 var concurrencyPromises = []promise{
 	{"readers never see a mixed value while writers rotate", func(t *suite) {
-		const writers, puts, readers = 4, 12, 4
-		var writing, reading sync.WaitGroup
-		done := make(chan struct{})
-		for w := range writers {
-			writing.Go(func() {
-				for i := range puts {
-					id := upstream.VersionID(fmt.Sprintf("w%d-%d", w, i))
-					if err := t.putValue(id, string(id)); err != nil {
-						t.Errorf("put %s: %v", id, err)
-					}
-				}
-			})
-		}
-		for range readers {
+		var done atomic.Bool
+		var reading sync.WaitGroup
+		for range 4 {
 			reading.Go(func() {
-				for {
-					select {
-					case <-done:
-						return
-					default:
-					}
+				for !done.Load() {
 					v, err := t.get(upstream.SecretRef{SecretName: app})
-					if err != nil {
-						t.Errorf("read: %v", err)
-						return
-					}
-					if string(v.SecretData.Reveal()) != string(v.VersionID) || !slices.Contains(v.VersionStages, upstream.ACSCurrent) {
-						t.Errorf("version %s with labels %v holds the data of another", v.VersionID, v.VersionStages)
+					if err != nil || string(v.SecretData.Reveal()) != string(v.VersionID) || !slices.Contains(v.VersionStages, upstream.ACSCurrent) {
+						t.Errorf("version %s with labels %v holds the data of another: %v", v.VersionID, v.VersionStages, err)
 						return
 					}
 				}
 			})
 		}
-		writing.Wait()
-		close(done)
+		for _, err := range together(4, func(w int) (err error) {
+			for i := range 12 {
+				id := fmt.Sprintf("w%d-%d", w, i)
+				err = errors.Join(err, t.putValue(upstream.VersionID(id), id))
+			}
+			return err
+		}) {
+			t.ok("put", err)
+		}
+		done.Store(true)
 		reading.Wait()
 		t.labelledOnce(maxVersions)
 	}},
