@@ -148,11 +148,10 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 			p.Addf(at+".name", c.Name, "is given to two callers: choose another")
 		}
 		names[c.Name] = true
-		bound := len(c.UIDs)+len(c.GIDs) > 0
-		if bound && !peersKnown {
+		if c.bound() && !peersKnown {
 			p.Addf(at, "", "must not have uids or gids: this system does not tell who is at the other end of a socket")
 		}
-		if len(c.Tokens) == 0 && !bound {
+		if len(c.Tokens) == 0 && !c.bound() {
 			p.Addf(at, "", "must have a tokenFile, uids or gids: nothing tells who it is")
 		}
 		for _, t := range c.Tokens {
@@ -211,7 +210,7 @@ func (t *Token) expired(now time.Time) bool { return !t.notAfter.IsZero() && now
 func (t *Token) expiredNow() bool { return !t.notAfter.IsZero() && t.expired(time.Now()) }
 
 // bound reports whether the caller is known by its user or group, if not by these alone.
-func (c *caller) bound() bool { return len(c.UIDs)+len(c.GIDs) > 0 }
+func (c *Caller) bound() bool { return len(c.UIDs)+len(c.GIDs) > 0 }
 
 func (c *caller) matchesPeer(p peer) bool {
 	return p.known && (slices.Contains(c.UIDs, p.uid) || slices.Contains(c.GIDs, p.gid))

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -111,9 +112,26 @@ type Viewer struct {
 // Validate returns every problem with the options, as New would find them: an
 // [upstream.OptionErrors] whose keys are those below the section endpoint of agent.yaml.
 func (o Options) Validate() error {
+	_, err := o.checked()
+	return err
+}
+
+// checked returns o with zeros replaced, and every problem with it.
+func (o Options) checked() (Options, error) {
 	var p upstream.OptionErrors
-	o.fillAndCheckLimits(&p)
-	if o.TokenHeaders != nil && len(o.TokenHeaders) == 0 {
+	if o.TokenHeaders == nil {
+		o.TokenHeaders = []string{"X-KMS-Token", "X-Vault-Token", "X-Aws-Parameters-Secrets-Token"}
+	}
+	o.PathPrefix = cmp.Or(o.PathPrefix, "/v1/")
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	if o.Ready == nil {
+		o.Ready = func() Readiness { return Readiness{Ready: true} }
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration) {}
+	}
+	o.checkLimits(&p)
+	if len(o.TokenHeaders) == 0 {
 		p.Addf("headers", "", "must name at least one header: a token is always required")
 	}
 	for i, h := range o.TokenHeaders {
@@ -141,43 +159,21 @@ func (o Options) Validate() error {
 		p.Addf("format", strconv.Itoa(int(o.Format)), "must be one of %s", formatNames)
 	}
 	checkCallers(&p, o.Callers)
-	return p.Err()
+	return o, p.Err()
 }
 
 var (
 	headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 	hostName   = regexp.MustCompile(`^[A-Za-z0-9._-]{1,253}$|^[0-9A-Fa-f:.]+$`)
-	pathPrefix = regexp.MustCompile(`^$|^/([A-Za-z0-9._~-]+/)*$`)
+	pathPrefix = regexp.MustCompile(`^/([A-Za-z0-9._~-]+/)*$`)
 )
 
 // otherHeaders cannot identify a caller.
 var otherHeaders = []string{"host", "user-agent", "content-type", "content-length", "connection", "cookie", "transfer-encoding",
 	"trailer", "origin", "forwarded", "via", "if-none-match", "sec-fetch-site", "expect"}
 
-// withDefaults returns o with zeros replaced.
-func (o Options) withDefaults() Options {
-	if o.TokenHeaders == nil {
-		o.TokenHeaders = []string{"X-KMS-Token", "X-Vault-Token", "X-Aws-Parameters-Secrets-Token"}
-	}
-	if o.PathPrefix == "" {
-		o.PathPrefix = "/v1/"
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Ready == nil {
-		o.Ready = func() Readiness { return Readiness{Ready: true} }
-	}
-	if o.Observe == nil {
-		o.Observe = func(string, time.Duration) {}
-	}
-	o.fillAndCheckLimits(new(upstream.OptionErrors))
-	return o
-}
-
-// fillAndCheckLimits replaces zeros among the numbers by their defaults, and adds what is out
-// of bounds.
-func (o *Options) fillAndCheckLimits(p *upstream.OptionErrors) {
+// checkLimits replaces zeros among the numbers by their defaults, and adds what is out of bounds.
+func (o *Options) checkLimits(p *upstream.OptionErrors) {
 	for _, f := range []struct {
 		key           string
 		field         *int

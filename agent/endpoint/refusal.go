@@ -105,7 +105,7 @@ type failure struct {
 }
 
 func failureOf(err error) failure {
-	var e *upstream.Error
+	e, known := errors.AsType[*upstream.Error](err)
 	f := failure{status: upstream.Status(err), code: upstream.Code(err)}
 	switch {
 	case errors.Is(err, upstream.ErrUnauthenticated):
@@ -118,7 +118,7 @@ func failureOf(err error) failure {
 		return failureBy(shuttingDown)
 	case errors.Is(err, upstream.ErrNoField), errors.Is(err, upstream.ErrNullField):
 		return failureBy(fieldNotFound)
-	case errors.As(err, &e) && e.Err != nil:
+	case known && e.Err != nil:
 		f.message = e.Message
 		if f.message == "" {
 			f.message = sentence(e.Err.Error())

@@ -74,10 +74,10 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	if secrets == nil {
 		return nil, errors.New("endpoint: no secrets to serve")
 	}
-	if err := opts.Validate(); err != nil {
+	opts, err := opts.checked()
+	if err != nil {
 		return nil, err
 	}
-	opts = opts.withDefaults()
 	s := &Server{
 		secrets:   secrets,
 		opts:      opts,
@@ -339,9 +339,9 @@ func (s *Server) recoverFault(ctx *fasthttp.RequestCtx, c *conn) {
 // handleBroken answers what could not be read as a request.
 func (s *Server) handleBroken(ctx *fasthttp.RequestCtx, err error) {
 	c := begin(ctx)
-	var small *fasthttp.ErrSmallBuffer
+	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
-	case errors.As(err, &small):
+	case small:
 		s.refuse(ctx, c, headerTooLarge)
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		s.refuse(ctx, c, bodyTooLarge)

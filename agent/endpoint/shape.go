@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -38,19 +39,14 @@ const (
 
 const formatNames = "kms, aws, vault, raw"
 
+var formats = [numFormats]string{"kms", "aws", "vault", "raw"}
+
 // ParseFormat returns the format of that name: kms, aws, vault or raw.
 func ParseFormat(name string) (Format, error) {
-	for f := range numFormats {
-		if f.String() == name {
-			return f, nil
-		}
+	if i := slices.Index(formats[:], name); i >= 0 {
+		return Format(i), nil
 	}
 	return 0, errors.New("the format must be one of " + formatNames)
-}
-
-// String returns the name that [ParseFormat] reads.
-func (f Format) String() string {
-	return [...]string{"kms", "aws", "vault", "raw", "unknown"}[min(f, numFormats)]
 }
 
 // fromAWSStage returns the KMS label that an AWS application means.

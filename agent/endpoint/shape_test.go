@@ -70,7 +70,7 @@ func TestFormats(t *testing.T) {
 
 func TestDefaultFormat(t *testing.T) {
 	f, err := endpoint.ParseFormat("aws")
-	if err != nil || f.String() != "aws" {
+	if err != nil || f != endpoint.FormatAWS {
 		t.Fatal(f, err)
 	}
 	if _, err := endpoint.ParseFormat("xml"); err == nil {

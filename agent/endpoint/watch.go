@@ -170,10 +170,7 @@ func (hs *hubs) leave(w *waiter) {
 	if h == nil {
 		return
 	}
-	if _, member := h.waiters[w]; !member {
-		return
-	}
-	delete(h.waiters, w)
+	delete(h.waiters, w) // it may not be there, where others are
 	if len(h.waiters) == 0 {
 		delete(hs.byRef, w.ref)
 		h.cancel()
