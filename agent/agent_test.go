@@ -344,6 +344,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 
 // TestNewThatFailsTakesNothing fails on a database that another agent holds, and on a port.
 func TestNewThatFailsTakesNothing(t *testing.T) {
+	t.Parallel() // it waits
 	dir := shortTempDir(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -32,12 +32,12 @@ upstream:
   alibaba:
     endpoints: [{region: cn-hangzhou, host: "` + host + `", scheme: http}]
     credentials: {type: access_key, accessKeyIdFile: ./id, accessKeySecretFile: ` + secretFile + `}
-    timeout: 500ms
-    deadline: 1s
+    timeout: 30s
+    deadline: 30s
     retry: {maxAttempts: 2, base: 1ms, cap: 5ms}
 cache:
   sealed: {path: ./data/cache.db, keyring: ./keys/keyring.json}
-endpoint: {listen: "127.0.0.1:0", tokenFile: ./run/token, lookupTimeout: 2s}
+endpoint: {listen: "127.0.0.1:0", tokenFile: ./run/token, lookupTimeout: 30s}
 secrets: [{name: app/db}]
 process: {noDump: false}
 `
@@ -61,7 +61,7 @@ func TestReloadMovesToAnotherEndpoint(t *testing.T) {
 	if _, data := w.lookup("/v1/app/db?refreshNow=true"); data != "from B" {
 		t.Errorf("after the reload, a refresh gave %q", data)
 	}
-	w.wantRefused(edited(cloudConfig(hostA, fileA), "deadline: 1s", "deadline: 2s"), "upstream.alibaba.deadline cannot change") // the cache has taken it over
+	w.wantRefused(edited(cloudConfig(hostA, fileA), "deadline: 30s", "deadline: 40s"), "upstream.alibaba.deadline cannot change") // the cache has taken it over
 	if _, body := w.get("/metrics"); !strings.Contains(body, `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"} 2`) {
 		t.Error("both clients together are not counted as two calls")
 	}

@@ -1,10 +1,12 @@
 package agent_test
 
 import (
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -68,9 +70,7 @@ func TestLogKeysAreDocumented(t *testing.T) {
 func documentedKeys(t *testing.T) (keys []string) {
 	t.Helper()
 	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	_, table, found := strings.Cut(string(text), "| Key | Meaning |\n|---|---|\n")
 	if !found {
 		t.Fatal("README: there is no table of keys")
@@ -92,7 +92,7 @@ func documentedKeys(t *testing.T) (keys []string) {
 // running agent.
 func logCalls(t *testing.T, root string) (calls []logCall) {
 	t.Helper()
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	must(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -108,17 +108,18 @@ func logCalls(t *testing.T, root string) (calls []logCall) {
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
-				if c, ok := readCall(t, set, call); ok {
+				c := logCall{where: set.Position(call.Pos()).String()}
+				if err := c.read(call); err != nil {
+					t.Errorf("%s: %v", c.where, err)
+				}
+				if c.level != "" || c.keys != nil {
 					calls = append(calls, c)
 				}
 			}
 			return true
 		})
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	return calls
 }
 
@@ -127,51 +128,44 @@ var (
 	isSlog   = regexp.MustCompile(`^slog\.(String|Int|Int64|Uint64|Float64|Bool|Time|Duration|Any|Group)$`)
 )
 
-// readCall reads a log call, or the making of an attribute.
-func readCall(t *testing.T, set *token.FileSet, call *ast.CallExpr) (logCall, bool) {
+// read fills c if call is a log call or makes an attribute.
+func (c *logCall) read(call *ast.CallExpr) error {
 	fun, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
-		return logCall{}, false
+		return nil
 	}
-	c := logCall{where: set.Position(call.Pos()).String()}
-	if isSlog.MatchString(source(call.Fun)) {
-		key, ok := constant(call.Args[0])
-		if !ok {
-			return logCall{}, false // such as slog.Any(key, …) in a handler, which passes on what it got
+	if isSlog.MatchString(types.ExprString(fun)) {
+		if key, ok := constant(call.Args[0]); ok { // otherwise a handler passes on what it got
+			c.keys = []string{key}
 		}
-		c.keys = []string{key}
-		return c, true
+		return nil
 	}
-	at, known := messageAt[fun.Sel.Name]
-	if !known || (fun.Sel.Name == "note") != (source(fun.X) == "f") || fun.Sel.Name != "note" && !isLogger.MatchString(source(fun.X)) {
-		return logCall{}, false
+	name, of := fun.Sel.Name, types.ExprString(fun.X)
+	at, known := messageAt[name]
+	if !known || (name == "note") != (of == "f") || name != "note" && !isLogger.MatchString(of) {
+		return nil
 	}
 	if at >= 0 {
 		if c.text, ok = constant(call.Args[at]); !ok || c.text == "" {
-			t.Errorf("%s: the message is no constant", c.where)
-			return logCall{}, false
+			return errors.New("the message is no constant")
 		}
-		c.level = fun.Sel.Name
-		if c.level == "note" {
-			c.level = strings.TrimPrefix(source(call.Args[0]), "slog.Level")
+		if c.level = name; name == "note" {
+			c.level = strings.TrimPrefix(types.ExprString(call.Args[0]), "slog.Level")
 		}
 		if c.level == "level" { // decided at run time: the stricter rule holds
 			c.level = "Warn"
 		}
 	}
-	rest := call.Args[at+1:]
-	for i := 0; i < len(rest); {
-		if key, ok := constant(rest[i]); ok {
-			c.keys = append(c.keys, key)
-			i += 2
-			continue
+	for rest := call.Args[at+1:]; len(rest) > 0; {
+		text := types.ExprString(rest[0])
+		if key, ok := constant(rest[0]); ok {
+			c.keys, rest = append(c.keys, key), rest[1:] // and its value
+		} else if !strings.HasSuffix(text, ".Attr()") && !strings.HasPrefix(text, "slog.") {
+			return fmt.Errorf("%s stands where a constant key belongs", text)
 		}
-		if s := source(rest[i]); !strings.HasSuffix(s, ".Attr()") && !strings.HasPrefix(s, "slog.") {
-			t.Errorf("%s: %s stands where a constant key belongs", c.where, s)
-		}
-		i++
+		rest = rest[min(1, len(rest)):]
 	}
-	return c, true
+	return nil
 }
 
 // constant returns the text of a literal.
@@ -182,17 +176,4 @@ func constant(e ast.Expr) (string, bool) {
 	}
 	s, err := strconv.Unquote(lit.Value)
 	return s, err == nil
-}
-
-// source returns an expression as it stands in the source, arguments of calls left out.
-func source(e ast.Expr) string {
-	switch e := e.(type) {
-	case *ast.Ident:
-		return e.Name
-	case *ast.SelectorExpr:
-		return source(e.X) + "." + e.Sel.Name
-	case *ast.CallExpr:
-		return source(e.Fun) + "()"
-	}
-	return fmt.Sprintf("%T", e)
 }

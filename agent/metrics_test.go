@@ -51,7 +51,7 @@ func (w *world) describeNothing() {
 }
 
 func TestMetricsCountWhatWasDone(t *testing.T) {
-	w := start(t, shortTempDir(t), basic)
+	w := start(t, shortTempDir(t), basic+"cache: {ttl: 1h, negativeTTL: 1h}\n")
 	w.ready()
 	w.lookup("/v1/demo/db")
 	w.lookup("/v1/demo/db?versionStage=ACSCurrent")

@@ -196,7 +196,7 @@ func pageOfManySecretsInAnOutage(t *testing.T, browser *chromium) {
 	}
 	cloud, host, file := startKMS(t, marker, seed)
 	w := startOnCloud(t, shortTempDir(t), edited(cloudConfig(host, file), "secrets: [{name: app/db}]", "secrets:\n  - {name: app/db, ttl: 1s}\n"+declared,
-		"    timeout: 500ms\n    deadline: 1s\n", "    timeout: 30s\n    deadline: 30s\n    budget: {perSecond: 1000, burst: 1000}\n")+`
+		"    timeout: 30s\n", "    timeout: 30s\n    budget: {perSecond: 1000, burst: 1000}\n")+`
 templates:
   - {contents: '{{ secret "app/db" }}', destination: './rendered/<img src=x onerror=window.hit=1>'}
   - {contents: '{{ secretField "app/db" "<script>window.hit=2</script>" }}', destination: './rendered/broken'}

@@ -44,6 +44,30 @@ func keysOf(v reflect.Value, path string, visit func(path string, field reflect.
 	}
 }
 
+// change makes the value of the key at path another one. Of a struct, the first field stands for all.
+func change(t *testing.T, path string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	case reflect.String:
+		v.SetString(v.String() + "x")
+	case reflect.Int, reflect.Int64:
+		v.SetInt(v.Int() + 1)
+	case reflect.Uint32:
+		v.SetUint(v.Uint() + 1)
+	case reflect.Float64:
+		v.SetFloat(v.Float() + 1)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+	case reflect.Struct:
+		change(t, path, v.Field(0))
+	default:
+		t.Fatalf("%s: cannot change a %s", path, v.Kind())
+	}
+}
+
 // Ensure that no key is forgotten: a reload either changes it or refuses it.
 func TestEveryKeyIsLiveOrRefused(t *testing.T) {
 	met := map[string]bool{}
@@ -52,40 +76,8 @@ func TestEveryKeyIsLiveOrRefused(t *testing.T) {
 			met[path] = true
 			old, next := fixedConfig(cloud), fixedConfig(cloud)
 			keysOf(reflect.ValueOf(next).Elem(), "", func(at string, field reflect.Value) {
-				if at != path {
-					return
-				}
-				switch field.Kind() {
-				case reflect.Bool:
-					field.SetBool(!field.Bool())
-				case reflect.String:
-					field.SetString(field.String() + "x")
-				case reflect.Int, reflect.Int64:
-					field.SetInt(field.Int() + 1)
-				case reflect.Uint32:
-					field.SetUint(field.Uint() + 1)
-				case reflect.Float64:
-					field.SetFloat(field.Float() + 1)
-				case reflect.Slice:
-					field.Set(reflect.MakeSlice(field.Type(), 1, 1))
-				case reflect.Pointer:
-					field.Set(reflect.New(field.Type().Elem()))
-				case reflect.Struct: // its first field stands for all
-					set := field.Field(0)
-					switch set.Kind() {
-					case reflect.Bool:
-						set.SetBool(!set.Bool())
-					case reflect.String:
-						set.SetString("x")
-					case reflect.Int, reflect.Int64:
-						set.SetInt(1)
-					case reflect.Float64:
-						set.SetFloat(1)
-					default:
-						t.Fatalf("%s: cannot change a %s", at, set.Kind())
-					}
-				default:
-					t.Fatalf("%s: cannot change a %s", at, field.Kind())
+				if at == path {
+					change(t, at, field)
 				}
 			})
 			switch err := onlyRestartChanges(old, next); {

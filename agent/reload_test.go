@@ -105,6 +105,7 @@ func TestReloadMovesTheListener(t *testing.T) {
 }
 
 func TestChangedTokenFileIsPickedUpAndTheOldOneOverlaps(t *testing.T) {
+	t.Parallel() // it waits
 	withGrace := func(grace string) string {
 		return edited(basic, "tokenFile: ./run/token", "tokenFile: ./run/token\n  tokenGrace: "+grace)
 	}
@@ -124,6 +125,7 @@ func TestChangedTokenFileIsPickedUpAndTheOldOneOverlaps(t *testing.T) {
 }
 
 func TestKubernetesStyleSwapOfTheConfigurationReloads(t *testing.T) {
+	t.Parallel() // it waits
 	dir := shortTempDir(t)
 	publish := func(generation, text string) {
 		t.Helper()
@@ -231,6 +233,7 @@ func TestReloadThatFailsShowsNothingOfIt(t *testing.T) {
 // TestABusyNeighbourDoesNotHideAChange writes another file of the same folder all the time, as
 // a log does.
 func TestABusyNeighbourDoesNotHideAChange(t *testing.T) {
+	t.Parallel() // it waits
 	w := start(t, shortTempDir(t), basic)
 	w.ready()
 	stop := make(chan struct{})

@@ -74,6 +74,7 @@ func TestStatusTellsWhatTheAgentHolds(t *testing.T) {
 }
 
 func TestStatusTellsOfTheLastReload(t *testing.T) {
+	t.Parallel() // it waits
 	w := start(t, shortTempDir(t), basic)
 	w.ready()
 	w.reconfigure(edited(basic, "noDump: false", "noDump: true"))
