@@ -365,6 +365,18 @@ render: {stateDir: ./state}
 	near(`secretagent_endpoint_caller_old_token_expiry_timestamp_seconds{caller="job"}`, seconds(ends), 1)
 	timed := `secretagent_endpoint_lookup_duration_seconds{result="hit"}` // one in 64 of a connection
 	near(timed, before[timed]+did("hit")/64, v.counts()["connections"])
+	wantExplained(t, before, after, grown, shows)
+	v.CloseIdleConnections()
+	stop()
+	if err := <-served; !errors.Is(err, endpoint.ErrServerClosed) {
+		t.Error(err)
+	}
+}
+
+// wantExplained checks that each series has grown by what grown says, or not at all, except for
+// those that show something within bounds now, and that none is gone.
+func wantExplained(t *testing.T, before, after, grown map[string]float64, shows map[string][2]float64) {
+	t.Helper()
 	for name, was := range before {
 		if _, there := after[name]; !there {
 			t.Errorf("%s = %v is gone", name, was)
@@ -386,11 +398,6 @@ render: {stateDir: ./state}
 		if want != 0 {
 			t.Errorf("%s should have grown by %v and is not there", name, want)
 		}
-	}
-	v.CloseIdleConnections()
-	stop()
-	if err := <-served; !errors.Is(err, endpoint.ErrServerClosed) {
-		t.Error(err)
 	}
 }
 

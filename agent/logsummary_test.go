@@ -163,40 +163,46 @@ func TestAnOutageOfAnHour(t *testing.T) {
 		if len(during) > 150 || len(after) > 80 {
 			t.Errorf("%d lines during the outage, %d after it: %+v %+v", len(during), len(after), during, after)
 		}
-		// Nothing that matters is lost.
-		// A refusal is an answer, so each one ends the outage for a moment.
-		if down := with(during, "the upstream is down; last good values are served"); len(down) == 0 || down[0].Repeated != 0 || len(down) > 20 {
-			t.Errorf("the outage is told by %+v", down)
-		}
-		if !slices.ContainsFunc(with(during, "a secret could not be fetched"), func(l logLine) bool {
-			return strings.HasPrefix(l.Secret, string(denied.SecretName)) && l.Code == "Forbidden.NoPermission"
-		}) {
-			t.Errorf("that a secret was refused in the outage is not told")
-		}
-		for _, msg := range []string{"a last good value is too old to be served", "file not rendered; what is there stays"} {
-			if found := with(during, msg); toldOf(found, msg) <= uint64(len(found)) {
-				t.Errorf("%s: %+v", msg, found)
-			}
-		}
-		if i := slices.IndexFunc(during, func(l logLine) bool { return l.Level != "INFO" && l.Hint == "" }); i >= 0 {
-			t.Errorf("no hint: %+v", during[i])
-		}
-		if toldOf(after, "the upstream answers again") == 0 {
-			t.Error("the end of the outage was not told")
-		}
-		// The secret that was refused is told to fail twice, for two reasons.
-		all := slices.Concat(during, after)
-		if gone, back := toldOf(all, "a secret could not be fetched"), toldOf(all, "a secret is available again"); gone < 3 || back != gone && back != gone-1 {
-			t.Errorf("%d secrets are told to fail, %d to be back", gone, back)
-		}
-		if n := toldOf(after, "file in order again"); n != files {
-			t.Errorf("%d of %d files are told to be in order again", n, files)
-		}
-		ended := with(after, "file not rendered; what is there stays")
-		if len(ended) == 0 || ended[len(ended)-1].Msg != "it stopped repeating" || ended[len(ended)-1].Repeated == 0 {
-			t.Errorf("the end of a repetition: %+v", ended)
-		}
+		wantOutageTold(t, during, after, denied, files)
 	})
+}
+
+// wantOutageTold checks that nothing that matters is lost in the lines during an outage, in which
+// the secret denied was refused, and after it.
+func wantOutageTold(t *testing.T, during, after []logLine, denied upstream.SecretRef, files uint64) {
+	t.Helper()
+	// A refusal is an answer, so each one ends the outage for a moment.
+	if down := with(during, "the upstream is down; last good values are served"); len(down) == 0 || down[0].Repeated != 0 || len(down) > 20 {
+		t.Errorf("the outage is told by %+v", down)
+	}
+	if !slices.ContainsFunc(with(during, "a secret could not be fetched"), func(l logLine) bool {
+		return strings.HasPrefix(l.Secret, string(denied.SecretName)) && l.Code == "Forbidden.NoPermission"
+	}) {
+		t.Errorf("that a secret was refused in the outage is not told")
+	}
+	for _, msg := range []string{"a last good value is too old to be served", "file not rendered; what is there stays"} {
+		if found := with(during, msg); toldOf(found, msg) <= uint64(len(found)) {
+			t.Errorf("%s: %+v", msg, found)
+		}
+	}
+	if i := slices.IndexFunc(during, func(l logLine) bool { return l.Level != "INFO" && l.Hint == "" }); i >= 0 {
+		t.Errorf("no hint: %+v", during[i])
+	}
+	if toldOf(after, "the upstream answers again") == 0 {
+		t.Error("the end of the outage was not told")
+	}
+	// The secret that was refused is told to fail twice, for two reasons.
+	all := slices.Concat(during, after)
+	if gone, back := toldOf(all, "a secret could not be fetched"), toldOf(all, "a secret is available again"); gone < 3 || back != gone && back != gone-1 {
+		t.Errorf("%d secrets are told to fail, %d to be back", gone, back)
+	}
+	if n := toldOf(after, "file in order again"); n != files {
+		t.Errorf("%d of %d files are told to be in order again", n, files)
+	}
+	ended := with(after, "file not rendered; what is there stays")
+	if len(ended) == 0 || ended[len(ended)-1].Msg != "it stopped repeating" || ended[len(ended)-1].Repeated == 0 {
+		t.Errorf("the end of a repetition: %+v", ended)
+	}
 }
 
 // TestRepetitionsAreSummarised states the times of the lines.
