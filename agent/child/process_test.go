@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,6 +24,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"secretagent/upstream/upstreamtest"
 )
 
 // patience is how long a test waits for something that should happen at once.
@@ -153,23 +154,7 @@ func await(t *testing.T, done func() bool, missing func() string) {
 }
 
 // output collects the lines that an application prints.
-type output struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.text = append(o.text, b...)
-	return len(b), nil
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return string(o.text)
-}
+type output struct{ upstreamtest.Buffer }
 
 // line waits for the nth line that starts with prefix and returns the rest of it.
 func (o *output) line(t *testing.T, prefix string, nth int) (rest string) {
@@ -226,11 +211,10 @@ func newReal(t *testing.T, opts Options, role ...string) *real {
 	}
 	opts.Debounce = 10 * time.Millisecond
 	opts.Stderr = r.log
-	opts.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	opts.Logger = r.log.Logger()
 	var err error
-	if r.Supervisor, err = New(r.src, opts); err != nil {
-		t.Fatal(err)
-	}
+	r.Supervisor, err = New(r.src, opts)
+	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	r.cancel = cancel
 	go func() { r.done <- r.Run(ctx) }()
@@ -342,13 +326,6 @@ func TestProcessSignals(t *testing.T) {
 		r.signal(t, unix.SIGTERM)
 		wantCode(t, r.wait(t), 0)
 		r.out.line(t, "got terminated", 1)
-	})
-	t.Run("another stop signal", func(t *testing.T) { serving(t, Options{StopSignal: "SIGUSR2"}).stop(t, 42) })
-	t.Run("a change is signalled", func(t *testing.T) {
-		r := serving(t, Options{OnChange: SignalChild})
-		r.src.set("s", marker+"-1")
-		r.out.line(t, "got hangup", 1)
-		r.stop(t, 0)
 	})
 	t.Run("a suspended application can be stopped", func(t *testing.T) {
 		r := serving(t, Options{Grace: patience})

@@ -1,12 +1,10 @@
 package child
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // fakeProcess is a process that ends when it is told to.
@@ -98,8 +97,8 @@ type stage struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	done     chan error
-	over     bool         // Run has returned
-	log      bytes.Buffer // read after the end only
+	over     bool // Run has returned
+	log      upstreamtest.Buffer
 	started  []*fakeProcess
 	startErr []error              // of the next starts
 	prepare  func(p *fakeProcess) // what the next processes do
@@ -113,7 +112,7 @@ func newStage(t *testing.T, opts Options) *stage {
 	opts.Command = []string{os.Args[0]}
 	opts.Pristine = true
 	opts.Env = []Variable{{Name: "P", Ref: ref("s")}}
-	opts.Logger = slog.New(slog.NewTextHandler(&st.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	opts.Logger = st.log.Logger()
 	opts.Observe = func(e Event) { defer st.locked()(); st.events[e]++ }
 	var err error
 	st.Supervisor, err = New(st.src, opts)
@@ -500,20 +499,22 @@ func TestSignalOnChange(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no signals")
 	}
-	onStage(t, Options{OnChange: SignalChild, ChangeSignal: "SIGQUIT", MaxRestarts: 2, RestartWindow: time.Hour}, nil, func(st *stage) {
-		st.change(" 0", time.Minute)
-		wantSignals(t, st.app())
-		st.change(" 1", time.Minute)
-		st.src.ring() // the same as was signalled last
-		sleep(time.Minute)
-		st.change(" 2", time.Minute)
-		st.change(" 3", time.Minute) // beyond the rate
-		st.wantApp(1, " 0")
-		wantSignals(t, st.app(), syscall.SIGQUIT, syscall.SIGQUIT)
-		st.wantStatus(func(s Status) bool { return s.Signals == 2 && s.Outdated && s.Restarts == 0 })
-		sleep(time.Hour)
-		st.wantStatus(func(s Status) bool { return s.Signals == 3 && !s.Outdated })
-	})
+	for name, sig := range map[string]os.Signal{"": syscall.SIGHUP, "SIGQUIT": syscall.SIGQUIT} {
+		onStage(t, Options{OnChange: SignalChild, ChangeSignal: name, MaxRestarts: 2, RestartWindow: time.Hour}, nil, func(st *stage) {
+			st.change(" 0", time.Minute)
+			wantSignals(t, st.app())
+			st.change(" 1", time.Minute)
+			st.src.ring() // the same as was signalled last
+			sleep(time.Minute)
+			st.change(" 2", time.Minute)
+			st.change(" 3", time.Minute) // beyond the rate
+			st.wantApp(1, " 0")
+			wantSignals(t, st.app(), sig, sig)
+			st.wantStatus(func(s Status) bool { return s.Signals == 2 && s.Outdated && s.Restarts == 0 })
+			sleep(time.Hour)
+			st.wantStatus(func(s Status) bool { return s.Signals == 3 && !s.Outdated })
+		})
+	}
 }
 
 func TestIgnoreChange(t *testing.T) {
