@@ -467,14 +467,15 @@ func TestProgramsAreRefusedForTheReason(t *testing.T) {
 	for _, c := range []struct {
 		opts Options
 		want error
+		says string
 	}{
-		{Options{Command: []string{"no-such-program"}}, exec.ErrNotFound},
-		{Options{Command: []string{"./no-such-program"}, Dir: dir}, fs.ErrNotExist},
-		{Options{Command: []string{plain}}, fs.ErrPermission},
-		{Options{Command: []string{dir}}, unix.EISDIR},
-		{Options{Command: []string{"/bin/sh"}, Dir: filepath.Join(dir, "x")}, fs.ErrNotExist},
+		{Options{Command: []string{"no-such-program"}}, exec.ErrNotFound, "program that can be run: exec: \"no-such-program\""},
+		{Options{Command: []string{"./x"}, Dir: dir}, fs.ErrNotExist, "program that can be run: exec: \"" + filepath.Join(dir, "x")},
+		{Options{Command: []string{plain}}, fs.ErrPermission, "program that can be run: exec: \"" + plain},
+		{Options{Command: []string{dir}}, unix.EISDIR, "program that can be run: exec: \"" + dir},
+		{Options{Command: []string{"/bin/sh"}, Dir: filepath.Join(dir, "x")}, fs.ErrNotExist, "dir: "},
 	} {
-		if _, err := New(newSource(nil), c.opts); !errors.Is(err, c.want) {
+		if _, err := New(newSource(nil), c.opts); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%v: New returned %v, want %v", c.opts.Command, err, c.want)
 		}
 	}

@@ -611,22 +611,22 @@ func TestStartIsTriedAgainWhenTheSystemIsShortOfSomething(t *testing.T) {
 			t.Errorf("Run returned %v, %d attempts fewer than there were failures", err, len(st.startErr))
 		}
 	})
-	onStage(t, Options{}, func(st *stage) {
-		st.startErr = []error{&os.PathError{Op: "fork/exec", Path: "app", Err: fs.ErrPermission}}
-	}, func(st *stage) {
-		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("Run returned %v", err)
-		}
-	})
 }
 
-func TestRestartThatCannotStartIsAnError(t *testing.T) {
-	onStage(t, Options{}, nil, func(st *stage) {
-		st.startErr = []error{fs.ErrPermission}
-		st.change(" 1", defaultDebounce)
+func TestStartOrRestartThatCannotBeIsAnError(t *testing.T) {
+	refused := func(st *stage) {
+		st.startErr = []error{&os.PathError{Op: "fork/exec", Path: "app", Err: fs.ErrPermission}}
+	}
+	ends := func(st *stage) {
 		if err := st.wait(); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Run returned %v", err)
 		}
+	}
+	onStage(t, Options{}, refused, ends)
+	onStage(t, Options{}, nil, func(st *stage) {
+		refused(st)
+		st.change(" 1", defaultDebounce)
+		ends(st)
 	})
 }
 

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"secretagent/upstream"
 )
 
 // BenchmarkPutSecretValue shows what sharing a sync brings: the time per write with more
@@ -43,35 +41,19 @@ func BenchmarkPutSecretValue(b *testing.B) {
 	}
 }
 
-func BenchmarkGetSecretValue(b *testing.B) {
-	s := mustOpen(b, testOptions(b))
-	fill(b, s, 10, 4096)
-	ref := upstream.SecretRef{SecretName: "bench/5"}
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, only(s.GetSecretValue(b.Context(), ref)))
-	}
-}
-
 // BenchmarkOpen shows what checking everything costs at start: 1000 secrets of 1 KiB.
 func BenchmarkOpen(b *testing.B) {
 	opts := testOptions(b)
 	s := mustOpen(b, opts)
-	fill(b, s, 1000, 1024)
+	s.db.NoSync = true
+	for i := range 1000 {
+		mustCreate(b, s, fmt.Sprint("bench/", i), "v1", strings.Repeat("v", 1024))
+	}
 	s.Close()
 	b.ReportAllocs()
 	for b.Loop() {
 		s, err := Open(opts)
 		must(b, err)
 		must(b, s.Close())
-	}
-}
-
-// fill makes n secrets of some bytes each.
-func fill(b *testing.B, s *Store, n, size int) {
-	s.db.NoSync = true
-	defer func() { s.db.NoSync = false }()
-	for i := range n {
-		mustCreate(b, s, fmt.Sprint("bench/", i), "v1", strings.Repeat("v", size))
 	}
 }

@@ -43,8 +43,8 @@ func orNothing[T ~string](t *rapid.T, label string, values []T) T {
 }
 
 // both makes the same call to the built-in backend and to the oracle and compares the answers,
-// errors included.
-func both[T any](t *rapid.T, sys *system, what string, call func(upstream.Manager) (T, error)) (answer T, err error) {
+// errors included, and then everything about the secrets that it has touched.
+func both[T any](t *rapid.T, sys *system, what string, call func(upstream.Manager) (T, error), touched ...upstream.SecretName) (answer T, err error) {
 	t.Helper()
 	got, err := call(sys.store)
 	want, wantErr := call(sys.oracle)
@@ -54,6 +54,7 @@ func both[T any](t *rapid.T, sys *system, what string, call func(upstream.Manage
 	if err == nil && !reflect.DeepEqual(shared(t, got), shared(t, want)) {
 		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
 	}
+	sys.compare(t, touched...)
 	return want, err
 }
 
@@ -83,9 +84,9 @@ func shared(t *rapid.T, answer any) any {
 }
 
 // same is both for calls that answer nothing.
-func same(t *rapid.T, sys *system, what string, call func(upstream.Manager) error) {
+func same(t *rapid.T, sys *system, what string, call func(upstream.Manager) error, touched ...upstream.SecretName) {
 	t.Helper()
-	_, _ = both(t, sys, what, func(m upstream.Manager) (any, error) { return nil, call(m) })
+	_, _ = both(t, sys, what, func(m upstream.Manager) (any, error) { return nil, call(m) }, touched...)
 }
 
 func (sys *system) actions() map[string]func(*rapid.T) {
@@ -98,8 +99,7 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 		if rapid.IntRange(0, 2).Draw(t, "labels") == 0 {
 			in.VersionStages = rapid.SliceOfN(rapid.SampledFrom(modelStages), 0, 9).Draw(t, "stages")
 		}
-		_, _ = both(t, sys, "put", func(m upstream.Manager) (upstream.SecretVersion, error) { return m.PutSecretValue(ctx, in) })
-		sys.compare(t, in.SecretName)
+		_, _ = both(t, sys, "put", func(m upstream.Manager) (upstream.SecretVersion, error) { return m.PutSecretValue(ctx, in) }, in.SecretName)
 	}
 	return map[string]func(*rapid.T){
 		"create": func(t *rapid.T) {
@@ -122,8 +122,7 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 					in.RemoveFromVersion = v.VersionID
 				}
 			}
-			same(t, sys, "stage", func(m upstream.Manager) error { return m.UpdateSecretVersionStage(ctx, in) })
-			sys.compare(t, in.SecretName)
+			same(t, sys, "stage", func(m upstream.Manager) error { return m.UpdateSecretVersionStage(ctx, in) }, in.SecretName)
 		},
 		"get": func(t *rapid.T) {
 			sys.compareGet(t, upstream.SecretRef{SecretName: oneOf(t, "name", modelNames), VersionID: orNothing(t, "id", modelIDs), VersionStage: orNothing(t, "stage", modelStages)})
@@ -134,8 +133,7 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 				text := oneOf(t, "description", []string{"", "new"})
 				in.Description = &text
 			}
-			same(t, sys, "update", func(m upstream.Manager) error { return m.UpdateSecret(ctx, in) })
-			sys.compare(t, in.SecretName)
+			same(t, sys, "update", func(m upstream.Manager) error { return m.UpdateSecret(ctx, in) }, in.SecretName)
 		},
 		"delete": func(t *rapid.T) {
 			sys.delete(t, upstream.DeleteSecretInput{
@@ -146,21 +144,18 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 		"restore": func(t *rapid.T) {
 			sys.clock.advance(time.Second) // so that times that should change do
 			name := oneOf(t, "name", modelNames)
-			same(t, sys, "restore", func(m upstream.Manager) error { return m.RestoreSecret(ctx, name) })
-			sys.compare(t, name)
+			same(t, sys, "restore", func(m upstream.Manager) error { return m.RestoreSecret(ctx, name) }, name)
 		},
 		"tag": func(t *rapid.T) {
 			names, tags := drawNames(t), append(drawTags(t), upstream.Tag{Key: "always", Value: "x"})
-			same(t, sys, "tag", func(m upstream.Manager) error { return m.TagResources(ctx, names, tags) })
-			sys.compare(t, names...)
+			same(t, sys, "tag", func(m upstream.Manager) error { return m.TagResources(ctx, names, tags) }, names...)
 		},
 		"untag": func(t *rapid.T) {
 			in := upstream.UntagResourcesInput{SecretNames: drawNames(t), All: true} // counts only without keys
 			for _, tag := range drawTags(t) {
 				in.TagKeys = append(in.TagKeys, tag.Key)
 			}
-			same(t, sys, "untag", func(m upstream.Manager) error { return m.UntagResources(ctx, in) })
-			sys.compare(t, in.SecretNames...)
+			same(t, sys, "untag", func(m upstream.Manager) error { return m.UntagResources(ctx, in) }, in.SecretNames...)
 		},
 		"list": sys.compareLists,
 		"time passes": func(t *rapid.T) {
@@ -198,13 +193,11 @@ func drawTags(t *rapid.T) []upstream.Tag {
 func (sys *system) create(t *rapid.T, in upstream.CreateSecretInput) {
 	_, _ = both(t, sys, "create", func(m upstream.Manager) (upstream.SecretMetadata, error) {
 		return m.CreateSecret(context.Background(), in)
-	})
-	sys.compare(t, in.SecretName)
+	}, in.SecretName)
 }
 
 func (sys *system) delete(t *rapid.T, in upstream.DeleteSecretInput) {
-	_, _ = both(t, sys, "delete", func(m upstream.Manager) (time.Time, error) { return m.DeleteSecret(context.Background(), in) })
-	sys.compare(t, in.SecretName)
+	_, _ = both(t, sys, "delete", func(m upstream.Manager) (time.Time, error) { return m.DeleteSecret(context.Background(), in) }, in.SecretName)
 }
 
 func (sys *system) reopen(tb fatal) {

@@ -45,25 +45,20 @@ func fullKey() kmsserver.AccessKey {
 // fixture is a running server with a fake behind it, a signed loopback listener and a
 // trusted unix socket.
 type fixture struct {
-	fake     *upstreamtest.Fake
-	server   *kmsserver.Server
-	address  string // of the signed listener
-	socket   string // path of the trusted one
-	log      *upstreamtest.Buffer
-	web      *http.Client         // dials the signed listener
-	local    *http.Client         // dials the socket
-	observed *upstreamtest.Buffer // a line per request
+	fake    *upstreamtest.Fake
+	server  *kmsserver.Server
+	address string // of the signed listener
+	socket  string // path of the trusted one
+	log     *upstreamtest.Buffer
+	web     *http.Client // dials the signed listener
+	local   *http.Client // dials the socket
 }
 
 func start(t *testing.T, change ...func(*kmsserver.Tuned)) *fixture {
 	t.Helper()
-	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, observed: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
+	f := &fixture{fake: upstreamtest.NewFake(), log: &upstreamtest.Buffer{}, socket: filepath.Join(t.TempDir(), "kms.sock")}
 	opts := kmsserver.Tuned{Limits: kmsserver.StandardLimits, Clock: time.Now, Options: kmsserver.Options{
-		AccessKeys: []kmsserver.AccessKey{fullKey()},
-		Logger:     f.log.Logger(),
-		Observe: func(action, code string, status int, _ time.Duration) {
-			_, _ = fmt.Fprintf(f.observed, "%s %s %d\n", action, code, status)
-		},
+		AccessKeys: []kmsserver.AccessKey{fullKey()}, Logger: f.log.Logger(),
 	}}
 	for _, c := range change {
 		c(&opts)
@@ -465,11 +460,16 @@ func TestAPanicIsAnInternalFailure(t *testing.T) {
 }
 
 func TestObserveSeesEveryRequest(t *testing.T) {
-	f := start(t)
+	var observed upstreamtest.Buffer
+	f := start(t, func(o *kmsserver.Tuned) {
+		o.Observe = func(action, code string, status int, _ time.Duration) {
+			_, _ = fmt.Fprintln(&observed, action, code, status)
+		}
+	})
 	f.call(t, "ListSecrets")
 	f.call(t, "GetSecretValue", "SecretName", "app/none")
 	f.call(t, "Colour")
-	if got := f.observed.String(); got != "ListSecrets  200\nGetSecretValue Forbidden.ResourceNotFound 404\n InvalidApi.NotFound 404\n" {
+	if got := observed.String(); got != "ListSecrets  200\nGetSecretValue Forbidden.ResourceNotFound 404\n InvalidApi.NotFound 404\n" {
 		t.Errorf("got %s", got)
 	}
 }

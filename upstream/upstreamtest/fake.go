@@ -13,9 +13,6 @@ import (
 	"secretagent/upstream"
 )
 
-// AnyOperation stands for all operations together where [Fake] counts calls.
-const AnyOperation = "*"
-
 // awaitLimit bounds [Fake.AwaitCalls], so that a broken test ends with a message.
 const awaitLimit = time.Minute
 
@@ -169,7 +166,7 @@ func (f *Fake) Intercept(fn func(ctx context.Context, op string, ref upstream.Se
 	f.intercept = fn
 }
 
-// Calls returns how many calls of op, or of [AnyOperation], have begun, failed ones included.
+// Calls returns how many calls of op have begun, failed ones included.
 func (f *Fake) Calls(op string) (n int) {
 	f.hook(op, func(h *hook) { n = h.calls })
 	return n
@@ -279,20 +276,13 @@ func (f *Fake) do(ctx context.Context, op string, ref upstream.SecretRef, act fu
 func (f *Fake) begin(op string) (end func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, name := range []string{op, AnyOperation} {
-		h := f.hookLocked(name)
-		h.calls++
-		h.running++
-		h.maxRunning = max(h.maxRunning, h.running)
-	}
+	h := f.hookLocked(op)
+	h.calls++
+	h.running++
+	h.maxRunning = max(h.maxRunning, h.running)
 	close(f.stepped)
 	f.stepped = make(chan struct{})
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.hookLocked(op).running--
-		f.hookLocked(AnyOperation).running--
-	}
+	return func() { f.hook(op, func(h *hook) { h.running-- }) }
 }
 
 func (f *Fake) runHooks(ctx context.Context, op string, ref upstream.SecretRef) error {

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -118,12 +119,12 @@ type Faulty struct {
 	transport *http.Transport // to the target
 	ctx       context.Context // ends with the test
 
-	mu          sync.Mutex
-	fault       Fault
-	queue       []Fault       // of the next requests, before fault
-	changed     chan struct{} // closed when the fault changes
-	connections int
-	requests    int
+	connections, requests atomic.Int64
+
+	mu      sync.Mutex
+	fault   Fault
+	queue   []Fault       // of the next requests, before fault
+	changed chan struct{} // closed when the fault changes
 }
 
 // NewFaulty starts a quiet proxy in front of target, a host and port. It stops when the test
@@ -136,9 +137,7 @@ func NewFaulty(tb testing.TB, target string) *Faulty {
 	f.proxy.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	f.proxy.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.connections++
+			f.connections.Add(1)
 		}
 	}
 	f.proxy.Start()
@@ -171,18 +170,10 @@ func (f *Faulty) Next(faults ...Fault) {
 }
 
 // Connections returns how many connections were accepted.
-func (f *Faulty) Connections() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.connections
-}
+func (f *Faulty) Connections() int { return int(f.connections.Load()) }
 
 // Requests returns how many requests arrived.
-func (f *Faulty) Requests() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.requests
-}
+func (f *Faulty) Requests() int { return int(f.requests.Load()) }
 
 // serve takes in a whole request and lets it meet its fault.
 func (f *Faulty) serve(w http.ResponseWriter, r *http.Request) {
@@ -191,24 +182,18 @@ func (f *Faulty) serve(w http.ResponseWriter, r *http.Request) {
 		hangUp()
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	act := f.arrived().act
-	if act == nil {
-		act = (*Faulty).pass
-	}
-	act(f, w, r)
-}
-
-// arrived counts a request and returns the fault that it meets.
-func (f *Faulty) arrived() Fault {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.requests++
+	fault := f.fault
 	if len(f.queue) > 0 {
-		fault := f.queue[0]
-		f.queue = f.queue[1:]
-		return fault
+		fault, f.queue = f.queue[0], f.queue[1:]
 	}
-	return f.fault
+	f.mu.Unlock()
+	f.requests.Add(1)
+	if fault.act == nil {
+		f.pass(w, r)
+	} else {
+		fault.act(f, w, r)
+	}
 }
 
 // pass sends the request on and the answer back.
