@@ -105,10 +105,7 @@ type Error struct {
 
 // Error returns operation, reference, message, code and where to look, in that order.
 func (e *Error) Error() string {
-	s := e.Op
-	if e.Ref != (SecretRef{}) {
-		s = strings.TrimLeft(s+" "+e.Ref.String(), " ")
-	}
+	s := strings.TrimSpace(e.Op + " " + e.Ref.String())
 	if s != "" {
 		s += ": "
 	}

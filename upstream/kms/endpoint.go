@@ -22,8 +22,7 @@ const (
 type endpoint struct {
 	Endpoint
 	name      string // for people: host or socket
-	domain    string // for the SDK: host and port
-	scheme    string
+	url       string
 	valueOnly bool // a dedicated gateway
 	transport http.RoundTripper
 	health    *health
@@ -31,12 +30,12 @@ type endpoint struct {
 
 func newEndpoint(e Endpoint, maxConns int) *endpoint {
 	ep := &endpoint{
-		Endpoint: e, name: e.Host, domain: e.Host, scheme: e.Scheme, transport: newTransport(e, maxConns),
+		Endpoint: e, name: e.Host, url: e.Scheme + "://" + e.Host + "/", transport: newTransport(e, maxConns),
 		health: &health{limit: 1, first: firstRest, longest: maxRest},
 	}
 	if e.Socket != "" {
 		// The host is only a header here; a name that no resolver is asked for.
-		ep.name, ep.domain, ep.scheme = e.Socket, "localhost", "http"
+		ep.name, ep.url = e.Socket, "http://localhost/"
 	}
 	if name, ok := hostname(e.Host); ok {
 		ep.valueOnly = strings.HasSuffix(strings.ToLower(name), gatewaySuffix)

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strings"
 	"time"
 
@@ -99,8 +98,7 @@ func (e *endpoint) post(ctx context.Context, form string) (got answer) {
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { got.connected = true },
 	})
-	target := url.URL{Scheme: e.scheme, Host: e.domain, Path: "/"}
-	request, err := http.NewRequestWithContext(traced, http.MethodPost, target.String(), strings.NewReader(form))
+	request, err := http.NewRequestWithContext(traced, http.MethodPost, e.url, strings.NewReader(form))
 	if err != nil {
 		got.err = err
 		return got
