@@ -16,7 +16,7 @@
 //
 // # A call
 //
-// Every call ends when its context does, and after Options.Deadline at the latest. It makes
+// What breaks a rule of package upstream is refused before anything is sent. Every call ends when its context does, and after Options.Deadline at the latest. It makes
 // up to Retry.MaxAttempts attempts:
 //
 //   - Transport errors, timeouts, 5xx and answers that are not KMS's go to the next endpoint at
