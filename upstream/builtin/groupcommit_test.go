@@ -297,9 +297,16 @@ func TestReadsDoNotWaitForAWrite(t *testing.T) {
 // may be written meanwhile.
 func listen(t *testing.T, s *Store) (heard func() []string) {
 	t.Helper()
+	var mu sync.Mutex
 	var names []string
-	t.Cleanup(s.OnChange(func(name upstream.SecretName) { names = append(names, string(name)) }))
+	t.Cleanup(s.OnChange(func(name upstream.SecretName) {
+		mu.Lock()
+		defer mu.Unlock()
+		names = append(names, string(name))
+	}))
 	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
 		got := names
 		names = nil
 		return got

@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -53,10 +54,8 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 			return nil
 		})
 	})
-	for names := range slices.Chunk(due, purgeBatch) {
-		if err == nil {
-			err = s.purge(ctx, names)
-		}
+	for names := range slices.Chunk(due, purgeBatch) { // a damaged record holds up no others
+		err = errors.Join(err, s.purge(ctx, names))
 	}
 	return next, err
 }

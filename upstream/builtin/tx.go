@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -236,18 +237,21 @@ func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) err
 	})
 }
 
-// eachStored is each for all secrets, also those that wait to be purged.
-func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *record) error) error {
-	return t.secrets.ForEach(func(key, sealed []byte) error {
+// eachStored is each for all secrets, also those that wait to be purged. It goes on past a record
+// that is damaged, and returns the error of the first such record in the end.
+func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *record) error) (damage error) {
+	err := t.secrets.ForEach(func(key, sealed []byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		r, err := t.openRecord(upstream.SecretName(key), sealed)
 		if err != nil {
-			return err
+			damage = cmp.Or(damage, err)
+			return nil
 		}
 		return fn(upstream.SecretName(key), r)
 	})
+	return cmp.Or(err, damage)
 }
 
 // verifyFormat checks that the file is one of ours, with all its buckets.
