@@ -293,8 +293,7 @@ func TestReadsDoNotWaitForAWrite(t *testing.T) {
 	})
 }
 
-// listen returns a function that gives the names heard of since the last call, in order. Nothing
-// may be written meanwhile.
+// listen returns a function that gives the names heard of since the last call, in order.
 func listen(t *testing.T, s *Store) (heard func() []string) {
 	t.Helper()
 	var mu sync.Mutex

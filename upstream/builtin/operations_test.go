@@ -74,34 +74,6 @@ func TestNamesThatAreBeginnings(t *testing.T) {
 	}
 }
 
-// TestFilters: what the conformance suite leaves to the backend.
-func TestFilters(t *testing.T) {
-	s := mustOpen(t, testOptions(t))
-	for _, in := range []upstream.CreateSecretInput{
-		{SecretName: "app/db", Tags: []upstream.Tag{{Key: "env", Value: "prod"}, {Key: "team", Value: "a"}}},
-		{SecretName: "web", Tags: []upstream.Tag{{Key: "team", Value: "prod"}}},
-	} {
-		in.VersionID, in.SecretData = "v1", secret("x")
-		must(t, only(s.CreateSecret(t.Context(), in)))
-	}
-	one := func(key string, values ...string) upstream.Filter { return upstream.Filter{Key: key, Values: values} }
-	for _, test := range []struct {
-		name    string
-		filters []upstream.Filter
-		want    int
-	}{
-		{"the same key twice", []upstream.Filter{one("TagKey", "env"), one("TagKey", "team")}, 1},
-		{"by instance", []upstream.Filter{one("DKMSInstanceId", "kst-x")}, 0},
-		{"by creator", []upstream.Filter{one("Creator", "me")}, 0},
-		{"without values", []upstream.Filter{one("SecretName")}, 0},
-	} {
-		out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{Filters: test.filters})
-		if err != nil || out.TotalCount != test.want || len(out.Secrets) != test.want {
-			t.Errorf("%s: %+v, %v", test.name, out, err)
-		}
-	}
-}
-
 // TestTagPages: changes between two pages shift nothing else.
 func TestTagPages(t *testing.T) {
 	s := mustOpen(t, testOptions(t))

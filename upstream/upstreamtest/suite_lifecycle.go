@@ -88,7 +88,7 @@ var deletingPromises = []promise{
 	{"only a secret in its window can be restored", func(t *suite) {
 		t.refused("live", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotPendingDeletion)
 	}},
-	{"a forced deletion is immediate, ignores the window and frees the name", func(t *suite) {
+	{"a forced deletion is immediate, also during the window, and frees the name", func(t *suite) {
 		t.put("v2")
 		planned, err := t.m.DeleteSecret(t.Context(), upstream.DeleteSecretInput{
 			SecretName: app, ForceDeleteWithoutRecovery: true, RecoveryWindowInDays: 30,
@@ -98,8 +98,6 @@ var deletingPromises = []promise{
 			t.Errorf("planned for %s", planned)
 		}
 		t.isGone()
-	}},
-	{"a secret in its window can be deleted by force", func(t *suite) {
 		t.remove(7)
 		t.ok("force", t.force())
 		t.isGone()

@@ -121,6 +121,10 @@ var listingPromises = []promise{
 			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Generic"}}}, []upstream.SecretName{"a", "ab", app, "b"}},
 			{[]upstream.Filter{{Key: "SecretType", Values: []string{"Rds"}}}, nil},
 			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}, {Key: "TagValue", Values: []string{"prod"}}}, []upstream.SecretName{"ab"}},
+			{[]upstream.Filter{{Key: "TagKey", Values: []string{"env"}}, {Key: "TagKey", Values: []string{"tier"}}}, []upstream.SecretName{"ab"}},
+			{[]upstream.Filter{{Key: "DKMSInstanceId", Values: []string{"kst-x"}}}, nil},
+			{[]upstream.Filter{{Key: "Creator", Values: []string{"me"}}}, nil},
+			{[]upstream.Filter{{Key: "SecretName"}}, nil},
 			{[]upstream.Filter{{Key: "Description", Values: []string{"one"}}, {Key: "SecretName", Values: []string{"b"}}}, nil},
 		} {
 			if got := t.names(2, c.filters...); !slices.Equal(got, c.want) {
