@@ -22,9 +22,7 @@ func validOptions() Options {
 
 func TestOptionsAreValidated(t *testing.T) {
 	given := validOptions()
-	if err := given.Validate(); err != nil {
-		t.Fatalf("valid options: %v", err)
-	}
+	must(t, given.Validate())
 	if _, err := New(newSource(nil), given); err != nil || given.Env[0].Ref != ref("a") || given.Env[1].Ref != ref("b") {
 		t.Errorf("New returned %v, and the caller's variables are %v now", err, given.Env)
 	}
@@ -84,16 +82,13 @@ func TestOptionsAreValidated(t *testing.T) {
 }
 
 func TestExitErrorText(t *testing.T) {
-	for _, c := range []struct {
-		err  *ExitError
-		want string
-	}{
-		{&ExitError{Code: 3}, "the application exited with code 3"},
-		{&ExitError{Code: 143, Signal: syscall.SIGTERM}, `the application was ended by signal "terminated"`},
-		{&ExitError{Code: 137, Signal: syscall.SIGKILL, Killed: true}, "the application did not end within the grace period and was killed"},
+	for want, err := range map[string]*ExitError{
+		"the application exited with code 3":                                 {Code: 3},
+		`the application was ended by signal "terminated"`:                   {Code: 143, Signal: syscall.SIGTERM},
+		"the application did not end within the grace period and was killed": {Code: 137, Signal: syscall.SIGKILL, Killed: true},
 	} {
-		if got := c.err.Error(); got != c.want {
-			t.Errorf("got %q, want %q", got, c.want)
+		if got := err.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

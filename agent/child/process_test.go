@@ -257,11 +257,6 @@ func (r *real) stop(t *testing.T, code int) *ExitError {
 	return wantCode(t, r.wait(t), code)
 }
 
-func (r *real) signal(t *testing.T, sig os.Signal) {
-	t.Helper()
-	must(t, r.Signal(sig))
-}
-
 // gone waits until a process has ended. Zombies count as ended: it is not up to the test that
 // their parent collects them.
 func gone(t *testing.T, pid int) {
@@ -318,18 +313,18 @@ func TestProcessExitCodeIsPassedOn(t *testing.T) {
 func TestProcessSignals(t *testing.T) {
 	t.Run("they are passed on", func(t *testing.T) {
 		r := serving(t, Options{})
-		r.signal(t, unix.SIGUSR1)
+		must(t, r.Signal(unix.SIGUSR1))
 		r.out.line(t, "got user defined signal 1", 1)
 		if s := r.Status(); s.State != Running {
 			t.Errorf("%+v", s)
 		}
-		r.signal(t, unix.SIGTERM)
+		must(t, r.Signal(unix.SIGTERM))
 		wantCode(t, r.wait(t), 0)
 		r.out.line(t, "got terminated", 1)
 	})
 	t.Run("a suspended application can be stopped", func(t *testing.T) {
 		r := serving(t, Options{Grace: patience})
-		r.signal(t, unix.SIGSTOP)
+		must(t, r.Signal(unix.SIGSTOP))
 		r.stop(t, 0)
 	})
 	t.Run("one that is ignored is followed by the end", func(t *testing.T) {
@@ -342,7 +337,7 @@ func TestProcessSignals(t *testing.T) {
 	t.Run("the whole group when asked", func(t *testing.T) {
 		r := newReal(t, Options{SignalGroup: true}, "parent")
 		r.out.line(t, "started", 2)
-		r.signal(t, unix.SIGUSR1)
+		must(t, r.Signal(unix.SIGUSR1))
 		r.out.line(t, "got user defined signal 1", 2)
 		r.stop(t, 0)
 	})
@@ -351,8 +346,8 @@ func TestProcessSignals(t *testing.T) {
 func TestProcessDescendantsAreKilled(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, r *real){
 		"after a stop":            func(t *testing.T, r *real) { r.stop(t, 0) },
-		"after it ends by itself": func(t *testing.T, r *real) { r.signal(t, unix.SIGUSR2); wantCode(t, r.wait(t), 42) },
-		"after a kill":            func(t *testing.T, r *real) { r.signal(t, os.Kill); wantCode(t, r.wait(t), 137) },
+		"after it ends by itself": func(t *testing.T, r *real) { must(t, r.Signal(unix.SIGUSR2)); wantCode(t, r.wait(t), 42) },
+		"after a kill":            func(t *testing.T, r *real) { must(t, r.Signal(os.Kill)); wantCode(t, r.wait(t), 137) },
 		"before a restart": func(t *testing.T, r *real) {
 			old := r.out.pid(t, "descendant", 1)
 			r.src.set("s", marker+"-1")

@@ -476,9 +476,7 @@ func TestKillCutsTheGraceShort(t *testing.T) {
 	onStage(t, Options{}, allStubborn, func(st *stage) {
 		st.cancel()
 		sleep(time.Second)
-		if err := st.Signal(os.Kill); err != nil {
-			t.Error(err)
-		}
+		must(t, st.Signal(os.Kill))
 		wantCode(t, st.wait(), 137)
 	})
 }
@@ -653,9 +651,7 @@ func TestSignalsAreForwarded(t *testing.T) {
 	onStage(t, Options{}, nil, func(st *stage) {
 		send := func(signals ...os.Signal) {
 			for _, sig := range signals {
-				if err := st.Signal(sig); err != nil {
-					t.Error(err)
-				}
+				must(t, st.Signal(sig))
 			}
 		}
 		send(syscall.SIGHUP, syscall.SIGINT)
@@ -686,9 +682,7 @@ func TestSignalDuringAStartReachesTheNewApplication(t *testing.T) {
 	}
 	wantSignals(t, st.app(), syscall.SIGHUP)
 	st.cancel()
-	if err := <-st.done; err != nil {
-		t.Error(err)
-	}
+	must(t, <-st.done)
 }
 
 func TestWithoutSecretsNothingIsRead(t *testing.T) {

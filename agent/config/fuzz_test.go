@@ -18,9 +18,7 @@ func FuzzParse(f *testing.F) {
 	}
 	for _, file := range seeds {
 		src, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
+		must(f, err)
 		f.Add(string(src))
 	}
 	f.Add(valid)

@@ -26,10 +26,10 @@ func mustParse(t *testing.T, src string) *Config {
 	return cfg
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

@@ -136,10 +136,11 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 			same(t, sys, "update", func(m upstream.Manager) error { return m.UpdateSecret(ctx, in) }, in.SecretName)
 		},
 		"delete": func(t *rapid.T) {
-			sys.delete(t, upstream.DeleteSecretInput{
+			in := upstream.DeleteSecretInput{
 				SecretName: oneOf(t, "name", modelNames), RecoveryWindowInDays: oneOf(t, "days", []int{0, 6, 7, 30, 31}),
 				ForceDeleteWithoutRecovery: oneOf(t, "force", []bool{false, false, true}),
-			})
+			}
+			_, _ = both(t, sys, "delete", func(m upstream.Manager) (time.Time, error) { return m.DeleteSecret(ctx, in) }, in.SecretName)
 		},
 		"restore": func(t *rapid.T) {
 			sys.clock.advance(time.Second) // so that times that should change do
@@ -194,10 +195,6 @@ func (sys *system) create(t *rapid.T, in upstream.CreateSecretInput) {
 	_, _ = both(t, sys, "create", func(m upstream.Manager) (upstream.SecretMetadata, error) {
 		return m.CreateSecret(context.Background(), in)
 	}, in.SecretName)
-}
-
-func (sys *system) delete(t *rapid.T, in upstream.DeleteSecretInput) {
-	_, _ = both(t, sys, "delete", func(m upstream.Manager) (time.Time, error) { return m.DeleteSecret(context.Background(), in) }, in.SecretName)
 }
 
 func (sys *system) reopen(tb fatal) {
@@ -283,7 +280,7 @@ func TestModel(t *testing.T) {
 		limit := oneOf(t, "limit", limits)
 		sys := systems[limit]
 		sys.oracle = upstreamtest.NewFake()
-		sys.oracle.SetClock(clock.now)
+		sys.oracle.Now = clock.now
 		sys.oracle.MaxVersions = limit
 		for _, name := range modelNames {
 			_, err := sys.store.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true})

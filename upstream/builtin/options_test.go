@@ -50,10 +50,7 @@ func TestBadOptions(t *testing.T) {
 	if problems, _ := (Options{MaxVersions: -1}).Validate().(upstream.OptionErrors); len(problems) != 3 {
 		t.Errorf("got %v", problems)
 	}
-	good := Options{Database: dir + "/db", Keyring: dir + "/keys"}
-	if err := good.Validate(); err != nil {
-		t.Error(err)
-	}
+	must(t, Options{Database: dir + "/db", Keyring: dir + "/keys"}.Validate())
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
 		t.Errorf("created: %v, %v", files, err)
 	}

@@ -216,7 +216,7 @@ func (a answer) wants(t *testing.T, what string, status int, code string) {
 
 func TestEveryActionOverTheTrustedSocket(t *testing.T) {
 	f := start(t)
-	f.fake.SetClock(func() time.Time { return vectorTime })
+	f.fake.Now = func() time.Time { return vectorTime }
 	f.fake.MustCreate(t, "app/db", "v1", "first")
 	arn := "acs:kms:cn-hangzhou:123456:secret/app/db"
 	for _, c := range []struct {

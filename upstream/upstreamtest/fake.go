@@ -30,8 +30,11 @@ type Fake struct {
 	// MaxVersions is how many versions a secret keeps, 10 unless set before the first call.
 	MaxVersions int
 
+	// Now tells the time that is recorded and at which recovery windows end, [time.Now] unless
+	// set before the first call. It has nothing to do with delays.
+	Now func() time.Time
+
 	mu        sync.Mutex // guards what follows; the operations run under it
-	clock     func() time.Time
 	secrets   map[upstream.SecretName]*fakeSecret
 	requests  int // for request ids
 	hooks     map[string]*hook
@@ -57,7 +60,7 @@ type hook struct {
 func NewFake() *Fake {
 	return &Fake{
 		MaxVersions: 10,
-		clock:       time.Now,
+		Now:         time.Now,
 		secrets:     map[upstream.SecretName]*fakeSecret{},
 		hooks:       map[string]*hook{},
 		stepped:     make(chan struct{}),
@@ -204,14 +207,6 @@ func (f *Fake) AwaitCalls(tb testing.TB, op string, n int) {
 	}
 }
 
-// SetClock makes the fake tell the time by now. It affects times that are recorded and the
-// end of recovery windows, never delays.
-func (f *Fake) SetClock(now func() time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.clock = now
-}
-
 // OnChange calls fn with the name of a secret after its versions, labels or existence
 // changed and before the writer is answered. fn must not block. A secret whose recovery
 // window ends is not announced.
@@ -337,7 +332,7 @@ func (f *Fake) hookLocked(op string) *hook {
 }
 
 // now is the time of an operation. The KMS API counts in seconds.
-func (f *Fake) now() time.Time { return f.clock().Truncate(time.Second).UTC() }
+func (f *Fake) now() time.Time { return f.Now().Truncate(time.Second).UTC() }
 
 func (f *Fake) requestID() string {
 	f.requests++

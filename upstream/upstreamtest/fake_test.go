@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestFakeConforms(t *testing.T) {
 	upstreamtest.Run(t, func(*testing.T) upstreamtest.Harness {
 		fake, now := upstreamtest.NewFake(), time.Now()
-		fake.SetClock(func() time.Time { return now })
+		fake.Now = func() time.Time { return now }
 		return upstreamtest.Harness{Manager: fake, Advance: func(d time.Duration) { now = now.Add(d) }}
 	})
 }
@@ -139,7 +139,7 @@ func TestFakeAnnouncesChangesBeforeTheWriterIsAnswered(t *testing.T) {
 func TestFakeClock(t *testing.T) {
 	fake := upstreamtest.NewFake()
 	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	fake.SetClock(func() time.Time { return made })
+	fake.Now = func() time.Time { return made }
 	fake.MustPut(t, "app/db", "v1", "x")
 	v, err := fake.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "app/db"})
 	if err != nil || !v.CreateTime.Equal(made) {

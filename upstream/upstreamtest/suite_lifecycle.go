@@ -70,7 +70,8 @@ var deletingPromises = []promise{
 			t.Errorf("planned for %s, was %s", meta.PlannedDeleteTime, planned)
 		}
 	}},
-	{"a restored secret has its versions and labels back, and outlives the window", func(t *suite) {
+	{"only a secret in its window can be restored; it has its versions and labels back and outlives the window", func(t *suite) {
+		t.refused("restore a live secret", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotPendingDeletion)
 		t.put("v2")
 		t.put("v3", "blue")
 		t.remove(7)
@@ -84,9 +85,6 @@ var deletingPromises = []promise{
 		t.ok("restore again", t.m.RestoreSecret(t.Context(), app))
 		t.pass(30 * day)
 		t.holds("v4 ACSCurrent", "v3 blue", "v2 ACSPrevious", "v1")
-	}},
-	{"only a secret in its window can be restored", func(t *suite) {
-		t.refused("live", t.m.RestoreSecret(t.Context(), app), upstream.ErrNotPendingDeletion)
 	}},
 	{"a forced deletion is immediate, also during the window, and frees the name", func(t *suite) {
 		t.put("v2")
