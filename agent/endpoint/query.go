@@ -194,9 +194,7 @@ func (q *query) parseRef() error {
 		}
 		ref.VersionStage = label
 	}
-	if q.ref.VersionID != "" {
-		ref.VersionID = q.ref.VersionID
-	}
+	ref.VersionID = q.ref.VersionID
 	q.ref = ref.WithDefaults()
 	return nil
 }
