@@ -11,7 +11,7 @@ import (
 
 const (
 	purgeBatch   = 64          // secrets per transaction
-	purgeAtMost  = time.Hour   // the longest sleep; what is planned meanwhile is at least a week away
+	purgeAtMost  = time.Hour   // the longest sleep, for clocks that are set; what is planned meanwhile is a week away
 	purgeAtLeast = time.Second // the shortest one, and the pause after a failure is a minute
 	purgeRetry   = time.Minute
 )
