@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	cacheOpts := cacheOptions(cfg, a.log)
 	cacheOpts.Observe = a.metrics.observeFetch
 	if a.cache, err = cache.New(a.backend, cacheOpts); err != nil {
-		return nil, inSection("cache", err)
+		return nil, ofCache(err)
 	}
 	a.undo.add("cache", a.cache.Close)
 	cancel := a.backend.OnChange(a.cache.Invalidate)

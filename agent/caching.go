@@ -30,7 +30,7 @@ func newCommandCache(up cache.Upstream, cfg *config.Config, log *slog.Logger) (*
 	opts := cacheOptions(cfg, log)
 	opts.Sealed, opts.Pins = nil, nil
 	c, err := cache.New(up, opts)
-	return c, inSection("cache", err)
+	return c, ofCache(err)
 }
 
 // cacheLimits are the settings of the cache that can change while it works.

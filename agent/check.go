@@ -26,7 +26,7 @@ func Load(path string) (*config.Config, error) { return config.Load(path, Check)
 func Check(cfg *config.Config) error {
 	var p upstream.OptionErrors
 	p.Add("", checkUpstream(cfg))
-	p.Add("", checkCache(cfg))
+	p.Add("", ofCache(cacheOptions(cfg, slog.New(slog.DiscardHandler)).Validate()))
 	p.Add("endpoint", checkEndpoint(&cfg.Endpoint))
 	p.Add("", checkOutputs(cfg, false))
 	p.Add("", CheckExec(false)(cfg))
@@ -78,10 +78,10 @@ func checkUpstream(cfg *config.Config) error {
 	return inSection("upstream."+k.name(), k.check())
 }
 
-// checkCache checks the sections cache and secrets.
-func checkCache(cfg *config.Config) error {
+// ofCache returns problems of the cache's options with the keys of the sections cache and secrets.
+func ofCache(err error) error {
 	var p upstream.OptionErrors
-	p.Add("cache", cacheOptions(cfg, slog.New(slog.DiscardHandler)).Validate())
+	p.Add("cache", err)
 	for _, e := range p {
 		if pin, ok := strings.CutPrefix(e.Key, "cache.pins"); ok {
 			e.Key = "secrets" + pin

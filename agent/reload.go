@@ -146,7 +146,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 	setLimits, err := a.cache.PrepareLimits(cacheLimits(cfg))
 	if err != nil {
-		return err
+		return ofCache(err)
 	}
 	setKeys := func() {}
 	if a.api != nil {

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"sync"
@@ -67,7 +66,7 @@ type Cache struct {
 // used, are.
 func New(up Upstream, opts Options) (*Cache, error) {
 	if err := opts.Validate(); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, err
 	}
 	if up == nil {
 		return nil, errors.New("cache: no upstream")
@@ -92,7 +91,7 @@ func New(up Upstream, opts Options) (*Cache, error) {
 	if opts.Sealed != nil {
 		var err error
 		if c.sealed, err = openSealed(*opts.Sealed, c.log); err != nil {
-			return nil, fmt.Errorf("cache: %w", err)
+			return nil, err
 		}
 	}
 	c.limits.Store(&Limits{})
@@ -134,7 +133,7 @@ func (c *Cache) Invalidate(name upstream.SecretName) {
 // evicted and newly pinned ones are fetched by [Cache.Run].
 func (c *Cache) PrepareLimits(limits Limits) (set func(), err error) {
 	if err := limits.Validate(); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
+		return nil, err
 	}
 	limits = limits.withDefaults()
 	return func() {

@@ -12,11 +12,11 @@ import (
 func openKeyring(path string, credential bool) (tink.AEAD, error) {
 	ring, _, err := keyfile.OpenKeyring(path, credential)
 	if err != nil {
-		return nil, fmt.Errorf("Sealed.Keyring: %w", err)
+		return nil, fmt.Errorf("sealed.keyring: %w", err)
 	}
 	primitive, err := ring.AEAD()
 	if err != nil {
-		return nil, fmt.Errorf("Sealed.Keyring: %w", err)
+		return nil, fmt.Errorf("sealed.keyring: %w", err)
 	}
 	return primitive, nil
 }
