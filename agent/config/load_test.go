@@ -90,33 +90,32 @@ templates:
 sets:
   - {directory: tls, files: [{name: tls.key, contents: "x"}, {name: tls.crt, source: crt.tmpl}], hook: {http: {url: "http://127.0.0.1:80/reload"}}}
 `)
-	l := cfg.Upstream.Local
-	if l.Database != "/etc/secretagent/s.db" || l.Keyring != "/run/credentials/keyring.json" || l.API.Socket != "" {
-		t.Errorf("local %+v", l)
-	}
-	if got := string(l.Seed[0].Data.Reveal()); got != "line one\n" || l.Seed[0].VersionID != "v1" || l.Seed[1].VersionID != "2" {
-		t.Errorf("seed %q %+v", got, l.Seed)
-	}
-	if cfg.Cache.MaxBytes != 1<<30 || cfg.Cache.TTL != 90*time.Minute || cfg.Cache.NegativeTTL != 0 ||
-		cfg.Cache.Sealed == nil || cfg.Cache.Sealed.Path != "/etc/secretagent/var/data/cache.db" {
-		t.Errorf("cache %+v", cfg.Cache)
-	}
-	if e := cfg.Endpoint; e.Listen != "" || e.SocketMode.Perm() != 0o660 || e.SocketGroup != "1000" {
-		t.Errorf("endpoint %+v", e)
-	}
-	if s := cfg.Secrets[0]; s.Name != (upstream.SecretRef{SecretName: "demo/db", VersionStage: "ACSPrevious"}) || s.TTL != time.Minute {
-		t.Errorf("secret %+v", s)
-	}
-	if m := cfg.Templates[0]; m.Mode != 0o640 || m.Sync || m.Secrets[0].Keys["username"] != "DB_USER" || m.OnRemoved != "keep" {
-		t.Errorf("template %+v", m)
-	}
-	if s := cfg.Sets[0]; s.Files[1].Source != "/etc/secretagent/crt.tmpl" || s.Hook.HTTP.Method != "POST" || s.Hook.Timeout != 30*time.Second || !s.Sync {
-		t.Errorf("set %+v", s)
-	}
-	want := []string{"/etc/secretagent/agent.yaml", "/run/credentials/keyring.json", "/etc/secretagent/k",
-		"/etc/secretagent/var/keys/keyring.json", "/etc/secretagent/var/run/token", "/etc/secretagent/crt.tmpl"}
-	if got := cfg.Files(); !reflect.DeepEqual(got, want) {
-		t.Errorf("files\n got %q\nwant %q", got, want)
+	l, m, set := cfg.Upstream.Local, cfg.Templates[0], cfg.Sets[0]
+	for key, c := range map[string]struct{ got, want any }{
+		"database":      {l.Database, Path("/etc/secretagent/s.db")},
+		"keyring":       {l.Keyring, Path("/run/credentials/keyring.json")},
+		"api.socket":    {l.API.Socket, Path("")},
+		"seed data":     {string(l.Seed[0].Data.Reveal()), "line one\n"},
+		"seed versions": {[]upstream.VersionID{l.Seed[0].VersionID, l.Seed[1].VersionID}, []upstream.VersionID{"v1", "2"}},
+		"cache sizes":   {cfg.Cache.MaxBytes, ByteSize(1 << 30)},
+		"cache times":   {[]time.Duration{cfg.Cache.TTL, cfg.Cache.NegativeTTL}, []time.Duration{90 * time.Minute, 0}},
+		"sealed":        {cfg.Cache.Sealed.Path, Path("/etc/secretagent/var/data/cache.db")},
+		"listen":        {cfg.Endpoint.Listen, ""},
+		"socketMode":    {cfg.Endpoint.SocketMode.Perm(), fs.FileMode(0o660)},
+		"socketGroup":   {cfg.Endpoint.SocketGroup, Account("1000")},
+		"secret":        {cfg.Secrets, []Secret{{Name: upstream.SecretRef{SecretName: "demo/db", VersionStage: "ACSPrevious"}, TTL: time.Minute}}},
+		"mode":          {m.Mode, FileMode(0o640)},
+		"sync":          {[]bool{m.Sync, set.Sync}, []bool{false, true}},
+		"keys":          {m.Secrets[0].Keys["username"], "DB_USER"},
+		"onRemoved":     {m.OnRemoved, "keep"},
+		"source":        {set.Files[1].Source, Path("/etc/secretagent/crt.tmpl")},
+		"hook":          {[]any{set.Hook.HTTP.Method, set.Hook.Timeout}, []any{"POST", 30 * time.Second}},
+		"files": {cfg.Files(), []string{"/etc/secretagent/agent.yaml", "/run/credentials/keyring.json", "/etc/secretagent/k",
+			"/etc/secretagent/var/keys/keyring.json", "/etc/secretagent/var/run/token", "/etc/secretagent/crt.tmpl"}},
+	} {
+		if !reflect.DeepEqual(c.got, c.want) {
+			t.Errorf("%s\n got %+v\nwant %+v", key, c.got, c.want)
+		}
 	}
 }
 
