@@ -41,6 +41,8 @@ type conn struct {
 	healthOnly bool // came when all slots were taken
 	detaching  bool // no reads from the socket, see [conn.detach]
 	requests   uint64
+	id         [36]byte // of the current request; its last six digits count those of the connection
+	age        [20]byte // scratch of setAge
 	request
 	account *account // of the last caller; changed under table.mu
 
@@ -63,9 +65,7 @@ type conn struct {
 
 // request is what the current request of a connection turned out to be.
 type request struct {
-	id          [36]byte // its last six digits count the requests of the connection
-	age         [20]byte // scratch of the Age header
-	ifNoneMatch []byte   // headers, as they were sent; memory of the request
+	ifNoneMatch []byte // headers, as they were sent; memory of the request
 	traceparent []byte
 	caller      *caller
 	token       *callerToken // that the caller presented; nil: known by its peer alone
@@ -147,7 +147,7 @@ func (c *conn) setNumber(n, process uint64) {
 func (c *conn) begin() {
 	c.requests++
 	n := c.requests
-	c.request = request{id: c.id, scratch: c.scratch[:0]}
+	c.request = request{scratch: c.scratch[:0]}
 	hex.Encode(c.id[30:], []byte{byte(n >> 16), byte(n >> 8), byte(n)})
 }
 

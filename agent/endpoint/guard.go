@@ -85,8 +85,15 @@ func framing(block []byte) (length, encoding bool) {
 		} else {
 			block = nil
 		}
-		length = length || named(line, "Content-Length:")
-		encoding = encoding || named(line, "Transfer-Encoding:")
+		if len(line) == 0 {
+			continue
+		}
+		switch line[0] | 0x20 {
+		case 'c':
+			length = length || named(line, "Content-Length:")
+		case 't':
+			encoding = encoding || named(line, "Transfer-Encoding:")
+		}
 	}
 	return length, encoding
 }
