@@ -3,6 +3,7 @@ package kmsserver_test
 import (
 	"bufio"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/base64"
@@ -184,7 +185,6 @@ type signer struct {
 	*fixture
 	id, secret, token string
 	now               time.Time
-	nonces            int
 }
 
 func newSigner(f *fixture) *signer {
@@ -197,10 +197,7 @@ func (s *signer) call(t *testing.T, action string, pairs ...string) answer {
 	return s.do(t, s.v1(t, "POST", params(action, pairs...), nil))
 }
 
-func (s *signer) nonce() string {
-	s.nonces++
-	return fmt.Sprintf("nonce-%d-%p", s.nonces, s)
-}
+func (s *signer) nonce() string { return rand.Text() }
 
 // rfc3986 encodes as the signatures want it.
 func rfc3986(v string) string {
