@@ -10,7 +10,6 @@ import (
 
 	"secretagent/cache"
 	"secretagent/upstream"
-	"secretagent/upstream/upstreamtest"
 )
 
 // large returns a cache that holds n secrets of size bytes, and their references.
@@ -76,35 +75,5 @@ func BenchmarkPeek(b *testing.B) {
 				}
 			})
 		})
-	}
-}
-
-// Every lookup is a miss, and evicts.
-func BenchmarkLookupMiss(b *testing.B) {
-	c := open(b, constant(300), cache.Options{Limits: cache.Limits{MaxEntries: 1000}})
-	refs := make([]upstream.SecretRef, 10_000)
-	for i := range refs {
-		refs[i] = ref(fmt.Sprint("s", i))
-	}
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, err := c.Lookup(b.Context(), refs[i%len(refs)]); err != nil {
-			b.Fatal(err)
-		}
-		i++
-	}
-}
-
-func BenchmarkLookupPair(b *testing.B) {
-	fake := upstreamtest.NewFake()
-	fake.MustCreate(b, "app/db", "v1", "1")
-	fake.MustPut(b, "app/db", "v2", "2")
-	c := open(b, fake, cache.Options{Limits: cache.Limits{TTL: time.Hour}})
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, errs := c.LookupAll(b.Context(), pair); errs[0] != nil || errs[1] != nil {
-			b.Fatal(errs)
-		}
 	}
 }

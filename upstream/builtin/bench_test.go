@@ -40,20 +40,3 @@ func BenchmarkPutSecretValue(b *testing.B) {
 		})
 	}
 }
-
-// BenchmarkOpen shows what checking everything costs at start: 1000 secrets of 1 KiB.
-func BenchmarkOpen(b *testing.B) {
-	opts := testOptions(b)
-	s := mustOpen(b, opts)
-	s.db.NoSync = true
-	for i := range 1000 {
-		mustCreate(b, s, fmt.Sprint("bench/", i), "v1", strings.Repeat("v", 1024))
-	}
-	s.Close()
-	b.ReportAllocs()
-	for b.Loop() {
-		s, err := Open(opts)
-		must(b, err)
-		must(b, s.Close())
-	}
-}

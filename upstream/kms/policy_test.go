@@ -414,15 +414,3 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
-
-// A read from signing to decoding, without a network.
-func BenchmarkGetSecretValue(b *testing.B) {
-	c := cannedClient(b, 200, cannedValue)
-	ref := upstream.SecretRef{SecretName: "app/db"}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := c.GetSecretValue(b.Context(), ref); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
