@@ -198,7 +198,10 @@ func (k Kind) tryTemp(path string, fill func(temp string) error, publish func(te
 	if err := publish(temp, path); err != nil {
 		return err
 	}
-	return SyncFolder(folder)
+	if err := SyncFolder(folder); err != nil {
+		return fmt.Errorf("%s: is in place, but its folder could not be put on disk: %w", path, err)
+	}
+	return nil
 }
 
 func write(temp string, content []byte) error {

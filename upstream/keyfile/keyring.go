@@ -92,7 +92,8 @@ func OpenKeyring(path string, credential bool) (ring *Keyring, created bool, err
 }
 
 // Extend adds a fresh key, makes it primary and replaces the file, or what a symbolic link in
-// its place points to. It returns after that is on disk. On error the file is as it was.
+// its place points to. It returns after that is on disk. On error the file is as it was, unless
+// the error says that only its folder could not be put on disk: then it holds the fresh key.
 func (r *Keyring) Extend() (*Keyring, error) {
 	m := keyset.NewManagerFromHandle(r.handle)
 	id, err := m.Add(aead.AES256GCMKeyTemplate())
