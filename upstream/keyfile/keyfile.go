@@ -16,8 +16,8 @@
 //     loads or makes that file.
 //   - Errors never quote content.
 //
-// Sockets and rendered files share what lies around a file: [MakeFolder], [CheckFolder],
-// [SyncFolder], and [UserID] and [GroupID] for its owner.
+// Sockets, rendered files and sealed caches share what lies around a file: [MakeFolder],
+// [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner.
 //
 // # Design notes
 //
