@@ -105,7 +105,7 @@ func (s *Store) extendKeyring() (*keys, error) {
 	}
 	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
-		return nil, fmt.Errorf("the keyring is unchanged: %w", err)
+		return nil, fmt.Errorf("could not add a key to the keyring: %w", err)
 	}
 	return next, nil
 }
