@@ -304,6 +304,28 @@ func TestDamageNamesTheSecret(t *testing.T) {
 	wantValue(t, s, "secret/03", "good again")
 }
 
+// TestDamageOnAFullPage lists the tags of secrets of which the first one was changed: a page that
+// is full before the last secret does not hide that the first one's rows are missing.
+func TestDamageOnAFullPage(t *testing.T) {
+	s := mustOpen(t, testOptions(t))
+	var tags []upstream.Tag
+	for i := range upstream.MaxTags {
+		tags = append(tags, upstream.Tag{Key: fmt.Sprint("k", i), Value: "v"})
+	}
+	for i := range upstream.TagRowsPerPage/upstream.MaxTags + 2 {
+		name := fmt.Sprintf("secret/%02d", i)
+		mustCreate(t, s, name, "v1", "x")
+		must(t, s.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, tags))
+	}
+	must(t, s.db.Update(func(tx *bbolt.Tx) error {
+		key := []byte("secret/00")
+		sealed := bytes.Clone(tx.Bucket(bucketSecrets).Get(key))
+		sealed[len(sealed)-1] ^= 1
+		return tx.Bucket(bucketSecrets).Put(key, sealed)
+	}))
+	wantErr(t, only(s.ListTagResources(t.Context(), upstream.ListTagResourcesInput{Tags: tags})), ErrDamaged)
+}
+
 // TestTruncatedUnderneath cuts the file while it is mapped: the process survives, every call
 // ends with an error, and Close releases the lock.
 func TestTruncatedUnderneath(t *testing.T) {

@@ -238,7 +238,8 @@ func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) err
 }
 
 // eachStored is each for all secrets, also those that wait to be purged. It goes on past a record
-// that is damaged, and returns the error of the first such record in the end.
+// that is damaged, and returns the error of the first such record in the end, also where fn ended
+// the walk.
 func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *record) error) (damage error) {
 	err := t.secrets.ForEach(func(key, sealed []byte) error {
 		if err := ctx.Err(); err != nil {
@@ -251,7 +252,7 @@ func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *recor
 		}
 		return fn(upstream.SecretName(key), r)
 	})
-	return cmp.Or(err, damage)
+	return cmp.Or(damage, err)
 }
 
 // verifyFormat checks that the file is one of ours, with all its buckets.
