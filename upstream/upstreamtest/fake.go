@@ -79,8 +79,8 @@ func (f *Fake) MustCreate(tb testing.TB, name, version, data string) {
 	must(tb, "create "+name, only(f.CreateSecret(quiet, in)))
 }
 
-// MustPut adds a version and moves the labels to it, ACSCurrent when none is given. The
-// secret is created when it is missing. It runs no hook and counts no call.
+// MustPut adds a version and moves the labels to it, ACSCurrent when none is given; then a
+// missing secret is created too. It runs no hook and counts no call.
 func (f *Fake) MustPut(tb testing.TB, name, version, data string, stages ...upstream.VersionStage) {
 	tb.Helper()
 	in := upstream.PutSecretValueInput{
