@@ -112,7 +112,9 @@ func (c *Cache) restore(r *record) bool {
 	e := sh.obtain(r.Ref)
 	r.Value.SecretName = sharedName(r.Value.SecretName, e.ref.SecretName)
 	e.value, e.derived = &r.Value, new(upstream.Derived)
-	e.fetchedAt, e.since, e.confirmed = r.FetchedAt, r.Since, r.Confirmed
+	// The monotonic clock counts on from here: a clock that is set back later makes nothing younger.
+	now := time.Now()
+	e.fetchedAt, e.since, e.confirmed = now.Add(r.FetchedAt.Sub(now)), r.Since, r.Confirmed
 	e.sealed, e.sealedAt = true, c.at(r.FetchedAt)
 	if sh.oversize(e) {
 		e.clear()

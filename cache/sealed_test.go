@@ -458,6 +458,16 @@ func TestOlderCopyBringsNothingBackThatIsTooOld(t *testing.T) {
 	})
 }
 
+// A reading of the monotonic clock is what makes an age independent of the wall clock.
+func TestClockSetBackAfterARestartMakesNothingYounger(t *testing.T) {
+	opts := sealedIn(t)
+	fillSealed(t, opts, 1)
+	answer, err := open(t, fetchFunc(down), opts).Lookup(t.Context(), ref("s0"))
+	if err != nil || !strings.Contains(answer.FetchedAt.String(), " m=") {
+		t.Errorf("a restored value was fetched at %v, %v; want a time that no clock can move", answer.FetchedAt, err)
+	}
+}
+
 func TestRecordsFromTheFutureAreRefused(t *testing.T) {
 	opts := sealedIn(t)
 	synctest.Test(t, func(t *testing.T) {
