@@ -382,7 +382,7 @@ func (s *sealedFile) takeLock() error {
 	s.lock = f
 	names, _ := os.ReadDir(dir)
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), filepath.Base(s.path)+leftover) {
+		if number, ok := strings.CutPrefix(n.Name(), filepath.Base(s.path)+leftover); ok && strings.Trim(number, "0123456789") == "" {
 			_ = os.Remove(filepath.Join(dir, n.Name()))
 		}
 	}
