@@ -42,7 +42,7 @@ type conn struct {
 	detaching  bool // no reads from the socket, see [conn.detach]
 	requests   uint64
 	id         [36]byte // of the current request; its last six digits count those of the connection
-	age        [20]byte // scratch of setAge
+	age        [20]byte // scratch of setCacheHeaders
 	request
 	account *account // of the last caller; changed under table.mu
 
