@@ -273,9 +273,13 @@ func TestRefusalsCannotFillTheAudit(t *testing.T) {
 			ask("/v1/flood", "X-KMS-Token: "+other)
 		}
 		ask("/v1/taken", "X-KMS-Token: "+token)
+		c.send(request("GET", "/secretsmanager/batch?secretId=flood&secretId=flood2", "X-KMS-Token: "+other, hostLine))
+		if got := c.receive("GET"); got.status != 200 {
+			t.Fatal(got.status)
+		}
 		flush(t, log)
-		if lines, dropped := strings.Count(out.String(), "\n"), r.srv.Stats().AuditDropped; lines != 2*200+1 || dropped != 2*300 {
-			t.Errorf("%d lines and %d dropped of 1001 refusals", lines, dropped)
+		if lines, dropped := strings.Count(out.String(), "\n"), r.srv.Stats().AuditDropped; lines != 2*200+1 || dropped != 2*300+2 {
+			t.Errorf("%d lines and %d dropped of 1003 refusals", lines, dropped)
 		}
 		if !strings.Contains(out.String(), `"Caller":"web","From"`) || !strings.Contains(out.String(), `"SecretName":"taken"`) {
 			t.Error("the flood hides what web was refused")

@@ -63,8 +63,12 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 			}
 		}
 		errs = append(errs, batchError{ref.SecretName, ref.VersionStage, f.code, f.status, f.message})
-		c.status = f.status
-		s.audit(c, ref, "", f.code)
+		c.status, c.code = f.status, f.code
+		if f.refusal == nameNotAllowed {
+			s.auditRefusal(c, ref, &c.caller.account.denials)
+		} else {
+			s.audit(c, ref, "", f.code)
+		}
 	}
 	s.stats.batches.Add(1)
 
