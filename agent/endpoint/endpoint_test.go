@@ -448,6 +448,8 @@ func TestValidate(t *testing.T) {
 		{func(o *endpoint.Options) { o.TokenHeaders = []string{} }, "headers: must name at least one header: a token is always required"},
 		{func(o *endpoint.Options) { o.TokenHeaders = []string{"X Token"} }, "headers[0]: X Token: must be the name of an HTTP header, such as X-KMS-Token"},
 		{func(o *endpoint.Options) { o.TokenHeaders = []string{"X-A", "Host"} }, "headers[1]: Host: has another meaning: choose a header such as X-KMS-Token"},
+		{func(o *endpoint.Options) { o.TokenHeaders = []string{"X-Real-IP"} }, "headers[0]: X-Real-IP: has another meaning: choose a header such as X-KMS-Token"},
+		{func(o *endpoint.Options) { o.TokenHeaders = []string{"traceparent"} }, "headers[0]: traceparent: has another meaning: choose a header such as X-KMS-Token"},
 		{func(o *endpoint.Options) { o.AllowedHosts = []string{"agent.local:2025"} }, "allowedHosts[0]: agent.local:2025: must be a host name or address, without port"},
 		{func(o *endpoint.Options) { o.Format = 9 }, "format: 9: must be one of kms, aws, vault, raw"},
 		{func(o *endpoint.Options) { o.Callers[0].Name = "" }, "callers[0].name: must be 1 to 64 letters, digits, dots, dashes and underscores"},

@@ -170,7 +170,7 @@ var (
 
 // otherHeaders cannot identify a caller.
 var otherHeaders = []string{"host", "user-agent", "content-type", "content-length", "connection", "cookie", "transfer-encoding",
-	"trailer", "origin", "forwarded", "via", "if-none-match", "sec-fetch-site", "expect"}
+	"trailer", "origin", "forwarded", "via", "x-real-ip", "if-none-match", "sec-fetch-site", "expect", "traceparent"}
 
 // checkLimits replaces zeros among the numbers by their defaults, and adds what is out of bounds.
 func (o *Options) checkLimits(p *upstream.OptionErrors) {
