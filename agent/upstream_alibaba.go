@@ -104,7 +104,8 @@ func (b *alibabaBackend) OnChange(func(upstream.SecretName)) (cancel func()) { r
 func (b *alibabaBackend) manager() upstream.Manager { return nil }
 
 func (b *alibabaBackend) prepare(_ context.Context, cfg *config.Upstream) (commit func(), err error) {
-	if reflect.DeepEqual(cfg.Alibaba, b.current.Load().cfg) {
+	now := b.current.Load()
+	if reflect.DeepEqual(cfg.Alibaba, now.cfg) && fingerprint(caFiles(cfg.Alibaba)) == now.cas {
 		return func() {}, nil
 	}
 	next, err := openCloud(cfg.Alibaba, b.log, b.observe)
@@ -180,6 +181,7 @@ type cloud struct {
 	*kms.Client
 	cfg         *config.Alibaba // what it was made for
 	credentials *kms.CredentialSource
+	cas         string    // fingerprint of the files with authorities, which are read once
 	caExpires   time.Time // see caExpiry
 }
 
@@ -194,11 +196,12 @@ func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observati
 	}
 	opts := cloudOptions(cfg, log)
 	opts.Credentials, opts.Observe = credentials, observe
+	cas := fingerprint(caFiles(cfg)) // before they are read, so that no change is missed
 	client, err := kms.New(opts)
 	if err != nil {
 		return nil, errors.Join(inSection("upstream.alibaba", err), credentials.Close())
 	}
-	return &cloud{client, cfg, credentials, caExpiry(cfg.Endpoints)}, nil
+	return &cloud{client, cfg, credentials, cas, caExpiry(cfg)}, nil
 }
 
 func credentialOptions(cfg *config.Credentials, log *slog.Logger) kms.CredentialOptions {
@@ -239,12 +242,22 @@ func cloudOptions(cfg *config.Alibaba, log *slog.Logger) kms.Options {
 	return opts
 }
 
+// caFiles returns the files with authorities that endpoints are checked against.
+func caFiles(cfg *config.Alibaba) (files []string) {
+	for _, e := range cfg.Endpoints {
+		if e.CAFile != "" {
+			files = append(files, string(e.CAFile))
+		}
+	}
+	return files
+}
+
 // caExpiry returns when the first of the authorities ends that endpoints are checked against;
 // zero when they are those of the system. The client has read the files and found them right.
-func caExpiry(endpoints []config.KMSEndpoint) (first time.Time) {
-	for _, e := range endpoints {
-		text, err := os.ReadFile(string(e.CAFile))
-		if err != nil { // none is named
+func caExpiry(cfg *config.Alibaba) (first time.Time) {
+	for _, file := range caFiles(cfg) {
+		text, err := os.ReadFile(file)
+		if err != nil { // removed since
 			continue
 		}
 		if end := listen.FirstExpiry(text); first.IsZero() || !end.IsZero() && end.Before(first) {
