@@ -56,15 +56,19 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 
 	seen := fingerprint(a.config().Files())
 	look := func() {
-		now := fingerprint(a.config().Files())
+		files := a.config().Files()
+		now := fingerprint(files)
 		if now == seen {
 			return
 		}
-		// A file that fails is not tried again before it changes again.
+		// A file that fails is not tried again before it changes again. What changes during the
+		// reload may have been read too early: it stays to be seen.
 		seen = now
 		if err := a.Reload(ctx); err == nil {
 			follow()
-			seen = fingerprint(a.config().Files())
+			if named := a.config().Files(); !slices.Equal(named, files) {
+				seen = fingerprint(named)
+			}
 		}
 	}
 	poll := time.NewTicker(watchPoll)
