@@ -303,7 +303,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 	for _, reason := range reasons {
 		subject, reason, _ := strings.Cut(reason, ": ")
 		if len(a.config().Endpoint.Callers) > 0 {
-			reason = "not in order; the log says why" // the reason can name secrets of other callers
+			reason = "not in order; " + hidden // the reason can name secrets of other callers
 		}
 		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason})
 	}
@@ -312,7 +312,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 		// What is in force still works, so that the agent stays in service.
 		reason := err.Error()
 		if len(a.config().Endpoint.Callers) > 0 {
-			reason = "the log says why" // it can name secrets of other callers
+			reason = hidden // it can name secrets of other callers
 		}
 		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: reason})
 	}
