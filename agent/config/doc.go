@@ -34,8 +34,8 @@
 // yaml (the name; ",inline" for an embedded struct), default, min and max (for numbers,
 // durations and sizes), enum (allowed values, separated by |), required (the key must be
 // given), off ("off" or "" switches the feature off), path:"watch" (the agent reads this
-// file, so a change of it matters) and path:"write" (it writes there, and no other key may name
-// the same path), show:"never" (the value may hold a secret). A wrong
+// file, so a change of it matters), path:"write" (the agent writes there, and two of these may not
+// be the same), show:"never" (the value may hold a secret). A wrong
 // tag is found by a test, not by the compiler.
 //
 // The document is decoded by walking the syntax tree of goccy/go-yaml, because the decoder of
