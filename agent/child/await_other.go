@@ -4,10 +4,10 @@ package child
 
 import "golang.org/x/sys/unix"
 
-// awaitExit returns at once, so that the application is reaped before the rest of its group
-// is killed. In the moment in between the id of an empty group could be given to another
+// awaitExit returns false at once, so that the application is reaped before the rest of its
+// group is killed. In the moment in between the id of an empty group could be given to another
 // process; that ids are reused slowly makes it unlikely.
-func awaitExit(int) {}
+func awaitExit(int) bool { return false }
 
 // groupRuns reports whether the process group has members. Zombies that their new parent has not
 // collected yet count.

@@ -48,8 +48,8 @@ type end struct {
 	signal os.Signal // nil unless a signal ended it
 }
 
-// startProcess starts the application of opts with env as its whole environment. When it
-// sharesGroup it gets no group of its own: the terminal talks to us and it at once.
+// startProcess starts the application of opts with env as its whole environment. With
+// shareGroup it gets no group of its own: the terminal talks to us and it at once.
 func startProcess(opts Options, shareGroup bool, env []string) (process, error) {
 	program, err := opts.program()
 	if err != nil {
@@ -107,14 +107,16 @@ func (p *osProcess) live(started chan<- error) {
 	}
 	started <- nil
 
-	awaitExit(p.cmd.Process.Pid)
+	if !awaitExit(p.cmd.Process.Pid) {
+		_ = p.cmd.Wait() // the group must not be killed while the application runs
+	}
 	p.mu.Lock()
 	if p.ownGroup {
 		_ = p.group.kill() // whatever the application left behind
 	}
 	p.gone = true
 	p.mu.Unlock()
-	_ = p.cmd.Wait() // a failed pipe says nothing about how the application ended
+	_ = p.cmd.Wait() // again is harmless; a failed pipe says nothing about how the application ended
 	if p.ownGroup {
 		p.group.awaitEmpty(emptyDelay)
 	}

@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// awaitExit returns when the child pid has ended, and leaves it to be reaped.
-func awaitExit(pid int) {
+// awaitExit returns true when the child pid has ended, and leaves it to be reaped; false when
+// the end cannot be seen without reaping.
+func awaitExit(pid int) bool {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if err != unix.EINTR {
-			return
+			return err == nil
 		}
 	}
 }

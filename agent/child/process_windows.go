@@ -60,14 +60,15 @@ func attributes(shareGroup bool) *syscall.SysProcAttr {
 	return a
 }
 
-// awaitExit returns when the process pid has ended.
-func awaitExit(pid int) {
+// awaitExit returns true when the process pid has ended; false when it cannot be watched.
+func awaitExit(pid int) bool {
 	h, err := windows.OpenProcess(windows.SYNCHRONIZE, false, uint32(pid))
 	if err != nil {
-		return
+		return false
 	}
 	defer func() { _ = windows.CloseHandle(h) }()
-	_, _ = windows.WaitForSingleObject(h, windows.INFINITE)
+	_, err = windows.WaitForSingleObject(h, windows.INFINITE)
+	return err == nil
 }
 
 // signalProcess sends what Windows has: Ctrl-Break for a polite signal, or the end.
