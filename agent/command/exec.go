@@ -71,9 +71,9 @@ func (a *app) childEnded(err error) error {
 const terminate = syscall.SIGTERM
 
 // runChild runs child and passes signals on to it. The context of the command line ends with
-// SIGINT, which is the program's to judge, and so is not used.
-func runChild(ctx context.Context, child *agent.Child) error {
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+// SIGINT, which is the program's to judge, and so counts only until signals are handled here.
+func runChild(early context.Context, child *agent.Child) error {
+	ctx, stop := context.WithCancel(context.WithoutCancel(early))
 	defer handleSignals(ctx, append(passedOn, terminate), func(sig os.Signal) {
 		if sig == terminate {
 			stop()
@@ -82,5 +82,8 @@ func runChild(ctx context.Context, child *agent.Child) error {
 		}
 	})()
 	defer stop()
+	if early.Err() != nil {
+		stop() // the signal came while the child was prepared
+	}
 	return child.Run(ctx)
 }
