@@ -234,7 +234,7 @@ func (s *Supervisor) startOnce(env environment, kind Event) (process, error) {
 	defer s.mu.Unlock()
 	s.proc = p
 	s.status.State, s.status.PID, s.status.StartedAt = Running, p.PID(), time.Now()
-	s.status.Outdated, s.status.Failing = false, false
+	s.status.Outdated, s.status.Failing, s.status.ExitCode = false, false, 0
 	if kind == Restarted {
 		s.status.Restarts++
 	}
