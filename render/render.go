@@ -258,11 +258,12 @@ func (r *Renderer) loadOwed() {
 		r.log.Warn("some owed hooks may be forgotten", "path", r.opts.StateDir, "err", err, "hint", "run the hooks by hand if their files changed")
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for name, seq := range owed {
-		t := byName[name]
-		t.group.owe(t, seq)
-		r.log.Info("hook is still owed", "file", name, "hook", t.group.hook.String())
+		byName[name].group.owe(byName[name], seq)
+	}
+	r.mu.Unlock()
+	for name := range owed {
+		r.log.Info("hook is still owed", "file", name, "hook", byName[name].group.hook.String())
 	}
 }
 

@@ -126,27 +126,35 @@ func stopTimer(t *time.Timer) {
 // watch makes t hear of changes of ref. It is called before ref is read, so that no change
 // between the read and the subscription is lost.
 func (s *session) watch(t *target, ref upstream.SecretRef) {
+	if !s.subscribe(t, ref) {
+		s.r.log.Warn("too many secrets are watched: changes of this one are noticed late", "secret", ref.String(), "retry_in", lookAgain,
+			"hint", "use fewer secrets in templates and waiting clients")
+	}
+}
+
+// subscribe does what watch says. It reports false when the source takes no more
+// subscriptions.
+func (s *session) subscribe(t *target, ref upstream.SecretRef) bool {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	if s.stopped || t.watched[ref] {
-		return
+		return true
 	}
 	if t.watched == nil {
 		t.watched = map[upstream.SecretRef]bool{}
 	}
 	t.watched[ref] = true
+	taken := true
 	w := s.watchers[ref]
 	if w == nil {
 		changed, cancel := s.r.src.Subscribe(ref)
-		if changed == nil {
-			s.r.log.Warn("too many secrets are watched: changes of this one are noticed late", "secret", ref.String(), "retry_in", lookAgain,
-				"hint", "use fewer secrets in templates and waiting clients")
-		}
+		taken = changed != nil
 		w = &watcher{users: map[*target]bool{}, cancel: cancel, quit: make(chan struct{})}
 		s.watchers[ref] = w
 		s.wg.Go(func() { s.listen(w, changed) })
 	}
 	w.users[t] = true
+	return taken
 }
 
 // listen marks the users of w dirty whenever its secret changes.
