@@ -169,6 +169,30 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 	wantNames(t, book.dir)
 }
 
+// Ensure that a hook stays owed when the folder of its file cannot be looked at for a while.
+func TestOwedHookSurvivesAFolderThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	src := sourceOf("a", "1")
+	opts := Options{Sets: []Set{{
+		Directory: dir + "/set", Files: []SetFile{{Name: "f", Content: Content{Contents: `{{ secret "a" }}`}}},
+		Hook: sh("test -e " + dir + "/ok && echo run >> " + dir + "/runs"),
+	}}, StateDir: dir + "/state"}
+	if err := mustNew(t, src, opts).RenderOnce(t.Context()); err == nil {
+		t.Fatal("the hook succeeded")
+	}
+	mustWrite(t, dir+"/ok", "")
+	must(t, os.Rename(dir+"/set", dir+"/away"))
+	mustSymlink(t, dir+"/away", dir+"/set") // refused
+	if err := mustNew(t, src, opts).RenderOnce(t.Context()); err == nil {
+		t.Fatal("a link was followed")
+	}
+	must(t, os.Remove(dir+"/set"))
+	must(t, os.Rename(dir+"/away", dir+"/set"))
+	mustRender(t, mustNew(t, src, opts))
+	wantFile(t, dir+"/runs", "run\n")
+	wantNames(t, dir+"/state")
+}
+
 // Ensure that targets with an equal hook share one run when one change makes them all
 // different, and that different hooks do not.
 func TestEqualHooksRunOnceForAChange(t *testing.T) {

@@ -49,7 +49,8 @@ func (b *owedBook) path(name string) string {
 	return filepath.Join(b.dir, owedPrefix+hex.EncodeToString(sum[:8])+owedSuffix)
 }
 
-// intend records that the hook of name is owed while one of stamps is what is published. It returns a number for forget.
+// intend records that the hook of name is owed while one of stamps is what is published. It
+// returns a number for forget.
 func (b *owedBook) intend(name string, stamps ...string) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,8 +92,9 @@ func removeIfThere(path string) error {
 }
 
 // load returns the names that are owed a hook, each with the number for forget. stampOf
-// returns what is published for a name, false for a name that has no hook any more. Records
-// that no longer hold are removed; so are unreadable ones, which a kill cannot leave.
+// returns what is published for a name, "" when that cannot be told, and false for a name that
+// has no hook any more. Records that no longer hold are removed; so are unreadable ones, which
+// a kill cannot leave.
 func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]uint64, error) {
 	if b.dir == "" {
 		return nil, nil
@@ -124,7 +126,7 @@ func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]ui
 				problems = append(problems, fmt.Errorf("%s is not a record of an owed hook; it is removed", path))
 			}
 		}
-		if stamp, ok := stampOf(record.Name); ok && slices.Contains(record.Stamps, stamp) {
+		if stamp, ok := stampOf(record.Name); ok && (stamp == "" || slices.Contains(record.Stamps, stamp)) {
 			b.seq[record.Name]++
 			owed[record.Name] = b.seq[record.Name]
 			continue

@@ -252,7 +252,10 @@ func (r *Renderer) loadOwed() {
 			return "", false
 		}
 		stamp, err := t.publisher.published()
-		return stamp, err == nil
+		if err != nil {
+			stamp = "" // a folder that cannot be read now is no reason to forget the hook
+		}
+		return stamp, true
 	})
 	if err != nil {
 		r.log.Warn("some owed hooks may be forgotten", "path", r.opts.StateDir, "err", err, "hint", "run the hooks by hand if their files changed")
