@@ -266,6 +266,23 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 	}
 }
 
+// The default chain reads the profile of the CLI as well, also where a role starts from it and
+// where half a key is in the environment.
+func TestTheDefaultChainRefusesProfiles(t *testing.T) {
+	clean(t)
+	external := write(t, t.TempDir(), "external.json", `{"current":"a","profiles":[{"name":"a","mode":"External","process_command":"echo MARKER"}]}`)
+	t.Setenv("ALIBABA_CLOUD_CONFIG_FILE", external)
+	for _, id := range []string{"", "half"} {
+		t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", id)
+		for _, opts := range []kms.CredentialOptions{{}, {Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", STSEndpoint: "127.0.0.1:1"}} {
+			_, err := source(t, opts).Credential(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "mode External") {
+				t.Errorf("type %q, key id %q: %v", opts.Type, id, err)
+			}
+		}
+	}
+}
+
 // The library's own default chain is of no use once it has failed; a new one is made.
 func TestTheDefaultChainComesBack(t *testing.T) {
 	clean(t)

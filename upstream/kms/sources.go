@@ -26,11 +26,16 @@ var sourceTimeouts = &providers.HttpOptions{ConnectTimeout: 2000, ReadTimeout: 5
 // depends on.
 func (o CredentialOptions) opener() (open func() (fetcher, error), files []string) {
 	key := keyFiles{id: o.AccessKeyIDFile, secret: o.AccessKeySecretFile, token: o.SecurityTokenFile}
+	ini := fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials") // of the older SDKs
+	chain := []string{cliConfig(), ini}
 	switch o.Type {
 	case "access_key", "sts":
 		return func() (fetcher, error) { return key.read, nil }, key.files()
 	case "ram_role_arn":
-		return func() (fetcher, error) { return o.openRAMRole(key) }, key.files()
+		if key.id != "" {
+			chain = key.files()
+		}
+		return func() (fetcher, error) { return o.openRAMRole(key) }, chain
 	case "ecs_ram_role":
 		return func() (fetcher, error) {
 			return library(providers.NewECSRAMRoleCredentialsProviderBuilder().
@@ -46,16 +51,18 @@ func (o CredentialOptions) opener() (open func() (fetcher, error), files []strin
 		file := cmp.Or(o.ProfileFile, cliConfig())
 		return func() (fetcher, error) { return openProfile(file, o.Profile) }, []string{file}
 	default:
-		file := cliConfig()
-		ini := fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials") // of the older SDKs
-		return func() (fetcher, error) { return openDefault(file) }, []string{file, ini}
+		return openDefault, chain
 	}
 }
 
 func (o CredentialOptions) openRAMRole(key keyFiles) (fetcher, error) {
-	var first providers.CredentialsProvider = providers.NewDefaultCredentialsProvider()
-	if key.id != "" {
-		first = keyProvider{key}
+	var first providers.CredentialsProvider = keyProvider{key}
+	if key.id == "" {
+		chain, err := defaultChain()
+		if err != nil {
+			return nil, err
+		}
+		first = chain
 	}
 	fetch, err := library(providers.NewRAMRoleARNCredentialsProviderBuilder().
 		WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
@@ -79,14 +86,21 @@ func openProfile(file, profile string) (fetcher, error) {
 	return library(providers.NewCLIProfileCredentialsProviderBuilder().WithProfileFile(file).WithProfileName(profile).Build())
 }
 
-func openDefault(file string) (fetcher, error) {
-	if os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") == "" && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
-		if err := refuseProfile(file, ""); err != nil {
+func openDefault() (fetcher, error) {
+	fetch, err := library(defaultChain())
+	return lasting(0, fetch), err
+}
+
+// defaultChain returns the default chain of the library. The profile of the CLI is of no
+// account where the chain ends before it, with a key in the environment.
+func defaultChain() (*providers.DefaultCredentialsProvider, error) {
+	keyed := os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") != "" && os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET") != ""
+	if !keyed && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
+		if err := refuseProfile(cliConfig(), ""); err != nil {
 			return nil, err
 		}
 	}
-	fetch, err := library(providers.NewDefaultCredentialsProvider(), nil)
-	return lasting(0, fetch), err
+	return providers.NewDefaultCredentialsProvider(), nil
 }
 
 // library returns a fetcher over a provider of credentials-go.
