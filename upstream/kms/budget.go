@@ -145,6 +145,13 @@ func (b *budget) refuseLocked(wait time.Duration) error {
 
 // report adapts the rate to the outcome of an attempt.
 func (b *budget) report(out outcome, logger *slog.Logger) {
+	if perSecond, reduced := b.adapt(out); reduced {
+		logger.Warn("the service throttles; the call budget is cut", "per_second", perSecond, "hint", "raise cache.ttl or the quota when it stays")
+	}
+}
+
+// adapt returns the new rate when it was cut.
+func (b *budget) adapt(out outcome) (perSecond float64, reduced bool) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -154,7 +161,7 @@ func (b *budget) report(out outcome, logger *slog.Logger) {
 			b.pausedUntil = now.Add(hint)
 		}
 		if now.Sub(b.cutAt) < cutAgain {
-			return
+			return 0, false
 		}
 		factor := float64(deepCut)
 		if b.granted {
@@ -162,7 +169,7 @@ func (b *budget) report(out outcome, logger *slog.Logger) {
 		}
 		b.cutAt, b.granted = now, false
 		b.setLocked(now, b.current/factor)
-		logger.Warn("the service throttles; the call budget is cut", "per_second", b.current, "hint", "raise cache.ttl or the quota when it stays")
+		return b.current, true
 	case out.answered:
 		b.granted = true
 		step := fastStep
@@ -170,7 +177,7 @@ func (b *budget) report(out outcome, logger *slog.Logger) {
 			// One step up per interval, as there is one step down: else many granted calls
 			// would outweigh the refusals between them.
 			if now.Sub(b.steppedAt) < cutAgain {
-				return
+				return 0, false
 			}
 			step = slowStep
 		}
@@ -178,6 +185,7 @@ func (b *budget) report(out outcome, logger *slog.Logger) {
 			b.setLocked(now, b.current*step)
 		}
 	}
+	return 0, false
 }
 
 // restart makes the rate begin small after an outage, the smaller the longer it was: the
