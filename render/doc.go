@@ -59,7 +59,7 @@
 //
 // A target goes this way, in a run as well as once: target.compute executes its contents
 // against values of one moment, publisher.prepare completes them on disk under other names,
-// Renderer.owing records the hook, prepared.commit renames, and hookGroup runs the hook. A
+// Renderer.owing records the hook, prepared.commit renames, and Renderer.runHook runs the hook. A
 // single file and a set differ in their layout only.
 //
 // Publishing is our own code. The package renameio cannot be built on Windows, always syncs,

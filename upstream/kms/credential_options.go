@@ -30,7 +30,7 @@ type CredentialOptions struct {
 	// ALIBABA_CLOUD_OIDC_PROVIDER_ARN and ALIBABA_CLOUD_OIDC_TOKEN_FILE.
 	RoleARN         string
 	RoleSessionName string
-	SessionDuration time.Duration // at least 15m; zero means 1h
+	SessionDuration time.Duration // 15m to 12h; zero means 1h
 	Policy          string
 	ExternalID      string
 	STSEndpoint     string // host; empty: sts.aliyuncs.com, or as the environment says
