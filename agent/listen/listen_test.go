@@ -21,12 +21,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func open(t testing.TB, opts listen.Options) *listen.Listener {
+func must(t testing.TB, err error) {
 	t.Helper()
-	ln, err := listen.Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func open(t testing.TB, opts listen.Options) *listen.Listener {
+	t.Helper()
+	ln, err := listen.Open(opts)
+	must(t, err)
 	t.Cleanup(func() { _ = ln.Close() })
 	return ln
 }
@@ -81,9 +86,7 @@ func TestPortInUse(t *testing.T) {
 func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ln")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return filepath.Join(dir, "agent.sock")
 }
@@ -144,9 +147,7 @@ func onlySocket(t *testing.T, path string) {
 func leaveDead(t *testing.T, path string) {
 	t.Helper()
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	dead.SetUnlinkOnClose(false)
 	_ = dead.Close()
 }
@@ -154,9 +155,7 @@ func leaveDead(t *testing.T, path string) {
 func TestUnixSocketReplacesOnlyDeadSockets(t *testing.T) {
 	path := socketPath(t)
 	opts := listen.UnixOptions{Path: path}
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("precious"), 0o600))
 	refused(t, opts, false, "socket: "+path+": something that is not a socket is there already")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {
 		t.Errorf("the file is gone: %q %v", b, err)
@@ -208,21 +207,15 @@ func TestLeftoversOfKilledProcessesAreRemoved(t *testing.T) {
 	path := socketPath(t)
 	dir := filepath.Dir(path)
 	for _, name := range []string{".s1", ".s4294967295", ".s2", ".surprise", ".s"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o700))
 	}
 	leaveDead(t, filepath.Join(dir, ".s1", "s"))
 	for _, name := range []string{".s2/notes", ".s3"} { // somebody else's
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600))
 	}
 	open(t, listen.UnixOptions{Path: path})
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())

@@ -33,9 +33,7 @@ func TestAnotherUsersLiveSocketIsNotTakenOver(t *testing.T) {
 	}
 	open(t, listen.UnixOptions{Path: path})
 	info, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
@@ -59,13 +57,9 @@ func TestAnotherUsersLiveSocketIsNotTakenOver(t *testing.T) {
 func TestALiveSocketWithAFullBacklogIsNotTakenOver(t *testing.T) {
 	path := socketPath(t)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer unix.Close(fd)
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)))
 	for {
 		nc, err := net.Dial("unix", path)
 		if err != nil {
@@ -77,9 +71,7 @@ func TestALiveSocketWithAFullBacklogIsNotTakenOver(t *testing.T) {
 		defer nc.Close()
 	}
 	info, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	refused(t, listen.UnixOptions{Path: path}, true, "may listen on it and does not take connections")
 	stays(t, path, info)
 }

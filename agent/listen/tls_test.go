@@ -37,9 +37,7 @@ func newCA(t testing.TB) *ca {
 func (a *ca) sign(t testing.TB, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
 	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	parent, signer := a.cert, a.key
@@ -47,13 +45,9 @@ func (a *ca) sign(t testing.TB, template *x509.Certificate) (*x509.Certificate, 
 		parent, signer = template, key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return cert, key
 }
 
@@ -63,26 +57,20 @@ func (a *ca) issue(t testing.TB, name string) (cert, key []byte) {
 	c, k := a.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 func (a *ca) client(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	pair, err := tls.X509KeyPair(a.issue(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return pair
 }
 
 func write(t testing.TB, path string, content []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, content, 0o600))
 }
 
 // files writes a certificate and its key, and the authority that clients need.
@@ -152,9 +140,7 @@ func TestTLSAndMutualTLSWithNewCertificates(t *testing.T) {
 		t.Errorf("after half an update: %s %v", name, err)
 	}
 	write(t, files.KeyFile, key)
-	if err := ln.TLS().Reload(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, ln.TLS().Reload())
 	if name, err := connect(&tls.Config{Certificates: client}); err != nil || name != "second" {
 		t.Errorf("after the update: %s %v", name, err)
 	}
@@ -165,9 +151,7 @@ func TestTLSNoticesNewFilesByItself(t *testing.T) {
 	files := authority.files(t, "first")
 	synctest.Test(t, func(t *testing.T) {
 		certs, err := listen.LoadTLS(files)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var heard []error
 		certs.OnError(func(err error) { heard = append(heard, err) })
 		write(t, files.KeyFile, []byte("half a key"))

@@ -38,12 +38,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func names(t *testing.T, dir string) string {
+func must(t testing.TB, err error) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
 	var list []string
 	for _, e := range entries {
 		list = append(list, e.Name())
@@ -55,9 +60,7 @@ func content(text string) func() []byte { return func() []byte { return []byte(t
 
 func writeFile(t *testing.T, path, text string, mode fs.FileMode) {
 	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), mode), os.Chmod(path, mode)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), mode), os.Chmod(path, mode)))
 }
 
 func TestOfManyThatStartAtOnceOneMakesTheFile(t *testing.T) {
@@ -127,9 +130,7 @@ func TestWhatOthersCanTouchIsRefused(t *testing.T) {
 		{"credential", keyfile.KeyringCredential, []fs.FileMode{0o400, 0o440, 0o600, 0o640}, []fs.FileMode{0o460, 0o450, 0o444, 0o404}},
 	} {
 		for _, mode := range append(test.good, test.bad...) {
-			if err := os.Chmod(path, mode); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Chmod(path, mode))
 			text, err := test.kind.Read(path)
 			if slices.Contains(test.good, mode) {
 				if err != nil || string(text) != marker {
@@ -179,9 +180,7 @@ func TestCheckChangesNothing(t *testing.T) {
 	if runtime.GOOS == "windows" || os.Getuid() == 0 {
 		return // may write everywhere
 	}
-	if err := os.Mkdir(filepath.Join(dir, "locked"), 0o500); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(filepath.Join(dir, "locked"), 0o500))
 	if err := keyfile.Token.Check(filepath.Join(dir, "locked", "token")); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("in a folder without permission: %v", err)
 	}
@@ -195,12 +194,8 @@ func TestWhatAKillLeavesBehindIsRemoved(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), childPath+"="+path)
 	out, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, child.Start())
 	killed := false
 	kill := func() {
 		if !killed {
@@ -251,9 +246,7 @@ func TestLeftoversOfEarlierVersions(t *testing.T) {
 		for _, name := range append(test.removed, test.stays...) {
 			writeFile(t, filepath.Join(dir, name), "x", 0o600)
 		}
-		if err := errors.Join(os.Mkdir(filepath.Join(dir, "."+test.name+"999999999"), 0o700), os.Symlink("token", filepath.Join(dir, "."+test.name+"999999998"))); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.Mkdir(filepath.Join(dir, "."+test.name+"999999999"), 0o700), os.Symlink("token", filepath.Join(dir, "."+test.name+"999999998"))))
 		want := append([]string{"." + test.name + "999999999", "." + test.name + "999999998"}, test.stays...)
 		slices.Sort(want)
 		test.kind.Clean(filepath.Join(dir, test.name))

@@ -24,22 +24,16 @@ func create(t *testing.T) (string, *keyfile.Keyring) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys", "keyring.json")
 	ring, err := keyfile.CreateKeyring(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return path, ring
 }
 
 func TestKeyring(t *testing.T) {
 	path, ring := create(t)
 	all, err := ring.AEAD()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	sealed, err := all.Encrypt([]byte("plain"), []byte("ad"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if _, err := keyfile.CreateKeyring(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over a keyring: %v", err)
 	}
@@ -88,14 +82,10 @@ func TestKeyring(t *testing.T) {
 func TestAKeyringIsAPlainTinkKeyset(t *testing.T) {
 	path, ring := create(t)
 	ring, err := ring.Extend()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	// Others read the file too.
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(text, &fields); err != nil || len(fields) != 2 || fields["primaryKeyId"] == nil || fields["key"] == nil {
 		t.Errorf("fields %v, %v", fields, err)
@@ -120,33 +110,23 @@ func TestBadKeyrings(t *testing.T) {
 		if err == nil {
 			err = m.SetPrimary(id)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		change(m)
 		handle, err := m.Handle()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var buf bytes.Buffer
-		if err := insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(&buf)))
 		return buf.String()
 	}
-	must := func(_ uint32, err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	added := func(_ uint32, err error) { must(t, err) }
 	for _, test := range []struct{ name, content, want string }{
 		{"empty", "", "not a Tink keyset"},
 		{"not JSON", marker, "not a Tink keyset"},
 		{"JSON of something else", `{"key":[{"keyData":"` + marker + `"}]}`, "not a Tink keyset"},
 		{"cut short", encode(func(*keyset.Manager) {})[:100], "not a Tink keyset"},
-		{"a key of another kind", encode(func(m *keyset.Manager) { must(m.Add(mac.HMACSHA256Tag128KeyTemplate())) }), "AES256-GCM"},
-		{"a key without prefix", encode(func(m *keyset.Manager) { must(m.Add(aead.AES256GCMNoPrefixKeyTemplate())) }), "prefix"},
-		{"a short key", encode(func(m *keyset.Manager) { must(m.Add(aead.AES128GCMKeyTemplate())) }), "AES256-GCM"},
+		{"a key of another kind", encode(func(m *keyset.Manager) { added(m.Add(mac.HMACSHA256Tag128KeyTemplate())) }), "AES256-GCM"},
+		{"a key without prefix", encode(func(m *keyset.Manager) { added(m.Add(aead.AES256GCMNoPrefixKeyTemplate())) }), "prefix"},
+		{"a short key", encode(func(m *keyset.Manager) { added(m.Add(aead.AES128GCMKeyTemplate())) }), "AES256-GCM"},
 		{"endless", strings.Repeat(" ", 1<<20+1), "is larger than"},
 	} {
 		path := filepath.Join(t.TempDir(), "keyring.json")
@@ -164,13 +144,13 @@ func TestBadKeyrings(t *testing.T) {
 	}
 	// Where the ids of keys do not matter, any AEAD does.
 	path := filepath.Join(t.TempDir(), "keyring.json")
-	writeFile(t, path, encode(func(m *keyset.Manager) { must(m.Add(aead.AES128GCMKeyTemplate())) }), 0o600)
+	writeFile(t, path, encode(func(m *keyset.Manager) { added(m.Add(aead.AES128GCMKeyTemplate())) }), 0o600)
 	if ring, err := keyfile.ReadKeyring(path, false); err != nil {
 		t.Error(err)
 	} else if _, err := ring.AEAD(); err != nil {
 		t.Error(err)
 	}
-	writeFile(t, path, encode(func(m *keyset.Manager) { must(m.Add(mac.HMACSHA256Tag128KeyTemplate())) }), 0o600)
+	writeFile(t, path, encode(func(m *keyset.Manager) { added(m.Add(mac.HMACSHA256Tag128KeyTemplate())) }), 0o600)
 	if ring, err := keyfile.ReadKeyring(path, false); err != nil {
 		t.Error(err)
 	} else if _, err := ring.AEAD(); err == nil || !strings.Contains(err.Error(), "not for AEAD") {
