@@ -82,15 +82,11 @@ func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
 func TestAuditFileIsReopened(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	log, err := endpoint.OpenAuditLog(path, endpoint.AuditOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
 	r.get(t, "/v1/a")
-	if err := os.Rename(path, path+".1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Rename(path, path+".1"))
 	if err := log.Reopen(); err != nil {
 		t.Fatal(err)
 	}
@@ -184,9 +180,7 @@ func TestAuditRotationUnderLoad(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "audit.log")
 	log, err := endpoint.OpenAuditLog(path, endpoint.AuditOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r := start(t, endpoint.Options{Audit: log})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
 	const clients, each = 4, 500
@@ -202,27 +196,19 @@ func TestAuditRotationUnderLoad(t *testing.T) {
 		}()
 	}
 	for i := 0; i < 3 || asking.Load() > 0; i++ {
-		if err := os.Rename(path, fmt.Sprint(path, ".", i)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Rename(path, fmt.Sprint(path, ".", i)))
 		if err := log.Reopen(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Millisecond) // the clients' turn
 	}
-	if err := log.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, log.Close())
 	files, err := filepath.Glob(path + "*")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ids := map[string]bool{}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for line := range strings.Lines(string(text)) {
 			var e struct{ RequestId string }
 			if err := json.Unmarshal([]byte(line), &e); err != nil {

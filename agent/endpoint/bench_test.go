@@ -62,9 +62,7 @@ func BenchmarkEndpointManySecrets(b *testing.B) {
 
 func BenchmarkEndpointAudited(b *testing.B) {
 	log, err := endpoint.OpenAuditLog(filepath.Join(b.TempDir(), "audit.log"), endpoint.AuditOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	defer log.Close()
 	runBench(b, "tcp", 64, 1, endpoint.Options{Audit: log})
 }
@@ -96,9 +94,7 @@ func runBench(b *testing.B, network string, conns, secrets int, opts endpoint.Op
 			addr = socketPath(b)
 		}
 		ln, err := net.Listen(network, addr)
-		if err != nil {
-			b.Fatal(err)
-		}
+		must(b, err)
 		return ln
 	}
 	servers := map[string]net.Listener{"ceiling": listen(), "ours": listen(), "plain": listen()}
@@ -151,9 +147,7 @@ func median(values []float64) float64 {
 
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
@@ -172,9 +166,7 @@ func serveCeiling(b *testing.B, ln net.Listener, body []byte) (stop func()) {
 
 func serveOurs(b *testing.B, ln net.Listener, names []string, opts endpoint.Options) (stop func()) {
 	c, err := cache.New(backend{}, cache.Options{Limits: cache.Limits{MaxEntries: max(1000, 2*len(names)), MaxBytes: 1 << 30, TTL: time.Hour}})
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	for _, name := range names {
 		if _, err := c.Lookup(context.Background(), refOf(name, "ACSCurrent")); err != nil {
 			b.Fatal(err)
@@ -182,9 +174,7 @@ func serveOurs(b *testing.B, ln net.Listener, names []string, opts endpoint.Opti
 	}
 	opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(b, token))}
 	srv, err := endpoint.New(c, opts)
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(ln) }()
 	return func() {
@@ -242,23 +232,15 @@ type loadClient struct {
 
 func startLoad(b *testing.B) *loadClient {
 	exe, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), loadEnv+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
+	must(b, err)
+	must(b, cmd.Start())
 	b.Cleanup(func() {
 		_ = in.Close()
 		_, _ = io.Copy(io.Discard, out)
@@ -271,13 +253,9 @@ func startLoad(b *testing.B) *loadClient {
 
 func (c *loadClient) do(b *testing.B, o order) result {
 	b.Helper()
-	if err := c.in.Encode(o); err != nil {
-		b.Fatal(err)
-	}
+	must(b, c.in.Encode(o))
 	var r result
-	if err := c.out.Decode(&r); err != nil {
-		b.Fatal(err)
-	}
+	must(b, c.out.Decode(&r))
 	if r.Err != "" {
 		b.Fatalf("%s: %s", o.Target, r.Err)
 	}

@@ -67,9 +67,7 @@ func startCached(t *testing.T, b *rotating, limits cache.Limits) (*rig, *cache.C
 func startCachedWith(t *testing.T, b cache.Upstream, limits cache.Limits, opts endpoint.Options) (*rig, *cache.Cache) {
 	t.Helper()
 	c, err := cache.New(b, cache.Options{Limits: limits})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan struct{})
 	go func() { defer close(ran); _ = c.Run(ctx) }()

@@ -201,9 +201,7 @@ type rig struct {
 func mustToken(t testing.TB, text string) endpoint.Token {
 	t.Helper()
 	tok, err := endpoint.NewToken([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return tok
 }
 
@@ -243,9 +241,7 @@ func (r *rig) serveCache(t testing.TB, secrets endpoint.Secrets, opts endpoint.O
 		return
 	}
 	ln, err := listen.Open(listen.TCPOptions{Address: "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r.addr = ln.Addr().String()
 	r.serve(t, ln)
 }
@@ -293,18 +289,14 @@ func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Net: "pipe"} }
 func (r *rig) setCallers(t testing.TB, callers []endpoint.Caller) {
 	t.Helper()
 	set, err := r.srv.PrepareCallers(callers)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	set()
 }
 
 // flush makes log write what it has collected.
 func flush(t testing.TB, log *endpoint.AuditLog) {
 	t.Helper()
-	if err := log.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, log.Reopen())
 }
 
 // serve adds a listener.
@@ -343,9 +335,7 @@ type client struct {
 func dial(t testing.TB, network, addr string) *client {
 	t.Helper()
 	nc, err := net.Dial(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = nc.Close() })
 	return &client{t, nc, bufio.NewReader(nc)}
 }
@@ -433,3 +423,10 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

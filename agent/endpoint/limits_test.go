@@ -188,9 +188,7 @@ func TestPipelining(t *testing.T) {
 	// A client that closes its side at once gets its answer, and then an end.
 	half := r.dial(t)
 	half.send(request("GET", "/v1/a", hostLine, tokenLine))
-	if err := half.nc.(*net.TCPConn).CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, half.nc.(*net.TCPConn).CloseWrite())
 	if got := half.receive("GET"); got.status != 200 {
 		t.Errorf("with one side closed: %d", got.status)
 	}

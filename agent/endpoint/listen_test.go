@@ -22,9 +22,7 @@ import (
 func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ep")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return filepath.Join(dir, "agent.sock")
 }
@@ -45,9 +43,7 @@ func TestUnixSocketKnowsItsPeer(t *testing.T) {
 	}})
 	path := socketPath(t)
 	ln, err := listen.Open(listen.UnixOptions{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r.serve(t, ln)
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
 	r.put(value("b", "v1", "x", upstream.ACSCurrent))
@@ -167,9 +163,7 @@ func TestShutdownWhenIdleIsQuick(t *testing.T) {
 		t.Errorf("the second call: %v", err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if err := r.srv.Serve(ln); !errors.Is(err, endpoint.ErrServerClosed) {
 		t.Errorf("Serve after Shutdown: %v", err)
 	}

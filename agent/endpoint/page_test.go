@@ -123,9 +123,7 @@ func TestPageFollowsItsPolicy(t *testing.T) {
 	elsewhere := regexp.MustCompile(`(?i)(https?:)?//[a-z0-9]`)
 	for _, name := range files {
 		text, err := os.ReadFile(filepath.Join("page", name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if found := inline.Find(text); found != nil {
 			t.Errorf("%s: %q", name, found)
 		}
@@ -396,14 +394,10 @@ func TestPageCanBeSwitchedOff(t *testing.T) {
 func TestPageOverTLSAndFromTheSocket(t *testing.T) {
 	r := startPage(t, endpoint.Options{})
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r.serve(t, tls.NewListener(plain, selfSigned()))
 	nc, err := tls.Dial("tcp", plain.Addr().String(), &tls.Config{InsecureSkipVerify: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer nc.Close()
 	c := &client{t, nc, newReader(nc)}
 	form := "token=" + token

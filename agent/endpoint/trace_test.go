@@ -38,12 +38,18 @@ func auditLines(t testing.TB, text string) (lines []auditLine) {
 	return lines
 }
 
+// startAudited serves with an audit log, and returns that and what it writes to.
+func startAudited(t *testing.T) (*rig, *endpoint.AuditLog, *upstreamtest.Buffer) {
+	t.Helper()
+	out := &upstreamtest.Buffer{}
+	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
+	return start(t, endpoint.Options{Audit: audit}), audit, out
+}
+
 // TestTraceIsFollowed asks in every way there is, and finds request and trace in the audit
 // lines, in the log lines and with the call to the backend.
 func TestTraceIsFollowed(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: audit})
+	r, audit, out := startAudited(t)
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
 	r.store(value("fetched", "v1", marker, upstream.ACSCurrent))
 	r.fail("down", &upstream.Error{Err: upstream.ErrUnavailable, Message: "nobody answers"})
@@ -119,9 +125,7 @@ func TestTraceIsFollowed(t *testing.T) {
 // TestTraceThatIsNoTrace sends headers that the specification tells us to ignore; none is an
 // error, and none leaves anything behind.
 func TestTraceThatIsNoTrace(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: audit})
+	r, audit, out := startAudited(t)
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
 	c := r.dial(t)
 	for _, test := range []struct {
@@ -164,9 +168,7 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 }
 
 func TestTraceOfRefusals(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: audit})
+	r, audit, out := startAudited(t)
 	c := r.dial(t)
 	c.send(request("GET", "/v1/held", hostLine, "X-KMS-Token: wrong", traceLine))
 	got := c.receive("GET")
@@ -182,9 +184,7 @@ func TestTraceOfRefusals(t *testing.T) {
 
 // TestTraceOfAWait follows a client that waits for a change and gets it.
 func TestTraceOfAWait(t *testing.T) {
-	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	r := start(t, endpoint.Options{Audit: audit})
+	r, audit, out := startAudited(t)
 	r.put(value("a", "v1", "first", upstream.ACSCurrent))
 	c := r.dial(t)
 	tag := c.ask("/v1/a").header.Get("Etag")

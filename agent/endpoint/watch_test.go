@@ -197,9 +197,7 @@ func TestManyWaiters(t *testing.T) {
 	var clients []*client
 	for i := range n {
 		nc, err := net.Dial("tcp", r.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		defer nc.Close()
 		c := &client{t: t, nc: nc} // no reader yet: it would weigh more than what is measured
 		clients = append(clients, c)
