@@ -214,13 +214,3 @@ func TestTheOfficialSDKTellsAWrongSecret(t *testing.T) {
 		t.Errorf("the user reads: %v", err)
 	}
 }
-
-func TestTheOfficialSDKWithAnSTSToken(t *testing.T) {
-	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys[0].SecurityToken = secretData("CAIS-token+/==") })
-	f.fake.MustCreate(t, "app/db", "v1", "first")
-	for token, want := range map[string]string{"CAIS-token+/==": "", "other": "400 InvalidSecurityToken.MismatchWithAccessKey"} {
-		client := official(t, f.address, &http.Transport{}, credentials.NewStsTokenCredential(keyID, keySecret, token))
-		value := try(t, client.GetSecretValue, kms.CreateGetSecretValueRequest(), `{"SecretName":"app/db"}`, want)
-		understood(t, value, want != "" || value.SecretData == "first")
-	}
-}

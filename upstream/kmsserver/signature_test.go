@@ -369,9 +369,9 @@ func TestWhatASignatureMustCarry(t *testing.T) {
 }
 
 func TestSecurityTokens(t *testing.T) {
-	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys[0].SecurityToken = secretData("the-token") })
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys[0].SecurityToken = secretData("CAIS-token+/==") })
 	f.fake.MustCreate(t, "app/db", "v1", "first")
-	for token, want := range map[string]string{"the-token": "", "": "MissingSecurityToken", "the-token2": "InvalidSecurityToken.MismatchWithAccessKey"} {
+	for token, want := range map[string]string{"CAIS-token+/==": "", "": "MissingSecurityToken", "CAIS-token+/==2": "InvalidSecurityToken.MismatchWithAccessKey"} {
 		s := newSigner(f)
 		s.token = token
 		if code := s.call(t, "GetSecretValue", "SecretName", "app/db").text("Code"); code != want {
