@@ -18,9 +18,7 @@ func TestCodesOfTheServiceAreBounded(t *testing.T) {
 		m.observeCall(kms.Observation{Op: "GetSecretValue", Code: fmt.Sprintf("Code.%d", i)})
 	}
 	var text strings.Builder
-	if err := m.write(&text); err != nil {
-		t.Fatal(err)
-	}
+	must(t, m.write(&text))
 	all, _ := ParseSeries(text.String())
 	codes, sum := 0, 0.0
 	for name, n := range all {

@@ -42,9 +42,7 @@ func TestLockedMemoryIsWhatIsUsed(t *testing.T) {
 	}
 	defer func() { _ = unix.Munmap(untouched) }()
 	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	kib := func(name string) int {
 		found := regexp.MustCompile(name + `:\s+(\d+) kB`).FindSubmatch(status)
 		if found == nil {

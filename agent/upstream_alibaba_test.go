@@ -18,31 +18,23 @@ func TestNewAuthoritiesMakeANewClient(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, text []byte) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
 	}
 	write("ca.pem", ca)
 	write("id", []byte("agent\n"))
 	write("secret", []byte("0123456789abcdef0123456789abcdef\n"))
 	const text = `upstream: {alibaba: {endpoints: [{region: cn-hangzhou, caFile: ca.pem}], credentials: {type: access_key, accessKeyIdFile: id, accessKeySecretFile: secret}}}`
 	cfg, err := config.Parse(filepath.Join(dir, "agent.yaml"), []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	opened, err := kindOf(&cfg.Upstream).open(t.Context(), slog.New(slog.DiscardHandler), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer opened.Close()
 	b := opened.(*alibabaBackend)
 	reload := func() (fresh bool) {
 		t.Helper()
 		before := b.current.Load()
 		commit, err := b.prepare(t.Context(), &cfg.Upstream)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		commit()
 		return b.current.Load() != before
 	}

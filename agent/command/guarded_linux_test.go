@@ -40,22 +40,14 @@ type daemon struct {
 func folderFor(t *testing.T, name string) (dir, bin string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sa")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	bin = filepath.Join(dir, name)
-	if err := os.WriteFile(bin, text, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(bin, text, 0o755))
 	give(t, dir)
 	return dir, bin
 }
@@ -63,9 +55,7 @@ func folderFor(t *testing.T, name string) (dir, bin string) {
 func give(t *testing.T, path string) {
 	t.Helper()
 	if os.Getuid() == 0 {
-		if err := os.Chown(path, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chown(path, nobody, nobody))
 	}
 }
 
@@ -82,9 +72,7 @@ func asUser(cmd *exec.Cmd, id uint32) {
 func runAgent(t *testing.T, dir, bin, text string) *daemon {
 	t.Helper()
 	path := filepath.Join(dir, "agent.yaml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(text), 0o600))
 	give(t, path)
 	p := &daemon{t: t, dir: dir, stderr: &upstreamtest.Buffer{}}
 	p.cmd = exec.Command(bin, "run", "--config", path)
@@ -92,9 +80,7 @@ func runAgent(t *testing.T, dir, bin, text string) *daemon {
 	// As much as a crash can ever tell.
 	p.cmd.Env = append(os.Environ(), "GOTRACEBACK=crash")
 	asNobody(p.cmd)
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.cmd.Start())
 	p.end = sync.OnceValue(p.cmd.Wait)
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
@@ -189,14 +175,10 @@ func TestAttack(t *testing.T) {
 // guard, which shows that the attempts are worth something.
 func TestMemoryIsGuarded(t *testing.T) {
 	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &limit); err != nil {
-		t.Fatal(err)
-	}
+	must(t, syscall.Getrlimit(syscall.RLIMIT_CORE, &limit))
 	was := limit.Cur
 	limit.Cur = limit.Max
-	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &limit); err != nil {
-		t.Fatal(err)
-	}
+	must(t, syscall.Setrlimit(syscall.RLIMIT_CORE, &limit))
 	t.Cleanup(func() { limit.Cur = was; _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &limit) })
 
 	const marker = "MARKER-in-the-memory"
@@ -231,9 +213,7 @@ log: {level: debug}
 		seen = attackAs(nobody, "")
 		if os.Getuid() == 0 {
 			for _, path := range []string{dir, filepath.Dir(attacker)} {
-				if err := os.Chmod(path, 0o755); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.Chmod(path, 0o755))
 			}
 			if got := attackAs(nobody-1, filepath.Join(dir, "agent.sock")); got != "" {
 				t.Errorf("another user could %s", got)
@@ -281,17 +261,11 @@ upstream:
 endpoint: {listen: off, socket: ./cloud.sock}
 process: {noDump: false}
 `), 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cfg, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cloud, err := agent.New(t.Context(), cfg, agent.Deps{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ctx, stopCloud := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- cloud.Run(ctx) }()
@@ -311,9 +285,7 @@ process: {noDump: false}
 				t.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
 		give(t, filepath.Join(dir, name))
 	}
 	text := `
@@ -333,9 +305,7 @@ secrets: [{name: app/a}]
 		_, metrics, err := p.get("/metrics")
 		return err == nil && strings.Contains(metrics, "\nsecretagent_cache_sealed_records 2\n") && strings.Contains(metrics, "\nsecretagent_cache_sealed_pending 0\n")
 	})
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.cmd.Process.Kill())
 	_ = p.end()
 	stop()
 

@@ -48,18 +48,12 @@ endpoint: {listen: off, socket: ./agent.sock, tokenFile: ./token, audit: {file: 
 
 	// The new configuration appears by rename, as editors make it: by itself it is noticed too.
 	next := filepath.Join(dir, "next.yaml")
-	if err := os.WriteFile(next, []byte(good+"cache: {ttl: -5s}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(next, []byte(good+"cache: {ttl: -5s}\n"), 0o600))
 	give(t, next)
 	for from, to := range map[string]string{"audit.jsonl": "audit.jsonl.1", "next.yaml": "agent.yaml"} {
-		if err := os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)))
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.cmd.Process.Signal(syscall.SIGHUP))
 	p.eventually("refused and rotated", func() bool {
 		return strings.Contains(p.stderr.String(), "cache.ttl") && strings.Contains(read("audit.jsonl"), "GetSecretValue")
 	})
@@ -71,9 +65,7 @@ endpoint: {listen: off, socket: ./agent.sock, tokenFile: ./token, audit: {file: 
 	p.eventually("every line is there", func() bool {
 		return strings.Count(read("audit.jsonl")+read("audit.jsonl.1"), `"Operation":"GetSecretValue"`) == asked
 	})
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	if err := p.end(); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
 	}

@@ -15,9 +15,7 @@ func TestOnATerminal(t *testing.T) {
 	}
 	defer func() { _ = terminal.Close() }()
 	file, err := os.Create(t.TempDir() + "/out")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = file.Close() }()
 	env := map[string]string{}
 	a := &app{Process: Process{Stdout: terminal, Getenv: func(name string) string { return env[name] }}}
@@ -25,9 +23,7 @@ func TestOnATerminal(t *testing.T) {
 	// A value gets a newline after it, unless it has one.
 	echo := bufio.NewReader(terminal)
 	for _, value := range []string{"hunter2", "hunter2\n", "next"} {
-		if err := a.printRaw([]byte(value)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, a.printRaw([]byte(value)))
 	}
 	for _, want := range []string{"hunter2\r\n", "hunter2\r\n", "next\r\n"} {
 		if line, err := echo.ReadString('\n'); err != nil || line != want {
@@ -35,9 +31,7 @@ func TestOnATerminal(t *testing.T) {
 		}
 	}
 	a.Stdout = file
-	if err := a.printRaw([]byte("hunter2")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, a.printRaw([]byte("hunter2")))
 	if got, err := os.ReadFile(file.Name()); err != nil || string(got) != "hunter2" {
 		t.Errorf("in a file: %q, %v", got, err)
 	}
