@@ -41,13 +41,9 @@ type project struct {
 
 func TestComposeFitsTheConfiguration(t *testing.T) {
 	var p project
-	if err := yaml.UnmarshalWithOptions([]byte(example.Read(t, "compose.yaml")), &p, yaml.Strict()); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, yaml.UnmarshalWithOptions([]byte(example.Read(t, "compose.yaml")), &p, yaml.Strict()))
 	cfg, err := config.Load("agent.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	app, agent := p.Services["app"], p.Services["agent"]
 	if agent.NetworkMode != "service:app" {
 		t.Errorf("the agent has the network %q", agent.NetworkMode)

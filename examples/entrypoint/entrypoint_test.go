@@ -40,9 +40,7 @@ func follow(t *testing.T, cmd *exec.Cmd, dir string, put []string, restarted str
 	t.Helper()
 	var out, log example.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -56,9 +54,7 @@ func follow(t *testing.T, cmd *exec.Cmd, dir string, put []string, restarted str
 		t.Fatalf("secret put: %s", text)
 	}
 	example.Eventually(t, "the restart", func() bool { return strings.Contains(out.String(), restarted) })
-	if err := end(); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, end())
 	select {
 	case <-ended:
 	case <-time.After(example.Patience):

@@ -22,9 +22,7 @@ func TestJavaProperties(t *testing.T) {
 
 	const tricky = ` a=b:c#d!e\u0041\é€😀	tab`
 	value, err := json.Marshal(map[string]string{"username": "app", "password": tricky})
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	a.Secret(tricky)
 	a.Put(t, "demo/db", string(value))
 	example.Eventually(t, "the new value", func() bool { return example.Read(t, file) != got })

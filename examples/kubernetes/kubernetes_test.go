@@ -153,9 +153,7 @@ func TestManifestFitsTogether(t *testing.T) {
 	}
 	file := path.Join(mount(sidecar, "config"), "agent.yaml")
 	cfg, err := config.Parse(file, []byte(cm.Data["agent.yaml"]))
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	for _, written := range []config.Path{cfg.Endpoint.TokenFile, cfg.Templates[0].Destination, cfg.Render.StateDir} {
 		if !strings.HasPrefix(string(written), mount(sidecar, "shared")+"/") {
 			t.Errorf("%s is not in the shared volume", written)
@@ -182,9 +180,7 @@ func TestManifestFitsTogether(t *testing.T) {
 func read(t *testing.T) (cm configMap, p pod) {
 	t.Helper()
 	dec := yaml.NewDecoder(strings.NewReader(example.Read(t, "sidecar.yaml")), yaml.Strict())
-	if err := errors.Join(dec.Decode(&cm), dec.Decode(&p)); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, errors.Join(dec.Decode(&cm), dec.Decode(&p)))
 	if err := dec.Decode(&Meta{}); !errors.Is(err, io.EOF) {
 		t.Errorf("after the pod: %v", err)
 	}

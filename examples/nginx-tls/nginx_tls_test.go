@@ -75,9 +75,7 @@ func startNginx(t *testing.T, a *example.Agent, nginx, socket string) {
 	var log example.Buffer
 	cmd := exec.Command(nginx, "-p", a.Dir, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;")
 	cmd.Dir, cmd.Stderr = a.Dir, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil || t.Failed() {
@@ -119,8 +117,6 @@ func pair(t *testing.T, a *example.Agent, serial int64) string {
 	cert, key := example.Certificate(t, serial)
 	a.Secret(strings.Split(key, "\n")[1])
 	value, err := json.Marshal(map[string]string{"certificate": cert, "privateKey": key})
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	return string(value)
 }

@@ -244,9 +244,7 @@ func everyMetric(t *testing.T) (all produced, texts []string) {
 		t.Skip("the agents use unix sockets and sh")
 	}
 	dir, err := os.MkdirTemp("", "sa") // leaves room for the name of a socket
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	cert, key := example.Certificate(t, 1)
 	for name, text := range map[string]string{"cert.pem": cert, "key.pem": key, "id": "demo"} {
@@ -337,9 +335,7 @@ func (p produced) add(t *testing.T, text string) {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	for name, family := range families {
 		names := []string{name}
 		if family.GetType() == dto.MetricType_HISTOGRAM {
@@ -393,9 +389,7 @@ func askAs(t *testing.T, r *running, path, token string, want int) string {
 		req.Header.Set("X-KMS-Token", token)
 	}
 	res, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != want {

@@ -101,9 +101,7 @@ func startServer(t *testing.T) string {
 	initdb := example.Tool(t, "initdb", "/usr/lib/postgresql/*/bin/initdb")
 	postgres := example.Tool(t, "postgres", "/usr/lib/postgresql/*/bin/postgres")
 	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	pwfile := filepath.Join(dir, "pw")
 	example.Write(t, pwfile, "admin\n")
@@ -119,9 +117,7 @@ func startServer(t *testing.T) string {
 		gid, _ := strconv.Atoi(account.Gid)
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 		for _, path := range []string{dir, pwfile} {
-			if err := os.Chown(path, uid, gid); err != nil {
-				t.Fatal(err)
-			}
+			example.Must(t, os.Chown(path, uid, gid))
 		}
 	}
 	data := filepath.Join(dir, "data")
@@ -133,9 +129,7 @@ func startServer(t *testing.T) string {
 	var log example.Buffer
 	cmd := exec.Command(postgres, "-D", data, "-k", dir, "-F", "-c", "listen_addresses=", "-c", "port=5432")
 	cmd.Dir, cmd.SysProcAttr, cmd.Stderr = dir, attr, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGINT)
 		if err := cmd.Wait(); err != nil || t.Failed() {
@@ -149,9 +143,7 @@ func startServer(t *testing.T) string {
 func put(t *testing.T, a *example.Agent, store func(*testing.T, string, string), host, username, password string) {
 	t.Helper()
 	value, err := json.Marshal(map[string]any{"host": host, "port": 5432, "dbname": "postgres", "username": username, "password": password})
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	a.Secret(password)
 	store(t, "app/db", string(value))
 }

@@ -37,9 +37,7 @@ func TestScoreIsTheOneInTheReadme(t *testing.T) {
 		t.Fatal("README.md states no score")
 	}
 	want, err := strconv.ParseFloat(stated[1], 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	out, _ := example.Output(t, "", nil, analyze, "security", "--no-pager", "--offline=true", "secretagent.service")
 	found := regexp.MustCompile(`Overall exposure level for secretagent\.service: (\d+\.\d)`).FindStringSubmatch(out)
 	if found == nil {
@@ -52,9 +50,7 @@ func TestScoreIsTheOneInTheReadme(t *testing.T) {
 
 func TestConfigurationFitsTheUnit(t *testing.T) {
 	cfg, err := config.Load("agent.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	example.Must(t, err)
 	unit := example.Read(t, "secretagent.service")
 	// Everything is written to the two folders that the unit makes.
 	for _, path := range []config.Path{

@@ -58,29 +58,21 @@ func Build(t *testing.T) string {
 func Copy(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ex")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
 	entries, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	for _, e := range entries {
 		if e.IsDir() || strings.HasSuffix(e.Name(), ".go") {
 			continue
 		}
 		text, err := os.ReadFile(e.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, e.Name()), text, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
+		Must(t, os.WriteFile(filepath.Join(dir, e.Name()), text, 0o644))
 	}
 	return dir
 }
@@ -103,9 +95,7 @@ func Start(t *testing.T) *Agent {
 	cmd := exec.Command(a.Bin, "run", "--config", "agent.yaml")
 	cmd.Dir = a.Dir
 	cmd.Stderr = &a.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -184,18 +174,13 @@ func (a *Agent) command(args ...string) *exec.Cmd {
 // it makes. It runs until stop is called, or the test ends.
 func Within(t *testing.T, dir, text string) (a *agent.Agent, stop func()) {
 	t.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.MkdirAll(dir, 0o700))
 	path := filepath.Join(dir, "agent.yaml")
 	Write(t, path, text)
 	cfg, err := config.Load(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a, err = agent.New(t.Context(), cfg, agent.Deps{Version: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	a, err = agent.New(t.Context(), cfg, agent.Deps{Version: "test"})
+	Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -221,25 +206,27 @@ func Eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
+// Must ends the test on an error.
+func Must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Certificate returns a new self-signed certificate for localhost and its key, as PEM.
 func Certificate(t *testing.T, serial int64) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	template := x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
@@ -247,18 +234,14 @@ func Certificate(t *testing.T, serial int64) (cert, key string) {
 func Read(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return string(text)
 }
 
 // Write writes a file that only we may read.
 func Write(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
 // Tool skips the test where a program is not installed, and returns its path.
