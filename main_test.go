@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"secretagent/cache":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/render":                {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream":              {},
-	"secretagent/upstream/kms":          {"secretagent/upstream"},
+	"secretagent/upstream/kms":          {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/keyfile":      {"secretagent/upstream"},
 	"secretagent/upstream/kmsserver":    {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/builtin":      {"secretagent/upstream", "secretagent/upstream/keyfile"},

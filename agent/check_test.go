@@ -47,7 +47,7 @@ func TestCheckRefusesWhatRunRefuses(t *testing.T) {
 		{"a group that does not exist", "socket: a.sock", "socket: a.sock, socketGroup: no-such-group", "endpoint.socketGroup: no-such-group: ", nil},
 		{"a caller that nothing identifies", "uids: [1000], ", "", "endpoint.callers[0]: must have a tokenFile, uids or gids: nothing tells who it is", nil},
 		{"a token that is too short", "uids: [1000]", "tokenFile: web.token", "endpoint.callers[0].tokenFile: DIR/web.token", map[string]string{"web.token": "x"}},
-		{"a token that is a folder", "uids: [1000]", "tokenFile: out", "endpoint.callers[0].tokenFile: DIR/out: is not a regular file", nil},
+		{"a token that is a folder", "uids: [1000]", "tokenFile: out", "endpoint.callers[0].tokenFile: read DIR/out: is not a regular file", nil},
 		{"a token that cannot be made", "uids: [1000]", "tokenFile: a.tmpl/token", "endpoint.callers[0].tokenFile: ", nil},
 		{"two callers with one token", "uids: [1000], secrets: [\"web/*\"]}", "tokenFile: a.token, secrets: [x]}, {name: b, tokenFile: b.token, secrets: [x]}",
 			"endpoint.callers[1].tokenFile: holds the token of the caller web: give every caller a token of its own", map[string]string{"a.token": same, "b.token": same}},

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -17,6 +16,7 @@ import (
 	"secretagent/agent/listen"
 	"secretagent/cache"
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
 )
 
@@ -256,7 +256,7 @@ func caFiles(cfg *config.Alibaba) (files []string) {
 // zero when they are those of the system. The client has read the files and found them right.
 func caExpiry(cfg *config.Alibaba) (first time.Time) {
 	for _, file := range caFiles(cfg) {
-		text, err := os.ReadFile(file)
+		text, err := keyfile.ReadFile(file, keyfile.MaxPEM)
 		if err != nil { // removed since
 			continue
 		}

@@ -373,14 +373,9 @@ func readRegular(dir *os.Root, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readBounded(f, maxOutput)
-}
-
-// readBounded reads all of f, which must not hold more than most bytes.
-func readBounded(f *os.File, most int) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
-	if err == nil && len(b) > most {
-		return nil, fmt.Errorf("%s is larger than %d bytes", f.Name(), most)
+	b, err := io.ReadAll(io.LimitReader(f, maxOutput+1))
+	if err == nil && len(b) > maxOutput {
+		return nil, fmt.Errorf("%s is larger than %d bytes", f.Name(), maxOutput)
 	}
 	return b, err
 }

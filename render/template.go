@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"regexp"
 	"strconv"
@@ -75,17 +74,6 @@ type templateContent struct {
 	fields  map[upstream.SecretRef]upstream.Fields // of the secrets that secretField read
 	out     *output
 	isValue bool // the next write is the value that printName returned
-}
-
-// loadTemplate reads a template file.
-func loadTemplate(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := readBounded(f, maxTemplate)
-	return string(text), err
 }
 
 // compile parses text, which may call funcs. file is what errors call it.

@@ -300,11 +300,12 @@ func (b *builder) content(key string, c *Content, name string) content {
 		if file = b.path(key, c.Source); file == "" {
 			return nil
 		}
-		var err error
-		if text, err = loadTemplate(file); err != nil {
+		read, err := keyfile.ReadFile(file, maxTemplate)
+		if err != nil {
 			b.problems.Addf(key, file, "cannot be read: %v", cause(err))
 			return nil
 		}
+		text = string(read)
 	}
 	made, err := compile(file, text, c.LeftDelim, c.RightDelim, b.funcs)
 	b.problems.Add(key, err)

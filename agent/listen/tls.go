@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // tlsCheckEvery bounds how often handshakes look whether the files have changed.
@@ -124,7 +124,7 @@ func (f TLSFiles) read() (*tlsState, error) {
 			continue
 		}
 		var err error
-		if *file.content, err = os.ReadFile(file.path); err != nil {
+		if *file.content, err = keyfile.ReadFile(file.path, keyfile.MaxPEM); err != nil {
 			cause := err
 			if at, ok := errors.AsType[*fs.PathError](err); ok {
 				cause = at.Err // the path is told anyway

@@ -17,7 +17,8 @@
 //   - Errors never quote content.
 //
 // Sockets, rendered files and sealed caches share what lies around a file: [MakeFolder],
-// [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner.
+// [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner. Other
+// small files that a configuration names are read with [ReadFile].
 //
 // # Design notes
 //
@@ -65,12 +66,28 @@ var (
 // Read returns the content of the file at path. The error matches [fs.ErrNotExist] when there
 // is none.
 func (k Kind) Read(path string) ([]byte, error) {
-	if info, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() { // do not wait for the writer of a pipe
-		return nil, fmt.Errorf("%s: is not a regular file", path)
-	}
-	f, err := os.Open(path)
+	return read(path, k.maxBytes, func(perm fs.FileMode) error {
+		if perm&k.refused == 0 || runtime.GOOS == "windows" {
+			return nil
+		}
+		return fmt.Errorf("has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", perm, path)
+	})
+}
+
+// MaxPEM bounds a file of certificates or keys. The bundle of all public authorities has 250 KiB.
+const MaxPEM = 1 << 20
+
+// ReadFile returns the content of the file at path, which must not hold more than most bytes.
+// What is no regular file is refused: to open a pipe waits for its writer, and a device may
+// have no end. The error matches [fs.ErrNotExist] when there is nothing.
+func ReadFile(path string, most int64) ([]byte, error) {
+	return read(path, most, func(fs.FileMode) error { return nil })
+}
+
+// read is ReadFile of a file whose permission bits check accepts. Its errors are
+// [*fs.PathError].
+func read(path string, most int64, check func(perm fs.FileMode) error) (content []byte, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -79,15 +96,16 @@ func (k Kind) Read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if perm := info.Mode().Perm(); perm&k.refused != 0 && runtime.GOOS != "windows" {
-		return nil, fmt.Errorf("%s: has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", path, perm, path)
+	if !info.Mode().IsRegular() {
+		err = errors.New("is not a regular file")
+	} else if err = check(info.Mode().Perm()); err == nil {
+		content, err = io.ReadAll(io.LimitReader(f, most+1))
 	}
-	content, err := io.ReadAll(io.LimitReader(f, k.maxBytes+1))
+	if err == nil && int64(len(content)) > most {
+		err = fmt.Errorf("is larger than %d bytes, more than it can need", most)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if int64(len(content)) > k.maxBytes {
-		return nil, fmt.Errorf("%s: is larger than %d bytes, more than it can need", path, k.maxBytes)
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
 	return content, nil
 }

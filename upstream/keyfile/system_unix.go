@@ -14,6 +14,9 @@ import (
 // the folder in hand, any is one.
 const leftoverAge time.Duration = 0
 
+// nonBlock keeps an open from waiting for the writer of a pipe.
+const nonBlock = unix.O_NONBLOCK
+
 // LockFolder keeps other processes, and other calls of this one, from making files in the
 // folder, until unlock. locked is false, and unlock does nothing, when the folder cannot be
 // locked, or not within that time.

@@ -6,6 +6,9 @@ import "time"
 // takes to make one.
 const leftoverAge = time.Hour
 
+// nonBlock is for systems whose pipes are files.
+const nonBlock = 0
+
 // LockFolder locks nothing: Windows cannot lock folders.
 func LockFolder(string, time.Duration) (unlock func(), locked bool) { return func() {}, false }
 

@@ -302,7 +302,7 @@ func explain(kind string, err error) error {
 		return known
 	}
 	if path, ok := errors.AsType[*os.PathError](err); ok {
-		return sourceError(kind, path.Path+": "+plain(path.Err), "check the path and its permissions")
+		return sourceError(kind, path.Path+": "+path.Err.Error(), "check the path and its permissions")
 	}
 	text := err.Error()
 	for _, e := range explanations {

@@ -229,6 +229,8 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 		{"no file", "", kms.CredentialOptions{Type: "access_key", AccessKeyIDFile: short, AccessKeySecretFile: dir + "/none"}, "no such file"},
 		{"an empty file", "", kms.CredentialOptions{Type: "access_key", AccessKeyIDFile: short, AccessKeySecretFile: write(t, dir, "empty", "\n")}, "is empty"},
 		{"a file of several lines", "", kms.CredentialOptions{Type: "access_key", AccessKeyIDFile: short, AccessKeySecretFile: full}, "more than one line"},
+		{"a device", "", kms.CredentialOptions{Type: "access_key", AccessKeyIDFile: short, AccessKeySecretFile: os.DevNull}, "is not a regular file"},
+		{"a device with profiles", "", kms.CredentialOptions{Type: "profile", ProfileFile: os.DevNull}, "is not a regular file"},
 		{"a broken profile file", "", kms.CredentialOptions{Type: "profile", ProfileFile: broken}, "not valid JSON"},
 		{"no profile file", "", kms.CredentialOptions{Type: "profile", ProfileFile: dir + "/none"}, "cannot be read"},
 		{"no such profile", "", kms.CredentialOptions{Type: "profile", ProfileFile: external, Profile: "c"}, "no such profile"},

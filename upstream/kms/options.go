@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // Options configures a [Client]. Only Endpoints is needed; every other zero value means the
@@ -216,7 +216,7 @@ func (e *Endpoint) readCAs() error {
 	if e.CAFile == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(e.CAFile)
+	pem, err := keyfile.ReadFile(e.CAFile, keyfile.MaxPEM)
 	if err != nil {
 		return err
 	}

@@ -38,10 +38,10 @@ endpoints[2].region: CN!: must be a region id such as cn-hangzhou`},
 			`endpoints[0].scheme: http: plain http is allowed for a loopback host only: use https
 endpoints[1].scheme: http: plain http is allowed for a loopback host only: use https
 endpoints[2].scheme: ftp: must be https or http`},
-		{"authorities", kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-hangzhou", CAFile: "/none"}, {Region: "cn-hangzhou", CAFile: os.Args[0]},
+		{"authorities", kms.Options{Endpoints: []kms.Endpoint{{Region: "cn-hangzhou", CAFile: "/none"}, {Region: "cn-hangzhou", CAFile: "options_test.go"},
 			{Host: "localhost", Scheme: "http", CAFile: "/none"}, {Socket: "/s", Region: "cn-hangzhou"}}},
 			"endpoints[0].caFile: " + noFile.Error() + `
-endpoints[1].caFile: ` + os.Args[0] + ` holds no certificate in PEM form
+endpoints[1].caFile: options_test.go holds no certificate in PEM form
 endpoints[2].caFile: /none: has no use with scheme http
 endpoints[3].socket: /s: must stand alone: a socket has no region, host, scheme or CA`},
 	} {

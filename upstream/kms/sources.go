@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,10 +15,14 @@ import (
 	"github.com/aliyun/credentials-go/credentials/providers"
 
 	"secretagent/upstream"
+	"secretagent/upstream/keyfile"
 )
 
 // maxCredentialFile bounds a file of one credential part. Tokens have a few KiB.
 const maxCredentialFile = 64 << 10
+
+// maxProfileFile bounds the configuration file of the aliyun CLI.
+const maxProfileFile = 1 << 20
 
 // Timeouts of one question to STS or a URI, in milliseconds. The library has its own of one
 // second for the metadata service.
@@ -184,14 +190,7 @@ func (k keyFiles) read() (Credential, error) {
 }
 
 func readPart(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxCredentialFile {
-		return nil, sourceError("files", name+" is too large for a credential", "check the path")
-	}
-	b, err := os.ReadFile(name)
+	b, err := keyfile.ReadFile(name, maxCredentialFile)
 	switch b = bytes.TrimSpace(b); {
 	case err != nil:
 		return nil, err
@@ -247,9 +246,12 @@ type cliProfile struct {
 // secrets included; and profiles that are sources of each other, which the library follows
 // until the stack ends. What else is wrong with the file is left to the library to find.
 func refuseProfile(file, profile string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
+	text, err := keyfile.ReadFile(file, maxProfileFile)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil
+	}
+	if err != nil {
+		return err // the library would wait for the writer of a pipe
 	}
 	var config struct {
 		Current  string
