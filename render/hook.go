@@ -16,15 +16,19 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"secretagent/upstream/keyfile"
 )
 
 const (
 	maxHookOutput = 8 << 10  // bytes of a command's output that reach the log
 	maxHookBody   = 64 << 10 // bytes of an HTTP answer that are read
+	maxPIDFile    = 64       // bytes of a pid file
 	hookPipeWait  = 2 * time.Second
 )
 
-// errNoProcess is the answer of a pid file that is missing or names a process that has ended.
+// errNoProcess is the answer of a pid file that is missing, empty, or names a process that has
+// ended.
 var errNoProcess = errors.New("the process does not run")
 
 // Hook is what to do after a change: exactly one of Command, PIDFile, Child and URL.
@@ -173,20 +177,16 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 	if h.Child {
 		return toChild(sig)
 	}
-	f, err := os.OpenFile(h.PIDFile, os.O_RDONLY|nonBlock, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errNoProcess
+	text, err := keyfile.ReadFile(h.PIDFile, maxPIDFile)
+	number := strings.TrimSpace(string(text))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && number == "" {
+		return errNoProcess // not there yet: daemons make the file before they write into it
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 64))
 	if err != nil {
 		return err
 	}
 	// 0 and negative numbers would mean a whole group.
-	pid, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 31)
+	pid, err := strconv.ParseUint(number, 10, 31)
 	if err != nil || pid == 0 {
 		return errors.New("the file does not hold the number of a process")
 	}

@@ -413,12 +413,13 @@ func TestSignalHook(t *testing.T) {
 		want += test.got // one by one: the kernel makes one of two that wait
 		eventually(t, "a signal", holds(dir+"/got", want))
 	}
-	for _, content := range []string{"0", "-1", "", "12 13", "4194304999"} {
+	for _, content := range []string{"0", "-1", "12 13", "4194304999"} {
 		mustWrite(t, pidFile, content)
 		wantErr(t, runHook(t, &Hook{PIDFile: pidFile}, discard), "number of a process")
 	}
 	mustWrite(t, pidFile, "2147483646") // more than any kernel gives out
-	for _, path := range []string{dir + "/none", pidFile} {
+	mustWrite(t, dir+"/empty", "\n")    // "nginx -t" leaves such a one
+	for _, path := range []string{dir + "/none", dir + "/empty", pidFile} {
 		if err := runHook(t, &Hook{PIDFile: path}, discard); !errors.Is(err, errNoProcess) {
 			t.Errorf("%s: %v", path, err)
 		}
