@@ -121,6 +121,10 @@ type ListSecretsInput struct {
 	Filters   []Filter
 	FetchTags bool
 	Page      Page // default size 10
+
+	// Permitted are globs; see [Permits]. The answer is as if there were no secrets but those
+	// that they permit. Servers set it for callers; the wire has no such parameter.
+	Permitted []string
 }
 
 // ListSecretsOutput is one page of secrets.
@@ -171,6 +175,7 @@ type ListTagResourcesInput struct {
 	SecretNames []SecretName
 	Tags        []Tag // an empty Value matches every value of the key
 	NextToken   string
+	Permitted   []string // as in [ListSecretsInput]
 }
 
 // ListTagResourcesOutput is one page of tags.

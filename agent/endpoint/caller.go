@@ -218,31 +218,5 @@ func (c *caller) matchesPeer(p peer) bool {
 
 // may reports whether the caller may read the secret.
 func (c *caller) may(name upstream.SecretName) bool {
-	return c.all || slices.ContainsFunc(c.Secrets, func(g string) bool { return glob(g, string(name)) })
-}
-
-// glob reports whether name matches pattern. It runs in time proportional to the product of
-// their lengths at worst.
-func glob(pattern, name string) bool {
-	p, n := 0, 0
-	star, mark := -1, 0
-	for n < len(name) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, n
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == name[n]):
-			p++
-			n++
-		case star >= 0: // let the last star take one more
-			mark++
-			p, n = star+1, mark
-		default:
-			return false
-		}
-	}
-	for p < len(pattern) && pattern[p] == '*' {
-		p++
-	}
-	return p == len(pattern)
+	return c.all || upstream.Permits(c.Secrets, name)
 }

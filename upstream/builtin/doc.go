@@ -64,6 +64,11 @@
 // The map of the file is made large at once, since growing it makes bbolt wait for all reads
 // and hold up new ones; it costs address space, not memory.
 //
+// The names of all secrets are also in memory, some 60 bytes each, in a tree that counts: a page of
+// a list is addressed by its number and says how many secrets there are, which would otherwise
+// mean to open every record for every page. What a filter selects is remembered until something
+// changes that filters look at; an index per tag would cost every user for what few ask.
+//
 // A metadata record is rewritten whole with each change of the secret: it is a few hundred
 // bytes, and one record per secret makes each change atomic by itself. Deleted values leave
 // their ciphertext in free pages of the file until those are used again. An older copy of the

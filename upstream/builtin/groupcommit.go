@@ -153,6 +153,7 @@ func (s *Store) execute(batch []*write) error {
 	switch {
 	case err == nil:
 		s.counters.commits.Add(1)
+		s.index.apply(t.listed)
 		s.listeners.call(t.changed)
 		return nil
 	case errors.Is(err, errNothing):

@@ -241,11 +241,14 @@ func (sys *system) compareLists(t *rapid.T) {
 	if rapid.Bool().Draw(t, "filtered") {
 		in.Filters = []upstream.Filter{{Key: "TagKey", Values: []string{"k1", "k2", "always"}}, {Key: "SecretName", Values: []string{"a", "b", "zz"}}}
 	}
+	permitted := rapid.SampledFrom([][]string{nil, nil, {}, {"a*"}, {"b", "*b"}}).Draw(t, "permitted")
+	in.Permitted = permitted
 	_, _ = both(t, sys, "list", func(m upstream.Manager) (upstream.ListSecretsOutput, error) { return m.ListSecrets(ctx, in) })
 	rows := upstream.ListTagResourcesInput{SecretNames: modelNames}
 	if rapid.Bool().Draw(t, "by tag") {
 		rows = upstream.ListTagResourcesInput{Tags: []upstream.Tag{{Key: "always"}, {Key: "k1", Value: "x"}}[:1+rapid.IntRange(0, 1).Draw(t, "tags")]}
 	}
+	rows.Permitted = permitted
 	_, _ = both(t, sys, "tag rows", func(m upstream.Manager) ([]upstream.TagRow, error) {
 		out, err := m.ListTagResources(ctx, rows)
 		return append([]upstream.TagRow{}, out.Rows...), err

@@ -45,7 +45,7 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 	var due []upstream.SecretName
 	err = s.view(ctx, call{op: "purge"}, func(t *tx) error {
-		return t.eachStored(ctx, func(name upstream.SecretName, r *record) error {
+		return t.eachStored(ctx, "", func(name upstream.SecretName, r *record) error {
 			if r.gone(t.now) {
 				due = append(due, name)
 			} else if r.pending() && (next == 0 || r.plannedDelete < next) {

@@ -31,7 +31,7 @@ func (s *Store) Keys() ([]Key, error) {
 	return answer(context.Background(), s.view, call{op: "Keys"}, func(t *tx) (out []Key, err error) {
 		secrets, values := map[uint32]int{}, map[uint32]int{}
 		// Also secrets that wait to be purged: their keys are still needed.
-		err = t.eachStored(context.Background(), func(_ upstream.SecretName, r *record) error {
+		err = t.eachStored(context.Background(), "", func(_ upstream.SecretName, r *record) error {
 			secrets[r.sealedBy]++
 			for i := range r.versions {
 				values[r.versions[i].keyID]++

@@ -43,6 +43,7 @@ type Store struct {
 	broken     atomic.Pointer[error] // why no transaction can begin any more
 	brokenDown chan struct{}         // closed when broken is set
 
+	index     index
 	listeners listeners
 	counters  counters
 }
@@ -162,6 +163,7 @@ func (s *Store) load(keyring *keys) error {
 	var forgotten []uint32
 	err = s.transact(s.db.View, func(t *tx) (err error) {
 		forgotten, err = s.verify(t)
+		s.index.apply(t.listed)
 		return err
 	})
 	if err != nil {

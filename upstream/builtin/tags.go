@@ -63,6 +63,7 @@ func (s *Store) retag(ctx context.Context, c call, names []upstream.SecretName, 
 			r.updated, records[i] = t.now, r
 		}
 		for i, name := range names {
+			t.listed = append(t.listed, listed{name: name, described: true})
 			if err := t.putRecord(name, records[i]); err != nil {
 				return err
 			}
@@ -95,7 +96,10 @@ func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourc
 	after, err := parseTagToken(in.NextToken)
 	c := call{"ListTagResources", firstOf(in.SecretNames), cmp.Or(in.Validate(), err)}
 	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListTagResourcesOutput, err error) {
-		err = t.eachOf(ctx, in.SecretNames, func(name upstream.SecretName, r *record) error {
+		err = t.eachOf(ctx, in.SecretNames, after.SecretName, func(name upstream.SecretName, r *record) error {
+			if !upstream.Permits(in.Permitted, name) {
+				return nil
+			}
 			for _, row := range tagRows(name, r, in.Tags) {
 				switch {
 				case in.NextToken != "" && compareRows(row, after) <= 0:
@@ -115,12 +119,15 @@ func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourc
 	})
 }
 
-// eachOf is each for the named secrets that exist; without names it is each.
-func (t *tx) eachOf(ctx context.Context, names []upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
+// eachOf is each for those of the named secrets that exist; without names it is each.
+func (t *tx) eachOf(ctx context.Context, names []upstream.SecretName, from upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
 	if len(names) == 0 {
-		return t.each(ctx, fn)
+		return t.each(ctx, from, fn)
 	}
 	for _, name := range sortedNames(names) {
+		if name < from {
+			continue
+		}
 		r, err := t.find(name)
 		if err == nil && r != nil {
 			err = fn(name, r)

@@ -25,6 +25,7 @@ type tx struct {
 	// What the operations of a write transaction did.
 	writes  int                   // changes of the database so far
 	changed []upstream.SecretName // secrets whose readers see something else now
+	listed  []listed              // what lists show of other secrets, or otherwise
 }
 
 // transact runs fn in one transaction; begin is View or Update of the database. A memory
@@ -204,6 +205,7 @@ func (t *tx) delete(bucket *bbolt.Bucket, key []byte) error {
 
 // putRecord stores r.
 func (t *tx) putRecord(name upstream.SecretName, r *record) error {
+	t.listed = append(t.listed, listed{name: name, leaves: r.plannedDelete})
 	return t.put(t.secrets, []byte(name), t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name))
 }
 
@@ -220,16 +222,17 @@ func (t *tx) remove(name upstream.SecretName, r *record) error {
 			return err
 		}
 	}
+	t.listed = append(t.listed, listed{name: name, removed: true})
 	return t.delete(t.secrets, []byte(name))
 }
 
 // change notes that readers of the secret see something else after the commit.
 func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, name) }
 
-// each calls fn for every secret whose deletion window has not passed, by name. It stops with
-// the error of fn, or the context's.
-func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) error) error {
-	return t.eachStored(ctx, func(name upstream.SecretName, r *record) error {
+// each calls fn for every secret from the one named on whose deletion window has not passed, by
+// name. It stops with the error of fn, or the context's.
+func (t *tx) each(ctx context.Context, from upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
+	return t.eachStored(ctx, from, func(name upstream.SecretName, r *record) error {
 		if r.gone(t.now) {
 			return nil
 		}
@@ -240,19 +243,20 @@ func (t *tx) each(ctx context.Context, fn func(upstream.SecretName, *record) err
 // eachStored is each for all secrets, also those that wait to be purged. It goes on past a record
 // that is damaged, and returns the error of the first such record in the end, also where fn ended
 // the walk.
-func (t *tx) eachStored(ctx context.Context, fn func(upstream.SecretName, *record) error) (damage error) {
-	err := t.secrets.ForEach(func(key, sealed []byte) error {
+func (t *tx) eachStored(ctx context.Context, from upstream.SecretName, fn func(upstream.SecretName, *record) error) (damage error) {
+	cursor := t.secrets.Cursor()
+	for key, sealed := cursor.Seek([]byte(from)); key != nil; key, sealed = cursor.Next() {
 		if err := ctx.Err(); err != nil {
-			return err
+			return cmp.Or(damage, err)
 		}
 		r, err := t.openRecord(upstream.SecretName(key), sealed)
 		if err != nil {
 			damage = cmp.Or(damage, err)
-			return nil
+		} else if err := fn(upstream.SecretName(key), r); err != nil {
+			return cmp.Or(damage, err)
 		}
-		return fn(upstream.SecretName(key), r)
-	})
-	return cmp.Or(damage, err)
+	}
+	return damage
 }
 
 // verifyFormat checks that the file is one of ours, with all its buckets.
@@ -308,6 +312,7 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 				return s.errKeyLost(id, name)
 			}
 		}
+		t.listed = append(t.listed, listed{name: name, leaves: r.plannedDelete})
 		return nil
 	})
 	if err != nil {

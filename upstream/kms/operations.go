@@ -209,7 +209,7 @@ func (c *Client) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) 
 	if len(in.Filters) > 0 {
 		p["Filters"] = toJSON(in.Filters)
 	}
-	r, err := invoke(ctx, c, api.CreateListSecretsResponse, request{op: "ListSecrets", invalid: in.Validate(), params: p}, nil)
+	r, err := invoke(ctx, c, api.CreateListSecretsResponse, request{op: "ListSecrets", invalid: cmp.Or(in.Validate(), permitsAll(in.Permitted)), params: p}, nil)
 	if err != nil {
 		return upstream.ListSecretsOutput{}, err
 	}
@@ -336,7 +336,7 @@ func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResour
 		p[fmt.Sprintf("Tag.%d.Key", i+1)], p[fmt.Sprintf("Tag.%d.Value", i+1)] = t.Key, t.Value
 	}
 	r, err := invoke(ctx, c, api.CreateListTagResourcesResponse, request{
-		op: "ListTagResources", ref: onlyName(in.SecretNames), invalid: in.Validate(),
+		op: "ListTagResources", ref: onlyName(in.SecretNames), invalid: cmp.Or(in.Validate(), permitsAll(in.Permitted)),
 		params: p,
 	}, nil)
 	if err != nil {
@@ -347,6 +347,14 @@ func (c *Client) ListTagResources(ctx context.Context, in upstream.ListTagResour
 		out.Rows = append(out.Rows, upstream.TagRow{SecretName: upstream.SecretName(row.ResourceId), Tag: upstream.Tag{Key: row.TagKey, Value: row.TagValue}})
 	}
 	return out, nil
+}
+
+// permitsAll refuses what the service cannot select by.
+func permitsAll(permitted []string) error {
+	if permitted != nil {
+		return &upstream.Error{Message: "the service does not list by globs over names", Err: upstream.ErrUnsupported}
+	}
+	return nil
 }
 
 func named(name upstream.SecretName) upstream.SecretRef { return upstream.SecretRef{SecretName: name} }

@@ -112,7 +112,7 @@ func matchesKnownAction(pattern string) bool {
 }
 
 func matchAction(pattern, action string) bool {
-	return matchPattern(strings.TrimPrefix(pattern, "kms:"), action)
+	return !strings.Contains(pattern, "?") && upstream.Glob(strings.TrimPrefix(pattern, "kms:"), action)
 }
 
 // accessKey is an AccessKey that was checked, with its secret and its replay memory.
@@ -149,34 +149,13 @@ func (k *accessKey) mayCall(action string) bool {
 
 // mayUse reports whether the key may use a secret. A nil key is a trusted caller.
 func (k *accessKey) mayUse(name upstream.SecretName) bool {
-	return k == nil || slices.ContainsFunc(k.Secrets, func(pattern string) bool { return matchPattern(pattern, string(name)) })
+	return upstream.Permits(k.permitted(), name)
 }
 
-// mayUseAll reports whether every secret is allowed, so that nothing needs filtering.
-func (k *accessKey) mayUseAll() bool {
-	return k == nil || slices.Contains(k.Secrets, "*")
-}
-
-// matchPattern reports whether s has the form of pattern, in which * stands for any
-// characters. It backtracks only to the last star, so its time is bounded by the product of
-// both lengths.
-func matchPattern(pattern, s string) bool {
-	p, i := 0, 0
-	star, resume := -1, 0 // where the last star is, and where to try again after it
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, resume = p, i
-			p++
-		case p < len(pattern) && pattern[p] == s[i]:
-			p++
-			i++
-		case star >= 0:
-			resume++
-			p, i = star+1, resume
-		default:
-			return false
-		}
+// permitted returns the globs of the secrets that the key may use; nil: all.
+func (k *accessKey) permitted() []string {
+	if k == nil || slices.Contains(k.Secrets, "*") {
+		return nil
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return k.Secrets
 }

@@ -197,10 +197,10 @@ func describeSecret(c *call) perform {
 }
 
 func listSecrets(c *call) perform {
-	in := upstream.ListSecretsInput{Page: c.page(), FetchTags: c.flag("FetchTags")}
+	in := upstream.ListSecretsInput{Page: c.page(), FetchTags: c.flag("FetchTags"), Permitted: c.key.permitted()}
 	c.decodeJSON("Filters", &in.Filters)
 	return func(ctx context.Context) (any, error) {
-		out, err := listPermitted(ctx, c, in)
+		out, err := c.manager.ListSecrets(ctx, in)
 		answer := listSecretsAnswer{PageNumber: out.Page.Number, PageSize: out.Page.Size, TotalCount: out.TotalCount, RequestID: c.requestID}
 		answer.SecretList.Secret = []listedSecret{}
 		for _, s := range out.Secrets {
@@ -319,9 +319,9 @@ func untag(c *call, in upstream.UntagResourcesInput) perform {
 }
 
 func listTagResources(c *call) perform {
-	in := upstream.ListTagResourcesInput{SecretNames: c.taggedSecrets(), Tags: c.pairs("Tag"), NextToken: c.params["NextToken"]}
+	in := upstream.ListTagResourcesInput{SecretNames: c.taggedSecrets(), Tags: c.pairs("Tag"), NextToken: c.params["NextToken"], Permitted: c.key.permitted()}
 	return func(ctx context.Context) (any, error) {
-		out, err := tagsPermitted(ctx, c, in)
+		out, err := c.manager.ListTagResources(ctx, in)
 		answer := listTagsAnswer{NextToken: out.NextToken, RequestID: c.requestID}
 		answer.TagResources.TagResource = []listedTag{}
 		for _, row := range out.Rows {

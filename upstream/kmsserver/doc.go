@@ -45,10 +45,8 @@
 // print error messages, so it is left out where a parameter may hold a secret; the message
 // then names the likely cause itself. It is never logged.
 //
-// ListSecrets and ListTagResources for a key with globs walk the whole list of the backend,
-// so that pages, counts and tokens are right for what the key may see and tell nothing of the
-// rest. Refusing such keys would be cheaper, but they are the ones that least privilege asks
-// for.
+// The backend itself leaves out of ListSecrets and ListTagResources what a key may not see, so
+// that pages, counts and tokens are right for what is left and tell nothing of the rest.
 //
 // Only requests are decoded here, never judged: limits and rules of the object model are the
 // backend's, so that they hold on every way in. The exceptions are what a backend cannot see:

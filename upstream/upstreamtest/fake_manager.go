@@ -296,7 +296,7 @@ func (f *Fake) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (u
 		}
 		var all []upstream.SecretMetadata
 		for _, s := range f.all() {
-			if s.matches(in.Filters) {
+			if upstream.Permits(in.Permitted, s.meta.SecretName) && s.matches(in.Filters) {
 				all = append(all, s.metadata(in.FetchTags))
 			}
 		}
@@ -445,7 +445,7 @@ func (f *Fake) ListTagResources(ctx context.Context, in upstream.ListTagResource
 			return out, upstream.InvalidParameter("NextToken", "it is not one that was given out")
 		}
 		for _, s := range f.all() {
-			if len(in.SecretNames) == 0 || slices.Contains(in.SecretNames, s.meta.SecretName) {
+			if upstream.Permits(in.Permitted, s.meta.SecretName) && (len(in.SecretNames) == 0 || slices.Contains(in.SecretNames, s.meta.SecretName)) {
 				out.Rows = append(out.Rows, s.tagRows(in.Tags)...)
 			}
 		}

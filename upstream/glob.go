@@ -1,0 +1,38 @@
+package upstream
+
+// Glob reports whether pattern matches s as a whole. In it * stands for any characters, none
+// included, and ? for one. It backtracks only to the last star, so its time is bounded by the
+// product of both lengths.
+func Glob(pattern, s string) bool {
+	p, i := 0, 0
+	star, resume := -1, 0 // where the last star is, and where to try again after it
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, resume = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0:
+			resume++
+			p, i = star+1, resume
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}
+
+// Permits reports whether one of the patterns matches name. Nil patterns permit every secret.
+func Permits(patterns []string, name SecretName) bool {
+	for _, p := range patterns {
+		if Glob(p, string(name)) {
+			return true
+		}
+	}
+	return patterns == nil
+}
