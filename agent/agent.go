@@ -16,6 +16,7 @@ import (
 	"secretagent/agent/child"
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
+	"secretagent/agent/lines"
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream/keyfile"
@@ -38,6 +39,9 @@ type Deps struct {
 
 	// Version of the program, for metrics and status.
 	Version string
+
+	// LogLost returns how many lines of the log were lost, for metrics. Nil: none ever are.
+	LogLost func() uint64
 
 	// Stderr gets the audit log when it is configured to go there. Nil means os.Stderr.
 	Stderr io.Writer
@@ -64,9 +68,9 @@ type Agent struct {
 	backend  backend
 	cache    *cache.Cache
 	endpoint *endpoint.Server
-	api      *kmsserver.Server  // nil: no KMS API
-	audit    *endpoint.AuditLog // nil: no audit log
-	child    *child.Supervisor  // nil: no application to supervise
+	api      *kmsserver.Server // nil: no KMS API
+	audit    *lines.Writer     // nil: no audit log
+	child    *child.Supervisor // nil: no application to supervise
 	metrics  *metrics
 	renders  renderCounts
 

@@ -208,7 +208,10 @@ func (c collector) endpoint(s sink) {
 	}
 	if c.agent.audit != nil {
 		s.counter("secretagent_audit_lines_suppressed_total", "Refusals that were not audited because there were too many.", e.AuditDropped)
-		s.counter("secretagent_audit_lines_failed_total", "Audit lines that could not be written.", c.agent.audit.Failed())
+		s.counter("secretagent_audit_lines_failed_total", "Audit lines that could not be written.", c.agent.audit.Lost())
+	}
+	if lost := c.agent.deps.LogLost; lost != nil {
+		s.counter("secretagent_log_lines_failed_total", "Lines of standard error that nobody took in time, or that could not be written.", lost())
 	}
 }
 

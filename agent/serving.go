@@ -13,6 +13,7 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
+	"secretagent/agent/lines"
 	"secretagent/agent/listen"
 	"secretagent/upstream/kmsserver"
 )
@@ -46,7 +47,10 @@ func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.O
 func (a *Agent) newEndpoint(cfg *config.Endpoint, callers []endpoint.Caller) (*endpoint.Server, error) {
 	opts := endpointOptions(cfg, callers)
 	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.metrics.write
-	opts.Observe, opts.Audit, opts.Logger = a.metrics.observeLookup, a.audit, a.log.With("part", "endpoint")
+	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")
+	if a.audit != nil {
+		opts.Audit = endpoint.NewAuditLog(a.audit, cfg.Audit.Sample)
+	}
 	if a.backend.manager() != nil {
 		opts.Versions = a.versions
 	}
@@ -226,22 +230,29 @@ const (
 	hintAudit       = "check space and permissions of endpoint.audit.file"
 )
 
-// openAudit opens the audit log; nil when none is configured.
-func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*endpoint.AuditLog, error) {
+// auditDelay is how long audit lines are collected, so that many are written together. A process
+// that is killed loses those of that time.
+const auditDelay = 100 * time.Millisecond
+
+// auditLimit bounds what waits for a slow disk: the lines of a second or so at full load.
+const auditLimit = 8 << 20
+
+// openAudit opens what the audit log is written to; nil when none is configured.
+func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*lines.Writer, error) {
 	if cfg == nil {
 		return nil, nil
 	}
-	opts := endpoint.AuditOptions{
-		Sample: cfg.Sample,
-		OnError: func(err error) {
+	opts := lines.Options{
+		Delay: auditDelay, Limit: auditLimit,
+		OnLoss: func(err error) {
 			log.Error("the audit log cannot be written; lines are lost", "part", "endpoint", "err", err, "hint", hintAudit)
 		},
 		OnRecovery: func(lost uint64) { log.Info("the audit log is written again", "part", "endpoint", "failures", lost) },
 	}
 	if cfg.File == "" {
-		return endpoint.NewAuditLog(stderr, opts), nil
+		return lines.New(stderr, opts), nil
 	}
-	audit, err := endpoint.OpenAuditLog(string(cfg.File), opts)
+	audit, err := lines.Open(string(cfg.File), opts)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint.audit.file: %w", err)
 	}

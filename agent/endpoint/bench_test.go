@@ -24,6 +24,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"secretagent/agent/endpoint"
+	"secretagent/agent/lines"
 	"secretagent/cache"
 	"secretagent/upstream"
 )
@@ -61,10 +62,11 @@ func BenchmarkEndpointManySecrets(b *testing.B) {
 }
 
 func BenchmarkEndpointAudited(b *testing.B) {
-	log, err := endpoint.OpenAuditLog(filepath.Join(b.TempDir(), "audit.log"), endpoint.AuditOptions{})
+	log, err := lines.Open(filepath.Join(b.TempDir(), "audit.log"), lines.Options{Delay: 100 * time.Millisecond, Limit: 8 << 20})
 	must(b, err)
 	defer log.Close()
-	runBench(b, "tcp", 64, 1, endpoint.Options{Audit: log})
+	runBench(b, "tcp", 64, 1, endpoint.Options{Audit: endpoint.NewAuditLog(log, 0)})
+	b.ReportMetric(float64(log.Lost()), "lost")
 }
 
 // backend answers every name with 128 bytes of JSON.

@@ -74,7 +74,7 @@ type request struct {
 	code        string    // of an error
 	began       time.Time // zero: it is not timed
 	query       query
-	scratch     []byte // decoded parameters; strings of the query may alias it
+	scratch     []byte // decoded parameters; strings of the query may alias it; the rest serves for an audit line
 }
 
 // peer is what the kernel says about the other end of a unix socket.

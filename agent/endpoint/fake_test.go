@@ -293,12 +293,6 @@ func (r *rig) setCallers(t testing.TB, callers []endpoint.Caller) {
 	set()
 }
 
-// flush makes log write what it has collected.
-func flush(t testing.TB, log *endpoint.AuditLog) {
-	t.Helper()
-	must(t, log.Reopen())
-}
-
 // serve adds a listener.
 func (r *rig) serve(t testing.TB, ln net.Listener) {
 	t.Helper()

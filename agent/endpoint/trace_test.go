@@ -38,18 +38,17 @@ func auditLines(t testing.TB, text string) (lines []auditLine) {
 	return lines
 }
 
-// startAudited serves with an audit log, and returns that and what it writes to.
-func startAudited(t *testing.T) (*rig, *endpoint.AuditLog, *upstreamtest.Buffer) {
+// startAudited serves with an audit log, and returns what that writes to.
+func startAudited(t *testing.T) (*rig, *upstreamtest.Buffer) {
 	t.Helper()
 	out := &upstreamtest.Buffer{}
-	audit := endpoint.NewAuditLog(out, endpoint.AuditOptions{})
-	return start(t, endpoint.Options{Audit: audit}), audit, out
+	return start(t, endpoint.Options{Audit: endpoint.NewAuditLog(out, 0)}), out
 }
 
 // TestTraceIsFollowed asks in every way there is, and finds request and trace in the audit
 // lines, in the log lines and with the call to the backend.
 func TestTraceIsFollowed(t *testing.T) {
-	r, audit, out := startAudited(t)
+	r, out := startAudited(t)
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
 	r.store(value("fetched", "v1", marker, upstream.ACSCurrent))
 	r.fail("down", &upstream.Error{Err: upstream.ErrUnavailable, Message: "nobody answers"})
@@ -74,7 +73,6 @@ func TestTraceIsFollowed(t *testing.T) {
 		{"outage", "GET", "/v1/down", 503, true, true},
 	} {
 		for _, traced := range []bool{true, false} {
-			flush(t, audit)
 			begin, beginLog := len(out.String()), len(r.log.String())
 			mu.Lock()
 			causes = nil
@@ -89,7 +87,6 @@ func TestTraceIsFollowed(t *testing.T) {
 			if got.status != test.status {
 				t.Fatalf("%s: %d %s", test.what, got.status, got.body)
 			}
-			flush(t, audit)
 			id := got.header.Get("X-Request-Id")
 			wantTrace, wantSpan := "", ""
 			if traced {
@@ -125,7 +122,7 @@ func TestTraceIsFollowed(t *testing.T) {
 // TestTraceThatIsNoTrace sends headers that the specification tells us to ignore; none is an
 // error, and none leaves anything behind.
 func TestTraceThatIsNoTrace(t *testing.T) {
-	r, audit, out := startAudited(t)
+	r, out := startAudited(t)
 	r.put(value("held", "v1", marker, upstream.ACSCurrent))
 	c := r.dial(t)
 	for _, test := range []struct {
@@ -151,13 +148,11 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 		{[]string{"tracestate: " + strings.Repeat("a=b,", 400)}, ""},
 		{nil, ""},
 	} {
-		flush(t, audit)
 		begin := len(out.String())
 		c.send(request("GET", "/v1/held", append([]string{hostLine, tokenLine}, test.lines...)...))
 		if got := c.receive("GET"); got.status != 200 {
 			t.Fatalf("%q: %d %s", test.lines, got.status, got.body)
 		}
-		flush(t, audit)
 		if l := auditLines(t, out.String()[begin:]); len(l) != 1 || l[0].TraceId != test.want || (l[0].SpanId != "") != (test.want != "") {
 			t.Errorf("%q: %+v", test.lines, l)
 		}
@@ -168,11 +163,10 @@ func TestTraceThatIsNoTrace(t *testing.T) {
 }
 
 func TestTraceOfRefusals(t *testing.T) {
-	r, audit, out := startAudited(t)
+	r, out := startAudited(t)
 	c := r.dial(t)
 	c.send(request("GET", "/v1/held", hostLine, "X-KMS-Token: wrong", traceLine))
 	got := c.receive("GET")
-	flush(t, audit)
 	l := auditLines(t, out.String())
 	if len(l) != 1 || l[0].Outcome != "TokenInvalid" || l[0].TraceId != traceID || l[0].SpanId != spanID {
 		t.Errorf("%+v", l)
@@ -184,7 +178,7 @@ func TestTraceOfRefusals(t *testing.T) {
 
 // TestTraceOfAWait follows a client that waits for a change and gets it.
 func TestTraceOfAWait(t *testing.T) {
-	r, audit, out := startAudited(t)
+	r, out := startAudited(t)
 	r.put(value("a", "v1", "first", upstream.ACSCurrent))
 	c := r.dial(t)
 	tag := c.ask("/v1/a").header.Get("Etag")
@@ -194,7 +188,6 @@ func TestTraceOfAWait(t *testing.T) {
 	if got := c.receive("GET"); got.status != 200 {
 		t.Fatalf("%d %s", got.status, got.body)
 	}
-	flush(t, audit)
 	if l := auditLines(t, out.String()); len(l) != 2 || l[0].TraceId != "" || l[1].TraceId != traceID {
 		t.Errorf("%+v", l)
 	}
