@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
 	"secretagent/agent/config"
+	"secretagent/agent/lines"
 	"secretagent/upstream"
 )
 
@@ -26,12 +29,16 @@ type Process struct {
 // Main runs one command and returns the exit code. It blocks until the command is done, for
 // run until ctx ends.
 func Main(ctx context.Context, p Process) int {
-	a := &app{Process: p}
+	a := &app{Process: p, terminal: p.Stderr}
+	// Nobody waits for the reader of standard error, neither the agent nor the end of a command.
+	a.stderr = lines.New(p.Stderr, lines.Options{OnRecovery: a.tellLost})
+	a.Stderr = a.stderr
+	defer a.stderr.Close()
 	root := a.root()
 	root.SetArgs(p.Args)
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
-	root.SetErr(p.Stderr)
+	root.SetErr(a.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return upstream.ExitOK
@@ -45,9 +52,12 @@ func Main(ctx context.Context, p Process) int {
 	return a.report(err, cmd.CommandPath())
 }
 
-// app holds what the verbs share.
+// app holds what the verbs share. Its Stderr does not block.
 type app struct {
 	Process
+	terminal   io.Writer                   // what is behind Stderr
+	stderr     *lines.Writer               // Stderr, except in tests
+	log        atomic.Pointer[slog.Logger] // of the agent
 	configFlag string
 	logLevel   choice // of --log-level; empty: as configured
 	ran        bool   // a verb was called: its errors are not of cobra

@@ -40,9 +40,9 @@ there is one, else from the upstream itself.`,
 			if len(args) == 0 && (cfg.Exec == nil || len(cfg.Exec.Command) == 0) {
 				return usagef("no program: write it after --, or set exec.command")
 			}
-			logger, _, flush := a.agentLogger(cfg)
+			deps, flush := a.deps(cfg)
 			defer flush()
-			child, err := agent.NewChild(ctx, cfg, agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}, args)
+			child, err := agent.NewChild(ctx, cfg, deps, args)
 			if err != nil {
 				return err
 			}

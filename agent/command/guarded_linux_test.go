@@ -71,6 +71,12 @@ func asUser(cmd *exec.Cmd, id uint32) {
 // waits until it is alive.
 func runAgent(t *testing.T, dir, bin, text string) *daemon {
 	t.Helper()
+	return runAgentWith(t, dir, bin, text, func(*exec.Cmd) {})
+}
+
+// runAgentWith does it after change has changed how the program is run.
+func runAgentWith(t *testing.T, dir, bin, text string, change func(*exec.Cmd)) *daemon {
+	t.Helper()
 	path := filepath.Join(dir, "agent.yaml")
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	give(t, path)
@@ -80,6 +86,7 @@ func runAgent(t *testing.T, dir, bin, text string) *daemon {
 	// As much as a crash can ever tell.
 	p.cmd.Env = append(os.Environ(), "GOTRACEBACK=crash")
 	asNobody(p.cmd)
+	change(p.cmd)
 	must(t, p.cmd.Start())
 	p.end = sync.OnceValue(p.cmd.Wait)
 	t.Cleanup(func() {

@@ -113,7 +113,7 @@ also by a crash: "keys rotate --reencrypt --resume" goes on without adding anoth
 				}
 				if reencrypt {
 					progress := func(done, total int) {
-						if isTerminal(a.Stderr) {
+						if isTerminal(a.terminal) {
 							a.printf("reencrypted %d of %d secrets", done, total)
 						}
 					}

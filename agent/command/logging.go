@@ -1,11 +1,14 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/spf13/cobra"
@@ -21,17 +24,29 @@ func (a *app) logFlag(cmd *cobra.Command) {
 		"`level` of the log instead of log.level: debug, info, warn or error; no level shows a value")
 }
 
-// agentLogger returns the log of a running agent: on standard error, as configured. level is
-// nil when the command line sets it: a reload does not change it then.
-func (a *app) agentLogger(cfg *config.Config) (logger *slog.Logger, level *slog.LevelVar, flush func()) {
-	out := agent.LogOutput{Writer: a.Stderr, Color: a.colored(a.Stderr), Journal: isJournal(a.Stderr)}
-	if a.logLevel.word == "" {
-		return agent.NewLogger(cfg.Log, out)
-	}
+// deps returns what an agent gets from the command line. Its log goes to standard error, as
+// configured; flush ends it. A level that the command line sets is not changed by a reload.
+func (a *app) deps(cfg *config.Config) (deps agent.Deps, flush func()) {
+	out := agent.LogOutput{Writer: a.Stderr, Color: a.colored(a.terminal), Journal: isJournal(a.terminal)}
 	set := cfg.Log
-	set.Level = a.logLevel.word
-	logger, _, flush = agent.NewLogger(set, out)
-	return logger, nil, flush
+	set.Level = cmp.Or(a.logLevel.word, set.Level)
+	deps = agent.Deps{Version: a.Version, LogLost: a.stderr.Lost, Stderr: a.Stderr}
+	deps.Logger, deps.Level, flush = agent.NewLogger(set, out)
+	if a.logLevel.word != "" {
+		deps.Level = nil
+	}
+	a.log.Store(deps.Logger)
+	// A reader of the log that goes away must not end the agent: a channel that nobody reads
+	// turns the signal into an error of the write. Programs that we start get the signal.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	return deps, flush
+}
+
+// tellLost says in the log that lines of it were lost, once it is taken again.
+func (a *app) tellLost(lost uint64) {
+	if log := a.log.Load(); log != nil {
+		log.Warn("lines of this log were lost", "failures", lost, "hint", "nobody took them in time: see who reads standard error")
+	}
 }
 
 // isJournal reports whether stream is the connection to the journal that systemd says it is. The

@@ -49,9 +49,8 @@ with values masked.`,
 			}
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
-			logger, _, flush := a.agentLogger(cfg)
+			deps, flush := a.deps(cfg)
 			defer flush()
-			deps := agent.Deps{Logger: logger, Version: a.Version, Stderr: a.Stderr}
 			if !dryRun {
 				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: !allOrNothing, NoHooks: noHooks})
 			}

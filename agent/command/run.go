@@ -35,10 +35,10 @@ so that a fresh checkout runs.`,
 			if err != nil {
 				return err
 			}
-			logger, level, flush := a.agentLogger(cfg)
+			deps, flush := a.deps(cfg)
 			defer flush()
-			logger.Info("starting", "version", a.Version, "path", cfg.File())
-			ag, err := agent.New(ctx, cfg, agent.Deps{Logger: logger, Level: level, Version: a.Version, Stderr: a.Stderr})
+			deps.Logger.Info("starting", "version", a.Version, "path", cfg.File())
+			ag, err := agent.New(ctx, cfg, deps)
 			if err != nil {
 				return err
 			}
