@@ -21,22 +21,28 @@ import (
 
 const testToken = "hunter2-hunter2-hunter2"
 
-// endpointConfig returns a configuration whose endpoint is at the address of a test server.
-func endpointConfig(t *testing.T, address, more string) *config.Config {
+// endpointApp returns the command line with a configuration, in the folder dir, whose endpoint is
+// at the address of a test server.
+func endpointApp(t *testing.T, address, more string) (a *app, dir string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(testToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(more, "callers:") {
 		more = "tokenFile: token, " + more
 	}
-	cfg, err := config.Parse(filepath.Join(dir, "agent.yaml"),
-		[]byte("upstream: {local: }\nendpoint: {listen: \""+address+"\", "+more+"}\n"))
-	if err != nil {
+	path := filepath.Join(dir, "agent.yaml")
+	if err := os.WriteFile(path, []byte("upstream: {local: }\nendpoint: {listen: \""+address+"\", "+more+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	return &app{configFlag: path}, dir
+}
+
+// client is [app.client] as the tests use it.
+func client(a *app, caller string) (*endpointClient, error) {
+	c, _, err := a.client(reachFlags{caller: caller})
+	return c, err
 }
 
 func TestEndpointClient(t *testing.T) {
@@ -81,7 +87,8 @@ func TestEndpointClient(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewServer(c.handler)
 			defer server.Close()
-			client, err := newEndpointClient(endpointConfig(t, server.Listener.Addr().String(), ""), "")
+			a, _ := endpointApp(t, server.Listener.Addr().String(), "")
+			client, err := client(a, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,36 +117,37 @@ func TestEndpointClientAcceptsTheConfiguredCertificateOnly(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	right := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	cfg := endpointConfig(t, server.Listener.Addr().String(), "tls: {certFile: a.crt, keyFile: a.key}")
-	certFile := string(cfg.Endpoint.TLS.CertFile)
+	a, dir := endpointApp(t, server.Listener.Addr().String(), "tls: {certFile: a.crt, keyFile: a.key}")
+	certFile := filepath.Join(dir, "a.crt")
 	write := func(b []byte) {
 		t.Helper()
 		if err := os.WriteFile(certFile, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := newEndpointClient(cfg, ""); !errors.Is(err, os.ErrNotExist) {
+	if _, err := client(a, ""); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without the certificate: %v", err)
 	}
 	write([]byte("no certificate"))
-	if _, err := newEndpointClient(cfg, ""); err == nil || !strings.Contains(err.Error(), "does not begin with a certificate") {
+	if _, err := client(a, ""); err == nil || !strings.Contains(err.Error(), "does not begin with a certificate") {
 		t.Errorf("garbage: %v", err)
 	}
 	write(right)
-	client, err := newEndpointClient(cfg, "")
+	known, err := client(a, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, err := client.call(t.Context(), http.MethodGet, "/v1/a", nil); err != nil || string(body) != "value" {
+	if body, err := known.call(t.Context(), http.MethodGet, "/v1/a", nil); err != nil || string(body) != "value" {
 		t.Errorf("body %q, error %v", body, err)
 	}
 	wrong := append([]byte(nil), server.Certificate().Raw...)
 	wrong[len(wrong)-1] ^= 1 // the signature
 	write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: wrong}))
-	if client, err = newEndpointClient(cfg, ""); err != nil {
+	stranger, err := client(a, "")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.call(t.Context(), http.MethodGet, "/v1/a", nil); !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "the certificate is not the one in") {
+	if _, err := stranger.call(t.Context(), http.MethodGet, "/v1/a", nil); !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "the certificate is not the one in") {
 		t.Errorf("another certificate: %v", err)
 	}
 }
@@ -149,7 +157,8 @@ func TestEndpointClientGivesUp(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer server.Close()
 	defer close(release)
-	client, err := newEndpointClient(endpointConfig(t, server.Listener.Addr().String(), ""), "")
+	a, _ := endpointApp(t, server.Listener.Addr().String(), "")
+	client, err := client(a, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,10 +181,11 @@ func TestEndpointClientAsksAsACaller(t *testing.T) {
 		{"an unknown one", callers, "wbe", "", "none of endpoint.callers has this name"},
 		{"the only one", `callers: [{name: web, tokenFile: web.token, secrets: ["*"]}]`, "", "web.token", ""},
 	} {
-		cfg := endpointConfig(t, "127.0.0.1:0", c.more)
-		file, err := tokenFileOf(&cfg.Endpoint, c.caller)
+		a, dir := endpointApp(t, "127.0.0.1:0", c.more)
+		r := config.ReadReach(a.configFlag)
+		file, err := tokenFileOf(&r.Endpoint, c.caller)
 		if c.file != "" {
-			c.file = filepath.Join(filepath.Dir(cfg.File()), c.file)
+			c.file = filepath.Join(dir, c.file)
 		}
 		if file != c.file || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %s, %v", c.name, file, err)

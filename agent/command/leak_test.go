@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"secretagent/agent/config"
 )
 
 // oneScreen is a terminal that is left when something is drawn.
@@ -126,9 +124,7 @@ process: {noDump: false}
 	}
 	shown["live"], _ = command("status", "--live")
 	shown["ready"], _ = command("status", "--ready", "--output", "json")
-	cfg, err := config.Load(path)
-	must(t, err)
-	client, err := newEndpointClient(cfg, "ops")
+	client, err := client(&app{configFlag: path}, "ops")
 	must(t, err)
 	watched, stop := context.WithCancel(t.Context())
 	screen := &oneScreen{drawn: stop}

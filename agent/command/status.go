@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"secretagent/agent"
-	"secretagent/agent/config"
 	"secretagent/upstream"
 )
 
@@ -24,8 +23,9 @@ const (
 // statusFlags say what to ask a running agent and what to make of the answer.
 type statusFlags struct {
 	out                      output
-	caller                   string
+	reach                    reachFlags
 	watch, live, ready, open bool
+	wait                     time.Duration
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -44,7 +44,9 @@ schema of --output json is that of GET /status, described in "go doc secretagent
 
 With --live or --ready only that is asked, without a token: made for health checks of
 containers. --live asks whether the agent answers at all, --ready whether it holds and has
-written everything that it was told to.
+written everything that it was told to. With --wait that is asked until it is so, for at most
+as long. Of the configuration only the address is read: a mistake in it, which the running
+agent has refused, makes no agent unhealthy. With --address or --socket it is not read at all.
 
 With --open it prints a link to the status page instead, for a browser on this host. The link
 lets one browser in, once, within a minute, with the rights of the caller; the page shows
@@ -54,16 +56,18 @@ Exit codes: 0 the agent is ready (with --live: it answers), 1 it runs but someth
 told to hold or write is missing, 5 no agent answers.`,
 		Example: `  secretagent status
   secretagent status --watch
-  secretagent status --live
+  secretagent status --live --address 127.0.0.1:2025
+  secretagent status --ready --wait 30s
   xdg-open "$(secretagent status --open)"
   secretagent status --output json | jq '.Secrets[] | select(.Fresh | not)'`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error { return a.status(ctx, f) }),
 	}
-	cmd.Flags().StringVar(&f.caller, "caller", "", "`name` of the one of endpoint.callers to ask as")
+	f.reach.of(cmd)
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "draw it again when it has changed, as seen every second")
 	cmd.Flags().BoolVar(&f.live, "live", false, "only whether the agent answers")
 	cmd.Flags().BoolVar(&f.ready, "ready", false, "only whether the agent is ready")
+	cmd.Flags().DurationVar(&f.wait, "wait", 0, "with --live or --ready, how long to wait until it is so")
 	cmd.Flags().BoolVar(&f.open, "open", false, "print a link that shows the same in a browser; it works once, within a minute")
 	return f.out.of(cmd)
 }
@@ -74,8 +78,10 @@ func (f statusFlags) conflict() error {
 	switch {
 	case f.live && f.ready, health && f.watch:
 		return usagef("--live, --ready and --watch exclude each other: choose one")
-	case health && f.caller != "":
-		return usagef("--live and --ready are asked as nobody: leave out --caller")
+	case health && (f.reach.caller != "" || f.reach.tokenFile != ""):
+		return usagef("--live and --ready are asked as nobody: leave out --caller and --token-file")
+	case f.wait < 0 || f.wait > 0 && !health:
+		return usagef("--wait needs --live or --ready, and a time that is not negative")
 	case f.open && (health || f.watch || f.out.json()):
 		return usagef("--open prints a link and nothing else: use it without --live, --ready, --watch and --output json")
 	case f.watch && f.out.json():
@@ -91,20 +97,20 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 	if f.watch && !isTerminal(a.Stdout) {
 		return usagef("--watch needs a terminal to draw on")
 	}
-	cfg, err := a.loadConfig()
-	if err != nil {
-		return err
-	}
 	switch {
 	case f.live:
-		return a.checkHealth(ctx, cfg, "Live", &f.out)
+		return a.awaitHealth(ctx, f, "Live")
 	case f.ready:
-		return a.checkHealth(ctx, cfg, "Ready", &f.out)
+		return a.awaitHealth(ctx, f, "Ready")
 	case f.open:
-		return a.openStatus(ctx, cfg, f.caller)
+		return a.openStatus(ctx, f.reach)
 	}
 	ask := func(ctx context.Context) ([]byte, error) {
-		return askStatus(ctx, cfg, f.caller, http.MethodGet, "/status")
+		client, _, err := a.client(f.reach) // with the token as it is now
+		if err != nil {
+			return nil, err
+		}
+		return askStatus(ctx, client, http.MethodGet, "/status")
 	}
 	if f.watch {
 		return a.watchStatus(ctx, ask)
@@ -125,14 +131,10 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 	return err
 }
 
-// askStatus asks the running agent as a caller. It reads the token anew each time.
-func askStatus(ctx context.Context, cfg *config.Config, caller, method, path string) ([]byte, error) {
+// askStatus asks the running agent one question.
+func askStatus(ctx context.Context, client *endpointClient, method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	client, err := newEndpointClient(cfg, caller)
-	if err != nil {
-		return nil, err
-	}
 	return client.call(ctx, method, path, nil)
 }
 

@@ -6,19 +6,22 @@ import (
 	"net/http"
 	"strings"
 
-	"secretagent/agent/config"
 	"secretagent/upstream"
 )
 
 // openStatus prints a link to the status page that the running agent makes for a caller.
-func (a *app) openStatus(ctx context.Context, cfg *config.Config, caller string) error {
-	switch {
-	case !cfg.Endpoint.StatusPage:
-		return usagef("%s: endpoint.statusPage is off: there is no page to open", cfg.File())
-	case cfg.Endpoint.Listen == "":
-		return usagef("%s: endpoint.listen is off: a browser cannot reach the agent over its unix socket", cfg.File())
+func (a *app) openStatus(ctx context.Context, f reachFlags) error {
+	client, r, err := a.client(f)
+	if err != nil {
+		return err
 	}
-	body, err := askStatus(ctx, cfg, caller, http.MethodPost, "/status/link")
+	switch {
+	case !r.StatusPage:
+		return usagef("endpoint.statusPage is off: there is no page to open")
+	case r.Listen == "":
+		return usagef("endpoint.listen is off: a browser cannot reach the agent over its unix socket")
+	}
+	body, err := askStatus(ctx, client, http.MethodPost, "/status/link")
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,8 @@
 // A file with mistakes yields all of them at once, as [Problems]: each with line, column,
 // key, what is wrong and what is allowed. Only a syntax error stands alone, because what
 // follows it cannot be read. Unknown keys are mistakes. The agent runs with all of a file or
-// with none of it.
+// with none of it. Clients of a running agent, health checks among them, need an address and a
+// token only: [ReadReach] reads these whatever else is wrong.
 //
 // # Secrets
 //

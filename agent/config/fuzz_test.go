@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,8 +29,12 @@ func FuzzParse(f *testing.F) {
 			if cfg == nil || (cfg.Upstream.Local == nil) == (cfg.Upstream.Alibaba == nil) {
 				t.Fatalf("a configuration without upstream: %+v", cfg)
 			}
+			if r := parseReach("/etc/secretagent/agent.yaml", []byte(src)); r.Err != nil || !r.Said || !reflect.DeepEqual(r.Endpoint, cfg.Endpoint) {
+				t.Errorf("a client reads %+v, the agent %+v", r, cfg.Endpoint)
+			}
 			return
 		}
+		parseReach("/etc/secretagent/agent.yaml", []byte(src)) // does not panic
 		problems, ok := errors.AsType[Problems](err)
 		if cfg != nil || !ok || len(problems) == 0 {
 			t.Fatalf("config %v, error %T", cfg, err)

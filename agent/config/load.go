@@ -65,13 +65,18 @@ type Rules func(*Config) error
 func Load(path string, rules ...Rules) (*Config, error) {
 	src, err := readFile(path)
 	if err != nil {
-		reason := err.Error()
-		if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-			reason = pathErr.Err.Error()
-		}
-		return nil, Problems{{File: path, Reason: reason, Err: err}}
+		return nil, unreadable(path, err)
 	}
 	return Parse(path, src, rules...)
+}
+
+// unreadable says that the file at path cannot be read because of err.
+func unreadable(path string, err error) Problems {
+	reason := err.Error()
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		reason = pathErr.Err.Error()
+	}
+	return Problems{{File: path, Reason: reason, Err: err}}
 }
 
 func readFile(path string) ([]byte, error) {
