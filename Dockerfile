@@ -24,6 +24,7 @@ WORKDIR /var/lib/secretagent
 VOLUME /var/lib/secretagent
 ENTRYPOINT ["/secretagent"]
 # Whether it answers, asked over loopback or the socket that the configuration names, without a
-# token. An outage upstream does not make it unhealthy; "status --ready" would.
+# token. Neither an outage upstream, as for "status --ready", nor a mistake in the configuration,
+# which the agent refuses, makes it unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/secretagent", "status", "--live", "--config", "/etc/secretagent/agent.yaml"]
 CMD ["run", "--config", "/etc/secretagent/agent.yaml"]

@@ -166,8 +166,10 @@ func TestManifestFitsTogether(t *testing.T) {
 	if !slices.Contains(sidecar.Args, file) {
 		t.Errorf("%v does not use %s", sidecar.Args, file)
 	}
-	for flag, p := range map[string]*probe{"--ready": sidecar.StartupProbe, "--live": sidecar.LivenessProbe} {
-		if p == nil || !slices.Equal(p.Exec.Command, []string{"/secretagent", "status", flag, "--config", file}) {
+	// No probe reads the configuration, and none is cut off while it waits.
+	for flag, p := range map[string]*probe{"--ready --wait 5s": sidecar.StartupProbe, "--live": sidecar.LivenessProbe} {
+		want := "/secretagent status " + flag + " --address " + cfg.Endpoint.Listen
+		if p == nil || strings.Join(p.Exec.Command, " ") != want || p.TimeoutSeconds < 5 {
 			t.Errorf("the probe that should ask for %s is %+v", flag, p)
 		}
 	}

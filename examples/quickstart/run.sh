@@ -36,16 +36,11 @@ cd "$work"
 agent=$!
 
 # Ready means: the declared secrets are there and every template is rendered.
-tries=0
-until curl -fsS "http://127.0.0.1:$PORT/ready" >/dev/null 2>&1; do
-  tries=$((tries + 1))
-  if [ "$tries" -gt 600 ] || ! kill -0 "$agent" 2>/dev/null; then
-    echo "the agent did not become ready:" >&2
-    cat agent.log >&2
-    exit 1
-  fi
-  sleep 0.1
-done
+if ! "$SECRETAGENT" status --ready --wait 60s --config agent.yaml >/dev/null; then
+  echo "the agent did not become ready:" >&2
+  cat agent.log >&2
+  exit 1
+fi
 
 lookup() { curl -fsS -H "X-KMS-Token: $(cat var/run/token)" "http://127.0.0.1:$PORT/v1/$1"; }
 

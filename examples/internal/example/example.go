@@ -119,21 +119,19 @@ func Start(t *testing.T) *Agent {
 			t.Logf("log of the agent:\n%s", log)
 		}
 	})
-	Eventually(t, "the agent to answer", func() bool { return a.status() != 5 })
+	a.await(t, "--live")
 	return a
 }
 
 // Ready waits until the agent holds every secret and has written every file.
-func (a *Agent) Ready(t *testing.T) {
-	t.Helper()
-	Eventually(t, "the agent to be ready", func() bool { return a.status() == 0 })
-}
+func (a *Agent) Ready(t *testing.T) { t.Helper(); a.await(t, "--ready") }
 
-// status returns the exit code of "secretagent status".
-func (a *Agent) status() int {
-	cmd := a.command("status", "--config", "agent.yaml")
-	_ = cmd.Run()
-	return cmd.ProcessState.ExitCode()
+// await waits until "secretagent status" is content.
+func (a *Agent) await(t *testing.T, health string) {
+	t.Helper()
+	if out, err := a.command("status", health, "--wait", Patience.String(), "--config", "agent.yaml").CombinedOutput(); err != nil {
+		t.Fatalf("secretagent status %s: %v\n%s", health, err, out)
+	}
 }
 
 // Create stores a new secret.
