@@ -137,7 +137,7 @@ process: {noDump: false}` + log
 	}
 	// What was driven has left its lines, and the trace is in all of them.
 	if !tells(w.log.String(), "attempt failed", "attempt answered", "endpoint rests", "the upstream was asked", "request refused", "TokenInvalid", "ForwardedRequest",
-		"output of a failed hook", "hook output", "hook failed", "file not rendered", "application started", "InvalidAccessKeyId", "configuration was not reloaded", traced) ||
+		"output of a failed hook", "hook output", "hook failed", "file not rendered", "application started", "SignatureDoesNotMatch", "configuration was not reloaded", traced) ||
 		!tells(cloud.log.String(), "request answered", "request refused", traced) || !tells(found[w.path("audit.log")], `"TraceId":"`+traced+`"`) {
 		t.Errorf("not all that was driven is told:\n%s\n%s\n%s", w.log, cloud.log, found[w.path("audit.log")])
 	}

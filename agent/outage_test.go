@@ -26,7 +26,7 @@ func TestOutagesOfTheCloud(t *testing.T) {
 		{upstreamtest.Unavailable, "ServiceUnavailableTemporary"},
 		{upstreamtest.Reset, "ServiceUnavailableTemporary"},
 		{upstreamtest.BlackHole, "ServiceUnavailableTemporary"},
-		{expired, "InvalidAccessKeyId.NotFound"}, // the code of every refused credential
+		{expired, "InvalidSecurityToken.Expired"},
 	} {
 		t.Run(c.fault.String(), func(t *testing.T) {
 			if testing.Short() && c.fault.String() != upstreamtest.Reset.String() {

@@ -262,7 +262,7 @@ func (sh lockedShard) known(ref upstream.SecretRef, outage error) sighting {
 	case now < e.expires || outage != nil && sh.servable(e):
 		s := sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
 		if now >= e.expires {
-			s.answer.Freshness, s.answer.Reason = upstream.Stale, upstream.Code(outage)
+			s.answer.Freshness, s.answer.Reason = upstream.Stale, upstream.Reason(outage)
 		} else {
 			sh.touch(e, now)
 		}
@@ -290,7 +290,7 @@ func (c *Cache) heldGroup(refs []upstream.SecretRef, outage error) []sighting {
 	for i, ref := range refs {
 		if found[i].answer.Value != nil {
 			found[i] = sighting{err: &upstream.Error{
-				Op: opGet, Ref: ref, Err: upstream.ErrUnavailable, Code: upstream.Code(outage),
+				Op: opGet, Ref: ref, Err: upstream.ErrUnavailable, Code: upstream.Reason(outage),
 				Message: "it is held, but the upstream cannot confirm that it belongs together with the other labels asked for",
 			}}
 		}
@@ -305,7 +305,7 @@ func (sh lockedShard) countHits(refs []upstream.SecretRef, found []sighting) {
 		case found[i].err != nil:
 			sh.c.negatives.Add(1)
 		case found[i].answer.Freshness == upstream.Stale:
-			sh.stale[found[i].answer.Reason]++
+			sh.countStale(found[i].answer.Reason)
 			if e := sh.find(refs[i]); e != nil {
 				sh.tell(e, Event{Kind: EventStale, Code: found[i].answer.Reason}, time.Now())
 			}

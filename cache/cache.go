@@ -57,6 +57,7 @@ type Cache struct {
 	waiting, subscriptions    atomic.Int64
 	fetches                   [outcomes]atomic.Uint64
 	events                    atomic.Int64 // remembered, of all entries
+	reasons                   reasons
 }
 
 // New returns a cache in front of up. It starts no goroutine and calls no upstream; with

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -154,15 +153,15 @@ func (c *Cache) call(e *entry, f *flight) (upstream.SecretValue, error) {
 	f.begin, f.beganAt = c.tick.Add(1), time.Now()
 	c.outage.begin(c.now(), c.fetchTimeout)
 	value, err := c.up.GetSecretValue(ctx, e.ref)
-	if isContextError(err) {
+	if upstream.IsContextError(err) {
 		// The waiters did not give up: the upstream was late.
 		err = c.lateError(ctx, e.ref, "the upstream did not answer")
 	}
+	if err == nil {
+		// Here, and nowhere else, an answer becomes a value.
+		err = upstream.Wrap(value.Answers(e.ref), opGet, e.ref)
+	}
 	return value, err
-}
-
-func isContextError(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (c *Cache) lateError(ctx context.Context, ref upstream.SecretRef, what string) error {
@@ -203,7 +202,7 @@ func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
 	now, took := c.now(), time.Since(f.beganAt)
 	if upstream.Outage(f.err) {
 		if c.outage.failure(e.ref, f.err, c.at(f.beganAt), now) {
-			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Code(f.err), "hint", "check the upstream and the way to it: secretagent check --probe")
+			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Reason(f.err), "hint", "check the upstream and the way to it: secretagent check --probe")
 		}
 	} else if failures, ended := c.outage.success(); ended {
 		c.log.Info("the upstream answers again", "failures", failures)

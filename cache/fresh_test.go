@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -197,16 +198,51 @@ func TestGoneIsAnAnswerThatDropsTheValue(t *testing.T) {
 	}
 }
 
-func TestOtherRefusalIsReturnedAndForgetsNothing(t *testing.T) {
-	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
-		look(t, c, "app/db")
-		time.Sleep(time.Minute)
-		fake.Fail(get, upstream.ErrInvalidParameter)
-		noValue(t, c, "app/db", upstream.ErrInvalidParameter)
-		time.Sleep(time.Minute)
-		fake.Fail(get, upstream.ErrThrottled)
-		wantAnswer(t, look(t, c, "app/db"), "first", upstream.Stale)
-	})
+// What the upstream answers that is neither a value nor one of the answers that mean gone is an
+// outage of that secret, whose reason is the code of the upstream.
+func TestWhatIsNoValueIsAnOutageOfThatSecret(t *testing.T) {
+	answers := map[string]error{}
+	for _, code := range []string{"InvalidAccountStatus", "InvalidRegionId.NotFound", "Forbidden.ProhibitedByServiceOverdue", "Forbidden.DKMSInstanceStateInvalid", "HTTP410", "InvalidParameter"} {
+		answers[code] = &upstream.Error{Code: code, Err: upstream.FromCode(code, 403)}
+	}
+	answers["InvalidAnswer"] = nil
+	for code, answer := range answers {
+		with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, _ *cache.Cache) {
+			empty := false
+			c := open(t, fetchFunc(func(ctx context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
+				v, err := fake.GetSecretValue(ctx, r)
+				if empty {
+					v.SecretData = upstream.SecretData{}
+				}
+				return v, err
+			}), cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+			start(t, c)
+			bell, cancel := c.Subscribe(ref("app/db"))
+			defer cancel()
+			look(t, c, "app/db")
+			synctest.Wait()
+			rung(bell)
+			fill(t, fake, 1)
+			empty = answer == nil
+			fake.Fail(get, answer)
+			time.Sleep(time.Minute)
+			for range 3 {
+				stale := look(t, c, "app/db")
+				wantAnswer(t, stale, "first", upstream.Stale)
+				failIf(t, stale.Reason != code, "the reason is %s, want %s", stale.Reason, code)
+				time.Sleep(time.Minute)
+			}
+			failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Stale[code] != 3 })
+			failIf(t, c.Entries()[0].LastError != code, "%+v", c.Entries()[0])
+			failIf(t, rung(bell), "a value that is no other rings")
+
+			// Where nothing is held there is nothing to serve, and the client is right or wrong as before.
+			_, err := c.Lookup(t.Context(), ref("s0"))
+			failIf(t, (upstream.Status(err) < 500) != (code == "InvalidParameter"), "%v is answered with %d", err, upstream.Status(err))
+			_, err = c.Lookup(t.Context(), upstream.SecretRef{SecretName: "app/db", VersionID: "a b"})
+			failIf(t, upstream.Code(err) != "InvalidParameter", "a client's own mistake: %v", err)
+		})
+	}
 }
 
 func TestRefusalsAreRememberedBriefly(t *testing.T) {

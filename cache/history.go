@@ -130,7 +130,7 @@ func (sh lockedShard) tellFailure(e *entry, kind EventKind, err error, at time.T
 	if h := sh.historyOf(e); kind == EventGone && h.last() != EventGone {
 		h.endRuns()
 	}
-	sh.tell(e, Event{Kind: kind, Code: upstream.Code(err)}, at)
+	sh.tell(e, Event{Kind: kind, Code: upstream.Reason(err)}, at)
 }
 
 // forgetHistory takes what is remembered of e out of the sum; e is being forgotten.

@@ -107,8 +107,8 @@ func (sh lockedShard) miss(e *entry, cause upstream.Cause) (f *flight, answer up
 // need not be asked.
 func (sh lockedShard) outage(e *entry) (reason string, until int64, down bool) {
 	reason, until, down = sh.c.outage.state()
-	if e.fail != nil && e.fail.until != 0 && upstream.Outage(e.fail.err) && time.Since(e.fail.at) < failureMemory+sh.c.fetchTimeout {
-		return upstream.Code(e.fail.err), max(until, e.fail.until), true
+	if e.fail != nil && e.fail.until != 0 && isOutage(e, e.fail.err) && time.Since(e.fail.at) < failureMemory+sh.c.fetchTimeout {
+		return upstream.Reason(e.fail.err), max(until, e.fail.until), true
 	}
 	return reason, until, down
 }
@@ -137,7 +137,7 @@ func (c *Cache) await(ctx context.Context, e *entry, f *flight, patient bool) (u
 			return upstream.Answer{}, ctx.Err()
 		case <-enough:
 			sh := c.lock(e.ref.SecretName)
-			answer, ok := sh.staleAnswer(e, upstream.Code(upstream.ErrUnavailable))
+			answer, ok := sh.staleAnswer(e, upstream.Reason(upstream.ErrUnavailable))
 			sh.unlock()
 			if ok {
 				return answer, nil
@@ -150,11 +150,11 @@ func (c *Cache) await(ctx context.Context, e *entry, f *flight, patient bool) (u
 // instead answers a lookup whose call failed with err: with what the upstream said, or, in an
 // outage, with the held value, or, when there is none young enough, with an error.
 func (sh lockedShard) instead(e *entry, err error) (upstream.Answer, error) {
-	if !upstream.Outage(err) {
+	if !isOutage(e, err) {
 		sh.c.negatives.Add(1)
 		return upstream.Answer{}, err
 	}
-	if answer, ok := sh.staleAnswer(e, upstream.Code(err)); ok {
+	if answer, ok := sh.staleAnswer(e, upstream.Reason(err)); ok {
 		return answer, nil
 	}
 	sh.c.errors.Add(1)
@@ -175,11 +175,19 @@ func (sh lockedShard) staleAnswer(e *entry, reason string) (answer upstream.Answ
 	if !sh.servable(e) {
 		return answer, false
 	}
-	sh.stale[reason]++
+	sh.countStale(reason)
 	sh.tell(e, Event{Kind: EventStale, Code: reason}, time.Now())
 	answer = e.answer()
 	answer.Freshness, answer.Reason = upstream.Stale, reason
 	return answer, true
+}
+
+// countStale counts a stale answer.
+func (sh lockedShard) countStale(reason string) {
+	if _, known := sh.stale[reason]; !known {
+		reason = sh.c.reasons.bound(reason)
+	}
+	sh.stale[reason]++
 }
 
 // servable reports whether e has a value that is young enough to be served during an outage.
@@ -211,7 +219,7 @@ func (sh lockedShard) tooOldError(e *entry, fetched time.Time) error {
 	}
 	err.Message = fmt.Sprintf("the upstream has not confirmed it since %s and %s", fetched.UTC().Format(time.RFC3339), bound)
 	if e.fail != nil {
-		err.Message += "; last failure: " + upstream.Code(e.fail.err)
+		err.Message += "; last failure: " + upstream.Reason(e.fail.err)
 		var detail *upstream.Error
 		if errors.As(e.fail.err, &detail) {
 			err.RequestID, err.Endpoint, err.RetryAfter = detail.RequestID, detail.Endpoint, detail.RetryAfter

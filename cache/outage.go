@@ -62,7 +62,7 @@ func (o *outage) state() (reason string, until int64, down bool) {
 	if !o.down.Load() {
 		return "", 0, false // meanwhile
 	}
-	return upstream.Code(o.err), o.until, true
+	return upstream.Reason(o.err), o.until, true
 }
 
 // begin notes that a call starts now, which serves as the probe while the upstream is down:

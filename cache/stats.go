@@ -3,10 +3,35 @@ package cache
 import (
 	"cmp"
 	"slices"
+	"sync"
 	"time"
 
 	"secretagent/upstream"
 )
+
+// maxReasons is more than the service has codes.
+const maxReasons = 60
+
+// reasons are the codes that stale answers are counted by. They come from elsewhere, so that
+// there are so many and no more.
+type reasons struct {
+	mu   sync.Mutex
+	seen []string
+}
+
+// bound returns reason, or "other" when it would be one too many.
+func (r *reasons) bound(reason string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case slices.Contains(r.seen, reason):
+	case len(r.seen) >= maxReasons:
+		return "other"
+	default:
+		r.seen = append(r.seen, reason)
+	}
+	return reason
+}
 
 // Outcome is what an upstream call found.
 type Outcome uint8
@@ -32,7 +57,7 @@ func outcomeOf(err error) Outcome {
 	switch {
 	case err == nil:
 		return First
-	case gone(err):
+	case upstream.Gone(err):
 		return Gone
 	case upstream.Outage(err):
 		return Failed
@@ -216,7 +241,7 @@ func (sh lockedShard) status(e *entry, now int64, wall time.Time) EntryStatus {
 		s.NextRefresh = wall.Add(time.Duration(max(due-now, 0)))
 	}
 	if e.fail != nil {
-		s.LastError, s.LastErrorAt, s.Failures = upstream.Code(e.fail.err), e.fail.at.Round(0), e.fail.count
+		s.LastError, s.LastErrorAt, s.Failures = upstream.Reason(e.fail.err), e.fail.at.Round(0), e.fail.count
 	}
 	return s
 }

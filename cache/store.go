@@ -11,12 +11,6 @@ import (
 // maxRetryAfter bounds how long an upstream can ask to be left alone.
 const maxRetryAfter = 5 * time.Minute
 
-// gone reports whether err is the upstream's answer that there is no value for us.
-func gone(err error) bool {
-	return errors.Is(err, upstream.ErrNotFound) || errors.Is(err, upstream.ErrPendingDeletion) ||
-		errors.Is(err, upstream.ErrAccessDenied)
-}
-
 // store makes what the call of f found the state of e, and returns whom that concerns. What may
 // predate an announced change is good for those who asked before it, and for nothing else.
 func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, err error) (outcome Outcome, bells []bell) {
@@ -26,7 +20,7 @@ func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, er
 	case err == nil:
 		return sh.found(e, f, value)
 	case f.outdated, sh.c.life.Err() != nil:
-	case gone(err):
+	case upstream.Gone(err):
 		if e.value != nil {
 			bells = e.subs.bells()
 		}
@@ -128,7 +122,7 @@ func (sh lockedShard) oversize(e *entry) bool {
 func (sh lockedShard) refused(e *entry, f *flight, err error) {
 	same := e.value == nil && e.fail != nil && upstream.Code(e.fail.err) == upstream.Code(err) && e.since != unproven
 	if e.value != nil {
-		f.note(slog.LevelWarn, "a secret is gone; its value is dropped", "secret", e.ref.String(), "code", upstream.Code(err), "hint", "restore it, or give the agent its rights back")
+		f.note(slog.LevelWarn, "a secret is gone; its value is dropped", "secret", e.ref.String(), "code", upstream.Reason(err), "hint", "restore it, or give the agent its rights back")
 	}
 	since := e.since
 	e.clear()
@@ -164,15 +158,15 @@ func (sh lockedShard) lapse(e *entry) {
 }
 
 func (sh lockedShard) noteFailure(e *entry, f *flight, err error) {
-	if e.fail == nil || upstream.Code(e.fail.err) != upstream.Code(err) {
+	if e.fail == nil || upstream.Reason(e.fail.err) != upstream.Reason(err) {
 		if e.fail == nil {
 			e.fail = &failure{}
 		}
 		level := slog.LevelWarn
-		if gone(err) && !e.pinned {
+		if upstream.Gone(err) && !e.pinned {
 			level = slog.LevelDebug // callers may ask for any name
 		}
-		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Code(err), "err", err, "hint", hintFor(err))
+		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Reason(err), "err", err, "hint", hintFor(err))
 	}
 	e.fail.add(err)
 	e.fail.at = time.Now()
@@ -183,19 +177,27 @@ func hintFor(err error) string {
 	switch {
 	case errors.Is(err, upstream.ErrAccessDenied):
 		return "give the agent the right to read it"
-	case gone(err):
+	case upstream.Gone(err):
 		return "check its name, or create or restore it"
-	case errors.Is(err, upstream.ErrUnauthenticated):
-		return "check the agent's credentials, and the clock of this host"
+	case errors.Is(err, upstream.ErrUnauthenticated), errors.Is(err, upstream.ErrNoCredentials):
+		return "check the agent's credentials"
+	case errors.Is(err, upstream.ErrClockSkew):
+		return "set the clock of this host"
 	case errors.Is(err, upstream.ErrThrottled):
 		return "it is tried again; raise cache.ttl or the quota when it stays"
 	}
 	return "it is tried again; check the upstream when it stays"
 }
 
+// isOutage reports whether err, of a call for e, says nothing about the secret. Where a value is
+// held the question was a good one, and a refusal of it says as little.
+func isOutage(e *entry, err error) bool {
+	return upstream.Outage(err) || e.value != nil && !upstream.Gone(err)
+}
+
 // retryLater decides when lookups and when the background may try again.
 func (sh lockedShard) retryLater(e *entry, err error) {
-	c, outage := sh.c, upstream.Outage(err)
+	c, outage := sh.c, isOutage(e, err)
 	now, wait := c.now(), e.fail.wait()
 	var detail *upstream.Error
 	if errors.As(err, &detail) {

@@ -29,11 +29,17 @@ var (
 	// The identity is known but not allowed, or not accepted at all.
 	ErrAccessDenied    = errors.New("access denied")
 	ErrUnauthenticated = errors.New("credentials refused")
+	ErrNoCredentials   = errors.New("no credentials")
+	ErrClockSkew       = errors.New("the clock is wrong")
 
 	// The backend cannot answer now; asking again later may work.
 	ErrThrottled   = errors.New("throttled")
 	ErrInternal    = errors.New("internal failure")
 	ErrUnavailable = errors.New("unavailable")
+
+	// The backend refuses for a reason that says nothing about the secret, such as the state of
+	// the account, of the instance or of the encryption key.
+	ErrRefused = errors.New("refused by the backend")
 )
 
 // Exit codes of the command line.
@@ -46,44 +52,56 @@ const (
 	ExitUnavailable = 5
 )
 
+// verdict is what the failure of a read says about a value that is held.
+type verdict uint8
+
+const (
+	outage  verdict = iota // nothing: the last good value may still be served
+	gone                   // there is none for us: it is dropped
+	mistake                // nothing, for the question itself is wrong
+)
+
 // class is what one sentinel means everywhere.
 type class struct {
 	sentinel error
 	code     string // the KMS code we answer with
 	status   int    // and its HTTP status
 	retry    bool   // the same request may succeed later
-	outage   bool   // says nothing about the secret: the last good value may still be served
+	verdict  verdict
 	exit     int
 	aliases  []string // other KMS and gateway codes with the same meaning
 }
 
 // classes is the one table between sentinels, KMS codes, HTTP statuses and exit codes.
 // Codes are compared whole: ResourceNotFound and NoPermission share the prefix "Forbidden.".
-// Source: the error pages of the KMS API and of the API gateway.
+// The codes that mean gone are all there are: one that is not in the table is never among them.
+// Source: the error pages of the KMS API and of the API gateway. NoCredentials and ClockSkew
+// are ours.
 var classes = []class{
-	{ErrInvalidParameter, "InvalidParameter", http.StatusBadRequest, false, false, ExitUsage,
-		[]string{"ParseRequestParameterException", "InvalidParameter.Format", "InvalidApi.NotFound", "InvalidAction.NotFound", "UnsupportedHTTPMethod"}},
-	{ErrMissingParameter, "MissingParameter", http.StatusBadRequest, false, false, ExitUsage, nil},
-	{ErrUnsupported, "UnsupportedOperation", http.StatusBadRequest, false, false, ExitFailed, nil},
-	{ErrLimitExceeded, "Rejected.LimitExceeded", http.StatusBadRequest, false, false, ExitFailed, nil},
-	{ErrAccessDenied, "Forbidden.NoPermission", http.StatusForbidden, false, false, ExitDenied, []string{
-		"Forbidden.KeyPolicyUnSupported", "Forbidden.KmsServiceNotEnabled", "Forbidden.ProhibitedByRiskControl",
-		"Forbidden.InDebt", "Forbidden.InDebtOverdue"}},
-	{ErrUnauthenticated, "InvalidAccessKeyId.NotFound", http.StatusNotFound, false, true, ExitDenied, []string{
+	{ErrInvalidParameter, "InvalidParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
+	{ErrMissingParameter, "MissingParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
+	{ErrUnsupported, "UnsupportedOperation", http.StatusBadRequest, false, outage, ExitFailed,
+		[]string{"InvalidApi.NotFound", "InvalidAction.NotFound", "UnsupportedHTTPMethod"}},
+	{ErrLimitExceeded, "Rejected.LimitExceeded", http.StatusBadRequest, false, outage, ExitFailed, nil},
+	{ErrAccessDenied, "Forbidden.NoPermission", http.StatusForbidden, false, gone, ExitDenied, nil},
+	{ErrUnauthenticated, "InvalidAccessKeyId.NotFound", http.StatusNotFound, false, outage, ExitDenied, []string{
 		"InvalidAccessKeyId.Inactive", "Forbidden.AccessKey", "SignatureDoesNotMatch", "IncompleteSignature",
 		"InvalidSecurityToken.Expired", "InvalidSecurityToken.Malformed", "InvalidSecurityToken.MismatchWithAccessKey", "MissingSecurityToken",
-		"InvalidTimeStamp.Format", "InvalidTimeStamp.Expired", "IllegalTimestamp", "SignatureNonceUsed",
+		"InvalidTimeStamp.Format", "IllegalTimestamp", "SignatureNonceUsed",
 		"InvalidSignatureMethod", "MissingAccessKeyId", "MissingTimestamp", "MissingSignature", "MissingSignatureNonce"}},
-	{ErrNotFound, "Forbidden.ResourceNotFound", http.StatusNotFound, false, false, ExitNotFound, nil},
-	{ErrKeyNotFound, "Forbidden.KeyNotFound", http.StatusNotFound, false, false, ExitNotFound, nil},
-	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, false, ExitFailed, nil},
-	{ErrPendingDeletion, "Rejected.ResourceInDeleteWindow", http.StatusConflict, false, false, ExitFailed, nil},
-	{ErrNotPendingDeletion, "Rejected.ResourceInUse", http.StatusConflict, false, false, ExitFailed, nil},
-	{ErrThrottled, "Rejected.Throttling", http.StatusTooManyRequests, true, true, ExitUnavailable,
+	{ErrNoCredentials, "NoCredentials", http.StatusServiceUnavailable, false, outage, ExitDenied, nil},
+	{ErrClockSkew, "ClockSkew", http.StatusServiceUnavailable, false, outage, ExitUnavailable,
+		[]string{"InvalidTimeStamp.Expired", "RequestTimeTooSkewed"}},
+	{ErrNotFound, "Forbidden.ResourceNotFound", http.StatusNotFound, false, gone, ExitNotFound, nil},
+	{ErrKeyNotFound, "Forbidden.KeyNotFound", http.StatusNotFound, false, outage, ExitNotFound, nil},
+	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, outage, ExitFailed, nil},
+	{ErrPendingDeletion, "Rejected.ResourceInDeleteWindow", http.StatusConflict, false, gone, ExitFailed, nil},
+	{ErrNotPendingDeletion, "Rejected.ResourceInUse", http.StatusConflict, false, outage, ExitFailed, nil},
+	{ErrThrottled, "Rejected.Throttling", http.StatusTooManyRequests, true, outage, ExitUnavailable,
 		[]string{"Throttling", "Throttling.User", "Throttling.Api"}},
-	{ErrInternal, "InternalFailure", http.StatusInternalServerError, true, true, ExitUnavailable, nil},
-	{ErrUnavailable, "ServiceUnavailableTemporary", http.StatusServiceUnavailable, true, true, ExitUnavailable, []string{
-		"Rejected.Unavailable", "Rejected.Disabled", "Rejected.PendingDeletion", "Rejected.PendingImport", "Rejected.StateModifiedFailed"}},
+	{ErrInternal, "InternalFailure", http.StatusInternalServerError, true, outage, ExitUnavailable, nil},
+	{ErrUnavailable, "ServiceUnavailableTemporary", http.StatusServiceUnavailable, true, outage, ExitUnavailable, nil},
+	{ErrRefused, "Rejected.Unavailable", http.StatusServiceUnavailable, false, outage, ExitUnavailable, nil},
 }
 
 // Error says what a backend could not do. It wraps one of the sentinels of this package and
@@ -97,6 +115,10 @@ type Error struct {
 	Endpoint   string        // host that answered or did not; may be empty
 	RetryAfter time.Duration // how long the backend asked to wait; zero when it did not say
 	Err        error         // a sentinel
+
+	// Unreached says that no request got through to the backend, as when nobody listens there:
+	// asking again costs it nothing.
+	Unreached bool
 
 	// Parameter is the parameter of the request that is wrong, and Reason what is wrong with
 	// it, without the words of the KMS API around it. Both may be empty.
@@ -160,7 +182,8 @@ func Wrap(err error, op string, ref SecretRef) error {
 }
 
 // FromCode returns the sentinel for a code of the KMS API or its gateway. A code that the
-// table does not know is classed by its HTTP status.
+// table does not know is classed by its HTTP status, and is never one that says something about
+// the secret or about the question.
 func FromCode(code string, status int) error {
 	for i := range classes {
 		if c := &classes[i]; c.code == code || slices.Contains(c.aliases, code) {
@@ -176,10 +199,8 @@ func FromCode(code string, status int) error {
 		return ErrUnavailable
 	case status == http.StatusUnauthorized:
 		return ErrUnauthenticated
-	case status == http.StatusForbidden:
-		return ErrAccessDenied
 	default:
-		return ErrInvalidParameter
+		return ErrRefused
 	}
 }
 
@@ -187,6 +208,15 @@ func FromCode(code string, status int) error {
 // that a client meets the documented set. Errors from outside this package are
 // InternalFailure.
 func Code(err error) string { return classOf(err).code }
+
+// Reason returns the code that says best why err came about: the backend's own where it gave
+// one, [Code] otherwise. It is for people and for metrics.
+func Reason(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok && e.Code != "" {
+		return e.Code
+	}
+	return Code(err)
+}
 
 // Status returns the HTTP status that belongs to [Code].
 func Status(err error) int { return classOf(err).status }
@@ -197,11 +227,23 @@ func Retryable(err error) bool {
 	return !IsContextError(err) && classOf(err).retry
 }
 
-// Outage reports whether err says nothing about the secret itself, so that the last good
-// value may still be served: the backend is unreachable, troubled or throttling, or refuses
-// our credentials. A secret that is gone or denied is an answer, not an outage.
+// Gone reports whether err is the backend's answer that there is no value for us: no such
+// secret, version or label, one that is being deleted, or one that we may not read.
+func Gone(err error) bool {
+	return err != nil && !IsContextError(err) && classOf(err).verdict == gone
+}
+
+// Outage reports whether err says nothing about the secret itself and nothing against the
+// question, so that the last good value may still be served: the backend is unreachable,
+// troubled or throttling, refuses us as a whole, or gives an answer that is none.
 func Outage(err error) bool {
-	return err != nil && (IsContextError(err) || classOf(err).outage)
+	return err != nil && (IsContextError(err) || classOf(err).verdict == outage)
+}
+
+// Unreached reports whether err is that of a request that did not get through to the backend.
+func Unreached(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Unreached
 }
 
 // ExitCode returns the exit code of the command line for err; 0 for nil. Of several errors

@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -108,6 +109,32 @@ type SecretValue struct {
 
 	// Managed is set for managed types only.
 	Managed *ManagedSecret
+}
+
+// CodeInvalidAnswer is the code of an answer that is no value.
+const CodeInvalidAnswer = "InvalidAnswer"
+
+// Answers returns nil when v is a value of ref. Otherwise its error says what is wrong: there is
+// no data, or v is another secret or version than ref means, or has labels and not that of ref.
+// An answer without any labels is believed.
+func (v *SecretValue) Answers(ref SecretRef) error {
+	ref = ref.WithDefaults()
+	why := ""
+	switch {
+	case v.SecretName != ref.SecretName:
+		why = "it is about another secret"
+	case v.VersionID == "":
+		why = "it names no version"
+	case ref.VersionID != "" && v.VersionID != ref.VersionID:
+		why = "it is about another version"
+	case ref.VersionStage != "" && len(v.VersionStages) > 0 && !slices.Contains(v.VersionStages, ref.VersionStage):
+		why = "its version does not have the label " + string(ref.VersionStage)
+	case v.SecretData.Len() == 0:
+		why = "it has no SecretData"
+	default:
+		return nil
+	}
+	return &Error{Ref: ref, Err: ErrUnavailable, Code: CodeInvalidAnswer, Message: "the answer is not the value that was asked for: " + why}
 }
 
 // ManagedSecret is what the service adds to secrets that it rotates itself. The texts are

@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -135,7 +136,8 @@ func TestErrorTableIsReadInBothDirections(t *testing.T) {
 	sentinels := []error{
 		upstream.ErrInvalidParameter, upstream.ErrMissingParameter, upstream.ErrUnsupported, upstream.ErrLimitExceeded,
 		upstream.ErrNotFound, upstream.ErrKeyNotFound, upstream.ErrExists, upstream.ErrPendingDeletion, upstream.ErrNotPendingDeletion,
-		upstream.ErrAccessDenied, upstream.ErrUnauthenticated, upstream.ErrThrottled, upstream.ErrInternal, upstream.ErrUnavailable,
+		upstream.ErrAccessDenied, upstream.ErrUnauthenticated, upstream.ErrNoCredentials, upstream.ErrClockSkew,
+		upstream.ErrThrottled, upstream.ErrInternal, upstream.ErrUnavailable, upstream.ErrRefused,
 	}
 	seen := map[string]bool{}
 	for _, s := range sentinels {
@@ -169,10 +171,13 @@ func TestClassification(t *testing.T) {
 		{"InvalidAccessKeyId.NotFound", 404, upstream.ErrUnauthenticated, false, true},
 		{"InvalidSecurityToken.Expired", 400, upstream.ErrUnauthenticated, false, true},
 		{"Throttling.User", 400, upstream.ErrThrottled, true, true},
-		{"Forbidden.Something", 403, upstream.ErrAccessDenied, false, false},
+		{"InvalidTimeStamp.Expired", 400, upstream.ErrClockSkew, false, true},
+		{"InvalidApi.NotFound", 404, upstream.ErrUnsupported, false, true},
+		{"Forbidden.KeyNotFound", 404, upstream.ErrKeyNotFound, false, true},
 		{"", 429, upstream.ErrThrottled, true, true},
 		{"", 502, upstream.ErrUnavailable, true, true},
-		{"", 418, upstream.ErrInvalidParameter, false, false},
+		{"", 401, upstream.ErrUnauthenticated, false, true},
+		{"", 418, upstream.ErrRefused, false, true},
 	} {
 		got := upstream.FromCode(c.code, c.status)
 		if got != c.want || upstream.Retryable(got) != c.retry || upstream.Outage(got) != c.outage {
@@ -203,6 +208,52 @@ func TestClassification(t *testing.T) {
 	}
 	if err := errors.New("disk on fire"); upstream.Code(err) != "InternalFailure" || upstream.ExitCode(err) != upstream.ExitFailed {
 		t.Errorf("a foreign error answers %s and exits with %d", upstream.Code(err), upstream.ExitCode(err))
+	}
+}
+
+// Only these say that there is no value for us; all other codes, those that nobody has heard of
+// among them and whatever the status, leave a value that is held where it is.
+func TestOnlyAClosedListOfCodesMeansGone(t *testing.T) {
+	gone := map[string]bool{"Forbidden.ResourceNotFound": true, "Forbidden.NoPermission": true, "Rejected.ResourceInDeleteWindow": true}
+	mistake := map[string]bool{"InvalidParameter": true, "MissingParameter": true}
+	for _, code := range []string{
+		"Forbidden.ResourceNotFound", "Forbidden.NoPermission", "Rejected.ResourceInDeleteWindow", "InvalidParameter", "MissingParameter",
+		"InvalidAccountStatus", "InvalidRegionId.NotFound", "Forbidden.ProhibitedByServiceOverdue", "Forbidden.DKMSInstanceStateInvalid",
+		"Forbidden.InDebt", "Forbidden.KmsServiceNotEnabled", "Forbidden.KeyNotFound", "Forbidden", "Forbidden.Anything", "NotFound", "Gone",
+		"Rejected.Disabled", "Rejected.PendingDeletion", "InvalidParameter.Format", "UnsupportedOperation", "InvalidApi.NotFound", "",
+	} {
+		for _, status := range []int{400, 401, 403, 404, 405, 409, 410, 418, 429, 451, 500, 502, 503} {
+			err := upstream.Wrap(&upstream.Error{Code: code, Err: upstream.FromCode(code, status)}, "GetSecretValue", upstream.SecretRef{SecretName: "a"})
+			if upstream.Gone(err) != gone[code] || upstream.Outage(err) != (!gone[code] && !mistake[code]) {
+				t.Errorf("%q with %d: %v, gone %t, outage %t", code, status, errors.Unwrap(err), upstream.Gone(err), upstream.Outage(err))
+			}
+			if want := cmp.Or(code, upstream.Code(err)); upstream.Reason(err) != want {
+				t.Errorf("the reason is %s, want %s", upstream.Reason(err), want)
+			}
+		}
+	}
+}
+
+func TestWhatAnswersAReference(t *testing.T) {
+	for name, change := range map[string]func(v *upstream.SecretValue){
+		"another secret":  func(v *upstream.SecretValue) { v.SecretName = "app/other" },
+		"another version": func(v *upstream.SecretValue) { v.VersionID = "v2" },
+		"no version":      func(v *upstream.SecretValue) { v.VersionID = "" },
+		"another label":   func(v *upstream.SecretValue) { v.VersionStages = []upstream.VersionStage{upstream.ACSPrevious} },
+		"no data":         func(v *upstream.SecretValue) { v.SecretData = upstream.SecretData{} },
+		"":                func(*upstream.SecretValue) {},
+	} {
+		v := upstream.SecretValue{SecretName: "app/db", VersionID: "v1", VersionStages: []upstream.VersionStage{upstream.ACSCurrent, "blue"},
+			SecretData: upstream.NewSecretData([]byte("MARKER"))}
+		change(&v)
+		for _, ref := range []upstream.SecretRef{{}, {VersionID: "v1"}, {VersionStage: "blue"}, {VersionID: "v1", VersionStage: "blue"}} {
+			ref.SecretName = "app/db"
+			err := v.Answers(ref)
+			believed := name == "" || name == "another version" && ref.VersionID == "" || name == "another label" && ref.VersionStage == "" && ref.VersionID != ""
+			if (err == nil) != believed || err != nil && (!upstream.Outage(err) || strings.Contains(err.Error(), "MARKER")) {
+				t.Errorf("%s for %s: %v", name, ref, err)
+			}
+		}
 	}
 }
 

@@ -312,11 +312,17 @@ func (c *endpointClient) refused(status int, body []byte) error {
 		Code: answer.Code, Message: strings.TrimSuffix(answer.Message, "."), RequestID: answer.RequestID,
 		Err: upstream.FromCode(answer.Code, status),
 	}
-	switch {
-	case errors.Is(err.Err, upstream.ErrInvalidParameter) && status == http.StatusNotFound: // of the endpoint itself
-		err.Err = upstream.ErrNotFound
-	case errors.Is(err.Err, upstream.ErrInvalidParameter) && status == http.StatusRequestTimeout:
-		err.Err = upstream.ErrUnavailable
+	if errors.Is(err.Err, upstream.ErrRefused) && status < http.StatusInternalServerError { // by the endpoint itself
+		switch status {
+		case http.StatusForbidden:
+			err.Err = upstream.ErrAccessDenied
+		case http.StatusNotFound:
+			err.Err = upstream.ErrNotFound
+		case http.StatusRequestTimeout:
+			err.Err = upstream.ErrUnavailable
+		default:
+			err.Err = upstream.ErrInvalidParameter
+		}
 	}
 	return err
 }

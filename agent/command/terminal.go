@@ -102,8 +102,10 @@ func hintFor(err error, verb string) string {
 	switch {
 	case errors.Is(err, upstream.ErrPendingDeletion):
 		return "take the deletion back with: secretagent secret restore NAME"
-	case errors.Is(err, upstream.ErrUnauthenticated):
-		return "check upstream.alibaba.credentials, and that the clock of this host is right"
+	case errors.Is(err, upstream.ErrUnauthenticated), errors.Is(err, upstream.ErrNoCredentials):
+		return "check upstream.alibaba.credentials"
+	case errors.Is(err, upstream.ErrClockSkew):
+		return "set the clock of this host"
 	case errors.Is(err, upstream.ErrThrottled):
 		return "ask again later"
 	}

@@ -109,9 +109,9 @@ func failureOf(err error) failure {
 	f := failure{status: upstream.Status(err), code: upstream.Code(err)}
 	switch {
 	case errors.Is(err, upstream.ErrUnauthenticated):
-		// The application did nothing wrong: do not show it a 404 for a credential it never saw.
-		f.status, f.code = upstream.Status(upstream.ErrUnavailable), upstream.Code(upstream.ErrUnavailable)
 		f.message = "The backend refuses the agent's own credentials. The request itself is fine; the agent's configuration is not."
+	case errors.Is(err, upstream.ErrNoCredentials):
+		f.message = "The agent has no credentials for the backend. The request itself is fine; the agent's configuration is not."
 	case errors.Is(err, context.DeadlineExceeded):
 		return failureBy(upstreamTimeout)
 	case errors.Is(err, context.Canceled):
@@ -130,6 +130,10 @@ func failureOf(err error) failure {
 		f.message, f.defect = internalFailure.message, true
 	default: // a bare sentinel, or one wrapped by text that was not meant for clients
 		f.message = "The backend answered " + f.code + "."
+	}
+	if upstream.Outage(err) && f.status < http.StatusInternalServerError && f.status != http.StatusTooManyRequests {
+		// The application did nothing wrong: do not show it a 404 for a credential it never saw.
+		f.status, f.code = upstream.Status(upstream.ErrUnavailable), upstream.Code(upstream.ErrUnavailable)
 	}
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
@@ -75,9 +76,10 @@ type request struct {
 	resolve func(ctx context.Context, refusal error) (bool, error)
 }
 
-// invoke makes a call under the policy of c and returns its answer, which create made and which
-// complete, unless it is nil, finds to hold what it must.
-func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func() R, req request, complete func(R) bool) (R, error) {
+// invoke makes a call under the policy of c and returns its answer, which create made. The
+// answer of a service that is one of the KMS API but does not hold what complete, unless it is
+// nil, wants is no reason to leave that endpoint alone: the next one is asked, and this one again.
+func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func() R, req request, complete func(R) error) (R, error) {
 	var result R
 	if req.invalid != nil {
 		return result, upstream.Wrap(req.invalid, req.op, req.ref)
@@ -90,15 +92,21 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func
 	err := c.policy.do(ctx, &call{request: req, send: func(attempt context.Context, e *endpoint) outcome {
 		response := create()
 		out := c.signed(ctx, attempt, e, req, response)
-		switch {
-		case out.err != nil:
-		case !hasRequestID(response), complete != nil && !complete(response):
-			out = outcome{fault: true, lost: true, err: &upstream.Error{
-				Err: upstream.ErrUnavailable, Endpoint: e.name, Message: errUnreadable.Error()}}
-		default:
-			c.answered.Store(e)
-			result = response
+		if out.err != nil {
+			return out
 		}
+		id := requestIDOf(response)
+		err := has(id != "")
+		out.answered = err == nil
+		if out.answered && complete != nil {
+			err = complete(response)
+		}
+		if known, ok := errors.AsType[*upstream.Error](err); ok {
+			known.Endpoint, known.RequestID = e.name, oneLine(id)
+			return outcome{err: known, answered: out.answered, fault: true, lost: true}
+		}
+		c.answered.Store(e)
+		result = response
 		return out
 	}})
 	if c.closed.Load() {
@@ -107,9 +115,9 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func
 	return result, err
 }
 
-// hasRequestID reports whether response has the id that every answer of the API has.
-func hasRequestID(response responses.AcsResponse) bool {
-	return reflect.ValueOf(response).Elem().FieldByName("RequestId").String() != ""
+// requestIDOf returns the id that every answer of the API has.
+func requestIDOf(response responses.AcsResponse) string {
+	return reflect.ValueOf(response).Elem().FieldByName("RequestId").String()
 }
 
 // signed makes one attempt with the present credential. When that is refused it is renewed
@@ -126,9 +134,20 @@ func (c *Client) signed(ctx, attempt context.Context, e *endpoint, req request, 
 	}
 	fresh, err := c.policy.Credentials.Renew(attempt, cred)
 	if err != nil || fresh.same(cred) {
-		return out
+		return c.unrenewed(out)
 	}
 	return c.exchange(ctx, attempt, e, fresh, req, response)
+}
+
+// unrenewed adds to the refusal of a credential why its source has no newer one.
+func (c *Client) unrenewed(out outcome) outcome {
+	source, ok := c.policy.Credentials.(interface{ Status() CredentialStatus })
+	if refusal, known := errors.AsType[*upstream.Error](out.err); ok && known {
+		if why := source.Status().Error; why != "" {
+			refusal.Message = strings.TrimPrefix(refusal.Message+"; ", "; ") + why
+		}
+	}
+	return out
 }
 
 // exchange sends one signed request and judges the answer.
@@ -158,9 +177,9 @@ func withoutCredential(ctx, attempt context.Context, err error) outcome {
 	known, ok := errors.AsType[*upstream.Error](err)
 	switch {
 	case attempt.Err() != nil:
-		known = &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "the credential source did not answer in time"}
+		known = &upstream.Error{Err: upstream.ErrNoCredentials, Message: "the credential source did not answer in time"}
 	case !ok: // of a provider from elsewhere, which may quote anything
-		known = &upstream.Error{Err: upstream.ErrUnauthenticated, Message: "no credentials"}
+		known = &upstream.Error{Err: upstream.ErrNoCredentials, Message: "no credentials"}
 	}
 	return outcome{err: known, quit: true}
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -75,7 +77,7 @@ type question struct {
 }
 
 // NewCredentials returns a source. It asks for nothing yet, and files need not exist: until a
-// credential appears, calls fail with [upstream.ErrUnauthenticated]. Its error is that of
+// credential appears, calls fail with [upstream.ErrNoCredentials]. Its error is that of
 // [CredentialOptions.Validate]. The caller calls [CredentialSource.Close] in the end.
 func NewCredentials(o CredentialOptions) (*CredentialSource, error) {
 	if err := o.Validate(); err != nil {
@@ -291,7 +293,7 @@ func sourceError(kind, what, fix string) error {
 	if fix != "" {
 		message += "; " + fix
 	}
-	return &upstream.Error{Err: upstream.ErrUnauthenticated, Message: message}
+	return &upstream.Error{Err: upstream.ErrNoCredentials, Message: message}
 }
 
 // explain turns the error of a source into one of ours. The libraries quote configuration
@@ -305,16 +307,23 @@ func explain(kind string, err error) error {
 		return sourceError(kind, path.Path+": "+path.Err.Error(), "check the path and its permissions")
 	}
 	text := err.Error()
+	if found := unanswered.FindStringSubmatch(text); found != nil {
+		return sourceError(kind, found[2]+": "+overProxy(proxyFor(http.ProxyFromEnvironment, found[1]+found[2]), err)+plain(err), fixes[kind])
+	}
 	for _, e := range explanations {
 		if strings.Contains(text, e.phrase) {
 			return sourceError(kind, e.what, e.fix)
 		}
 	}
-	if said := plain(err); said != "the connection failed" {
+	if said := plain(err); said != failedSomehow {
 		return sourceError(kind, said, fixes[kind])
 	}
 	return sourceError(kind, "the source gave no usable answer", fixes[kind])
 }
+
+// unanswered finds scheme and host in the text of an error of net/http, also where the library
+// keeps nothing but the text. What a service has answered never stands before it.
+var unanswered = regexp.MustCompile(`^(?:[A-Za-z ]+: )?(?:Get|Post|Put) "(https?://)(?:[^/@"\s]*@)?([A-Za-z0-9.:\[\]-]{1,255})[^"]*": `)
 
 // explanations are phrases of the libraries and of STS, the particular before the general.
 var explanations = []struct{ phrase, what, fix string }{

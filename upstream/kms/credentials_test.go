@@ -239,7 +239,7 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 		{"STS does not know the key", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: sts}, "does not know the access key"},
 		{"STS refuses the OIDC token", "", kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: other, STSEndpoint: sts}, "refuses the OIDC token"},
 		{"no OIDC token file", "", kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: dir + "/none", STSEndpoint: sts}, "no such file"},
-		{"STS cannot be reached", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: "127.0.0.1:1"}, "connection refused"},
+		{"STS cannot be reached", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: "127.0.0.1:1"}, "from ram_role_arn: 127.0.0.1:1: connection refused"},
 		{"the metadata service leaves out the code", `{"AccessKeyId":"a","AccessKeySecret":"MARKER","SecurityToken":"MARKER"}`, ecs, "incomplete answer"},
 		{"the metadata service answers text", "MARKER-text", ecs, "no usable answer"},
 		{"the URI answers half", `{"AccessKeyId":"a","AccessKeySecret":"MARKER-half"}`, uri, "no usable answer"},
@@ -256,7 +256,7 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 			opts.Credentials = source(t, c.opts)
 			client := connect(t, opts)
 			_, err := client.GetSecretValue(t.Context(), ref("app/db"))
-			if !errors.Is(err, upstream.ErrUnauthenticated) || !strings.Contains(err.Error(), c.want) {
+			if !errors.Is(err, upstream.ErrNoCredentials) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
 			for _, text := range []string{fmt.Sprintf("%v %+v", err, err), log.String(), fmt.Sprintf("%+v", client.Status()), fmt.Sprintf("%+v", opts.Credentials)} {
@@ -295,7 +295,7 @@ func TestTheDefaultChainComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := source(t, kms.CredentialOptions{})
 		for range 2 {
-			if c, err := s.Credential(t.Context()); !errors.Is(err, upstream.ErrUnauthenticated) {
+			if c, err := s.Credential(t.Context()); !errors.Is(err, upstream.ErrNoCredentials) {
 				t.Errorf("got %v, %v", c, err)
 			}
 			time.Sleep(10 * time.Second)

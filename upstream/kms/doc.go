@@ -11,7 +11,7 @@
 // A [Client] is an [upstream.Manager]. Signatures and the decoding of answers are the official
 // SDK's; requests, contexts, retries, failover, the call budget and the care for what may be
 // printed are ours. Making a client opens no connection and needs no credential: calls fail
-// with [upstream.ErrUnauthenticated] until one appears. Each call is a request of its own:
+// with [upstream.ErrNoCredentials] until one appears. Each call is a request of its own:
 // callers that ask for the same secret at the same time are joined by the cache.
 //
 // # A call
@@ -35,6 +35,23 @@
 // An answer that got lost may be one to work that was done. PutSecretValue, tags and reads are
 // simply repeated. CreateSecret, DeleteSecret, RestoreSecret and UpdateSecretVersionStage
 // find out by reading whether it was, and report success when it was.
+//
+// # What is no answer
+//
+// A 200 that is not the value that was asked for (no data, another name, version or label) is
+// InvalidAnswer: the next endpoint is asked, and the one that gave it is not left alone. What is
+// not of KMS at all, such as the page of a proxy, has the code HTTP with its status. A code that
+// package upstream does not know says nothing about the secret. Where the service refuses the time
+// of a request, or a token that a wrong clock kept too long, the code is ClockSkew, and the
+// message has the difference to the Date of the answer.
+//
+// # Proxies
+//
+// HTTPS_PROXY and NO_PROXY of the environment, also in lower case, apply to endpoints with https,
+// to STS and to a credentials URI, and HTTP_PROXY to those with http and to the metadata
+// service, for which NO_PROXY should name 100.100.100.200. They are read once in the life of the
+// process. Loopback hosts and sockets have no proxy. Errors say where they came about: of a
+// proxy, of STS and of the metadata service they name the host.
 //
 // # Who decides what when the service fails
 //

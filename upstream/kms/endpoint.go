@@ -46,6 +46,12 @@ func newEndpoint(e Endpoint, maxConns int) *endpoint {
 // local reports whether the other side is our own agent.
 func (e *endpoint) local() bool { return e.Socket != "" }
 
+// onHost reports whether the other side is on this host: our own agent, or a relay.
+func (e *endpoint) onHost() bool {
+	name, _ := hostname(e.Host)
+	return e.local() || isLoopback(name)
+}
+
 // route is the way of one call through the endpoints, in rounds: each is asked once before
 // any is asked again.
 type route struct {

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,11 +58,13 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 			out.Err, out.Message = upstream.ErrInternal, "the SDK could not sign the request"
 			return outcome{err: out, quit: true}
 		}
-		out.Message = "no answer: " + plain(got.err)
+		out.Message = "no answer: " + overProxy(e.proxy(), got.err) + plain(got.err)
+		out.Unreached = unreached(got, e)
 		return outcome{err: out, fault: true, lost: got.connected}
 	}
 
-	out.RetryAfter = retryAfter(got.header, time.Now())
+	now := time.Now()
+	out.RetryAfter = retryAfter(got.header, now)
 	var served *sdkerrors.ServerError
 	if errors.As(err, &served) && plainCode.MatchString(served.ErrorCode()) {
 		out.Code = served.ErrorCode()
@@ -74,6 +78,7 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 	switch {
 	case out.Code != "":
 		out.Err = upstream.FromCode(out.Code, got.status)
+		tellClock(out, got.header, now)
 	case got.status == http.StatusTooManyRequests:
 		out.Err = upstream.ErrThrottled
 	case got.status == http.StatusInternalServerError:
@@ -83,7 +88,13 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 		// KMS, which says nothing about the secret.
 		out.Err = upstream.ErrUnavailable
 	}
-	fault := errors.Is(out.Err, upstream.ErrUnavailable) && out.Code == "" || got.status >= 500
+	foreign := out.Code == ""
+	if foreign && got.status >= 300 {
+		out.Code = fmt.Sprintf("HTTP%d", got.status)
+	} else if foreign {
+		out.Code = upstream.CodeInvalidAnswer
+	}
+	fault := errors.Is(out.Err, upstream.ErrUnavailable) && foreign || got.status >= 500
 	return outcome{
 		err:      out,
 		answered: !fault,
@@ -98,11 +109,92 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 // credential would meet as well.
 func renewable(code string) bool {
 	switch code {
-	case "InvalidTimeStamp.Format", "InvalidTimeStamp.Expired", "IllegalTimestamp", "SignatureNonceUsed",
+	case "InvalidTimeStamp.Format", "InvalidTimeStamp.Expired", "RequestTimeTooSkewed", "IllegalTimestamp", "SignatureNonceUsed",
 		"InvalidSignatureMethod", "MissingTimestamp", "MissingSignature", "MissingSignatureNonce":
 		return false
 	}
 	return true
+}
+
+// skewed is the difference between two clocks that is worth telling: more than an answer takes.
+const skewed = time.Minute
+
+// tellClock completes out where the service refuses us and the clock of this host is the cause,
+// or may be: the service tells its own time in the header of the answer. A token that ended
+// too early did so because the clock that it is renewed by is behind.
+func tellClock(out *upstream.Error, h http.Header, now time.Time) {
+	date, err := http.ParseTime(h.Get("Date"))
+	ahead := now.Sub(date).Round(time.Second)
+	wrong := err == nil && ahead.Abs() >= skewed
+	skew := errors.Is(out.Err, upstream.ErrClockSkew)
+	if !skew && !(wrong && errors.Is(out.Err, upstream.ErrUnauthenticated)) {
+		return
+	}
+	clock := "the answer does not tell the time of the service"
+	switch {
+	case wrong && ahead > 0:
+		clock = fmt.Sprintf("the clock of this host is %s ahead of that of the service", ahead)
+	case wrong:
+		clock = fmt.Sprintf("the clock of this host is %s behind that of the service", -ahead)
+	case err == nil: // the request was on its way for too long
+		out.Err = upstream.ErrUnauthenticated
+		return
+	}
+	if skew || out.Code == "InvalidSecurityToken.Expired" {
+		out.Message = fmt.Sprintf("%s, which answers %s", clock, out.Code)
+		out.Err, out.Code = upstream.ErrClockSkew, upstream.Code(upstream.ErrClockSkew)
+	} else {
+		out.Message = strings.TrimPrefix(out.Message+"; ", "; ") + clock
+	}
+}
+
+// unreached reports whether nothing got through to the other side: nobody listens, or the way to
+// it is not there. Of what is on this host, such as our own agent or a relay, a connection that
+// was closed without an answer says the same.
+func unreached(got answer, e *endpoint) bool {
+	_, isErrno := errors.AsType[syscall.Errno](got.err)
+	if !got.connected {
+		return isErrno
+	}
+	return e.onHost() && (isErrno || errors.Is(got.err, io.EOF) || errors.Is(got.err, io.ErrUnexpectedEOF))
+}
+
+// overProxy names the proxy, empty for none, on the way to what has failed with err.
+func overProxy(proxy string, err error) string {
+	if proxy == "" {
+		return ""
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "proxyconnect" || op.Op == "dial") {
+		return "the proxy " + proxy + ": "
+	}
+	return "over the proxy " + proxy + ": "
+}
+
+// certificate says what is wrong with a certificate. It names what the certificate says, which
+// is no secret, and nothing else.
+func certificate(err error) string {
+	const check = " (check the host and caFile)"
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		now, c := time.Now(), invalid.Cert
+		what, at := "expired at", c.NotAfter
+		if now.Before(c.NotBefore) {
+			what, at = "is not valid before", c.NotBefore
+		}
+		return fmt.Sprintf("the certificate %s %s %s; the clock of this host says %s", oneLine(c.Subject.String()), what,
+			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	if host, ok := errors.AsType[x509.HostnameError](err); ok {
+		names := slices.Clone(host.Certificate.DNSNames)
+		for _, ip := range host.Certificate.IPAddresses {
+			names = append(names, ip.String())
+		}
+		return fmt.Sprintf("the certificate is not for %s but for %s%s", oneLine(host.Host), cmp.Or(oneLine(strings.Join(names, ", ")), "no name"), check)
+	}
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && unknown.Cert != nil {
+		return fmt.Sprintf("the certificate %s was issued by an authority that is not trusted, %s%s",
+			oneLine(unknown.Cert.Subject.String()), oneLine(unknown.Cert.Issuer.String()), check)
+	}
+	return "the certificate is not trusted" + check
 }
 
 // plain says in words what went wrong on the way. It knows the types of errors whose text
@@ -113,14 +205,14 @@ func plain(err error) string {
 		err = wrapped.Err
 	}
 	switch {
-	case errors.Is(err, errTooLarge), errors.Is(err, errRedirect), errors.Is(err, errUnreadable):
+	case errors.Is(err, errTooLarge), errors.Is(err, errRedirect), errors.Is(err, errUnreadable), is[proxyRefusal](err):
 		return err.Error()
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errOutOfTime):
 		return "it did not come in time"
 	case errors.Is(err, context.Canceled):
 		return "the call was cancelled"
 	case is[*tls.CertificateVerificationError](err), is[x509.UnknownAuthorityError](err):
-		return "the certificate is not trusted (check the host and caFile)"
+		return certificate(err)
 	case is[tls.RecordHeaderError](err):
 		return "the other side does not speak TLS"
 	case is[tls.AlertError](err):
@@ -142,8 +234,19 @@ func plain(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return "the connection failed at " + op.Op
 	}
-	return "the connection failed"
+	for _, known := range [][2]string{ // in the texts of a library that keeps nothing else of an error
+		{"connection refused", "connection refused"}, {"no route to host", "no route to host"}, {"network is unreachable", "network is unreachable"},
+		{"i/o timeout", "it did not come in time"}, {"Client.Timeout exceeded", "it did not come in time"}, {"EOF", "the connection was closed"},
+	} {
+		if strings.Contains(err.Error(), known[0]) {
+			return known[1]
+		}
+	}
+	return failedSomehow
 }
+
+// failedSomehow is said of an error of which nothing is known.
+const failedSomehow = "the connection failed"
 
 func is[E error](err error) bool {
 	_, ok := errors.AsType[E](err)

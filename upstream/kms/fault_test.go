@@ -1,6 +1,7 @@
 package kms_test
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -209,13 +210,68 @@ func TestAPrivateCAIsTrustedForItsOwnHostOnly(t *testing.T) {
 		t.Errorf("the right CA: %v", err)
 	}
 	_, err := connect(t, impatient(at(addr, other))).GetSecretValue(t.Context(), ref("app/db"))
-	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "certificate is not trusted") {
+	if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), "an authority that is not trusted") {
 		t.Errorf("another CA: %v", err)
 	}
 	// The first endpoint's CA does not open the second.
 	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{at(addr, other), at(stranger, ca)}, Retry: kms.Retry{MaxAttempts: 2}})
 	if _, err := client.GetSecretValue(t.Context(), ref("app/db")); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("exchanged CAs: %v", err)
+	}
+}
+
+// What is wrong with a certificate is said with the dates and names that tell whom to ask.
+func TestCertificatesTellWhatIsWrong(t *testing.T) {
+	store, _ := backend(t)
+	now := time.Now()
+	for want, change := range map[string]func(*x509.Certificate){
+		"CN=private test CA expired at " + now.Add(-time.Minute).UTC().Format(time.RFC3339): func(c *x509.Certificate) {
+			c.NotAfter = now.Add(-time.Minute)
+		},
+		"CN=private test CA is not valid before " + now.Add(time.Hour).UTC().Format(time.RFC3339): func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = now.Add(time.Hour), now.Add(2*time.Hour)
+		},
+		"is not for 127.0.0.1 but for kms.example, 127.0.0.2": func(c *x509.Certificate) {
+			c.DNSNames, c.IPAddresses = []string{"kms.example"}, []net.IP{net.IPv4(127, 0, 0, 2)}
+		},
+	} {
+		ca := newAuthority(change)
+		_, err := connect(t, impatient(kms.Endpoint{Host: start(t, store, ca.server, kmsserver.Options{}).String(), CAFile: ca.file(t)})).GetSecretValue(t.Context(), ref("app/db"))
+		if !errors.Is(err, upstream.ErrUnavailable) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+// A clock that is wrong is told from a key that is, and by how much it is wrong.
+func TestAWrongClockIsMeasured(t *testing.T) {
+	for _, c := range []struct {
+		code  string
+		ahead time.Duration // of ours
+		date  bool
+		want  error
+		says  string
+	}{
+		{"InvalidTimeStamp.Expired", 2*time.Hour + 3*time.Minute, true, upstream.ErrClockSkew, "of this host is 2h3m"},
+		{"InvalidTimeStamp.Expired", -40 * time.Minute, true, upstream.ErrClockSkew, "behind that of the service, which answers InvalidTimeStamp.Expired"},
+		{"RequestTimeTooSkewed", 0, false, upstream.ErrClockSkew, "does not tell the time"},
+		{"InvalidTimeStamp.Expired", 0, true, upstream.ErrUnauthenticated, "no (InvalidTimeStamp.Expired"},
+		{"InvalidSecurityToken.Expired", -time.Hour, true, upstream.ErrClockSkew, "behind"},
+		{"InvalidSecurityToken.Expired", 0, true, upstream.ErrUnauthenticated, "no (InvalidSecurityToken.Expired"},
+		{"InvalidAccessKeyId.NotFound", -time.Hour, true, upstream.ErrUnauthenticated, "behind"},
+		{"Forbidden.NoPermission", -time.Hour, true, upstream.ErrAccessDenied, "no (Forbidden.NoPermission"},
+	} {
+		s := script(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Date"] = nil
+			if c.date {
+				w.Header().Set("Date", time.Now().Add(-c.ahead).UTC().Format(http.TimeFormat))
+			}
+			says(400, `{"Code":"`+c.code+`","Message":"no","RequestId":"r"}`)(w, r)
+		})
+		_, err := connect(t, impatient(s.endpoint())).GetSecretValue(t.Context(), ref("app/db"))
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) || errors.Is(err, upstream.ErrClockSkew) != (upstream.Reason(err) == "ClockSkew") {
+			t.Errorf("%+v: %v, with the reason %s", c, err, upstream.Reason(err))
+		}
 	}
 }
 

@@ -28,6 +28,8 @@ const (
 	quota        = fleetQuota / float64(fleetScale)
 )
 
+var fleetData = upstream.NewSecretData([]byte("x"))
+
 // service is KMS as seen from afar: a token bucket that holds one second of calls.
 type service struct {
 	mu      sync.Mutex
@@ -101,7 +103,7 @@ type reader struct {
 }
 
 func (r reader) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	return upstream.SecretValue{SecretName: ref.SecretName, VersionID: "v1"}, r.policy.do(ctx, &call{request: request{op: "GetSecretValue", ref: ref, valueOnly: true}, send: r.call})
+	return upstream.SecretValue{SecretName: ref.SecretName, VersionID: "v1", SecretData: fleetData}, r.policy.do(ctx, &call{request: request{op: "GetSecretValue", ref: ref, valueOnly: true}, send: r.call})
 }
 
 // newFleet starts the agents within window. They stop when the test ends.

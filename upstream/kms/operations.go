@@ -15,30 +15,32 @@ import (
 	"secretagent/upstream"
 )
 
-// GetSecretValue implements [upstream.Manager]. An answer about another secret or version than
-// was asked for is an error.
+// GetSecretValue implements [upstream.Manager]. An answer that is not the value of ref is an
+// error.
 func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
 	ref = ref.WithDefaults()
-	r, err := invoke(ctx, c, api.CreateGetSecretValueResponse, request{
+	var value upstream.SecretValue
+	_, err := invoke(ctx, c, api.CreateGetSecretValueResponse, request{
 		op: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
 		params: params{"SecretName": string(ref.SecretName), "VersionId": string(ref.VersionID), "VersionStage": string(ref.VersionStage)},
-	}, func(r *api.GetSecretValueResponse) bool {
-		return r.SecretName == string(ref.SecretName) && r.VersionId != "" && (ref.VersionID == "" || r.VersionId == string(ref.VersionID))
+	}, func(r *api.GetSecretValueResponse) error {
+		value = upstream.SecretValue{
+			SecretName:     upstream.SecretName(r.SecretName),
+			VersionID:      upstream.VersionID(r.VersionId),
+			VersionStages:  stages(r.VersionStages.VersionStage),
+			SecretData:     upstream.NewSecretData([]byte(r.SecretData)),
+			SecretDataType: r.SecretDataType,
+			SecretType:     cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
+			CreateTime:     wireTime(r.CreateTime),
+			RequestID:      r.RequestId,
+			Managed:        managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, r.LastRotationDate, r.ExtendedConfig),
+		}
+		return value.Answers(ref)
 	})
 	if err != nil {
 		return upstream.SecretValue{}, err
 	}
-	return upstream.SecretValue{
-		SecretName:     upstream.SecretName(r.SecretName),
-		VersionID:      upstream.VersionID(r.VersionId),
-		VersionStages:  stages(r.VersionStages.VersionStage),
-		SecretData:     upstream.NewSecretData([]byte(r.SecretData)),
-		SecretDataType: r.SecretDataType,
-		SecretType:     cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
-		CreateTime:     wireTime(r.CreateTime),
-		RequestID:      r.RequestId,
-		Managed:        managed(r.SecretType, r.AutomaticRotation, r.RotationInterval, r.NextRotationDate, r.LastRotationDate, r.ExtendedConfig),
-	}, nil
+	return value, nil
 }
 
 // CreateSecret implements [upstream.Manager]. The API says that a name exists, not who made
@@ -65,7 +67,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 			found = meta
 			return done, err
 		},
-	}, func(r *api.CreateSecretResponse) bool { return r.SecretName != "" })
+	}, func(r *api.CreateSecretResponse) error { return has(r.SecretName != "") })
 	if err != nil {
 		return upstream.SecretMetadata{}, err
 	}
@@ -113,7 +115,7 @@ func (c *Client) PutSecretValue(ctx context.Context, in upstream.PutSecretValueI
 	r, err := invoke(ctx, c, api.CreatePutSecretValueResponse, request{
 		op: "PutSecretValue", ref: upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}, invalid: in.Validate(),
 		params: p, hide: in.SecretData,
-	}, func(r *api.PutSecretValueResponse) bool { return r.VersionId == string(in.VersionID) })
+	}, func(r *api.PutSecretValueResponse) error { return has(r.VersionId == string(in.VersionID)) })
 	if err != nil {
 		return upstream.SecretVersion{}, err
 	}
@@ -185,7 +187,7 @@ func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, f
 	r, err := invoke(ctx, c, api.CreateDescribeSecretResponse, request{
 		op: "DescribeSecret", ref: named(name), invalid: name.Validate(),
 		params: params{"SecretName": string(name), "FetchTags": strconv.FormatBool(fetchTags)},
-	}, func(r *api.DescribeSecretResponse) bool { return r.SecretName != "" })
+	}, func(r *api.DescribeSecretResponse) error { return has(r.SecretName != "") })
 	if err != nil {
 		return upstream.SecretMetadata{}, err
 	}
@@ -293,7 +295,7 @@ func (c *Client) GetRandomPassword(ctx context.Context, in upstream.RandomPasswo
 			"ExcludeNumbers": strconv.FormatBool(in.ExcludeNumbers), "ExcludePunctuation": strconv.FormatBool(in.ExcludePunctuation),
 			"RequireEachIncludedType": strconv.FormatBool(in.RequireEachIncludedType),
 		},
-	}, func(r *api.GetRandomPasswordResponse) bool { return r.RandomPassword != "" })
+	}, func(r *api.GetRandomPasswordResponse) error { return has(r.RandomPassword != "") })
 	if err != nil {
 		return upstream.SecretData{}, err
 	}
@@ -355,6 +357,14 @@ func permitsAll(permitted []string) error {
 		return &upstream.Error{Message: "the service does not list by globs over names", Err: upstream.ErrUnsupported}
 	}
 	return nil
+}
+
+// has returns nil when an answer holds what it must.
+func has(complete bool) error {
+	if complete {
+		return nil
+	}
+	return &upstream.Error{Err: upstream.ErrUnavailable, Code: upstream.CodeInvalidAnswer, Message: errUnreadable.Error()}
 }
 
 func named(name upstream.SecretName) upstream.SecretRef { return upstream.SecretRef{SecretName: name} }

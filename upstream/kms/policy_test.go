@@ -5,10 +5,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,6 +365,40 @@ func TestTheProxyOfTheEnvironmentIsUsed(t *testing.T) {
 	of := func(e Endpoint) uintptr { return reflect.ValueOf(newTransport(e, 1).Proxy).Pointer() }
 	if of(Endpoint{Region: "cn-r"}) != reflect.ValueOf(http.ProxyFromEnvironment).Pointer() || of(Endpoint{Socket: "/s"}) != 0 {
 		t.Error("an endpoint ignores the proxy, or a socket has one")
+	}
+}
+
+// A failure is told of the host where it happened, which a proxy, STS or the metadata service can
+// be as well as the service.
+func TestAFailureNamesItsHost(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close() // nobody listens there
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "MARKER", http.StatusProxyAuthRequired)
+	}))
+	defer refusing.Close()
+	over := func(host string) error {
+		e := newEndpoint(Endpoint{Region: "cn-r", Host: "kms.example", Scheme: "https"}, 1)
+		e.transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: host, User: url.UserPassword("me", "MARKER")})
+		return judge(e.post(t.Context(), ""), nil, e).err
+	}
+	gone, there := ln.Addr().String(), refusing.Listener.Addr().String()
+	refused := syscall.ECONNREFUSED
+	sts := &url.Error{Op: "Post", URL: "https://sts.aliyuncs.com/?MARKER", Err: &net.OpError{Op: "dial", Err: refused}}
+	for want, err := range map[string]error{
+		"the proxy " + gone + ": connection refused":                                   over(gone),
+		"over the proxy " + there + ": it refuses the connection with HTTP status 407": over(there),
+		"sts.aliyuncs.com: connection refused":                                         explain("oidc_role_arn", sts),
+		"100.100.100.200: it did not come in time":                                     explain("ecs_ram_role", errors.New(`get role name failed: Get "http://100.100.100.200/latest/MARKER": dial tcp 100.100.100.200:80: i/o timeout`)),
+		"[::1]:80: the connection failed":                                              explain("credentials_uri", errors.New(`Get "http://me:MARKER@[::1]:80/MARKER": something`)),
+		"the source gave no usable answer":                                             explain("ram_role_arn", errors.New(`refresh session token failed: {"Recommend":"https://elsewhere.example/MARKER"}`)),
+	} {
+		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") || strings.Contains(err.Error(), "elsewhere") {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
 	}
 }
 

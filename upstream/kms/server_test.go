@@ -124,13 +124,17 @@ func (a authority) file(t testing.TB) string {
 	return name
 }
 
-func newAuthority() authority {
+// newAuthority makes one. Whatever its certificate is to be otherwise, change makes it.
+func newAuthority(change ...func(*x509.Certificate)) authority {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "private test CA"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	for _, fn := range change {
+		fn(template)
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
 	a := authority{

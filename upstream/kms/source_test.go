@@ -129,7 +129,7 @@ func TestASourceFailsAndComesBack(t *testing.T) {
 		s.failure = errors.New("MARKER")
 		for i, pause := range []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
 			for range 3 {
-				if _, err := s.Credential(t.Context()); !errors.Is(err, upstream.ErrUnauthenticated) || s.asked != i+1 || s.opened != i+1 {
+				if _, err := s.Credential(t.Context()); !errors.Is(err, upstream.ErrNoCredentials) || s.asked != i+1 || s.opened != i+1 {
 					t.Errorf("failure %d: %v, asked %d times of %d fetchers", i+1, err, s.asked, s.opened)
 				}
 			}

@@ -117,7 +117,7 @@ func library[P providers.CredentialsProvider](p P, err error) (fetcher, error) {
 	if slices.Contains(strings.Split(os.Getenv("DEBUG"), ","), "credential") {
 		// The library looks at the variable once, at start, and then prints the session
 		// token of the metadata service among the headers.
-		return nil, &upstream.Error{Err: upstream.ErrUnauthenticated,
+		return nil, &upstream.Error{Err: upstream.ErrNoCredentials,
 			Message: "DEBUG=credential makes the credential library print tokens: unset it and start again"}
 	}
 	return func() (Credential, error) {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"time"
 
@@ -45,6 +47,13 @@ func newTransport(e Endpoint, maxConns int) *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
+
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode != http.StatusOK {
+				return proxyRefusal(answer.StatusCode)
+			}
+			return nil
+		},
 	}
 	if e.Socket != "" {
 		t.Proxy = nil
@@ -53,6 +62,33 @@ func newTransport(e Endpoint, maxConns int) *http.Transport {
 		}
 	}
 	return t
+}
+
+// proxyRefusal is the HTTP status with which a proxy refused to connect us.
+type proxyRefusal int
+
+func (r proxyRefusal) Error() string {
+	return fmt.Sprintf("it refuses the connection with HTTP status %d", int(r))
+}
+
+// proxy returns the host of the proxy that the environment sets for e; empty for none.
+func (e *endpoint) proxy() string {
+	t, ok := e.transport.(*http.Transport)
+	if !ok || t.Proxy == nil {
+		return ""
+	}
+	return proxyFor(t.Proxy, e.url)
+}
+
+func proxyFor(proxy func(*http.Request) (*url.URL, error), target string) string {
+	to, err := url.Parse(target)
+	if err != nil {
+		return ""
+	}
+	if by, err := proxy(&http.Request{URL: to}); err == nil && by != nil {
+		return by.Host // and not who we are to it
+	}
+	return ""
 }
 
 // answer is what came back over the wire, or why nothing did.

@@ -127,25 +127,27 @@ func TestErrorsCarryWhatHelpsAndNothingElse(t *testing.T) {
 		{"denied", says(403, body("Forbidden.NoPermission", "no")), upstream.ErrAccessDenied, "Forbidden.NoPermission", "no", 0},
 		{"throttled by the gateway", says(400, body("Throttling.User", "slow"), "x-acs-retry-after", "1500"), upstream.ErrThrottled, "Throttling.User", "slow", 1500 * time.Millisecond},
 		{"throttled", says(429, body("Rejected.Throttling", "slow"), "Retry-After", "7"), upstream.ErrThrottled, "Rejected.Throttling", "slow", 7 * time.Second},
-		{"throttled without a body", says(429, "", "x-ratelimit-user-api", "Limit:1, Remain:0,TimeLeft:2500"), upstream.ErrThrottled, "", "", 2500 * time.Millisecond},
-		{"a wait without end", says(429, "", "Retry-After", "99999999"), upstream.ErrThrottled, "", "", time.Minute},
+		{"throttled without a body", says(429, "", "x-ratelimit-user-api", "Limit:1, Remain:0,TimeLeft:2500"), upstream.ErrThrottled, "HTTP429", "", 2500 * time.Millisecond},
+		{"a wait without end", says(429, "", "Retry-After", "99999999"), upstream.ErrThrottled, "HTTP429", "", time.Minute},
 		{"unknown key", says(404, body("InvalidAccessKeyId.NotFound", "no such key")), upstream.ErrUnauthenticated, "InvalidAccessKeyId.NotFound", "no such key", 0},
 		{"wrong signature", says(400, body("SignatureDoesNotMatch", "not matched. server string to sign is:POST&"+marker)), upstream.ErrUnauthenticated, "SignatureDoesNotMatch", "access key secret is wrong", 0},
 		{"a message that quotes the value", says(400, body("InvalidParameter", "bad value "+marker)), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
 		{"a message that quotes the value, encoded", says(400, body("InvalidParameter", "bad form SecretData="+url.QueryEscape(marker+" é"))), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
 		{"a message that quotes the credential", says(400, body("InvalidParameter", "bad key "+keySecret)), upstream.ErrInvalidParameter, "InvalidParameter", "", 0},
 		{"a message of several lines", says(400, body("InvalidParameter", "one\ntwo\x1b[31m")), upstream.ErrInvalidParameter, "InvalidParameter", "one two [31m", 0},
+		{"the state of the account", says(400, body("InvalidAccountStatus", "overdue")), upstream.ErrRefused, "InvalidAccountStatus", "overdue", 0},
+		{"a status that is not of KMS", says(410, body("Gone.Somehow", "gone")), upstream.ErrRefused, "Gone.Somehow", "gone", 0},
 		{"internal", says(500, body("InternalFailure", "Internal Failure")), upstream.ErrInternal, "InternalFailure", "Internal Failure", 0},
-		{"HTML with 500", says(500, "<html>"+marker), upstream.ErrInternal, "", "not one of the KMS API", 0},
-		{"HTML with 502", says(502, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"HTML with 200", says(200, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"HTML with 404", says(404, "<html>"+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"half a JSON", says(200, `{"SecretName":"app/db","SecretData":"`+marker), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"an empty 200", says(200, ""), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"an empty object", says(200, "{}"), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"a list where an object belongs", says(200, "["+marker+"]"), upstream.ErrUnavailable, "", "not one of the KMS API", 0},
-		{"a code that is a number", says(400, `{"Code":17,"Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "", "", 0},
-		{"a code that is no code", says(400, `{"Code":"`+marker+` é","Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "", "", 0},
+		{"HTML with 500", says(500, "<html>"+marker), upstream.ErrInternal, "HTTP500", "not one of the KMS API", 0},
+		{"HTML with 502", says(502, "<html>"+marker), upstream.ErrUnavailable, "HTTP502", "not one of the KMS API", 0},
+		{"HTML with 200", says(200, "<html>"+marker), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"HTML with 404", says(404, "<html>"+marker), upstream.ErrUnavailable, "HTTP404", "not one of the KMS API", 0},
+		{"half a JSON", says(200, `{"SecretName":"app/db","SecretData":"`+marker), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"an empty 200", says(200, ""), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"an empty object", says(200, "{}"), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"a list where an object belongs", says(200, "["+marker+"]"), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"a code that is a number", says(400, `{"Code":17,"Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "HTTP400", "", 0},
+		{"a code that is no code", says(400, `{"Code":"`+marker+` é","Message":"`+marker+`","RequestId":"r"}`), upstream.ErrUnavailable, "HTTP400", "", 0},
 		{"a redirect", says(307, "", "Location", "http://127.0.0.1:1/?"+marker), upstream.ErrUnavailable, "", "redirect", 0},
 		{"a hung-up connection", func(w http.ResponseWriter, _ *http.Request) {
 			c, _, _ := w.(http.Hijacker).Hijack()
@@ -185,16 +187,35 @@ func TestErrorsCarryWhatHelpsAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestAnAnswerAboutAnotherSecretIsRefused(t *testing.T) {
+// An answer of KMS that is not the value that was asked for is an error that another endpoint may
+// do better than. It says nothing against the endpoint, which other secrets are asked from.
+func TestAnAnswerThatIsNotTheValueIsRefused(t *testing.T) {
+	asked := upstream.SecretRef{SecretName: "app/db", VersionID: "v1", VersionStage: upstream.ACSCurrent}
+	good := valueJSON("app/db", "v1", "x")
 	for name, body := range map[string]string{
 		"another secret":  valueJSON("app/other", "v1", "x"),
 		"another version": valueJSON("app/db", "v2", "x"),
+		"another label":   strings.Replace(good, "ACSCurrent", "ACSPrevious", 1),
+		"no data":         valueJSON("app/db", "v1", ""),
+		"no field":        strings.Replace(good, "SecretData\"", "Other\"", 1),
+		"null":            strings.Replace(good, `"SecretData":"x"`, `"SecretData":null`, 1),
 	} {
-		s := script(t, says(200, body))
-		client := connect(t, impatient(s.endpoint()))
-		v, err := client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "app/db", VersionID: "v1"})
-		if !errors.Is(err, upstream.ErrUnavailable) || v.SecretData.Len() != 0 {
-			t.Errorf("%s: got %v, %v", name, v, err)
+		bad, well := script(t, says(200, body)), script(t, says(200, good))
+		opts := impatient(bad.endpoint())
+		opts.Breaker.Failures = 1
+		client := connect(t, opts)
+		for range 2 {
+			v, err := client.GetSecretValue(t.Context(), asked)
+			if !errors.Is(err, upstream.ErrUnavailable) || upstream.Reason(err) != "InvalidAnswer" || v.SecretData.Len() != 0 {
+				t.Errorf("%s: got %v, %v", name, v, err)
+			}
+		}
+		if s := client.Status(); s.Endpoints[0].State != "ready" || s.Breaker.State != "closed" || len(bad.seen()) != 2 {
+			t.Errorf("%s: after %d answers %+v", name, len(bad.seen()), s)
+		}
+		client = connect(t, kms.Options{Endpoints: []kms.Endpoint{bad.endpoint(), well.endpoint()}})
+		if v, err := client.GetSecretValue(t.Context(), asked); err != nil || string(v.SecretData.Reveal()) != "x" {
+			t.Errorf("%s, with another endpoint: %v", name, err)
 		}
 	}
 }

@@ -98,9 +98,9 @@ func faultOf(err error) *fault {
 		return f
 	}
 	cause := err
-	// A call that was given up, and a backend whose own credentials are refused, say nothing
-	// about this client.
-	if upstream.IsContextError(err) || errors.Is(err, upstream.ErrUnauthenticated) {
+	// A call that was given up, and a backend whose own credentials or clock are refused, say
+	// nothing about this client.
+	if upstream.IsContextError(err) || errors.Is(err, upstream.ErrUnauthenticated) || errors.Is(err, upstream.ErrNoCredentials) || errors.Is(err, upstream.ErrClockSkew) {
 		err = upstream.ErrUnavailable
 	}
 	f = &fault{status: upstream.Status(err), code: upstream.Code(err)}

@@ -273,6 +273,8 @@ func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
 	switch {
 	case f.cause != nil:
 		logger.Error("request failed", "err", f.cause, "hint", "check the disk of the database; report it when it is a panic")
+	case upstream.FromCode(f.code, f.status) == upstream.ErrClockSkew:
+		logger.Warn("request refused", "hint", "set the clock of the client")
 	case upstream.FromCode(f.code, f.status) == upstream.ErrUnauthenticated, f.code == "Forbidden.NoPermission":
 		logger.Warn("request refused", "hint", "check the client's access key, its secret file and what it may do (accessKeys)")
 	default:
