@@ -28,6 +28,9 @@ const (
 	// lookEvery is how often files are looked at for a change.
 	lookEvery = 2 * time.Second
 
+	// closePatience is how long Close waits at most.
+	closePatience = 15 * time.Second
+
 	// A source that fails is asked again after a pause that doubles.
 	firstPause   = 500 * time.Millisecond
 	longestPause = 5 * time.Second
@@ -49,6 +52,7 @@ type CredentialSource struct {
 	kind   string
 	open   func() (fetcher, error) // makes a fetcher that remembers nothing of earlier ones
 	files  []string                // a change of any makes open run again
+	stat   func(name string) (os.FileInfo, error)
 	logger *slog.Logger
 
 	running sync.WaitGroup // questions
@@ -57,6 +61,7 @@ type CredentialSource struct {
 	closed    bool
 	fetch     fetcher   // nil: open one; used by the question alone
 	asked     *question // nil: the source is not being asked
+	looking   *question // nil: the files are not being looked at
 	current   Credential
 	have      bool
 	renewedAt time.Time
@@ -92,16 +97,24 @@ func NewCredentials(o CredentialOptions) (*CredentialSource, error) {
 }
 
 func newCredentialSource(kind string, open func() (fetcher, error), files []string, logger *slog.Logger) *CredentialSource {
-	return &CredentialSource{kind: kind, open: open, files: files, logger: logger}
+	return &CredentialSource{kind: kind, open: open, files: files, stat: os.Stat, logger: logger}
 }
 
-// Close waits until nobody asks the source any more, which its own timeouts bound, and makes
-// it answer no more.
+// Close makes the source answer no more, and waits until nobody asks it. Its own timeouts bound
+// that, except for a file on a disk that hangs, for which Close waits no longer than a while.
 func (s *CredentialSource) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.running.Wait()
+	idle := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-time.After(closePatience):
+	}
 	return nil
 }
 
@@ -111,19 +124,23 @@ func (s *CredentialSource) Credential(ctx context.Context) (Credential, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	changed := s.changedLocked(now)
-	pausing := s.err != nil && now.Before(s.retryAt)
+	if look := s.lookLocked(now); !s.have {
+		if err := s.waitLocked(ctx, look); err != nil {
+			return Credential{}, err
+		}
+	}
+	pausing := s.asked == nil && s.err != nil && now.Before(s.retryAt)
 	switch age := now.Sub(s.checkedAt); {
-	case !changed && (pausing || s.have && age < checkEvery):
+	case pausing || s.have && age < checkEvery:
 		// There is nothing to ask for yet.
 	case !s.have, age >= trustedFor && s.err == nil:
 		// A source that did not fail was only not asked for a while. When it does not answer
 		// now, the service may still accept what we have.
-		if err := s.waitLocked(ctx, s.askLocked(changed)); err != nil {
+		if err := s.waitLocked(ctx, s.askLocked(false)); err != nil {
 			return Credential{}, err
 		}
 	default:
-		s.askLocked(changed) // in the background
+		s.askLocked(false) // in the background
 	}
 	return s.answerLocked()
 }
@@ -206,18 +223,18 @@ func (s *CredentialSource) askLocked(fresh bool) *question {
 		return q
 	}
 	s.asked = q
-	fetch := s.fetch
-	if q.fresh {
-		fetch = nil
-		s.seen = s.look()
-	}
+	fetch, seen := s.fetch, s.seen
 	s.running.Go(func() {
+		if q.fresh {
+			fetch, seen = nil, s.look()
+		}
 		used, c, err := s.ask(fetch)
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		defer close(q.done)
-		s.asked = nil
-		s.keepLocked(used, c, err)
+		s.asked, s.seen = nil, seen
+		tell := s.keepLocked(used, c, err)
+		s.mu.Unlock()
+		tell()
+		close(q.done)
 	})
 	return q
 }
@@ -244,43 +261,59 @@ func (s *CredentialSource) ask(fetch fetcher) (used fetcher, c Credential, err e
 	return fetch, c, nil
 }
 
-// keepLocked keeps what a question brought. A fetcher that failed is not used again: the
-// default chain would for ever ask the last of its members.
-func (s *CredentialSource) keepLocked(used fetcher, c Credential, err error) {
+// keepLocked keeps what a question brought and returns what tells the log. A fetcher that failed
+// is not used again: the default chain would for ever ask the last of its members.
+func (s *CredentialSource) keepLocked(used fetcher, c Credential, err error) (tell func()) {
 	now := time.Now()
 	s.fetch = used
+	tell = func() {}
 	if err != nil {
 		if s.err == nil {
-			s.logger.Warn("no credentials", "source", s.kind, "err", err, "hint", "they are tried again; check upstream.alibaba.credentials")
+			tell = func() {
+				s.logger.Warn("no credentials", "source", s.kind, "err", err, "hint", "they are tried again; check upstream.alibaba.credentials")
+			}
 		}
 		s.err = err
 		s.pause = min(max(s.pause*2, firstPause), longestPause)
 		s.retryAt = now.Add(s.pause)
-		return
+		return tell
 	}
 	if !s.have || !s.current.same(c) {
 		s.renewedAt = now
-		s.logger.Info("credentials renewed", "source", c.Source)
+		tell = func() { s.logger.Info("credentials renewed", "source", c.Source) }
 	} else if s.err != nil {
-		s.logger.Info("credentials are back", "source", c.Source)
+		tell = func() { s.logger.Info("credentials are back", "source", c.Source) }
 	}
 	s.current, s.have, s.checkedAt, s.err, s.pause = c, true, now, nil, 0
+	return tell
 }
 
-// changedLocked reports whether a file is not what it was when the fetcher was made.
-func (s *CredentialSource) changedLocked(now time.Time) bool {
-	if len(s.files) == 0 || now.Sub(s.lookedAt) < lookEvery {
-		return false
+// lookLocked looks at the files, if that is due, and has the source asked when one of them is not
+// what it was when the fetcher was made. That happens in the background: a disk can hang.
+func (s *CredentialSource) lookLocked(now time.Time) *question {
+	if s.looking != nil || s.closed || len(s.files) == 0 || now.Sub(s.lookedAt) < lookEvery {
+		return s.looking
 	}
-	s.lookedAt = now
-	return s.look() != s.seen
+	q := &question{done: make(chan struct{})}
+	s.looking, s.lookedAt = q, now
+	s.running.Go(func() {
+		now := s.look()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		defer close(q.done)
+		s.looking = nil
+		if now != s.seen {
+			s.askLocked(true)
+		}
+	})
+	return q
 }
 
 // look returns what tells one state of the files from another.
 func (s *CredentialSource) look() string {
 	var b strings.Builder
 	for _, name := range s.files {
-		if info, err := os.Stat(name); err == nil {
+		if info, err := s.stat(name); err == nil {
 			fmt.Fprintf(&b, "%s %d %d\n", name, info.Size(), info.ModTime().UnixNano())
 		}
 	}

@@ -250,8 +250,8 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i.answers(c.odd)
-			var log bytes.Buffer
-			c.opts.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			var log upstreamtest.Buffer
+			c.opts.Logger = log.Logger()
 			opts := impatient(endpoint)
 			opts.Credentials = source(t, c.opts)
 			client := connect(t, opts)

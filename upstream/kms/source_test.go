@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,6 +88,58 @@ func TestASlowSourceDelaysNoCall(t *testing.T) {
 		if st := s.Status(); s.opened != 1 || st.RenewedAt != time.Now() || st.CheckedAt != time.Now() || st.Error != "" {
 			t.Errorf("opened %d times, status %+v", s.opened, st)
 		}
+	})
+}
+
+// unlocked is a log that holds that its lines come from code that does not have the lock.
+type unlocked struct {
+	slog.Handler
+	t *testing.T
+	*scriptedSource
+}
+
+func (h unlocked) Handle(context.Context, slog.Record) error {
+	for range 100 { // somebody else may have it for a moment
+		if h.mu.TryLock() {
+			h.mu.Unlock()
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	h.t.Error("a line is written under the lock")
+	return nil
+}
+
+// TestNobodyWaitsForDiskOrLog lets the disk of the credential file hang: what is at hand is given
+// out all the same, and the end waits a while.
+func TestNobodyWaitsForDiskOrLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScriptedSource(t)
+		hangs := false
+		s.files = []string{"key"}
+		s.stat = func(string) (os.FileInfo, error) {
+			if hangs {
+				time.Sleep(time.Hour)
+			}
+			return nil, os.ErrNotExist
+		}
+		s.logger = slog.New(unlocked{s.log.Logger().Handler(), t, s})
+		s.failure = errors.New("down")
+		_, _ = s.Credential(t.Context())
+		s.failure = nil
+		time.Sleep(firstPause)
+		s.gives(t, "it is back", "1", 2*time.Second, 2)
+		hangs = true
+		for range 3 {
+			time.Sleep(lookEvery)
+			s.gives(t, "the disk hangs", "1", 0, 2)
+		}
+		begun := time.Now()
+		_ = s.Close()
+		if time.Since(begun) != closePatience {
+			t.Errorf("it was closed after %v", time.Since(begun))
+		}
+		time.Sleep(time.Hour) // the disk is back
 	})
 }
 
