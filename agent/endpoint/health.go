@@ -34,8 +34,7 @@ func (s *Server) live(ctx *fasthttp.RequestCtx, c *conn) {
 
 // ping is what the AWS agent calls /live, and what its probes ask for.
 func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
-	ctx.Response.Header.SetContentTypeBytes(contentTypeText)
-	ctx.Response.SetBodyString("healthy")
+	setBody(ctx, contentTypeText, []byte("healthy"))
 }
 
 // ready tells a client without a token that something is missing, but not what: names are for
@@ -63,8 +62,7 @@ func (s *Server) metrics(ctx *fasthttp.RequestCtx, c *conn) {
 		s.refuse(ctx, c, internalFailure)
 		return
 	}
-	ctx.Response.Header.SetContentType("text/plain; version=0.0.4; charset=utf-8")
-	ctx.Response.SetBodyRaw(buf.Bytes())
+	setBody(ctx, []byte("text/plain; version=0.0.4; charset=utf-8"), buf.Bytes())
 }
 
 // status answers browsers that want to show it with the page, and others with JSON.

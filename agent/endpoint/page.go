@@ -58,6 +58,7 @@ func setPageHeaders(ctx *fasthttp.RequestCtx) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Frame-Options", "DENY")
+	h.SetCanonical(headerNoSniff, noSniff)
 	h.Set("Vary", "Accept, Cookie")
 }
 
@@ -71,6 +72,5 @@ func (s *Server) showFile(ctx *fasthttp.RequestCtx, name string) {
 	if contentType == "" {
 		contentType = "text/html; charset=utf-8"
 	}
-	ctx.Response.Header.SetContentType(contentType)
-	ctx.Response.SetBodyRaw(b)
+	setBody(ctx, []byte(contentType), b)
 }

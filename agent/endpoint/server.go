@@ -304,7 +304,6 @@ func begin(ctx *fasthttp.RequestCtx) *conn {
 	h := &ctx.Response.Header
 	h.SetCanonical(headerRequestID, c.id[:])
 	h.SetCanonical(headerCacheControl, noStore)
-	h.SetCanonical(headerNoSniff, noSniff)
 	return c
 }
 

@@ -44,6 +44,9 @@ func TestFormats(t *testing.T) {
 			if got.status != 200 || strings.TrimSuffix(got.body, "\n") != test.want || got.header.Get("Content-Type") != test.contentType {
 				t.Errorf("%s: %d %s\n%s\nwant %s\n%s", test.target, got.status, got.header.Get("Content-Type"), got.body, test.contentType, test.want)
 			}
+			if guess := got.header.Get("X-Content-Type-Options") == ""; guess != (test.contentType == "application/json") {
+				t.Errorf("%s: a browser may guess: %v", test.target, guess)
+			}
 			if test.contentType == "application/json" && !json.Valid([]byte(got.body)) {
 				t.Errorf("%s: not JSON", test.target)
 			}
