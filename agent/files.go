@@ -37,6 +37,7 @@ func renderOptions(cfg *config.Config, log *slog.Logger) render.Options {
 			NoSync:      !t.Sync,
 			Wait:        render.Wait{Min: t.Wait.Min, Max: t.Wait.Max},
 			Splay:       t.Splay,
+			Check:       check(t.Check),
 			Hook:        hook(t.Hook),
 		})
 	}
@@ -51,6 +52,7 @@ func renderOptions(cfg *config.Config, log *slog.Logger) render.Options {
 			NoSync:    !s.Sync,
 			Wait:      render.Wait{Min: s.Wait.Min, Max: s.Wait.Max},
 			Splay:     s.Splay,
+			Check:     check(s.Check),
 			Hook:      hook(s.Hook),
 		}
 		for j := range s.Files {
@@ -96,6 +98,13 @@ func content(c *config.Content) render.Content {
 		})
 	}
 	return out
+}
+
+func check(c *config.Check) *render.Check {
+	if c == nil {
+		return nil
+	}
+	return &render.Check{Command: c.Command, Timeout: c.Timeout}
 }
 
 func hook(h *config.Hook) *render.Hook {
@@ -151,23 +160,27 @@ func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts Rende
 
 // renderCounts counts what the renderer did, for metrics.
 type renderCounts struct {
-	mu             sync.Mutex
-	renders, hooks map[string]uint64    // :: outcome → how often
-	failing        map[string]time.Time // :: target whose last attempt failed → first failure in a row
+	mu                     sync.Mutex
+	renders, checks, hooks map[string]uint64    // :: outcome → how often
+	failing                map[string]time.Time // :: target whose last attempt failed → first failure in a row
 }
 
 func (c *renderCounts) observe(e render.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failing == nil {
-		c.renders, c.hooks, c.failing = map[string]uint64{}, map[string]uint64{}, map[string]time.Time{}
+		c.renders, c.checks, c.hooks, c.failing = map[string]uint64{}, map[string]uint64{}, map[string]uint64{}, map[string]time.Time{}
+	}
+	outcome := "succeeded"
+	if e.Err != nil {
+		outcome = "failed"
 	}
 	switch {
-	case e.Hook && e.Err != nil:
-		c.hooks["failed"]++
-		return
 	case e.Hook:
-		c.hooks["succeeded"]++
+		c.hooks[outcome]++
+		return
+	case e.Check:
+		c.checks[outcome]++
 		return
 	case e.Err != nil:
 		c.renders["failed"]++
@@ -199,9 +212,9 @@ func (c *renderCounts) forget(targets []render.TargetStatus) {
 	})
 }
 
-// snapshot returns how often renders and hooks have ended in which way.
-func (c *renderCounts) snapshot() (renders, hooks map[string]uint64) {
+// snapshot returns how often renders, checks and hooks have ended in which way.
+func (c *renderCounts) snapshot() (renders, checks, hooks map[string]uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.renders), maps.Clone(c.hooks)
+	return maps.Clone(c.renders), maps.Clone(c.checks), maps.Clone(c.hooks)
 }

@@ -78,7 +78,7 @@ process: {noDump: false}` + log
 		return !slices.ContainsFunc(of, func(what string) bool { return !strings.Contains(log, what) })
 	}
 	w.eventually("file and program are there, and the hooks have run", func() bool {
-		return tells(w.log.String(), "hook output", "hook failed", "application started", "file not rendered")
+		return tells(w.log.String(), "output of a command", "hook failed", "application started", "file not rendered")
 	})
 	w.obeys()
 	token := w.token()
@@ -137,7 +137,7 @@ process: {noDump: false}` + log
 	}
 	// What was driven has left its lines, and the trace is in all of them.
 	if !tells(w.log.String(), "attempt failed", "attempt answered", "endpoint rests", "the upstream was asked", "request refused", "TokenInvalid", "ForwardedRequest",
-		"output of a failed hook", "hook output", "hook failed", "file not rendered", "application started", "SignatureDoesNotMatch", "configuration was not reloaded", traced) ||
+		"output of a failed command", "output of a command", "hook failed", "file not rendered", "application started", "SignatureDoesNotMatch", "configuration was not reloaded", traced) ||
 		!tells(cloud.log.String(), "request answered", "request refused", traced) || !tells(found[w.path("audit.log")], `"TraceId":"`+traced+`"`) {
 		t.Errorf("not all that was driven is told:\n%s\n%s\n%s", w.log, cloud.log, found[w.path("audit.log")])
 	}

@@ -270,8 +270,9 @@ func (c collector) declared(s sink) {
 }
 
 func (c collector) files(s sink) {
-	renders, hooks := c.agent.renders.snapshot()
+	renders, checks, hooks := c.agent.renders.snapshot()
 	s.counters("secretagent_render_renders_total", "Attempts to bring a rendered file up to date, by outcome.", "outcome", renders)
+	s.counters("secretagent_render_checks_total", "Runs of checks of new content, by outcome.", "outcome", checks)
 	s.counters("secretagent_render_hooks_total", "Runs of hooks, by outcome.", "outcome", hooks)
 	targets := c.agent.renderer().Status()
 	c.agent.renders.forget(targets)

@@ -13,19 +13,24 @@ import (
 // replaced as a whole, between what they have in common at both ends.
 const maxDiffCells = 1 << 22
 
-// FileDiff says how one file would change. It holds no values: in its text every value is
-// masked, and of the old content only what the new content has as well is shown.
+// maxMaskWork bounds the work of finding out what of an old file may be shown, in bytes that are
+// compared. What is beyond it is masked as a whole.
+const maxMaskWork = 1 << 28
+
+// FileDiff says how one file would change, also as JSON. It holds no values: in its text every
+// value is masked, and of the old content only what the new content has as well is shown.
 type FileDiff struct {
-	Path  string
-	New   bool // there is no file yet
-	lines []lineDiff
+	Path      string
+	New       bool       // there is no file yet
+	Unchecked bool       // it has a check, which did not run and may refuse it
+	Lines     []LineDiff `json:",omitempty"`
 }
 
-// lineDiff is one line that would go or come.
-type lineDiff struct {
-	removed bool // otherwise added
-	number  int  // from 1; in the old file when removed, in the new one otherwise
-	text    string
+// LineDiff is one line that would go or come.
+type LineDiff struct {
+	Removed bool // otherwise added
+	Number  int  // from 1; in the old file when removed, in the new one otherwise
+	Text    string
 }
 
 // String returns the difference for people, a header and one line for each line.
@@ -36,12 +41,12 @@ func (d FileDiff) String() string {
 		b.WriteString(" (new)")
 	}
 	b.WriteByte('\n')
-	for _, l := range d.lines {
+	for _, l := range d.Lines {
 		sign := "+"
-		if l.removed {
+		if l.Removed {
 			sign = "-"
 		}
-		fmt.Fprintf(&b, "%s%4d  %s\n", sign, l.number, l.text)
+		fmt.Fprintf(&b, "%s%4d  %s\n", sign, l.Number, l.Text)
 	}
 	return b.String()
 }
@@ -64,11 +69,11 @@ func (r *Renderer) Diff(ctx context.Context) ([]FileDiff, error) {
 		for j, out := range result.outs {
 			old, err := t.publisher.readFile(j)
 			missing := errors.Is(err, fs.ErrNotExist)
-			if err != nil && !missing {
+			if err != nil && !missing && !errors.Is(err, fs.ErrPermission) { // what cannot be read is replaced
 				return err
 			}
 			if missing || string(old) != string(out.bytes) {
-				found[i] = append(found[i], FileDiff{Path: t.files[j], New: missing, lines: diffLines(string(old), out)})
+				found[i] = append(found[i], FileDiff{Path: t.files[j], New: missing, Unchecked: t.check != nil, Lines: diffLines(string(old), out)})
 			}
 		}
 		return nil
@@ -83,6 +88,14 @@ type maskedLine struct {
 }
 
 func (l maskedLine) String() string { return strings.Join(l.texts, masked) }
+
+// size returns how many bytes of the line are no values.
+func (l maskedLine) size() (n int) {
+	for _, text := range l.texts {
+		n += len(text)
+	}
+	return n
+}
 
 // matches reports whether s is the line with perhaps other values.
 func (l maskedLine) matches(s string) bool {
@@ -137,7 +150,7 @@ func (o *output) lines() []maskedLine {
 }
 
 // diffLines compares old with out.
-func diffLines(old string, out *output) []lineDiff {
+func diffLines(old string, out *output) []LineDiff {
 	fresh := out.lines()
 	var was []string
 	if old != "" {
@@ -152,14 +165,15 @@ func diffLines(old string, out *output) []lineDiff {
 		a, b = a[:len(a)-1], b[:len(b)-1]
 	}
 
-	var diff []lineDiff
+	var diff []LineDiff
+	mask := oldMasker{fresh: fresh, work: maxMaskWork}
 	i, j := 0, 0
 	for _, same := range append(commonLines(a, b), [2]int{len(a), len(b)}) {
 		for ; i < same[0]; i++ {
-			diff = append(diff, lineDiff{removed: true, number: start + i + 1, text: maskOld(a[i], fresh)})
+			diff = append(diff, LineDiff{Removed: true, Number: start + i + 1, Text: mask.line(a[i])})
 		}
 		for ; j < same[1]; j++ {
-			diff = append(diff, lineDiff{number: start + j + 1, text: b[j].String()})
+			diff = append(diff, LineDiff{Number: start + j + 1, Text: b[j].String()})
 		}
 		i, j = i+1, j+1
 	}
@@ -197,15 +211,24 @@ func commonLines(a []string, b []maskedLine) [][2]int {
 	return pairs
 }
 
-// maskOld returns a line of the old file with its values masked. Nothing says which bytes
-// those are, so only text that a line of the new content has as well is shown.
-func maskOld(line string, fresh []maskedLine) string {
-	best, size := masked, 0
+// oldMasker masks the values of lines of the old file. Nothing says which bytes those are, so only
+// text that a line of the new content has as well is shown.
+type oldMasker struct {
+	fresh []maskedLine
+	work  int // how many bytes may still be compared
+}
+
+// line returns a line of the old file, masked.
+func (m *oldMasker) line(line string) string {
 	if line == "" {
 		return ""
 	}
-	for _, l := range fresh {
-		if n := len(strings.Join(l.texts, "")); n > size && l.matches(line) {
+	best, size := masked, 0
+	for _, l := range m.fresh {
+		if m.work -= len(line) + 1; m.work < 0 {
+			return masked
+		}
+		if n := l.size(); n > size && l.matches(line) {
 			best, size = l.String(), n
 		}
 	}

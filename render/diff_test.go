@@ -88,6 +88,22 @@ set/p
 	}
 }
 
+// Ensure that the work for large files has a bound, and that what is not looked at is masked.
+func TestDiffOfLargeFiles(t *testing.T) {
+	var old strings.Builder
+	out := &output{}
+	for range 40_000 {
+		old.WriteString("key=" + marker + "\n")
+		out.text("key=")
+		out.value("new")
+		out.text("\n")
+	}
+	diff := diffLines(old.String(), out) // minutes without a bound
+	if first, last := diff[0].Text, diff[len(diff)/2-1].Text; first != "key="+masked || last != masked {
+		t.Errorf("shown: %q and %q", first, last)
+	}
+}
+
 // FuzzDiff holds that applying a difference to the old file gives the new one, and that no
 // line shows a value.
 func FuzzDiff(f *testing.F) {
@@ -104,10 +120,10 @@ func FuzzDiff(f *testing.F) {
 
 		removed, added := map[int]bool{}, map[int]bool{}
 		for _, d := range diff {
-			if d.removed {
-				removed[d.number] = true
-			} else if added[d.number] = true; d.text != lines[d.number-1].String() {
-				t.Fatalf("line %d is shown as %q", d.number, d.text)
+			if d.Removed {
+				removed[d.Number] = true
+			} else if added[d.Number] = true; d.Text != lines[d.Number-1].String() {
+				t.Fatalf("line %d is shown as %q", d.Number, d.Text)
 			}
 		}
 		var kept, common []string

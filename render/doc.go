@@ -43,7 +43,9 @@
 //
 // A set is replaced by one rename too, see [Set] for what its readers must do.
 //
-// # Hooks
+// # Checks and hooks
+//
+// A [Check] looks at new content before it is published; while it fails, the old content stays.
 //
 // A [Hook] runs after a published change. It is owed until it succeeds, also across a restart
 // when Options.StateDir is set, and never runs twice at the same time. Targets with an equal
@@ -59,7 +61,7 @@
 //
 // A target goes this way, in a run as well as once: target.compute executes its contents
 // against values of one moment, publisher.prepare completes them on disk under other names,
-// Renderer.owing records the hook, prepared.commit renames, and Renderer.runHook runs the hook. A
+// Check.run lets a program look at them, Renderer.owing records the hook, prepared.commit renames, and Renderer.runHook runs the hook. A
 // single file and a set differ in their layout only.
 //
 // Publishing is our own code. The package renameio cannot be built on Windows, always syncs,

@@ -55,7 +55,7 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	r.mu.Unlock()
 
 	started := time.Now()
-	err := g.hook.run(ctx, r.log, r.opts.Signal, r.masker)
+	err := g.hook.run(ctx, r.log, r.opts.Signal, func() *masker { return r.masker() })
 	elapsed := time.Since(started)
 	noProcess := errors.Is(err, errNoProcess)
 

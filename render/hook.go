@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -21,10 +20,8 @@ import (
 )
 
 const (
-	maxHookOutput = 8 << 10  // bytes of a command's output that reach the log
-	maxHookBody   = 64 << 10 // bytes of an HTTP answer that are read
-	maxPIDFile    = 64       // bytes of a pid file
-	hookPipeWait  = 2 * time.Second
+	maxHookBody = 64 << 10 // bytes of an HTTP answer that are read
+	maxPIDFile  = 64       // bytes of a pid file
 )
 
 // errNoProcess is the answer of a pid file that is missing, empty, or names a process that has
@@ -43,7 +40,8 @@ type Hook struct {
 	// Command is a program and its arguments. No shell reads it, unless the program is one.
 	// It runs in a process group of its own, which is killed when the timeout ends, with
 	// PATH, HOME, the locale and the time zone as its whole environment. Its output goes to
-	// the log, at most 8 KiB, with known secret values masked. Exit code 0 is success.
+	// the log, at most 8 KiB, and its beginning into the error of a run that failed, with
+	// known secret values masked. Exit code 0 is success.
 	Command []string
 
 	// PIDFile names a file that holds the number of a process to send Signal to.
@@ -92,80 +90,15 @@ func (h *Hook) String() string {
 
 // run does it once. mask hides values in the output of a command.
 func (h *Hook) run(ctx context.Context, log *slog.Logger, signal func(os.Signal) error, mask func() *masker) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout(), fmt.Errorf("not finished after %s", h.timeout()))
-	defer cancel()
-	var err error
-	switch {
-	case len(h.Command) > 0:
-		err = h.runCommand(ctx, log, mask)
-	case h.URL != "":
-		err = h.call(ctx)
-	default:
-		err = h.send(signal)
-	}
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("hook: %s: %w", h, err)
-	}
-	return nil
-}
-
-// hookEnvironment are the variables a command inherits: what a program needs to be found and
-// to print, nothing that could hold a credential.
-var hookEnvironment = []string{
-	"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR",
-	"SystemRoot", "SystemDrive", "PATHEXT", "TEMP", "TMP", "ComSpec", // Windows
-}
-
-func (h *Hook) runCommand(ctx context.Context, log *slog.Logger, mask func() *masker) error {
-	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
-	cmd.Env = []string{}
-	for _, name := range hookEnvironment {
-		if v, ok := os.LookupEnv(name); ok {
-			cmd.Env = append(cmd.Env, name+"="+v)
+	return bounded(ctx, h.timeout(), "hook: "+h.String(), func(ctx context.Context) error {
+		switch {
+		case len(h.Command) > 0:
+			return runCommand(ctx, log.With("hook", h.String()), h.Command, mask)
+		case h.URL != "":
+			return h.call(ctx)
 		}
-	}
-	out := &head{}
-	cmd.Stdout, cmd.Stderr = out, out
-	ownGroup(cmd)
-	cmd.Cancel = func() error { return killGroup(cmd) }
-	// A daemon started by the command may keep the pipe open; the command itself is done.
-	cmd.WaitDelay = hookPipeWait
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() && ctx.Err() == nil {
-		err = nil
-	}
-	if len(out.text) > 0 {
-		log = log.With("hook", h.String(), "output", mask().mask(string(out.text), out.dropped > 0), "dropped_bytes", out.dropped)
-		if err == nil {
-			log.Info("hook output")
-		} else {
-			log.Warn("output of a failed hook", "hint", "the line about the hook follows")
-		}
-	}
-	if err == nil {
-		return nil
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return errors.New(exit.ProcessState.String())
-	}
-	return err
-}
-
-// head keeps the beginning of what is written and counts the rest.
-type head struct {
-	text    []byte
-	dropped int
-}
-
-func (h *head) Write(b []byte) (int, error) {
-	kept := min(len(b), maxHookOutput-len(h.text))
-	h.text = append(h.text, b[:kept]...)
-	h.dropped += len(b) - kept
-	return len(b), nil
+		return h.send(signal)
+	})
 }
 
 // send sends the signal.

@@ -378,7 +378,7 @@ func TestHookOutputIsMaskedAndBounded(t *testing.T) {
 	log = upstreamtest.Buffer{}
 	h := sh(`i=0; while [ $i -lt 3000 ]; do echo 0123456789; i=$((i+1)); done`)
 	must(t, runHook(t, h, log.Logger()))
-	if len(log.String()) > maxHookOutput*2 || !strings.Contains(log.String(), "dropped_bytes=24808") {
+	if len(log.String()) > maxCommandOutput*2 || !strings.Contains(log.String(), "dropped_bytes=24808") {
 		t.Errorf("%d bytes in the log", len(log.String()))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"secretagent/upstream"
 )
@@ -24,7 +25,8 @@ const (
 type masker struct{ values []string }
 
 // newMasker knows values, each field of those that are JSON, each line of those that have
-// several, and the common encodings of all of them.
+// several, the pieces between characters that often mean something, of which a program shows one
+// when it cannot read a file, and the common encodings of all of them.
 func newMasker(values []upstream.SecretValue) *masker {
 	seen := map[string]bool{}
 	add := func(s string) {
@@ -32,7 +34,7 @@ func newMasker(values []upstream.SecretValue) *masker {
 			seen[s] = true
 		}
 	}
-	addAll := func(s string) {
+	addAll := func(s string) { // in every encoding
 		for _, line := range append(strings.Split(s, "\n"), s) {
 			line = strings.TrimSpace(line)
 			add(line)
@@ -44,11 +46,17 @@ func newMasker(values []upstream.SecretValue) *masker {
 			}
 		}
 	}
+	addText := func(s string) {
+		addAll(s)
+		for piece := range strings.FieldsFuncSeq(s, separates) {
+			add(piece)
+		}
+	}
 	var fields func(v any)
 	fields = func(v any) {
 		switch v := v.(type) {
 		case string:
-			addAll(v)
+			addText(v)
 		case json.Number:
 			add(v.String())
 		case map[string]any:
@@ -63,12 +71,19 @@ func newMasker(values []upstream.SecretValue) *masker {
 	}
 	for _, value := range values {
 		raw := value.SecretData.Reveal()
-		addAll(string(raw))
 		if v, err := decodeJSON(raw); err == nil {
+			addAll(string(raw)) // its pieces are the names of fields as well
 			fields(v)
+		} else {
+			addText(string(raw))
 		}
 	}
 	return &masker{values: slices.Collect(maps.Keys(seen))}
+}
+
+// separates reports whether r ends a word in the syntax of most files.
+func separates(r rune) bool {
+	return unicode.IsSpace(r) || strings.ContainsRune("\"'`,;#=(){}[]<>|&$\\", r)
 }
 
 // mask returns text without the values. cut says that text was cut off at its end, where a

@@ -71,10 +71,11 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Event is one attempt to bring a target up to date, or one run of a hook.
+// Event is one attempt to bring a target up to date, or one run of a hook or a check.
 type Event struct {
 	Name    string // of the target; of the first one when several share a hook
-	Hook    bool   // a hook ran; otherwise the target was rendered
+	Hook    bool   // a hook ran
+	Check   bool   // a check ran; without both, the target was rendered
 	Changed bool   // something was published or deleted
 	Elapsed time.Duration
 	Err     error // nil: it succeeded
@@ -151,7 +152,8 @@ type Target struct {
 	User  string      // name or number of the owner; empty: the agent's own
 	Group string      // name or number of the group; empty: the agent's own
 
-	// Backup keeps the previous content, mode 0600, as Destination with ".bak" added.
+	// Backup keeps the previous content, mode 0600, as Destination with ".bak" added. Of a
+	// file that the agent cannot read nothing is kept.
 	Backup bool
 
 	OnRemoved OnRemoved // empty means Keep
@@ -165,6 +167,9 @@ type Target struct {
 	// Splay delays the hook by a random time up to this, so that a fleet does not reload at
 	// once. The file itself is not delayed.
 	Splay time.Duration
+
+	// Check looks at new content before it is published; nil: nothing does.
+	Check *Check
 
 	// Hook runs after a change; nil: none.
 	Hook *Hook
@@ -203,6 +208,7 @@ type Set struct {
 	NoSync    bool          // as in Target
 	Wait      Wait          // as in Target
 	Splay     time.Duration // as in Target
+	Check     *Check        // as in Target
 	Hook      *Hook         // as in Target
 }
 

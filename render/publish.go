@@ -124,6 +124,7 @@ type prepared struct {
 	layout layout
 	dir    *os.Root // nil after release
 	name   string   // the file or folder to rename; empty: there is none any more
+	path   string   // where that is
 	backup string   // the file to rename to the backup; empty: none
 	stamp  string   // identifies it once it is published
 }
@@ -223,7 +224,7 @@ type file struct {
 //  3. Equal content: repair mode and owner, done.
 //  4. Write a temporary file, 0600, with a random name, in the same folder.
 //  5. Set group, mode and owner; sync.
-//  6. With backup: write the old content to a second temporary file.
+//  6. With backup: write the old content, if it can be read, to a second temporary file.
 //  7. Rename the backup, then the file, to their names. Nothing is visible before, everything
 //     after.
 //  8. Sync the folder.
@@ -271,16 +272,13 @@ func (l *singleFile) write(p *prepared, outs []*output) error {
 	if err != nil {
 		return err
 	}
-	p.name, p.stamp = temp.name, identity(fi)
+	p.name, p.path, p.stamp = temp.name, filepath.Join(l.path, temp.name), identity(fi)
 	if !l.backup {
 		return nil
 	}
 	old, err := readRegular(p.dir, l.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return nil // there is none, or none that can be kept: the new content goes out all the same
 	}
 	bak := file{name: tempName(l.name), mode: defaultMode, owner: owner{-1, -1}}
 	if _, err := bak.create(p.dir, old, l.sync); err != nil {

@@ -109,6 +109,11 @@ func TestBackup(t *testing.T) {
 	mustRendered(t, dest, "4", backup)
 	wantFile(t, dir+"/victim", "victim")
 	wantFile(t, dest+".bak", "3")
+	// What cannot be kept does not keep the new content from going out.
+	must(t, os.Truncate(dest, maxOutput+1))
+	mustRendered(t, dest, "5", backup)
+	wantFile(t, dest, "5")
+	wantFile(t, dest+".bak", "3")
 }
 
 // Ensure that nothing but a regular file inside the root is ever replaced.

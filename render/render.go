@@ -57,8 +57,9 @@ func New(src Source, opts Options) (*Renderer, error) {
 //
 // A read that failed for a temporary reason is repeated while ctx has a deadline that has not
 // passed; without a deadline everything is tried once. Unless Options.Partial is set, every
-// file is complete on disk under a temporary name before the first one is published: a
-// missing secret, a full disk or a destination that is refused publishes nothing.
+// file is complete on disk under a temporary name, and checked, before the first one is
+// published: a missing secret, a full disk, a destination that is refused or a check that
+// fails publishes nothing.
 func (r *Renderer) RenderOnce(ctx context.Context) error {
 	if !r.busy.TryLock() {
 		return errBusy
@@ -83,7 +84,7 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 	ready := make([]*prepared, len(r.targets))
 	r.each(errs, func(i int, t *target) (err error) {
 		started := time.Now()
-		if ready[i], err = t.publisher.prepare(results[i].outs); err != nil {
+		if ready[i], err = r.prepare(ctx, t, results[i]); err != nil {
 			return r.record(t, started, attempted{err: err})
 		}
 		if ready[i] != nil {
@@ -165,9 +166,27 @@ func (r *Renderer) computePatiently(ctx context.Context, t *target) (*rendering,
 	}
 }
 
-// publish puts the result of a computation on disk.
-func (r *Renderer) publish(t *target, result *rendering) (changed bool, err error) {
+// prepare makes the result of a computation ready on disk and lets the check of t look at it.
+// It returns nil when it is published already.
+func (r *Renderer) prepare(ctx context.Context, t *target, result *rendering) (*prepared, error) {
 	p, err := t.publisher.prepare(result.outs)
+	if err != nil || p == nil || t.check == nil {
+		return p, err
+	}
+	p.release() // a check may take long
+	started := time.Now()
+	err = t.check.run(ctx, r.log.With("file", t.name), p.path, func() *masker { return r.masker(result.values...) })
+	r.opts.Observe(Event{Name: t.name, Check: true, Elapsed: time.Since(started), Err: err})
+	if err != nil {
+		p.abort()
+		return nil, err
+	}
+	return p, nil
+}
+
+// publish puts the result of a computation on disk.
+func (r *Renderer) publish(ctx context.Context, t *target, result *rendering) (changed bool, err error) {
+	p, err := r.prepare(ctx, t, result)
 	if err != nil {
 		return false, err
 	}
@@ -185,7 +204,12 @@ func (r *Renderer) commit(t *target, p *prepared) (changed bool, err error) {
 
 // remove deletes what t published, because a secret it needs is gone.
 func (r *Renderer) remove(t *target) (changed bool, err error) {
-	if stamp, err := t.publisher.published(); err != nil || stamp == stampAbsent {
+	stamp, err := t.publisher.published()
+	if err == nil && stamp == stampAbsent {
+		_, err = t.publisher.delete() // somebody removed the file, but not the backup
+		return false, err
+	}
+	if err != nil {
 		return false, err
 	}
 	return r.owing(t, stampAbsent, t.publisher.delete)
@@ -321,10 +345,10 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 	return a.err
 }
 
-// masker knows the values in use and those that were in use before.
-func (r *Renderer) masker() *masker {
+// masker knows the values in use, those that were in use before, and also.
+func (r *Renderer) masker(also ...upstream.SecretValue) *masker {
 	r.mu.Lock()
-	var all []upstream.SecretValue
+	all := slices.Clone(also)
 	seen := map[*byte]bool{}
 	for _, t := range r.targets {
 		for _, v := range slices.Concat(t.values, t.before) {

@@ -307,6 +307,16 @@ func TestOnRemoved(t *testing.T) {
 			want(c.want)
 			src.fail("a", nil)
 			want(Current)
+			if c.want == Removed { // the backup goes also when somebody removed the file
+				src.put("a", "1")
+				pass(0)
+				src.put("a", "2")
+				pass(0)
+				wantFile(t, dir+"/a.bak", "1")
+				must(t, os.Remove(dir+"/a"))
+				src.fail("a", &upstream.Error{Err: c.err})
+				want(Removed)
+			}
 		})
 	}
 }

@@ -293,7 +293,9 @@ func (s *session) attempt(t *target) error {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()
 	case a.err == nil:
-		a.changed, a.err = r.publish(t, a.result)
+		if a.changed, a.err = r.publish(s.ctx, t, a.result); a.err != nil && !a.changed && s.ctx.Err() != nil {
+			return s.ctx.Err() // a check that had to end says nothing about the content
+		}
 	case removed(a.err) && t.onRemoved == Delete:
 		changed, err := r.remove(t)
 		a.changed, a.removed = changed, err == nil

@@ -176,7 +176,7 @@ func (l *fileSet) write(p *prepared, outs []*output) error {
 	if err := p.dir.Mkdir(name, defaultFolderMode); err != nil {
 		return err
 	}
-	p.name, p.stamp = name, name
+	p.name, p.path, p.stamp = name, filepath.Join(l.folder.path, name), name
 	sub, err := p.dir.OpenRoot(name)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ type target struct {
 	contents  []content
 	publisher publisher
 	leftovers func() error // removes what a killed agent left; nil: another target does it for the folder
+	check     *Check       // nil: none
 	onRemoved OnRemoved
 	wait      Wait
 	group     *hookGroup // nil: no hook

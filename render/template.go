@@ -238,7 +238,7 @@ func (c *templateContent) explain(err error) error {
 			if near == printName {
 				near = c.printed[c.offset(te.Line, column)]
 			}
-			te.Near, message = shorten(near), rest
+			te.Near, message = shorten(near, maxNear), rest
 		}
 	}
 	var own *refusal
@@ -285,7 +285,7 @@ func (c *templateContent) explainParse(err error) error {
 	if m := parseQuoted.FindString(te.Reason); m != "" {
 		text, err := strconv.Unquote(m)
 		if err == nil && strings.Count(line, text) == 1 {
-			te.Column, te.Near = strings.Index(line, text)+1, shorten(line)
+			te.Column, te.Near = strings.Index(line, text)+1, shorten(line, maxNear)
 		}
 	}
 	if m := unknownFunc.FindStringSubmatch(te.Reason); m != nil {
@@ -294,9 +294,11 @@ func (c *templateContent) explainParse(err error) error {
 	return te
 }
 
-// shorten keeps the text of a template in an error to one readable piece.
-func shorten(s string) string {
-	const most = 60
+// maxNear is how many characters of a template are in an error.
+const maxNear = 60
+
+// shorten makes one line of s, of at most so many characters.
+func shorten(s string, most int) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > most {
 		s = string(r[:most]) + "…"

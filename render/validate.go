@@ -88,7 +88,7 @@ func (b *builder) addFile(key string, spec *Target) {
 		t.leftovers = func() error { return in.removeLeftovers(b.files[in]) }
 	}
 	b.files[in] = append(b.files[in], f.name)
-	b.add(key, t, spec.Hook, spec.Splay)
+	b.add(key, t, spec.Check, spec.Hook, spec.Splay)
 }
 
 // addSet adds the target of a set.
@@ -127,12 +127,12 @@ func (b *builder) addSet(key string, spec *Set) {
 		t.files = append(t.files, filepath.Join(path, one.Name))
 		t.contents = append(t.contents, b.content(key, &one.Content, one.Name))
 	}
-	b.add(key, t, spec.Hook, spec.Splay)
+	b.add(key, t, spec.Check, spec.Hook, spec.Splay)
 }
 
 // add checks what files and sets have in common and adds t, which shares the group of an equal
 // hook.
-func (b *builder) add(key string, t *target, hook *Hook, splay time.Duration) {
+func (b *builder) add(key string, t *target, check *Check, hook *Hook, splay time.Duration) {
 	switch t.onRemoved {
 	case "", Keep, Delete:
 	default:
@@ -145,6 +145,9 @@ func (b *builder) add(key string, t *target, hook *Hook, splay time.Duration) {
 	b.notNegative(key+".splay", splay)
 	t.state, t.backoff = Pending, newBackoff()
 	b.targets = append(b.targets, t)
+	if t.check = check; check != nil {
+		b.checkCheck(key+".check", check)
+	}
 	if hook == nil {
 		return
 	}
@@ -366,7 +369,7 @@ func (b *builder) checkHook(key string, h *Hook) {
 	}
 	b.notNegative(key+".timeout", h.Timeout)
 	if h.Command != nil {
-		b.checkCommand(key+".command", h.Command)
+		b.checkCommand(key+".command", h.Command, `[kill, -HUP, "1"]`, b.opts.NoHooks)
 	}
 	if sends {
 		if h.Child == (h.PIDFile != "") {
@@ -388,9 +391,18 @@ func (b *builder) checkHook(key string, h *Hook) {
 	}
 }
 
-// checkCommand checks a program, which it looks for as a run of the hook would, and its
-// arguments.
-func (b *builder) checkCommand(key string, argv []string) {
+// checkCheck checks everything about c but what it finds.
+func (b *builder) checkCheck(key string, c *Check) {
+	b.notNegative(key+".timeout", c.Timeout)
+	b.checkCommand(key+".command", c.Command, `[nginx, -t, -c, "{{ .Path }}"]`, false)
+	if len(c.Command) > 0 && !slices.ContainsFunc(c.Command[1:], stagedPath.MatchString) {
+		b.problems.Addf(key+".command", c.Command[0], `must have an argument with {{ .Path }}, which stands for the new file, or the new folder of a set: without it, the program looks at what is there already`)
+	}
+}
+
+// checkCommand checks a program, which it looks for as a run would unless it may be missing,
+// and its arguments.
+func (b *builder) checkCommand(key string, argv []string, example string, mayBeMissing bool) {
 	for i, arg := range argv {
 		if strings.ContainsRune(arg, 0) {
 			b.problems.Addf(fmt.Sprintf("%s[%d]", key, i), "", "must not contain a NUL character")
@@ -398,10 +410,10 @@ func (b *builder) checkCommand(key string, argv []string) {
 		}
 	}
 	if len(argv) == 0 || argv[0] == "" {
-		b.problems.Addf(key, "", `must start with a program, such as [kill, -HUP, "1"]`)
+		b.problems.Addf(key, "", "must start with a program, such as %s", example)
 		return
 	}
-	if _, err := exec.LookPath(argv[0]); err != nil && !b.opts.NoHooks {
+	if _, err := exec.LookPath(argv[0]); err != nil && !mayBeMissing {
 		b.problems.Addf(key, argv[0], "must start with a program that can be run: %v", cause(err))
 	}
 }

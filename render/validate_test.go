@@ -27,6 +27,7 @@ func TestValidate(t *testing.T) {
 	mustWrite(t, dir+"/bad.tmpl", "ok\n{{ secret \"a\" }}{{ $x }}\n")
 	file := func(change func(*Target)) func(*Options) { return func(o *Options) { change(&o.Targets[0]) } }
 	set := func(change func(*Set)) func(*Options) { return func(o *Options) { change(&o.Sets[0]) } }
+	check := func(c Check) func(*Options) { return set(func(s *Set) { s.Check = &c }) }
 	hook := func(h Hook) func(*Options) { return file(func(t *Target) { t.Hook = &h }) }
 	format := func(f Format, secrets ...FormatSecret) func(*Options) {
 		return file(func(t *Target) { t.Content = Content{Format: f, Secrets: secrets} })
@@ -75,19 +76,25 @@ func TestValidate(t *testing.T) {
 		"templates[0].hook.http.url: must be an http or https URL":                                 hook(Hook{URL: "file:///etc/passwd"}),
 		"templates[0].hook.http.url: must not contain a user or password":                          hook(Hook{URL: "http://u:p@127.0.0.1/"}),
 		"templates[0].hook.http.method: PUT: must be GET or POST":                                  hook(Hook{URL: "http://[::1]:1/", Method: "PUT"}),
-		"templates[0].format: xml: must be one of env, json, yaml, toml":                           format("xml"),
-		"templates[0].secrets: must name what format json writes":                                  format(JSON),
-		"templates[0].secrets[0].name:":                                                            format(JSON, FormatSecret{}),
-		"templates[0].secrets[0].prefix: has no use with format raw, which writes no names":        format(Raw, FormatSecret{Ref: ref("a"), Prefix: "k"}),
-		"templates[0].secrets: must be one secret: format raw writes its bytes":                    format(Raw, FormatSecret{Ref: ref("a")}, FormatSecret{Ref: ref("b")}),
-		"templates[0].secrets[0].field: must not be combined with key":                             format(Env, FormatSecret{Ref: ref("a"), Key: "k", Field: "f"}),
-		"templates[0].secrets[0].keys: must not be combined with field":                            format(Env, FormatSecret{Ref: ref("a"), Field: "f", Keys: map[string]string{"x": ""}}),
-		"sets[0].directory: must be set":                                                           set(func(s *Set) { s.Directory = "" }),
-		"sets[0].files: must hold at least one file":                                               set(func(s *Set) { s.Files = nil }),
-		"sets[0].files[1].name: f: is given to two files of the set":                               set(func(s *Set) { s.Files = append(s.Files, s.Files[0]) }),
-		"sets[0].files[0].name: a/b: must be a file name":                                          set(func(s *Set) { s.Files[0].Name = "a/b" }),
-		"sets[0].files[0].name: ..data: must be a file name":                                       set(func(s *Set) { s.Files[0].Name = "..data" }),
-		`sets[0].mode: 0400: must let the agent write into the directory, as "0700" does`:          set(func(s *Set) { s.Mode = 0o400 }),
+		`sets[0].check.command: must start with a program, such as [nginx, -t`:                     check(Check{}),
+		"sets[0].check.command: /no/such: must start with a program that can be run: no such": func(o *Options) {
+			o.NoHooks, o.Sets[0].Check = true, &Check{Command: []string{"/no/such", "{{.Path}}"}}
+		},
+		"sets[0].check.command: true: must have an argument with {{ .Path }}":               check(Check{Command: []string{"true", "{{ .path }}"}}),
+		"sets[0].check.timeout: -1s: must not be negative":                                  check(Check{Command: []string{"true", "{{ .Path }}"}, Timeout: -time.Second}),
+		"templates[0].format: xml: must be one of env, json, yaml, toml":                    format("xml"),
+		"templates[0].secrets: must name what format json writes":                           format(JSON),
+		"templates[0].secrets[0].name:":                                                     format(JSON, FormatSecret{}),
+		"templates[0].secrets[0].prefix: has no use with format raw, which writes no names": format(Raw, FormatSecret{Ref: ref("a"), Prefix: "k"}),
+		"templates[0].secrets: must be one secret: format raw writes its bytes":             format(Raw, FormatSecret{Ref: ref("a")}, FormatSecret{Ref: ref("b")}),
+		"templates[0].secrets[0].field: must not be combined with key":                      format(Env, FormatSecret{Ref: ref("a"), Key: "k", Field: "f"}),
+		"templates[0].secrets[0].keys: must not be combined with field":                     format(Env, FormatSecret{Ref: ref("a"), Field: "f", Keys: map[string]string{"x": ""}}),
+		"sets[0].directory: must be set":                                                    set(func(s *Set) { s.Directory = "" }),
+		"sets[0].files: must hold at least one file":                                        set(func(s *Set) { s.Files = nil }),
+		"sets[0].files[1].name: f: is given to two files of the set":                        set(func(s *Set) { s.Files = append(s.Files, s.Files[0]) }),
+		"sets[0].files[0].name: a/b: must be a file name":                                   set(func(s *Set) { s.Files[0].Name = "a/b" }),
+		"sets[0].files[0].name: ..data: must be a file name":                                set(func(s *Set) { s.Files[0].Name = "..data" }),
+		`sets[0].mode: 0400: must let the agent write into the directory, as "0700" does`:   set(func(s *Set) { s.Mode = 0o400 }),
 		"templates[1].destination: /tmp/x.bak: templates[0].backup writes the same path": func(o *Options) {
 			o.Targets[0].Backup = true
 			o.Targets = append(o.Targets, Target{Content: inline("x"), Destination: "/tmp/x.bak"})

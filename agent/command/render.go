@@ -14,6 +14,7 @@ func (a *app) renderCommand() *cobra.Command {
 	var (
 		once, dryRun, diff, allOrNothing, noHooks bool
 		timeout                                   time.Duration
+		out                                       output
 	)
 	cmd := &cobra.Command{
 		Use:   "render --once",
@@ -22,13 +23,13 @@ func (a *app) renderCommand() *cobra.Command {
 for init containers and CI. No agent is needed: the values come from the running agent of the
 built-in backend where there is one, else from the upstream itself.
 
-It is all or nothing: a secret that is missing, a template that fails or a full disk leaves
-every file as it was, unless --all-or-nothing=false. Every file that failed is listed, with the
-reason. Reads that fail for a passing reason are repeated until --timeout; then the exit code
-is 5, whatever else failed. "secretagent run" keeps files current.
+It is all or nothing: a secret that is missing, a template that fails, a check that refuses new
+content or a full disk leaves every file as it was, unless --all-or-nothing=false. Every file
+that failed is listed, with the reason. Reads that fail for a passing reason are repeated until
+--timeout; then the exit code is 5, whatever else failed. "secretagent run" keeps files current.
 
 --dry-run publishes nothing and lists the files that would change; --diff shows the lines,
-with values masked.`,
+with values masked. It writes nothing that a check could look at: no check and no hook runs.`,
 		Example: `  secretagent render --once --timeout 1m
   secretagent render --once --dry-run --diff`,
 		Args: cobra.NoArgs,
@@ -40,6 +41,8 @@ with values masked.`,
 				return usagef("--diff belongs to --dry-run")
 			case timeout <= 0:
 				return usagef("--timeout must be positive")
+			case out.json() && !dryRun:
+				return usagef("--output belongs to --dry-run: without it nothing is printed")
 			case dryRun && (!allOrNothing || noHooks):
 				return usagef("--dry-run publishes nothing and runs no hook: leave --all-or-nothing and --no-hooks away")
 			}
@@ -58,15 +61,20 @@ with values masked.`,
 			if err != nil {
 				return err
 			}
-			var b strings.Builder
-			for _, d := range diffs {
+			var text strings.Builder
+			for i := range diffs {
+				d := &diffs[i]
+				if d.Unchecked && !out.json() {
+					a.printf("%s: its check did not run: --dry-run writes nothing that it could look at", d.Path)
+				}
 				if diff {
-					b.WriteString(d.String())
+					text.WriteString(d.String())
 				} else {
-					b.WriteString(d.Path + "\n")
+					text.WriteString(d.Path + "\n")
+					d.Lines = nil
 				}
 			}
-			return a.write([]byte(b.String()))
+			return a.print(&out, map[string]any{"Files": append([]agent.FileDiff{}, diffs...)}, text.String())
 		}),
 	}
 	a.logFlag(cmd)
@@ -77,5 +85,5 @@ with values masked.`,
 	f.BoolVar(&allOrNothing, "all-or-nothing", true, "publish nothing when something could not be rendered")
 	f.BoolVar(&noHooks, "no-hooks", false, "run no hooks and owe none")
 	f.DurationVar(&timeout, "timeout", 30*time.Second, "longest wait for the upstream")
-	return cmd
+	return out.of(cmd)
 }

@@ -70,7 +70,14 @@ type Publishing struct {
 	OnRemoved string        `yaml:"onRemoved" default:"keep" enum:"keep|delete"` // when a secret is deleted upstream
 	Wait      Wait          `yaml:"wait"`
 	Splay     time.Duration `yaml:"splay" default:"0s" min:"0s" max:"24h"` // random delay before a change is published
+	Check     *Check        `yaml:"check"`
 	Hook      *Hook         `yaml:"hook"`
+}
+
+// Check is a program that looks at new content before it is published.
+type Check struct {
+	Command []string      `yaml:"command" required:"true" show:"never"` // one argument has {{ .Path }}; no shell
+	Timeout time.Duration `yaml:"timeout" default:"30s" min:"100ms" max:"1h"`
 }
 
 // Wait lets several changes become one.
