@@ -145,7 +145,7 @@ type Target struct {
 	Content
 
 	// Destination is the path of the file. Folders are created 0700 where missing. A
-	// symbolic link, a folder or any other special file in its place is refused.
+	// symbolic link, a folder, a mount point or any other special file in its place is refused.
 	Destination string
 
 	Mode  fs.FileMode // permission bits; zero means 0600

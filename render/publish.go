@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 
 	"secretagent/upstream/keyfile"
 )
@@ -220,7 +221,7 @@ type file struct {
 // singleFile is the layout of one file:
 //
 //  1. Open the folder; create what is missing of it.
-//  2. Refuse a destination that is not a regular file.
+//  2. Refuse a destination that is not a regular file. (A mount point is refused by Validate.)
 //  3. Equal content: repair mode and owner, done.
 //  4. Write a temporary file, 0600, with a random name, in the same folder.
 //  5. Set group, mode and owner; sync.
@@ -291,16 +292,28 @@ func (l *singleFile) write(p *prepared, outs []*output) error {
 // swap implements layout: 7 and 8.
 func (l *singleFile) swap(p *prepared) (bool, error) {
 	if p.backup != "" {
-		if err := p.dir.Rename(p.backup, l.name+backupSuffix); err != nil {
+		if err := p.rename(p.backup, l.name+backupSuffix); err != nil {
 			return false, err
 		}
 		p.backup = ""
 	}
-	if err := p.dir.Rename(p.name, l.name); err != nil {
+	if err := p.rename(p.name, l.name); err != nil {
 		return false, err
 	}
 	p.name = ""
 	return true, l.synced(p.dir)
+}
+
+// isMountPoint is what is wrong with a file that a container was given by itself.
+const isMountPoint = "is a mount point, which no rename can replace: mount the folder, not the file"
+
+// rename gives a file its final name.
+func (p *prepared) rename(from, to string) error {
+	err := p.dir.Rename(from, to)
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
+		return fmt.Errorf("%s %s (%w)", filepath.Join(filepath.Dir(p.path), to), isMountPoint, err)
+	}
+	return err
 }
 
 // synced makes the names in dir durable, unless the folder asks for no sync.
