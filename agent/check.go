@@ -113,14 +113,16 @@ func checkEndpoint(cfg *config.Endpoint) error {
 }
 
 // checkAuditFile returns why the audit log cannot be appended to path, as far as that shows
-// without making the file.
+// without making the file. Its folder is made where it is missing.
 func checkAuditFile(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
 		return errors.New("must be a file, not a folder")
+	case err == nil && info.Mode()&fs.ModeNamedPipe != 0:
+		return errors.New("must not be a pipe: the agent would wait for its reader")
 	case errors.Is(err, fs.ErrNotExist):
-		_, err = os.Stat(filepath.Dir(path))
+		return keyfile.CheckFolder(filepath.Dir(path))
 	}
 	return err
 }

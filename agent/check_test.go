@@ -52,6 +52,8 @@ func TestCheckRefusesWhatRunRefuses(t *testing.T) {
 		{"two callers with one token", "uids: [1000], secrets: [\"web/*\"]}", "tokenFile: a.token, secrets: [x]}, {name: b, tokenFile: b.token, secrets: [x]}",
 			"endpoint.callers[1].tokenFile: holds the token of the caller web: give every caller a token of its own", map[string]string{"a.token": same, "b.token": same}},
 		{"a certificate that is missing", `listen: "localhost:0"`, `tls: {certFile: x.pem, keyFile: a.tmpl}, listen: "localhost:0"`, "endpoint.tls.certFile: DIR/x.pem: cannot be read", nil},
+		{"an audit log in a new folder", "socket: a.sock", "socket: a.sock, audit: {file: new/log/audit.log}", "", nil},
+		{"an audit log below a file", "socket: a.sock", "socket: a.sock, audit: {file: a.tmpl/audit.log}", "endpoint.audit.file: ", nil},
 		{"climbing out of the root", "out/a", "out/../a", "templates[0].destination: DIR/a: is outside render.root, DIR/out", nil},
 		{"a template that is missing", "a.tmpl", "b.tmpl", "templates[0].source: DIR/b.tmpl: cannot be read", nil},
 		{"a template that does not compile", "a.tmpl", "b.tmpl", "templates[0].source: DIR/b.tmpl:2:", map[string]string{"b.tmpl": "one\n  {{ nope }}\n"}},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/agent/lines"
 	"secretagent/agent/listen"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -252,7 +254,15 @@ func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*lines.Wr
 	if cfg.File == "" {
 		return lines.New(stderr, opts), nil
 	}
-	audit, err := lines.Open(string(cfg.File), opts)
+	path := string(cfg.File)
+	err := checkAuditFile(path)
+	if err == nil {
+		err = keyfile.MakeFolder(filepath.Dir(path))
+	}
+	var audit *lines.Writer
+	if err == nil {
+		audit, err = lines.Open(path, opts)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("endpoint.audit.file: %w", err)
 	}
