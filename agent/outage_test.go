@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -78,4 +79,32 @@ func TestOutagesOfTheCloud(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReloadKeepsFilesReadyDuringAnOutage edits one of three templates while the upstream hangs and
+// what is cached has expired: the files of the others are there and unchanged.
+func TestReloadKeepsFilesReadyDuringAnOutage(t *testing.T) {
+	t.Parallel() // it waits
+	_, host, secretFile := startKMS(t, marker)
+	proxy := upstreamtest.NewFaulty(t, host)
+	text := edited(cloudConfig(proxy.Addr(), secretFile), "  sealed: {path: ./data/cache.db, keyring: ./keys/keyring.json}\n", "  ttl: 1s\n",
+		"timeout: 30s\n    deadline: 30s\n", "timeout: 500ms\n    deadline: 1s\n") + "templates:\n"
+	for i := range 3 {
+		text += fmt.Sprintf("  - {contents: 'T%d={{ secret \"app/db\" }}', destination: ./rendered/t%d}\n", i, i)
+	}
+	w := startOnCloud(t, shortTempDir(t), text)
+	w.ready()
+	proxy.Set(upstreamtest.BlackHole)
+	w.eventually("a stale answer", func() bool { return w.ask("/v1/app/db", w.token()).Header.Get("X-Cache") == "stale" })
+	must(t, w.reload(edited(text, "T0=", "NEW=")))
+	seen := 0
+	w.eventually("the new template", func() bool {
+		_, body := w.get("/ready")
+		if seen++; strings.Contains(body, "rendered/t1") || strings.Contains(body, "rendered/t2") {
+			t.Fatalf("asked for the time %d, /ready says %s", seen, body)
+		}
+		content, _ := os.ReadFile(w.path("rendered/t0"))
+		return string(content) == "NEW="+marker
+	})
+	w.ready()
 }

@@ -129,6 +129,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		if next.renderer, err = a.newRenderer(cfg); err != nil {
 			return err
 		}
+		next.renderer.Continue(old.renderer)
 	}
 	fresh, err := loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load)
 	if err != nil {
@@ -209,11 +210,13 @@ func runRenderers(ctx context.Context, r *render.Renderer, next <-chan *render.R
 		case err := <-done:
 			stop()
 			return err
-		case r = <-next:
+		case after := <-next:
 			stop()
 			if err := <-done; err != nil {
 				return err
 			}
+			after.Continue(r)
+			r = after
 		}
 	}
 }

@@ -21,6 +21,7 @@ type hookGroup struct {
 	notBefore time.Time // splay, or the pause after a failure; zero: at once
 	failure   error
 	noProcess bool // the last run found no process to signal
+	untried   bool // owed since before this process, and not run by it yet
 	backoff   retry.Backoff
 	timer     *time.Timer
 }
@@ -58,10 +59,14 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	err := g.hook.run(ctx, r.log, r.opts.Signal, func() *masker { return r.masker() })
 	elapsed := time.Since(started)
 	noProcess := errors.Is(err, errNoProcess)
+	if err != nil && ctx.Err() != nil { // which says nothing about the hook
+		r.log.Info("hook cut short; it stays owed", "file", first, "hook", g.hook.String(), "err", err)
+		return err
+	}
 
 	r.mu.Lock()
 	logged := noProcess && g.noProcess
-	g.failure, g.noProcess = err, noProcess
+	g.failure, g.noProcess, g.untried = err, noProcess, false
 	if noProcess {
 		g.failure = nil
 	}

@@ -286,7 +286,12 @@ func (r *Renderer) loadOwed() {
 	}
 	r.mu.Lock()
 	for name, seq := range owed {
-		byName[name].group.owe(byName[name], seq)
+		t := byName[name]
+		_, known := t.group.owing[t] // from the renderer before this one
+		t.group.owe(t, seq)
+		if !known {
+			t.group.untried, t.group.notBefore = true, time.Time{} // it has waited already
+		}
 	}
 	r.mu.Unlock()
 	for name := range owed {
@@ -307,7 +312,12 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 	now := time.Now()
 	r.mu.Lock()
 	failures := t.failures
-	t.lastTry, t.failure = now, a.err
+	if t.lastTry = now; t.state == Current && t.unchanged && a.result == nil && temporary(a.err) {
+		r.mu.Unlock()
+		r.log.Info("file not looked at again; nothing says that it is out of date", "file", t.name, "err", a.err)
+		return a.err
+	}
+	t.failure = a.err
 	if a.changed {
 		t.lastChange = now
 	}
@@ -318,6 +328,7 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 		}
 		t.values = a.result.values
 		t.state, t.failures, t.nextTry, t.backoff = Current, 0, time.Time{}, newBackoff()
+		t.unchanged = !t.dirty
 	case a.removed:
 		t.state = Removed
 		t.failures++

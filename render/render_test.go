@@ -343,7 +343,7 @@ func TestSlowSource(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		src := newFakeSource()
-		src.hangs = true
+		src.hangs.Store(true)
 		r := mustNew(t, src, Options{Targets: []Target{fileAt(dir+"/a", `{{ secret "a" }}`)}, Timeout: 3 * time.Second})
 		stop := start(t, r)
 		time.Sleep(3*time.Second + time.Millisecond)

@@ -34,9 +34,18 @@ func (r *Renderer) Run(ctx context.Context) error {
 	r.loadOwed()
 
 	s := &session{r: r, ctx: ctx, watchers: map[upstream.SecretRef]*watcher{}, hooks: make(chan struct{}, maxHooks)}
-	r.mu.Lock()
 	for _, t := range r.targets {
-		s.markDirty(t, 0)
+		for ref := range t.known { // of the renderer before: what changes from now on is noticed
+			s.watch(t, ref)
+		}
+	}
+	r.mu.Lock()
+	for _, current := range []bool{false, true} { // what is in order already can wait
+		for _, t := range r.targets {
+			if (t.state == Current) == current {
+				s.markDirty(t, 0)
+			}
+		}
 	}
 	r.mu.Unlock()
 
@@ -164,17 +173,20 @@ func (s *session) listen(w *watcher, changed <-chan struct{}) {
 		tick = time.Tick(lookAgain)
 	}
 	for {
+		rung := false
 		select {
 		case _, open := <-changed:
 			if !open {
 				return
 			}
+			rung = true
 		case <-tick:
 		case <-w.quit:
 			return
 		}
 		s.r.mu.Lock()
 		for t := range w.users {
+			t.unchanged = t.unchanged && !rung
 			s.markDirty(t, t.debounce(time.Now()))
 		}
 		s.r.mu.Unlock()
@@ -308,7 +320,7 @@ func (s *session) attempt(t *target) error {
 
 // runHookWhenDue runs the hook of g as soon as it may. The caller holds the lock.
 func (s *session) runHookWhenDue(g *hookGroup) {
-	if s.stopped || g.running || len(g.owing) == 0 {
+	if s.stopped || s.ctx.Err() != nil || g.running || len(g.owing) == 0 {
 		return
 	}
 	at := g.notBefore

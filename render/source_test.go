@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,7 +34,7 @@ type fakeSource struct {
 	subs   map[upstream.SecretRef]map[chan struct{}]bool
 	calls  int
 	before func(refs []upstream.SecretRef) // called without the lock at the start of each read
-	hangs  bool                            // it never answers
+	hangs  atomic.Bool                     // it never answers
 	silent bool                            // it takes no subscriptions
 }
 
@@ -67,7 +68,7 @@ func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.Secre
 	if f.before != nil {
 		f.before(refs)
 	}
-	if f.hangs {
+	if f.hangs.Load() {
 		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {

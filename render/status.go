@@ -34,7 +34,7 @@ type TargetStatus struct {
 
 	HookOwed   bool   // the hook has not succeeded since the last change
 	HookFailed bool   // and its last run failed
-	HookError  string `json:",omitzero"`
+	HookError  string `json:",omitzero"` // why, or that it is owed since before the agent started
 }
 
 // SecretVersion says which version of a secret is in a file.
@@ -64,8 +64,11 @@ func (r *Renderer) Status() []TargetStatus {
 		}
 		if g := t.group; g != nil {
 			_, s.HookOwed = g.owing[t]
-			if s.HookOwed && g.failure != nil {
+			switch {
+			case s.HookOwed && g.failure != nil:
 				s.HookFailed, s.HookError = true, g.failure.Error()
+			case s.HookOwed && g.untried:
+				s.HookError = fmt.Sprintf("hook: %s: owed since before the agent started", g.hook)
 			}
 		}
 		all[i] = s
@@ -73,8 +76,9 @@ func (r *Renderer) Status() []TargetStatus {
 	return all
 }
 
-// Ready reports whether every target was rendered, the last attempt of each succeeded, and no
-// hook has failed. Otherwise it says why not, one reason for each target.
+// Ready reports whether every target was rendered, the last attempt of each succeeded, no hook
+// has failed, and none is owed since before this process without having been run. Otherwise it says
+// why not, one reason for each target.
 func (r *Renderer) Ready() (bool, []string) {
 	var reasons []string
 	for _, s := range r.Status() {

@@ -2,6 +2,7 @@ package render
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,9 +38,25 @@ type target struct {
 	// The goroutine that renders owns it.
 	known map[upstream.SecretRef]bool
 
+	// definition is equal for targets that are made from the same.
+	definition [sha256.Size]byte
+
 	// The rest is guarded by Renderer.mu.
 
+	targetState
+
+	dirty      bool
+	dirtySince time.Time
+	queued     bool
+	running    bool
+	timer      *time.Timer
+	watched    map[upstream.SecretRef]bool
+}
+
+// targetState is what a reload keeps of a target that it does not change.
+type targetState struct {
 	state      State
+	unchanged  bool // nothing has said since the last success that a secret in use has changed
 	failure    error
 	failures   int
 	nextTry    time.Time
@@ -48,13 +65,6 @@ type target struct {
 	values     []upstream.SecretValue // of the last success
 	before     []upstream.SecretValue // of the success before, for masking
 	backoff    retry.Backoff
-
-	dirty      bool
-	dirtySince time.Time
-	queued     bool
-	running    bool
-	timer      *time.Timer
-	watched    map[upstream.SecretRef]bool
 }
 
 // content is what a file is made from: a template or a format.

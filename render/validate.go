@@ -1,6 +1,8 @@
 package render
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -91,6 +93,9 @@ func (b *builder) addFile(key string, spec *Target) {
 		t.leftovers = func() error { return in.removeLeftovers(b.files[in]) }
 	}
 	b.files[in] = append(b.files[in], f.name)
+	made := *spec
+	made.Check, made.Hook, made.OnRemoved, made.Wait, made.Splay = nil, nil, "", Wait{}, 0
+	t.definition = b.definition(made, t.contents)
 	b.add(key, t, spec.Check, spec.Hook, spec.Splay)
 }
 
@@ -132,7 +137,21 @@ func (b *builder) addSet(key string, spec *Set) {
 		t.files = append(t.files, filepath.Join(path, one.Name))
 		t.contents = append(t.contents, b.content(key, &one.Content, one.Name))
 	}
+	made := *spec
+	made.Check, made.Hook, made.OnRemoved, made.Wait, made.Splay = nil, nil, "", Wait{}, 0
+	t.definition = b.definition(made, t.contents)
 	b.add(key, t, spec.Check, spec.Hook, spec.Splay)
+}
+
+// definition is equal for targets with equal options and templates.
+func (b *builder) definition(options any, contents []content) [sha256.Size]byte {
+	text, _ := json.Marshal([]any{b.root, options}) // of plain data, which cannot fail
+	for _, c := range contents {
+		if tmpl, ok := c.(*templateContent); ok && tmpl != nil {
+			text = append(append(text, 0), tmpl.source...)
+		}
+	}
+	return sha256.Sum256(text)
 }
 
 // add checks what files and sets have in common and adds t, which shares the group of an equal
