@@ -306,19 +306,12 @@ func (a *Agent) readiness() endpoint.Readiness {
 	_, reasons := a.renderer().Ready()
 	for _, reason := range reasons {
 		subject, reason, _ := strings.Cut(reason, ": ")
-		if len(a.config().Endpoint.Callers) > 0 {
-			reason = "not in order; " + hidden // the reason can name secrets of other callers
-		}
-		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason})
+		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason, ForAll: true})
 	}
 	ready := len(problems) == 0
 	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.
-		reason := err.Error()
-		if len(a.config().Endpoint.Callers) > 0 {
-			reason = hidden // it can name secrets of other callers
-		}
-		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: reason})
+		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: err.Error(), ForAll: true})
 	}
 	return endpoint.Readiness{Ready: ready, Problems: problems}
 }

@@ -17,9 +17,6 @@ import (
 // maxStatusSecrets bounds how many secrets one status lists.
 const maxStatusSecrets = 10_000
 
-// hidden stands for a reason that may name secrets of others.
-const hidden = "the log says why"
-
 // Status is what GET /status and "secretagent status --output json" say about a running agent.
 // It never holds a value or a token. Keys are only ever added. Times are RFC 3339, durations
 // are seconds; what is unknown or does not apply is left out.
@@ -130,12 +127,13 @@ type ReloadStatus struct {
 func (a *Agent) status(viewer endpoint.Viewer) any {
 	may := viewer.May
 	now := time.Now()
-	entries := a.cache.Entries()
-	files := a.renderer().Status()
-	hide := len(a.config().Endpoint.Callers) > 0 && !mayReadAll(may, entries, files)
+	files, ready := a.renderer().Status(), a.readiness()
+	entries := a.cache.Entries() // last: what a reason names is among them
+	reader := viewer
+	reader.All = viewer.All || mayReadAll(may, entries, files)
 	reason := func(text string) string {
-		if hide && text != "" {
-			return hidden
+		if !reader.All && text != "" {
+			return endpoint.HiddenReason
 		}
 		return text
 	}
@@ -144,18 +142,12 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		StartedAt: a.began, UptimeSeconds: now.Sub(a.began).Seconds(),
 		Upstream:  a.upstreamStatus(),
 		Files:     files,
-		Problems:  []endpoint.Problem{},
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),
 	}
-	ready := a.readiness()
-	s.Ready = ready.Ready
-	for _, p := range ready.Problems {
-		if p.SecretName == "" || may(p.SecretName) {
-			s.Problems = append(s.Problems, p)
-		}
-	}
+	ready = ready.For(reader)
+	s.Ready, s.Problems = ready.Ready, ready.Problems
 	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer, now)
 	for i := range files {
 		files[i] = fileStatus(files[i], may, reason)

@@ -107,12 +107,13 @@ secrets: [{name: web/db}, {name: job/db}, {name: job/missing}]
 templates:
   - {contents: '{{ secret "web/db" }}{{ secret "job/db" }}', destination: ./rendered/both}
   - {contents: '{{ secret "job/absent" }}', destination: ./rendered/broken}
+  - {contents: x, destination: ./rendered/hooked, hook: {command: [sh, -c, "echo its text; exit 3"]}}
 process: {noDump: false}
 `)
 	token := func(name string) string { return w.read(name + ".token") }
 	w.eventually("everything has been tried", func() bool {
 		_, all := w.statusOf(token("all"))
-		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`)
+		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`) && strings.Contains(all, "its text")
 	})
 	sees := func(caller string) (all string) {
 		s, _ := w.statusOf(token(caller))
@@ -126,7 +127,7 @@ process: {noDump: false}
 			all += fmt.Sprintf("caller %s %d %t; ", c.Name, c.Lookups, !c.LastSeen.IsZero())
 		}
 		for _, p := range s.Problems {
-			all += strings.TrimSuffix("problem "+p.Subject, w.path("rendered/broken")) + "; "
+			all += strings.ReplaceAll("problem "+p.Subject+" "+p.Reason, w.path("rendered")+"/", "") + "; "
 		}
 		return all
 	}
@@ -136,17 +137,21 @@ process: {noDump: false}
 			t.Errorf("%s sees\n     %s\nwant %s", caller, got, want)
 		}
 	}
-	const files = `file both current [{web/db v1}] ""; file broken failed [] "the log says why"; `
+	const files = `file both current [{web/db v1}] ""; file broken failed [] "the log says why"; file hooked current [] ""; `
+	const problems = `problem file broken the log says why; problem file hooked the log says why; `
+	const missing = `problem secret job/missing:ACSCurrent GetSecretValue job/missing:ACSCurrent: there is no secret "job/missing"; `
 	wantSeen("job", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; `+strings.Replace(files, "web", "job", 1)+
-		`caller job 0 true; problem secret job/missing:ACSCurrent; problem file ; `)
+		`caller job 0 true; `+missing+problems)
 	w.ask("/v1/web/db", token("web"))
-	wantSeen("web", `secret web/db by "web" true; `+files+`caller web 1 true; problem file ; `)
+	wantSeen("web", `secret web/db by "web" true; `+files+`caller web 1 true; `+problems)
 	w.ask("/v1/web/db", token("all"))
-	wantSeen("web", `secret web/db by "" true; `+files+`caller web 1 true; problem file ; `)
+	wantSeen("web", `secret web/db by "" true; `+files+`caller web 1 true; `+problems)
 	wantSeen("all", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; secret web/db by "all" true; `+
 		`file both current [{job/db v1} {web/db v1}] ""; `+
-		`file broken failed [] "broken (inline template):1:4: at secret \"job/absent\": GetSecretValue job/absent:ACSCurrent: there is no secret \"job/absent\""; `+
-		`caller web 1 true; caller job 0 true; caller all 1 true; problem secret job/missing:ACSCurrent; problem file ; `)
+		`file broken failed [] "broken (inline template):1:4: at secret \"job/absent\": GetSecretValue job/absent:ACSCurrent: there is no secret \"job/absent\""; file hooked current [] ""; `+
+		`caller web 1 true; caller job 0 true; caller all 1 true; `+missing+
+		`problem file broken failed: broken (inline template):1:4: at secret "job/absent": GetSecretValue job/absent:ACSCurrent: there is no secret "job/absent"; `+
+		`problem file hooked hook: command sh: exit status 3: its text; `)
 	for caller, hidden := range map[string]string{"web": "job/", "job": "web/"} {
 		if _, text := w.statusOf(token(caller)); strings.Contains(text, hidden) {
 			t.Errorf("the caller %s hears of %s: %s", caller, hidden, text)

@@ -393,6 +393,7 @@ func TestHealth(t *testing.T) {
 		{Subject: "secret web/db", SecretName: "web/db", Reason: "Rejected.Throttling"},
 		{Subject: "secret other/db", SecretName: "other/db", Reason: "Forbidden.ResourceNotFound"},
 		{Subject: "template app.env", Reason: "not rendered yet"},
+		{Subject: "file other.env", Reason: "it needs other/db", ForAll: true},
 	}}
 	r := start(t, endpoint.Options{
 		Callers: []endpoint.Caller{{Name: "web", Tokens: []endpoint.Token{mustToken(t, token)}, Secrets: []string{"web/*"}}},
@@ -416,7 +417,7 @@ func TestHealth(t *testing.T) {
 		t.Errorf("/ready: %d %s", got.status, got.body)
 	}
 	got := r.get(t, "/ready")
-	if want := `{"Ready":false,"Problems":[{"Subject":"secret web/db","Reason":"Rejected.Throttling"},{"Subject":"template app.env","Reason":"not rendered yet"}]}`; strings.TrimSpace(got.body) != want {
+	if want := `{"Ready":false,"Problems":[{"Subject":"secret web/db","Reason":"Rejected.Throttling"},{"Subject":"template app.env","Reason":"not rendered yet"},{"Subject":"file other.env","Reason":"the log says why"}]}`; strings.TrimSpace(got.body) != want {
 		t.Errorf("/ready for a caller: %s", got.body)
 	}
 	if got := r.get(t, "/status"); strings.TrimSpace(got.body) != `{"other":false,"web":true}` {

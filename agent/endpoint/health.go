@@ -3,7 +3,6 @@ package endpoint
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 
 	"github.com/valyala/fasthttp"
 
@@ -26,6 +25,29 @@ type Problem struct {
 	SecretName upstream.SecretName `json:"-"`
 
 	Reason string // why, without values
+
+	// ForAll is set when the reason can name any secret. Callers who may not read every one are
+	// told [HiddenReason] in its place.
+	ForAll bool `json:"-"`
+}
+
+// HiddenReason stands for a reason that may name secrets of others.
+const HiddenReason = "the log says why"
+
+// For returns what v may know of r.
+func (r Readiness) For(v Viewer) Readiness {
+	all := r.Problems
+	r.Problems = make([]Problem, 0, len(all))
+	for _, p := range all {
+		if p.SecretName != "" && !v.May(p.SecretName) {
+			continue
+		}
+		if p.ForAll && !v.All {
+			p.Reason = HiddenReason
+		}
+		r.Problems = append(r.Problems, p)
+	}
+	return r
 }
 
 func (s *Server) live(ctx *fasthttp.RequestCtx, c *conn) {
@@ -42,9 +64,11 @@ func (s *Server) ping(ctx *fasthttp.RequestCtx, c *conn) {
 func (s *Server) ready(ctx *fasthttp.RequestCtx, c *conn) {
 	ready := s.opts.Ready()
 	ready.Ready = ready.Ready && !s.stopping.Load()
-	ready.Problems = slices.DeleteFunc(slices.Clone(ready.Problems), func(p Problem) bool {
-		return c.caller == nil || p.SecretName != "" && !c.caller.may(p.SecretName)
-	})
+	if c.caller == nil {
+		ready.Problems = nil
+	} else {
+		ready = ready.For(c.viewer())
+	}
 	if !ready.Ready {
 		ctx.Response.SetStatusCode(fasthttp.StatusServiceUnavailable)
 	}
@@ -75,9 +99,12 @@ func (s *Server) status(ctx *fasthttp.RequestCtx, c *conn) {
 	case s.opts.Status == nil:
 		s.refuse(ctx, c, pathNotFound)
 	default:
-		s.showJSON(ctx, c, s.opts.Status(Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}))
+		s.showJSON(ctx, c, s.opts.Status(c.viewer()))
 	}
 }
+
+// viewer returns the caller, who is known.
+func (c *conn) viewer() Viewer { return Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may} }
 
 // showJSON answers with v, which is the status or a part of it.
 func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, v any) {
