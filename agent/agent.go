@@ -309,6 +309,11 @@ func (a *Agent) readiness() endpoint.Readiness {
 		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason, ForAll: true})
 	}
 	ready := len(problems) == 0
+	if behind := a.cache.Stats().ClockBehind; behind > 0 {
+		problems = append(problems, endpoint.Problem{
+			Subject: "clock", Reason: fmt.Sprintf("ClockSkew: it is %s behind the newest time that the sealed cache or the upstream has told; the age of values counts from that", behind.Round(time.Second)),
+		})
+	}
 	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.
 		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: err.Error(), ForAll: true})

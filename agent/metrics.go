@@ -241,12 +241,17 @@ func (c collector) cache(s sink) {
 	s.gauge("secretagent_cache_subscriptions", "Live subscriptions.", float64(st.Subscriptions))
 	s.counter("secretagent_cache_subscriptions_refused_total", "Subscriptions beyond the limit.", st.SubscriptionsRefused)
 	s.gauge("secretagent_cache_upstream_outage", "1 while the upstream as a whole is taken to be down.", boolean(st.Outage != ""))
+	s.gauge("secretagent_cache_clock_behind_seconds", "By how much the clock of this host is behind the newest time that the sealed cache or the upstream has told; 0 for less than a minute, and once the upstream has answered.",
+		st.ClockBehind.Seconds())
 	if c.agent.config().Cache.Sealed != nil {
 		s.gauge("secretagent_cache_sealed_open", "1 while the sealed cache is in use, 0 when it was given up.", boolean(st.Sealed.Open))
 		s.gauge("secretagent_cache_sealed_records", "Values in the sealed cache.", float64(st.Sealed.Records))
 		s.gauge("secretagent_cache_sealed_bytes", "Size of the values in the sealed cache.", float64(st.Sealed.Bytes))
 		s.gauge("secretagent_cache_sealed_pending", "Changes not yet written to the sealed cache.", float64(st.Sealed.Pending))
-		s.counter("secretagent_cache_sealed_refused_total", "Records refused at start: damaged, foreign or too old.", uint64(st.Sealed.Refused))
+		s.counter("secretagent_cache_sealed_refused_total", "Records refused at start: damaged, exchanged or foreign.", uint64(st.Sealed.Refused))
+		s.counter("secretagent_cache_sealed_too_old_total", "Values found at start that were too old to be served.", uint64(st.Sealed.TooOld))
+		s.counter("secretagent_cache_sealed_rebuilt_total", "1 when the file found at start was damaged as a whole.", uint64(st.Sealed.Rebuilt))
+		s.gauge("secretagent_cache_sealed_skipped", "Values for which there is no room in the sealed cache.", float64(st.Sealed.Skipped))
 		s.counter("secretagent_cache_sealed_errors_total", "Failed writes of the sealed cache.", uint64(st.Sealed.Errors))
 	}
 	c.declared(s)
@@ -261,8 +266,9 @@ func (c collector) declared(s sink) {
 		s.gauge("secretagent_secret_fresh", "1 while the declared secret would be served without asking the upstream.", boolean(e.Fresh && e.VersionID != ""), "secret", ref)
 		s.gauge("secretagent_secret_refresh_failures", "Failed refreshes of the declared secret in a row.", float64(e.Failures), "secret", ref)
 		if !e.FetchedAt.IsZero() {
-			s.gauge("secretagent_secret_age_seconds", "Time since the upstream last confirmed the declared secret.", now.Sub(e.FetchedAt).Seconds(), "secret", ref)
+			s.gauge("secretagent_secret_age_seconds", "Time since the upstream last confirmed the declared secret.", e.Age.Seconds(), "secret", ref)
 		}
+		s.moment("secretagent_secret_served_until_timestamp_seconds", "When the declared secret stops being served unless the upstream answers before; there only while it does not.", e.ServedUntil, "secret", ref)
 		if !e.NextRefresh.IsZero() {
 			s.gauge("secretagent_secret_next_refresh_seconds", "Time until the declared secret is refreshed.", max(0, e.NextRefresh.Sub(now).Seconds()), "secret", ref)
 		}

@@ -86,6 +86,7 @@ type SecretStatus struct {
 	ConfirmedAt time.Time `json:",omitzero"` // when the upstream said so last
 	AgeSeconds  float64   `json:",omitzero"` // since then
 	FreshUntil  time.Time `json:",omitzero"`
+	ServedUntil time.Time `json:",omitzero"` // unless the upstream answers before; there only while it does not
 	NextRefresh time.Time `json:",omitzero"`
 	Error       string    `json:",omitzero"` // code of the last call, if it failed
 	ErrorAt     time.Time `json:",omitzero"`
@@ -148,7 +149,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	}
 	ready = ready.For(reader)
 	s.Ready, s.Problems = ready.Ready, ready.Problems
-	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer, now)
+	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer)
 	for i := range files {
 		files[i] = fileStatus(files[i], may, reason)
 	}
@@ -169,7 +170,7 @@ func mayReadAll(may func(upstream.SecretName) bool, entries []cache.EntryStatus,
 }
 
 // secretStatus returns what may be shown of entries, and how many of these are too many.
-func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.Time) (list []SecretStatus, omitted int) {
+func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer) (list []SecretStatus, omitted int) {
 	entries = slices.DeleteFunc(entries, func(e cache.EntryStatus) bool { return !viewer.May(e.Ref.SecretName) })
 	if omitted = max(0, len(entries)-maxStatusSecrets); omitted > 0 {
 		slices.SortStableFunc(entries, func(a, b cache.EntryStatus) int { // declared first
@@ -184,7 +185,7 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.
 			Secret: e.Ref.String(), SecretName: e.Ref.SecretName, VersionStage: e.Ref.VersionStage, RequestedID: e.Ref.VersionID,
 			VersionID: e.VersionID, VersionStages: e.VersionStages,
 			Held: e.VersionID != "", Fresh: e.Fresh && e.VersionID != "", Declared: e.Pinned,
-			ConfirmedAt: e.FetchedAt, NextRefresh: e.NextRefresh,
+			ConfirmedAt: e.FetchedAt, AgeSeconds: e.Age.Seconds(), NextRefresh: e.NextRefresh,
 			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers, AskedAt: e.AskedAt,
 			History: e.History, HistoryDropped: e.HistoryDropped,
 		}
@@ -194,8 +195,8 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer, now time.
 		if s.Fresh {
 			s.FreshUntil = e.FreshUntil
 		}
-		if !e.FetchedAt.IsZero() {
-			s.AgeSeconds = max(0, now.Sub(e.FetchedAt).Seconds())
+		if s.Held {
+			s.ServedUntil = e.ServedUntil
 		}
 		list = append(list, s)
 	}

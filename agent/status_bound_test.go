@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"secretagent/agent/endpoint"
 	"secretagent/cache"
@@ -17,7 +16,7 @@ func TestStatusListsDeclaredSecretsFirstWhenThereAreTooMany(t *testing.T) {
 		entries = append(entries, cache.EntryStatus{Ref: upstream.SecretRef{SecretName: name}, Pinned: i >= maxStatusSecrets})
 	}
 	mayNot := entries[3].Ref.SecretName
-	list, omitted := secretStatus(entries, endpoint.Viewer{May: func(n upstream.SecretName) bool { return n != mayNot }}, time.Now())
+	list, omitted := secretStatus(entries, endpoint.Viewer{May: func(n upstream.SecretName) bool { return n != mayNot }})
 	if len(list) != maxStatusSecrets || omitted != 6 {
 		t.Fatalf("%d listed, %d omitted", len(list), omitted)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -259,14 +258,11 @@ func (sh lockedShard) known(ref upstream.SecretRef, outage error) sighting {
 	e, now := sh.find(ref), sh.c.now()
 	switch {
 	case e == nil:
-	case now < e.expires || outage != nil && sh.servable(e):
-		s := sighting{answer: e.answer(), since: e.since, confirmed: e.confirmed}
-		if now >= e.expires {
-			s.answer.Freshness, s.answer.Reason = upstream.Stale, upstream.Reason(outage)
-		} else {
-			sh.touch(e, now)
-		}
-		return s
+	case now < e.expires:
+		sh.touch(e, now)
+		return sighting{answer: e.answer(now), since: e.since, confirmed: e.confirmed}
+	case outage != nil && sh.servable(e, now):
+		return sighting{answer: sh.asStale(e, now, upstream.Reason(outage)), since: e.since, confirmed: e.confirmed}
 	case e.value == nil && e.fail != nil && !upstream.Outage(e.fail.err) && (outage != nil || now < e.fail.until):
 		return sighting{err: e.fail.err, since: e.since, confirmed: e.confirmed}
 	}
@@ -305,10 +301,7 @@ func (sh lockedShard) countHits(refs []upstream.SecretRef, found []sighting) {
 		case found[i].err != nil:
 			sh.c.negatives.Add(1)
 		case found[i].answer.Freshness == upstream.Stale:
-			sh.countStale(found[i].answer.Reason)
-			if e := sh.find(refs[i]); e != nil {
-				sh.tell(e, Event{Kind: EventStale, Code: found[i].answer.Reason}, time.Now())
-			}
+			sh.countStale(sh.find(refs[i]), found[i].answer.Reason)
 		default:
 			sh.hits++
 		}

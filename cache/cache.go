@@ -29,10 +29,11 @@ type Cache struct {
 	observe      func(Fetch)
 	fetchTimeout time.Duration
 
-	epoch  time.Time // zero of the cache's clock
+	clock  *clock
 	seed   maphash.Seed
 	shards [shardCount]*shard
 	due    schedule
+	ends   ends
 	outage outage
 
 	life      context.Context // of every upstream call
@@ -78,7 +79,7 @@ func New(up Upstream, opts Options) (*Cache, error) {
 		log:          opts.Logger,
 		observe:      opts.Observe,
 		fetchTimeout: opts.FetchTimeout,
-		epoch:        time.Now(),
+		clock:        newClock(),
 		seed:         maphash.MakeSeed(),
 		due:          schedule{wake: newBell()},
 		slots:        make(chan struct{}, opts.MaxFetches),
@@ -101,11 +102,8 @@ func New(up Upstream, opts Options) (*Cache, error) {
 	return c, nil
 }
 
-// now returns the time on the cache's clock, which never jumps.
-func (c *Cache) now() int64 { return int64(time.Since(c.epoch)) }
-
-// at returns t on the cache's clock.
-func (c *Cache) at(t time.Time) int64 { return int64(t.Sub(c.epoch)) }
+// now returns the time on the cache's clock.
+func (c *Cache) now() int64 { return c.clock.now() }
 
 // lock locks the shard of the secret called name.
 func (c *Cache) lock(name upstream.SecretName) lockedShard {
@@ -169,6 +167,10 @@ func (c *Cache) applyLimits(limits *Limits) {
 		sh.unlock()
 	}
 	c.evict()
+	c.ends.soon(c.clock, 0)
+	if before.MaxStale != 0 && before.MaxStale != limits.MaxStale {
+		c.sealed.changed(false)
+	}
 }
 
 // renew counts the lifetime of e's value anew.
@@ -176,13 +178,13 @@ func (sh lockedShard) renew(e *entry) {
 	if e.value == nil || e.expires == 0 {
 		return
 	}
-	confirmed, ttl := sh.c.at(e.fetchedAt), sh.ttlOf(e)
-	expires := confirmed + int64(ttl)
+	ttl := sh.ttlOf(e)
+	expires := e.fetchedAt + int64(ttl)
 	if expires == e.expires {
 		return
 	}
 	e.expires, e.idle = expires, false
-	sh.c.due.set(e, confirmed+refreshAfter(ttl, e.took))
+	sh.c.due.set(e, e.fetchedAt+refreshAfter(ttl, e.took))
 }
 
 // ttlOf returns the lifetime of e's value.

@@ -40,7 +40,20 @@
 //
 // Time on the hit path is one reading of the monotonic clock. A coarse clock kept by a ticker
 // would save 30ns of 90 and wake an idle machine. A lifetime counts from the beginning of the
-// call that confirmed the value: the upstream may have looked at any moment after that.
+// call that confirmed the value: the upstream may have looked at any moment after that. The
+// monotonic clock stands still while a machine sleeps. CLOCK_BOOTTIME does not, but Go can read
+// it only with a system call, and so the first reading in a millisecond compares the monotonic
+// clock with the wall clock, and asks the system when they differ. A second more on the wall
+// clock counts as a second passed, because the pause of a virtual machine shows nowhere else; a
+// clock that is set back changes nothing.
+//
+// A wall clock can be wrong when the agent starts. Ages of what the sealed file holds count from
+// the newest time in it when the clock is behind that, and such values are stale for the reason
+// ClockSkew. The first answer of the upstream settles it. A clock that is ahead cannot be told
+// from a long time off: then nothing is served, but the file stays until there is something new.
+//
+// The end of MaxStale is noticed by a sweep over all entries at the time of the first end, at
+// most once a second, and only while something fails.
 //
 // One moment. A state that two reads found unchanged held at all times between them. Every
 // entry carries that interval in ticks, which are drawn before and after each upstream call,
@@ -55,7 +68,8 @@
 // sealed with that id and its index, and a sealed end with their number. After a rewrite of n
 // bytes the next one waits for n/1 MiB seconds, at least one, so that 64 MiB are written once
 // a minute at most; when a secret is gone or denied, for an eighth of that; at a clean end, not
-// at all. The time of confirmation is in each record, so an older copy of the file brings back
+// at all. Without a change it is written every 64th of MaxStale, with the confirmations since then
+// and the time. The time of confirmation is in each record, so an older copy of the file brings back
 // nothing older than MaxStale. It can bring back, marked as stale while the upstream cannot be
 // asked, a value that was replaced or deleted since; so can a kill within that pause. A
 // database writes less at a time, takes twice the space and was 500 lines more.

@@ -39,13 +39,14 @@ type entry struct {
 	expires   int64                 // end of freshness on the cache's clock; 0 when not fresh
 	value     *upstream.SecretValue // nil when there is none
 	derived   *upstream.Derived     // belongs to value
-	fetchedAt time.Time             // when the call began that last confirmed value; outlives it
+	fetchedAt int64                 // when the call began that last confirmed value; outlives it; 0: never
 	used      int64                 // last use on the cache's clock
 	kept      kept                  // as of the last rehome
 	touched   bool                  // in the list of the shard
 	asked     bool                  // since the last refresh
 	idle      bool                  // not asked for when it was due: no refresh is scheduled
 	pinned    bool
+	restored  bool   // from the sealed file, and not confirmed since
 	sealed    bool   // offered to the sealed file since the value was there
 	next      *entry // another reference to the same secret
 
@@ -60,7 +61,6 @@ type entry struct {
 	ttl      time.Duration // of the pin; zero for the common one
 	took     time.Duration // by the call that last confirmed value
 	reported int64         // last refresh caused by Report on the cache's clock; 0 for none
-	sealedAt int64         // fetchedAt, on the cache's clock, as it was last offered to the sealed file
 	history  *history      // what happened that is worth telling; nil for nothing
 
 	size int // counted in the sums of the cache
@@ -72,8 +72,8 @@ type entry struct {
 
 // failure is why the last upstream call for an entry failed.
 type failure struct {
-	setback // until: no lookup asks again before; 0: ask at once
-	at      time.Time
+	setback       // until: no lookup asks again before; 0: ask at once
+	at      int64 // on the cache's clock
 
 	// lapsed is the last confirmation of a value that became too old to be served.
 	lapsed time.Time
@@ -93,9 +93,9 @@ func (e *entry) keep() kept {
 	}
 }
 
-// answer returns the value of e as a hit.
-func (e *entry) answer() upstream.Answer {
-	return upstream.Answer{Value: e.value, Derived: e.derived, FetchedAt: e.fetchedAt}
+// answer returns the value of e as a hit at now.
+func (e *entry) answer(now int64) upstream.Answer {
+	return upstream.Answer{Value: e.value, Derived: e.derived, Age: time.Duration(now - e.fetchedAt)}
 }
 
 // clear takes the value out of e.

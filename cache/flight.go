@@ -32,8 +32,8 @@ type flight struct {
 	background bool // nobody waited when it was made; guarded by the shard until then
 	answer     upstream.Answer
 	err        error
-	begin, end uint64    // ticks around the call
-	beganAt    time.Time // of the call
+	begin, end uint64 // ticks around the call
+	began      int64  // the call
 
 	events []event // to be logged once the shard is free
 }
@@ -43,6 +43,13 @@ type event struct {
 	level slog.Level
 	text  string
 	args  []any
+}
+
+// log writes what was noted.
+func (f *flight) log(log *slog.Logger) {
+	for _, ev := range f.events {
+		log.Log(context.Background(), ev.level, ev.text, append(ev.args, f.cause.Attr())...)
+	}
 }
 
 func (f *flight) note(level slog.Level, text string, args ...any) {
@@ -138,7 +145,7 @@ func (c *Cache) run(e *entry, f *flight) {
 func (c *Cache) call(e *entry, f *flight) (upstream.SecretValue, error) {
 	ctx, cancel := context.WithTimeout(upstream.WithCause(c.life, f.cause), c.fetchTimeout)
 	defer cancel()
-	f.begin, f.beganAt = c.tick.Add(1), time.Now()
+	f.begin, f.began = c.tick.Add(1), c.now()
 	defer func() { f.end = c.tick.Add(1) }()
 	select {
 	case c.slots <- struct{}{}:
@@ -150,7 +157,7 @@ func (c *Cache) call(e *entry, f *flight) (upstream.SecretValue, error) {
 	sh := c.lock(e.ref.SecretName)
 	f.started = true
 	sh.unlock()
-	f.begin, f.beganAt = c.tick.Add(1), time.Now()
+	f.begin, f.began = c.tick.Add(1), c.now()
 	c.outage.begin(c.now(), c.fetchTimeout)
 	value, err := c.up.GetSecretValue(ctx, e.ref)
 	if upstream.IsContextError(err) {
@@ -193,21 +200,22 @@ func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err err
 
 // conclude draws conclusions about the upstream as a whole, and tells what f has found.
 func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
-	for _, ev := range f.events {
-		c.log.Log(context.Background(), ev.level, ev.text, append(ev.args, f.cause.Attr())...)
-	}
+	f.log(c.log)
 	if c.life.Err() != nil {
 		return // we hung up, the upstream did not
 	}
-	now, took := c.now(), time.Since(f.beganAt)
+	now := c.now()
+	took := time.Duration(now - f.began)
 	if upstream.Outage(f.err) {
-		if c.outage.failure(e.ref, f.err, c.at(f.beganAt), now) {
+		if c.outage.failure(e.ref, f.err, f.began, now) {
+			c.ends.soon(c.clock, 0)
 			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Reason(f.err), "hint", "check the upstream and the way to it: secretagent check --probe")
 		}
 	} else if failures, ended := c.outage.success(); ended {
 		c.log.Info("the upstream answers again", "failures", failures)
 		c.due.spread(now, recoverySpread)
 	}
+	c.judgeClock(f)
 	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
 	c.fetches[outcome].Add(1)
 	if c.observe != nil {

@@ -68,7 +68,7 @@ func (sh lockedShard) complain(ctx context.Context, e *entry) *flight {
 			return f
 		}
 	}
-	now := max(sh.c.now(), 1)
+	now := sh.c.now()
 	if e.reported != 0 && now < e.reported+int64(reportInterval) {
 		return nil
 	}

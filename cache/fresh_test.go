@@ -34,7 +34,7 @@ func TestWarmLookupNeverWaits(t *testing.T) {
 				}
 				asked := time.Now()
 				answer := look(t, c, "app/db")
-				stopIf(t, answer.Freshness != upstream.Hit || time.Since(asked) != 0 || time.Since(answer.FetchedAt) >= tc.ttl, "%s after %s, fetched at %s", answer.Freshness, time.Since(asked), answer.FetchedAt)
+				stopIf(t, answer.Freshness != upstream.Hit || time.Since(asked) != 0 || answer.Age >= tc.ttl, "%s after %s, %s old", answer.Freshness, time.Since(asked), answer.Age)
 			}
 			wantCalls(t, fake, tc.fewest, tc.mostCalls)
 		})
@@ -104,7 +104,7 @@ func TestOutageServesTheLastGoodValueWithinItsBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute, MaxStale: time.Hour}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 				start(t, c)
-				fetched := look(t, c, "app/db").FetchedAt
+				fetched := fetchedAt(look(t, c, "app/db"))
 				if outage.err != nil {
 					fake.Fail(get, outage.err)
 				} else {
@@ -120,7 +120,7 @@ func TestOutageServesTheLastGoodValueWithinItsBound(t *testing.T) {
 						wantAnswer(t, answer, "first", upstream.Stale)
 						failIf(t, answer.Reason != outage.reason, "reason %q, want %q", answer.Reason, outage.reason)
 					}
-					failIf(t, !answer.FetchedAt.Equal(fetched), "an outage made the value younger")
+					failIf(t, !fetchedAt(answer).Equal(fetched), "an outage made the value younger")
 					waited := time.Since(begin)
 					failIf(t, waited > 2*time.Second, "a lookup waited %s although a value is held", waited)
 					if waited > 0 {
@@ -417,7 +417,7 @@ func TestLimitsChangeAtRunTime(t *testing.T) {
 		limits.Pins = []cache.Pin{{Ref: ref("s5")}}
 		setLimits(t, c, limits)
 		// What is held is too old now. The refresh that begins at once may be faster than we are.
-		if a, ok := c.Peek(ref("s1")); ok && a.FetchedAt.Before(changed) {
+		if a, ok := c.Peek(ref("s1")); ok && fetchedAt(a).Before(changed) {
 			t.Error("a shorter lifetime does not apply to what is held")
 		}
 		synctest.Wait()

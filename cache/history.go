@@ -106,31 +106,31 @@ func (sh lockedShard) tell(e *entry, ev Event, at time.Time) {
 // none, is recorded as well when nothing is known of it: it was in use when it was confirmed
 // last. First values of references that nobody declared or subscribed to are not worth
 // telling.
-func (sh lockedShard) tellVersion(e *entry, before *upstream.SecretValue, confirmed, at time.Time) {
+func (sh lockedShard) tellVersion(e *entry, before *upstream.SecretValue, confirmed, at int64) {
 	if e.history == nil && (before == nil && e.keep() != keptAlways || before != nil && before.VersionID == e.value.VersionID) {
 		return
 	}
 	h := sh.historyOf(e)
 	if before != nil && len(h.events) == 0 && before.VersionID != e.value.VersionID {
-		sh.tell(e, Event{Kind: EventVersion, VersionID: before.VersionID}, confirmed)
+		sh.tell(e, Event{Kind: EventVersion, VersionID: before.VersionID}, sh.c.clock.wall(confirmed))
 	}
 	h.endRuns()
 	if h.inUse() != e.value.VersionID { // or its labels changed, not the version
-		sh.tell(e, Event{Kind: EventVersion, VersionID: e.value.VersionID}, at)
+		sh.tell(e, Event{Kind: EventVersion, VersionID: e.value.VersionID}, sh.c.clock.wall(at))
 	}
 }
 
 // tellFailure records a call that failed for e, or that there is no value for it, once until
 // there is one again; the value has not been dropped yet. References without a value that are
 // neither declared nor subscribed to are left out: clients may ask for any name.
-func (sh lockedShard) tellFailure(e *entry, kind EventKind, err error, at time.Time) {
+func (sh lockedShard) tellFailure(e *entry, kind EventKind, err error, at int64) {
 	if e.history == nil && e.value == nil && e.keep() != keptAlways {
 		return
 	}
 	if h := sh.historyOf(e); kind == EventGone && h.last() != EventGone {
 		h.endRuns()
 	}
-	sh.tell(e, Event{Kind: kind, Code: upstream.Reason(err)}, at)
+	sh.tell(e, Event{Kind: kind, Code: upstream.Reason(err)}, sh.c.clock.wall(at))
 }
 
 // forgetHistory takes what is remembered of e out of the sum; e is being forgotten.

@@ -107,7 +107,7 @@ func (sh lockedShard) miss(e *entry, cause upstream.Cause) (f *flight, answer up
 // need not be asked.
 func (sh lockedShard) outage(e *entry) (reason string, until int64, down bool) {
 	reason, until, down = sh.c.outage.state()
-	if e.fail != nil && e.fail.until != 0 && isOutage(e, e.fail.err) && time.Since(e.fail.at) < failureMemory+sh.c.fetchTimeout {
+	if e.fail != nil && e.fail.until != 0 && isOutage(e, e.fail.err) && sh.c.now()-e.fail.at < int64(failureMemory+sh.c.fetchTimeout) {
 		return upstream.Reason(e.fail.err), max(until, e.fail.until), true
 	}
 	return reason, until, down
@@ -158,13 +158,10 @@ func (sh lockedShard) instead(e *entry, err error) (upstream.Answer, error) {
 		return answer, nil
 	}
 	sh.c.errors.Add(1)
-	if e.value != nil {
-		if e.fail == nil {
-			e.fail = &failure{setback: setback{err: err}, at: time.Now()}
-		}
-		sh.lapse(e)
-	}
-	if e.fail != nil {
+	switch {
+	case e.value != nil:
+		err = sh.tooOldError(e, sh.c.clock.wall(e.fetchedAt))
+	case e.fail != nil:
 		err = sh.failureError(e)
 	}
 	return upstream.Answer{}, err
@@ -172,34 +169,32 @@ func (sh lockedShard) instead(e *entry, err error) (upstream.Answer, error) {
 
 // staleAnswer returns the value of e marked as stale, and counts it, when it is young enough.
 func (sh lockedShard) staleAnswer(e *entry, reason string) (answer upstream.Answer, ok bool) {
-	if !sh.servable(e) {
+	now := sh.c.now()
+	if !sh.servable(e, now) {
 		return answer, false
 	}
-	sh.countStale(reason)
-	sh.tell(e, Event{Kind: EventStale, Code: reason}, time.Now())
-	answer = e.answer()
-	answer.Freshness, answer.Reason = upstream.Stale, reason
+	answer = sh.asStale(e, now, reason)
+	sh.countStale(e, answer.Reason)
 	return answer, true
 }
 
-// countStale counts a stale answer.
-func (sh lockedShard) countStale(reason string) {
+// asStale returns the value of e marked as stale.
+func (sh lockedShard) asStale(e *entry, now int64, reason string) upstream.Answer {
+	answer := e.answer(now)
+	answer.Freshness, answer.Reason = upstream.Stale, reason
+	if e.restored && sh.c.clock.skew() > 0 {
+		answer.Reason = codeClockSkew
+	}
+	return answer
+}
+
+// countStale counts a stale answer, and tells it in the history of e.
+func (sh lockedShard) countStale(e *entry, reason string) {
+	sh.tell(e, Event{Kind: EventStale, Code: reason}, time.Now())
 	if _, known := sh.stale[reason]; !known {
 		reason = sh.c.reasons.bound(reason)
 	}
 	sh.stale[reason]++
-}
-
-// servable reports whether e has a value that is young enough to be served during an outage.
-// A clock that was set back makes nothing younger, a machine that slept makes things older.
-func (sh lockedShard) servable(e *entry) bool {
-	limits := sh.c.limits.Load()
-	if e.value == nil || limits.MaxStale == Never {
-		return false
-	}
-	now := time.Now()
-	age := max(now.Sub(e.fetchedAt), now.Round(0).Sub(e.fetchedAt.Round(0)))
-	return age <= limits.MaxStale
 }
 
 // failureError returns why there is no value in e, whose last call failed.

@@ -114,12 +114,15 @@ func look(t testing.TB, c *cache.Cache, name string) upstream.Answer {
 	return answer
 }
 
+// fetchedAt returns when the upstream last confirmed an answer that was given just now.
+func fetchedAt(a upstream.Answer) time.Time { return time.Now().Add(-a.Age) }
+
 // wantAnswer checks value and freshness.
 func wantAnswer(t testing.TB, got upstream.Answer, data string, freshness upstream.Freshness) {
 	t.Helper()
 	stopIf(t, got.Value == nil || string(got.Value.SecretData.Reveal()) != data || got.Freshness != freshness, "got %s %+v, want %s with data %q", got.Freshness, got.Value, freshness, data)
 	stopIf(t, (got.Reason != "") != (freshness == upstream.Stale), "%s answer has reason %q", freshness, got.Reason)
-	stopIf(t, got.Derived == nil || got.FetchedAt.IsZero(), "answer lacks Derived or FetchedAt: %+v", got)
+	stopIf(t, got.Derived == nil || got.Age < 0, "answer lacks Derived or has not been fetched yet: %+v", got)
 }
 
 // gives checks the results of a method for one reference that must succeed.

@@ -279,18 +279,18 @@ func (h *history) check(t *rapid.T, name string, answer upstream.Answer, err err
 		return
 	}
 	data := string(answer.Value.SecretData.Reveal())
-	age := now.Sub(answer.FetchedAt)
-	stopIf(t, h.at(name, answer.FetchedAt) != data, "%s: %s was not true when it is said to have been fetched", name, data)
+	age, fetched := answer.Age, now.Add(-answer.Age)
+	stopIf(t, h.at(name, fetched) != data, "%s: %s was not true when it is said to have been fetched", name, data)
 	switch answer.Freshness {
 	case upstream.Miss:
 		stopIf(t, data != h.now(name), "%s: fetched %s while %s is true", name, data, h.now(name))
 	case upstream.Hit:
 		stopIf(t, age >= ttl, "%s: a hit of age %s", name, age)
 		for _, s := range h.states[name] {
-			stopIf(t, s.announced.After(answer.FetchedAt) && data != s.data && s.data != h.at(name, answer.FetchedAt), "%s: a hit on %s after %q was announced", name, data, s.data)
+			stopIf(t, s.announced.After(fetched) && data != s.data && s.data != h.at(name, fetched), "%s: a hit on %s after %q was announced", name, data, s.data)
 		}
 	case upstream.Stale:
-		if age > maxStale || !h.down(answer.FetchedAt) || !strings.Contains("Rejected.Throttling ServiceUnavailableTemporary InvalidAccessKeyId.NotFound", answer.Reason) {
+		if age > maxStale || !h.down(fetched) || !strings.Contains("Rejected.Throttling ServiceUnavailableTemporary InvalidAccessKeyId.NotFound", answer.Reason) {
 			t.Fatalf("%s: stale by %s because of %s", name, age, answer.Reason)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // overwritten.
 type record struct {
 	Ref       upstream.SecretRef
-	FetchedAt time.Time // wall clock
+	FetchedAt time.Time // by the newest time known then
 
 	// The interval in which the value is known to have been the same; see entry. Ticks go
 	// on counting from one run to the next.
@@ -32,16 +32,17 @@ type record struct {
 // encoded. The caller overwrites it.
 func (r *record) plain(limit int64) []byte {
 	data := r.Value.SecretData.Reveal()
-	if int64(len(data)) > limit {
-		return nil
-	}
 	meta := *r
 	meta.Value.SecretData = upstream.SecretData{}
 	text, err := json.Marshal(&meta)
 	if err != nil {
 		return nil
 	}
-	plain := make([]byte, 0, 4+len(text)+len(data))
+	size := 4 + len(text) + len(data)
+	if int64(size) > limit {
+		return nil
+	}
+	plain := make([]byte, 0, size)
 	plain = binary.BigEndian.AppendUint32(plain, uint32(len(text)))
 	return append(append(plain, text...), data...)
 }
@@ -71,17 +72,22 @@ func parseRecord(plain []byte) *record {
 	return &r.record
 }
 
-// endRecord returns the last record, with the number of those before it.
-func endRecord(count int) []byte {
-	return binary.BigEndian.AppendUint64(make([]byte, 4, 12), uint64(count))
+// endRecord returns the last record, with the number of those before it, and when it is written.
+func endRecord(count int, at time.Time) []byte {
+	end := binary.BigEndian.AppendUint64(make([]byte, 4, 20), uint64(count))
+	return binary.BigEndian.AppendUint64(end, uint64(at.UnixNano()))
 }
 
-// isEnd undoes endRecord. The JSON of no other record is empty.
-func isEnd(plain []byte) (count int, ok bool) {
-	if len(plain) != 12 || binary.BigEndian.Uint32(plain) != 0 {
-		return 0, false
+// isEnd undoes endRecord. The JSON of no other record is empty. Earlier versions left the time
+// out.
+func isEnd(plain []byte) (count int, at time.Time, ok bool) {
+	if len(plain) != 12 && len(plain) != 20 || binary.BigEndian.Uint32(plain) != 0 {
+		return 0, at, false
 	}
-	return int(binary.BigEndian.Uint64(plain[4:])), true
+	if len(plain) == 20 {
+		at = time.Unix(0, int64(binary.BigEndian.Uint64(plain[12:])))
+	}
+	return int(binary.BigEndian.Uint64(plain[4:])), at, true
 }
 
 // associatedData ties a record to its file and its place in it.
@@ -90,21 +96,51 @@ func associatedData(header []byte, index int) []byte {
 }
 
 // loadSealed puts what the sealed file holds into an empty cache. None of it is fresh: it
-// has to be confirmed, or is served stale while the upstream cannot answer.
+// has to be confirmed, or is served stale while the upstream cannot answer. How old it is
+// follows from the newest time in the file when the wall clock is behind that.
 func (c *Cache) loadSealed() {
 	if c.sealed == nil {
 		return
 	}
-	c.sealed.content = c.records
-	c.sealed.load(c.restore)
+	c.sealed.content, c.sealed.now = c.records, func() time.Time { return c.clock.known(c.now()) }
+	c.sealed.every = func() time.Duration { return c.limits.Load().MaxStale / confirmShare }
+	if c.limits.Load().MaxStale == Never {
+		c.sealed.changed(false) // nothing is to be in it
+		return
+	}
+	c.clock.told(c.sealed.load(c.restore))
+	if skew := c.clock.skew(); skew > 0 {
+		c.log.Warn("the clock of this host is behind the newest time in the sealed cache; the age of values is counted from that, and they are served as stale until the upstream answers",
+			"code", codeClockSkew, "behind", skew.Round(time.Second), "hint", "set the clock; check that time synchronisation works")
+	}
+	if old := c.dropTooOld(); old > 0 {
+		c.log.Info("values of the sealed cache are too old to be served", "path", c.sealed.path, "too_old", old, "loaded", c.sealed.st.Loaded)
+	}
 	c.evict()
 }
 
-// restore makes the value of r that of its entry. It reports false when it may not be served.
+// dropTooOld drops restored values that may not be served any more, and returns how many.
+func (c *Cache) dropTooOld() int {
+	st, now := &c.sealed.st, c.now()
+	for _, s := range c.shards {
+		sh := s.lock()
+		sh.each(func(e *entry) {
+			if sh.ended(e, now) {
+				sh.change(e)
+				e.clear()
+				e.sealed = false
+				st.TooOld++
+				st.Loaded--
+			}
+		})
+		sh.unlock()
+	}
+	return st.TooOld
+}
+
+// restore makes the value of r that of its entry. It reports false for what no cache has written.
 func (c *Cache) restore(r *record) bool {
-	limits := c.limits.Load()
-	if limits.MaxStale == Never || time.Since(r.FetchedAt) > limits.MaxStale || time.Until(r.FetchedAt) > clockSkew ||
-		r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() {
+	if r.Ref.Validate() != nil || r.Ref != r.Ref.WithDefaults() {
 		return false
 	}
 	sh := c.lock(r.Ref.SecretName)
@@ -112,10 +148,8 @@ func (c *Cache) restore(r *record) bool {
 	e := sh.obtain(r.Ref)
 	r.Value.SecretName = sharedName(r.Value.SecretName, e.ref.SecretName)
 	e.value, e.derived = &r.Value, new(upstream.Derived)
-	// The monotonic clock counts on from here: a clock that is set back later makes nothing younger.
-	now := time.Now()
-	e.fetchedAt, e.since, e.confirmed = now.Add(r.FetchedAt.Sub(now)), r.Since, r.Confirmed
-	e.sealed, e.sealedAt = true, c.at(r.FetchedAt)
+	e.fetchedAt, e.since, e.confirmed = c.clock.of(r.FetchedAt), r.Since, r.Confirmed
+	e.restored, e.sealed = true, true
 	if sh.oversize(e) {
 		e.clear()
 		return true // a smaller bound is no damage
@@ -164,21 +198,17 @@ func (c *Cache) records(yield func(*record) bool) {
 
 // record returns what belongs in the sealed file of e; nil for nothing.
 func (sh lockedShard) record(e *entry) *record {
-	if !sh.servable(e) {
+	if !sh.servable(e, sh.c.now()) {
 		return nil
 	}
-	e.sealed, e.sealedAt = true, sh.c.at(e.fetchedAt)
-	return &record{Ref: e.ref, FetchedAt: e.fetchedAt.Round(0).UTC(), Since: e.since, Confirmed: e.confirmed, Value: *e.value}
+	e.sealed = true
+	return &record{Ref: e.ref, FetchedAt: sh.c.clock.known(e.fetchedAt).UTC(), Since: e.since, Confirmed: e.confirmed, Value: *e.value}
 }
 
-// seal has the value of e written to the sealed file. What was merely confirmed is written
-// only when the age in the file has become too wrong.
+// seal has the value of e written to the sealed file. That it was merely confirmed is written
+// when all of the file is, now and then.
 func (sh lockedShard) seal(e *entry, changed bool) {
-	maxStale := sh.c.limits.Load().MaxStale
-	if maxStale == Never {
-		return
-	}
-	if changed || !e.sealed || sh.c.at(e.fetchedAt)-e.sealedAt >= int64(maxStale/confirmShare) {
+	if (changed || !e.sealed) && sh.c.limits.Load().MaxStale != Never {
 		sh.c.sealed.changed(false)
 	}
 }

@@ -42,6 +42,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	var sealed, refreshes sync.WaitGroup
 	end := make(chan struct{})
 	sealed.Go(func() { c.sealed.run(end) })
+	sealed.Go(func() { c.watchTime(end) })
 	c.dispatch(ctx, &refreshes)
 	err := c.stopFlights()
 	close(end)
@@ -199,8 +200,8 @@ func (c *Cache) Missing() []MissingSecret {
 			missing = append(missing, MissingSecret{p.Ref, &upstream.Error{Op: opGet, Ref: p.Ref, Message: "not fetched yet", Err: upstream.ErrUnavailable}})
 		case e.value == nil:
 			missing = append(missing, MissingSecret{p.Ref, sh.failureError(e)})
-		case e.expires <= c.now() && !sh.servable(e):
-			missing = append(missing, MissingSecret{p.Ref, sh.tooOldError(e, e.fetchedAt)})
+		case sh.ended(e, c.now()):
+			missing = append(missing, MissingSecret{p.Ref, sh.tooOldError(e, c.clock.wall(e.fetchedAt))})
 		}
 		sh.unlock()
 	}

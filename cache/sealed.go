@@ -32,13 +32,19 @@ const (
 	writeRate = 1 << 20 // bytes per second
 	goneRate  = 8 << 20
 
-	// confirmShare is the share of MaxStale by which the age in the file may exceed the true
-	// one: what was merely confirmed is not written each time.
+	// confirmShare is the share of MaxStale after which the file is written although nothing has
+	// changed: what was merely confirmed is not written each time. The file also tells the next
+	// run what time it was at least.
 	confirmShare = 64
 
-	// clockSkew is how far in the future a record may have been fetched: a clock that was
-	// set back must not make values immortal.
-	clockSkew = time.Minute
+	// maxRecord bounds a record, which holds one value.
+	maxRecord = 16 << 20
+
+	// maxForeign bounds what is read that cannot be opened.
+	maxForeign = 64 << 20
+
+	// sealOverhead is by how much a record is longer than what is in it.
+	sealOverhead = 5 + 12 + 16 // id of the key, nonce and tag
 
 	// leftover is how the names of unfinished files go on after that of the file.
 	leftover = ".new-"
@@ -56,7 +62,7 @@ var errInUse = errors.New("in use by another process")
 //
 //	header   sealedMagic, random id of the file
 //	records  length, AEAD(record), the most important first
-//	end      length, AEAD(no record, number of records)
+//	end      length, AEAD(no record, number of records, time)
 //
 // Lengths take four bytes. The associated data of each record are the header and its index,
 // and so records cannot be exchanged, moved or taken from another file, and what is cut off
@@ -69,6 +75,8 @@ type sealedFile struct {
 	key      tink.AEAD
 	log      *slog.Logger
 	content  func(yield func(*record) bool) // everything that belongs in the file
+	now      func() time.Time               // the newest time known
+	every    func() time.Duration           // between rewrites without a change
 	wake     bell                           // a rewrite becomes due, or due earlier
 
 	lock *os.File // nil until it is taken
@@ -99,17 +107,26 @@ func sameFolder(a, b string) bool {
 }
 
 // load calls restore with every record of the file that is authentic, in the order of the
-// file. restore reports whether the record can be used.
-func (s *sealedFile) load(restore func(*record) bool) {
+// file. restore reports whether the record can be used. load returns the newest time in the
+// file.
+func (s *sealedFile) load(restore func(*record) bool) (newest time.Time) {
 	// Without a folder there is no file, and a lock that cannot be taken only stops the writer.
 	if err := s.takeLock(); errors.Is(err, errInUse) {
-		return
+		return newest
 	}
-	err := s.read(func(r *record) {
+	note := func(t time.Time) {
+		if t.After(newest) {
+			newest = t
+		}
+	}
+	written, err := s.read(func(r *record) {
 		if r == nil || !restore(r) {
 			s.st.Refused++
+		} else {
+			note(r.FetchedAt)
 		}
 	})
+	note(written)
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, fs.ErrPermission):
@@ -120,58 +137,65 @@ func (s *sealedFile) load(restore func(*record) bool) {
 		s.log.Error("the sealed cache is damaged", "path", s.path, "err", err, "loaded", s.st.Loaded, "hint", "nothing: it is rebuilt; check the disk if it happens again")
 	}
 	if s.st.Refused > 0 {
-		s.log.Error("records of the sealed cache were refused: damaged, exchanged, sealed with another key, or too old", "path", s.path,
+		s.log.Error("records of the sealed cache were refused: damaged, exchanged or sealed with another key", "path", s.path,
 			"refused", s.st.Refused, "loaded", s.st.Loaded, "hint", "nothing: the file is rebuilt; if you did not restore or move it, find out who can write it")
 	}
+	return newest
 }
 
-// read calls fn with every record, nil for one that cannot be opened. Beside what fn keeps it
-// takes memory for one record, and it ends however long the file is.
-func (s *sealedFile) read(fn func(*record)) error {
+// read calls fn with every record, nil for one that cannot be opened, and returns when the file
+// was written. Beside what fn keeps it takes memory for one record. It reads no more than what
+// was sealed with its key, however much that is, and some of what was not.
+func (s *sealedFile) read(fn func(*record)) (written time.Time, err error) {
 	st, err := os.Stat(s.path) // before it is opened: to open a pipe waits for a writer
 	if err != nil {
-		return err
+		return written, err
 	}
 	if !st.Mode().IsRegular() {
-		return errors.New("it is not a regular file")
+		return written, errors.New("it is not a regular file")
 	}
 	f, err := os.Open(s.path)
 	if err != nil {
-		return err
+		return written, err
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(io.LimitReader(f, 4*s.maxBytes+4<<20), 64<<10)
+	in := bufio.NewReaderSize(f, 64<<10)
 	header := make([]byte, sealedHeader)
 	if _, err := io.ReadFull(in, header); err != nil || !bytes.HasPrefix(header, []byte(sealedMagic)) {
-		return errors.New("it is no sealed cache of this version")
+		return written, errors.New("it is no sealed cache of this version")
 	}
-	for index := 0; ; index++ {
-		sealed, err := s.readRecord(in)
+	left, foreign := st.Size()-int64(sealedHeader), int64(0)
+	for index := 0; foreign <= maxForeign; index++ {
+		sealed, err := readRecord(in, left)
 		if err != nil {
-			return fmt.Errorf("it has no end after %d records: %w", index, err)
+			return written, fmt.Errorf("it has no end after %d records: %w", index, err)
 		}
+		left -= int64(4 + len(sealed))
 		plain, err := s.key.Decrypt(sealed, associatedData(header, index))
 		if err != nil {
+			foreign += int64(len(sealed))
 			fn(nil)
 			continue
 		}
-		if count, ok := isEnd(plain); ok {
-			if _, err := in.ReadByte(); err != io.EOF || count != index {
-				return fmt.Errorf("its end comes after %d of %d records, and is not the last", index, count)
+		if count, written, ok := isEnd(plain); ok {
+			if left > 0 || count != index {
+				return written, fmt.Errorf("its end comes after %d of %d records, and is not the last", index, count)
 			}
-			return nil
+			return written, nil
 		}
 		fn(parseRecord(plain))
 	}
+	return written, errors.New("most of it was not sealed with the key")
 }
 
-func (s *sealedFile) readRecord(in io.Reader) ([]byte, error) {
+// readRecord reads a record from the last bytes of a file, of which left are left.
+func readRecord(in io.Reader, left int64) ([]byte, error) {
 	var length uint32
 	if err := binary.Read(in, binary.BigEndian, &length); err != nil {
 		return nil, err
 	}
-	if int64(length) > s.maxBytes+endSize {
-		return nil, errors.New("a record is longer than the bound of all")
+	if length < sealOverhead || length > maxRecord || int64(length) > left-4 {
+		return nil, fmt.Errorf("no record is %d bytes long", length)
 	}
 	sealed := make([]byte, length)
 	_, err := io.ReadFull(in, sealed)
@@ -207,25 +231,35 @@ func (s *sealedFile) pause() time.Duration {
 	return max(minPause, time.Duration(float64(s.st.Bytes)/rate*float64(time.Second)))
 }
 
-// run rewrites the file, the first time at once, until end is closed. Then it writes what is
-// left.
+// run rewrites the file until end is closed. Then it writes what is left. The first time is at
+// once, except when there are values in the file that seem to be too old: the clock may be ahead
+// and be put right before there is something new to write.
 func (s *sealedFile) run(end <-chan struct{}) {
 	if s == nil {
 		return
 	}
 	var failed setback
+	first := true
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		timer.Stop()
-		if err := s.rewrite(); err != nil {
+		if first && s.st.TooOld > 0 {
+			// Later.
+		} else if err := s.rewrite(); err != nil {
 			s.log.Error("the sealed cache cannot be written", "path", s.path, "err", err, "hint", "it is tried again; check space and permissions")
 			failed.add(err)
 			timer.Reset(failed.wait())
-		} else if failed.count > 0 {
-			s.log.Info("the sealed cache is written again", "path", s.path, "failures", failed.count)
-			failed = setback{}
+		} else {
+			if failed.count > 0 {
+				s.log.Info("the sealed cache is written again", "path", s.path, "failures", failed.count)
+				failed = setback{}
+			}
+			if s.stats().Records > 0 {
+				timer.Reset(max(s.every(), s.pause()))
+			}
 		}
+		first = false
 		last := time.Now()
 		for due := false; !due; {
 			select {
@@ -335,7 +369,7 @@ func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
 	}
 	for r := range s.content {
 		size, left := int64(0), s.maxBytes-st.Bytes
-		if plain := r.plain(left); plain != nil {
+		if plain := r.plain(min(left, maxRecord-sealOverhead)); plain != nil {
 			if size, err = put(plain, left); err != nil {
 				return st, err
 			}
@@ -346,7 +380,7 @@ func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
 			st.Skipped++
 		}
 	}
-	if _, err := put(endRecord(st.Records), endSize); err != nil {
+	if _, err := put(endRecord(st.Records, s.now()), endSize); err != nil {
 		return st, err
 	}
 	return st, out.Flush()

@@ -156,7 +156,7 @@ func (sh lockedShard) fresh(e *entry, now int64) (answer upstream.Answer, ok boo
 	}
 	sh.touch(e, now)
 	sh.hits++
-	return e.answer(), true
+	return e.answer(now), true
 }
 
 // touch records a use of e.

@@ -100,6 +100,10 @@ type Stats struct {
 
 	Outage string // reason while the upstream as a whole is taken to be down
 
+	// ClockBehind is by how much the clock of this host is behind the newest time that the
+	// sealed file or the upstream has told; 0 for less than a minute, and once the upstream has answered.
+	ClockBehind time.Duration
+
 	Sealed SealedStats
 }
 
@@ -110,10 +114,11 @@ type SealedStats struct {
 	Bytes   int64 // of the records
 	Pending int   // changes not yet written
 	Loaded  int   // values found at start
-	Refused int   // records found at start that were damaged, foreign or too old
+	TooOld  int   // values found at start that may not be served any more
+	Refused int   // records found at start that were damaged, exchanged or foreign
 	Skipped int   // values not written because the file is full
 	Errors  int   // failed writes
-	Rebuilt int   // times the file was started anew because it was damaged
+	Rebuilt int   // 1 when the file found at start was damaged as a whole or has no end
 }
 
 // Stats returns the counts of the cache.
@@ -138,6 +143,7 @@ func (c *Cache) Stats() Stats {
 		Subscriptions:        int(c.subscriptions.Load()),
 		SubscriptionsRefused: c.subsRefused.Load(),
 		Outage:               reason,
+		ClockBehind:          c.clock.skew(),
 		Scheduled:            c.due.count(),
 		Events:               int(c.events.Load()),
 		Sealed:               c.sealed.stats(),
@@ -164,8 +170,10 @@ type EntryStatus struct {
 	Size          int // bytes it costs
 
 	Fresh       bool
-	FetchedAt   time.Time // last confirmation by the upstream; zero: never
+	FetchedAt   time.Time // last confirmation by the upstream, by the wall clock; zero: never
+	Age         time.Duration
 	FreshUntil  time.Time // zero when not fresh
+	ServedUntil time.Time // if the upstream does not answer before; zero while nothing is wrong with it
 	NextRefresh time.Time // zero when none is planned
 
 	AskedBy string    // who asked a reader for the value last, see [upstream.Derived]; empty: nobody
@@ -190,9 +198,8 @@ func (c *Cache) Entries() []EntryStatus {
 	var all []EntryStatus
 	for _, each := range c.shards {
 		sh := each.lock()
-		now, wall := c.now(), time.Now().Round(0)
 		sh.each(func(e *entry) {
-			s := sh.status(e, now, wall)
+			s := sh.status(e)
 			if h := e.history; h != nil {
 				s.History, s.HistoryDropped = slices.Clone(h.events), h.dropped
 			}
@@ -217,31 +224,36 @@ func (c *Cache) Pinned() []EntryStatus {
 	for _, p := range pins {
 		sh := c.lock(p.Ref.SecretName)
 		if e := sh.find(p.Ref); e != nil {
-			all = append(all, sh.status(e, c.now(), time.Now().Round(0)))
+			all = append(all, sh.status(e))
 		}
 		sh.unlock()
 	}
 	return all
 }
 
-func (sh lockedShard) status(e *entry, now int64, wall time.Time) EntryStatus {
-	s := EntryStatus{
-		Ref: e.ref, Size: e.size, FetchedAt: e.fetchedAt.Round(0),
-		Fresh: now < e.expires, Pinned: e.pinned, Subscribers: len(e.subs),
+func (sh lockedShard) status(e *entry) EntryStatus {
+	now := sh.c.now()
+	s := EntryStatus{Ref: e.ref, Size: e.size, Fresh: now < e.expires, Pinned: e.pinned, Subscribers: len(e.subs)}
+	wall := func(at int64) time.Time { return sh.c.clock.wall(at) }
+	if e.fetchedAt != 0 {
+		s.FetchedAt, s.Age = wall(e.fetchedAt), time.Duration(now-e.fetchedAt)
 	}
 	if e.value != nil {
 		s.VersionID = e.value.VersionID
 		s.VersionStages = slices.Clone(e.value.VersionStages)
 		s.AskedBy, s.AskedAt = e.derived.LastAsked()
+		if e.fail != nil || sh.c.outage.down.Load() {
+			s.ServedUntil = wall(sh.end(e))
+		}
 	}
 	if s.Fresh {
-		s.FreshUntil = wall.Add(time.Duration(e.expires - now))
+		s.FreshUntil = wall(e.expires)
 	}
 	if due, ok := sh.c.due.dueOf(e); ok {
-		s.NextRefresh = wall.Add(time.Duration(max(due-now, 0)))
+		s.NextRefresh = wall(max(due, now))
 	}
 	if e.fail != nil {
-		s.LastError, s.LastErrorAt, s.Failures = upstream.Reason(e.fail.err), e.fail.at.Round(0), e.fail.count
+		s.LastError, s.LastErrorAt, s.Failures = upstream.Reason(e.fail.err), wall(e.fail.at), e.fail.count
 	}
 	return s
 }

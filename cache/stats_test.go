@@ -138,7 +138,7 @@ func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
 		want := []cache.EntryStatus{
 			{Ref: ref("a"), LastError: "Forbidden.ResourceNotFound", LastErrorAt: begin, Failures: 1},
 			{Ref: ref("b"), VersionID: "v1", VersionStages: []upstream.VersionStage{"ACSCurrent"}, Size: size, Pinned: true, Subscribers: 1,
-				Fresh: true, FetchedAt: begin, FreshUntil: begin.Add(time.Minute), NextRefresh: next,
+				Fresh: true, FetchedAt: begin, Age: time.Second, FreshUntil: begin.Add(time.Minute), ServedUntil: begin.Add(24 * time.Hour), NextRefresh: next,
 				LastError: "Rejected.Throttling", LastErrorAt: begin.Add(time.Second), Failures: 1, History: all[1].History},
 		}
 		failIf(t, fmt.Sprint(all) != fmt.Sprint(want), "got  %+v\nwant %+v", all, want)

@@ -24,10 +24,10 @@ func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, er
 		if e.value != nil {
 			bells = e.subs.bells()
 		}
-		sh.tellFailure(e, EventGone, err, f.beganAt)
+		sh.tellFailure(e, EventGone, err, f.began)
 		sh.refused(e, f, err)
 	default:
-		sh.tellFailure(e, EventFailed, err, f.beganAt)
+		sh.tellFailure(e, EventFailed, err, f.began)
 		sh.failed(e, f, err)
 	}
 	return outcomeOf(err), bells
@@ -38,7 +38,7 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 	value.SecretName = sharedName(value.SecretName, e.ref.SecretName)
 	before, confirmed := e.value, e.fetchedAt
 	outcome = Unchanged
-	f.answer = upstream.Answer{Value: e.value, Derived: e.derived, FetchedAt: f.beganAt, Freshness: upstream.Miss}
+	f.answer = upstream.Answer{Value: e.value, Derived: e.derived, Age: time.Duration(sh.c.now() - f.began), Freshness: upstream.Miss}
 	if !sameValue(before, value) {
 		outcome = Changed
 		f.answer.Value, f.answer.Derived = value, new(upstream.Derived)
@@ -63,7 +63,7 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 	sh.install(e, f, outcome != Unchanged)
 	switch {
 	case outcome != Unchanged && e.value != nil:
-		sh.tellVersion(e, before, confirmed, f.beganAt)
+		sh.tellVersion(e, before, confirmed, f.began)
 	case e.history != nil:
 		e.history.endRuns()
 	}
@@ -91,7 +91,7 @@ func (sh lockedShard) install(e *entry, f *flight, changed bool) {
 		e.since = f.end
 	}
 	e.confirmed = f.begin
-	e.fetchedAt = f.beganAt
+	e.fetchedAt, e.restored = f.began, false
 	e.fail = nil
 	e.asked = false
 	e.idle = false
@@ -101,10 +101,10 @@ func (sh lockedShard) install(e *entry, f *flight, changed bool) {
 		c.due.remove(e)
 		return
 	}
-	ttl, began := sh.ttlOf(e), c.at(f.beganAt)
-	e.took = time.Duration(c.now() - began)
-	e.expires = began + int64(ttl)
-	c.due.set(e, began+refreshAfter(ttl, e.took))
+	ttl := sh.ttlOf(e)
+	e.took = time.Duration(c.now() - f.began)
+	e.expires = f.began + int64(ttl)
+	c.due.set(e, f.began+refreshAfter(ttl, e.took))
 	sh.seal(e, changed)
 }
 
@@ -139,22 +139,14 @@ func (sh lockedShard) refused(e *entry, f *flight, err error) {
 // failed keeps the value of e, as long as it is young enough to be served.
 func (sh lockedShard) failed(e *entry, f *flight, err error) {
 	sh.noteFailure(e, f, err)
-	if e.value != nil && !sh.servable(e) {
-		f.note(slog.LevelError, "a last good value is too old to be served", "secret", e.ref.String(), "since", e.fetchedAt, "hint", "bring the upstream back, or raise cache.maxStale")
-		sh.lapse(e)
+	switch {
+	case e.value == nil:
+	case sh.ended(e, sh.c.now()):
+		sh.lapse(e, f)
+	default:
+		sh.c.ends.soon(sh.c.clock, sh.end(e))
 	}
 	sh.retryLater(e, err)
-}
-
-// lapse drops a value that became too old to be served.
-func (sh lockedShard) lapse(e *entry) {
-	sh.change(e)
-	sh.tell(e, Event{Kind: EventLapsed}, time.Now())
-	sh.unseal(e, false)
-	e.clear()
-	if e.fail != nil {
-		e.fail.lapsed = e.fetchedAt
-	}
 }
 
 func (sh lockedShard) noteFailure(e *entry, f *flight, err error) {
@@ -169,7 +161,7 @@ func (sh lockedShard) noteFailure(e *entry, f *flight, err error) {
 		f.note(level, "a secret could not be fetched", "secret", e.ref.String(), "code", upstream.Reason(err), "err", err, "hint", hintFor(err))
 	}
 	e.fail.add(err)
-	e.fail.at = time.Now()
+	e.fail.at = sh.c.now()
 }
 
 // hintFor says what an operator can do about a call that failed.

@@ -34,8 +34,8 @@ type Answer struct {
 	// Derived belongs to Value and lives as long.
 	Derived *Derived
 
-	// FetchedAt is when the upstream last confirmed Value.
-	FetchedAt time.Time
+	// Age is for how long the upstream had not confirmed Value when the answer was given.
+	Age time.Duration
 
 	Freshness Freshness
 

@@ -116,6 +116,9 @@ type Error struct {
 	RetryAfter time.Duration // how long the backend asked to wait; zero when it did not say
 	Err        error         // a sentinel
 
+	// Date is when the backend said so by its own clock, where it refuses ours; may be zero.
+	Date time.Time
+
 	// Unreached says that no request got through to the backend, as when nobody listens there:
 	// asking again costs it nothing.
 	Unreached bool

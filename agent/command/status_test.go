@@ -37,7 +37,7 @@ func busy(now time.Time) agent.Status {
 		}}},
 		Secrets: []agent.SecretStatus{
 			{Secret: "demo/db:ACSCurrent", VersionID: "v1", Held: true, Fresh: true, ConfirmedAt: now.Add(-90 * time.Second), FreshUntil: now.Add(210 * time.Second), NextRefresh: now.Add(time.Minute), AskedBy: "web", AskedAt: now.Add(-5 * time.Second)},
-			{Secret: "demo/db:ACSPrevious", VersionID: "v0", Held: true, ConfirmedAt: now.Add(-100 * time.Hour), Error: "ServiceUnavailable", Failures: 1234},
+			{Secret: "demo/db:ACSPrevious", VersionID: "v0", Held: true, ConfirmedAt: now.Add(-100 * time.Hour), Error: "ServiceUnavailable", Failures: 1234, ServedUntil: now.Add(3 * time.Hour)},
 			{Secret: long + ":ACSCurrent", VersionID: upstream.VersionID(strings.Repeat("0123456789", 6)), Held: true, Fresh: true, ConfirmedAt: now.Add(-9999 * 24 * time.Hour), Error: strings.Repeat("Code.", 20), Failures: 1, AskedBy: long, AskedAt: now},
 			{Secret: "gone:ACSCurrent", Error: "Forbidden.ResourceNotFound", Failures: 2},
 			{Secret: "idle:ACSCurrent", VersionStage: upstream.ACSCurrent, VersionID: "v7", VersionStages: []upstream.VersionStage{upstream.ACSCurrent, "a"}, Held: true, ConfirmedAt: now.Add(-10 * time.Minute)},
@@ -92,7 +92,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		{"web", "5s", "3", "1234567", "2", "10m", "left"},
 		{"kms-api", "127.0.0.1:2026", "signature"},
 		{"kms-api", "/run/kms.sock", "file", "mode"},
-		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "-", "stale:", "ServiceU"},
+		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "-", "stale,", "3h", "left:"},
 		{"gone", "-", "-", "-", "-", "-", "Forbidden."},
 		{"idle", "v7", "+a", "10m", "-", "-", "-", "expired"},
 		{"new", "-", "-", "-", "-", "-", "not", "fetched", "yet"},

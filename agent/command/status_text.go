@@ -175,12 +175,15 @@ func (b *picture) secrets(s agent.Status) {
 			state, m = "not fetched yet", doubtful
 		case !e.Held:
 			state, m = e.Error, bad
-		case !e.Fresh && e.Error != "":
-			state, m = "stale: "+e.Error, bad
+		case !e.Fresh && !e.ServedUntil.IsZero():
+			state, m = "stale, "+b.until(e.ServedUntil)+" left", bad
 		case !e.Fresh:
 			state, m = "expired", plain // asked for again at the next lookup
-		case e.Error != "":
-			state, m = e.Error, doubtful
+		case !e.ServedUntil.IsZero():
+			state, m = "fresh, "+b.until(e.ServedUntil)+" left", doubtful
+		}
+		if e.Held && e.Error != "" {
+			state += ": " + e.Error
 		}
 		if e.Failures > 1 {
 			state += " ×" + strconv.Itoa(e.Failures)

@@ -51,7 +51,7 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 			if err == nil {
 				values = append(values, bytes.TrimSuffix(s.batchValue(c, ref, a), []byte("\n"))...)
 				values = append(values, ',')
-				if worst == nil || a.Freshness > worst.Freshness || a.Freshness == worst.Freshness && a.FetchedAt.Before(worst.FetchedAt) {
+				if worst == nil || a.Freshness > worst.Freshness || a.Freshness == worst.Freshness && a.Age > worst.Age {
 					worst = a
 				}
 				continue

@@ -121,9 +121,9 @@
 // notes its phase in one atomic word and a sweep closes what has not moved for too long. In
 // return a timeout fires up to two sweeps late, which is two seconds at most.
 //
-// For the same reason the Age of a hit is read from a clock that the sweep sets, at most a
-// second late, and one hit in 64 of a connection is timed; reading the clock for all of them
-// would cost more than finding the value. Answers carry no Date and no Server header; they help
+// For the same reason one hit in 64 of a connection is timed, and who asked last is noted with a
+// clock that the sweep sets; reading the clock again for all of them would cost more than finding
+// the value. The Age of a value is that of the cache, which no setting of the clock changes. Answers carry no Date and no Server header; they help
 // nobody on a loopback.
 //
 // A waiting request is parked by hijacking the connection and replayed when it is woken: it

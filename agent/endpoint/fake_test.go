@@ -63,7 +63,7 @@ func value(name, version, data string, stages ...upstream.VersionStage) *upstrea
 }
 
 func answer(v *upstream.SecretValue, f upstream.Freshness) upstream.Answer {
-	return upstream.Answer{Value: v, Derived: new(upstream.Derived), FetchedAt: time.Now(), Freshness: f}
+	return upstream.Answer{Value: v, Derived: new(upstream.Derived), Freshness: f}
 }
 
 func refOf(name, stage string) upstream.SecretRef {

@@ -17,7 +17,7 @@ func TestEveryValueSaysHowItCame(t *testing.T) {
 	r.put(value("fresh", "v1", `{"k":"x"}`, upstream.ACSCurrent))
 	r.store(value("missed", "v1", `{"k":"x"}`, upstream.ACSCurrent))
 	stale := answer(value("stale", "v1", `{"k":"x"}`, upstream.ACSCurrent), upstream.Stale)
-	stale.Reason, stale.FetchedAt = "Rejected.Throttling", time.Now().Add(-90*time.Second)
+	stale.Reason, stale.Age = "Rejected.Throttling", 90*time.Second
 	r.mu.Lock()
 	r.stored[refOf("stale", "ACSCurrent")] = stale
 	r.mu.Unlock()

@@ -36,7 +36,7 @@ func newHeld(t testing.TB) (*Server, *conn) {
 	v := &upstream.SecretValue{SecretName: "app/db", VersionID: "v1", VersionStages: []upstream.VersionStage{upstream.ACSCurrent},
 		SecretData: upstream.NewSecretData([]byte(`{"username":"app","password":"first"}`)), SecretDataType: upstream.DataTypeText}
 	s, err := New(&held{ref: upstream.SecretRef{SecretName: "app/db", VersionStage: upstream.ACSCurrent},
-		a: upstream.Answer{Value: v, Derived: new(upstream.Derived), FetchedAt: time.Now()}}, Options{Callers: []Caller{DefaultCaller(token)}, MaxRequestsPerConnection: 16_000_000})
+		a: upstream.Answer{Value: v, Derived: new(upstream.Derived)}}, Options{Callers: []Caller{DefaultCaller(token)}, MaxRequestsPerConnection: 16_000_000})
 	if err != nil {
 		t.Fatal(err)
 	}

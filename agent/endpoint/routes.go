@@ -232,13 +232,8 @@ func (s *Server) setValueHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.
 
 // setCacheHeaders says how the cache came by a value, and how long ago the backend confirmed it.
 func (s *Server) setCacheHeaders(ctx *fasthttp.RequestCtx, c *conn, a *upstream.Answer) {
-	now := s.clock.Load() // a hit can be a second off
-	if a.Freshness != upstream.Hit {
-		now = time.Now().UnixNano()
-	}
 	h := &ctx.Response.Header
-	seconds := max(now-a.FetchedAt.UnixNano(), 0) / int64(time.Second)
-	h.SetCanonical(headerAge, strconv.AppendInt(c.age[:0], seconds, 10))
+	h.SetCanonical(headerAge, strconv.AppendInt(c.age[:0], int64(a.Age/time.Second), 10))
 	h.SetCanonical(headerXCache, xCache[min(a.Freshness, upstream.Stale)])
 	if a.Freshness == upstream.Stale && a.Reason != "" {
 		h.SetCanonical(headerXCacheReason, []byte(a.Reason))

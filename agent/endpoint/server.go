@@ -63,8 +63,8 @@ type Server struct {
 	wg        sync.WaitGroup
 	numbers   atomic.Uint64
 
-	// clock is the time as of the last sweep, in nanoseconds of Unix time. A hit reads it for
-	// Age, where a second does not matter.
+	// clock is the time as of the last sweep, in nanoseconds of Unix time, for what may be a
+	// second late.
 	clock atomic.Int64
 }
 

@@ -142,7 +142,7 @@ func tellClock(out *upstream.Error, h http.Header, now time.Time) {
 	}
 	if skew || out.Code == "InvalidSecurityToken.Expired" {
 		out.Message = fmt.Sprintf("%s, which answers %s", clock, out.Code)
-		out.Err, out.Code = upstream.ErrClockSkew, upstream.Code(upstream.ErrClockSkew)
+		out.Err, out.Code, out.Date = upstream.ErrClockSkew, upstream.Code(upstream.ErrClockSkew), date
 	} else {
 		out.Message = strings.TrimPrefix(out.Message+"; ", "; ") + clock
 	}

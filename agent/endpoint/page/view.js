@@ -20,7 +20,7 @@ let open = new Set(); // secrets whose details are shown, oldest first
 /** stateOf returns how a secret is doing: how grave it is, and in a word. */
 function stateOf(s) {
   if (s.Held && s.Fresh) return s.Failures ? { level: "warn", word: "refresh fails" } : { level: "ok", word: "fresh" };
-  if (s.Held) return s.Error ? { level: "warn", word: "stale" } : { level: "idle", word: "expired" };
+  if (s.Held) return s.ServedUntil ? { level: "warn", word: "stale" } : { level: "idle", word: "expired" };
   if (s.Declared) return { level: "bad", word: "missing" };
   return { level: "idle", word: s.Error ? "refused" : "not held" };
 }
@@ -34,11 +34,12 @@ function attention(s) {
     known.add(p.Subject);
     add(s.Ready ? "warn" : "bad", p.Subject.replace(/^(secret .*):ACSCurrent$/, "$1"), p.Reason);
   }
-  if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Outage}; last good values are served`);
+  if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Outage}; last good values are served${firstEnd(s)}`);
   const failing = s.Secrets.filter((x) => ["warn", "bad"].includes(stateOf(x).level) && !known.has(`secret ${x.Secret}`));
   for (const x of failing.slice(0, 5)) {
     const since = x.ConfirmedAt ? `, confirmed last at ${moment(x.ConfirmedAt)}` : "";
-    add(stateOf(x).level, `secret ${spelled(x)}`, `${stateOf(x).word}: ${x.Error ?? "no answer yet"}${since}`);
+    const until = x.ServedUntil ? `, served until ${moment(x.ServedUntil)}` : "";
+    add(stateOf(x).level, `secret ${spelled(x)}`, `${stateOf(x).word}: ${x.Error ?? "no answer yet"}${since}${until}`);
   }
   if (failing.length > 5) add("warn", `${failing.length - 5} more secrets`, "stand first in the list below");
   for (const f of s.Files) {
@@ -62,6 +63,7 @@ function attention(s) {
 }
 
 const earliest = (items, key) => items.filter((x) => x[key]).sort((a, b) => Date.parse(a[key]) - Date.parse(b[key]))[0];
+const firstEnd = (s) => (earliest(s.Secrets, "ServedUntil") ? `, the first until ${moment(earliest(s.Secrets, "ServedUntil").ServedUntil)}` : "");
 const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 /** lastFailure returns what failed last since the start, or nothing. */
@@ -226,9 +228,10 @@ function updateSecret(row, s) {
   }
   held.dataset.version = s.VersionId ?? "";
   rebuild(confirmed, s.ConfirmedAt, (at) => [el("span", { class: "on-narrow" }, "confirmed "), when(at, "ago")]);
-  rebuild(next, [s.NextRefresh, s.Failures, s.Error], ([at, failures, error]) => [
+  rebuild(next, [s.NextRefresh, s.Failures, s.Error, s.ServedUntil], ([at, failures, error, until]) => [
     el("span", { class: "on-narrow" }, "next "), when(at, "in"),
     error && el("span", { class: "error" }, failures > 1 ? `${failures} times ` : "", ...breakable(error)),
+    until && el("span", { class: "error" }, "served until ", moment(until)),
   ]);
   strip(since.firstChild, s, status.StartedAt);
 }
@@ -261,9 +264,10 @@ function updateDetails(row, s) {
       versions(picture, s.SecretName);
     }
   }
-  rebuild(facts, [s.Declared, s.FreshUntil, s.ConfirmedAt, s.NextRefresh, s.Subscribers, s.AskedBy, s.AskedAt, s.Error, s.ErrorAt, s.Failures], () => [
+  rebuild(facts, [s.Declared, s.FreshUntil, s.ServedUntil, s.ConfirmedAt, s.NextRefresh, s.Subscribers, s.AskedBy, s.AskedAt, s.Error, s.ErrorAt, s.Failures], () => [
     fact("Declared", s.Declared ? "yes: fetched at start, kept, part of readiness" : "no: held because it was asked for"),
     s.FreshUntil && fact("Fresh until", el("span", {}, moment(s.FreshUntil), ", ", when(s.FreshUntil, "in"))),
+    s.ServedUntil && fact("Served until", el("span", {}, moment(s.ServedUntil), ", ", when(s.ServedUntil, "in"), ", unless the upstream answers before")),
     s.Subscribers > 0 && fact("Waiting for changes", plural(s.Subscribers, "file, client or application", "files, clients and applications")),
     (s.AskedAt || s.AskedBy) && fact("Asked for last", el("span", {}, s.AskedBy ? `by ${s.AskedBy} ` : "", when(s.AskedAt, "ago"))),
     s.Error && fact("Last error", el("span", {}, s.Error, " ", when(s.ErrorAt, "ago"), s.Failures > 1 ? `, ${s.Failures} in a row` : "")),
