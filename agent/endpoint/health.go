@@ -104,7 +104,9 @@ func (s *Server) status(ctx *fasthttp.RequestCtx, c *conn) {
 }
 
 // viewer returns the caller, who is known.
-func (c *conn) viewer() Viewer { return Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may} }
+func (c *conn) viewer() Viewer {
+	return Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}
+}
 
 // showJSON answers with v, which is the status or a part of it.
 func (s *Server) showJSON(ctx *fasthttp.RequestCtx, c *conn, v any) {
