@@ -86,12 +86,15 @@ type Agent struct {
 	secrets []string // what was stored, and must not be in the log
 }
 
-// Start starts an agent in a copy of the example and stops it when the test ends. It returns
-// when the agent answers, which is not to say that it is ready. No stored value may have
-// reached its log by the end of the test.
-func Start(t *testing.T) *Agent {
+// Start starts an agent in a copy of the example, in which it makes the changes, and stops it
+// when the test ends. It returns when the agent answers, which is not to say that it is ready.
+// No stored value may have reached its log by the end of the test.
+func Start(t *testing.T, changes ...func(dir string)) *Agent {
 	t.Helper()
 	a := &Agent{Bin: Build(t), Dir: Copy(t)}
+	for _, change := range changes {
+		change(a.Dir)
+	}
 	cmd := exec.Command(a.Bin, "run", "--config", "agent.yaml")
 	cmd.Dir = a.Dir
 	cmd.Stderr = &a.log
