@@ -190,6 +190,7 @@ func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err err
 	sh.unlock()
 
 	c.evict()
+	c.judgeClock(f)
 	close(f.done)
 	for _, b := range bells {
 		b.ring()
@@ -215,7 +216,6 @@ func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
 		c.log.Info("the upstream answers again", "failures", failures)
 		c.due.spread(now, recoverySpread)
 	}
-	c.judgeClock(f)
 	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
 	c.fetches[outcome].Add(1)
 	if c.observe != nil {

@@ -484,6 +484,64 @@ func TestRecordsThatNoLongerFitAreLeftOut(t *testing.T) {
 	})
 }
 
+// A smaller bound of the file is no damage either: what was written stays until it is rewritten.
+func TestFileThatIsLargerThanItsBoundIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := sealedIn(t)
+		fillSealed(t, opts, 50)
+		var log upstreamtest.Buffer
+		opts.Logger = log.Logger()
+		for _, bound := range []int64{1000, 1} {
+			opts.Sealed.MaxBytes = bound
+			wantSurvivors(t, opts, 50, 50, 0, 0)
+		}
+		failIf(t, strings.Contains(log.String(), "sealed cache"), "log: %s", &log)
+		stop := start(t, open(t, fetchFunc(down), opts))
+		time.Sleep(settled)
+		stop()
+		failIf(t, !strings.Contains(log.String(), "is full"), "log: %s", &log)
+	})
+}
+
+// A length that is damaged costs no memory.
+func TestDamagedLengthTakesNoMemory(t *testing.T) {
+	opts := sealedIn(t)
+	fillSealed(t, opts, 1)
+	header := parts(readFile(t, opts.Sealed.Path))[0]
+	for _, length := range []uint32{0, 15 << 20, 60 << 20, 1<<32 - 1} {
+		writeFile(t, opts.Sealed.Path, header, binary.BigEndian.AppendUint32(nil, length), make([]byte, 1000))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		wantSurvivors(t, opts, 1, 0, 0, 1)
+		runtime.ReadMemStats(&after)
+		failIf(t, after.TotalAlloc-before.TotalAlloc > 8<<20, "length %d: %d bytes", length, after.TotalAlloc-before.TotalAlloc)
+	}
+}
+
+// When no stale value may be served, none is kept on disk: neither after a reload nor a start.
+func TestFileIsEmptyWithoutMaxStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, reload := range []bool{true, false} {
+			opts := sealedIn(t)
+			fillSealed(t, opts, 3)
+			limits := opts.Limits
+			limits.MaxStale = cache.Never
+			if !reload {
+				opts.Limits = limits
+			}
+			c := open(t, fetchFunc(down), opts)
+			stop := start(t, c)
+			synctest.Wait()
+			if reload {
+				setLimits(t, c, limits)
+			}
+			time.Sleep(settled)
+			failIf(t, len(parts(readFile(t, opts.Sealed.Path))) != 2, "reload %v: %d parts are in the file", reload, len(parts(readFile(t, opts.Sealed.Path))))
+			stop()
+		}
+	})
+}
+
 func TestFileInUseIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)
