@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"secretagent/upstream/upstreamtest"
 )
@@ -67,6 +68,11 @@ func TestOutagesOfTheCloud(t *testing.T) {
 			until("200 hit", "200")
 			proxy.Set(c.fault)
 			until("200 stale "+c.reason, "200")
+			const served = `secretagent_secret_served_until_timestamp_seconds{secret="app/db:ACSCurrent"}`
+			s, _ := w.statusOf(w.token())
+			if until := s.Secrets[0].ServedUntil; !until.Equal(s.Secrets[0].ConfirmedAt.Add(time.Hour)) || w.series()[served] != float64(until.UnixMilli())/1000 {
+				t.Errorf("served until %s in the status and %f in the metrics, confirmed at %s", until, w.series()[served], s.Secrets[0].ConfirmedAt)
+			}
 			must(t, w.reload(text("1s")))
 			until("503 ServiceUnavailableTemporary", "200 stale", "503")
 			if status, body := w.get("/ready"); status != http.StatusServiceUnavailable {
@@ -74,6 +80,9 @@ func TestOutagesOfTheCloud(t *testing.T) {
 			}
 			proxy.Set(upstreamtest.Fault{})
 			until("200 hit", "503", "200")
+			if s, _ := w.statusOf(w.token()); !s.Secrets[0].ServedUntil.IsZero() || w.series()[served] != 0 {
+				t.Errorf("an end is told although the upstream answers: %s", s.Secrets[0].ServedUntil)
+			}
 			if strings.Contains(w.log.String(), marker) {
 				t.Error("the log shows the value")
 			}

@@ -215,7 +215,7 @@ templates:
 	tab.await("all are held", "document.body.innerText.includes('Holding 500 secrets')")
 	must(t, cloud.stop())
 	w.eventually("a stale answer", func() bool { return w.ask("/v1/app/db", w.token()).Header.Get("X-Cache") == "stale" })
-	tab.await("outage", "document.querySelector('#attention').innerText.includes('app/db') && document.querySelector('#secrets-rows > tr').innerText.includes('stale')")
+	tab.await("outage", "document.querySelector('#attention').innerText.includes('app/db') && /stale[^]*served until \\d/.test(document.querySelector('#secrets-rows > tr').innerText)")
 	tab.await("strip of the outage", "document.querySelector('#secrets-rows .strip .failed') !== null && document.querySelector('#secrets-rows .strip .stale') !== null")
 	tab.fits("outage")
 	if tab.eval("window.hit") != nil {

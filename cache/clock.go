@@ -141,23 +141,25 @@ func (k *clock) skew() time.Duration {
 	return k.behind
 }
 
-// wall returns a time of the cache by the wall clock, wrong as that may be.
+// wall returns a time of the cache by the wall clock, wrong as that may be, to about a second: the
+// same one each time until the wall clock jumps.
 func (k *clock) wall(at int64) time.Time {
-	return time.Now().Round(0).Add(time.Duration(at - k.now()))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.epoch.Round(0).Add(k.drift + time.Duration(at-k.ahead.Load()))
 }
 
 // known returns a time of the cache by the newest time known. The next run reads it.
 func (k *clock) known(at int64) time.Time {
 	k.mu.Lock()
-	behind := k.behind
-	k.mu.Unlock()
-	return k.wall(at).Add(behind)
+	defer k.mu.Unlock()
+	return k.epoch.Round(0).Add(k.drift + k.behind + time.Duration(at-k.ahead.Load()))
 }
 
 // of returns a time that known has returned, in this run or before.
 func (k *clock) of(known time.Time) int64 {
 	k.mu.Lock()
-	behind := k.behind
-	k.mu.Unlock()
-	return k.now() + int64(time.Until(known.Round(0))-behind)
+	defer k.mu.Unlock()
+	since := max(-longest, min(longest, known.Round(0).Sub(k.epoch.Round(0))))
+	return k.ahead.Load() + int64(since-k.drift-k.behind)
 }
