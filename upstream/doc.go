@@ -24,8 +24,8 @@
 // # Secret bytes
 //
 // Secret bytes travel as [SecretData], which prints a placeholder however it is formatted.
-// [SecretData.Reveal] and [SecretData.RevealFields] are the only ways to the bytes, so a search
-// for Reveal lists every exit.
+// [SecretData.Reveal], [SecretData.RevealFields] and [SecretValue.RevealBytes] are the only ways to
+// the bytes, so a search for Reveal lists every exit.
 // A [SecretValue] is shared, not copied, once a backend has returned it: treat it as
 // read-only.
 //

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"unicode/utf8"
 )
 
 // What can be wrong with a field of a secret. None of them quotes the value or the field.
@@ -18,12 +17,16 @@ var (
 // it. Like what Reveal returns they must not reach a log, an error, a metric or a URL.
 type Fields map[string]json.RawMessage
 
-// RevealFields returns copies of the fields, or ErrNotObject when the bytes are anything but
-// one JSON object in UTF-8. The errors of encoding/json are not passed on: they quote what they
-// stumble over.
+// RevealFields returns copies of the fields. It fails with [ErrLoneSurrogate] for such JSON, with
+// ErrNotObject for everything else that is not one JSON object. The errors of encoding/json are
+// not passed on: they quote what they stumble over.
 func (d SecretData) RevealFields() (Fields, error) {
+	text, err := JSONText(d.Reveal())
+	if err == ErrLoneSurrogate {
+		return nil, err
+	}
 	var f Fields
-	if data := d.Reveal(); !utf8.Valid(data) || json.Unmarshal(data, &f) != nil || f == nil {
+	if err != nil || json.Unmarshal(text, &f) != nil || f == nil {
 		return nil, ErrNotObject
 	}
 	return f, nil

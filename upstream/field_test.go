@@ -35,6 +35,16 @@ func TestFieldsOfASecret(t *testing.T) {
 		{`{"a":"hunter2"} {}`, "a", "", upstream.ErrNotObject},
 		{`{"a":"hunter2"`, "a", "", upstream.ErrNotObject},
 		{"{\"a\":\"hunter2\xff\"}", "a", "", upstream.ErrNotObject},
+		{"\ufeff{\"a\":\"b\"}", "a", "b", nil},
+		{"\ufeffhunter2", "a", "", upstream.ErrNotObject},
+		{`{"a":"\ud83d\ude00\ud83d\ude01"}`, "a", "😀😁", nil},
+		{`{"a":"\\ud800 \n\ufffd"}`, "a", `\ud800 ` + "\n\ufffd", nil},
+		{`{"a":"\ud800"}`, "a", "", upstream.ErrLoneSurrogate},
+		{`{"a":"\uDC00x"}`, "a", "", upstream.ErrLoneSurrogate},
+		{`{"a":"\ud800\ud800\udc00"}`, "a", "", upstream.ErrLoneSurrogate},
+		{`{"a":"\ud83d\\ude00"}`, "a", "", upstream.ErrLoneSurrogate},
+		{`{"\udfff":1,"a":"b"}`, "a", "", upstream.ErrLoneSurrogate},
+		{`["\ud800"]`, "a", "", upstream.ErrLoneSurrogate},
 	} {
 		fields, err := upstream.NewSecretData([]byte(c.data)).RevealFields()
 		var got []byte

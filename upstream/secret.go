@@ -29,7 +29,7 @@ const (
 func (s VersionStage) BuiltIn() bool { return s == ACSCurrent || s == ACSPrevious }
 
 // The values of SecretDataType. Binary is only a marker: on the wire SecretData is text in
-// both cases, and the writer chooses the encoding.
+// both cases. The writer encodes, by convention with base64; see [SecretValue.RevealBytes].
 const (
 	DataTypeText   = "text"
 	DataTypeBinary = "binary"

@@ -23,7 +23,7 @@ func (a *app) getCommand() *cobra.Command {
 		Short: "Ask the running agent for a secret, as an application would",
 		Long: `Ask the endpoint of the running agent for a secret, as an application would, and print the
 value byte by byte (with a newline after it on a terminal only). Without a label the
-current version is meant.
+current version is meant. Of a binary secret the bytes are printed that its base64 stands for.
 
 The unix socket of the endpoint is used where one is configured, else TCP. The token is
 that of endpoint.tokenFile. Where endpoint.callers are configured, --caller says as which

@@ -97,8 +97,12 @@ func (a *app) secretCreateCommand() *cobra.Command {
 and labels. The value is taken byte by byte from a file, standard input or --data, a final
 newline included.
 
+With --data-type binary the bytes are stored as base64, which is what Alibaba's SDKs and
+controllers expect of a binary secret. A value that is base64 already is stored as it is.
+
 Without --version-id the id is made from the time, such as 20260131T120000.123Z.`,
 		Example: `  secretagent secret create demo/db --version-id v1 --data-file value.json
+  secretagent secret create demo/keystore --data-type binary --data-file keystore.p12
   secretagent secret random-password | secretagent secret create demo/pw --data-file -`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -140,6 +144,9 @@ func (a *app) secretPutCommand() *cobra.Command {
 		Long: `Add a version to a secret and move ACSCurrent to it, or the labels of --stage instead. Print
 name, version id and labels. The value is taken byte by byte from a file, standard input or
 --data, a final newline included.
+
+With --data-type binary the bytes are stored as base64, which is what Alibaba's SDKs and
+controllers expect of a binary secret. A value that is base64 already is stored as it is.
 
 Without --version-id the id is made from the time, such as 20260131T120000.123Z. The same id
 with the same value changes nothing, with another value it is refused: scripts that may be
@@ -218,7 +225,8 @@ func (a *app) secretGetCommand() *cobra.Command {
 		Short: "Print the value of a secret from the upstream itself",
 		Long: `Print the value of a version of a secret byte by byte (with a newline after it on a terminal
 only), read from the upstream itself. Without label and --version-id the current version is
-meant. With --output json the answer is the JSON of GetSecretValue.
+meant. Of a binary secret the bytes are printed that its base64 stands for. With --output json
+the answer is the JSON of GetSecretValue, which has the base64.
 
 "secretagent get" asks the endpoint of the running agent instead, as an application would.`,
 		Example: `  secretagent secret get demo/db
@@ -238,7 +246,7 @@ meant. With --output json the answer is the JSON of GetSecretValue.
 				case flags.out.json():
 					return a.write(upstream.GetSecretValueJSON(&value))
 				case flags.field == "":
-					return a.printRaw(value.SecretData.Reveal())
+					return a.printRaw(value.RevealBytes())
 				}
 				part, err := fieldOf(ref, value.SecretData, flags.field)
 				if err != nil {

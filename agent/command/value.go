@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,7 @@ func newValueFlags(cmd *cobra.Command, idUsage string) *valueFlags {
 	cmd.Flags().StringVar(&f.id, "version-id", "", idUsage)
 	cmd.Flags().StringVar(&f.data, "data", "", "the `value` itself; other users can see it in the process list")
 	cmd.Flags().StringVar(&f.file, "data-file", "", "`file` with the value, byte by byte; - for standard input")
-	cmd.Flags().StringVar(&f.dataType, "data-type", upstream.DataTypeText, "`type` mark of the value: text or binary")
+	cmd.Flags().StringVar(&f.dataType, "data-type", upstream.DataTypeText, "`type` of the value: text, or binary, which is stored as base64 and encoded here where it is not yet")
 	return f
 }
 
@@ -63,14 +64,23 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 			return upstream.SecretData{}, err
 		}
 	}
+	most := upstream.MaxSecretDataLen
+	if f.dataType == upstream.DataTypeBinary && len(value) > 0 {
+		if _, encoded := upstream.DecodeBase64(value); encoded {
+			a.printf("%s: the value is base64 already and stored as it is", source)
+		} else {
+			value = base64.StdEncoding.AppendEncode(nil, value)
+			most = base64.StdEncoding.DecodedLen(most)
+		}
+	}
 	switch {
 	case len(value) == 0:
 		return upstream.SecretData{}, usagef("%s: the value is empty", source)
 	case len(value) > upstream.MaxSecretDataLen:
-		return upstream.SecretData{}, usagef("%s: the value is larger than %d bytes", source, upstream.MaxSecretDataLen)
+		return upstream.SecretData{}, usagef("%s: the value is larger than %d bytes", source, most)
 	case !utf8.Valid(value):
 		return upstream.SecretData{}, withHint(usagef("%s: the value is not UTF-8 text, which the KMS API cannot carry", source),
-			"encode it, for instance with base64, and mark it with --data-type binary")
+			"store bytes with --data-type binary")
 	}
 	return upstream.NewSecretData(value), nil
 }
@@ -97,9 +107,12 @@ func (f *valueFlags) readFile(a *app) (value []byte, source string, err error) {
 
 // fieldOf returns one field of a JSON object as text. What it does not have is not found.
 func fieldOf(ref upstream.SecretRef, data upstream.SecretData, field string) ([]byte, error) {
-	message := "the value is no JSON object, so it has no fields"
 	fields, err := data.RevealFields()
-	if err == nil {
+	message := "the value is no JSON object, so it has no fields"
+	switch {
+	case errors.Is(err, upstream.ErrLoneSurrogate):
+		message = "no field can be read: " + err.Error()
+	case err == nil:
 		text, err := fields.Text(field)
 		switch {
 		case err == nil:

@@ -68,7 +68,7 @@ func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body,
 	// When another was faster to add a form, the next request tries again.
 	if p.derived != nil && more.length <= maxForms && p.forms.CompareAndSwap(first, more) {
 		n := preparedSize
-		if f != FormatRaw || field != "" { // that is the memory of the value itself
+		if raw := v.SecretData.Reveal(); len(raw) == 0 || len(more.data) == 0 || &more.data[0] != &raw[0] { // memory of its own
 			n += len(more.data)
 		}
 		p.derived.Grow(n)

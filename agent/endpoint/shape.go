@@ -21,7 +21,7 @@ const (
 
 	// FormatAWS is the GetSecretValue response of AWS Secrets Manager: ARN, Name, VersionId,
 	// SecretString, VersionStages as an array, CreatedDate as a number. Data of type binary
-	// is SecretBinary, in base64. In requests AWSCURRENT and AWSPREVIOUS mean ACSCurrent and
+	// is SecretBinary: the base64 of its bytes, see FormatRaw. In requests AWSCURRENT and AWSPREVIOUS mean ACSCurrent and
 	// ACSPrevious. The agent knows neither region nor account, so the ARN leaves them empty.
 	FormatAWS
 
@@ -31,7 +31,8 @@ const (
 	FormatVault
 
 	// FormatRaw is the bytes alone, as application/json, text/plain or
-	// application/octet-stream.
+	// application/octet-stream. Those of a binary secret are what its base64 stands for; when
+	// it is not base64 they are its data as it is.
 	FormatRaw
 
 	numFormats
@@ -74,10 +75,20 @@ func shape(v *upstream.SecretValue, f Format) body {
 	case FormatVault:
 		return body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
 	case FormatRaw:
-		return body{contentTypeOf(v), v.SecretData.Reveal()}
+		return body{contentTypeOf(v), rawBytes(v)}
 	default:
 		return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
 	}
+}
+
+// rawBytes returns the bytes of v: the memory of the value itself where they are no others.
+func rawBytes(v *upstream.SecretValue) []byte {
+	if v.SecretDataType == upstream.DataTypeBinary {
+		if decoded, ok := upstream.DecodeBase64(v.SecretData.Reveal()); ok {
+			return upstream.Erasable(decoded)
+		}
+	}
+	return v.SecretData.Reveal()
 }
 
 func contentTypeOf(v *upstream.SecretValue) []byte {
@@ -94,7 +105,7 @@ func contentTypeOf(v *upstream.SecretValue) []byte {
 
 // isJSON reports whether data is one JSON text that opens with first.
 func isJSON(data []byte, first byte) bool {
-	data = bytes.TrimLeft(data, " \t\r\n")
+	data = bytes.TrimLeft(upstream.TrimBOM(data), " \t\r\n")
 	return len(data) > 0 && data[0] == first && json.Valid(data)
 }
 
@@ -115,7 +126,7 @@ func shapeAWS(v *upstream.SecretValue) []byte {
 		CreatedDate:   v.CreateTime.Unix(),
 	}
 	if v.SecretDataType == upstream.DataTypeBinary {
-		out.SecretBinary = v.SecretData.Reveal()
+		out.SecretBinary = v.RevealBytes()
 	} else {
 		out.SecretString = string(v.SecretData.Reveal())
 	}
@@ -123,7 +134,7 @@ func shapeAWS(v *upstream.SecretValue) []byte {
 }
 
 func shapeVault(v *upstream.SecretValue) []byte {
-	data := json.RawMessage(v.SecretData.Reveal())
+	data := json.RawMessage(upstream.TrimBOM(v.SecretData.Reveal()))
 	if !isJSON(data, '{') {
 		data = encode(map[string]string{"value": string(v.SecretData.Reveal())})
 	}

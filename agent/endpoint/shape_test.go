@@ -19,16 +19,26 @@ func TestFormats(t *testing.T) {
 	binary := value("binary", "v1", "AAEC", upstream.ACSCurrent)
 	binary.SecretDataType = upstream.DataTypeBinary
 	r.put(binary)
+	marked := value("marked", "v1", "no base64", upstream.ACSCurrent)
+	marked.SecretDataType = upstream.DataTypeBinary
+	r.put(marked)
+	r.put(value("bom", "v1", "\ufeff{\"a\":\"b\"}", upstream.ACSCurrent))
+	r.put(value("half", "v1", `{"a":"\ud800"}`, upstream.ACSCurrent))
 	for _, test := range []struct{ target, contentType, want string }{
 		{"/v1/json?format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"{\"username\":\"app\",\"password\":\"<&>\\u00e9\",\"port\":5432,\"big\":12345678901234567890,\"nested\":{\"a\":[1]}}","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
-		{"/v1/binary?format=aws", "application/json", `{"ARN":"acs:kms:::secret/binary","Name":"binary","VersionId":"v1","SecretBinary":"` + base64.StdEncoding.EncodeToString([]byte("AAEC")) + `","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
+		{"/v1/binary?format=aws", "application/json", `{"ARN":"acs:kms:::secret/binary","Name":"binary","VersionId":"v1","SecretBinary":"AAEC","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
 		{"/v1/json?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"v3","VersionStages":"ACSCurrent,Next"},"deletion_time":"","destroyed":false,"version":3}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/text?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"line\none \"quoted\" <b>"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"blue","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":0}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/array?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"[1,2]"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"7","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":7}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/json?format=raw", "application/json", `{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}}`},
 		{"/v1/array?format=raw", "application/json", `[1,2]`},
 		{"/v1/text?format=raw", "text/plain; charset=utf-8", "line\none \"quoted\" <b>"},
-		{"/v1/binary?format=raw", "application/octet-stream", "AAEC"},
+		{"/v1/binary?format=raw", "application/octet-stream", "\x00\x01\x02"},
+		{"/v1/binary?format=kms", "application/json", `{"SecretName":"binary","VersionId":"v1","SecretData":"AAEC","SecretDataType":"binary","SecretType":"Generic","VersionStages":{"VersionStage":["ACSCurrent"]},"CreateTime":"2024-02-21T15:39:26Z","RequestId":"req-of-the-read"}`},
+		{"/v1/marked?format=aws", "application/json", `{"ARN":"acs:kms:::secret/marked","Name":"marked","VersionId":"v1","SecretBinary":"` + base64.StdEncoding.EncodeToString([]byte("no base64")) + `","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
+		{"/v1/marked?format=raw", "application/octet-stream", "no base64"},
+		{"/v1/bom?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"a":"b"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"v1","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":1}},"wrap_info":null,"warnings":null,"auth":null}`},
+		{"/v1/bom?field=a", "text/plain; charset=utf-8", "b"},
 		{"/v1/json?field=username", "text/plain; charset=utf-8", "app"},
 		{"/v1/json?field=password", "text/plain; charset=utf-8", "<&>é"},
 		{"/v1/json?field=port", "text/plain; charset=utf-8", "5432"},
@@ -64,6 +74,7 @@ func TestFormats(t *testing.T) {
 		"/v1/spaced?field=none":   {404, "FieldNotFound"},
 		"/v1/text?field=username": {400, "InvalidParameter"},
 		"/v1/array?field=0":       {400, "InvalidParameter"},
+		"/v1/half?field=a":        {400, "InvalidParameter"},
 	} {
 		if got := r.get(t, target); got.status != want.status || got.code != want.code {
 			t.Errorf("%s: %d %s", target, got.status, got.code)
