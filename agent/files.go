@@ -94,7 +94,8 @@ func content(c *config.Content) render.Content {
 	}
 	for _, s := range c.Secrets {
 		out.Secrets = append(out.Secrets, render.FormatSecret{
-			Ref: s.Name, Key: s.Key, Field: s.Field, Keys: s.Keys, Prefix: s.Prefix, UpperCase: s.Case == "upper",
+			Ref: s.Name, Key: s.Key, Field: s.Field, Keys: s.Keys, Prefix: s.Prefix,
+			Case: render.Case(s.Case), Sanitize: s.Sanitize, Decode: render.Decode(s.Decode),
 		})
 	}
 	return out

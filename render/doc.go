@@ -20,11 +20,20 @@
 //	secretJSON "name"              the value as an object or list; numbers stay exact
 //	secretField "name" "field"     one field of a JSON value
 //	secretVersion "name" "id"      one version, whatever its labels
+//	secretVersionId "name"         the id of the version that secret "name" gives
 //	secretOr "name" "default"      the default only when there is no such secret
 //
 // and besides them parseJSON, parseYAML, parseTOML, toJSON, toJSONPretty, toYAML, toTOML,
-// base64Encode, base64Decode, base64URLEncode, base64URLDecode, shellQuote, the functions of
-// text/template and the repeatable part of sprig, none of which hides an error. Nothing reads
+// base64Encode, base64Decode, base64URLEncode, base64URLDecode, the functions of text/template and
+// the repeatable part of sprig, none of which hides an error, and for values in files of others
+//
+//	shellQuote         one word of sh, or a value of systemd's EnvironmentFile
+//	propertiesEscape   a key or value of java.util.Properties
+//	pgpassEscape       a field of PostgreSQL's password file
+//	iniQuote           a value of a MySQL option file, of git config, of PHP's parse_ini_file
+//	phpQuote           a string literal of PHP
+//
+// which take numbers and booleans too and refuse what their file cannot carry. Nothing reads
 // the environment, files, the network, the clock or a random source: the same secrets give the
 // same bytes. Which secrets a template reads is learned while it executes and need not be
 // declared.

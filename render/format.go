@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"secretagent/upstream"
@@ -22,10 +21,12 @@ import (
 // Format writes secrets without a template. Entries are sorted by name, one on a line.
 type Format string
 
-// The formats. Objects and lists inside a secret are kept in json, yaml and toml; in env and
-// properties they are written as compact JSON text.
+// The formats. Objects and lists inside a secret are kept in json, yaml and toml; in env, shell,
+// docker and properties they are written as compact JSON text.
 const (
-	Env        Format = "env"        // NAME=value, quoted for sh and for systemd's EnvironmentFile
+	Env        Format = "env"        // NAME=value for every common reader of .env files; what one of them would read otherwise is refused
+	Shell      Format = "shell"      // NAME=value for sh and systemd's EnvironmentFile alone, which read every value
+	Docker     Format = "docker"     // NAME=value, never quoted, for docker --env-file and kubectl --from-env-file
 	JSON       Format = "json"       // one object
 	YAML       Format = "yaml"       // one mapping, its scalars double-quoted
 	TOML       Format = "toml"       // one table
@@ -34,7 +35,7 @@ const (
 	PEM        Format = "pem"        // PEM blocks of one or more secrets, checked, one after the other
 )
 
-var formats = []string{string(Env), string(JSON), string(YAML), string(TOML), string(Properties), string(Raw), string(PEM)}
+var formats = []string{string(Env), string(Shell), string(Docker), string(JSON), string(YAML), string(TOML), string(Properties), string(Raw), string(PEM)}
 
 // formatContent writes secrets in a format.
 type formatContent struct {
@@ -77,7 +78,11 @@ func (c *formatContent) write(s *secretReader, out *output) error {
 	}
 	switch c.format {
 	case Env:
-		return writeLines(out, pairs, envLine)
+		return writeLines(out, pairs, variableLine(envName, dotenvQuote))
+	case Shell:
+		return writeLines(out, pairs, variableLine(envName, shellQuote))
+	case Docker:
+		return writeLines(out, pairs, variableLine(dockerName, dockerPlain))
 	case Properties:
 		return writeLines(out, pairs, propertiesLine)
 	case TOML:
@@ -101,6 +106,7 @@ func (c *formatContent) writeWhole(s *secretReader, out *output) error {
 			return err
 		}
 		text := string(value.SecretData.Reveal())
+		encoded := secret.Decode == DecodeBase64 || secret.Decode == DecodeAuto && value.SecretDataType == upstream.DataTypeBinary
 		if secret.Field != "" {
 			fields, err := fieldsOf(secret.Ref, value)
 			if err != nil {
@@ -114,6 +120,13 @@ func (c *formatContent) writeWhole(s *secretReader, out *output) error {
 				return refuse("secret %s has no field %q; names are case-sensitive", secret.Ref, secret.Field)
 			}
 			text = string(field)
+		}
+		if encoded {
+			decoded, ok := upstream.DecodeBase64([]byte(text))
+			if !ok {
+				return refuse("secret %s is not base64, which decode: %s expects", secret.Ref, secret.Decode)
+			}
+			text = string(decoded)
 		}
 		if c.format == PEM {
 			if !isPEM(text) {
@@ -205,20 +218,29 @@ func (f *FormatSecret) pairs(s *secretReader) ([]pair, error) {
 	return pairs, nil
 }
 
-// name applies prefix and case.
+// name applies prefix, case and Sanitize.
 func (f *FormatSecret) name(key string) string {
 	key = f.Prefix + key
-	if f.UpperCase {
+	switch f.Case {
+	case UpperCase:
 		key = strings.ToUpper(key)
+	case LowerCase:
+		key = strings.ToLower(key)
+	}
+	if f.Sanitize {
+		key = notInName.ReplaceAllLiteralString(key, "_")
 	}
 	return key
 }
 
-// writeLines writes every pair as one entry. An error names the secret and the position of
-// the entry, not its name, which may come from the secret.
+// writeLines writes every pair as one entry. An error names secret and entry, but gives the
+// position of one whose name is no variable's: it may come from the secret and be anything.
 func writeLines(out *output, pairs []pair, line func(*output, pair) error) error {
 	for i, p := range pairs {
 		if err := line(out, p); err != nil {
+			if dockerName.MatchString(p.name) {
+				return refuse("%s, from secret %s: %s", p.name, p.from, err)
+			}
 			return refuse("entry %d of %d in the order of names, from secret %s: %s", i+1, len(pairs), p.from, err)
 		}
 		out.text("\n")
@@ -236,40 +258,30 @@ func flatText(p pair) (string, error) {
 }
 
 var (
-	envName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	envBare   = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,-]+$`)
-	yamlBare  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
-	yamlWords = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`) // YAML 1.1 and 1.2
-	tomlBare  = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	notInName  = regexp.MustCompile(`[^A-Za-z0-9_]`)
+	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	dockerName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`) // of kubectl too
+	yamlBare   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*$`)
+	yamlWords  = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null)$`) // YAML 1.1 and 1.2
+	tomlBare   = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 )
 
-func envLine(out *output, p pair) error {
-	if !envName.MatchString(p.name) {
-		return refuse("its name is not one of a variable, [A-Za-z_][A-Za-z0-9_]*; rename it")
-	}
-	text, err := flatText(p)
-	if err != nil {
-		return err
-	}
-	if strings.ContainsRune(text, 0) {
-		return refuse("it holds a NUL byte, which no variable can carry; use another format")
-	}
-	out.text(p.name + "=")
-	out.value(envQuote(text))
-	return nil
-}
-
-// envQuote quotes for sh and systemd alike. Plain text stays bare, for readers that know no
-// quotes; single quotes keep everything else literal, line breaks included; what holds a
-// single quote goes into double quotes with the four characters escaped that both unescape.
-func envQuote(s string) string {
-	switch {
-	case envBare.MatchString(s):
-		return s
-	case !strings.Contains(s, "'"):
-		return "'" + s + "'"
-	default:
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(s) + `"`
+// variableLine returns what writes NAME=value, the value as quote gives it.
+func variableLine(name *regexp.Regexp, quote func(string) (string, error)) func(*output, pair) error {
+	return func(out *output, p pair) error {
+		if !name.MatchString(p.name) {
+			return refuse("its name is not one of a variable, %s; rename it or set sanitize", strings.Trim(name.String(), "^$"))
+		}
+		text, err := flatText(p)
+		if err != nil {
+			return err
+		}
+		if text, err = quote(text); err != nil {
+			return err
+		}
+		out.text(p.name + "=")
+		out.value(text)
+		return nil
 	}
 }
 
@@ -279,30 +291,9 @@ func propertiesLine(out *output, p pair) error {
 	if err != nil {
 		return err
 	}
-	out.text(propertiesEscape(p.name, true) + "=")
-	out.value(propertiesEscape(text, false))
+	out.text(propertiesKey(p.name) + "=")
+	out.value(propertiesValue(text))
 	return nil
-}
-
-func propertiesEscape(s string, key bool) string {
-	var b strings.Builder
-	for i, r := range s {
-		if at := strings.IndexRune("\t\n\r\f", r); at >= 0 {
-			b.WriteString(`\` + "tnrf"[at:at+1])
-			continue
-		}
-		switch {
-		case r == ' ' && (key || i == 0), strings.ContainsRune(`=:#!\`, r):
-			b.WriteString(`\` + string(r))
-		case r >= ' ' && r <= '~':
-			b.WriteRune(r)
-		default:
-			for _, half := range utf16.Encode([]rune{r}) {
-				fmt.Fprintf(&b, `\u%04X`, half)
-			}
-		}
-	}
-	return b.String()
 }
 
 func writeJSON(out *output, pairs []pair) error {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/goccy/go-yaml"
+
+	"secretagent/upstream"
 )
 
 // awkward are values that break naive escaping somewhere.
@@ -27,7 +29,7 @@ var awkward = []string{
 // not ours or, where there is none here, by one written from the format's own description.
 func TestFormatsRoundTrip(t *testing.T) {
 	for name, parse := range map[string]func(*testing.T, string) map[string]string{
-		"env": parseEnvWithShell, "env, strictly": parseEnvStrictly, "properties": parseProperties,
+		"shell": parseEnvWithShell, "shell, strictly": parseEnvStrictly, "properties": parseProperties,
 		"json": parseWith(json.Unmarshal), "yaml": parseWith(yaml.Unmarshal), "toml": parseWith(toml.Unmarshal),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -35,11 +37,11 @@ func TestFormatsRoundTrip(t *testing.T) {
 			object := map[string]string{}
 			for i, v := range awkward {
 				object[fmt.Sprintf("KEY_%03d", i)] = v
-				if v != "" && format != "env" {
+				if v != "" && format != "shell" {
 					object[v] = fmt.Sprint(i) // as a name
 				}
 			}
-			if format != "env" {
+			if format != "shell" {
 				object["nul"] = "a\x00b"
 			}
 			kind, text := renderSecret(t, Format(format), object)
@@ -240,6 +242,14 @@ func TestFormatsRefuse(t *testing.T) {
 	}{
 		{`{"A":"x\u0000y"}`, Env, FormatSecret{}, "NUL"},
 		{`{"A":null}`, Env, FormatSecret{}, "null"},
+		{`{"A":"x\u0000y"}`, Shell, FormatSecret{}, "NUL"},
+		{`{"A.b-c":"x\ny"}`, Docker, FormatSecret{}, "A.b-c, from secret s:ACSCurrent: it holds a line break"},
+		{`{"1A":"x"}`, Docker, FormatSecret{}, "entry 1 of 1"},
+		{`{"a":"b"}`, JSON, FormatSecret{Decode: DecodeBase64}, "must be none"},
+		{`no base64`, Raw, FormatSecret{Decode: DecodeBase64}, "not base64"},
+		{`{"a":"AAEC"}`, Raw, FormatSecret{Field: "a", Decode: DecodeAuto}, "type of the secret as a whole"},
+		{`{"a":"\ud800"}`, JSON, FormatSecret{}, "half of a surrogate pair"},
+		{`{"a":"b","c":"\udc00"}`, Raw, FormatSecret{Field: "a"}, "half of a surrogate pair"},
 		{`{"A":null}`, Properties, FormatSecret{}, "null"},
 		{`{"A":{"b":[null]}}`, TOML, FormatSecret{}, "null"},
 		{`{"A":12345678901234567890}`, TOML, FormatSecret{}, "64 bits"},
@@ -251,7 +261,7 @@ func TestFormatsRefuse(t *testing.T) {
 		{`{"a":1}`, Raw, FormatSecret{Field: "b"}, `no field "b"`},
 		{`{"a":null}`, Raw, FormatSecret{Field: "a"}, "is null"},
 		{`{"a":1}`, JSON, FormatSecret{Keys: map[string]string{"b": "c"}}, `no key "b"`},
-		{`{"a":1,"A":2}`, JSON, FormatSecret{UpperCase: true}, "same name"},
+		{`{"a":1,"A":2}`, JSON, FormatSecret{Case: UpperCase}, "same name"},
 		{`{"` + marker + ` x":"` + marker + `"}`, Env, FormatSecret{}, "entry 1 of 1"},
 	} {
 		src := sourceOf("s", c.secret)
@@ -261,6 +271,34 @@ func TestFormatsRefuse(t *testing.T) {
 			t.Errorf("%s of %s: %s %q, want %q", c.format, c.secret, kind, got, c.want)
 		}
 	}
+}
+
+// Ensure that raw writes the bytes that base64 stands for where that is asked for, and that auto
+// goes by the type of the secret.
+func TestRawBytes(t *testing.T) {
+	src := sourceOf("text", "AAEC", "object", `{"p12":"AAEC"}`)
+	for _, name := range []string{"binary", "marked"} {
+		src.values[ref(name).WithDefaults()] = upstream.SecretValue{
+			VersionID: "v1", SecretDataType: upstream.DataTypeBinary,
+			SecretData: upstream.NewSecretData([]byte(map[string]string{"binary": "AAEC\n", "marked": "no base64"}[name])),
+		}
+	}
+	for _, c := range []struct {
+		secret, field string
+		decode        Decode
+		want          string
+	}{
+		{"binary", "", "", "AAEC\n"}, {"binary", "", DecodeNone, "AAEC\n"}, {"binary", "", DecodeBase64, "\x00\x01\x02"}, {"binary", "", DecodeAuto, "\x00\x01\x02"},
+		{"text", "", DecodeAuto, "AAEC"}, {"text", "", DecodeBase64, "\x00\x01\x02"},
+		{"object", "p12", DecodeBase64, "\x00\x01\x02"}, {"marked", "", DecodeNone, "no base64"},
+		{"marked", "", DecodeAuto, "secret marked:ACSCurrent is not base64, which decode: auto expects"},
+	} {
+		spec := FormatSecret{Ref: ref(c.secret), Field: c.field, Decode: c.decode}
+		if _, got := renderContent(src, Content{Format: Raw, Secrets: []FormatSecret{spec}}); got != c.want {
+			t.Errorf("%+v: got %q", c, got)
+		}
+	}
+	wantRender(t, src, `{{ secret "binary" | base64Decode }}`, "\x00\x01\x02")
 }
 
 func TestPEM(t *testing.T) {
@@ -293,8 +331,9 @@ func TestKeyRules(t *testing.T) {
 		{[]FormatSecret{{Ref: ref("s")}}, "pass=p\nport=1\nuser=u\n"},
 		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": ""}}}, "user=u\n"},
 		{[]FormatSecret{{Ref: ref("s"), Field: "user", Prefix: "the_"}}, "the_user=u\n"},
-		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": "name", "pass": ""}, Prefix: "db_", UpperCase: true}}, "DB_NAME=u\nDB_PASS=p\n"},
-		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"port": ""}}, {Ref: ref("t"), Key: "token", UpperCase: true}}, "TOKEN=tok\nport=1\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": "name", "pass": ""}, Prefix: "db_", Case: UpperCase}}, "DB_NAME=u\nDB_PASS=p\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"user": "The.User"}, Prefix: "A-", Case: LowerCase, Sanitize: true}}, "a_the_user=u\n"},
+		{[]FormatSecret{{Ref: ref("s"), Keys: map[string]string{"port": ""}}, {Ref: ref("t"), Key: "token", Case: UpperCase}}, "TOKEN=tok\nport=1\n"},
 		{[]FormatSecret{{Ref: ref("s"), Key: "all"}}, "all='{\"user\":\"u\",\"pass\":\"p\",\"port\":1}'\n"},
 	} {
 		if _, got := renderContent(src, Content{Format: Env, Secrets: c.secrets}); got != c.want {
@@ -315,11 +354,11 @@ func FuzzFormats(f *testing.F) {
 		}
 		object := map[string]string{key: value}
 		for format, parse := range map[Format]func(*testing.T, string) map[string]string{
-			Env: parseEnvStrictly, JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal), Properties: parseProperties,
+			Env: parseAsAll, Shell: parseEnvStrictly, Docker: parsePlain, JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal), Properties: parseProperties,
 		} {
 			kind, text := renderSecret(t, format, object)
 			switch {
-			case kind == "error" && format != Env:
+			case kind == "error" && format != Env && format != Shell && format != Docker:
 				t.Errorf("%s refuses %q: %q: %s", format, key, value, text)
 			case kind == "want" && !maps.Equal(parse(t, text), object):
 				t.Errorf("%s: %q: %q became\n%s", format, key, value, text)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"reflect"
@@ -37,12 +36,13 @@ var unrepeatable = []string{
 // ownFuncs returns the functions that read secrets, bound to c, and those that need its text.
 func (c *templateContent) ownFuncs() template.FuncMap {
 	return template.FuncMap{
-		"secret":        c.secret,
-		"secretJSON":    c.secretJSON,
-		"secretField":   c.secretField,
-		"secretVersion": c.secretVersion,
-		"secretOr":      c.secretOr,
-		"fail":          c.fail,
+		"secret":          c.secret,
+		"secretJSON":      c.secretJSON,
+		"secretField":     c.secretField,
+		"secretVersion":   c.secretVersion,
+		"secretVersionId": c.secretVersionID,
+		"secretOr":        c.secretOr,
+		"fail":            c.fail,
 	}
 }
 
@@ -79,9 +79,10 @@ func helpers() template.FuncMap {
 		// give another order each time, or allocate without a bound.
 		"print": checkedPrint(fmt.Sprint), "println": checkedPrint(fmt.Sprintln), "printf": printf,
 		"html": checkedPrint(template.HTMLEscaper), "js": checkedPrint(template.JSEscaper), "urlquery": checkedPrint(template.URLQueryEscaper),
-		"shellQuote": envQuote,
-		"toString":   printable,
-		"quote":      quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
+		"shellQuote": ofText(shellQuote), "pgpassEscape": ofText(pgpassEscape), "iniQuote": ofText(iniQuote), "phpQuote": ofText(phpQuote),
+		"propertiesEscape": ofText(func(s string) (string, error) { return propertiesKey(s), nil }),
+		"toString":         printable,
+		"quote":            quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
 		"get": get, "keys": sortedKeys, "values": sortedValues,
 		"repeat": repeat, "until": until, "untilStep": untilStep,
 		"indent": indent, "nindent": func(n int, s string) (string, error) { s, err := indent(n, s); return "\n" + s, err },
@@ -109,8 +110,8 @@ func whyUnknown(name string) string {
 	if left || slices.Contains(others, name) {
 		return "it is left out because the same secrets must always give the same file: templates read no environment, files, network, clock or random source"
 	}
-	return "allowed are secret, secretJSON, secretField, secretVersion, secretOr, parseJSON, parseYAML, parseTOML, toJSON, toYAML, toTOML, " +
-		"base64Encode, base64Decode, and the functions of text/template and sprig"
+	return "allowed are secret, secretJSON, secretField, secretVersion, secretVersionId, secretOr, parseJSON, parseYAML, parseTOML, toJSON, toYAML, toTOML, " +
+		"base64Encode, base64Decode, shellQuote, propertiesEscape, pgpassEscape, iniQuote, phpQuote, and the functions of text/template and sprig"
 }
 
 // lookup reads "name" or "name:Label", or one version of it. The source's error is shown only
@@ -154,6 +155,11 @@ func (c *templateContent) secretVersion(name, version string) (string, error) {
 	return string(value.SecretData.Reveal()), err
 }
 
+func (c *templateContent) secretVersionID(name string) (string, error) {
+	_, value, err := c.lookup(name, nil, false)
+	return string(value.VersionID), err
+}
+
 func (c *templateContent) secretOr(name, fallback string) (string, error) {
 	_, value, err := c.lookup(name, nil, true)
 	if errors.Is(err, upstream.ErrNotFound) {
@@ -170,7 +176,7 @@ func (c *templateContent) secretJSON(name string) (any, error) {
 	}
 	v, err := decodeJSON(value.SecretData.Reveal())
 	if err != nil {
-		return nil, refuse("secret %s is not JSON", ref)
+		return nil, refuse("secret %s cannot be read: %s", ref, err)
 	}
 	switch v.(type) {
 	case map[string]any, []any:
@@ -228,36 +234,36 @@ func fieldsOf(ref upstream.SecretRef, value upstream.SecretValue) (upstream.Fiel
 	switch {
 	case err == nil:
 		return fields, nil
-	case json.Valid(value.SecretData.Reveal()):
+	case errors.Is(err, upstream.ErrNotObject) && json.Valid(value.SecretData.Reveal()):
 		return nil, refuse("secret %s is not a JSON object", ref)
+	case errors.Is(err, upstream.ErrNotObject):
+		return nil, refuse("secret %s is not JSON", ref)
 	}
-	return nil, refuse("secret %s is not JSON", ref)
+	return nil, refuse("secret %s cannot be read: %s", ref, err)
 }
 
-// decodeJSON reads exactly one JSON document and keeps numbers as they are written.
-func decodeJSON(b []byte) (any, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
+// decodeJSON reads exactly one JSON document and keeps numbers as they are written. Its errors are
+// those of [upstream.JSONText].
+func decodeJSON(b []byte) (v any, err error) {
+	if b, err = upstream.JSONText(b); err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("more than one JSON document")
-	}
-	return v, nil
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	err = dec.Decode(&v)
+	return v, err
 }
 
 func parseJSON(s string) (any, error) {
 	v, err := decodeJSON([]byte(s))
 	if err != nil {
-		return nil, refuse("the text is not JSON")
+		return nil, refuse("the text cannot be read: %s", err)
 	}
 	return v, nil
 }
 
 func parseYAML(s string) (v any, err error) {
-	if err := yaml.Unmarshal([]byte(s), &v); err != nil {
+	if err := yaml.Unmarshal(upstream.TrimBOM([]byte(s)), &v); err != nil {
 		return nil, refuse("the text is not YAML")
 	}
 	return v, nil
@@ -265,7 +271,7 @@ func parseYAML(s string) (v any, err error) {
 
 func parseTOML(s string) (map[string]any, error) {
 	var v map[string]any
-	if err := toml.Unmarshal([]byte(s), &v); err != nil {
+	if err := toml.Unmarshal(upstream.TrimBOM([]byte(s)), &v); err != nil {
 		return nil, refuse("the text is not TOML")
 	}
 	return v, nil
@@ -392,6 +398,17 @@ func printable(v any) (string, error) {
 		return "", refuse("the value has no text")
 	}
 	return fmt.Sprint(v), nil
+}
+
+// ofText makes a helper of fn that takes whatever has a text, numbers and booleans among it.
+func ofText(fn func(string) (string, error)) func(any) (string, error) {
+	return func(v any) (string, error) {
+		text, err := printable(v)
+		if err != nil {
+			return "", err
+		}
+		return fn(text)
+	}
 }
 
 // noNull refuses arguments that fmt would print as <nil>.

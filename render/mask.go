@@ -40,9 +40,15 @@ func newMasker(values []upstream.SecretValue) *masker {
 			add(line)
 			add(base64.StdEncoding.EncodeToString([]byte(line)))
 			add(url.QueryEscape(line))
-			add(envQuote(line))
-			if quoted, err := toJSON(line); err == nil {
-				add(strings.Trim(quoted, `"`))
+			add(propertiesKey(line))
+			add(propertiesValue(line))
+			if decoded, ok := upstream.DecodeBase64([]byte(line)); ok {
+				add(string(decoded))
+			}
+			for _, quote := range []func(string) (string, error){shellQuote, pgpassEscape, iniQuote, phpQuote, func(s string) (string, error) { return toJSON(s) }} {
+				if quoted, err := quote(line); err == nil {
+					add(strings.Trim(quoted, `'"`))
+				}
 			}
 		}
 	}

@@ -118,9 +118,36 @@ type FormatSecret struct {
 	// Prefix is put before every name.
 	Prefix string
 
-	// UpperCase turns names, prefix included, to upper case.
-	UpperCase bool
+	// Case turns names, prefix included, to upper or lower case; empty means KeepCase.
+	Case Case
+
+	// Sanitize replaces every character of a name that is not a letter of ASCII, a digit or '_'
+	// by '_'.
+	Sanitize bool
+
+	// Decode says what the text that raw and pem write stands for; empty means DecodeNone.
+	Decode Decode
 }
+
+// Case says how names are spelled.
+type Case string
+
+// The values of Case.
+const (
+	KeepCase  Case = "keep"
+	UpperCase Case = "upper"
+	LowerCase Case = "lower"
+)
+
+// Decode says what a text stands for.
+type Decode string
+
+// The values of Decode.
+const (
+	DecodeNone   Decode = "none"   // itself
+	DecodeBase64 Decode = "base64" // the bytes of its base64; an error when it is none
+	DecodeAuto   Decode = "auto"   // DecodeBase64 for a secret of type binary, else DecodeNone
+)
 
 // OnRemoved says what becomes of a file when a secret that it needs is deleted upstream.
 type OnRemoved string

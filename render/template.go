@@ -216,6 +216,7 @@ var runtimeMessages = regexp.MustCompile(`^(?:` + strings.Join([]string{
 }, "|") + `)$`)
 
 var (
+	vaultData    = regexp.MustCompile(`field Data in type string$|entry for key "Data"$`)
 	errorCalling = regexp.MustCompile(`^error calling (\S+): `)
 	runtimePlace = regexp.MustCompile(`^template: ` + templateName + `:(\d+):(\d+): executing "(?:[^"\\]|\\.)*" at <`)
 	parsePlace   = regexp.MustCompile(`^template: ` + templateName + `:(\d+): `)
@@ -249,7 +250,10 @@ func (c *templateContent) explain(err error) error {
 		te.Reason, te.Err = "interrupted", c.secrets.ctx.Err()
 	case runtimeMessages.MatchString(message):
 		te.Reason = message
-		if strings.HasPrefix(message, "map has no entry") {
+		switch {
+		case vaultData.MatchString(message):
+			te.Reason += `; in a template that came from Vault, secretJSON "name" takes the place of secret, and .x that of .Data.data.x: it gives the fields of the secret themselves`
+		case strings.HasPrefix(message, "map has no entry"):
 			te.Reason += "; names are case-sensitive, and hasKey or dig can ask whether a key is there"
 		}
 	default:

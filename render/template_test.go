@@ -221,11 +221,13 @@ func TestOutputIsBounded(t *testing.T) {
 
 func TestTemplateFiles(t *testing.T) {
 	dir := t.TempDir()
-	mustWrite(t, dir+"/x.tmpl", "<<secret \"a\">> {{ stays }}\n")
+	mustWrite(t, dir+"/x.tmpl", "\ufeff<<secret \"a\">> {{ stays }}\n")
 	mustRender(t, mustNew(t, sourceOf("a", "v"), Options{Targets: []Target{{
 		Content: Content{Source: dir + "/x.tmpl", LeftDelim: "<<", RightDelim: ">>"}, Destination: dir + "/out", NoSync: true,
 	}}}))
 	wantFile(t, dir+"/out", "v {{ stays }}\n")
+	// Nor is what an editor put before a secret content.
+	wantRender(t, sourceOf("a", "\ufeff{\"b\":\"c\"}"), `{{ (secretJSON "a").b }}{{ secretField "a" "b" }}{{ (parseJSON (secret "a")).b }}{{ (parseYAML (secret "a")).b }}`, "cccc")
 	// An empty template, and one that only defines, render an empty file.
 	wantRender(t, newFakeSource(), "{{/* nothing */}}", "")
 	wantRender(t, newFakeSource(), `{{ define "x" }}y{{ end }}`, "")
@@ -238,7 +240,7 @@ func TestValuesAreKnownByPlace(t *testing.T) {
 	template, err := compile("x", `x={{ secret "a" }};y={{ secret "a" | lower }}{{ secret "b" }};{{ define "t" }}[{{ . }}]{{ end }}{{ template "t" (secret "a") }}{{ $v := secret "a" }}`, "", "", testFuncs)
 	must(t, err)
 	for format, want := range map[Format]string{
-		"": "x=[masked];y=[masked];[[masked]]", Env: "A=[masked]/[masked]/[masked]/[masked]/B=[masked]", JSON: `{/  "A": [masked],/  "B": [masked]/}`,
+		"": "x=[masked];y=[masked];[[masked]]", Shell: "A=[masked]/[masked]/[masked]/[masked]/B=[masked]", JSON: `{/  "A": [masked],/  "B": [masked]/}`,
 		YAML: "A: [masked]/B: [masked]", TOML: "A = [masked]/B = [masked]", Properties: "A=[masked]/B=[masked]",
 	} {
 		c := content(template)

@@ -332,7 +332,7 @@ func (b *builder) content(key string, c *Content, name string) content {
 			b.problems.Addf(key, file, "cannot be read: %v", cause(err))
 			return nil
 		}
-		text = string(read)
+		text = string(upstream.TrimBOM(read))
 	}
 	made, err := compile(file, text, c.LeftDelim, c.RightDelim, b.funcs)
 	b.problems.Add(key, err)
@@ -361,14 +361,26 @@ func (b *builder) checkFormat(key string, c *Content) {
 	for i := range c.Secrets {
 		key, s := fmt.Sprintf("%s.secrets[%d]", key, i), &c.Secrets[i]
 		b.problems.Add(key+".name", s.Ref.Validate())
+		if !slices.Contains([]Case{"", KeepCase, UpperCase, LowerCase}, s.Case) {
+			b.problems.Addf(key+".case", string(s.Case), "must be keep, upper or lower")
+		}
+		if !slices.Contains([]Decode{"", DecodeNone, DecodeBase64, DecodeAuto}, s.Decode) {
+			b.problems.Addf(key+".decode", string(s.Decode), "must be none, base64 or auto")
+		}
 		if c.Format == Raw || c.Format == PEM {
-			given := []bool{s.Key != "", len(s.Keys) > 0, s.Prefix != "", s.UpperCase}
-			for i, name := range []string{"key", "keys", "prefix", "case"} {
+			given := []bool{s.Key != "", len(s.Keys) > 0, s.Prefix != "", s.Case != "" && s.Case != KeepCase, s.Sanitize}
+			for i, name := range []string{"key", "keys", "prefix", "case", "sanitize"} {
 				if given[i] {
 					b.problems.Addf(key+"."+name, "", "has no use with format %s, which writes no names; field picks a part", c.Format)
 				}
 			}
+			if s.Decode == DecodeAuto && s.Field != "" {
+				b.problems.Addf(key+".decode", string(s.Decode), "must be base64 or none with field: auto goes by the type of the secret as a whole")
+			}
 			continue
+		}
+		if s.Decode != "" && s.Decode != DecodeNone {
+			b.problems.Addf(key+".decode", string(s.Decode), "must be none with format %s, which writes text; raw and pem write bytes", c.Format)
 		}
 		switch {
 		case s.Key != "" && s.Field != "":

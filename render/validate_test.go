@@ -82,7 +82,7 @@ func TestValidate(t *testing.T) {
 		},
 		"sets[0].check.command: true: must have an argument with {{ .Path }}":               check(Check{Command: []string{"true", "{{ .path }}"}}),
 		"sets[0].check.timeout: -1s: must not be negative":                                  check(Check{Command: []string{"true", "{{ .Path }}"}, Timeout: -time.Second}),
-		"templates[0].format: xml: must be one of env, json, yaml, toml":                    format("xml"),
+		"templates[0].format: xml: must be one of env, shell, docker, json, yaml, toml":     format("xml"),
 		"templates[0].secrets: must name what format json writes":                           format(JSON),
 		"templates[0].secrets[0].name:":                                                     format(JSON, FormatSecret{}),
 		"templates[0].secrets[0].prefix: has no use with format raw, which writes no names": format(Raw, FormatSecret{Ref: ref("a"), Prefix: "k"}),

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -32,30 +31,24 @@ func JSONText(text []byte) ([]byte, error) {
 	return text, nil
 }
 
-// loneSurrogate reports whether an escape in valid JSON is half of a surrogate pair.
+// loneSurrogate reports whether an escape in valid JSON is one half of a surrogate pair without
+// the other.
 func loneSurrogate(text []byte) bool {
-	for {
-		at := bytes.IndexByte(text, '\\')
-		if at < 0 {
-			return false
+	high := false // what precedes is an escaped first half
+	for i := 0; i < len(text); i++ {
+		unit := uint64(0)
+		if text[i] == '\\' {
+			i++
+			if text[i] == 'u' {
+				unit, _ = strconv.ParseUint(string(text[i+1:i+5]), 16, 32)
+				i += 4
+			}
 		}
-		text = text[at:]
-		switch first := escapedUnit(text); {
-		case !utf16.IsSurrogate(first): // a control character or a letter among them
-			text = text[len(`\n`):]
-		case utf16.DecodeRune(first, escapedUnit(text[len(`\ud800`):])) == utf8.RuneError:
+		low := unit >= 0xDC00 && unit <= 0xDFFF
+		if low != high {
 			return true
-		default:
-			text = text[2*len(`\ud800`):]
 		}
+		high = unit >= 0xD800 && unit <= 0xDBFF
 	}
-}
-
-// escapedUnit returns the code unit of the \u escape that text starts with; 0 for anything else.
-func escapedUnit(text []byte) rune {
-	if len(text) < len(`\ud800`) || text[0] != '\\' || text[1] != 'u' {
-		return 0
-	}
-	unit, _ := strconv.ParseUint(string(text[2:6]), 16, 16) // valid JSON has four digits there
-	return rune(unit)
+	return false // valid JSON does not end within a string
 }

@@ -61,7 +61,8 @@ type Variable struct {
 
 	// Field is the top-level key to take from a JSON secret. Strings are taken as they are,
 	// numbers and booleans as JSON spells them, objects and arrays as compact JSON; null is
-	// an error. Empty: the whole secret, byte by byte.
+	// an error. Empty: the whole secret as it is, which is base64 for a binary one: no variable
+	// can hold a NUL byte.
 	Field string
 
 	// Keys picks and renames, for a Variable without Name: key of the secret → name of the

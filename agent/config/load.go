@@ -17,6 +17,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"secretagent/upstream"
 )
 
 const (
@@ -142,7 +144,7 @@ func parseSyntax(path string, src []byte) (body ast.Node, tokens token.Tokens, p
 			body, tokens, problem = nil, nil, at(position{1, 1}, "this is not YAML: the parser gave up")
 		}
 	}()
-	src = bytes.TrimPrefix(src, []byte("\uFEFF"))
+	src = upstream.TrimBOM(src)
 	for i, line := range bytes.Split(src, []byte("\n")) {
 		if !utf8.Valid(line) {
 			return nil, nil, at(position{i + 1, 1}, "this line is not UTF-8 text")

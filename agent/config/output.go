@@ -50,19 +50,21 @@ type Content struct {
 	Contents   string         `yaml:"contents" show:"never"` // template text
 	LeftDelim  string         `yaml:"leftDelim"`             // in place of {{
 	RightDelim string         `yaml:"rightDelim"`            // in place of }}
-	Format     string         `yaml:"format" enum:"env|json|yaml|toml|properties|raw|pem"`
+	Format     string         `yaml:"format" enum:"env|shell|docker|json|yaml|toml|properties|raw|pem"`
 	Secrets    []FormatSecret `yaml:"secrets"` // what Format writes, merged in this order
 }
 
 // FormatSecret is a secret as a source of names and values: the fields of a JSON object, or
 // the whole of it as one value.
 type FormatSecret struct {
-	Name   upstream.SecretRef `yaml:"name" required:"true"`
-	Key    string             `yaml:"key"`                                   // the name of a secret that is one value
-	Field  string             `yaml:"field"`                                 // only this field of the object
-	Keys   map[string]string  `yaml:"keys"`                                  // field → name, "" by its own name; nil: all fields
-	Prefix string             `yaml:"prefix"`                                // before every name
-	Case   string             `yaml:"case" default:"keep" enum:"keep|upper"` // of every name
+	Name     upstream.SecretRef `yaml:"name" required:"true"`
+	Key      string             `yaml:"key"`                                           // the name of a secret that is one value
+	Field    string             `yaml:"field"`                                         // only this field of the object
+	Keys     map[string]string  `yaml:"keys"`                                          // field → name, "" by its own name; nil: all fields
+	Prefix   string             `yaml:"prefix"`                                        // before every name
+	Case     string             `yaml:"case" default:"keep" enum:"keep|upper|lower"`   // of every name
+	Sanitize bool               `yaml:"sanitize" default:"false"`                      // replace what no variable may contain by _
+	Decode   string             `yaml:"decode" default:"none" enum:"none|base64|auto"` // of format raw and pem; auto: base64 when the secret is of type binary
 }
 
 // Publishing says when a file changes and what follows.

@@ -4,4 +4,4 @@ set -eu
 set -a
 . ./var/app/.env
 set +a
-printf '%s\n' "$DB_USER" "$DB_PASSWORD" "$STRIPE_KEY"
+printf '%s\n' "$DB_PASSWORD" "$DB_URL" "$DB_USERNAME" "$STRIPE_KEY"

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"secretagent/upstream"
 )
 
 // Bounds of one request's parameters. The longest request of the API, TagResources with 50
@@ -110,7 +112,7 @@ func textOfJSON(raw json.RawMessage) (text string, present bool, err error) {
 	case '"':
 		// encoding/json would replace half a surrogate pair without a word, and store
 		// another secret than the one that was sent.
-		if brokenSurrogate(raw) {
+		if _, err := upstream.JSONText(raw); err != nil {
 			return "", false, errParse("a JSON string holds half a surrogate pair")
 		}
 		if err := json.Unmarshal(raw, &text); err != nil {
@@ -126,28 +128,6 @@ func textOfJSON(raw json.RawMessage) (text string, present bool, err error) {
 	default:
 		return string(raw), true, nil
 	}
-}
-
-// brokenSurrogate reports whether a valid JSON string literal escapes one half of a
-// surrogate pair without the other.
-func brokenSurrogate(literal []byte) bool {
-	high := false // the previous escape was the first half
-	for i := 0; i < len(literal); i++ {
-		unit := uint64(0)
-		if literal[i] == '\\' {
-			i++
-			if literal[i] == 'u' {
-				unit, _ = strconv.ParseUint(string(literal[i+1:i+5]), 16, 32)
-				i += 4
-			}
-		}
-		low := unit >= 0xDC00 && unit <= 0xDFFF
-		if low != high {
-			return true
-		}
-		high = unit >= 0xD800 && unit <= 0xDBFF
-	}
-	return high
 }
 
 // canonical returns all parameters but the one named except in the form that signatures
