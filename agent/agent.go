@@ -76,6 +76,8 @@ type Agent struct {
 
 	apiListeners []*listener
 
+	notified atomic.Bool // systemd knows that the service is ready
+
 	reloads chan reloadRequest
 	reload  reloadStatus
 
@@ -254,6 +256,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	outer.Go(func() error { return a.serveReloads(outerCtx, outer, nextRenderer) })
 	outer.Go(func() error { return a.watchFiles(outerCtx) })
 	outer.Go(func() error { return a.watchdog(outerCtx) })
+	outer.Go(func() error { return a.tellState(outerCtx) })
 	if a.child != nil {
 		outer.Go(func() error {
 			err := a.child.Run(outerCtx)
@@ -282,12 +285,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	return errors.Join(err, base.Wait())
 }
 
-// start fetches what is declared while the agent already serves, and says when it is there.
+// start fetches what is declared while the agent already serves.
 func (a *Agent) start(ctx context.Context) error {
 	for _, ln := range a.listeners() {
 		ln.announce(a.log)
 	}
-	notify(a.log, notifyReady)
 	if err := a.cache.Warm(ctx); err != nil && ctx.Err() == nil {
 		// The cache goes on trying; /ready and this line say what is missing.
 		a.log.Warn("declared secrets are missing", "err", err, "hint", "they are tried again; secretagent status and /ready show what is missing")

@@ -1,64 +1,118 @@
 package agent_test
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"secretagent/upstream"
 )
 
-// TestTellsSystemd stands in for systemd: a datagram socket that notes what it is told.
-func TestTellsSystemd(t *testing.T) {
+// systemd stands in for systemd: a datagram socket that notes what the agent tells.
+type systemd struct {
+	t    *testing.T
+	conn net.Conn
+	told chan string
+}
+
+func newSystemd(t *testing.T, dir string) *systemd {
+	t.Helper()
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no systemd")
 	}
-	dir := shortTempDir(t)
 	socket := filepath.Join(dir, "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	must(t, err)
-	told := make(chan string, 1<<16)
+	t.Cleanup(func() { conn.Close() })
+	s := &systemd{t, conn, make(chan string, 1<<16)}
 	go func() {
-		defer close(told)
+		defer close(s.told)
 		buf := make([]byte, 4096)
 		for {
 			n, err := conn.Read(buf)
 			if err != nil {
 				return
 			}
-			told <- string(buf[:n])
+			s.told <- string(buf[:n])
 		}
 	}()
 	t.Setenv("NOTIFY_SOCKET", socket)
-	t.Setenv("WATCHDOG_USEC", "20000")
-	w := start(t, dir, basic)
-	// await waits for what begins with each of want, in this order. Nothing but signs of life may
-	// come between.
-	await := func(want ...string) {
-		t.Helper()
-		for len(want) > 0 {
-			select {
-			case got := <-told:
-				if strings.HasPrefix(got, want[0]) {
-					want = want[1:]
-				} else if got != "WATCHDOG=1" {
-					t.Fatalf("%q instead of %q", got, want[0])
-				}
-			case <-time.After(bound):
-				t.Fatalf("%q was not told", want[0])
+	return s
+}
+
+// await waits for what begins with want and contains more. Nothing but signs of life and other
+// states may come between.
+func (s *systemd) await(want string, more ...string) {
+	s.t.Helper()
+	for {
+		select {
+		case got := <-s.told:
+			missing := !strings.HasPrefix(got, want)
+			for _, m := range more {
+				missing = missing || !strings.Contains(got, m)
 			}
+			if !missing {
+				return
+			}
+			if got != "WATCHDOG=1" && !strings.HasPrefix(got, "STATUS=") {
+				s.t.Fatalf("%q instead of %q", got, want)
+			}
+		case <-time.After(bound):
+			s.t.Fatalf("%q with %q was not told", want, more)
 		}
 	}
-	await("READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1")
+}
+
+func TestTellsSystemd(t *testing.T) {
+	dir := shortTempDir(t)
+	s := newSystemd(t, dir)
+	t.Setenv("WATCHDOG_USEC", "20000")
+	w := start(t, dir, basic)
+	s.await("READY=1\nSTATUS=")
+	for range 3 {
+		s.await("WATCHDOG=1")
+	}
+	w.ready()
 	must(t, w.agent.Reload(t.Context()))
-	await("RELOADING=1\nMONOTONIC_USEC=", "READY=1")
+	s.await("RELOADING=1\nMONOTONIC_USEC=")
+	s.await("READY=1")
+	w.wantRefused(basic+"secrts: []\n", "secrts")
+	s.await("RELOADING=1\n")
+	s.await("READY=1")
+	s.await("STATUS=ready; configuration, not reloaded: ", "secrts")
 	must(t, w.stop())
-	await("STOPPING=1")
-	conn.Close()
-	for got := range told {
+	s.await("STOPPING=1")
+	s.conn.Close()
+	for got := range s.told {
 		if got != "WATCHDOG=1" {
 			t.Errorf("%q after the end", got)
 		}
 	}
+}
+
+// TestTellsSystemdWhenEverythingIsThere: with readyWhen, the service starts until then, also through a
+// reload, and its state says what is missing.
+func TestTellsSystemdWhenEverythingIsThere(t *testing.T) {
+	dir := shortTempDir(t)
+	s := newSystemd(t, dir)
+	text := edited(withSecrets("  - {name: not/there}\n"), "templates:\n", "templates:\n  - {contents: '{{ secret \"not/there\" }}', destination: ./rendered/other}\n") +
+		"readyWhen: rendered\n"
+	w := start(t, dir, text)
+	s.await("STATUS=not ready; secret not/there:ACSCurrent: ", "there is no secret", "; file "+w.path("rendered/other")+": failed: ")
+	must(t, w.agent.Reload(t.Context()))
+	w.manage(func(ctx context.Context, m upstream.Manager) error {
+		_, err := m.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: "not/there", VersionID: "v1", SecretData: upstream.NewSecretData([]byte("x"))})
+		return err
+	})
+	s.await("READY=1\nSTATUS=ready")
+	if w.read("rendered/other") != "x" {
+		t.Error("the file is not there")
+	}
+	must(t, w.agent.Reload(t.Context()))
+	s.await("RELOADING=1\n")
+	s.await("READY=1")
 }

@@ -80,7 +80,10 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 		case <-ctx.Done():
 			return nil
 		case request := <-a.reloads:
-			notify(a.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			up := a.notified.Load() // otherwise the service is still starting
+			if up {
+				notify(a.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			}
 			a.reopenAudit()
 			err := a.reloadNow(ctx, group, nextRenderer)
 			a.reload.note(err)
@@ -89,7 +92,9 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 			} else {
 				a.log.Info("configuration reloaded")
 			}
-			notify(a.log, notifyReady)
+			if up {
+				notify(a.log, notifyReady)
+			}
 			request.done <- err
 		}
 	}

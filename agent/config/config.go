@@ -20,6 +20,10 @@ type Config struct {
 	Log       Log        `yaml:"log"`
 	Process   Process    `yaml:"process"`
 
+	// ReadyWhen is when systemd is told that the service is ready: when it serves, or when declared
+	// secrets and files are there.
+	ReadyWhen string `yaml:"readyWhen" default:"serving" enum:"serving|rendered"`
+
 	file    string
 	watched []string
 }
