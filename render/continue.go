@@ -7,22 +7,18 @@ import "maps"
 // before Run: once while old still runs, so that Ready and Status of r say so from the first moment,
 // and once when Run of old has returned, for what has happened meanwhile.
 func (r *Renderer) Continue(old *Renderer) {
-	if r.owed.dir == old.owed.dir {
-		r.owed = old.owed // the numbers of its records go on
-	}
 	there := map[*target]bool{}
 	for _, t := range r.targets {
 		stamp, err := t.publisher.published()
 		there[t] = err == nil && stamp != stampAbsent
 	}
-	ended := old.busy.TryLock()
-	if ended {
-		defer old.busy.Unlock()
-	}
 	old.mu.Lock()
 	defer old.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.owed.dir == old.owed.dir {
+		r.owed = old.owed // the numbers of its records go on
+	}
 	before := map[string]*target{}
 	for _, t := range old.targets {
 		before[t.name] = t
@@ -38,7 +34,7 @@ func (r *Renderer) Continue(old *Renderer) {
 		t.targetState = targetState{state: Pending, backoff: newBackoff()}
 		if was.definition == t.definition && (was.state != Current || there[t]) {
 			t.targetState = was.targetState
-			if ended {
+			if old.ended {
 				t.known = maps.Clone(was.known)
 			}
 		}

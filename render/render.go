@@ -29,7 +29,8 @@ type Renderer struct {
 
 	busy sync.Mutex // held by the one of Run, RenderOnce and Diff that works
 
-	mu sync.Mutex // guards the mutable part of targets and groups
+	mu    sync.Mutex // guards ended and the mutable part of targets and groups
+	ended bool       // Run has returned
 }
 
 // New checks opts and reads and parses every template. It starts nothing, and writes nothing.

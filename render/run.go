@@ -102,6 +102,7 @@ func (s *session) stop() {
 	for _, g := range s.r.groups {
 		g.working = 0
 	}
+	s.r.ended = true
 	s.r.mu.Unlock()
 }
 

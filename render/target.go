@@ -35,7 +35,7 @@ type target struct {
 	group     *hookGroup // nil: no hook
 
 	// known are the references that the last computation used, and whether each may be absent.
-	// The goroutine that renders owns it.
+	// The goroutine that renders owns it until Run ends.
 	known map[upstream.SecretRef]bool
 
 	// definition is equal for targets that are made from the same.
