@@ -154,10 +154,10 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if now.callers, err = loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load); err != nil {
 		return nil, inSection("endpoint", err)
 	}
-	if a.endpoint, err = a.newEndpoint(&cfg.Endpoint, now.callers); err != nil {
+	if a.endpoint, err = a.newEndpoint(cfg, now.callers); err != nil {
 		return nil, err
 	}
-	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.log); err != nil {
+	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.endpoint.MakeRoom, a.log); err != nil {
 		return nil, err
 	}
 	a.live.Store(now) // closeServing looks there
@@ -197,7 +197,7 @@ func (a *Agent) openAPI(api *config.API) error {
 	if err != nil {
 		return inSection(sectionAPI, err)
 	}
-	a.apiListeners, err = listenAPI(api, a.log)
+	a.apiListeners, err = listenAPI(api, a.endpoint.MakeRoom, a.log)
 	for _, ln := range a.apiListeners {
 		a.undo.add("listener "+ln.Addr().String(), ln.close)
 	}

@@ -67,7 +67,7 @@ func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
 	if api.Socket == "" {
 		return nil
 	}
-	listeners, err := listenAPI(&config.API{Socket: api.Socket}, c.deps.Logger)
+	listeners, err := listenAPI(&config.API{Socket: api.Socket}, func() bool { return false }, c.deps.Logger)
 	if err != nil {
 		return err
 	}

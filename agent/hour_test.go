@@ -432,7 +432,7 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	must(t, err)
 	callers, err := loadCallers(&cfg.Endpoint, slog.New(slog.DiscardHandler), keyfile.Kind.Load)
 	must(t, err)
-	a.endpoint, err = a.newEndpoint(&cfg.Endpoint, callers)
+	a.endpoint, err = a.newEndpoint(cfg, callers)
 	must(t, err)
 	a.live.Store(&live{cfg: cfg, renderer: renderer, sources: fingerprint(templateFiles(cfg)), callers: callers})
 	a.metrics.registry.MustRegister(collector{a})

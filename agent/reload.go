@@ -140,7 +140,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if err != nil {
 		return inSection("endpoint", err)
 	}
-	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.log); err != nil {
+	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.endpoint.MakeRoom, a.log); err != nil {
 		return err
 	}
 	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*listener).close) })

@@ -46,12 +46,13 @@ func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.O
 }
 
 // newEndpoint makes the endpoint.
-func (a *Agent) newEndpoint(cfg *config.Endpoint, callers []endpoint.Caller) (*endpoint.Server, error) {
-	opts := endpointOptions(cfg, callers)
+func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*endpoint.Server, error) {
+	opts := endpointOptions(&cfg.Endpoint, callers)
+	opts.MaxClients = maxClients(cfg, maxOpenFiles(), a.log)
 	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.metrics.write
 	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")
 	if a.audit != nil {
-		opts.Audit = endpoint.NewAuditLog(a.audit, cfg.Audit.Sample)
+		opts.Audit = endpoint.NewAuditLog(a.audit, cfg.Endpoint.Audit.Sample)
 	}
 	if a.backend.manager() != nil {
 		opts.Versions = a.versions
@@ -152,21 +153,22 @@ func (l *listener) expiry() (own, clients time.Time) {
 }
 
 // listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are kept.
-func listenEndpoint(cfg *config.Endpoint, open []*listener, log *slog.Logger) ([]*listener, error) {
+func listenEndpoint(cfg *config.Endpoint, open []*listener, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
 	if cfg.Listen == "" && cfg.Socket == "" {
 		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
 	}
-	return openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, log)
+	return openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, makeRoom, log)
 }
 
 // listenAPI opens the listeners of the built-in backend's KMS API.
-func listenAPI(cfg *config.API, log *slog.Logger) ([]*listener, error) {
-	return openListeners(sectionAPI, partAPI, apiListeners(cfg), nil, log)
+func listenAPI(cfg *config.API, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
+	return openListeners(sectionAPI, partAPI, apiListeners(cfg), nil, makeRoom, log)
 }
 
 // openListeners opens the listeners that section of agent.yaml describes, except those that are
-// open already. When that fails, only the new ones are closed.
-func openListeners(section, part string, wanted []listen.Options, open []*listener, log *slog.Logger) (listeners []*listener, err error) {
+// open already. When that fails, only the new ones are closed. makeRoom is called when there are
+// too few descriptors to accept.
+func openListeners(section, part string, wanted []listen.Options, open []*listener, makeRoom func() bool, log *slog.Logger) (listeners []*listener, err error) {
 	for _, opts := range wanted {
 		if at := slices.IndexFunc(open, func(ln *listener) bool { return ln.Options() == opts }); at >= 0 {
 			listeners = append(listeners, open[at])
@@ -181,6 +183,14 @@ func openListeners(section, part string, wanted []listen.Options, open []*listen
 				log.Error("the new certificate is unusable; the old one stays", "part", part, "err", err, "hint", hintCertificate)
 			})
 		}
+		address := ln.Addr().String()
+		ln.OnShortage(func(err error, retryIn time.Duration) {
+			makeRoom()
+			log.Warn("cannot accept connections", "part", part, "address", address, "err", err, "retry_in", retryIn,
+				"hint", "raise the limit of open files (LimitNOFILE), or close what is leaking them")
+		}, func(failures int) {
+			log.Info("connections are accepted again", "part", part, "address", address, "failures", failures)
+		})
 		access := kmsserver.Signed
 		if _, unix := opts.(listen.UnixOptions); unix {
 			access = kmsserver.Trusted

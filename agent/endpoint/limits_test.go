@@ -250,3 +250,36 @@ func TestStats(t *testing.T) {
 		t.Errorf("%d hits after the connections ended", s.Hits)
 	}
 }
+
+// TestClientsHaveABoundTogether: connections and waiting clients share what the process may have
+// open. One that rests makes room; when all wait, others are let in for health alone.
+func TestClientsHaveABoundTogether(t *testing.T) {
+	inBubble(t, endpoint.Options{MaxConnections: 3, MaxWaiters: 4, MaxClients: 4, MaxWait: time.Hour}, func(t *testing.T, r *rig) {
+		r.put(value("a", "v1", "x", upstream.ACSCurrent))
+		tag := r.get(t, "/v1/a").header.Get("ETag")
+		wait := func(all int) {
+			r.dial(t).send(request("GET", "/v1/a?wait=1h", hostLine, tokenLine, "If-None-Match: "+tag))
+			eventually(t, "they wait", func() bool { return r.srv.Stats().Waiting == all })
+		}
+		for i := range 3 {
+			wait(i + 1)
+		}
+		if got := r.dial(t).ask("/v1/a"); got.status != 200 {
+			t.Fatalf("%d %s", got.status, got.code)
+		}
+		time.Sleep(5 * time.Second) // that one rests
+		wait(4)
+		if s := r.srv.Stats(); s.Waiting != 4 || s.Evicted != 1 {
+			t.Errorf("%d wait, %d evicted", s.Waiting, s.Evicted)
+		}
+		if got := r.get(t, "/live"); got.status != 200 {
+			t.Errorf("health: %d %s", got.status, got.code)
+		}
+		if got := r.get(t, "/v1/a"); got.status != 503 || got.code != "TooManyConnections" {
+			t.Errorf("one more: %d %s", got.status, got.code)
+		}
+		if n := r.srv.Stats().Waiting; n != 4 {
+			t.Errorf("%d still wait", n)
+		}
+	})
+}

@@ -63,6 +63,7 @@ type Options struct {
 	MaxHeaderBytes           int // request line and headers; 0 means 8 KiB, at least 1 KiB
 	MaxBatch                 int // secrets of one batch; 0 means 100
 	MaxWaiters               int // waiting clients; 0 means 4096
+	MaxClients               int // open connections, waiting ones included; 0 means that there is no such bound
 
 	MaxWait        time.Duration // longest wait=; 0 means 5m
 	RequestTimeout time.Duration // first byte of a request to last byte of the answer, without lookup and wait; 0 means 10s

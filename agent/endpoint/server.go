@@ -12,7 +12,6 @@ import (
 	"net/textproto"
 	"os"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -124,8 +123,9 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 }
 
 // Serve answers on ln until [Server.Shutdown], which makes it return [ErrServerClosed], or
-// until ln fails. It takes ln over and closes it. It serves whatever ln accepts: whether others
-// than this host can reach ln is decided by the caller, who opens it.
+// until ln fails for good; when the process is short of descriptors, it is ln that waits. It takes
+// ln over and closes it. It serves whatever ln accepts: whether others than this host can reach ln
+// is decided by the caller, who opens it.
 func (s *Server) Serve(ln net.Listener) error {
 	_, unix := ln.Addr().(*net.UnixAddr)
 	s.mu.Lock()
@@ -150,41 +150,22 @@ func (s *Server) Serve(ln net.Listener) error {
 		s.mu.Unlock()
 	}()
 
-	failures := 0 // in a row
-	for pause := time.Duration(0); ; {
+	for {
 		nc, err := ln.Accept()
-		if err == nil {
-			if failures > 0 {
-				s.opts.Logger.Info("connections are accepted again", "address", ln.Addr().String(), "failures", failures)
-			}
-			pause, failures = 0, 0
-			s.admit(nc, unix)
-			continue
-		}
 		switch {
+		case err == nil:
+			s.admit(nc, unix)
 		case s.stopping.Load():
 			return ErrServerClosed
-		case !temporary(err):
+		default:
 			return fmt.Errorf("endpoint: accept on %s: %w", ln.Addr(), err)
-		}
-		s.table.evict()
-		failures++
-		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		s.opts.Logger.Warn("cannot accept connections", "address", ln.Addr().String(), "err", err, "retry_in", pause, "hint", "raise the limit of open files (LimitNOFILE), or close what is leaking them")
-		select {
-		case <-time.After(pause):
-		case <-s.done:
-			return ErrServerClosed
 		}
 	}
 }
 
-// temporary reports whether accepting may work again: the process or the host ran out of
-// something, or a client left before it was accepted.
-func temporary(err error) bool {
-	passing := []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR}
-	return slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) })
-}
+// MakeRoom closes the connection that is missed least, because the process has run out of
+// descriptors; false when all are needed.
+func (s *Server) MakeRoom() bool { return s.table.evict() }
 
 // admit starts serving a new connection, or sends it away.
 func (s *Server) admit(nc net.Conn, unix bool) {

@@ -15,6 +15,7 @@ const healthConnections = 16
 // table knows every connection and decides who gets in and who has to leave.
 type table struct {
 	maxOpen, maxParked int
+	maxTotal           int           // of both
 	evicted            atomic.Uint64 // closed to make room
 
 	mu        sync.Mutex
@@ -28,7 +29,7 @@ type table struct {
 
 func newTable(o Options) *table {
 	return &table{
-		maxOpen: o.MaxConnections, maxParked: o.MaxWaiters,
+		maxOpen: o.MaxConnections, maxParked: o.MaxWaiters, maxTotal: cmp.Or(o.MaxClients, o.MaxConnections+o.MaxWaiters),
 		conns: map[*conn]struct{}{}, untrusted: list.New(),
 	}
 }
@@ -41,7 +42,7 @@ func (t *table) add(c *conn, now time.Time) (ok bool) {
 	if t.stopped {
 		return false
 	}
-	if t.open >= t.maxOpen {
+	if t.open >= t.maxOpen || t.open+t.parked >= t.maxTotal {
 		if c.healthOnly = !t.evictLocked(); c.healthOnly && t.health >= healthConnections {
 			return false
 		}

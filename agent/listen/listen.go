@@ -12,6 +12,7 @@
 //     refused connection says so: when the agent may not connect, or the other process has no
 //     room for a connection, the socket is in use and [Open] fails.
 //   - A listener removes its socket when it is closed, unless another took the path meanwhile.
+//   - Running out of descriptors ends no listener: it accepts again when there are some.
 //   - Certificates may change on disk while the agent runs, see [TLS].
 //
 // Problems name keys as agent.yaml spells them below the section of the listener.
@@ -39,9 +40,12 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"secretagent/upstream"
 )
@@ -62,9 +66,13 @@ type Listener struct {
 	addr net.Addr
 	tls  *TLS
 
+	closed     chan struct{} // by Close
+	onShortage func(err error, retryIn time.Duration)
+	onRecovery func(failures int)
+
 	path   string      // of a unix socket
 	info   fs.FileInfo // of the socket as it was made
-	remove sync.Once
+	remove sync.Once   // guards closed as well
 }
 
 // Open opens a listener. The error is [upstream.OptionErrors].
@@ -76,7 +84,8 @@ func Open(opts Options) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln.opts = opts
+	ln.opts, ln.closed = opts, make(chan struct{})
+	ln.onShortage, ln.onRecovery = func(error, time.Duration) {}, func(int) {}
 	return ln, nil
 }
 
@@ -92,25 +101,59 @@ func (l *Listener) Secure() bool { return l.tls != nil }
 // Addr returns the address that clients use.
 func (l *Listener) Addr() net.Addr { return l.addr }
 
+// OnShortage sets what [Listener.Accept] calls, each time, when the process or the host is short
+// of something, before it pauses for retryIn; shortage may make room. recovery is called with the
+// number of failures when it accepts again. Call it before the first Accept.
+func (l *Listener) OnShortage(shortage func(err error, retryIn time.Duration), recovery func(failures int)) {
+	l.onShortage, l.onRecovery = shortage, recovery
+}
+
 // Accept returns the next connection, a [tls.Conn] where TLS is configured; the handshake
-// happens when it is first read.
+// happens when it is first read. Out of descriptors or memory, it pauses and tries again, until
+// that works or the listener is closed: whatever error it returns is for good.
 func (l *Listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil || l.tls == nil {
-		return nc, err
+	failures := 0
+	for pause := time.Duration(0); ; failures++ {
+		nc, err := l.Listener.Accept()
+		if err == nil {
+			if failures > 0 {
+				l.onRecovery(failures)
+			}
+			if l.tls != nil {
+				nc = tls.Server(nc, l.tls.config)
+			}
+			return nc, nil
+		}
+		if !temporary(err) {
+			return nil, err
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		l.onShortage(err, pause)
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+		}
 	}
-	return tls.Server(nc, l.tls.config), nil
+}
+
+// temporary reports whether accepting may work again: the process or the host ran out of
+// something, or a client left before it was accepted.
+func temporary(err error) bool {
+	passing := []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR}
+	return slices.ContainsFunc(passing, func(e error) bool { return errors.Is(err, e) })
 }
 
 // Close stops listening and removes the socket, unless another has taken its path since.
 func (l *Listener) Close() error {
-	if l.path != "" {
-		l.remove.Do(func() { // once: a successor's socket can look like this one after it is gone
-			if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.info) {
-				_ = os.Remove(l.path)
-			}
-		})
-	}
+	l.remove.Do(func() { // once: a successor's socket can look like this one after it is gone
+		close(l.closed)
+		if l.path == "" {
+			return
+		}
+		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.info) {
+			_ = os.Remove(l.path)
+		}
+	})
 	return l.Listener.Close()
 }
 

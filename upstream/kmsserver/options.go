@@ -27,9 +27,7 @@ func (o Options) Validate() error { return checkAccessKeys(o.AccessKeys) }
 
 // limits bound what clients can cost.
 type limits struct {
-	// Connections per listener. A connection costs about 10 KiB, and 160 KiB more while a
-	// request is being read.
-	Connections int
+	Connections int // see MaxConnections
 
 	// BodyBytes of one request. The longest legal one has about 130 KiB.
 	BodyBytes int
@@ -46,8 +44,12 @@ type limits struct {
 	IdleTimeout    time.Duration // between two requests
 }
 
+// MaxConnections is how many connections a listener has at most. A connection costs about 10 KiB,
+// and 160 KiB more while a request is being read.
+const MaxConnections = 128
+
 var standardLimits = limits{
-	Connections: 128, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
+	Connections: MaxConnections, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
 	RequestTimeout: 30 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second,
 }
 
