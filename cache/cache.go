@@ -118,7 +118,7 @@ func (c *Cache) lock(name upstream.SecretName) lockedShard {
 // It never blocks and never calls the upstream, so it may be called from the backend's own
 // announcement.
 func (c *Cache) Invalidate(name upstream.SecretName) {
-	c.outage.success() // a backend that announces is not down
+	c.outage.success(c.now()) // a backend that announces is not down
 	sh := c.lock(name)
 	defer sh.unlock()
 	for e := sh.secrets[name]; e != nil; e = e.next {

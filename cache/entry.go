@@ -66,8 +66,9 @@ type entry struct {
 	size int // counted in the sums of the cache
 
 	// Guarded by the lock of the schedule.
-	due  int64
-	slot int32 // index in the heap plus one; 0 when not scheduled
+	due    int64
+	slot   int32 // index in the heap plus one; 0 when not scheduled
+	heldUp bool  // by an outage
 }
 
 // failure is why the last upstream call for an entry failed.

@@ -208,13 +208,18 @@ func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
 	now := c.now()
 	took := time.Duration(now - f.began)
 	if upstream.Outage(f.err) {
+		defer c.due.wake.ring() // while it was on its way, Run waited for its outcome
 		if c.outage.failure(e.ref, f.err, f.began, now) {
 			c.ends.soon(c.clock, 0)
 			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Reason(f.err), "hint", "check the upstream and the way to it: secretagent check --probe")
 		}
-	} else if failures, ended := c.outage.success(); ended {
-		c.log.Info("the upstream answers again", "failures", failures)
-		c.due.spread(now, recoverySpread)
+	} else if before, ended := c.outage.success(now); ended {
+		c.log.Info("the upstream answers again", "failures", before.count)
+		window := recoverySpread
+		if upstream.Unreached(before.err) {
+			window = reachedSpread
+		}
+		c.due.spread(now, window)
 	}
 	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
 	c.fetches[outcome].Add(1)

@@ -325,6 +325,37 @@ func TestOutageIsNotHammeredAndItsEndIsNoStampede(t *testing.T) {
 	})
 }
 
+// Nobody asks, so that nothing but the refreshes finds out. A call that takes its time does not
+// keep the next probe waiting once it has failed.
+func TestWhatNoCallGetsThroughToIsTriedEverySecond(t *testing.T) {
+	for _, n := range []int{1, 20} {
+		limits := cache.Limits{TTL: 2 * time.Second}
+		for i := range n {
+			limits.Pins = append(limits.Pins, cache.Pin{Ref: ref(fmt.Sprint("s", i))})
+		}
+		with(t, cache.Options{Limits: limits}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+			fill(t, fake, n)
+			fake.Delay(get, 100*time.Millisecond)
+			start(t, c)
+			time.Sleep(10 * time.Second)
+			fake.Fail(get, &upstream.Error{Err: upstream.ErrUnavailable, Unreached: true})
+			time.Sleep(2 * time.Second)
+			for range 75 {
+				before := fake.Calls(get)
+				time.Sleep(2 * time.Second)
+				made := fake.Calls(get) - before
+				failIf(t, made < 1 || made > 4, "%d calls in two seconds", made)
+			}
+			fake.Fail(get, nil)
+			back := time.Now()
+			time.Sleep(2 * time.Second)
+			for _, e := range c.Entries() {
+				failIf(t, e.FetchedAt.Before(back), "%s was not refreshed since the return", e.Ref)
+			}
+		})
+	}
+}
+
 func TestOneFailingSecretDoesNotHurtTheOthers(t *testing.T) {
 	with(t, cache.Options{Limits: cache.Limits{TTL: 20 * time.Second}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fill(t, fake, 1)

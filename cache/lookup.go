@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,7 +138,10 @@ func (c *Cache) await(ctx context.Context, e *entry, f *flight, patient bool) (u
 			return upstream.Answer{}, ctx.Err()
 		case <-enough:
 			sh := c.lock(e.ref.SecretName)
-			answer, ok := sh.staleAnswer(e, upstream.Reason(upstream.ErrUnavailable))
+			// It may be our own budget that we wait for, after an outage that made it small.
+			reason, _, _ := sh.outage(e)
+			reason = cmp.Or(reason, c.outage.lately(e.fetchedAt), upstream.Code(upstream.ErrUnavailable))
+			answer, ok := sh.staleAnswer(e, reason)
 			sh.unlock()
 			if ok {
 				return answer, nil

@@ -16,6 +16,10 @@ import (
 // its own setback.
 const outageRefs = 3
 
+// reachEvery is how often an upstream that no call gets through to is tried. That costs it
+// nothing, and it is to be in use again within two seconds of its return.
+const reachEvery = time.Second
+
 // setback is a row of failed calls with no good one in between: of one secret, or of the
 // upstream as a whole. The zero value is ready to use.
 type setback struct {
@@ -31,10 +35,11 @@ func (s *setback) add(err error) {
 	s.count++
 }
 
-// wait returns how long to wait this time: 1s doubling to 30s, give or take a quarter.
+// wait returns how long to wait this time: 1s doubling to 30s, give or take a quarter, and no
+// more than the first of them for a call that did not get through.
 func (s *setback) wait() time.Duration {
-	if s.backoff == nil {
-		s.backoff = retry.WithJitterPercent(25, retry.WithCappedDuration(30*time.Second, retry.NewExponential(time.Second)))
+	if s.backoff == nil || upstream.Unreached(s.err) {
+		s.backoff = retry.WithJitterPercent(25, retry.WithCappedDuration(30*time.Second, retry.NewExponential(reachEvery)))
 	}
 	wait, _ := s.backoff.Next()
 	return wait
@@ -49,6 +54,8 @@ type outage struct {
 	setback                      // until: no probe before
 	failed  []upstream.SecretRef // different ones since the last success, at most outageRefs
 	stepped int64                // when until was last set by a failure
+	past    string               // why the upstream was down the last time
+	ended   int64                // when that ended
 }
 
 // state returns why the upstream is down and until when refreshes wait; down is false while
@@ -102,11 +109,29 @@ func (o *outage) failure(ref upstream.SecretRef, err error, began, now int64) (o
 	return opened
 }
 
-// success notes that the upstream answered, and reports how many calls had failed before, and
-// whether that ended an outage.
-func (o *outage) success() (failures int, ended bool) {
+// success notes that the upstream answered. It returns the row of failures before that, and
+// whether that was an outage.
+func (o *outage) success(now int64) (before setback, ended bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	failures, o.setback, o.failed = o.count, setback{}, o.failed[:0]
-	return failures, o.down.Swap(false)
+	before, o.setback, o.failed = o.setback, setback{}, o.failed[:0]
+	if ended = o.down.Swap(false); ended {
+		o.past, o.ended = upstream.Reason(before.err), now
+	}
+	return before, ended
+}
+
+// aftermath is how long after an outage the calls that it has held up may fill the upstream, or
+// what bounds our calls to it.
+const aftermath = time.Minute
+
+// lately returns why the upstream was down, when a value that was confirmed then last is late
+// because of that; empty otherwise.
+func (o *outage) lately(confirmed int64) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended != 0 && confirmed < o.ended+int64(aftermath) {
+		return o.past
+	}
+	return ""
 }

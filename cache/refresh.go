@@ -12,8 +12,12 @@ import (
 	"secretagent/upstream"
 )
 
-// recoverySpread is the time over which overdue refreshes are spread after an outage.
-const recoverySpread = 15 * time.Second
+// recoverySpread is the time over which refreshes that were held up are spread after an outage,
+// and reachedSpread after one in which no call got through: nothing has piled up there.
+const (
+	recoverySpread = 15 * time.Second
+	reachedSpread  = 250 * time.Millisecond
+)
 
 // maxRefreshes bounds the upstream calls that nobody waits for.
 const maxRefreshes = 8

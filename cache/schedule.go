@@ -16,10 +16,15 @@ type schedule struct {
 }
 
 // set schedules e at due, wherever it stood before.
-func (s *schedule) set(e *entry, due int64) {
+func (s *schedule) set(e *entry, due int64) { s.put(e, due, false) }
+
+// setRetry is set for a refresh that an outage holds up.
+func (s *schedule) setRetry(e *entry, due int64) { s.put(e, due, true) }
+
+func (s *schedule) put(e *entry, due int64, retry bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.due = due
+	e.due, e.heldUp = due, retry
 	if e.slot == 0 {
 		heap.Push(&s.heap, e)
 	} else {
@@ -83,14 +88,14 @@ func (s *schedule) count() int {
 	return len(s.heap)
 }
 
-// spread moves what is overdue to random moments within window from now, so that the end
-// of an outage is not a stampede. What was announced stays urgent.
+// spread moves what is overdue or held up to random moments within window from now, so that the
+// end of an outage is neither late nor a stampede. What was announced stays urgent.
 func (s *schedule) spread(now int64, window time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.heap {
-		if e.due <= now && e.due != urgent {
-			e.due = now + rand.Int64N(int64(window))
+		if (e.due <= now || e.heldUp) && e.due != urgent {
+			e.due, e.heldUp = now+rand.Int64N(int64(window)), false
 		}
 	}
 	heap.Init(&s.heap)

@@ -209,10 +209,11 @@ func (sh lockedShard) retryLater(e *entry, err error) {
 		e.idle = e.value != nil
 		return
 	}
-	if !outage {
-		wait = max(wait, lookups)
+	if outage {
+		c.due.setRetry(e, now+int64(wait))
+	} else {
+		c.due.set(e, now+int64(max(wait, lookups)))
 	}
-	c.due.set(e, now+int64(wait))
 }
 
 // contradicted returns the other references to the secret of e that f puts in doubt: what they
