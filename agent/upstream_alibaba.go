@@ -72,9 +72,9 @@ func (k alibaba) probe(ctx context.Context, refs []upstream.SecretRef, log *slog
 	return results, nil
 }
 
-// tune lets a call take as long as the client takes, which gives up by itself and says why.
+// tune lets a call take longer than the client takes, which gives up by itself and says why.
 func (k alibaba) tune(opts *cache.Options) {
-	opts.FetchTimeout = max(opts.FetchTimeout, k.cfg.Deadline)
+	opts.FetchTimeout = max(opts.FetchTimeout, k.cfg.Deadline+time.Second)
 	opts.MaxFetches = k.cfg.MaxConcurrent
 }
 

@@ -57,6 +57,7 @@ type budget struct {
 	granted     bool          // a call was, since then
 	steppedAt   time.Time     // when the rate last changed
 	pausedUntil time.Time     // as the service asked
+	cause       error         // of the service, why the rate is below its maximum; nil: it has given none
 }
 
 func newBudget(b Budget) *budget {
@@ -73,8 +74,9 @@ func newBudget(b Budget) *budget {
 }
 
 // wait blocks until one attempt may start. It returns the error of ctx when that is done
-// first, and [upstream.ErrThrottled] at once when the turn would come after the deadline: a
-// cache that can serve an older value should not wait for a refusal.
+// first, and at once that of what has made the budget small, or [upstream.ErrThrottled], when the
+// turn would come after the deadline: a cache that can serve an older value should not wait for
+// a refusal.
 //
 // Waiters queue for b.first, and only the first watches the limiter: a place that was
 // promised at one rate would be kept when the rate is cut.
@@ -140,7 +142,26 @@ func (b *budget) refuseLocked(wait time.Duration) error {
 	if b.pausedUntil.After(time.Now()) {
 		why = "the service asked for a pause"
 	}
-	return &upstream.Error{Err: upstream.ErrThrottled, Message: why, RetryAfter: wait}
+	return b.becauseLocked(why, wait)
+}
+
+// refusal returns the error of a call that did not get its turn.
+func (b *budget) refusal(why string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.becauseLocked(why, 0)
+}
+
+// becauseLocked returns the error of a call for which there is no room in the budget: that of
+// what has made it small.
+func (b *budget) becauseLocked(why string, wait time.Duration) error {
+	cause := b.cause
+	if cause == nil { // of our own making: the configuration allows no more
+		cause = &upstream.Error{Err: upstream.ErrThrottled, Code: "CallBudget"}
+	}
+	e := heldBack(cause, why, wait)
+	e.Unreached = false
+	return e
 }
 
 // report adapts the rate to the outcome of an attempt.
@@ -167,7 +188,7 @@ func (b *budget) adapt(out outcome) (perSecond float64, reduced bool) {
 		if b.granted {
 			factor = cut
 		}
-		b.cutAt, b.granted = now, false
+		b.cutAt, b.granted, b.cause = now, false, out.err
 		b.setLocked(now, b.current/factor)
 		return b.current, true
 	case out.answered:
@@ -188,16 +209,25 @@ func (b *budget) adapt(out outcome) (perSecond float64, reduced bool) {
 	return 0, false
 }
 
-// restart makes the rate begin small after an outage, the smaller the longer it was: the
-// whole fleet has by then that much to ask at once.
-func (b *budget) restart(outage time.Duration) {
+// restart makes the rate begin small after an outage that ended with cause, the smaller the longer
+// it was: the whole fleet has by then that much to ask at once. Where no request got through it
+// is no smaller than at a start.
+func (b *budget) restart(outage time.Duration, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.setLocked(time.Now(), min(b.current, max(restartRate, b.current/(1+outage.Seconds()))))
+	least := restartRate
+	if upstream.Unreached(cause) {
+		least = startRate
+	}
+	b.cause = cause
+	b.setLocked(time.Now(), min(b.current, max(least, b.current/(1+outage.Seconds()))))
 }
 
 func (b *budget) setLocked(now time.Time, perSecond float64) {
 	b.current = min(max(perSecond, minPerSecond), b.max)
+	if b.current == b.max {
+		b.cause = nil
+	}
 	b.steppedAt = now
 	burst := b.burst
 	if b.current < b.max {

@@ -74,7 +74,9 @@ func (p *policy) do(ctx context.Context, c *call) error {
 	case ended(ctx) != nil:
 		return ended(ctx)
 	case errors.Is(err, errOutOfTime), upstream.IsContextError(err):
-		if err = c.last; err == nil {
+		if err = c.last; err == nil && c.attempts == 0 {
+			err = p.budget.refusal(fmt.Sprintf("its turn in the call budget of this agent did not come within %v", p.Deadline))
+		} else if err == nil {
 			err = &upstream.Error{Err: upstream.ErrUnavailable, Message: fmt.Sprintf("no answer within %v", p.Deadline)}
 		}
 	}
@@ -154,21 +156,16 @@ func (p *policy) admit(ctx context.Context, c *call, l leg) (permit, error) {
 		return permit{}, nil
 	}
 	if s, until := p.breaker.at(time.Now()); s == resting {
-		return permit{}, tooManyFailures(time.Until(until))
+		return permit{}, p.breaker.refusal(time.Until(until))
 	}
 	if err := p.budget.wait(ctx, c.deadline); err != nil {
 		return permit{}, err
 	}
 	service, ok := p.breaker.admit(time.Now())
 	if !ok {
-		return permit{}, tooManyFailures(p.breaker.first)
+		return permit{}, p.breaker.refusal(p.breaker.first)
 	}
 	return service, nil
-}
-
-func tooManyFailures(wait time.Duration) error {
-	return &upstream.Error{Err: upstream.ErrUnavailable, RetryAfter: wait,
-		Message: "the service failed too often in a row and is left alone for a while"}
 }
 
 // send makes one attempt and tells the observer and the log how it went.
@@ -199,7 +196,7 @@ func (p *policy) send(ctx context.Context, c *call, l leg, logger *slog.Logger) 
 func (p *policy) report(out outcome, l leg, service permit, logger *slog.Logger) {
 	switch c := l.endpoint.health.report(l.permit, out); {
 	case c.rests > 0:
-		logger.Warn("endpoint rests", "endpoint", l.endpoint.name, "failures", c.failures, "retry_in", c.rests.Round(time.Millisecond), "err", out.err,
+		logger.Log(context.Background(), levelOf(c, out), "endpoint rests", "endpoint", l.endpoint.name, "failures", c.failures, "retry_in", c.rests.Round(time.Millisecond), "err", out.err,
 			"hint", "it is tried again; check the endpoint and the way to it")
 	case c.recovered:
 		logger.Info("endpoint is back", "endpoint", l.endpoint.name, "failures", c.failures)
@@ -210,12 +207,24 @@ func (p *policy) report(out outcome, l leg, service permit, logger *slog.Logger)
 	p.budget.report(out, logger)
 	switch c := p.breaker.report(service, out); {
 	case c.rests > 0:
-		logger.Warn("breaker open: the service fails, and is left alone until a probe succeeds", "retry_in", c.rests.Round(time.Millisecond),
+		logger.Log(context.Background(), levelOf(c, out), "breaker open: the service fails, and is left alone until a probe succeeds", "retry_in", c.rests.Round(time.Millisecond),
 			"hint", "check the endpoints and the way to them: secretagent check --probe")
 	case c.recovered:
 		logger.Info("breaker closed: the service answers again", "during", c.lasted.Round(time.Millisecond))
-		p.budget.restart(c.lasted)
+		// Nobody else has waited for what nobody served on this host.
+		if nobody := upstream.Unreached(c.last.err) && !c.last.lost; !nobody || !l.endpoint.onHost() {
+			p.budget.restart(c.lasted, c.last.err)
+		}
 	}
+}
+
+// levelOf returns the level of the line about a rest. One that follows another within a moment
+// is news to nobody.
+func levelOf(c change, out outcome) slog.Level {
+	if c.again && upstream.Unreached(out.err) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // ended returns the error of ctx, also in the moment between its deadline and the timer that
@@ -230,13 +239,10 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// codeOf returns the code the service answered with, or that of the error's class.
+// codeOf returns the code that an attempt failed with.
 func codeOf(err error) string {
-	if e, ok := errors.AsType[*upstream.Error](err); ok && e.Code != "" {
-		return e.Code
-	}
 	if upstream.IsContextError(err) {
 		return "Canceled"
 	}
-	return upstream.Code(err)
+	return upstream.Reason(err)
 }

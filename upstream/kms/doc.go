@@ -59,13 +59,17 @@
 //	call      policy   whether another attempt follows, when and on which endpoint
 //	endpoint  health   rests after 1 failure, for 1s to 1m: others are asked first, then 1 call probes it
 //	client    health   the breaker: rests after Breaker.Failures attempts in a row on whatever endpoint,
-//	                   for Breaker.Pause to MaxPause: every call fails at once, then 1 attempt probes
+//	                   for Breaker.Pause to MaxPause: every call fails at once, as the last attempt
+//	                   did, then 1 attempt probes
 //	client    budget   how many attempts per second the service grants, and its pauses when it throttles
 //	cache     …        when a secret is asked for again, whether the upstream as a whole is down, and
 //	                   whether an older value is served meanwhile
 //
 // The two rests are one type: they double with each probe that fails, and any answer ends
-// them. Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
+// them. Where no request got through (the connection is refused, the host cannot be reached, or
+// something on this host, such as a relay, hangs up) they end after half a second, and the cache
+// asks every second: to try costs nothing, and values are fresh within two seconds of the return
+// (TestFreshSoonAfterAReturn). Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
 // socket that nobody serves is tried once.
 //
 // # The quota
@@ -81,9 +85,12 @@
 // second and grows by half with each answer, up to Budget.PerSecond. A throttled answer
 // halves it, at most once a second, and quarters it when nothing was granted in between; for
 // two minutes it then grows by a fifth at a time, once a second. It never falls below one
-// call in 20 seconds. A call whose turn comes too late fails at once with
-// [upstream.ErrThrottled], so that a cache serves what it holds instead of waiting. After an
-// outage the budget begins small again, the smaller the longer it was.
+// call in 20 seconds. A call whose turn comes too late fails at once, so that a cache serves what
+// it holds instead of waiting, and with the error that made the budget small: it is the
+// service, not us, that keeps the value stale. Where the service has given no reason the code is
+// CallBudget: the configuration allows no more. After an outage the budget begins small again,
+// the smaller the longer it was; as at a start where no request got through; and as it was when
+// that was on this host.
 //
 // TestFleet simulates 10,000 agents with 20 secrets and a TTL of 15m: steady, they make about
 // 260 calls per second; a start of all in one second is complete after less than 9 minutes,

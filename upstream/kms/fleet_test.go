@@ -28,8 +28,6 @@ const (
 	quota        = fleetQuota / float64(fleetScale)
 )
 
-var fleetData = upstream.NewSecretData([]byte("x"))
-
 // service is KMS as seen from afar: a token bucket that holds one second of calls.
 type service struct {
 	mu      sync.Mutex
@@ -96,16 +94,6 @@ type fleet struct {
 	caches []*cache.Cache
 }
 
-// reader is the upstream of one agent.
-type reader struct {
-	policy *policy
-	*service
-}
-
-func (r reader) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
-	return upstream.SecretValue{SecretName: ref.SecretName, VersionID: "v1", SecretData: fleetData}, r.policy.do(ctx, &call{request: request{op: "GetSecretValue", ref: ref, valueOnly: true}, send: r.call})
-}
-
 // newFleet starts the agents within window. They stop when the test ends.
 func newFleet(t *testing.T, ttl, window time.Duration) *fleet {
 	now := time.Now()
@@ -120,7 +108,10 @@ func newFleet(t *testing.T, ttl, window time.Duration) *fleet {
 	t.Cleanup(func() { cancel(); running.Wait() })
 	const agents = fleetAgents / fleetScale
 	for i := range agents {
-		c, err := cache.New(reader{testPolicy(t, nil, "cn-sim"), f.service}, cache.Options{Limits: limits, Logger: slog.New(slog.DiscardHandler)})
+		p := testPolicy(t, nil, "cn-sim")
+		c, err := cache.New(answering(func(ctx context.Context, ref upstream.SecretRef) error {
+			return p.do(ctx, &call{request: request{op: "GetSecretValue", ref: ref, valueOnly: true}, send: f.service.call})
+		}), cache.Options{Limits: limits, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,14 +215,4 @@ func TestFleet(t *testing.T) {
 			t.Errorf("%d values are missing", n)
 		}
 	})
-}
-
-// sleep waits for d or until ctx is done.
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -1,17 +1,23 @@
 package kms
 
 import (
+	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	"secretagent/upstream"
 )
 
+// unreachedRest is the longest rest of what no request got through to, which costs nobody
+// anything to try. It ends before the cache asks again.
+const unreachedRest = 500 * time.Millisecond
+
 // health is what is known of something that is asked: of one endpoint, or of the service as a
 // whole, where it is the breaker. After limit failures in a row it rests. When the rest is
-// over one attempt at a time probes; the rest doubles with each probe that fails, and any
-// answer ends it.
+// over one attempt at a time probes; the rest doubles with each probe that fails, but for one
+// that nobody took, and any answer ends it.
 type health struct {
 	limit   int           // failures in a row that begin a rest
 	first   time.Duration // the first rest
@@ -24,7 +30,7 @@ type health struct {
 	restsUntil  time.Time     // zero while it is ready
 	probing     bool
 	lastSuccess time.Time
-	lastFailure string // code or class, never a text of the other side
+	last        outcome // that was a failure; zero: there was none
 }
 
 // state is ready, resting, or due: the next attempt probes.
@@ -45,7 +51,9 @@ type permit struct {
 // change is what a report has changed.
 type change struct {
 	rests     time.Duration // a rest has begun; zero: none has
+	again     bool          // and it is not the first
 	recovered bool          // the rests are over
+	last      outcome       // the failure before that
 	lasted    time.Duration // so long after the first began
 	failures  int           // in a row until now
 }
@@ -81,13 +89,13 @@ func (h *health) report(p permit, out outcome) change {
 	rests := h.stateLocked(now) != ready
 	switch {
 	case out.answered:
-		c := change{recovered: rests, lasted: now.Sub(h.restsSince), failures: h.failures}
+		c := change{recovered: rests, last: h.last, lasted: now.Sub(h.restsSince), failures: h.failures}
 		h.failures, h.restsUntil, h.lastSuccess = 0, time.Time{}, now
 		return c
 	case !out.fault:
 		return change{}
 	}
-	h.lastFailure = upstream.Code(out.err)
+	h.last = out
 	if rests && !p.probe && p.begun.Before(h.restsUntil) {
 		return change{}
 	}
@@ -100,10 +108,33 @@ func (h *health) report(p permit, out outcome) change {
 	default:
 		h.rest, h.restsSince = h.first, now
 	}
+	if upstream.Unreached(out.err) {
+		h.rest = min(h.rest, unreachedRest)
+	}
 	// Between half and all of the rest: a fleet must not probe in step.
 	spread := h.rest/2 + rand.N(h.rest/2+1)
 	h.restsUntil = now.Add(spread)
-	return change{rests: spread, failures: h.failures}
+	return change{rests: spread, again: rests, failures: h.failures}
+}
+
+// refusal returns the error of a call that is not made because h rests: that of the last
+// failure, for this is what keeps the call from being answered.
+func (h *health) refusal(wait time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return heldBack(h.last.err, "it failed too often in a row and is left alone for a while", wait)
+}
+
+// heldBack returns the error of a call that we do not make because of cause: of the same kind
+// and with the same code, but with our own words before what was said then.
+func heldBack(cause error, why string, wait time.Duration) *upstream.Error {
+	e := &upstream.Error{Err: upstream.ErrUnavailable}
+	if last, ok := errors.AsType[*upstream.Error](cause); ok {
+		*e = *last
+	}
+	e.Message = strings.TrimSuffix(why+"; "+e.Message, "; ")
+	e.RetryAfter = wait
+	return e
 }
 
 // at returns the state and, unless it is ready, when the rest ends or ended.

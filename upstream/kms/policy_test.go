@@ -56,9 +56,9 @@ func TestBudgetAdaptsToWhatIsGranted(t *testing.T) {
 		after("at the end", minPerSecond, 0, throttled)
 		time.Sleep(slowFor)
 		after("forgiven", 50, 30, grantedOut)
-		b.restart(4 * time.Second)
+		b.restart(4*time.Second, broken.err)
 		after("an outage of 4s: a fifth", 10, 0, grantedOut)
-		b.restart(time.Hour)
+		b.restart(time.Hour, broken.err)
 		after("an outage of an hour", restartRate, 0, grantedOut)
 	})
 }

@@ -1,6 +1,10 @@
 package kms
 
-import "time"
+import (
+	"time"
+
+	"secretagent/upstream"
+)
 
 // Status is a snapshot for people, also as JSON. It holds no value and no credential.
 type Status struct {
@@ -74,10 +78,14 @@ func (e *endpoint) status(now time.Time) EndpointStatus {
 	h := e.health
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return EndpointStatus{
+	s := EndpointStatus{
 		Name: e.name, Region: e.Region, State: [...]string{ready: "ready", resting: "resting", due: "due"}[h.stateLocked(now)],
-		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccessAt: h.lastSuccess, LastFailure: h.lastFailure,
+		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccessAt: h.lastSuccess,
 	}
+	if h.last.err != nil {
+		s.LastFailure = upstream.Reason(h.last.err)
+	}
+	return s
 }
 
 func (b *budget) status(now time.Time) BudgetStatus {
