@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 	"github.com/Masterminds/sprig/v3"
@@ -80,9 +81,14 @@ func helpers() template.FuncMap {
 		"print": checkedPrint(fmt.Sprint), "println": checkedPrint(fmt.Sprintln), "printf": printf,
 		"html": checkedPrint(template.HTMLEscaper), "js": checkedPrint(template.JSEscaper), "urlquery": checkedPrint(template.URLQueryEscaper),
 		"shellQuote": ofText(shellQuote), "pgpassEscape": ofText(pgpassEscape), "iniQuote": ofText(iniQuote), "phpQuote": ofText(phpQuote),
-		"propertiesEscape": ofText(func(s string) (string, error) { return propertiesKey(s), nil }),
-		"toString":         printable,
-		"quote":            quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
+		"propertiesEscape": ofText(func(s string) (string, error) {
+			if !utf8.ValidString(s) {
+				return "", errNotText
+			}
+			return propertiesKey(s), nil
+		}),
+		"toString": printable,
+		"quote":    quoted(strconv.Quote), "squote": quoted(func(s string) string { return "'" + s + "'" }),
 		"get": get, "keys": sortedKeys, "values": sortedValues,
 		"repeat": repeat, "until": until, "untilStep": untilStep,
 		"indent": indent, "nindent": func(n int, s string) (string, error) { s, err := indent(n, s); return "\n" + s, err },
@@ -263,7 +269,7 @@ func parseJSON(s string) (any, error) {
 }
 
 func parseYAML(s string) (v any, err error) {
-	if err := yaml.Unmarshal(upstream.TrimBOM([]byte(s)), &v); err != nil {
+	if err := yaml.Unmarshal(upstream.TrimBOM([]byte(s)), &v); err != nil || !utf8.ValidString(s) {
 		return nil, refuse("the text is not YAML")
 	}
 	return v, nil
@@ -277,6 +283,8 @@ func parseTOML(s string) (map[string]any, error) {
 	return v, nil
 }
 
+var errNotText = refuse("it is or holds a text that is not UTF-8; base64Encode makes one of any bytes")
+
 // marshalJSON is json.Marshal that leaves <, > and & alone.
 func marshalJSON(v any, indent string) (string, error) {
 	var buf bytes.Buffer
@@ -285,6 +293,10 @@ func marshalJSON(v any, indent string) (string, error) {
 	enc.SetIndent("", indent)
 	if err := enc.Encode(v); err != nil {
 		return "", refuse("the value cannot be written as JSON")
+	}
+	// The encoder puts this escape for what is not UTF-8; it writes the character itself as it is.
+	if bytes.Contains(bytes.ReplaceAll(buf.Bytes(), []byte(`\\`), nil), []byte(`\ufffd`)) {
+		return "", errNotText
 	}
 	return strings.TrimSuffix(buf.String(), "\n"), nil
 }
@@ -321,9 +333,15 @@ func toTOML(v any) (string, error) {
 	return strings.TrimSuffix(buf.String(), "\n"), nil
 }
 
-// nativeNumbers copies v with json.Number replaced by the Go number that is exactly as large.
+// nativeNumbers copies v with json.Number replaced by the Go number that is exactly as large. It
+// refuses a text that is not UTF-8.
 func nativeNumbers(v any, mayBeNull bool) (_ any, err error) {
 	switch v := v.(type) {
+	case string:
+		if !utf8.ValidString(v) {
+			return nil, errNotText
+		}
+		return v, nil
 	case nil:
 		if !mayBeNull {
 			return nil, refuse("TOML has no null; remove it with omit or unset")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 	"unicode/utf16"
 )
 
@@ -45,7 +46,7 @@ func dotenvQuote(s string) (string, error) {
 		return "", refuse("it holds a ' together with a \\, \", $ or `, which no quotes keep from all readers of .env files" + instead)
 	case strings.Contains(s, "${"):
 		return "", refuse("it holds ${, which python-dotenv replaces also in quotes" + instead)
-	case strings.Contains(s, `\\`), strings.HasSuffix(s, `\`), strings.Contains(s, `\`) && strings.ContainsAny(s[:1], " \t"):
+	case strings.Contains(s, `\\`), strings.HasSuffix(s, `\`), strings.Contains(s, `\`) && strings.TrimLeftFunc(s, unicode.IsSpace) != s:
 		return "", refuse("it holds a \\ at its end, before another one, or after a space at its start, which some readers of .env files take for an escape" + instead)
 	case strings.Contains(s, `="`) && strings.Count(s, `"`)-strings.Count(s, `\"`) < 2:
 		return "", refuse("it holds =\" without a second \", which phpdotenv takes for the start of several lines" + instead)

@@ -20,7 +20,7 @@ func TestDotenvQuotes(t *testing.T) {
 		`a="b"`: `'a="b"'`, ` "x`: `' "x'`,
 
 		"two\nlines": "", "cr\r": "", "\v": "", "\u0085": "", "\u2028": "", "a\x00": "", `it's "x"`: "", "it's $5": "", `it's \`: "", "it's `x`": "", "${HOME}": "", "a${": "",
-		`a\\b`: "", `a\`: "", ` \a`: "", `a="`: "", `a="\"`: "", `"a"`: "", `""`: "",
+		`a\\b`: "", `a\`: "", ` \a`: "", "\u00a0\\a": "", `a="`: "", `a="\"`: "", `"a"`: "", `""`: "",
 	} {
 		kind, got := renderSecret(t, Env, map[string]string{"KEY": value})
 		switch {
@@ -151,7 +151,15 @@ func TestQuotingHelpers(t *testing.T) {
 	} {
 		wantRender(t, src, text, want)
 	}
+	const bytes = `{{ "/w==" | base64Decode | `
+	wantRender(t, src, bytes+`phpQuote }} {{ "\\ufffd \ufffd" | toJSON }}`, "'\xff' \"\\\\ufffd \ufffd\"")
 	for text, want := range map[string]string{
+		bytes + `toJSON }}`:                            "not UTF-8",
+		bytes + `dict "a" | toYAML }}`:                 "not UTF-8",
+		bytes + `dict "a" | toTOML }}`:                 "not UTF-8",
+		bytes + `propertiesEscape }}`:                  "not UTF-8",
+		bytes + `parseYAML }}`:                         "not YAML",
+		bytes + `parseJSON }}`:                         "not JSON",
 		`{{ secretField "s" "lines" | pgpassEscape }}`: "line break",
 		`{{ secretField "s" "lines" | iniQuote }}`:     "line break",
 		`{{ secretField "s" "php" | iniQuote }}`:       "phpQuote",
