@@ -123,6 +123,19 @@ func TestCheckThatHangs(t *testing.T) {
 	}
 }
 
+// Ensure that checks that hang hold up no target that has none.
+func TestCheckHoldsUpNobody(t *testing.T) {
+	dir := t.TempDir()
+	var targets []Target
+	for i := range maxWorkers + maxChecks {
+		targets = append(targets, checked(fmt.Sprintf("%s/f%d", dir, i), "x", "sleep 600"))
+	}
+	stop := start(t, mustNew(t, sourceOf("a", "1"), Options{Targets: append(targets, fileAt(dir+"/last", `{{ secret "a" }}`))}))
+	eventually(t, "the one without is published", holds(dir+"/last", "1"))
+	stop()
+	wantNames(t, dir, "last")
+}
+
 // Ensure that a check that shows what it cannot read shows no part of a value, neither of the one
 // that is not published nor in pieces.
 func TestCheckOutputIsMasked(t *testing.T) {

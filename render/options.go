@@ -57,7 +57,7 @@ type Options struct {
 	Partial bool
 
 	// NoHooks publishes files but runs no hooks and owes none, for a container that prepares
-	// files before the application exists.
+	// files before the application exists. Checks run all the same.
 	NoHooks bool
 
 	// Timeout bounds one read of the source for one target; zero means 30 s.

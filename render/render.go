@@ -85,7 +85,10 @@ func (r *Renderer) RenderOnce(ctx context.Context) error {
 	ready := make([]*prepared, len(r.targets))
 	r.each(errs, func(i int, t *target) (err error) {
 		started := time.Now()
-		if ready[i], err = r.prepare(ctx, t, results[i]); err != nil {
+		if ready[i], err = t.publisher.prepare(results[i].outs); err == nil {
+			err = r.check(ctx, t, ready[i], results[i])
+		}
+		if err != nil {
 			return r.record(t, started, attempted{err: err})
 		}
 		if ready[i] != nil {
@@ -167,31 +170,19 @@ func (r *Renderer) computePatiently(ctx context.Context, t *target) (*rendering,
 	}
 }
 
-// prepare makes the result of a computation ready on disk and lets the check of t look at it.
-// It returns nil when it is published already.
-func (r *Renderer) prepare(ctx context.Context, t *target, result *rendering) (*prepared, error) {
-	p, err := t.publisher.prepare(result.outs)
-	if err != nil || p == nil || t.check == nil {
-		return p, err
+// check lets the check of t look at p, if there are both. It aborts p when that fails.
+func (r *Renderer) check(ctx context.Context, t *target, p *prepared, result *rendering) error {
+	if p == nil || t.check == nil {
+		return nil
 	}
-	p.release() // a check may take long
+	p.release() // it may take long
 	started := time.Now()
-	err = t.check.run(ctx, r.log.With("file", t.name), p.path, func() *masker { return r.masker(result.values...) })
+	err := t.check.run(ctx, r.log.With("file", t.name), p.path, func() *masker { return r.masker(result.values...) })
 	r.opts.Observe(Event{Name: t.name, Check: true, Elapsed: time.Since(started), Err: err})
 	if err != nil {
 		p.abort()
-		return nil, err
 	}
-	return p, nil
-}
-
-// publish puts the result of a computation on disk.
-func (r *Renderer) publish(ctx context.Context, t *target, result *rendering) (changed bool, err error) {
-	p, err := r.prepare(ctx, t, result)
-	if err != nil {
-		return false, err
-	}
-	return r.commit(t, p)
+	return err
 }
 
 // commit publishes p for t, if there is anything to publish, and makes the hook owed.

@@ -15,8 +15,9 @@ const (
 	// rendered.
 	maxHookHold = 10 * time.Second
 
-	// maxHooks is how many different hooks run at the same time.
-	maxHooks = 8
+	// maxHooks is how many different hooks run at the same time, and so is maxChecks.
+	maxHooks  = 8
+	maxChecks = 8
 
 	// lookAgain is how often a secret is looked at that the source gives no bell for.
 	lookAgain = time.Minute
@@ -33,7 +34,7 @@ func (r *Renderer) Run(ctx context.Context) error {
 	r.removeLeftovers()
 	r.loadOwed()
 
-	s := &session{r: r, ctx: ctx, watchers: map[upstream.SecretRef]*watcher{}, hooks: make(chan struct{}, maxHooks)}
+	s := &session{r: r, ctx: ctx, watchers: map[upstream.SecretRef]*watcher{}, hooks: make(chan struct{}, maxHooks), checks: make(chan struct{}, maxChecks)}
 	for _, t := range r.targets {
 		for ref := range t.known { // of the renderer before: what changes from now on is noticed
 			s.watch(t, ref)
@@ -71,6 +72,7 @@ type session struct {
 	stopped  bool
 	wg       sync.WaitGroup // workers, watchers and hooks
 	hooks    chan struct{}  // a slot for each running hook
+	checks   chan struct{}  // a slot for each running check
 }
 
 // watcher is the subscription to one secret.
@@ -306,7 +308,7 @@ func (s *session) attempt(t *target) error {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()
 	case a.err == nil:
-		if a.changed, a.err = r.publish(s.ctx, t, a.result); a.err != nil && !a.changed && s.ctx.Err() != nil {
+		if a.changed, a.err = s.publish(t, a.result); a.err != nil && !a.changed && s.ctx.Err() != nil {
 			return s.ctx.Err() // a check that had to end says nothing about the content
 		}
 	case removed(a.err) && t.onRemoved == Delete:
@@ -317,6 +319,39 @@ func (s *session) attempt(t *target) error {
 		}
 	}
 	return r.record(t, started, a)
+}
+
+// publish puts the result of a computation on disk. While a check looks at it, another worker takes
+// the place of this one, so that a check that hangs holds up no other target.
+func (s *session) publish(t *target, result *rendering) (changed bool, err error) {
+	p, err := t.publisher.prepare(result.outs)
+	if err != nil {
+		return false, err
+	}
+	if p != nil && t.check != nil {
+		s.r.mu.Lock()
+		if len(s.queue) > 0 {
+			s.wg.Go(s.work)
+		} else {
+			s.workers--
+		}
+		s.r.mu.Unlock()
+		select {
+		case s.checks <- struct{}{}:
+			err = s.r.check(s.ctx, t, p, result)
+			<-s.checks
+		case <-s.ctx.Done():
+			p.abort()
+			err = s.ctx.Err()
+		}
+		s.r.mu.Lock()
+		s.workers++
+		s.r.mu.Unlock()
+	}
+	if err != nil {
+		return false, err
+	}
+	return s.r.commit(t, p)
 }
 
 // runHookWhenDue runs the hook of g as soon as it may. The caller holds the lock.
