@@ -227,6 +227,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return errors.New("agent: Run was called twice")
 	}
 	defer func() { err = errors.Join(err, a.undo.run(a.log)) }()
+	stopReaper, err := child.StartReaper(a.child, a.log.With("part", "exec"))
+	if err != nil {
+		return err
+	}
+	defer stopReaper()
 
 	// The parts that answer others stop first, those that they need go on until then.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))

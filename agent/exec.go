@@ -24,6 +24,7 @@ type ExitError = child.ExitError
 type Child struct {
 	supervisor *child.Supervisor
 	cache      *cache.Cache
+	own        backend           // opened by this process; nil: it is not
 	api        *kmsserver.Server // nil: not served by this process
 	socket     *listener
 	undo       cleanups
@@ -52,6 +53,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 	}
 	c.undo.add("cache", c.cache.Close)
 	if own, ok := manager.(backend); ok { // opened by this process, not by an agent that runs
+		c.own = own
 		cancel := own.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
 		if err := c.openSocket(own.manager(), &cfg.Upstream.Local.API); err != nil {
@@ -99,24 +101,46 @@ func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []s
 // Signal passes a signal on to the application; see [child.Supervisor.Signal].
 func (c *Child) Signal(sig os.Signal) error { return c.supervisor.Signal(sig) }
 
+// SharesTerminal reports whether the application is in our process group, and the terminal stops
+// and continues both.
+func (c *Child) SharesTerminal() bool { return c.supervisor.SharesTerminal() }
+
 // Run runs the application until it ends: nil after exit code 0, an [*ExitError] after
-// another end. When ctx ends the application is asked to.
+// another end. When ctx ends the application is asked to, and also when a part fails that it
+// needs; then the error is that of the part.
 func (c *Child) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, c.undo.run(c.deps.Logger)) }()
-	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	stopReaper, err := child.StartReaper(c.supervisor, c.deps.Logger.With("part", "exec"))
+	if err != nil {
+		return err
+	}
+	defer stopReaper()
+
+	// What the application needs goes on until it has ended.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
 	base, baseCtx := errgroup.WithContext(inner)
 	base.Go(func() error { return c.cache.Run(baseCtx) })
+	if c.own != nil {
+		base.Go(func() error { return c.own.run(baseCtx) })
+	}
 	if c.api != nil {
 		base.Go(func() error {
 			return ignore(c.api.Serve(c.socket.Listener, kmsserver.Trusted), kmsserver.ErrServerClosed)
 		})
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(baseCtx, stop)()
 	err = c.supervisor.Run(ctx)
 	if c.api != nil {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		stopServer(stopCtx, c.deps.Logger, partAPI, c.api.Shutdown)
 	}
-	stop()
-	return errors.Join(err, base.Wait())
+	stopInner()
+	if failed := base.Wait(); failed != nil {
+		return failed
+	}
+	return err
 }

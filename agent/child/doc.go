@@ -62,7 +62,7 @@
 // takes it down there too.
 //
 // As process 1 of a container, or with Options.Subreaper, orphans that end up with this
-// process are reaped while Run runs (Linux).
+// process are reaped by what [StartReaper] starts, also where there is no application (Linux).
 //
 // # Design notes
 //

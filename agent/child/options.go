@@ -153,7 +153,7 @@ type Options struct {
 	StartTimeout time.Duration
 
 	// Subreaper makes this process the reaper of orphaned descendants even when it is not
-	// process 1. It is a property of the whole process and Linux only.
+	// process 1; see [StartReaper]. It is a property of the whole process and Linux only.
 	Subreaper bool
 
 	// Stdin, Stdout and Stderr are the standard streams of the application; nil is the null

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -113,6 +114,11 @@ func playSupervise(args []string) int {
 	if err != nil {
 		panic(err)
 	}
+	stopReaper, err := StartReaper(s, slog.New(slog.DiscardHandler))
+	if err != nil {
+		panic(err)
+	}
+	defer stopReaper()
 	signals := make(chan os.Signal, 10)
 	signal.Notify(signals, unix.SIGINT)
 	go func() {

@@ -34,9 +34,11 @@ type sighting struct {
 	last  time.Time // of them
 }
 
-// startReaper starts a reaper when this process has to be one. The returned function stops
-// it and waits for that.
-func startReaper(subreaper bool, group func() (leader, id int), log *slog.Logger) (stop func(), err error) {
+// StartReaper starts to reap the orphans that end up with this process, when it is process 1 or
+// [Options.Subreaper] of app, which may be nil, makes it the one who gets them. What another part
+// of the program waits for is left to that. The returned function stops it and waits for the end.
+func StartReaper(app *Supervisor, log *slog.Logger) (stop func(), err error) {
+	subreaper := app != nil && app.opts.Subreaper
 	if !subreaper && os.Getpid() != 1 {
 		return func() {}, nil
 	}
@@ -45,7 +47,7 @@ func startReaper(subreaper bool, group func() (leader, id int), log *slog.Logger
 			return nil, fmt.Errorf("become the reaper of orphans: %w", err)
 		}
 	}
-	r := &reaper{group: group, log: log, seen: map[int]sighting{}}
+	r := &reaper{group: app.family, log: log, seen: map[int]sighting{}}
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -83,6 +83,10 @@ func (s *Supervisor) Status() (now Status) {
 	return now
 }
 
+// SharesTerminal reports whether the application is in our process group, because its standard
+// input is our controlling terminal: what the terminal sends, it sends to both.
+func (s *Supervisor) SharesTerminal() bool { return s.sharesTerminal }
+
 // Signal sends sig to the application. os.Kill ends it and its group at once, also in the
 // middle of the grace period. A signal that the terminal has sent to the application by itself
 // is dropped. It returns [ErrNotRunning] before the first start, after the end, and for the
@@ -126,11 +130,6 @@ func (s *Supervisor) Run(ctx context.Context) (err error) {
 	if err := s.check(); err != nil {
 		return fmt.Errorf("command: %w", err)
 	}
-	stopReaper, err := startReaper(s.opts.Subreaper, s.family, s.opts.Logger)
-	if err != nil {
-		return err
-	}
-	defer stopReaper()
 
 	// Subscribed before the first read, no change in between is missed.
 	var changed <-chan struct{}
@@ -466,6 +465,9 @@ func (s *Supervisor) ended(p process, killed bool) error {
 
 // family returns the running application and its group, for the reaper; zeros without one.
 func (s *Supervisor) family() (leader, group int) {
+	if s == nil {
+		return 0, 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc != nil {

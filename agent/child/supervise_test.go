@@ -248,7 +248,9 @@ func between(t *testing.T, what string, n, from, to int) {
 }
 
 func TestChangedValueRestartsAfterTheDebounce(t *testing.T) {
-	onStage(t, Options{}, nil, func(st *stage) {
+	replaced := func(p *fakeProcess) { p.onStop = func(p *fakeProcess) { _ = p.exit(end{code: 3}) } }
+	onStage(t, Options{}, func(st *stage) { st.prepare = replaced }, func(st *stage) {
+		st.prepare = nil
 		st.wantApp(1, " 0")
 		st.wantStatus(func(s Status) bool { return s.State == Running && s.PID == 100 && s.Restarts == 0 })
 		sleep(time.Hour)
@@ -258,7 +260,8 @@ func TestChangedValueRestartsAfterTheDebounce(t *testing.T) {
 		st.wantApp(2, " 1")
 		wantSignals(t, st.started[0], syscall.SIGTERM)
 		st.wantStatus(func(s Status) bool {
-			return s.State == Running && s.PID == 101 && s.Restarts == 1 && !s.Outdated && !s.Failing && !s.ChangedAt.IsZero()
+			// The exit code is not that of the application before.
+			return s.State == Running && s.PID == 101 && s.Restarts == 1 && s.ExitCode == 0 && !s.Outdated && !s.Failing && !s.ChangedAt.IsZero()
 		})
 	})
 }
