@@ -29,12 +29,26 @@ func (k builtinKind) check() error {
 	return p.Err()
 }
 
-func (k builtinKind) open(_ context.Context, log *slog.Logger, _ func(kms.Observation)) (backend, error) {
-	store, err := builtin.Open(builtinOptions(k.cfg, log))
+func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Observation)) (backend, error) {
+	store, err := k.openFiles(ctx, log)
 	if err != nil {
 		return nil, inSection("upstream.local", err)
 	}
 	return builtinBackend{store}, nil
+}
+
+// openFiles opens the database and writes the seed, which ctx can end: it can be large.
+func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger) (*builtin.Store, error) {
+	opts := builtinOptions(k.cfg, log)
+	opts.Seed = nil
+	store, err := builtin.Open(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := store.Seed(ctx, seed(k.cfg)); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
 }
 
 // manage returns a [backend] where this process opens the files.
@@ -47,7 +61,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	if running {
 		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
 	}
-	store, err := builtin.Open(builtinOptions(k.cfg, log))
+	store, err := k.openFiles(ctx, log)
 	switch {
 	case errors.Is(err, builtin.ErrLocked) && socket == "":
 		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}

@@ -19,8 +19,10 @@ func (a *app) execCommand() *cobra.Command {
 ends: its exit code is that of this command. The program starts when all variables are
 known. When a secret changes, it is restarted, signalled or left alone (exec.onChange).
 
-Signals are passed on. SIGTERM asks the program to end with exec.stopSignal and kills it
-after exec.grace.
+Signals are passed on, except those that tell a process about itself and SIGRTMIN, which never
+reach it. SIGTSTP, SIGTTIN and SIGTTOU stop neither, unless both have the terminal. SIGTERM asks
+the program to end with exec.stopSignal and kills it after exec.grace; before the program has
+started it ends the command with exit code 143.
 
 No agent is needed: the values come from the running agent of the built-in backend where
 there is one, else from the upstream itself.`,
@@ -43,10 +45,13 @@ there is one, else from the upstream itself.`,
 			deps, flush := a.deps(cfg)
 			defer flush()
 			child, err := agent.NewChild(ctx, cfg, deps, args)
-			if err != nil {
-				return err
+			if err == nil {
+				err = runChild(ctx, child)
 			}
-			return a.childEnded(runChild(ctx, child))
+			if errors.Is(err, context.Canceled) {
+				return exitCode(128 + int(terminate)) // before the program was started
+			}
+			return a.childEnded(err)
 		}),
 	}
 	a.logFlag(cmd)
@@ -73,6 +78,9 @@ const terminate = syscall.SIGTERM
 // runChild runs child and passes signals on to it. The context of the command line ends with
 // SIGINT, which is the program's to judge, and so counts only until signals are handled here.
 func runChild(early context.Context, child *agent.Child) error {
+	if !child.SharesTerminal() {
+		stayAwake()
+	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(early))
 	defer handleSignals(ctx, append(passedOn, terminate), func(sig os.Signal) {
 		if sig == terminate {

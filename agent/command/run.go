@@ -19,7 +19,9 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run the agent in the foreground until SIGINT or SIGTERM: fetch the declared secrets, serve the
 endpoint, render the templates, and keep all of it current. What happens is logged on
 standard error, as log.level and log.format say. With exec.command it also runs that program,
-passes SIGUSR1, SIGUSR2 and SIGWINCH on to it, ends as it ends, and exits with its code.
+passes signals on to it that the agent has no use for (SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM, the
+real-time signals but SIGRTMIN and such), ends as it ends, and exits with its code. SIGTSTP,
+SIGTTIN and SIGTTOU stop neither then.
 
 The configuration is read again on SIGHUP, and when it or a file that it names changes:
 templates, hooks, declared secrets, limits, callers, tokens, log level, endpoints,
@@ -38,7 +40,14 @@ so that a fresh checkout runs.`,
 			deps, flush := a.deps(cfg)
 			defer flush()
 			deps.Logger.Info("starting", "version", a.Version, "path", cfg.File())
+			if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
+				stayAwake()
+			}
 			ag, err := agent.New(ctx, cfg, deps)
+			if err != nil && ctx.Err() != nil {
+				deps.Logger.Info("stopped before it was ready", "err", err)
+				return nil
+			}
 			if err != nil {
 				return err
 			}

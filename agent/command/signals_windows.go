@@ -7,3 +7,5 @@ var (
 	passedOn      = []os.Signal{os.Interrupt}
 	passedOnByRun []os.Signal
 )
+
+func stayAwake() {} // Windows stops no job

@@ -20,6 +20,7 @@ import (
 func TestReaderOfTheLogThatStops(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		t.Run(fmt.Sprintf("gone=%t", gone), func(t *testing.T) {
+			dir, bin := folderFor(t, "secretagent") // while no other test starts processes
 			t.Parallel()
 			r, w, err := os.Pipe()
 			must(t, err)
@@ -31,7 +32,6 @@ func TestReaderOfTheLogThatStops(t *testing.T) {
 				must(t, w.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
 				_, _ = w.Write(make([]byte, 1<<20)) // more than any pipe holds
 			}
-			dir, bin := folderFor(t, "secretagent")
 			p := runAgentWith(t, dir, bin, `
 upstream: {local: {database: ./secrets.db, keyring: ./keys/keyring.json, seed: [{name: app/db, data: first}], api: {socket: ./kms.sock}}}
 endpoint: {listen: off, socket: ./agent.sock, tokenFile: ./token}

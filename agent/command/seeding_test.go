@@ -1,0 +1,59 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"secretagent/upstream/upstreamtest"
+)
+
+// onWrite calls do with everything that is written by then.
+type onWrite struct {
+	upstreamtest.Buffer
+	do func(text string)
+}
+
+func (w *onWrite) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	w.do(w.String())
+	return n, err
+}
+
+// TestSIGTERMWhileSeeding ends the context of the command line, as SIGTERM does, when the first of
+// many secrets is seeded. The others are not, and that is no failure of run, while exec has not
+// run its program.
+func TestSIGTERMWhileSeeding(t *testing.T) {
+	const secrets = 2000
+	for _, c := range []struct {
+		verb string
+		exit int
+	}{{"run", 0}, {"exec", 143}} {
+		t.Run(c.verb, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "agent.yaml")
+			text := "upstream: {local: {database: ./secrets.db, keyring: ./keys/keyring.json, api: {socket: off}, seed: ["
+			for n := range secrets {
+				text += fmt.Sprintf("{name: app/%d, data: x},", n)
+			}
+			must(t, os.WriteFile(path, []byte(text+"]}}\nendpoint: {listen: off}\nexec: {command: [sleep, '1000']}\n"), 0o600))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			stderr := &onWrite{do: func(text string) {
+				if strings.Contains(text, "seeded") {
+					cancel()
+				}
+			}}
+			exit := Main(ctx, Process{
+				Args: []string{c.verb, "--config", path}, Stdin: strings.NewReader(""), Stdout: &upstreamtest.Buffer{}, Stderr: stderr,
+				Getenv: func(string) string { return "" }, Version: "1.2.3",
+			})
+			said := stderr.String()
+			if n := strings.Count(said, " seeded "); exit != c.exit || n == 0 || n == secrets || strings.Contains(said, "secretagent: ") {
+				t.Errorf("exit code %d with %d secrets seeded; the end of it:\n%s", exit, n, said[max(0, len(said)-500):])
+			}
+		})
+	}
+}
