@@ -21,6 +21,10 @@
 // ties each sentinel to its KMS code, HTTP status, retry class and exit code, and is read in
 // both directions. Context errors pass through untouched.
 //
+// A failed read means that there is no value only when [Gone] says so, which it does of a closed
+// list of codes. All else that is not the value that was asked for ([SecretValue.Answers]) is an
+// [Outage] of that secret, or a mistake in the question; [Reason] is the code to show.
+//
 // # Secret bytes
 //
 // Secret bytes travel as [SecretData], which prints a placeholder however it is formatted.

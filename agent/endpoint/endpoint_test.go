@@ -265,6 +265,10 @@ func TestErrorsOfTheBackend(t *testing.T) {
 		"throttled": {&upstream.Error{Err: upstream.ErrThrottled, RetryAfter: 1500 * time.Millisecond}, 429, "Rejected.Throttling", "2"},
 		"down":      {&upstream.Error{Err: upstream.ErrUnavailable}, 503, "ServiceUnavailableTemporary", ""},
 		"expired":   {&upstream.Error{Err: upstream.ErrUnauthenticated, Code: "InvalidSecurityToken.Expired"}, 503, "ServiceUnavailableTemporary", ""},
+		"refused":   {&upstream.Error{Err: upstream.ErrRefused, Code: "InvalidAccountStatus"}, 503, "Rejected.Unavailable", ""},
+		"nobody":    {&upstream.Error{Err: upstream.ErrNoCredentials, Message: "disk of the agent"}, 503, "NoCredentials", ""},
+		"skewed":    {&upstream.Error{Err: upstream.ErrClockSkew, Message: "an hour behind"}, 503, "ClockSkew", ""},
+		"keyless":   {&upstream.Error{Err: upstream.ErrKeyNotFound}, 503, "ServiceUnavailableTemporary", ""},
 		"internal":  {fmt.Errorf("disk on fire at %s", "/secret/path"), 500, "InternalFailure", ""},
 		"late":      {context.DeadlineExceeded, 504, "UpstreamTimeout", ""},
 	} {

@@ -120,6 +120,9 @@ func failureOf(err error) failure {
 		return failureBy(fieldNotFound)
 	case known && e.Err != nil:
 		f.message = e.Message
+		if e.Err == upstream.ErrRefused {
+			f.message = strings.TrimSuffix("The backend refuses with "+upstream.Reason(err)+": "+f.message, ": ")
+		}
 		if f.message == "" {
 			f.message = sentence(e.Err.Error())
 		}

@@ -345,7 +345,11 @@ func explain(kind string, err error) error {
 	}
 	for _, e := range explanations {
 		if strings.Contains(text, e.phrase) {
-			return sourceError(kind, e.what, e.fix)
+			what := e.what
+			if proxy := proxyFor(http.ProxyFromEnvironment, "http://"+metadataHost); proxy != "" && strings.HasPrefix(what, metadataService) {
+				what += ", asked over the proxy " + proxy
+			}
+			return sourceError(kind, what, e.fix)
 		}
 	}
 	if said := plain(err); said != failedSomehow {
@@ -357,6 +361,11 @@ func explain(kind string, err error) error {
 // unanswered finds scheme and host in the text of an error of net/http, also where the library
 // keeps nothing but the text. What a service has answered never stands before it.
 var unanswered = regexp.MustCompile(`^(?:[A-Za-z ]+: )?(?:Get|Post|Put) "(https?://)(?:[^/@"\s]*@)?([A-Za-z0-9.:\[\]-]{1,255})[^"]*": `)
+
+const (
+	metadataHost    = "100.100.100.200"
+	metadataService = "the metadata service " + metadataHost
+)
 
 // explanations are phrases of the libraries and of STS, the particular before the general.
 var explanations = []struct{ phrase, what, fix string }{
@@ -383,13 +392,13 @@ var explanations = []struct{ phrase, what, fix string }{
 	{"the access key secret is empty", "the access key secret is missing", ""},
 	{"the url is empty", "the URI is missing", "set it, or ALIBABA_CLOUD_CREDENTIALS_URI"},
 	{"session duration should be", "the session duration is too short", "give at least 15m"},
-	{"httpStatus: 404", "the metadata service knows no such role", "attach a RAM role to the instance, or check its name"},
-	{"get role name failed", "the metadata service does not tell the role", "attach a RAM role to the instance"},
+	{"httpStatus: 404", metadataService + " knows no such role", "attach a RAM role to the instance, or check its name"},
+	{"get role name failed", metadataService + " does not tell the role", "attach a RAM role to the instance"},
 }
 
 // fixes are what to look at when all that is known is that a source does not answer.
 var fixes = map[string]string{
-	"ecs_ram_role":    "check that this is an ECS instance with a RAM role and that 100.100.100.200 can be reached",
+	"ecs_ram_role":    "check that this is an ECS instance with a RAM role and that " + metadataHost + " can be reached",
 	"ram_role_arn":    "check that the STS endpoint can be reached and the role exists",
 	"oidc_role_arn":   "check that the STS endpoint can be reached and the role trusts the OIDC provider",
 	"credentials_uri": "check that the URI answers 200 with AccessKeyId, AccessKeySecret, SecurityToken and Expiration",

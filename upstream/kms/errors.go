@@ -152,11 +152,11 @@ func tellClock(out *upstream.Error, h http.Header, now time.Time) {
 // it is not there. Of what is on this host, such as our own agent or a relay, a connection that
 // was closed without an answer says the same.
 func unreached(got answer, e *endpoint) bool {
-	_, isErrno := errors.AsType[syscall.Errno](got.err)
-	if !got.connected {
-		return isErrno
+	failed := is[syscall.Errno](got.err)
+	if !e.onHost() {
+		return failed && !got.connected
 	}
-	return e.onHost() && (isErrno || errors.Is(got.err, io.EOF) || errors.Is(got.err, io.ErrUnexpectedEOF))
+	return failed || errors.Is(got.err, io.EOF) || errors.Is(got.err, io.ErrUnexpectedEOF)
 }
 
 // overProxy names the proxy, empty for none, on the way to what has failed with err.

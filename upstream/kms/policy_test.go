@@ -393,11 +393,40 @@ func TestAFailureNamesItsHost(t *testing.T) {
 		"over the proxy " + there + ": it refuses the connection with HTTP status 407": over(there),
 		"sts.aliyuncs.com: connection refused":                                         explain("oidc_role_arn", sts),
 		"100.100.100.200: it did not come in time":                                     explain("ecs_ram_role", errors.New(`get role name failed: Get "http://100.100.100.200/latest/MARKER": dial tcp 100.100.100.200:80: i/o timeout`)),
+		"the metadata service 100.100.100.200 does not tell the role":                  explain("ecs_ram_role", errors.New("get role name failed: GET http://100.100.100.200/latest/MARKER 404")),
 		"[::1]:80: the connection failed":                                              explain("credentials_uri", errors.New(`Get "http://me:MARKER@[::1]:80/MARKER": something`)),
 		"the source gave no usable answer":                                             explain("ram_role_arn", errors.New(`refresh session token failed: {"Recommend":"https://elsewhere.example/MARKER"}`)),
 	} {
 		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "MARKER") || strings.Contains(err.Error(), "elsewhere") {
 			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+// What no request got through to may be tried often. A service elsewhere that takes a connection
+// and closes it, or says nothing, is not of that kind.
+func TestWhatIsUnreached(t *testing.T) {
+	here, elsewhere := Endpoint{Host: "localhost:1", Scheme: "http"}, Endpoint{Host: "kms.example", Scheme: "https"}
+	for _, c := range []struct {
+		at        Endpoint
+		connected bool
+		err       error
+		want      bool
+	}{
+		{here, false, syscall.ECONNREFUSED, true},
+		{Endpoint{Socket: "/none.sock"}, false, syscall.ENOENT, true},
+		{elsewhere, false, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, true},
+		{elsewhere, false, syscall.ENETUNREACH, true},
+		{here, true, io.EOF, true},
+		{here, true, syscall.ECONNRESET, true},
+		{elsewhere, true, io.EOF, false},
+		{elsewhere, true, syscall.ECONNRESET, false},
+		{here, true, context.DeadlineExceeded, false},
+		{elsewhere, false, context.DeadlineExceeded, false},
+		{elsewhere, false, &net.DNSError{IsNotFound: true}, false},
+	} {
+		if out := judge(answer{connected: c.connected, err: c.err}, nil, newEndpoint(c.at, 1)); upstream.Unreached(out.err) != c.want {
+			t.Errorf("%v of %s%s, connected %t: unreached is %t", c.err, c.at.Host, c.at.Socket, c.connected, !c.want)
 		}
 	}
 }

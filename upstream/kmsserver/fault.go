@@ -88,6 +88,7 @@ var documented = map[string]string{
 	"MissingParameter":                "The parameter needed but not provided.",
 	"InternalFailure":                 "Internal Failure",
 	"ServiceUnavailableTemporary":     "Service Unavailable Temporary.",
+	"Rejected.Unavailable":            "The service is not available to this account.",
 }
 
 // faultOf translates what a call returned. What a backend says about the secret and the
