@@ -47,20 +47,6 @@ func TestHookRunsAfterAChangeOnly(t *testing.T) {
 	pass("3", "12")
 }
 
-// signals are runs of a Child hook, which tests see without a process.
-type signals struct {
-	runs atomic.Int32
-	do   func() error // what each run does; nil: it succeeds
-}
-
-func (s *signals) send(os.Signal) error {
-	s.runs.Add(1)
-	if s.do != nil {
-		return s.do()
-	}
-	return nil
-}
-
 // Ensure that a hook that fails is owed until it succeeds, although the file no longer
 // differs, and that readiness says so.
 func TestHookIsOwedUntilItSucceeds(t *testing.T) {

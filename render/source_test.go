@@ -325,3 +325,17 @@ func hooked(dest, text string, hook *Hook) Target {
 	tg.Hook = hook
 	return tg
 }
+
+// signals are runs of a Child hook, which tests see without a process.
+type signals struct {
+	runs atomic.Int32
+	do   func() error // what each run does; nil: it succeeds
+}
+
+func (s *signals) send(os.Signal) error {
+	s.runs.Add(1)
+	if s.do != nil {
+		return s.do()
+	}
+	return nil
+}
