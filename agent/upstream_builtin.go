@@ -40,6 +40,9 @@ func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Obse
 // openFiles opens the database and writes the seed, which ctx can end: it can be large.
 func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger) (*builtin.Store, error) {
 	opts := builtinOptions(k.cfg, log)
+	if err := opts.Validate(); err != nil {
+		return nil, err // of the seed, too
+	}
 	opts.Seed = nil
 	store, err := builtin.Open(opts)
 	if err != nil {
