@@ -251,7 +251,7 @@ func (c *templateContent) explain(err error) error {
 	case runtimeMessages.MatchString(message):
 		te.Reason = message
 		switch {
-		case vaultData.MatchString(message):
+		case vaultData.MatchString(message) && strings.Contains(te.Near, ".Data."):
 			te.Reason += `; in a template that came from Vault, secretJSON "name" takes the place of secret, and .x that of .Data.data.x: it gives the fields of the secret themselves`
 		case strings.HasPrefix(message, "map has no entry"):
 			te.Reason += "; names are case-sensitive, and hasKey or dig can ask whether a key is there"

@@ -143,6 +143,7 @@ func TestErrorsCarryWhatHelpsAndNothingElse(t *testing.T) {
 		{"HTML with 200", says(200, "<html>"+marker), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
 		{"HTML with 404", says(404, "<html>"+marker), upstream.ErrUnavailable, "HTTP404", "not one of the KMS API", 0},
 		{"half a JSON", says(200, `{"SecretName":"app/db","SecretData":"`+marker), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
+		{"half of a surrogate pair in the value", says(200, `{"SecretName":"app/db","VersionId":"v1","SecretData":"`+marker+`\ud800","VersionStages":{"VersionStage":["ACSCurrent"]},"RequestId":"r"}`), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
 		{"an empty 200", says(200, ""), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
 		{"an empty object", says(200, "{}"), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
 		{"a list where an object belongs", says(200, "["+marker+"]"), upstream.ErrUnavailable, "InvalidAnswer", "not one of the KMS API", 0},
