@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	"secretagent/upstream/keyfile"
 )
 
 const (
@@ -346,7 +348,7 @@ func (s *sealedFile) replace() (st SealedStats, err error) {
 		return st, err
 	}
 	if err := os.Rename(temp.Name(), s.path); err != nil {
-		return st, err
+		return st, keyfile.RenameError(s.path, err)
 	}
 	return st, syncFolder(dir)
 }

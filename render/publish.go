@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"syscall"
 
 	"secretagent/upstream/keyfile"
 )
@@ -304,16 +303,9 @@ func (l *singleFile) swap(p *prepared) (bool, error) {
 	return true, l.synced(p.dir)
 }
 
-// isMountPoint is what is wrong with a file that a container was given by itself.
-const isMountPoint = "is a mount point, which no rename can replace: mount the folder, not the file"
-
 // rename gives a file its final name.
 func (p *prepared) rename(from, to string) error {
-	err := p.dir.Rename(from, to)
-	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
-		return fmt.Errorf("%s %s (%w)", filepath.Join(filepath.Dir(p.path), to), isMountPoint, err)
-	}
-	return err
+	return keyfile.RenameError(filepath.Join(filepath.Dir(p.path), to), p.dir.Rename(from, to))
 }
 
 // synced makes the names in dir durable, unless the folder asks for no sync.

@@ -79,7 +79,7 @@ func (b *builder) addFile(key string, spec *Target) {
 		b.claims = append(b.claims, claim{key + ".backup", path + backupSuffix})
 	}
 	if mountPoint(path) {
-		b.problems.Addf(key+".destination", path, "%s", isMountPoint)
+		b.problems.Addf(key+".destination", path, keyfile.IsMountPoint)
 	}
 	if source, err := filepath.Abs(spec.Source); spec.Source != "" && err == nil && source == path {
 		b.problems.Addf(key+".destination", path, "it is also the source")
@@ -124,7 +124,7 @@ func (b *builder) addSet(key string, spec *Set) {
 		case set.has(one.Name):
 			b.problems.Addf(key+".name", one.Name, "is given to two files of the set: choose another")
 		case mountPoint(filepath.Join(path, one.Name)):
-			b.problems.Addf(key+".name", one.Name, "%s", isMountPoint)
+			b.problems.Addf(key+".name", one.Name, keyfile.IsMountPoint)
 		}
 		f := file{name: one.Name, mode: b.mode(key, one.Mode, defaultMode), owner: b.owner(key, one.User, one.Group)}
 		if one.User == "" {

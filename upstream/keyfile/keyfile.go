@@ -42,6 +42,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -181,7 +182,19 @@ func (k Kind) replace(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	return k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename)
+	return RenameError(path, k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename))
+}
+
+// IsMountPoint is what is wrong with a file that is to be replaced when a container was given it
+// by itself.
+const IsMountPoint = "is a mount point, which no rename can replace: mount the folder, not the file"
+
+// RenameError returns the error of a rename to path, which says when that is a mount point.
+func RenameError(path string, err error) error {
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
+		return fmt.Errorf("%s %s (%w)", path, IsMountPoint, err)
+	}
+	return err
 }
 
 // lockPatience is how long to wait for others that make something in the same folder.

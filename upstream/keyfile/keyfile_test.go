@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"secretagent/upstream/keyfile"
@@ -144,6 +145,15 @@ func TestWhatOthersCanTouchIsRefused(t *testing.T) {
 			if checked := test.kind.Check(path); checked == nil || checked.Error() != err.Error() {
 				t.Errorf("%s of mode %04o: Check: %v", test.name, mode, checked)
 			}
+		}
+	}
+}
+
+func TestAMountPointIsNamedAsTheReason(t *testing.T) {
+	for cause, want := range map[error]bool{syscall.EBUSY: true, syscall.EXDEV: true, syscall.ENOENT: false, nil: false} {
+		err := keyfile.RenameError("/keys/ring", cause)
+		if !errors.Is(err, cause) || err != nil && strings.HasPrefix(err.Error(), "/keys/ring is a mount point, which no rename can replace: mount the folder") != want {
+			t.Errorf("%v: %v", cause, err)
 		}
 	}
 }
