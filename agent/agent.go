@@ -119,6 +119,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if err := hardenProcess(cfg.Process, a.log); err != nil {
 		return nil, err
 	}
+	limitMemory(cfg, a.log)
 
 	if a.backend, err = kindOf(&cfg.Upstream).open(ctx, a.log, a.metrics.observeCall); err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func cacheLimits(cfg *config.Config) cache.Limits {
 		MaxStale:    cfg.Cache.MaxStale,
 		NegativeTTL: cfg.Cache.NegativeTTL,
 		MaxEntries:  cfg.Cache.MaxEntries,
-		MaxBytes:    int64(cfg.Cache.MaxBytes),
+		MaxBytes:    cacheBytes(cfg),
 	}
 	// Zero means "off" in the configuration and "the default" in the cache.
 	if limits.MaxStale == 0 {

@@ -43,6 +43,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 	if err := hardenProcess(cfg.Process, c.deps.Logger); err != nil {
 		return nil, err
 	}
+	limitMemory(cfg, c.deps.Logger)
 	manager, closeManager, err := OpenManager(ctx, cfg, c.deps.Logger)
 	if err != nil {
 		return nil, err

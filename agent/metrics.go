@@ -233,7 +233,7 @@ func (c collector) cache(s sink) {
 	s.gauge(bytes, bytesHelp, float64(st.Bytes), "kind", "lru")
 	s.gauge(bytes, bytesHelp, float64(st.PinnedBytes), "kind", "pinned")
 	s.gauge("secretagent_cache_entries_limit", "The limit of entries of kind lru.", float64(c.agent.config().Cache.MaxEntries))
-	s.gauge("secretagent_cache_bytes_limit", "The limit of bytes of kind lru.", float64(c.agent.config().Cache.MaxBytes))
+	s.gauge("secretagent_cache_bytes_limit", "The limit of bytes of kind lru: cache.maxBytes, less where the memory limit asks for it.", float64(cacheBytes(c.agent.config())))
 	s.gauge("secretagent_cache_negative_entries", "Remembered refusals, such as not found.", float64(st.Remembered))
 	s.gauge("secretagent_cache_fetches_in_flight", "Calls to the upstream under way or in line.", float64(st.Flights))
 	s.gauge("secretagent_cache_waiting_lookups", "Lookups that wait for one.", float64(st.Waiting))

@@ -115,12 +115,12 @@ func (e *entry) forgetDerived() {
 // cost returns what the value of e and what readers keep with it cost in memory. Room for one
 // encoded answer is counted before it is there: a value is kept in order to be asked for.
 func (e *entry) cost() int {
-	return sizeOf(e.value) + max(e.derived.Size(), answerOverhead+e.value.SecretData.Len())
+	return sizeOf(e.value) + max(e.derived.Size(), answerOverhead+e.value.SecretData.Size())
 }
 
 // sizeOf returns what v costs in memory.
 func sizeOf(v *upstream.SecretValue) int {
-	n := overhead + v.SecretData.Len() + len(v.SecretName) + len(v.VersionID) + len(v.RequestID) +
+	n := overhead + v.SecretData.Size() + len(v.SecretName) + len(v.VersionID) + len(v.RequestID) +
 		len(v.SecretDataType) + len(v.SecretType)
 	for _, s := range v.VersionStages {
 		n += 16 + len(s)

@@ -40,9 +40,9 @@ type Limits struct {
 
 	// MaxEntries and MaxBytes bound the values that are neither pinned nor subscribed to.
 	// Whichever is reached first, the least recently used value of the whole cache goes.
-	// Bytes count the secret, the texts around it, a fixed overhead per entry, and what readers
-	// keep in Answer.Derived: at least the size of one answer, and more as of the next refresh
-	// when they keep more. Zero means 1000 and 64 MiB.
+	// Bytes count what the secret takes in memory, the texts around it, a fixed overhead per entry,
+	// and what readers keep in Answer.Derived: at least the size of one answer, and more as of the
+	// next refresh when they keep more. Zero means 1000 and 64 MiB.
 	MaxEntries int
 	MaxBytes   int64
 

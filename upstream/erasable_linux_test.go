@@ -38,7 +38,7 @@ func TestErasableTakesItsArgumentOver(t *testing.T) {
 	for _, text := range []string{"", "x", "0123456789abcdef", string(make([]byte, 1<<20))} {
 		b := []byte(text)
 		own := upstream.Erasable(b)
-		if string(own) != text || cap(own) != len(text) {
+		if string(own) != text || cap(own) > len(text)*5/4+16 {
 			t.Errorf("%d bytes became %d of %d", len(text), len(own), cap(own))
 		}
 		for _, c := range b {

@@ -66,7 +66,16 @@ func (d SecretData) Reveal() []byte {
 	if d.bytes == nil {
 		return nil
 	}
-	return **d.bytes
+	b := **d.bytes
+	return b[:len(b):len(b)]
+}
+
+// Size returns how many bytes of memory the data takes.
+func (d SecretData) Size() int {
+	if d.bytes == nil {
+		return 0
+	}
+	return cap(**d.bytes)
 }
 
 // Len returns the number of bytes.

@@ -33,6 +33,7 @@ var scalars = map[reflect.Type]scalarParser{
 	reflect.TypeFor[float64]():             parseFloat,
 	reflect.TypeFor[time.Duration]():       parseDuration,
 	reflect.TypeFor[ByteSize]():            func(text string, _ form, _ string) (any, error) { return parseByteSize(text) },
+	reflect.TypeFor[MemoryLimit]():         func(text string, _ form, _ string) (any, error) { return parseMemoryLimit(text) },
 	reflect.TypeFor[FileMode]():            parseQuotedMode,
 	reflect.TypeFor[Account]():             parseAccount,
 	reflect.TypeFor[string]():              quoted(func(text, _ string) (any, error) { return text, nil }),

@@ -42,6 +42,29 @@ func parseByteSize(s string) (ByteSize, error) {
 	return ByteSize(n * factor), nil
 }
 
+// MemoryLimit is how many bytes of memory the agent is to stay below.
+type MemoryLimit int64
+
+// The values of MemoryLimit that are no size.
+const (
+	MemoryAuto      MemoryLimit = 0  // what the container allows
+	MemoryUnlimited MemoryLimit = -1 // off
+)
+
+func parseMemoryLimit(s string) (MemoryLimit, error) {
+	switch s {
+	case "auto":
+		return MemoryAuto, nil
+	case "off":
+		return MemoryUnlimited, nil
+	}
+	n, err := parseByteSize(s)
+	if err != nil || n < 16<<20 {
+		return 0, errors.New("must be auto, off, or a size of at least 16MiB")
+	}
+	return MemoryLimit(n), nil
+}
+
 // FileMode is the permission bits of a file. In YAML it is octal text in quotes, "0600".
 type FileMode fs.FileMode
 

@@ -11,8 +11,13 @@ import (
 	"secretagent/upstream"
 )
 
-// maxForms bounds how many forms and fields of one value are kept encoded.
-const maxForms = 32
+// What is kept encoded of one value is bounded by the number of forms and fields, and by their
+// size, so that it cannot be much more than the cache has counted for it.
+const (
+	maxForms     = 32
+	maxFormsSize = 4 // times the size of the value, and of what is around it
+	formOverhead = 1 << 10
+)
 
 // preparedSize is what one prepared form costs beside its bytes.
 const preparedSize = 160
@@ -66,10 +71,10 @@ func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body,
 		more.length += first.length
 	}
 	// When another was faster to add a form, the next request tries again.
-	if p.derived != nil && more.length <= maxForms && p.forms.CompareAndSwap(first, more) {
+	if p.derived != nil && more.length <= maxForms && p.derived.Size()+len(more.data) <= maxFormsSize*(v.SecretData.Size()+formOverhead) && p.forms.CompareAndSwap(first, more) {
 		n := preparedSize
 		if raw := v.SecretData.Reveal(); len(raw) == 0 || len(more.data) == 0 || &more.data[0] != &raw[0] { // memory of its own
-			n += len(more.data)
+			n += cap(more.data)
 		}
 		p.derived.Grow(n)
 	}
