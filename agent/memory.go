@@ -78,6 +78,15 @@ func cacheBytes(cfg *config.Config) int64 {
 	return min(int64(cfg.Cache.MaxBytes), max(room, minCacheBytes))
 }
 
+// batchBytes returns what batches may take, all together; 0: the default of the endpoint.
+func batchBytes() int64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return max(limit/8, 8<<20)
+}
+
 // gcPercent returns the GOGC for a heap that has live bytes. Go's own 100 lets a full cache take
 // three times its size, since what is to be overwritten outlives a collection. Hits allocate
 // nothing, so that a large heap does with less; a small one, where a collection would come too

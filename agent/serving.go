@@ -48,6 +48,7 @@ func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.O
 // newEndpoint makes the endpoint.
 func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*endpoint.Server, error) {
 	opts := endpointOptions(&cfg.Endpoint, callers)
+	opts.MaxBatchBytes = batchBytes()
 	opts.MaxClients = maxClients(cfg, maxOpenFiles(), a.log)
 	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.metrics.write
 	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")

@@ -33,11 +33,21 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 	var answers []upstream.Answer
 	var failures []error
+	room := batchRoom{s: s, bytes: min(int64(len(may))*batchValueBytes, s.opts.MaxBatchBytes)}
 	if len(may) > 0 {
-		s.whileBusy(c, func(lookup context.Context) { answers, failures = s.secrets.LookupAll(lookup, may) })
+		s.whileBusy(c, func(lookup context.Context) {
+			if room.take(lookup, c) {
+				answers, failures = s.secrets.LookupAll(lookup, may)
+			}
+		})
+		if c.written == nil {
+			s.refuse(ctx, c, tooManyBatches)
+			return
+		}
 	}
 
-	var values []byte
+	size := 0
+	var values [][]byte
 	errs := []batchError{}
 	var worst *upstream.Answer
 	for _, ref := range c.query.batch {
@@ -49,8 +59,9 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 			a, err := &answers[0], failures[0]
 			answers, failures = answers[1:], failures[1:]
 			if err == nil {
-				values = append(values, bytes.TrimSuffix(s.batchValue(c, ref, a), []byte("\n"))...)
-				values = append(values, ',')
+				value := bytes.TrimSuffix(s.batchValue(c, ref, a), []byte("\n"))
+				values = append(values, value)
+				size += len(value) + 1
 				if worst == nil || a.Freshness > worst.Freshness || a.Freshness == worst.Freshness && a.Age > worst.Age {
 					worst = a
 				}
@@ -79,9 +90,17 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 		Errors    []batchError
 		RequestId string
 	}{errs, string(c.id[:])})
-	b := append([]byte(`{"SecretValues":[`), bytes.TrimSuffix(values, []byte(","))...)
+	b := make([]byte, 0, len(`{"SecretValues":[`)+size+len("],")+len(rest))
+	b = append(b, `{"SecretValues":[`...)
+	for i, value := range values {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, value...)
+	}
 	b = append(b, "],"...)
 	setJSON(ctx, append(b, rest[len("{"):]...))
+	room.shrink(int64(len(b)))
 }
 
 // batchValue returns one value of a batch, and counts and audits it.
@@ -91,4 +110,32 @@ func (s *Server) batchValue(c *conn, ref upstream.SecretRef, a *upstream.Answer)
 	c.status = fasthttp.StatusOK
 	s.audit(c, ref, a.Value.VersionID, a.Freshness.String())
 	return b.data
+}
+
+// batchValueBytes is what one secret of a batch is taken to need until the batch is encoded: the
+// largest value, its answer, and its part of the batch.
+const batchValueBytes = 96 << 10
+
+// batchRoom is the part of the memory of all batches that one takes.
+type batchRoom struct {
+	s     *Server
+	bytes int64
+}
+
+// take waits for the room, which is given back when the answer is with the client; false when
+// ctx ends first.
+func (r *batchRoom) take(ctx context.Context, c *conn) bool {
+	if r.s.batches.Acquire(ctx, r.bytes) != nil {
+		return false
+	}
+	c.written = func() { r.s.batches.Release(r.bytes) }
+	return true
+}
+
+// shrink gives back what is not needed for n bytes.
+func (r *batchRoom) shrink(n int64) {
+	if n < r.bytes {
+		r.s.batches.Release(r.bytes - n)
+		r.bytes = n
+	}
 }

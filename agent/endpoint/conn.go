@@ -50,6 +50,7 @@ type conn struct {
 	number uint64
 	remote string // who is on the other side, in words; made when asked for
 
+	written   func() // called when the answer is with the client, or will never be; nil: nobody waits
 	pending   []byte // bytes to serve before the socket's: a replayed request
 	waiter    *waiter
 	waitUntil time.Time // the most that the request may wait that is replayed next; zero: none is
@@ -95,7 +96,17 @@ func follow(nc net.Conn, state fasthttp.ConnState) {
 	case fasthttp.StateActive:
 		nc.(*conn).setPhase(active)
 	case fasthttp.StateIdle:
-		nc.(*conn).setPhase(idle)
+		c := nc.(*conn)
+		c.setPhase(idle)
+		c.finish()
+	}
+}
+
+// finish tells who waits for it that the answer needs no memory any more.
+func (c *conn) finish() {
+	if done := c.written; done != nil {
+		c.written = nil
+		done()
 	}
 }
 

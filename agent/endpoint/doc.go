@@ -62,7 +62,7 @@
 //	413 BodyTooLarge, 431 HeaderTooLarge
 //	417 ExpectationFailed     the request carries Expect; nothing here takes a body (this answer alone has no JSON)
 //	500 InternalFailure       a defect; the log has it under the request id
-//	503 TooManyConnections, TooManyWaiters, ShuttingDown
+//	503 TooManyConnections, TooManyWaiters, TooManyBatches, ShuttingDown
 //	504 UpstreamTimeout       the backend did not answer in time and no usable value is held
 //
 // # Who may ask

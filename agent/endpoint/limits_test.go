@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"secretagent/agent/endpoint"
@@ -280,6 +281,42 @@ func TestClientsHaveABoundTogether(t *testing.T) {
 		}
 		if n := r.srv.Stats().Waiting; n != 4 {
 			t.Errorf("%d still wait", n)
+		}
+	})
+}
+
+// TestBatchesHaveABoundTogether: a batch takes its memory until its client has it. Others wait for
+// as long as a lookup may take.
+func TestBatchesHaveABoundTogether(t *testing.T) {
+	opts := endpoint.Options{MaxBatchBytes: 100 << 10, LookupTimeout: time.Second, RequestTimeout: time.Hour}
+	inBubble(t, opts, func(t *testing.T, r *rig) {
+		for _, name := range []string{"a", "b", "c"} {
+			r.put(value(name, "v1", strings.Repeat("x", 30_000), upstream.ACSCurrent))
+		}
+		batch := request("GET", "/secretsmanager/batch?secretId=a&secretId=b&secretId=c", hostLine, tokenLine)
+		slow := r.dial(t)
+		slow.send(batch) // and does not read yet
+		synctest.Wait()
+		second := r.dial(t)
+		second.send(batch)
+		if got := second.receive("GET"); got.status != 503 || got.code != "TooManyBatches" || got.header.Get("Retry-After") == "" {
+			t.Errorf("beside one that is not read: %d %s", got.status, got.code)
+		}
+		if got := r.get(t, "/v1/a"); got.status != 200 {
+			t.Errorf("a lookup: %d %s", got.status, got.code)
+		}
+		if got := slow.receive("GET"); got.status != 200 || strings.Count(got.body, `"SecretName"`) != 3 {
+			t.Errorf("the slow one: %d %.100s", got.status, got.body)
+		}
+		for range 3 { // the room is given back each time, also by who leaves without reading
+			second.send(batch)
+			if got := second.receive("GET"); got.status != 200 {
+				t.Errorf("afterwards: %d %s", got.status, got.code)
+			}
+			leaving := r.dial(t)
+			leaving.send(batch)
+			synctest.Wait()
+			_ = leaving.nc.Close()
 		}
 	})
 }

@@ -65,6 +65,8 @@ type Options struct {
 	MaxWaiters               int // waiting clients; 0 means 4096
 	MaxClients               int // open connections, waiting ones included; 0 means that there is no such bound
 
+	MaxBatchBytes int64 // memory that batches take, all together, until they are with the client; others wait; 0 means 256 MiB
+
 	MaxWait        time.Duration // longest wait=; 0 means 5m
 	RequestTimeout time.Duration // first byte of a request to last byte of the answer, without lookup and wait; 0 means 10s
 	IdleTimeout    time.Duration // between two requests; 0 means 2m
@@ -131,6 +133,7 @@ func (o Options) checked() (Options, error) {
 	if o.Observe == nil {
 		o.Observe = func(string, time.Duration) {}
 	}
+	o.MaxBatchBytes = cmp.Or(o.MaxBatchBytes, 256<<20)
 	o.checkLimits(&p)
 	if len(o.TokenHeaders) == 0 {
 		p.Addf("headers", "", "must name at least one header: a token is always required")

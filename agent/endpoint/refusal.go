@@ -44,6 +44,7 @@ var (
 	internalFailure    = &refusal{"InternalFailure", http.StatusInternalServerError, "The agent failed; its log has the cause under this request id.", true}
 	tooManyConnections = &refusal{"TooManyConnections", http.StatusServiceUnavailable, "All connections of the agent are busy. Only /live and /ready are answered.", true}
 	tooManyWaiters     = &refusal{"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already. Ask again without wait, or later.", false}
+	tooManyBatches     = &refusal{"TooManyBatches", http.StatusServiceUnavailable, "Other batches take all the memory that there is for them. Ask again later, or for fewer secrets at a time.", false}
 	shuttingDown       = &refusal{"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true}
 	upstreamTimeout    = &refusal{"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false}
 )

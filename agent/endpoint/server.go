@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"secretagent/upstream"
@@ -45,6 +46,7 @@ type Server struct {
 	process      uint64 // random part of request ids
 
 	table     *table
+	batches   *semaphore.Weighted // bytes that batches may take, all together
 	hubs      hubs
 	stats     counters
 	logLimit  limiter
@@ -83,6 +85,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		prefix:    []byte(opts.PathPrefix),
 		hosts:     map[string]bool{"localhost": true, "127.0.0.1": true},
 		table:     newTable(opts),
+		batches:   semaphore.NewWeighted(opts.MaxBatchBytes),
 		listeners: map[net.Listener]struct{}{},
 		done:      make(chan struct{}),
 		logLimit:  limiter{Limiter: rate.NewLimiter(5, 20)},
@@ -213,6 +216,7 @@ func (s *Server) serveConn(c *conn) {
 // release ends the life of c.
 func (s *Server) release(c *conn) {
 	_ = c.Conn.Close()
+	c.finish()
 	s.table.remove(c)
 	s.wg.Done()
 }
