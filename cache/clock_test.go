@@ -159,6 +159,23 @@ func TestStartWithAClockThatIsBehind(t *testing.T) {
 	})
 }
 
+// A clean end writes what time it is, unless that was written not long ago.
+func TestFileTellsTheTimeOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, slept := range []time.Duration{0, 10 * time.Minute} {
+			opts := sealedIn(t)
+			fillSealed(t, opts, 1)
+			c := open(t, fetchFunc(down), opts)
+			stop := start(t, c)
+			time.Sleep(settled)
+			before := readFile(t, opts.Sealed.Path)
+			moveClocks(c, slept, 0)
+			stop()
+			failIf(t, bytes.Equal(before, readFile(t, opts.Sealed.Path)) != (slept == 0), "after %s: rewritten %v", slept, slept == 0)
+		}
+	})
+}
+
 // A clock that is ahead at the start makes values look too old. The file stays until there is
 // something newer, and until the clock may have been put right.
 func TestStartWithAClockThatIsAhead(t *testing.T) {

@@ -102,7 +102,7 @@ func (c *Cache) loadSealed() {
 	if c.sealed == nil {
 		return
 	}
-	c.sealed.content, c.sealed.now = c.records, func() time.Time { return c.clock.known(c.now()) }
+	c.sealed.content, c.sealed.clock = c.records, c.clock
 	c.sealed.every = func() time.Duration { return c.limits.Load().MaxStale / confirmShare }
 	if c.limits.Load().MaxStale == Never {
 		c.sealed.changed(false) // nothing is to be in it

@@ -77,9 +77,9 @@ type sealedFile struct {
 	key      tink.AEAD
 	log      *slog.Logger
 	content  func(yield func(*record) bool) // everything that belongs in the file
-	now      func() time.Time               // the newest time known
-	every    func() time.Duration           // between rewrites without a change
-	wake     bell                           // a rewrite becomes due, or due earlier
+	clock    *clock
+	every    func() time.Duration // between rewrites without a change
+	wake     bell                 // a rewrite becomes due, or due earlier
 
 	lock *os.File // nil until it is taken
 
@@ -233,7 +233,8 @@ func (s *sealedFile) pause() time.Duration {
 	return max(minPause, time.Duration(float64(s.st.Bytes)/rate*float64(time.Second)))
 }
 
-// run rewrites the file until end is closed. Then it writes what is left. The first time is at
+// run rewrites the file until end is closed. Then it writes what is left, and, when that was long
+// ago, what time it is. The first time is at
 // once, except when there are values in the file that seem to be too old: the clock may be ahead
 // and be put right before there is something new to write.
 func (s *sealedFile) run(end <-chan struct{}) {
@@ -262,11 +263,12 @@ func (s *sealedFile) run(end <-chan struct{}) {
 			}
 		}
 		first = false
-		last := time.Now()
+		last, written := time.Now(), s.clock.now()
 		for due := false; !due; {
 			select {
 			case <-end:
-				if s.stats().Pending == 0 {
+				st := s.stats()
+				if st.Pending == 0 && (st.Records == 0 || s.clock.now()-written < int64(s.every())) {
 					return
 				}
 				if err := s.rewrite(); err != nil {
@@ -382,7 +384,7 @@ func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
 			st.Skipped++
 		}
 	}
-	if _, err := put(endRecord(st.Records, s.now()), endSize); err != nil {
+	if _, err := put(endRecord(st.Records, s.clock.known(s.clock.now())), endSize); err != nil {
 		return st, err
 	}
 	return st, out.Flush()
