@@ -24,6 +24,9 @@ func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 		op: "GetSecretValue", ref: ref, invalid: ref.Validate(), valueOnly: true,
 		params: params{"SecretName": string(ref.SecretName), "VersionId": string(ref.VersionID), "VersionStage": string(ref.VersionStage)},
 	}, func(r *api.GetSecretValueResponse) error {
+		if _, err := upstream.JSONText(r.GetHttpContentBytes()); errors.Is(err, upstream.ErrLoneSurrogate) {
+			return has(false) // it was decoded to another value
+		}
 		value = upstream.SecretValue{
 			SecretName:     upstream.SecretName(r.SecretName),
 			VersionID:      upstream.VersionID(r.VersionId),

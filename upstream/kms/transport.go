@@ -173,9 +173,6 @@ func decode(got answer, response responses.AcsResponse) (err error) {
 			err = errUnreadable
 		}
 	}()
-	if _, err := upstream.JSONText(got.body); errors.Is(err, upstream.ErrLoneSurrogate) {
-		return errUnreadable // it would be decoded to another value
-	}
 	return responses.Unmarshal(response, &http.Response{
 		StatusCode: got.status, Header: got.header, Body: io.NopCloser(bytes.NewReader(got.body)),
 	}, "JSON")
