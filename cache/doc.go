@@ -26,7 +26,7 @@
 //	                      a row. Then one call per back-off probes, and lookups are answered
 //	                      with what is held. Afterwards what was held up is spread over time
 //	both                  back off from 1s to 30s; what no call gets through to, see
-//	                      [upstream.Unreached], is tried every second, and used at once
+//	                      [upstream.Unreached], is tried every second or oftener, and used at once
 //	the client below      how often one call is tried, which endpoint rests, and how long the
 //	                      service wants to be left alone, which its error tells the cache
 //

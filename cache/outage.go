@@ -16,9 +16,9 @@ import (
 // its own setback.
 const outageRefs = 3
 
-// reachEvery is how often an upstream that no call gets through to is tried. That costs it
-// nothing, and it is to be in use again within two seconds of its return.
-const reachEvery = time.Second
+// reachEvery is how often an upstream that no call gets through to is tried, give or take a
+// quarter. That costs it nothing, and it is to be in use again within two seconds of its return.
+const reachEvery = 750 * time.Millisecond
 
 // setback is a row of failed calls with no good one in between: of one secret, or of the
 // upstream as a whole. The zero value is ready to use.
@@ -35,11 +35,16 @@ func (s *setback) add(err error) {
 	s.count++
 }
 
-// wait returns how long to wait this time: 1s doubling to 30s, give or take a quarter, and no
-// more than the first of them for a call that did not get through.
+// wait returns how long to wait this time, give or take a quarter: 1s doubling to 30s, but for a
+// call that did not get through.
 func (s *setback) wait() time.Duration {
-	if s.backoff == nil || upstream.Unreached(s.err) {
-		s.backoff = retry.WithJitterPercent(25, retry.WithCappedDuration(30*time.Second, retry.NewExponential(reachEvery)))
+	if upstream.Unreached(s.err) {
+		s.backoff = nil
+		wait, _ := retry.WithJitterPercent(25, retry.NewConstant(reachEvery)).Next()
+		return wait
+	}
+	if s.backoff == nil {
+		s.backoff = retry.WithJitterPercent(25, retry.WithCappedDuration(30*time.Second, retry.NewExponential(time.Second)))
 	}
 	wait, _ := s.backoff.Next()
 	return wait

@@ -68,7 +68,7 @@
 // The two rests are one type: they double with each probe that fails, and any answer ends
 // them. Where no request got through (the connection is refused, the host cannot be reached, or
 // something on this host, such as a relay, hangs up) they end after half a second, and the cache
-// asks every second: to try costs nothing, and values are fresh within two seconds of the return
+// asks every second or oftener: to try costs nothing, and values are fresh within two seconds of the return
 // (TestFreshSoonAfterAReturn). Budget and breaker do not apply to a unix socket, whose other side is our own agent. A
 // socket that nobody serves is tried once.
 //
