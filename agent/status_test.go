@@ -113,7 +113,8 @@ process: {noDump: false}
 	token := func(name string) string { return w.read(name + ".token") }
 	w.eventually("everything has been tried", func() bool {
 		_, all := w.statusOf(token("all"))
-		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`) && strings.Contains(all, "its text")
+		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`) && strings.Contains(all, "its text") &&
+			!strings.Contains(all, "not fetched yet") && !strings.Contains(all, "not rendered yet")
 	})
 	sees := func(caller string) (all string) {
 		s, _ := w.statusOf(token(caller))
