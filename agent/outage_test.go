@@ -20,6 +20,10 @@ func TestOutagesOfTheCloud(t *testing.T) {
 	_, host, secretFile := startKMS(t, marker)
 	expired := upstreamtest.AnswerWith("expired STS", http.StatusBadRequest,
 		`{"HttpStatus":400,"Code":"InvalidSecurityToken.Expired","Message":"Specified SecurityToken is expired.","RequestId":"r","HostId":"h","Recommend":""}`)
+	overdue := upstreamtest.AnswerWith("overdue account", http.StatusForbidden,
+		`{"HttpStatus":403,"Code":"Forbidden.ProhibitedByServiceOverdue","Message":"pay","RequestId":"r","HostId":"h","Recommend":""}`)
+	empty := upstreamtest.AnswerWith("value without data", http.StatusOK,
+		`{"SecretName":"app/db","VersionId":"v2","SecretDataType":"text","SecretType":"Generic","VersionStages":{"VersionStage":["ACSCurrent"]},"RequestId":"r"}`)
 	for _, c := range []struct {
 		fault  upstreamtest.Fault
 		reason string
@@ -29,6 +33,8 @@ func TestOutagesOfTheCloud(t *testing.T) {
 		{upstreamtest.Reset, "ServiceUnavailableTemporary"},
 		{upstreamtest.BlackHole, "ServiceUnavailableTemporary"},
 		{expired, "InvalidSecurityToken.Expired"},
+		{overdue, "Forbidden.ProhibitedByServiceOverdue"},
+		{empty, "InvalidAnswer"},
 	} {
 		t.Run(c.fault.String(), func(t *testing.T) {
 			if testing.Short() && c.fault.String() != upstreamtest.Reset.String() {

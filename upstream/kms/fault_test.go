@@ -37,6 +37,7 @@ var faults = []struct {
 	{upstreamtest.Garbage, upstream.ErrUnavailable, true},
 	{upstreamtest.HTML, upstream.ErrUnavailable, true},
 	{upstreamtest.HalfJSON, upstream.ErrUnavailable, true},
+	{upstreamtest.AnswerWith("a value without data", http.StatusOK, `{"SecretName":"app/db","VersionId":"v1","RequestId":"r"}`), upstream.ErrUnavailable, true},
 }
 
 // TestFaultMatrix states for each fault what the caller gets and after how many attempts: once
