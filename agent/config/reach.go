@@ -44,7 +44,7 @@ func parseReach(path string, src []byte, problems ...*Error) Reach {
 		problems = append(problems, problem)
 	}
 	if _, ok := pairsOf(body); !ok {
-		body = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: readable(src, salvageDepth)}
+		body = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: readable(src, "endpoint", salvageDepth)}
 	}
 	cfg, d := &Config{}, newDecoder(path, dir)
 	d.document(body, reflect.ValueOf(cfg).Elem())
@@ -61,19 +61,28 @@ func parseReach(path string, src []byte, problems ...*Error) Reach {
 	return r
 }
 
-// salvageDepth is how many levels of sections are looked into for what can be read.
-const salvageDepth = 3
+// How many levels of sections are looked into for what can be read, and how many keys of each.
+const (
+	salvageDepth = 3
+	salvageKeys  = 100
+)
 
-// readable returns the keys of src, in block style, that are YAML by themselves. Of a section that is
-// not, it returns the keys below it that are.
-func readable(src []byte, depth int) (keys []*ast.MappingValueNode) {
+// readable returns the keys of src, in block style, that have name in them and are YAML by themselves.
+// Of a section that is not, it returns the keys below it that are.
+func readable(src []byte, name string, depth int) (keys []*ast.MappingValueNode) {
+	tried := 0
 	for _, block := range blocks(src) {
+		header, below, _ := bytes.Cut(block, []byte("\n"))
+		if !bytes.Contains(header, []byte(name)) || tried == salvageKeys {
+			continue
+		}
+		tried++
 		body, _, _ := parseSyntax("", block)
 		pairs, ok := pairsOf(body)
-		if header, below, _ := bytes.Cut(block, []byte("\n")); !ok && depth > 0 && len(below) > 0 {
+		if !ok && depth > 0 && len(below) > 0 {
 			body, _, _ = parseSyntax("", header)
 			if pairs, ok = pairsOf(body); ok && pairs[0].Value.Type() == ast.NullType {
-				pairs[0].Value = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: readable(below, depth-1)}
+				pairs[0].Value = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: readable(below, "", depth-1)}
 			}
 		}
 		keys = append(keys, pairs...)
