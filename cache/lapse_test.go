@@ -40,6 +40,8 @@ func TestEndOfMaxStaleIsNoticedWhenItComes(t *testing.T) {
 		look(t, c, "s1")
 		failIf(t, strings.Contains(heldUntil(c), "until 1h"), "it ends although nothing is wrong: %s", heldUntil(c))
 		fake.Fail(get, upstream.ErrUnavailable)
+		_, _ = c.RefreshNow(t.Context(), ref("s0"))
+		failIf(t, strings.Count(heldUntil(c), "until 1h") != 3, "a call failed: %s", heldUntil(c))
 		check := func(at time.Duration, want string, missing, records int) {
 			t.Helper()
 			time.Sleep(at - c.Pinned()[0].Age - time.Nanosecond)

@@ -77,6 +77,13 @@ func (o *outage) state() (reason string, until int64, down bool) {
 	return upstream.Reason(o.err), o.until, true
 }
 
+// failing reports whether the last call failed.
+func (o *outage) failing() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.count > 0
+}
+
 // begin notes that a call starts now, which serves as the probe while the upstream is down:
 // the next one waits for its outcome, at most for timeout.
 func (o *outage) begin(now int64, timeout time.Duration) {

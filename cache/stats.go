@@ -196,10 +196,11 @@ type EntryStatus struct {
 // dashboards: it visits every entry.
 func (c *Cache) Entries() []EntryStatus {
 	var all []EntryStatus
+	failing := c.outage.failing()
 	for _, each := range c.shards {
 		sh := each.lock()
 		sh.each(func(e *entry) {
-			s := sh.status(e)
+			s := sh.status(e, failing)
 			if h := e.history; h != nil {
 				s.History, s.HistoryDropped = slices.Clone(h.events), h.dropped
 			}
@@ -221,17 +222,18 @@ func (c *Cache) Entries() []EntryStatus {
 func (c *Cache) Pinned() []EntryStatus {
 	pins := c.limits.Load().Pins
 	all := make([]EntryStatus, 0, len(pins))
+	failing := c.outage.failing()
 	for _, p := range pins {
 		sh := c.lock(p.Ref.SecretName)
 		if e := sh.find(p.Ref); e != nil {
-			all = append(all, sh.status(e))
+			all = append(all, sh.status(e, failing))
 		}
 		sh.unlock()
 	}
 	return all
 }
 
-func (sh lockedShard) status(e *entry) EntryStatus {
+func (sh lockedShard) status(e *entry, failing bool) EntryStatus {
 	now := sh.c.now()
 	s := EntryStatus{Ref: e.ref, Size: e.size, Fresh: now < e.expires, Pinned: e.pinned, Subscribers: len(e.subs)}
 	wall := func(at int64) time.Time { return sh.c.clock.wall(at) }
@@ -242,8 +244,8 @@ func (sh lockedShard) status(e *entry) EntryStatus {
 		s.VersionID = e.value.VersionID
 		s.VersionStages = slices.Clone(e.value.VersionStages)
 		s.AskedBy, s.AskedAt = e.derived.LastAsked()
-		if e.fail != nil || sh.c.outage.down.Load() {
-			s.ServedUntil = wall(sh.end(e))
+		if end := sh.end(e); (failing || e.fail != nil) && now <= end {
+			s.ServedUntil = wall(end)
 		}
 	}
 	if s.Fresh {
