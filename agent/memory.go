@@ -92,8 +92,8 @@ func batchBytes() int64 {
 // nothing, so that a large heap does with less; a small one, where a collection would come too
 // often, keeps its 100.
 func gcPercent(live uint64) int {
-	const headroom = 12 << 20
-	return int(min(max(100*headroom/max(live, 1), 18), 100))
+	const headroom = 8 << 20
+	return int(min(max(100*headroom/max(live, 1), 15), 100))
 }
 
 // tuneGC sets GOGC after each collection from now on. A finalizer is what Go calls then; it costs

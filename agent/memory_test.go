@@ -76,7 +76,7 @@ func TestTheCacheFitsTheMemoryLimit(t *testing.T) {
 }
 
 func TestGarbageOfALargeHeapIsCollectedEarlier(t *testing.T) {
-	for live, want := range map[uint64]int{0: 100, 4 << 20: 100, 12 << 20: 100, 24 << 20: 50, 64 << 20: 18, 1 << 40: 18} {
+	for live, want := range map[uint64]int{0: 100, 4 << 20: 100, 8 << 20: 100, 16 << 20: 50, 64 << 20: 15, 1 << 40: 15} {
 		if got := gcPercent(live); got != want {
 			t.Errorf("%d live: %d, want %d", live, got, want)
 		}

@@ -95,3 +95,24 @@ func FuzzTarget(f *testing.F) {
 		}
 	})
 }
+
+// TestKeptFormsAreBoundedBySize: every form is answered, whether or not there is room to keep it.
+func TestKeptFormsAreBoundedBySize(t *testing.T) {
+	v := &upstream.SecretValue{SecretName: "a", VersionID: "v1", SecretData: upstream.NewSecretData([]byte(`{"f":"` + strings.Repeat("x", 20_000) + `"}`))}
+	a := &upstream.Answer{Value: v, Derived: new(upstream.Derived)}
+	p := new(Server).preparedOf(a)
+	for f := range numFormats {
+		for _, field := range []string{"", "f"} {
+			if b, err := p.body(v, f, field); err != nil || len(b.data) < 20_000 {
+				t.Errorf("%v %s: %d bytes, %v", f, field, len(b.data), err)
+			}
+		}
+	}
+	if got, most := a.Derived.Size(), maxFormsSize*(v.SecretData.Size()+formOverhead)+8*preparedSize; got > most || got < most/2 {
+		t.Errorf("%d bytes are kept, at most %d may be", got, most)
+	}
+	first, _ := p.body(v, FormatKMS, "")
+	if again, _ := p.body(v, FormatKMS, ""); first != again {
+		t.Error("the first form is not kept")
+	}
+}
