@@ -176,7 +176,7 @@ func (w *Writer) run() {
 		if len(batch) > 0 {
 			w.writeLocked(batch, file)
 		}
-		if cap(batch) <= 2*enough {
+		if cap(batch) <= 8*enough { // what a burst has made larger is given back
 			w.spare = batch
 		}
 		switch {
