@@ -253,3 +253,36 @@ func TestABusyNeighbourDoesNotHideAChange(t *testing.T) {
 	w.reconfigure(edited(basic, "'PASSWORD=", "'NEW="))
 	w.eventually("the change is seen", func() bool { return w.rendered() == "NEW="+marker })
 }
+
+// TestDeletedSeedStaysDeleted deletes a seeded secret by force. Neither a reload of the same
+// configuration nor a restart brings it back; a seed that a reload adds waits for the restart.
+func TestDeletedSeedStaysDeleted(t *testing.T) {
+	w := start(t, shortTempDir(t), basic)
+	w.ready()
+	w.manage(func(ctx context.Context, m upstream.Manager) error {
+		_, err := m.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: "demo/db", ForceDeleteWithoutRecovery: true})
+		return err
+	})
+	names := func() (all string) {
+		w.manage(func(ctx context.Context, m upstream.Manager) error {
+			list, err := m.ListSecrets(ctx, upstream.ListSecretsInput{})
+			for _, s := range list.Secrets {
+				all += string(s.SecretName) + " "
+			}
+			return err
+		})
+		return all
+	}
+	before := names()
+	next := edited(basic, "seed:\n", "seed:\n      - {name: demo/late, data: x}\n")
+	must(t, w.reload(next+"\n"))
+	if got := names(); got != before || strings.Contains(got, "demo/db ") {
+		t.Errorf("a reload left %q of %q", got, before)
+	}
+	w.eventually("a word on the seed that waits", func() bool { return strings.Contains(w.log.String(), "not seeded: the next start does it") })
+	w.stop()
+	w = start(t, w.dir, next)
+	if got := names(); strings.Contains(got, "demo/db ") || !strings.Contains(got, "demo/late ") {
+		t.Errorf("after a restart there are %q", got)
+	}
+}

@@ -34,7 +34,7 @@ func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Obse
 	if err != nil {
 		return nil, inSection("upstream.local", err)
 	}
-	return builtinBackend{store}, nil
+	return builtinBackend{store, log.With("part", "backend")}, nil
 }
 
 // openFiles opens the database and writes the seed, which ctx can end: it can be large.
@@ -73,7 +73,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	case err != nil:
 		return nil, err
 	}
-	return builtinBackend{store}, nil
+	return store, nil
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
@@ -98,13 +98,21 @@ func (k builtinKind) fixed() []setting {
 }
 
 // builtinBackend is the built-in backend of a running agent.
-type builtinBackend struct{ *builtin.Store }
+type builtinBackend struct {
+	*builtin.Store
+	log *slog.Logger
+}
 
 func (b builtinBackend) manager() upstream.Manager { return b.Store }
 
-// prepare writes the seed at once: what it creates is not taken back.
+// prepare changes nothing: secrets are seeded at a start.
 func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
-	return func() {}, inSection("upstream.local", b.Seed(ctx, seed(cfg.Local)))
+	names, err := b.Unseeded(ctx, seed(cfg.Local))
+	return func() {
+		for _, name := range names {
+			b.log.Info("not seeded: the next start does it", "secret", string(name))
+		}
+	}, inSection("upstream.local", err)
 }
 
 func (b builtinBackend) run(ctx context.Context) error { return b.Run(ctx) }
@@ -146,7 +154,7 @@ func builtinOptions(cfg *config.Local, log *slog.Logger) builtin.Options {
 	}
 }
 
-// seed returns the configured secrets that are created where they are missing.
+// seed returns the configured secrets that are created once, at a start.
 func seed(cfg *config.Local) []upstream.CreateSecretInput {
 	var secrets []upstream.CreateSecretInput
 	for _, s := range cfg.Seed {

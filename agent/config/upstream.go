@@ -21,8 +21,9 @@ type Local struct {
 	API         API    `yaml:"api"`
 }
 
-// Seed is a secret that is created on start where it is missing, for demonstrations and
-// tests. A secret that exists is left alone, whatever its value.
+// Seed is a secret that is created at a start, once for each database and name, for
+// demonstrations and tests. A secret that exists is left alone, whatever its value; one that was
+// deleted stays deleted.
 type Seed struct {
 	Name      upstream.SecretName `yaml:"name" required:"true"`
 	VersionID upstream.VersionID  `yaml:"versionId" default:"v1"`

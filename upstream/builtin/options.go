@@ -34,8 +34,8 @@ type Options struct {
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 
-	// Seed is what [Open] creates where it is missing, for demonstrations and tests; see
-	// [Store.Seed].
+	// Seed is what [Open] creates, once for each database and name, for demonstrations and
+	// tests; see [Store.Seed].
 	Seed []upstream.CreateSecretInput
 
 	// Logger receives warnings and what happens in the background, never a value.

@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,24 +57,42 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
+// TestSeed creates a seed once for each database and name, whatever has become of the secret.
 func TestSeed(t *testing.T) {
 	var log upstreamtest.Buffer
 	opts := testOptions(t)
 	opts.Logger = log.Logger()
-	opts.Seed = []upstream.CreateSecretInput{{SecretName: "demo/db", VersionID: "v1", SecretData: secret("seed")}}
 	s := mustOpen(t, opts)
-	wantValue(t, s, "demo/db", "seed")
-	mustPut(t, s, "demo/db", "v2", "own")
+	mustCreate(t, s, "demo/own", "v1", "own")
 	s.Close()
-	s = mustOpen(t, opts)
-	wantValue(t, s, "demo/db", "own")
-	mustDelete(t, s, "demo/db", 7)
+	seed := func(names ...string) *Store {
+		opts.Seed = nil
+		for _, name := range names {
+			opts.Seed = append(opts.Seed, upstream.CreateSecretInput{SecretName: upstream.SecretName(name), VersionID: "v1", SecretData: secret("seed")})
+		}
+		return mustOpen(t, opts)
+	}
+	s = seed("demo/own", "demo/changed", "demo/planned", "demo/forced")
+	wantValue(t, s, "demo/own", "own") // it was there
+	wantValue(t, s, "demo/forced", "seed")
+	mustPut(t, s, "demo/changed", "v2", "own")
+	mustDelete(t, s, "demo/planned", 7)
+	forceDelete(t, s, "demo/forced")
+	forceDelete(t, s, "demo/own")
+	late := upstream.CreateSecretInput{SecretName: "demo/late"}
+	if names, err := s.Unseeded(t.Context(), append(opts.Seed, late)); err != nil || !slices.Equal(names, []upstream.SecretName{"demo/late"}) {
+		t.Errorf("the next seed may create %v, %v", names, err)
+	}
 	s.Close()
-	s = mustOpen(t, opts)
-	_, err := get(s, "demo/db")
-	wantErr(t, err, upstream.ErrPendingDeletion)
-	if text := log.String(); strings.Count(text, "msg=seeded") != 1 || strings.Count(text, "not seeded: the secret is scheduled for deletion") != 1 {
-		t.Errorf("the log does not tell: %s", text)
+	s = seed("demo/own", "demo/changed", "demo/planned", "demo/forced", "demo/late")
+	wantValue(t, s, "demo/changed", "own")
+	wantValue(t, s, "demo/late", "seed")
+	for name, want := range map[string]error{"demo/own": upstream.ErrNotFound, "demo/forced": upstream.ErrNotFound, "demo/planned": upstream.ErrPendingDeletion} {
+		_, err := get(s, name)
+		wantErr(t, err, want)
+	}
+	if n := strings.Count(log.String(), "msg=seeded"); n != 4 {
+		t.Errorf("the log tells of %d seeds: %s", n, log.String())
 	}
 	wantErr(t, s.Seed(t.Context(), []upstream.CreateSecretInput{{SecretName: "a b"}}), upstream.ErrInvalidParameter)
 }

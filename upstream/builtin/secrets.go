@@ -20,36 +20,41 @@ func (s *Store) CreateSecret(ctx context.Context, in upstream.CreateSecretInput)
 	if c.invalid == nil {
 		tags, c.invalid = mergeTags(nil, in.Tags)
 	}
-	return answer(ctx, s.write, c, func(t *tx) (none upstream.SecretMetadata, err error) {
-		old, err := t.stored(in.SecretName)
-		switch {
-		case err != nil:
-			return none, err
-		case old == nil, old.gone(t.now):
-		case old.pending():
-			return none, errPending(in.SecretName, old)
-		default:
-			return none, errorf(upstream.ErrExists, "the secret %q already exists", in.SecretName)
-		}
-		if key != 0 && t.keys.aead(key) == nil {
-			return none, errUnknownKey(key)
-		}
-		if old != nil { // not purged yet
-			if err := t.remove(in.SecretName, old); err != nil {
-				return none, err
-			}
-		}
-		r := &record{created: t.now, updated: t.now, key: key, description: in.Description, tags: tags}
-		v := version{id: in.VersionID, created: t.now, binary: in.SecretDataType == upstream.DataTypeBinary}
-		if err := t.putValue(in.SecretName, r, &v, in.SecretData.Reveal()); err != nil {
-			return none, err
-		}
-		if _, err := r.add(v, []upstream.VersionStage{upstream.ACSCurrent}, s.opts.MaxVersions); err != nil {
-			return none, err
-		}
-		t.change(in.SecretName)
-		return metadata(in.SecretName, r, false), t.putRecord(in.SecretName, r)
+	return answer(ctx, s.write, c, func(t *tx) (upstream.SecretMetadata, error) {
+		return t.create(in, key, tags, s.opts.MaxVersions)
 	})
+}
+
+// create makes the secret of a request that is valid; key is the one that it names, or zero.
+func (t *tx) create(in upstream.CreateSecretInput, key uint32, tags []upstream.Tag, maxVersions int) (none upstream.SecretMetadata, err error) {
+	old, err := t.stored(in.SecretName)
+	switch {
+	case err != nil:
+		return none, err
+	case old == nil, old.gone(t.now):
+	case old.pending():
+		return none, errPending(in.SecretName, old)
+	default:
+		return none, errorf(upstream.ErrExists, "the secret %q already exists", in.SecretName)
+	}
+	if key != 0 && t.keys.aead(key) == nil {
+		return none, errUnknownKey(key)
+	}
+	if old != nil { // not purged yet
+		if err := t.remove(in.SecretName, old); err != nil {
+			return none, err
+		}
+	}
+	r := &record{created: t.now, updated: t.now, key: key, description: in.Description, tags: tags}
+	v := version{id: in.VersionID, created: t.now, binary: in.SecretDataType == upstream.DataTypeBinary}
+	if err := t.putValue(in.SecretName, r, &v, in.SecretData.Reveal()); err != nil {
+		return none, err
+	}
+	if _, err := r.add(v, []upstream.VersionStage{upstream.ACSCurrent}, maxVersions); err != nil {
+		return none, err
+	}
+	t.change(in.SecretName)
+	return metadata(in.SecretName, r, false), t.putRecord(in.SecretName, r)
 }
 
 // keyNamed returns the key that a request names; zero when it names none.

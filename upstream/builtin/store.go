@@ -55,11 +55,13 @@ var _ upstream.Manager = (*Store)(nil)
 //	format   "version"            → "1"
 //	keys     key id, 4 bytes      → sealed: when the database first saw the key
 //	secrets  name                 → sealed record, see record.go
+//	seeded   name                 → nothing: the seed of that name is done, see seed.go
 //	values   name 0x00 version id → sealed value
 var (
 	bucketFormat  = []byte("format")
 	bucketKeys    = []byte("keys")
 	bucketSecrets = []byte("secrets")
+	bucketSeeded  = []byte("seeded") // made by the first seed
 	bucketValues  = []byte("values")
 
 	formatKey   = []byte("version")
@@ -107,23 +109,6 @@ func Open(opts Options) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// Seed creates secrets that are missing and leaves all others alone, whatever their values.
-func (s *Store) Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error {
-	for i, in := range secrets {
-		_, err := s.CreateSecret(ctx, in)
-		switch {
-		case err == nil:
-			s.log.Info("seeded", "secret", string(in.SecretName), "version", string(in.VersionID))
-		case errors.Is(err, upstream.ErrExists):
-		case errors.Is(err, upstream.ErrPendingDeletion):
-			s.log.Warn("not seeded: the secret is scheduled for deletion", "secret", string(in.SecretName), "hint", "secretagent secret restore "+string(in.SecretName))
-		default:
-			return fmt.Errorf("seed[%d]: %w", i, err)
-		}
-	}
-	return nil
 }
 
 // Format prints where the files are, for every verb. Otherwise fmt would, for some verbs, follow
