@@ -152,7 +152,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if a.audit != nil {
 		a.undo.add("audit log", a.audit.Close)
 	}
-	if now.callers, err = loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load); err != nil {
+	if now.callers, err = loadCallers(&cfg.Endpoint, nil, a.log, keyfile.Kind.Load); err != nil {
 		return nil, inSection("endpoint", err)
 	}
 	if a.endpoint, err = a.newEndpoint(cfg, now.callers); err != nil {
@@ -169,6 +169,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 			return nil, err
 		}
 	}
+	noteShutOut(now.callers, a.log)
 	a.metrics.registry.MustRegister(collector{a})
 	return a, nil
 }
@@ -321,6 +322,12 @@ func (a *Agent) readiness() endpoint.Readiness {
 		problems = append(problems, endpoint.Problem{
 			Subject: "clock", Reason: fmt.Sprintf("ClockSkew: it is %s behind the newest time that the sealed cache or the upstream has told; the age of values counts from that", behind.Round(time.Second)),
 		})
+	}
+	for _, c := range a.live.Load().callers {
+		if c.ShutOut != "" {
+			// One application must not be able to take the agent out of service.
+			problems = append(problems, endpoint.Problem{Subject: "caller " + c.Name + ", shut out", Reason: c.ShutOut, Private: true})
+		}
 	}
 	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -16,26 +17,48 @@ import (
 	"secretagent/upstream/kmsserver"
 )
 
-// loadCallers returns who may ask the endpoint: the configured callers or, without any, every
-// holder of the agent's token. The error is [upstream.OptionErrors] below the section endpoint.
-func loadCallers(cfg *config.Endpoint, log *slog.Logger, load loadFile) ([]endpoint.Caller, error) {
+// loadCallers returns who may ask the endpoint after previous: the configured callers or, without
+// any, every holder of the agent's token.
+//
+// A configured caller whose token file is of no use is shut out: often its application can write
+// that file, and must not keep the others from starting, or their rights from being narrowed. Without callers there are no others, and the error, which is
+// [upstream.OptionErrors] below the section endpoint, says what is wrong.
+func loadCallers(cfg *config.Endpoint, previous []endpoint.Caller, log *slog.Logger, load loadFile) ([]endpoint.Caller, error) {
 	var p upstream.OptionErrors
-	if len(cfg.Callers) == 0 {
-		token, err := loadToken(string(cfg.TokenFile), log, load)
-		p.Add("tokenFile", err)
-		return []endpoint.Caller{endpoint.DefaultCaller(token)}, p.Err()
-	}
 	var callers []endpoint.Caller
-	for i, c := range cfg.Callers {
+	if len(cfg.Callers) == 0 {
+		caller := endpoint.DefaultCaller()
+		p.Add("tokenFile", giveToken(&caller, string(cfg.TokenFile), log, load))
+		callers = append(callers, caller)
+	}
+	for _, c := range cfg.Callers {
 		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets}
 		if c.TokenFile != "" {
-			token, err := loadToken(string(c.TokenFile), log, load)
-			p.Add(fmt.Sprintf("callers[%d].tokenFile", i), err)
-			caller.Tokens = []endpoint.Token{token}
+			_ = giveToken(&caller, string(c.TokenFile), log, load)
 		}
 		callers = append(callers, caller)
 	}
-	return callers, p.Err()
+	return endpoint.WithOverlap(previous, callers, time.Now().Add(cfg.TokenGrace)), p.Err()
+}
+
+// giveToken gives a caller the token of a file, or shuts it out and returns why.
+func giveToken(c *endpoint.Caller, path string, log *slog.Logger, load loadFile) error {
+	token, err := loadToken(path, log, load)
+	if err != nil {
+		c.ShutOut = err.Error()
+		return err
+	}
+	c.Tokens = []endpoint.Token{token}
+	return nil
+}
+
+// noteShutOut tells the log which callers are shut out.
+func noteShutOut(callers []endpoint.Caller, log *slog.Logger) {
+	for _, c := range callers {
+		if c.ShutOut != "" {
+			log.Error("a caller is shut out: nobody is taken for it", "caller", c.Name, "err", c.ShutOut, "hint", "repair its tokenFile, which is read again when it changes")
+		}
+	}
 }
 
 func ids(configured []int) []uint32 {

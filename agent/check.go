@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -30,6 +31,22 @@ func Check(cfg *config.Config) error {
 	p.Add("endpoint", checkEndpoint(&cfg.Endpoint))
 	p.Add("", checkOutputs(cfg, false))
 	p.Add("", CheckExec(false)(cfg))
+	return p.Err()
+}
+
+// CheckCallers returns, as [Check] does, why callers are shut out. It is apart, because that is
+// no problem of the configuration: the agent runs, without these callers.
+func CheckCallers(cfg *config.Config) error {
+	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), previewFile)
+	if err != nil {
+		return nil // Check tells
+	}
+	var p upstream.OptionErrors
+	for i, c := range callers {
+		if c.ShutOut != "" {
+			p.Addf(fmt.Sprintf("endpoint.callers[%d].tokenFile", i), "", "%s", c.ShutOut)
+		}
+	}
 	return p.Err()
 }
 
@@ -102,7 +119,7 @@ func checkOutputs(cfg *config.Config, noHooks bool) error {
 
 func checkEndpoint(cfg *config.Endpoint) error {
 	var p upstream.OptionErrors
-	callers, err := loadCallers(cfg, slog.New(slog.DiscardHandler), previewFile)
+	callers, err := loadCallers(cfg, nil, slog.New(slog.DiscardHandler), previewFile)
 	p.Add("", err)
 	p.Add("", endpointOptions(cfg, callers).Validate())
 	p.Add("", checkListeners(endpointListeners(cfg)))

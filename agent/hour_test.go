@@ -430,7 +430,7 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	renderOpts.Observe = a.renders.observe
 	renderer, err := render.New(countingSource{a.cache, books}, renderOpts)
 	must(t, err)
-	callers, err := loadCallers(&cfg.Endpoint, slog.New(slog.DiscardHandler), keyfile.Kind.Load)
+	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), keyfile.Kind.Load)
 	must(t, err)
 	a.endpoint, err = a.newEndpoint(cfg, callers)
 	must(t, err)

@@ -201,6 +201,7 @@ func (c collector) endpoint(s sink) {
 	for _, caller := range c.agent.endpoint.Callers() {
 		s.counter("secretagent_endpoint_caller_lookups_total", "Values answered to the caller, and answers that a value is still the same.", caller.Lookups, "caller", caller.Name)
 		s.counter("secretagent_endpoint_caller_refusals_total", "Requests of the caller that the guard or a limit refused.", caller.Refusals, "caller", caller.Name)
+		s.gauge("secretagent_endpoint_caller_shut_out", "1 while nobody is taken for the caller, because its token file is of no use.", boolean(caller.ShutOut != ""), "caller", caller.Name)
 		s.gauge("secretagent_endpoint_caller_connections", "Open connections that last asked as the caller, waiting ones included.", float64(caller.Connections), "caller", caller.Name)
 		s.moment("secretagent_endpoint_caller_last_seen_timestamp_seconds", "When the caller last asked for anything, to about a second.", caller.LastSeen, "caller", caller.Name)
 		s.moment("secretagent_endpoint_caller_old_token_expiry_timestamp_seconds", "When the token ends that the caller had before it was replaced; there only until then.",

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"secretagent/agent/config"
-	"secretagent/agent/endpoint"
 	"secretagent/render"
 	"secretagent/upstream/keyfile"
 )
@@ -56,7 +55,8 @@ func (s *reloadStatus) note(err error) {
 // endpoint. No lookup fails meanwhile.
 //
 // It is all or nothing. A file that is wrong, or that changes what only a restart can change,
-// is an error that names the keys, and the agent goes on as it was. Reloads run one at a time;
+// is an error that names the keys, and the agent goes on as it was. Only a caller whose token file
+// is of no use is left out of that: it is shut out, and the rest applies. Reloads run one at a time;
 // Reload blocks until this one is done or ctx ends, and fails when the agent does not run.
 func (a *Agent) Reload(ctx context.Context) error {
 	done := make(chan error, 1)
@@ -136,8 +136,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		}
 		next.renderer.Continue(old.renderer)
 	}
-	fresh, err := loadCallers(&cfg.Endpoint, a.log, keyfile.Kind.Load)
-	if err != nil {
+	if next.callers, err = loadCallers(&cfg.Endpoint, old.callers, a.log, keyfile.Kind.Load); err != nil {
 		return inSection("endpoint", err)
 	}
 	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.endpoint.MakeRoom, a.log); err != nil {
@@ -145,7 +144,6 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*listener).close) })
 
-	next.callers = endpoint.WithOverlap(old.callers, fresh, time.Now().Add(cfg.Endpoint.TokenGrace))
 	setCallers, err := a.endpoint.PrepareCallers(next.callers)
 	if err != nil {
 		return err
@@ -171,6 +169,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	setKeys()
 	setUpstream()
 	a.live.Store(next)
+	noteShutOut(next.callers, a.log)
 	if a.deps.Level != nil {
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"os"
@@ -175,16 +176,19 @@ func TestNoLookupFailsDuringReloads(t *testing.T) {
 	w.eventually("the last template", func() bool { return w.rendered() == fmt.Sprintf("P%d=%s", reloads-1, marker) })
 }
 
-// TestReloadThatFailsAtTheLastStepChangesNothing gives two callers one token, which only the
-// endpoint itself notices.
-func TestReloadThatFailsAtTheLastStepChangesNothing(t *testing.T) {
+// TestReloadThatFailsAtALaterStepChangesNothing refuses a reload because of an address that is
+// taken, which only shows when it is listened on.
+func TestReloadThatFailsAtALaterStepChangesNothing(t *testing.T) {
 	w := start(t, shortTempDir(t), withKeys("id: one, secretFile: ./one.secret"))
 	w.ready()
-	same := strings.Repeat("t", 40)
-	write(t, w.dir, map[string]string{"a.token": same, "b.token": same, "two.secret": same})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	write(t, w.dir, map[string]string{"two.secret": strings.Repeat("t", 40)})
 	w.wantRefused(edited(withKeys("id: two, secretFile: ./two.secret"),
-		"  tokenFile: ./run/token\n", "  callers: [{name: a, tokenFile: ./a.token, secrets: [x]}, {name: b, tokenFile: ./b.token, secrets: [x]}]\n",
-		"demo/db, versionId: v1", "demo/new, versionId: v1"), "token")
+		"  listen: 127.0.0.1:0\n", "  listen: "+taken.Addr().String()+"\n",
+		"  tokenFile: ./run/token\n", "  callers: [{name: a, tokenFile: ./a.token, secrets: [x]}]\n",
+		"demo/db, versionId: v1", "demo/new, versionId: v1"), "endpoint.listen")
 	if version, _ := w.lookup("/v1/demo/db"); version != "v1" {
 		t.Errorf("the token of before gave %s", version)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Long: `Check the configuration file and report every problem of it at once, each with line, column,
 key and what is allowed. What it names is looked at too: templates, tokens, keyrings and
 certificates are read, programs, users and groups looked for. What passes here is what
-"run" accepts. Nothing is started or created.
+"run" accepts. Nothing is started or created. A caller whose token file is of no use gets a warning:
+"run" shuts that caller out and goes on, so that no application can keep the others from starting.
 
 With --probe a valid configuration is also tried: every declared secret is read once from every
 endpoint of the upstream, and its value thrown away. Where none is declared, secretagent-probe
@@ -47,9 +49,17 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			answer := checkAnswer{File: path, Valid: err == nil, Problems: []checkProblem{}}
 			problems, _ := errors.AsType[config.Problems](err)
 			for _, p := range problems {
-				answer.Problems = append(answer.Problems, checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason})
+				answer.Problems = append(answer.Problems, newCheckProblem(p))
 			}
 			text := path + " is valid\n"
+			if err == nil {
+				_, warned := config.Load(path, agent.CheckCallers)
+				warnings, _ := errors.AsType[config.Problems](warned)
+				for _, w := range warnings {
+					answer.Warnings = append(answer.Warnings, newCheckProblem(w))
+					text += fmt.Sprintf("warning: %s\n%s", w, w.Excerpt)
+				}
+			}
 			var failed error
 			if ping && err == nil {
 				answer.Probes, text, failed = a.probe(ctx, cfg)
@@ -88,7 +98,8 @@ type checkAnswer struct {
 	File     string
 	Valid    bool
 	Problems []checkProblem
-	Probes   []checkProbe `json:",omitempty"`
+	Warnings []checkProblem `json:",omitempty"` // what "run" goes on without
+	Probes   []checkProbe   `json:",omitempty"`
 }
 
 type checkProbe struct {
@@ -102,4 +113,8 @@ type checkProblem struct {
 	Line, Column int
 	Key, Value   string `json:",omitempty"`
 	Reason       string
+}
+
+func newCheckProblem(p *config.Error) checkProblem {
+	return checkProblem{p.Line, p.Column, p.Key, p.Value, p.Reason}
 }

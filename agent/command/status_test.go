@@ -46,6 +46,7 @@ func busy(now time.Time) agent.Status {
 		SecretsOmitted: 17,
 		Callers: []agent.CallerStatus{
 			{Name: "web", LastSeen: now.Add(-5 * time.Second), Connections: 3, Lookups: 1234567, Refusals: 2, OldTokenUntil: now.Add(10 * time.Minute)},
+			{Name: "job", LastSeen: now.Add(-5 * time.Second), ShutOut: "its tokenFile is of no use"},
 			{Name: strings.Repeat("caller-", 9), Lookups: 1e12, Refusals: 1e9, OldTokenUntil: now.Add(time.Hour)},
 		},
 		Listeners: []agent.ListenerStatus{
@@ -90,6 +91,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 	for _, want := range [][]string{
 		{"demo/db", "v1", "90s", "3m", "60s", "5s", "web", "fresh"},
 		{"web", "5s", "3", "1234567", "2", "10m", "left"},
+		{"job", "shut", "out", "0", "0", "0", "-"},
 		{"kms-api", "127.0.0.1:2026", "signature"},
 		{"kms-api", "/run/kms.sock", "file", "mode"},
 		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "-", "stale,", "3h", "left:"},

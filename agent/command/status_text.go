@@ -224,7 +224,11 @@ func (b *picture) callers(callers []agent.CallerStatus) {
 		if !c.OldTokenUntil.IsZero() {
 			old, m = b.until(c.OldTokenUntil)+" left", doubtful
 		}
-		t.add(m, c.Name, b.ago(c.LastSeen), strconv.Itoa(c.Connections), strconv.FormatUint(c.Lookups, 10), strconv.FormatUint(c.Refusals, 10), old)
+		seen := b.ago(c.LastSeen)
+		if c.ShutOut != "" {
+			seen, m = "shut out", bad
+		}
+		t.add(m, c.Name, seen, strconv.Itoa(c.Connections), strconv.FormatUint(c.Lookups, 10), strconv.FormatUint(c.Refusals, 10), old)
 	}
 	b.section(t)
 }

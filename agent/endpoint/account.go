@@ -30,6 +30,9 @@ type CallerStats struct {
 	Refusals    uint64    // of requests with a token, uid or gid of this caller
 	Connections int       // open ones, waiting ones included, that last asked as this caller
 
+	// ShutOut is why nobody is taken for this caller; empty: it may ask.
+	ShutOut string `json:",omitzero"`
+
 	// OldTokenUntil is when the last of its replaced tokens ends; zero when none counts.
 	OldTokenUntil time.Time `json:",omitzero"`
 }
@@ -54,7 +57,7 @@ func (s *Server) Callers() []CallerStats {
 	for i, c := range set.callers {
 		a := c.account
 		list[i] = CallerStats{Name: c.Name, Lookups: a.lookups.Load(), Refusals: a.refusals.Load(),
-			Connections: connections[a], OldTokenUntil: oldUntil[c]}
+			Connections: connections[a], ShutOut: c.ShutOut, OldTokenUntil: oldUntil[c]}
 		if at := a.seen.Load(); at != 0 {
 			list[i].LastSeen = time.Unix(0, at)
 		}

@@ -25,6 +25,10 @@ type Caller struct {
 	UIDs    []uint32 // as the kernel reports them, see SO_PEERCRED
 	GIDs    []uint32
 	Secrets []string // which names it may read: '*' stands for any text, '/' included, '?' for one character
+
+	// ShutOut is why nobody is taken for this caller: neither its tokens nor its UIDs and GIDs
+	// count. It is still counted among the callers. Empty: it may ask.
+	ShutOut string
 }
 
 // Token is a caller's token as the server keeps it: only its hash.
@@ -57,17 +61,30 @@ func DefaultCaller(tokens ...Token) Caller {
 // WithOverlap returns next, where each caller also keeps, until the given time, the tokens
 // that the caller of the same name had in previous. Applications that read a token file once
 // thus keep working while they are moved to the new token. Tokens that were to end earlier
-// still do, and those that have ended are dropped, so that nothing piles up.
+// still do, and those that have ended are dropped, so that nothing piles up. A token that next
+// gives to some caller is no other's from then on.
+//
+// A token that next gives to several callers tells nobody who asks: it stays with the caller that
+// had it in previous, and the others are shut out; without one, all of them are.
 func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 	next = slices.Clone(next)
+	given := map[[sha256.Size]byte][]int{} // digest → callers of next
+	for i, c := range next {
+		for _, t := range c.Tokens {
+			given[t.digest] = append(given[t.digest], i)
+		}
+	}
+	for digest, sharers := range given {
+		shutOutSharers(previous, next, digest, sharers)
+	}
 	for i := range next {
 		c := &next[i]
 		for _, old := range previous {
-			if old.Name != c.Name {
+			if old.Name != c.Name || c.ShutOut != "" {
 				continue
 			}
 			for _, t := range old.Tokens {
-				if t.expiredNow() || slices.ContainsFunc(c.Tokens, func(n Token) bool { return n.digest == t.digest }) {
+				if t.expiredNow() || given[t.digest] != nil {
 					continue
 				}
 				if t.notAfter.IsZero() || t.notAfter.After(until) {
@@ -78,6 +95,21 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 		}
 	}
 	return next
+}
+
+// shutOutSharers shuts out the callers of next that share a token, but for the one that had it
+// in previous.
+func shutOutSharers(previous, next []Caller, digest [sha256.Size]byte, sharers []int) {
+	for n, i := range sharers {
+		c := &next[i]
+		had := slices.ContainsFunc(previous, func(old Caller) bool {
+			return old.Name == c.Name && slices.ContainsFunc(old.Tokens, func(t Token) bool { return t.digest == digest && t.configured() })
+		})
+		if len(sharers) > 1 && !had {
+			other := next[sharers[(n+1)%len(sharers)]].Name
+			c.Tokens, c.ShutOut = nil, fmt.Sprintf("its tokenFile holds the token of the caller %s: give every caller a token of its own", other)
+		}
+	}
 }
 
 // PrepareCallers checks callers and returns what replaces those who may ask by them: at once for
@@ -122,13 +154,17 @@ func newCallerSet(callers []Caller) *callerSet {
 	for _, in := range callers {
 		in.UIDs, in.GIDs, in.Secrets = slices.Clone(in.UIDs), slices.Clone(in.GIDs), slices.Clone(in.Secrets)
 		c := &caller{Caller: in, all: slices.Contains(in.Secrets, "*")}
+		set.callers = append(set.callers, c)
+		if in.ShutOut != "" {
+			continue
+		}
 		for _, t := range in.Tokens {
 			set.tokens[t.digest] = &callerToken{t, c}
 		}
-		if len(in.Tokens) == 0 {
+		// A token that was replaced by a rule for the peer must not keep that from counting.
+		if !slices.ContainsFunc(in.Tokens, Token.configured) {
 			set.byPeer = append(set.byPeer, c)
 		}
-		set.callers = append(set.callers, c)
 	}
 	return set
 }
@@ -151,7 +187,7 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 		if c.bound() && !peersKnown {
 			p.Addf(at, "", "must not have uids or gids: this system does not tell who is at the other end of a socket")
 		}
-		if len(c.Tokens) == 0 && !c.bound() {
+		if c.ShutOut == "" && !slices.ContainsFunc(c.Tokens, Token.configured) && !c.bound() {
 			p.Addf(at, "", "must have a tokenFile, uids or gids: nothing tells who it is")
 		}
 		for _, t := range c.Tokens {
@@ -201,6 +237,9 @@ func authenticate(c *conn, h *headers, set *callerSet) (*caller, *refusal) {
 	c.token = t
 	return t.caller, allowed
 }
+
+// configured reports whether the caller has the token for good, not only while it is replaced.
+func (t Token) configured() bool { return t.notAfter.IsZero() }
 
 // expired reports whether the token is past its time at now. Both are compared by the monotonic
 // clock: setting the clock of the host neither cuts an overlap short nor prolongs it.

@@ -26,6 +26,10 @@ type Problem struct {
 
 	Reason string // why, without values
 
+	// Private is set when the problem is nobody's business but of callers who may read every
+	// secret: others are not told of it.
+	Private bool `json:"-"`
+
 	// ForAll is set when the reason can name any secret. Callers who may not read every one are
 	// told [HiddenReason] in its place.
 	ForAll bool `json:"-"`
@@ -39,7 +43,7 @@ func (r Readiness) For(v Viewer) Readiness {
 	all := r.Problems
 	r.Problems = make([]Problem, 0, len(all))
 	for _, p := range all {
-		if p.SecretName != "" && !v.May(p.SecretName) {
+		if p.Private && !v.All || p.SecretName != "" && !v.May(p.SecretName) {
 			continue
 		}
 		if p.ForAll && !v.All {

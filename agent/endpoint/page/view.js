@@ -356,7 +356,8 @@ function drawFacts() {
     el("th", { role: "rowheader", scope: "row", class: "secret" }, x.Name), cell("held"), cell("confirmed"), cell("next")),
   (row, x) => {
     const [, seen, lookups, refused] = row.children;
-    rebuild(seen, x.LastSeen, (at) => [el("span", { class: "on-narrow" }, "seen "), at ? when(at, "ago") : el("span", { class: "quiet" }, "not yet")]);
+    rebuild(seen, [x.LastSeen, x.ShutOut], ([at, out]) => out ? [el("span", { class: "error" }, "shut out")]
+      : [el("span", { class: "on-narrow" }, "seen "), at ? when(at, "ago") : el("span", { class: "quiet" }, "not yet")]);
     rebuild(lookups, x.Lookups ?? 0, (n) => [el("span", { class: "on-narrow" }, "lookups "), n.toLocaleString("en")]);
     rebuild(refused, x.Refusals ?? 0, (n) => [el("span", { class: "on-narrow" }, "refused "), n.toLocaleString("en")]);
   });
