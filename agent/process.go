@@ -5,6 +5,7 @@ import (
 
 	"secretagent/agent/child"
 	"secretagent/agent/config"
+	"secretagent/upstream/kms"
 )
 
 // childOptions turns the configuration into that of the supervised process.
@@ -12,9 +13,12 @@ func childOptions(cfg *config.Exec, log *slog.Logger) child.Options {
 	opts := child.Options{
 		Command:       cfg.Command,
 		Dir:           string(cfg.Dir),
+		User:          string(cfg.User),
+		Group:         string(cfg.Group),
 		Pristine:      cfg.Pristine,
 		Allow:         cfg.Allow,
 		Deny:          cfg.Deny,
+		Withheld:      kms.CredentialVariables,
 		OnChange:      child.OnChange(cfg.OnChange),
 		ChangeSignal:  cfg.ChangeSignal,
 		StopSignal:    cfg.StopSignal,

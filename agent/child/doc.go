@@ -26,7 +26,9 @@
 //
 //  1. the variables of Options.Env; two of them with one name are an error that names both;
 //  2. what it inherits from this process: everything, or with Options.Pristine nothing; then
-//     narrowed by Options.Allow and Options.Deny. Deny wins over Allow.
+//     narrowed by Options.Allow and Options.Deny. Deny wins over Allow. What is in
+//     Options.Withheld, the credentials of this process, it inherits only where Allow has its
+//     name, not a pattern that fits.
 //
 // Variables by which the service manager speaks to this process (NOTIFY_SOCKET, LISTEN_FDS
 // and their like) are never inherited. PWD follows Options.Dir when that is set. On Windows
@@ -39,6 +41,13 @@
 // Values reach the application through its environment only: never a command line, a log, an
 // error or a file. The same user and root can read them in /proc/PID/environ, as of every
 // program that takes secrets from its environment.
+//
+// # Rights
+//
+// With Options.User, which a process of root can have, the application runs as that user: it
+// cannot open what belongs to this process, such as a database, a keyring, a token or a socket of
+// mode 0600. Without it the application has every right of this process, and what it is not told
+// it can read by itself: there is no isolation between the two.
 //
 // # Processes
 //

@@ -35,6 +35,7 @@ type environment struct {
 type recipe struct {
 	variables []Variable
 	inherited map[string]string // :: name → value
+	withheld  []string          // names that Options.Withheld kept back
 	refs      []upstream.SecretRef
 	key       [32]byte // of the digests
 }
@@ -42,7 +43,8 @@ type recipe struct {
 // newRecipe returns the recipe of opts, which were checked. Parent is the environment of this
 // process.
 func newRecipe(opts Options, parent []string) *recipe {
-	r := &recipe{variables: slices.Clone(opts.Env), inherited: inherit(opts, parent)}
+	r := &recipe{variables: slices.Clone(opts.Env)}
+	r.inherited, r.withheld = inherit(opts, parent)
 	_, _ = rand.Read(r.key[:]) // never fails
 	for i := range r.variables {
 		v := &r.variables[i]
@@ -248,15 +250,19 @@ var managerVariables = []string{
 	"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "FDSTORE", "MAINPID",
 }
 
-// inherit returns what the application gets of the environment of this process.
-func inherit(opts Options, parent []string) map[string]string {
+// inherit returns what the application gets of the environment of this process, and the names
+// that it would get if they were not among Options.Withheld.
+func inherit(opts Options, parent []string) (inherited map[string]string, withheld []string) {
 	matches := func(patterns []string, name string) bool {
 		return slices.ContainsFunc(patterns, func(pattern string) bool {
 			ok, _ := path.Match(foldName(pattern), foldName(name)) // the patterns were checked
 			return ok
 		})
 	}
-	inherited := map[string]string{}
+	contains := func(names []string, name string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return foldName(n) == foldName(name) })
+	}
+	inherited = map[string]string{}
 	for _, pair := range parent {
 		// The shell of Windows keeps the folder of each drive in variables named =C: and so on.
 		at := strings.IndexByte(pair[min(1, len(pair)):], '=') + 1
@@ -269,10 +275,14 @@ func inherit(opts Options, parent []string) map[string]string {
 		if twice || !allowed || matches(opts.Deny, name) || slices.Contains(managerVariables, name) {
 			continue
 		}
+		if contains(opts.Withheld, name) && !contains(opts.Allow, name) {
+			withheld = append(withheld, name)
+			continue
+		}
 		if name == "PWD" && opts.Dir != "" {
 			value = opts.Dir
 		}
 		inherited[name] = value
 	}
-	return inherited
+	return inherited, withheld
 }

@@ -188,7 +188,7 @@ func TestLoaderVariablesAreRefusedUnlessNamed(t *testing.T) {
 func TestInheritance(t *testing.T) {
 	parent := []string{
 		"HOME=/root", "PATH=/bin", "LANG=C", "LC_ALL=C", "DB_PASSWORD=old", "AWS_SECRET=x", "EMPTY=", "PWD=/somewhere", "HOME=/again",
-		"NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "WATCHDOG_PID=1", "LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=a", "malformed", "",
+		"CLOUD_KEY=k", "CLOUD_TOKEN=t", "NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "WATCHDOG_PID=1", "LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=a", "malformed", "",
 	}
 	for _, c := range []struct {
 		name string
@@ -206,9 +206,13 @@ func TestInheritance(t *testing.T) {
 		{"deny wins over allow", Options{Allow: []string{"*"}, Deny: []string{"*"}}, []string{"DB_PASSWORD=new"}},
 		{"deny does not concern secrets", Options{Deny: []string{"DB_*"}, Allow: []string{"HOME"}}, []string{"DB_PASSWORD=new", "HOME=/root"}},
 		{"the service manager's variables are ours even when allowed", Options{Allow: []string{"NOTIFY_SOCKET", "LISTEN_*"}}, []string{"DB_PASSWORD=new"}},
+		{"no pattern stands for a credential", Options{Allow: []string{"CLOUD_*", "*_KEY", "CLOUD_TOKE?", "HOME"}}, []string{"DB_PASSWORD=new", "HOME=/root"}},
+		{"credentials that are named", Options{Allow: []string{"H*", "CLOUD_KEY"}}, []string{"CLOUD_KEY=k", "DB_PASSWORD=new", "HOME=/root"}},
+		{"credentials that are named and denied", Options{Allow: []string{"CLOUD_KEY", "H*"}, Deny: []string{"CLOUD_*"}}, []string{"DB_PASSWORD=new", "HOME=/root"}},
 		{"the working directory follows", Options{Allow: []string{"PWD"}, Dir: "/elsewhere"}, []string{"DB_PASSWORD=new", "PWD=/elsewhere"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			c.opts.Withheld = []string{"CLOUD_KEY", "CLOUD_TOKEN", "CLOUD_NONE"}
 			c.opts.Env = []Variable{{Name: "DB_PASSWORD", Ref: ref("db")}}
 			env, err := newRecipe(c.opts, parent).read(t.Context(), newSource(map[string]string{"db": "new"}))
 			must(t, err)

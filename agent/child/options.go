@@ -115,6 +115,19 @@ type Options struct {
 	// not concern Env.
 	Deny []string
 
+	// Withheld are variables that are inherited only where Allow spells their name: a pattern
+	// does not count. They hold or point to credentials of this process.
+	Withheld []string
+
+	// User is who the application runs as, by name or number: with the groups of that user, no
+	// capability, and HOME, USER and LOGNAME of that user in place of the inherited ones. Only a
+	// process of root can give up its rights. Empty: the application has the rights of this
+	// process. Unix only.
+	User string
+
+	// Group takes the place of the main group of User.
+	Group string
+
 	// OnChange says what a change of the variables does; empty means Restart.
 	OnChange OnChange
 
@@ -202,6 +215,8 @@ func (o Options) check() error {
 	var p upstream.OptionErrors
 	o.checkCommand(&p)
 	o.checkEnv(&p)
+	_, err := o.account()
+	p.Add("", err)
 	o.checkChange(&p)
 	notNegative(&p, "grace", o.Grace)
 	notNegative(&p, "debounce", o.Debounce)

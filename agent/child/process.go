@@ -48,9 +48,10 @@ type end struct {
 	signal os.Signal // nil unless a signal ended it
 }
 
-// startProcess starts the application of opts with env as its whole environment. With
-// shareGroup it gets no group of its own: the terminal talks to us and it at once.
-func startProcess(opts Options, shareGroup bool, env []string) (process, error) {
+// startProcess starts the application of opts as runAs, which may be nil, with env as its whole
+// environment. With shareGroup it gets no group of its own: the terminal talks to us and it at
+// once.
+func startProcess(opts Options, runAs *account, shareGroup bool, env []string) (process, error) {
 	program, err := opts.program()
 	if err != nil {
 		return nil, err
@@ -59,7 +60,7 @@ func startProcess(opts Options, shareGroup bool, env []string) (process, error) 
 		cmd: &exec.Cmd{
 			Path: program, Args: opts.Command, Dir: opts.Dir, Env: env,
 			Stdout: opts.Stdout, Stderr: opts.Stderr,
-			WaitDelay: pipeDelay, SysProcAttr: attributes(shareGroup),
+			WaitDelay: pipeDelay, SysProcAttr: attributes(runAs, shareGroup),
 		},
 		ownGroup:    !shareGroup,
 		signalGroup: opts.SignalGroup && !shareGroup,

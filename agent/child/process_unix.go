@@ -14,6 +14,14 @@ import (
 // starting may succeed soon.
 var temporaryStartErrors = []error{unix.EAGAIN, unix.ENOMEM, unix.ETXTBSY, unix.EMFILE, unix.ENFILE}
 
+// credential makes a process run as a; nil for nil.
+func (a *account) credential() *syscall.Credential {
+	if a == nil {
+		return nil
+	}
+	return &syscall.Credential{Uid: a.uid, Gid: a.gid, Groups: a.groups}
+}
+
 // group is a process group.
 type group struct{ id int }
 

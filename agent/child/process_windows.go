@@ -52,7 +52,7 @@ func (g group) awaitEmpty(time.Duration) {}
 
 func (g group) close() { _ = windows.CloseHandle(g.job) }
 
-func attributes(shareGroup bool) *syscall.SysProcAttr {
+func attributes(_ *account, shareGroup bool) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{}
 	if !shareGroup {
 		a.CreationFlags = windows.CREATE_NEW_PROCESS_GROUP // what Ctrl-Break is sent to

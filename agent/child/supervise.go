@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,15 +66,23 @@ func New(src Source, opts Options) (*Supervisor, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
+	runAs, err := opts.account()
+	if err != nil {
+		return nil, err
+	}
 	s := &Supervisor{
 		src:            src,
 		opts:           opts,
-		recipe:         newRecipe(opts, os.Environ()),
+		recipe:         newRecipe(opts, append(runAs.variables(), os.Environ()...)), // the first of two counts
 		sharesTerminal: isControllingTerminal(opts.Stdin),
 		status:         Status{State: Waiting, Command: opts.Command[0]},
 	}
-	s.start = func(env []string) (process, error) { return startProcess(opts, s.sharesTerminal, env) }
+	s.start = func(env []string) (process, error) { return startProcess(opts, runAs, s.sharesTerminal, env) }
 	s.check = func() error { _, err := opts.program(); return err }
+	if len(s.recipe.withheld) > 0 {
+		opts.Logger.Info("the application does not inherit the credentials of the cloud",
+			"variables", strings.Join(s.recipe.withheld, " "), "hint", "if it needs them, name each in exec.allow")
+	}
 	return s, nil
 }
 

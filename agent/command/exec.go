@@ -24,6 +24,10 @@ reach it. SIGTSTP, SIGTTIN and SIGTTOU stop neither, unless both have the termin
 the program to end with exec.stopSignal and kills it after exec.grace; before the program has
 started it ends the command with exit code 143.
 
+The program inherits the environment of this command, as exec.pristine, allow and deny say, but
+no cloud credentials (ALIBABA_CLOUD_...) that exec.allow does not name. It runs as exec.user where
+root has started the command; else it has the rights of the command and can read what that can.
+
 No agent is needed: the values come from the running agent of the built-in backend where
 there is one, else from the upstream itself.`,
 		Example: `  secretagent exec -- /usr/local/bin/app --serve

@@ -12,8 +12,11 @@ type Exec struct {
 	Dir     Path     `yaml:"dir"`                  // working directory; empty: that of the agent
 	Env     []EnvVar `yaml:"env"`
 
+	User  Account `yaml:"user"`  // who it runs as; empty: as the agent, whose rights it then has
+	Group Account `yaml:"group"` // in place of the main group of User
+
 	Pristine bool     `yaml:"pristine" default:"false"` // inherit nothing but what Allow names
-	Allow    []string `yaml:"allow"`                    // globs: variables that are inherited; empty: all, or with Pristine none
+	Allow    []string `yaml:"allow"`                    // globs: variables that are inherited; empty: all but cloud credentials, or with Pristine none
 	Deny     []string `yaml:"deny"`                     // globs: variables that are never inherited
 
 	StartTimeout  time.Duration `yaml:"startTimeout" default:"0s" min:"0s" max:"24h"` // longest wait for the first values; zero: no bound

@@ -55,6 +55,19 @@ type CredentialOptions struct {
 
 var credentialTypes = []string{"default", "access_key", "sts", "ram_role_arn", "ecs_ram_role", "oidc_role_arn", "credentials_uri", "profile"}
 
+// CredentialVariables are the variables of the environment that hold a credential of Alibaba
+// Cloud or say where one is, as the SDKs read them. A program that inherits them from the agent
+// can do with the cloud what the agent can.
+var CredentialVariables = []string{
+	"ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_Id", "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+	"ALIBABA_CLOUD_SECURITY_TOKEN", "ALIBABA_CLOUD_ACCESS_KEY_STS_TOKEN",
+	"ALIBABA_CLOUD_PRIVATE_KEY", "ALIBABA_CLOUD_PUBLIC_KEY_ID",
+	"ALIBABA_CLOUD_ROLE_ARN", "ALIBABA_CLOUD_ROLE_SESSION_NAME",
+	"ALIBABA_CLOUD_OIDC_PROVIDER_ARN", "ALIBABA_CLOUD_OIDC_TOKEN_FILE", "ALIBABA_CLOUD_OIDC_TOKEN",
+	"ALIBABA_CLOUD_ECS_METADATA", "ALIBABA_CLOUD_CREDENTIALS_URI",
+	"ALIBABA_CLOUD_CREDENTIALS_FILE", "ALIBABA_CLOUD_CONFIG_FILE", "ALIBABA_CLOUD_PROFILE",
+}
+
 // defaultSession is how long an assumed role lasts.
 const defaultSession = time.Hour
 
