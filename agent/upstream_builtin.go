@@ -34,7 +34,7 @@ func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Obse
 	if err != nil {
 		return nil, inSection("upstream.local", err)
 	}
-	return builtinBackend{store, log.With("part", "backend")}, nil
+	return newBuiltinBackend(store, log), nil
 }
 
 // openFiles opens the database and writes the seed, which ctx can end: it can be large.
@@ -73,7 +73,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	case err != nil:
 		return nil, err
 	}
-	return store, nil
+	return newBuiltinBackend(store, log), nil
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
@@ -99,15 +99,29 @@ func (k builtinKind) fixed() []setting {
 
 // builtinBackend is the built-in backend of a running agent.
 type builtinBackend struct {
-	*builtin.Store
-	log *slog.Logger
+	upstream.Manager // store, which knows no ARNs
+	store            *builtin.Store
+	log              *slog.Logger
 }
 
-func (b builtinBackend) manager() upstream.Manager { return b.Store }
+func newBuiltinBackend(store *builtin.Store, log *slog.Logger) builtinBackend {
+	return builtinBackend{upstream.OfAccount(store, builtin.Account), store, log.With("part", "backend")}
+}
+
+func (b builtinBackend) manager() upstream.Manager { return b.Manager }
+func (b builtinBackend) Close() error              { return b.store.Close() }
+
+// OnChange tells of a secret by its name and by its ARN: both may be held.
+func (b builtinBackend) OnChange(changed func(upstream.SecretName)) (cancel func()) {
+	return b.store.OnChange(func(name upstream.SecretName) {
+		changed(name)
+		changed(builtin.Account + ":secret/" + name)
+	})
+}
 
 // prepare changes nothing: secrets are seeded at a start.
 func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
-	names, err := b.Unseeded(ctx, seed(cfg.Local))
+	names, err := b.store.Unseeded(ctx, seed(cfg.Local))
 	return func() {
 		for _, name := range names {
 			b.log.Info("not seeded: the next start does it", "secret", string(name))
@@ -115,15 +129,15 @@ func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (comm
 	}, inSection("upstream.local", err)
 }
 
-func (b builtinBackend) run(ctx context.Context) error { return b.Run(ctx) }
+func (b builtinBackend) run(ctx context.Context) error { return b.store.Run(ctx) }
 
 func (b builtinBackend) status(s *UpstreamStatus) {
-	st := b.Stats()
+	st := b.store.Stats()
 	s.Local = &st
 }
 
 func (b builtinBackend) collect(s sink) {
-	st := b.Stats()
+	st := b.store.Stats()
 	s.counter("secretagent_local_reads_total", "Read transactions of the built-in backend.", st.Reads)
 	s.counter("secretagent_local_writes_total", "Write operations of the built-in backend.", st.Writes)
 	s.counter("secretagent_local_commits_total", "Commits of the built-in backend; fewer than writes when writers share one.", st.Commits)

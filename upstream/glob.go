@@ -27,10 +27,12 @@ func Glob(pattern, s string) bool {
 	return p == len(pattern)
 }
 
-// Permits reports whether one of the patterns matches name. Nil patterns permit every secret.
+// Permits reports whether one of the patterns matches name. Nil patterns permit every secret, and
+// so does "*". Any other pattern speaks of names, or of ARNs when it is one itself: who may read
+// app/* here may not read what other accounts call so.
 func Permits(patterns []string, name SecretName) bool {
 	for _, p := range patterns {
-		if Glob(p, string(name)) {
+		if Glob(p, string(name)) && (p == "*" || (name.Account() == "") == (SecretName(p).Account() == "")) {
 			return true
 		}
 	}

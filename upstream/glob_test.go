@@ -25,4 +25,17 @@ func TestGlob(t *testing.T) {
 	if !Permits(nil, "a") || Permits([]string{}, "a") || !Permits([]string{"b", "a*"}, "a") || Permits([]string{"b"}, "a") {
 		t.Error("Permits")
 	}
+	const arn = "acs:kms:cn-hangzhou:1:secret/app/db"
+	for pattern, want := range map[string]bool{
+		"*": true, arn: true, "acs:kms:*:1:secret/app/*": true, "acs:kms:cn-hangzhou:1:secret/*": true,
+		"app/*": false, "*/db": false, "**": false, "*:secret/*": false, "acs*": false,
+		"acs:kms:cn-hangzhou:2:secret/*": false, "acs:kms:cn-beijing:*:secret/*": false, "acs:kms:*:2:secret/*": false,
+	} {
+		if got := Permits([]string{pattern}, arn); got != want {
+			t.Errorf("%q permits an ARN: %t", pattern, got)
+		}
+		if got := Permits([]string{pattern}, "app/db"); got != !strings.Contains(pattern, ":") && !strings.HasPrefix(pattern, "acs") {
+			t.Errorf("%q permits a name: %t", pattern, got)
+		}
+	}
 }

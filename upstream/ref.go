@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -22,24 +23,28 @@ type SecretRef struct {
 }
 
 // ParseSecretRef reads "name" or "name:Label", the form that HTTP, CLI, templates and
-// configuration share. The name may be an ARN, acs:kms:REGION:ACCOUNT:secret/NAME, of which
-// only the name is kept: the backend that is asked decides region and account. A version id
-// is always a separate argument.
+// configuration share. The name may be an ARN, acs:kms:REGION:ACCOUNT:secret/NAME, and stays
+// one: two accounts can have secrets of one name. Only an ARN with neither region nor account,
+// acs:kms:::secret/NAME, means the same as its name. A version id is always a separate argument.
 //
 // It returns an [*Error] that wraps [ErrInvalidParameter] and names the part at fault.
 func ParseSecretRef(s string) (SecretRef, error) {
-	name := s
-	if arn, ok := strings.CutPrefix(s, "acs:kms:"); ok {
-		_, arn, _ = strings.Cut(arn, ":") // region
-		_, arn, _ = strings.Cut(arn, ":") // account
-		if name, ok = strings.CutPrefix(arn, "secret/"); !ok {
-			return SecretRef{}, InvalidParameter("SecretName", "an ARN has the form acs:kms:REGION:ACCOUNT:secret/NAME")
+	s, nobodys := strings.CutPrefix(s, arnPrefix+":"+arnSecret)
+	name := s // with the label
+	if strings.HasPrefix(s, arnPrefix) && !nobodys {
+		account, behind := SecretName(s).cut()
+		if account == "" {
+			return SecretRef{}, errMalformedARN()
 		}
+		name = string(behind)
 	}
-	name, stage, labelled := strings.Cut(name, ":")
-	ref := SecretRef{SecretName: SecretName(name), VersionStage: VersionStage(stage)}
-	if labelled && stage == "" {
-		return SecretRef{}, InvalidParameter("VersionStage", "the label after ':' is empty")
+	_, stage, labelled := strings.Cut(name, ":")
+	ref := SecretRef{SecretName: SecretName(s), VersionStage: VersionStage(stage)}
+	if labelled {
+		ref.SecretName = SecretName(s[:len(s)-len(stage)-1])
+		if stage == "" {
+			return SecretRef{}, InvalidParameter("VersionStage", "the label after ':' is empty")
+		}
 	}
 	if err := ref.Validate(); err != nil {
 		return SecretRef{}, err
@@ -82,10 +87,50 @@ func (r SecretRef) String() string {
 	return s
 }
 
-// Validate checks length and alphabet.
-func (n SecretName) Validate() error {
-	return validateIdentifier("SecretName", string(n), MaxSecretNameLen)
+// An ARN is acs:kms:REGION:ACCOUNT:secret/NAME.
+const (
+	arnPrefix = "acs:kms:"
+	arnSecret = ":secret/"
+)
+
+func errMalformedARN() error {
+	return InvalidParameter("SecretName", "an ARN has the form acs:kms:REGION:ACCOUNT:secret/NAME")
 }
+
+// cut returns the two sides of :secret/ in an ARN; for a name the account is empty.
+func (n SecretName) cut() (account string, name SecretName) {
+	if strings.HasPrefix(string(n), arnPrefix) {
+		if before, after, ok := strings.Cut(string(n), arnSecret); ok {
+			return before, SecretName(after)
+		}
+	}
+	return "", n
+}
+
+// Account returns the part of an ARN that says whose secret it is, acs:kms:REGION:ACCOUNT; it is
+// empty for a name, which means a secret of the backend's own account.
+func (n SecretName) Account() string {
+	account, _ := n.cut()
+	return account
+}
+
+// Name returns the name alone, without the region and account of an ARN.
+func (n SecretName) Name() SecretName {
+	_, name := n.cut()
+	return name
+}
+
+// Validate checks form, length and alphabet.
+func (n SecretName) Validate() error {
+	account, name := n.cut()
+	if strings.HasPrefix(string(n), arnPrefix) && !validAccount.MatchString(account) {
+		return errMalformedARN()
+	}
+	return validateIdentifier("SecretName", string(name), MaxSecretNameLen)
+}
+
+// validAccount matches what stands before :secret/ in an ARN. Region or account may be empty.
+var validAccount = regexp.MustCompile(`^acs:kms:([A-Za-z0-9-]{1,64}:[A-Za-z0-9-]{0,64}|:[A-Za-z0-9-]{1,64})$`)
 
 // Validate checks length and alphabet.
 func (v VersionID) Validate() error {

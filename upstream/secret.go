@@ -8,7 +8,9 @@ import (
 	"time"
 )
 
-// SecretName identifies a secret: 1 to 192 characters of [A-Za-z0-9_/+=.@-].
+// SecretName identifies a secret: by its name, 1 to 192 characters of [A-Za-z0-9_/+=.@-], or by
+// its ARN, acs:kms:REGION:ACCOUNT:secret/NAME. The two are different secrets to everybody but the
+// backend, which alone knows what its own account is; see [OfAccount].
 type SecretName string
 
 // VersionID identifies a version inside its secret. The writer chooses it: 1 to 64
@@ -107,7 +109,7 @@ func (d SecretData) MarshalText() ([]byte, error) { return []byte(redacted), nil
 // SecretValue is one version of a secret with its bytes, as GetSecretValue answers it.
 // It is read-only once returned; holders share it without copying.
 type SecretValue struct {
-	SecretName     SecretName
+	SecretName     SecretName // by name or ARN, as it was asked for
 	VersionID      VersionID
 	VersionStages  []VersionStage // labels of this version when it was read, sorted
 	SecretData     SecretData
@@ -130,7 +132,7 @@ func (v *SecretValue) Answers(ref SecretRef) error {
 	ref = ref.WithDefaults()
 	why := ""
 	switch {
-	case v.SecretName != ref.SecretName:
+	case v.SecretName != ref.SecretName && v.SecretName != ref.SecretName.Name():
 		why = "it is about another secret"
 	case v.VersionID == "":
 		why = "it names no version"

@@ -67,8 +67,13 @@ func TestParseSecretRef(t *testing.T) {
 		"a_/+=.@-Z9":         {SecretName: "a_/+=.@-Z9"},
 		"acs:Label":          {SecretName: "acs", VersionStage: "Label"},
 		long:                 {SecretName: upstream.SecretName(long)},
-		"acs:kms:cn-hangzhou:123456:secret/app/db":       {SecretName: "app/db"},
-		"acs:kms:cn-hangzhou:123456:secret/app/db:Stage": {SecretName: "app/db", VersionStage: "Stage"},
+		"acs:kms:cn-hangzhou:123456:secret/app/db":       {SecretName: "acs:kms:cn-hangzhou:123456:secret/app/db"},
+		"acs:kms:cn-hangzhou:123456:secret/app/db:Stage": {SecretName: "acs:kms:cn-hangzhou:123456:secret/app/db", VersionStage: "Stage"},
+		"acs:kms:cn-hangzhou::secret/app/db":             {SecretName: "acs:kms:cn-hangzhou::secret/app/db"},
+		"acs:kms::123456:secret/app/db":                  {SecretName: "acs:kms::123456:secret/app/db"},
+		"acs:kms:::secret/app/db":                        {SecretName: "app/db"},
+		"acs:kms:::secret/app/db:Stage":                  {SecretName: "app/db", VersionStage: "Stage"},
+		"acs:kms:r:1:secret/" + long:                     {SecretName: upstream.SecretName("acs:kms:r:1:secret/" + long)},
 	} {
 		got, err := upstream.ParseSecretRef(in)
 		if err != nil || got != want {
@@ -76,18 +81,26 @@ func TestParseSecretRef(t *testing.T) {
 		}
 	}
 	for in, param := range map[string]string{
-		"":                             "SecretName",
-		":ACSCurrent":                  "SecretName",
-		"a b":                          "SecretName",
-		"a\x00b":                       "SecretName",
-		"数据":                           "SecretName",
-		long + "n":                     "SecretName",
-		"app/db:":                      "VersionStage",
-		"app/db:a:b":                   "VersionStage",
-		"app/db:" + long:               "VersionStage",
-		"acs:kms:r:1:key/x":            "SecretName",
-		"acs:kms:r:secret/x":           "SecretName",
-		"acs:kms:cn-hangzhou:1:secret": "SecretName",
+		"":                                      "SecretName",
+		":ACSCurrent":                           "SecretName",
+		"a b":                                   "SecretName",
+		"a\x00b":                                "SecretName",
+		"数据":                                    "SecretName",
+		long + "n":                              "SecretName",
+		"app/db:":                               "VersionStage",
+		"app/db:a:b":                            "VersionStage",
+		"app/db:" + long:                        "VersionStage",
+		"acs:kms:r:1:key/x":                     "SecretName",
+		"acs:kms:r:secret/x":                    "SecretName",
+		"acs:kms:cn-hangzhou:1:secret":          "SecretName",
+		"acs:kms:r:1:secret/":                   "SecretName",
+		"acs:kms:r:1:2:secret/x":                "SecretName",
+		"acs:kms:r 1:1:secret/x":                "SecretName",
+		"acs:kms:r:1:secret/" + long + "n":      "SecretName",
+		"acs:kms:r:1:secret/x:":                 "VersionStage",
+		"acs:kms:r:1:secret/x:a:b":              "VersionStage",
+		"acs:kms:::secret/acs:kms:r:1:secret/x": "VersionStage",
+		"acs:kms:r:1:secret/acs:kms:r:2:secret/x": "VersionStage",
 	} {
 		got, err := upstream.ParseSecretRef(in)
 		if err == nil || !strings.Contains(err.Error(), param) || got != (upstream.SecretRef{}) {
@@ -112,7 +125,7 @@ func TestWithDefaults(t *testing.T) {
 }
 
 func FuzzParseSecretRef(f *testing.F) {
-	for _, seed := range []string{"app/db", "app/db:ACSPrevious", "acs:kms:r:1:secret/n", "a:b:c", "", "acs:kms:", "../../etc"} {
+	for _, seed := range []string{"app/db", "app/db:ACSPrevious", "acs:kms:r:1:secret/n", "acs:kms:::secret/n:S", "a:b:c", "", "acs:kms:", "../../etc"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -28,6 +28,9 @@ const (
 // Validate checks what can be told without the backend. It fails with [ErrMissingParameter] or
 // [ErrInvalidParameter].
 func (in CreateSecretInput) Validate() error {
+	if in.SecretName.Account() != "" {
+		return InvalidParameter("SecretName", "a secret is created by its name, not by an ARN")
+	}
 	if strings.HasPrefix(string(in.SecretName), "acs/") {
 		return InvalidParameter("SecretName", "names that start with acs/ belong to the service")
 	}

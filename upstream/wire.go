@@ -17,7 +17,7 @@ func WireTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z"
 // carried, which is why backends refuse them on the way in.
 func GetSecretValueJSON(v *SecretValue) []byte {
 	body := wireValue{
-		SecretName:     v.SecretName,
+		SecretName:     v.SecretName.Name(),
 		VersionID:      v.VersionID,
 		SecretData:     string(v.SecretData.Reveal()),
 		SecretDataType: v.SecretDataType,

@@ -24,7 +24,7 @@ type Caller struct {
 	Tokens  []Token  // none: UIDs or GIDs alone decide
 	UIDs    []uint32 // as the kernel reports them, see SO_PEERCRED
 	GIDs    []uint32
-	Secrets []string // which names it may read: '*' stands for any text, '/' included, '?' for one character
+	Secrets []string // which names and ARNs it may read, see [upstream.Permits]: '*' stands for any text, '/' included, '?' for one character
 
 	// ShutOut is why nobody is taken for this caller: neither its tokens nor its UIDs and GIDs
 	// count. It is still counted among the callers. Empty: it may ask.
@@ -205,7 +205,7 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 		for j, g := range c.Secrets {
 			// With the wildcards replaced by a letter it must be a name.
 			if upstream.SecretName(strings.NewReplacer("*", "a", "?", "a").Replace(g)).Validate() != nil {
-				p.Addf(fmt.Sprintf("%s.secrets[%d]", at, j), g, "must be a name, with * for any text and ? for one character")
+				p.Addf(fmt.Sprintf("%s.secrets[%d]", at, j), g, "must be a name or an ARN, with * for any text and ? for one character")
 			}
 		}
 	}

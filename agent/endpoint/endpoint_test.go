@@ -20,7 +20,7 @@ func TestBothPathsAnswerTheSame(t *testing.T) {
 	want := string(upstream.GetSecretValueJSON(v))
 	for _, target := range []string{
 		"/v1/app/db", "/v1/app%2Fdb", "/v1/app%2fdb", "/v1/app/db:ACSCurrent", "/v1/%61pp/db",
-		"/v1/acs:kms:cn-hangzhou:123456:secret/app/db",
+		"/v1/acs:kms:::secret/app/db", "/secretsmanager/get?secretId=acs:kms:::secret/app/db:ACSCurrent",
 		"/v1/app/db?versionId=v1", "/v1/app/db?versionStage=ACSCurrent", "/v1/app/db?format=kms",
 		"/secretsmanager/get?secretId=app/db", "/secretsmanager/get?secretId=app%2Fdb", "/secretsmanager/get?secretId=app/db:ACSCurrent",
 		"/secretsmanager/get?versionStage=ACSCurrent&secretId=app%2fdb&refreshNow=false",
@@ -43,6 +43,43 @@ func TestBothPathsAnswerTheSame(t *testing.T) {
 	}
 	if n := r.lookups.Load(); n != 0 {
 		t.Errorf("%d lookups for held values", n)
+	}
+}
+
+// TestAnARNIsTheSecretOfItsAccount holds secrets of one name that belong to two accounts.
+func TestAnARNIsTheSecretOfItsAccount(t *testing.T) {
+	const arn, other = "acs:kms:cn-hangzhou:1:secret/app/db", "acs:kms:cn-hangzhou:2:secret/app/db"
+	names := strings.Repeat("n", 32)
+	r := start(t, endpoint.Options{Callers: []endpoint.Caller{
+		callerWith(t, "all", []string{"*"}, token),
+		callerWith(t, "names", []string{"app/*", "*db", "acs*"}, names),
+	}})
+	r.put(value("app/db", "v1", "our own", upstream.ACSCurrent))
+	r.put(value(arn, "v2", "of account 1", upstream.ACSCurrent))
+	for target, want := range map[string]string{
+		"/v1/app/db?format=raw":                                                        "our own",
+		"/v1/" + arn + "?format=raw":                                                   "of account 1",
+		"/secretsmanager/get?format=raw&secretId=" + arn:                               "of account 1",
+		"/secretsmanager/get?format=raw&secretId=acs:kms:::secret/app/db":              "our own",
+		"/v1/" + arn + "?format=kms":                                                   `{"SecretName":"app/db","VersionId":"v2",`,
+		"/v1/" + arn + "?format=aws":                                                   `{"ARN":"` + arn + `","Name":"app/db","VersionId":"v2",`,
+		"/v1/app/db?format=aws":                                                        `{"ARN":"acs:kms:::secret/app/db","Name":"app/db","VersionId":"v1",`,
+		"/secretsmanager/batch?secretId=app/db&secretId=" + arn + "&secretId=" + other: "our own",
+	} {
+		got := r.get(t, target)
+		if got.status != 200 || !strings.Contains(got.body, want) {
+			t.Errorf("%s: %d %s, want %s", target, got.status, got.body, want)
+		}
+	}
+	if got := r.get(t, "/v1/"+other); got.status != 404 {
+		t.Errorf("of an account that has none: %d %s", got.status, got.body)
+	}
+	for target, want := range map[string]int{"/v1/app/db": 200, "/v1/acs:kms:::secret/app/db": 200, "/v1/" + arn: 403, "/v1/" + other: 403} {
+		c := r.dial(t)
+		c.send(request("GET", target, hostLine, "X-KMS-Token: "+names))
+		if got := c.receive("GET"); got.status != want {
+			t.Errorf("a caller who may read names: %s: %d, want %d", target, got.status, want)
+		}
 	}
 }
 
@@ -463,8 +500,8 @@ func TestValidate(t *testing.T) {
 		{func(o *endpoint.Options) { o.Callers[0].Tokens = []endpoint.Token{{}} }, "callers[0].tokenFile: holds no token"},
 		{func(o *endpoint.Options) { o.Callers[0].Secrets = nil }, `callers[0].secrets: must not be empty; ["*"] allows everything`},
 		{func(o *endpoint.Options) { o.Callers[0].Secrets = []string{"a/*", "a b", ""} },
-			"callers[0].secrets[1]: a b: must be a name, with * for any text and ? for one character\n" +
-				"callers[0].secrets[2]: must be a name, with * for any text and ? for one character"},
+			"callers[0].secrets[1]: a b: must be a name or an ARN, with * for any text and ? for one character\n" +
+				"callers[0].secrets[2]: must be a name or an ARN, with * for any text and ? for one character"},
 		{func(o *endpoint.Options) { o.Callers = append(o.Callers, o.Callers[0]) }, "callers[1].name: token-holder: is given to two callers: choose another"},
 		{func(o *endpoint.Options) { o.Callers = append(o.Callers, callerWith(t, "b", []string{"*"}, token)) },
 			"callers[1].tokenFile: holds the token of the caller token-holder: give every caller a token of its own"},

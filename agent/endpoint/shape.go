@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -22,7 +23,8 @@ const (
 	// FormatAWS is the GetSecretValue response of AWS Secrets Manager: ARN, Name, VersionId,
 	// SecretString, VersionStages as an array, CreatedDate as a number. Data of type binary
 	// is SecretBinary: the base64 of its bytes, see FormatRaw. In requests AWSCURRENT and AWSPREVIOUS mean ACSCurrent and
-	// ACSPrevious. The agent knows neither region nor account, so the ARN leaves them empty.
+	// ACSPrevious. The ARN is the one that was asked for; a name's leaves region and account empty, and
+	// means the same as the name.
 	FormatAWS
 
 	// FormatVault is the KV v2 response of Vault. Data that is a JSON object becomes the map,
@@ -119,8 +121,8 @@ func shapeAWS(v *upstream.SecretValue) []byte {
 		VersionStages []upstream.VersionStage
 		CreatedDate   int64
 	}{
-		ARN:           "acs:kms:::secret/" + string(v.SecretName),
-		Name:          v.SecretName,
+		ARN:           cmp.Or(v.SecretName.Account(), "acs:kms::") + ":secret/" + string(v.SecretName.Name()),
+		Name:          v.SecretName.Name(),
 		VersionID:     v.VersionID,
 		VersionStages: append([]upstream.VersionStage{}, v.VersionStages...), // never null
 		CreatedDate:   v.CreateTime.Unix(),

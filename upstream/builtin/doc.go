@@ -76,3 +76,6 @@
 //
 // Nonces are random, 96 bits: a key should be rotated before it has sealed 2³² records.
 package builtin
+
+// Account is the region and account in the ARNs of the secrets; see [upstream.OfAccount].
+const Account = "acs:kms:local:0"

@@ -83,7 +83,7 @@ func (s *Store) DescribeSecret(ctx context.Context, name upstream.SecretName, fe
 
 func metadata(name upstream.SecretName, r *record, fetchTags bool) upstream.SecretMetadata {
 	m := upstream.SecretMetadata{
-		ARN:         "acs:kms:local:0:secret/" + string(name),
+		ARN:         Account + ":secret/" + string(name),
 		SecretName:  name,
 		SecretType:  upstream.SecretTypeGeneric,
 		Description: r.description,

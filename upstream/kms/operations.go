@@ -43,6 +43,7 @@ func (c *Client) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (up
 	if err != nil {
 		return upstream.SecretValue{}, err
 	}
+	value.SecretName = ref.SecretName // the service leaves the account out
 	return value, nil
 }
 

@@ -187,6 +187,35 @@ func TestErrorsCarryWhatHelpsAndNothingElse(t *testing.T) {
 	}
 }
 
+// A secret of another account is asked for as it was named, and never answered with our own.
+func TestAnARNIsSentAsItIs(t *testing.T) {
+	const arn = "acs:kms:cn-hangzhou:123:secret/app/db"
+	s := script(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.Form.Get("SecretName") {
+		case "app/db":
+			says(200, valueJSON("app/db", "v1", "our own"))(w, r)
+		case arn:
+			says(200, valueJSON("app/db", "v1", "theirs"))(w, r) // the service leaves the account out
+		default:
+			says(200, valueJSON("app/other", "v1", "another"))(w, r)
+		}
+	})
+	client := connect(t, impatient(s.endpoint()))
+	for name, want := range map[upstream.SecretName]string{"app/db": "our own", arn: "theirs"} {
+		v, err := client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: name})
+		if err != nil || string(v.SecretData.Reveal()) != want || v.SecretName != name {
+			t.Errorf("%s: got %q of %s, %v", name, v.SecretData.Reveal(), v.SecretName, err)
+		}
+	}
+	if _, err := client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "acs:kms:cn-hangzhou:9:secret/app/db"}); !errors.Is(err, upstream.ErrUnavailable) {
+		t.Errorf("another secret than the ARN names: %v", err)
+	}
+	_, _ = client.PutSecretValue(t.Context(), upstream.PutSecretValueInput{SecretName: arn, VersionID: "v2", SecretData: secret("x")})
+	if requests := s.seen(); !strings.Contains(requests[len(requests)-1], "SecretName="+url.QueryEscape(arn)) {
+		t.Error("a write does not name the account")
+	}
+}
+
 // An answer of KMS that is not the value that was asked for is an error that another endpoint may
 // do better than. It says nothing against the endpoint, which other secrets are asked from.
 func TestAnAnswerThatIsNotTheValueIsRefused(t *testing.T) {

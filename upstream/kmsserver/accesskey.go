@@ -92,7 +92,7 @@ func checkAccessKeys(keys []AccessKey) error {
 			}
 		}
 		for j, pattern := range key.Secrets {
-			if upstream.SecretName(strings.ReplaceAll(pattern, "*", "a")).Validate() != nil {
+			if name := upstream.SecretName(strings.ReplaceAll(pattern, "*", "a")); name.Validate() != nil || name.Account() != "" {
 				problems.Addf(fmt.Sprintf("%ssecrets[%d]", at, j), pattern, "must be the name of a secret, with * for any text")
 			}
 		}

@@ -25,7 +25,8 @@ func TestAccessKeysLimitActionsAndSecrets(t *testing.T) {
 	}
 	call := func(action string, pairs ...string) answer { t.Helper(); return newSigner(f).call(t, action, pairs...) }
 	call("GetSecretValue", "SecretName", "web/db").wants(t, "allowed", 200, "")
-	call("GetSecretValue", "SecretName", "acs:kms:r:1:secret/shared").wants(t, "allowed by ARN", 200, "")
+	call("GetSecretValue", "SecretName", "acs:kms:fake:0:secret/shared").wants(t, "allowed by ARN", 200, "")
+	call("GetSecretValue", "SecretName", "acs:kms:r:1:secret/shared").wants(t, "of another account", 404, "Forbidden.ResourceNotFound")
 	call("GetRandomPassword").wants(t, "an action without a secret", 200, "")
 	call("DescribeSecret", "SecretName", "web/db").wants(t, "another action", 403, "Forbidden.NoPermission")
 	call("DeleteSecret", "SecretName", "web/db", "ForceDeleteWithoutRecovery", "true").wants(t, "deletion", 403, "Forbidden.NoPermission")

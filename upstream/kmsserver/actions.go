@@ -92,7 +92,7 @@ func putSecretValue(c *call) perform {
 	}
 	return func(ctx context.Context) (any, error) {
 		version, err := c.manager.PutSecretValue(ctx, in)
-		return putSecretValueAnswer{in.SecretName, version.VersionID, stageList(version.VersionStages), c.requestID}, err
+		return putSecretValueAnswer{in.SecretName.Name(), version.VersionID, stageList(version.VersionStages), c.requestID}, err
 	}
 }
 
@@ -217,7 +217,7 @@ func listSecretVersionIDs(c *call) perform {
 	in := upstream.ListSecretVersionIDsInput{SecretName: c.secret("SecretName"), IncludeDeprecated: c.flag("IncludeDeprecated"), Page: c.page()}
 	return func(ctx context.Context) (any, error) {
 		out, err := c.manager.ListSecretVersionIDs(ctx, in)
-		answer := listVersionsAnswer{SecretName: in.SecretName, PageNumber: out.Page.Number, PageSize: out.Page.Size, TotalCount: out.TotalCount, RequestID: c.requestID}
+		answer := listVersionsAnswer{SecretName: in.SecretName.Name(), PageNumber: out.Page.Number, PageSize: out.Page.Size, TotalCount: out.TotalCount, RequestID: c.requestID}
 		answer.VersionIDs.VersionID = []listedVersion{}
 		for _, v := range out.Versions {
 			answer.VersionIDs.VersionID = append(answer.VersionIDs.VersionID, listedVersion{v.VersionID, upstream.WireTime(v.CreateTime), stageList(v.VersionStages)})
@@ -237,7 +237,7 @@ func updateSecret(c *call) perform {
 		in.Description = &description
 	}
 	return func(ctx context.Context) (any, error) {
-		return nameAnswer{in.SecretName, c.requestID}, c.manager.UpdateSecret(ctx, in)
+		return nameAnswer{in.SecretName.Name(), c.requestID}, c.manager.UpdateSecret(ctx, in)
 	}
 }
 
@@ -249,7 +249,7 @@ func updateSecretVersionStage(c *call) perform {
 		RemoveFromVersion: upstream.VersionID(c.params["RemoveFromVersion"]),
 	}
 	return func(ctx context.Context) (any, error) {
-		return nameAnswer{in.SecretName, c.requestID}, c.manager.UpdateSecretVersionStage(ctx, in)
+		return nameAnswer{in.SecretName.Name(), c.requestID}, c.manager.UpdateSecretVersionStage(ctx, in)
 	}
 }
 
@@ -260,14 +260,14 @@ func deleteSecret(c *call) perform {
 	}
 	return func(ctx context.Context) (any, error) {
 		planned, err := c.manager.DeleteSecret(ctx, in)
-		return deleteSecretAnswer{in.SecretName, optionalTime(planned), c.requestID}, err
+		return deleteSecretAnswer{in.SecretName.Name(), optionalTime(planned), c.requestID}, err
 	}
 }
 
 func restoreSecret(c *call) perform {
 	name := c.secret("SecretName")
 	return func(ctx context.Context) (any, error) {
-		return nameAnswer{name, c.requestID}, c.manager.RestoreSecret(ctx, name)
+		return nameAnswer{name.Name(), c.requestID}, c.manager.RestoreSecret(ctx, name)
 	}
 }
 

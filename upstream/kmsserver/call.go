@@ -63,8 +63,9 @@ func (c *call) missing(param string)      { c.fail(upstream.MissingParameter(par
 func (c *call) invalid(param, why string) { c.fail(upstream.InvalidParameter(param, why)) }
 
 // secret returns the secret that a parameter names, by name or ARN. Every secret a call uses
-// passes here or through permit: this is where a key's globs are applied. A name that is not
-// allowed is forbidden whether it exists or not.
+// passes here or through permit: this is where a key's globs are applied, to the name alone, as
+// the backend serves no other account than its own. A name that is not allowed is forbidden
+// whether it exists or not.
 func (c *call) secret(param string) upstream.SecretName {
 	return c.permit(param, c.params[param])
 }
@@ -80,7 +81,7 @@ func (c *call) permit(param, value string) upstream.SecretName {
 		c.fail(err)
 	case ref.VersionStage != "":
 		c.invalid(param, "it holds a colon; a label is a parameter of its own")
-	case !c.key.mayUse(ref.SecretName):
+	case !c.key.mayUse(ref.SecretName.Name()):
 		c.fail(errForbidden)
 	default:
 		return ref.SecretName

@@ -176,7 +176,7 @@ func TestTheOfficialSDKOnDescriptions(t *testing.T) {
 	client := official(t, f.address, &http.Transport{}, accessKey(keySecret))
 	f.fake.MustCreate(t, "app/db", "v1", "first")
 
-	updated := try(t, client.UpdateSecret, kms.CreateUpdateSecretRequest(), `{"SecretName":"acs:kms:cn-hangzhou:123456:secret/app/db","Description":"new"}`, "")
+	updated := try(t, client.UpdateSecret, kms.CreateUpdateSecretRequest(), `{"SecretName":"acs:kms:fake:0:secret/app/db","Description":"new"}`, "")
 	understood(t, updated, updated.SecretName == "app/db")
 	try(t, client.UpdateSecret, kms.CreateUpdateSecretRequest(), `{"SecretName":"app/db","ExtendedConfigCustomData":"{\"a\":\"b\"}"}`, "400 InvalidParameter")
 	try(t, client.TagResource, kms.CreateTagResourceRequest(), `{"SecretName":"app/db","Tags":"[{\"TagKey\":\"tier\",\"TagValue\":\"web\"},{\"TagKey\":\"empty\",\"TagValue\":\"\"}]"}`, "")

@@ -64,7 +64,7 @@ func start(t *testing.T, change ...func(*kmsserver.Tuned)) *fixture {
 		c(&opts)
 	}
 	var err error
-	f.server, err = kmsserver.NewTuned(f.fake, opts)
+	f.server, err = kmsserver.NewTuned(upstream.OfAccount(f.fake, "acs:kms:fake:0"), opts)
 	must(t, err)
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -218,7 +218,7 @@ func TestEveryActionOverTheTrustedSocket(t *testing.T) {
 	f := start(t)
 	f.fake.Now = func() time.Time { return vectorTime }
 	f.fake.MustCreate(t, "app/db", "v1", "first")
-	arn := "acs:kms:cn-hangzhou:123456:secret/app/db"
+	arn := "acs:kms:fake:0:secret/app/db"
 	for _, c := range []struct {
 		action string
 		pairs  []string
