@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
@@ -121,25 +122,41 @@ type accessKey struct {
 	nonces *nonces
 }
 
-// openAccessKeys checks keys and returns them by id. Replay memory is taken over from before,
-// so that a request cannot be replayed by way of a reload.
-func openAccessKeys(keys []AccessKey, before map[string]*accessKey, noncesPerKey int) (map[string]*accessKey, error) {
+// accessKeys are the keys that may call. They are immutable, but for what is remembered.
+type accessKeys struct {
+	byID    map[string]*accessKey
+	removed map[string]*nonces // :: id of a key that is there no more → what could still be replayed
+}
+
+// openAccessKeys checks keys and returns them by id. Replay memory is taken over from before, also
+// that of keys which are removed now, so that a request cannot be replayed by way of a reload.
+func openAccessKeys(keys []AccessKey, before *accessKeys, noncesPerKey int, now time.Time) (*accessKeys, error) {
 	if err := checkAccessKeys(keys); err != nil {
 		return nil, err
 	}
 	opened := make(map[string]*accessKey, len(keys))
+	known := map[string]*nonces{}
+	for id, old := range before.removed {
+		if !old.forgotten(now) {
+			known[id] = old
+		}
+	}
+	for id, old := range before.byID { // empty or not: it can still sign until the new keys are set
+		known[id] = old.nonces
+	}
 	var problems upstream.OptionErrors
 	for i, key := range keys {
 		var err error
 		key.Secret, err = key.loadSecret(true)
 		problems.Add(fmt.Sprintf("accessKeys[%d].secretFile", i), err)
-		k := &accessKey{key, newNonces(noncesPerKey)}
-		if old := before[key.ID]; old != nil {
-			k.nonces = old.nonces
+		k := &accessKey{key, known[key.ID]}
+		if k.nonces == nil {
+			k.nonces = newNonces(noncesPerKey)
 		}
 		opened[key.ID] = k
+		delete(known, key.ID)
 	}
-	return opened, problems.Err()
+	return &accessKeys{opened, known}, problems.Err()
 }
 
 // mayCall reports whether the key may call an action. A nil key is a trusted caller.

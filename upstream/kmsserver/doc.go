@@ -34,7 +34,7 @@
 // # Design notes
 //
 // Replays. A nonce is remembered after its signature was verified, per access key, until its
-// timestamp has left the window. When the memory of a key is full its requests are throttled
+// timestamp has left the window, also when the key is removed meanwhile and added again. When the memory of a key is full its requests are throttled
 // (Rejected.Throttling): forgetting early would open the door that the memory keeps shut.
 // The memory does not outlive the process: for 15 minutes after a restart, requests recorded
 // before it could be replayed by somebody who reads the traffic. Loopback and TLS are the

@@ -29,3 +29,6 @@ func (s *Server) SetAccessKeys(keys []AccessKey) error {
 	}
 	return err
 }
+
+// RemovedKeys returns how many keys are remembered that are there no more.
+func (s *Server) RemovedKeys() int { return len(s.keys.Load().removed) }

@@ -32,13 +32,8 @@ func (n *nonces) claim(nonce string, stamp, now time.Time) *fault {
 	hash := maphash.String(n.seed, nonce)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	oldest := now.Add(-timeWindow).Unix() / 60
-	for minute, set := range n.minutes {
-		if minute < oldest {
-			n.total -= len(set)
-			delete(n.minutes, minute)
-			continue
-		}
+	n.forgetLocked(now)
+	for _, set := range n.minutes {
 		if _, used := set[hash]; used {
 			return errNonceUsed
 		}
@@ -53,4 +48,23 @@ func (n *nonces) claim(nonce string, stamp, now time.Time) *fault {
 	n.minutes[minute][hash] = struct{}{}
 	n.total++
 	return nil
+}
+
+// forgetLocked drops what can no longer be replayed.
+func (n *nonces) forgetLocked(now time.Time) {
+	oldest := now.Add(-timeWindow).Unix() / 60
+	for minute, set := range n.minutes {
+		if minute < oldest {
+			n.total -= len(set)
+			delete(n.minutes, minute)
+		}
+	}
+}
+
+// forgotten reports whether nothing is remembered any more.
+func (n *nonces) forgotten(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.forgetLocked(now)
+	return n.total == 0
 }

@@ -42,7 +42,7 @@ type Server struct {
 	clock   func() time.Time
 	limits  limits
 
-	keys atomic.Pointer[map[string]*accessKey]
+	keys atomic.Pointer[accessKeys]
 
 	base   context.Context // parent of every call's context
 	cancel context.CancelFunc
@@ -68,7 +68,7 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 	if s.observe == nil {
 		s.observe = func(string, string, int, time.Duration) {}
 	}
-	s.keys.Store(&map[string]*accessKey{})
+	s.keys.Store(&accessKeys{})
 	set, err := s.PrepareAccessKeys(opts.AccessKeys)
 	if err != nil {
 		return nil, err
@@ -81,11 +81,11 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 // PrepareAccessKeys returns what replaces all access keys for requests that arrive from then on,
 // or everything that is wrong with them. It makes secret files that are missing.
 func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
-	opened, err := openAccessKeys(keys, *s.keys.Load(), s.limits.NoncesPerKey)
+	opened, err := openAccessKeys(keys, s.keys.Load(), s.limits.NoncesPerKey, s.clock())
 	if err != nil {
 		return nil, err
 	}
-	return func() { s.keys.Store(&opened) }, nil
+	return func() { s.keys.Store(opened) }, nil
 }
 
 // Connections returns how many connections are open on all listeners.
@@ -216,7 +216,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	}
 	ex.action = req.action
 	if access != Trusted {
-		if ex.key, err = authenticate(req, *s.keys.Load(), s.clock()); err != nil {
+		if ex.key, err = authenticate(req, s.keys.Load().byID, s.clock()); err != nil {
 			return nil, err
 		}
 	}

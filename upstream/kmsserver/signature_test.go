@@ -436,7 +436,23 @@ func TestReplays(t *testing.T) {
 	list("a key that is gone", "z", "InvalidAccessKeyId.NotFound")
 	s.id = keyID
 	list("a replay after the keys were set again", "a", "SignatureNonceUsed")
+
+	second := fullKey()
+	second.ID = "second"
+	both := []kmsserver.AccessKey{fullKey(), second}
+	must(t, f.server.SetAccessKeys(nil))
+	must(t, f.server.SetAccessKeys(both))
+	list("a replay after the key was removed and added again", "a", "SignatureNonceUsed")
+	s.id = "second"
+	list("one of a key that was away for two changes", "a", "SignatureNonceUsed")
+	s.id = keyID
 	clock = clock.Add(17 * time.Minute)
 	s.now = clock
+	for range 2 { // the first removes a key that may still be used until then
+		must(t, f.server.SetAccessKeys([]kmsserver.AccessKey{fullKey()}))
+	}
+	if n := f.server.RemovedKeys(); n != 0 {
+		t.Errorf("%d removed keys are remembered when the window has passed", n)
+	}
 	list("when the window has passed", "c", "")
 }
