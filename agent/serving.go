@@ -268,7 +268,7 @@ func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*lines.Wr
 	path := string(cfg.File)
 	err := checkAuditFile(path)
 	if err == nil {
-		err = keyfile.MakeFolder(filepath.Dir(path))
+		err = keyfile.MakeFolder(filepath.Dir(path), 0o700, true)
 	}
 	var audit *lines.Writer
 	if err == nil {

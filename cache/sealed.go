@@ -397,7 +397,7 @@ func (s *sealedFile) takeLock() error {
 		return nil
 	}
 	dir := filepath.Dir(s.path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := keyfile.MakeFolder(dir, 0o700, false); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(s.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)

@@ -80,7 +80,11 @@
 //
 // All file operations go through an [os.Root] of the destination's folder, so that a folder
 // swapped for a symbolic link in the middle of a publish leads nowhere; with Options.Root the
-// folder itself is reached through that root and cannot be outside of it.
+// folder itself is reached through that root and cannot be outside of it. Without, a process of
+// root first looks at every folder on the way (keyfile.CheckPath), each time that it opens one,
+// and Validate says the same beforehand: whoever owns a folder on the way could exchange what is
+// below it. The file operations do not take the rights of the target's user: that would need a
+// thread of its own for each, and rights that a container often has not.
 //
 // Printing goes through a function of our own that is appended to every pipeline of the
 // parsed template, the way html/template adds its escapers. That is what refuses nulls and

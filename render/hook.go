@@ -44,7 +44,8 @@ type Hook struct {
 	// known secret values masked. Exit code 0 is success.
 	Command []string
 
-	// PIDFile names a file that holds the number of a process to send Signal to.
+	// PIDFile names a file that holds the number of a process to send Signal to. One that belongs
+	// neither to root nor to the agent's user may name processes of its owner only.
 	PIDFile string
 
 	// Child sends Signal to the supervised child process, through Options.Signal.
@@ -110,7 +111,7 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 	if h.Child {
 		return toChild(sig)
 	}
-	text, err := keyfile.ReadFile(h.PIDFile, maxPIDFile)
+	text, uid, err := keyfile.ReadOwned(h.PIDFile, maxPIDFile)
 	number := strings.TrimSpace(string(text))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && number == "" {
 		return errNoProcess // not there yet: daemons make the file before they write into it
@@ -128,6 +129,15 @@ func (h *Hook) send(toChild func(os.Signal) error) error {
 		return err
 	}
 	defer process.Release()
+	// The process is held by now, where the kernel can do that: its number stays its own.
+	if uid != 0 && uid != os.Geteuid() {
+		switch other, err := ownerOfProcess(int(pid)); {
+		case err != nil:
+			return err
+		case other != uid:
+			return fmt.Errorf("%s belongs to uid %d and names a process of uid %d: give the file to root or to the user of the process", h.PIDFile, uid, other)
+		}
+	}
 	if err := process.Signal(sig); !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

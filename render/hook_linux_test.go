@@ -121,7 +121,7 @@ func TestHookIsOwedAcrossRestarts(t *testing.T) {
 
 	stamp, err := r.targets[1].publisher.published()
 	must(t, err)
-	book := newOwedBook(opts.StateDir)
+	book := newOwedBook(folder{path: opts.StateDir})
 	for name, stamp := range map[string]string{
 		"/f":    "1:1", // a kill between the record and the publish: the file is the old one, nothing is owed
 		"/set":  stamp, // a kill between the publish and the hook: it is
@@ -140,7 +140,7 @@ func TestHookIsOwedAcrossRestarts(t *testing.T) {
 
 // Ensure that a publish that fails does not make an earlier debt forgotten.
 func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
-	book := newOwedBook(t.TempDir())
+	book := newOwedBook(folder{path: t.TempDir()})
 	first, _ := book.intend("f", "old")
 	second, err := book.intend("f", "new", "old")
 	must(t, err)
@@ -152,7 +152,7 @@ func TestOwedHookSurvivesAFailedPublish(t *testing.T) {
 		}
 	}
 	must(t, book.forget("f", second))
-	wantNames(t, book.dir)
+	wantNames(t, book.dir.path)
 }
 
 // Ensure that a hook stays owed when the folder of its file cannot be looked at for a while.

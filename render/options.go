@@ -42,7 +42,9 @@ type Options struct {
 	Sets    []Set
 
 	// Root, when set, is the folder that every destination must be inside, also after
-	// symbolic links are followed. It must exist.
+	// symbolic links are followed. It must exist. What is below it may belong to anybody;
+	// elsewhere root writes only by paths that nobody else could lead away, see
+	// [keyfile.CheckPath].
 	Root string
 
 	// StateDir remembers which hooks are owed, so that a restart does not forget them. It is

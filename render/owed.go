@@ -34,19 +34,20 @@ type owedRecord struct {
 // owedBook remembers across restarts which hooks are owed. Records are not synced: after a
 // loss of power every process that a hook could tell starts anew anyway.
 type owedBook struct {
-	dir string // empty: nothing is remembered
+	dir folder // without a path nothing is remembered
 
 	mu  sync.Mutex
 	seq map[string]uint64 // :: name of a target → number of its latest record
 }
 
-func newOwedBook(dir string) *owedBook {
+func newOwedBook(dir folder) *owedBook {
 	return &owedBook{dir: dir, seq: map[string]uint64{}}
 }
 
-func (b *owedBook) path(name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return filepath.Join(b.dir, owedPrefix+hex.EncodeToString(sum[:8])+owedSuffix)
+// recordName returns the name of the record of a target.
+func recordName(target string) string {
+	sum := sha256.Sum256([]byte(target))
+	return owedPrefix + hex.EncodeToString(sum[:8]) + owedSuffix
 }
 
 // intend records that the hook of name is owed while one of stamps is what is published. It
@@ -56,39 +57,34 @@ func (b *owedBook) intend(name string, stamps ...string) (uint64, error) {
 	defer b.mu.Unlock()
 	b.seq[name]++
 	n := b.seq[name]
-	if b.dir == "" {
+	if b.dir.path == "" {
 		return n, nil
 	}
 	record, err := json.Marshal(owedRecord{Name: name, Stamps: stamps})
 	if err != nil {
 		return n, err
 	}
-	if err := os.MkdirAll(b.dir, defaultFolderMode); err != nil {
+	dir, err := b.dir.open(true)
+	if err != nil {
 		return n, err
 	}
-	path := b.path(name)
-	temp := path + ".new"
-	if err := os.WriteFile(temp, append(record, '\n'), 0o600); err != nil {
+	defer dir.Close()
+	final := recordName(name)
+	temp := final + ".new"
+	if err := dir.WriteFile(temp, append(record, '\n'), 0o600); err != nil {
 		return n, err
 	}
-	return n, os.Rename(temp, path)
+	return n, dir.Rename(temp, final)
 }
 
 // forget removes the record numbered seq. A later record stays.
 func (b *owedBook) forget(name string, seq uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.dir == "" || b.seq[name] != seq {
+	if b.dir.path == "" || b.seq[name] != seq {
 		return nil
 	}
-	return removeIfThere(b.path(name))
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return inFolder(b.dir.open, func(dir *os.Root) error { return exists(dir.Remove(recordName(name))) })
 }
 
 // load returns the names that are owed a hook, each with the number for forget. stampOf
@@ -96,42 +92,37 @@ func removeIfThere(path string) error {
 // has no hook any more. Records that no longer hold are removed; so are unreadable ones, which
 // a kill cannot leave.
 func (b *owedBook) load(stampOf func(name string) (string, bool)) (map[string]uint64, error) {
-	if b.dir == "" {
+	if b.dir.path == "" {
 		return nil, nil
-	}
-	entries, err := os.ReadDir(b.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	owed := map[string]uint64{}
-	var problems []error
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), owedPrefix) || !e.Type().IsRegular() {
-			continue
-		}
-		path := filepath.Join(b.dir, e.Name())
-		var record owedRecord
-		if strings.HasSuffix(path, owedSuffix) {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				problems = append(problems, err)
+	return owed, inFolder(b.dir.open, func(dir *os.Root) error {
+		entries, err := fs.ReadDir(dir.FS(), ".")
+		problems := []error{err}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), owedPrefix) || !e.Type().IsRegular() {
 				continue
 			}
-			if err := json.Unmarshal(text, &record); err != nil {
-				problems = append(problems, fmt.Errorf("%s is not a record of an owed hook; it is removed", path))
+			var record owedRecord
+			if strings.HasSuffix(e.Name(), owedSuffix) {
+				text, err := dir.ReadFile(e.Name())
+				if err != nil {
+					problems = append(problems, err)
+					continue
+				}
+				if err := json.Unmarshal(text, &record); err != nil {
+					problems = append(problems, fmt.Errorf("%s is not a record of an owed hook; it is removed", filepath.Join(b.dir.path, e.Name())))
+				}
 			}
+			if stamp, ok := stampOf(record.Name); ok && (stamp == "" || slices.Contains(record.Stamps, stamp)) {
+				b.seq[record.Name]++
+				owed[record.Name] = b.seq[record.Name]
+				continue
+			}
+			problems = append(problems, exists(dir.Remove(e.Name())))
 		}
-		if stamp, ok := stampOf(record.Name); ok && (stamp == "" || slices.Contains(record.Stamps, stamp)) {
-			b.seq[record.Name]++
-			owed[record.Name] = b.seq[record.Name]
-			continue
-		}
-		problems = append(problems, removeIfThere(path))
-	}
-	return owed, errors.Join(problems...)
+		return errors.Join(problems...)
+	})
 }

@@ -173,25 +173,45 @@ type folder struct {
 	sync bool
 }
 
+// check returns why root must not write into the folder, when it must not. What is missing of it
+// is no fault, nor is anything below the root: nothing leads out of that.
+func (d folder) check() error {
+	if d.root != "" {
+		return nil
+	}
+	return exists(keyfile.CheckPath(d.path))
+}
+
+// checkRoot is check of the root itself, which may belong to anybody: it is opened first.
+func checkRoot(root string) error { return keyfile.CheckPathTo(root, -1, fs.ModePerm) }
+
+// exists returns err unless that says that something is missing.
+func exists(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // open opens the folder, creating what is missing of it.
 //
 // The returned root follows the folder itself, not its path: a path that is swapped for a
 // symbolic link meanwhile redirects nothing.
 func (d folder) open(create bool) (*os.Root, error) {
 	if d.root == "" {
-		dir, err := os.OpenRoot(d.path)
-		if err == nil || !create {
-			return dir, err
-		}
-		if d.sync {
-			err = keyfile.MakeFolder(d.path)
+		var err error
+		if create {
+			err = keyfile.MakeFolder(d.path, defaultFolderMode, d.sync)
 		} else {
-			err = os.MkdirAll(d.path, defaultFolderMode)
+			err = keyfile.CheckPath(d.path)
 		}
 		if err != nil {
 			return nil, err
 		}
 		return os.OpenRoot(d.path)
+	}
+	if err := checkRoot(d.root); err != nil {
+		return nil, err
 	}
 	root, err := os.OpenRoot(d.root)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"secretagent/upstream/keyfile"
 )
 
 // The names a set uses inside its folder. All begin with two dots, which is what readers that
@@ -45,6 +47,14 @@ type fileSet struct {
 	files  []file
 }
 
+// check is that of the folder, which may belong to the set's user and have its mode.
+func (l *fileSet) check() error {
+	if l.folder.root != "" {
+		return nil
+	}
+	return exists(keyfile.CheckPathTo(l.folder.path, max(l.owner.uid, 0), l.mode))
+}
+
 // open implements layout: 1.
 func (l *fileSet) open(create bool) (_ *os.Root, err error) {
 	parent, err := folder{root: l.folder.root, path: filepath.Dir(l.folder.path), sync: l.folder.sync}.open(create)
@@ -69,6 +79,9 @@ func (l *fileSet) open(create bool) (_ *os.Root, err error) {
 		return nil, fmt.Errorf("%s is not a folder but a symbolic link; remove it or name another", l.folder.path)
 	case !fi.IsDir():
 		return nil, fmt.Errorf("%s is not a folder but a file; remove it or name another", l.folder.path)
+	}
+	if err := l.check(); err != nil {
+		return nil, err
 	}
 	dir, err := parent.OpenRoot(base)
 	if err != nil {

@@ -31,7 +31,7 @@ type builder struct {
 	opts     Options
 	problems upstream.OptionErrors
 	root     string // absolute; empty: none
-	stateDir string // absolute; empty: none
+	stateDir folder // without a path: none
 	targets  []*target
 	groups   []*hookGroup
 
@@ -50,8 +50,15 @@ func build(o Options) *builder {
 	b.notNegative("timeout", o.Timeout)
 	if o.Root != "" {
 		b.root = b.path("render.root", o.Root)
-		if fi, err := os.Stat(b.root); b.root != "" && (err != nil || !fi.IsDir()) {
+		fi, err := os.Stat(b.root)
+		switch {
+		case b.root == "":
+		case err != nil || !fi.IsDir():
 			b.problems.Addf("render.root", b.root, "must be a folder that exists")
+		case filepath.Dir(b.root) == b.root:
+			b.root = "" // it holds everything, and keeps nothing in
+		default:
+			b.problems.Add("render.root", checkRoot(b.root))
 		}
 	}
 	for i := range o.Targets {
@@ -62,10 +69,14 @@ func build(o Options) *builder {
 	}
 	b.checkClaims()
 	if o.StateDir != "" {
-		b.stateDir = b.path("render.stateDir", o.StateDir)
-		if b.stateDir != "" && len(b.groups) > 0 {
-			if err := keyfile.CheckFolder(b.stateDir); err != nil {
-				b.problems.Addf("render.stateDir", b.stateDir, "must be a directory that the agent can write to: %v", err)
+		b.stateDir.path = b.path("render.stateDir", o.StateDir)
+		check := keyfile.CheckFolder
+		if inside(b.root, b.stateDir.path) {
+			b.stateDir.root, check = b.root, keyfile.CheckWritable
+		}
+		if b.stateDir.path != "" && len(b.groups) > 0 {
+			if err := check(b.stateDir.path); err != nil {
+				b.problems.Addf("render.stateDir", b.stateDir.path, "must be a directory that the agent can write to: %v", err)
 			}
 		}
 	}
@@ -85,6 +96,7 @@ func (b *builder) addFile(key string, spec *Target) {
 		b.problems.Addf(key+".destination", path, "it is also the source")
 	}
 	in := folder{root: b.root, path: filepath.Dir(path), sync: !spec.NoSync}
+	b.trusted(key+".destination", path, in.check)
 	f := file{name: filepath.Base(path), mode: b.mode(key, spec.Mode, defaultMode), owner: b.owner(key, spec.User, spec.Group)}
 	t := &target{name: path, files: []string{path}, onRemoved: spec.OnRemoved, wait: spec.Wait}
 	t.contents = []content{b.content(key, &spec.Content, f.name)}
@@ -107,6 +119,7 @@ func (b *builder) addSet(key string, spec *Set) {
 		folder: folder{root: b.root, path: path, sync: !spec.NoSync},
 		mode:   b.mode(key, spec.Mode, defaultFolderMode), owner: b.owner(key, spec.User, spec.Group),
 	}
+	b.trusted(key+".directory", path, set.check)
 	if set.mode&0o300 != 0o300 {
 		b.problems.Addf(key+".mode", octal(set.mode), `must let the agent write into the directory, as "0700" does`)
 	}
@@ -225,6 +238,16 @@ func (b *builder) destination(key, path string) string {
 	}
 	b.claims = append(b.claims, claim{key, abs})
 	return abs
+}
+
+// trusted refuses a path that check refuses.
+func (b *builder) trusted(key, path string, check func() error) {
+	if path == "" {
+		return
+	}
+	if err := check(); err != nil {
+		b.problems.Addf(key, path, "%v, or set render.root to a folder that holds the path", err)
+	}
 }
 
 // inside reports whether path lies below dir.

@@ -11,6 +11,7 @@
 //   - A unix socket that is there already is replaced only when nobody listens on it. Only a
 //     refused connection says so: when the agent may not connect, or the other process has no
 //     room for a connection, the socket is in use and [Open] fails.
+//   - Root makes no socket by a path that another user could lead elsewhere.
 //   - A listener removes its socket when it is closed, unless another took the path meanwhile.
 //   - Running out of descriptors ends no listener: it accepts again when there are some.
 //   - Certificates may change on disk while the agent runs, see [TLS].

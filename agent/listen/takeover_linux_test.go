@@ -28,7 +28,7 @@ func TestAnotherUsersLiveSocketIsNotTakenOver(t *testing.T) {
 	}
 	const nobody = 65534
 	path := socketPath(t)
-	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil { // a volume that both may write to
+	if err := os.Chmod(filepath.Dir(path), 0o777|os.ModeSticky); err != nil { // a volume that both may write to
 		t.Fatal(err)
 	}
 	open(t, listen.UnixOptions{Path: path})

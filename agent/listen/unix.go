@@ -30,7 +30,8 @@ const (
 // UnixOptions describe a unix socket.
 type UnixOptions struct {
 	// Path of the socket. What is there already is replaced when it is a socket that nobody
-	// listens on; anything else is an error.
+	// listens on; anything else is an error. Root refuses a folder that another user could
+	// exchange, see [keyfile.CheckPath].
 	Path string
 
 	// FolderMode of folders that are missing on the way to Path. 0 means 0700.
@@ -84,6 +85,9 @@ func (o UnixOptions) place() (string, error) {
 	if longest := max(made, len(path)); longest > maxSocketPath {
 		return "", fmt.Errorf("the path is %d characters too long for a socket", longest-maxSocketPath)
 	}
+	if err := keyfile.CheckPath(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -118,7 +122,7 @@ func (o UnixOptions) listen() (_ *Listener, err error) {
 		folderMode = 0o700
 	}
 	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, folderMode); err != nil {
+	if err := keyfile.MakeFolder(folder, folderMode, false); err != nil {
 		return nil, err
 	}
 	unlock, locked := keyfile.LockFolder(folder, lockPatience)

@@ -26,8 +26,8 @@ func TestFilesBelongToTheirOwnerOnly(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no modes there")
 	}
-	defer openUmask()()
 	opts := testOptions(t)
+	defer openUmask()()
 	must(t, mustOpen(t, opts).Close())
 	// What killed processes left behind goes, whether the file is there already or not.
 	for _, path := range []string{opts.Database, opts.Keyring} {

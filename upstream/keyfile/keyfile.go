@@ -14,10 +14,11 @@
 //     which; on Windows access lists decide, and nothing is checked.
 //   - What a killed process left behind while it made a file is removed by the next one that
 //     loads or makes that file.
+//   - Root makes no file where another user could lead it elsewhere, see [CheckPath].
 //   - Errors never quote content.
 //
-// Sockets, rendered files and sealed caches share what lies around a file: [MakeFolder],
-// [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner. Other
+// Sockets, rendered files and sealed caches share what lies around a file: [CheckPath],
+// [MakeFolder], [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner. Other
 // small files that a configuration names are read with [ReadFile].
 //
 // # Design notes
@@ -67,7 +68,8 @@ var (
 // Read returns the content of the file at path. The error matches [fs.ErrNotExist] when there
 // is none.
 func (k Kind) Read(path string) ([]byte, error) {
-	return read(path, k.maxBytes, func(perm fs.FileMode) error {
+	return read(path, k.maxBytes, func(info fs.FileInfo) error {
+		perm := info.Mode().Perm()
 		if perm&k.refused == 0 || runtime.GOOS == "windows" {
 			return nil
 		}
@@ -82,12 +84,12 @@ const MaxPEM = 1 << 20
 // What is no regular file is refused: to open a pipe waits for its writer, and a device may
 // have no end. The error matches [fs.ErrNotExist] when there is nothing.
 func ReadFile(path string, most int64) ([]byte, error) {
-	return read(path, most, func(fs.FileMode) error { return nil })
+	return read(path, most, func(fs.FileInfo) error { return nil })
 }
 
-// read is ReadFile of a file whose permission bits check accepts. Its errors are
+// read is ReadFile of a file that check accepts. Its errors are
 // [*fs.PathError].
-func read(path string, most int64, check func(perm fs.FileMode) error) (content []byte, err error) {
+func read(path string, most int64, check func(fs.FileInfo) error) (content []byte, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
 		return nil, err
@@ -99,7 +101,7 @@ func read(path string, most int64, check func(perm fs.FileMode) error) (content 
 	}
 	if !info.Mode().IsRegular() {
 		err = errors.New("is not a regular file")
-	} else if err = check(info.Mode().Perm()); err == nil {
+	} else if err = check(info); err == nil {
 		content, err = io.ReadAll(io.LimitReader(f, most+1))
 	}
 	if err == nil && int64(len(content)) > most {
@@ -124,12 +126,20 @@ func (k Kind) Check(path string) error {
 }
 
 // CheckFolder returns why this process cannot make files in the folder, or cannot make the
-// folder where it is missing.
+// folder where it is missing, or must not; see [CheckPath].
 func CheckFolder(path string) error {
+	if err := CheckPath(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return CheckWritable(path)
+}
+
+// CheckWritable is [CheckFolder] for a folder that is reached through one that is held open.
+func CheckWritable(path string) error {
 	info, err := os.Stat(path)
 	switch parent := filepath.Dir(path); {
 	case errors.Is(err, fs.ErrNotExist) && parent != path:
-		return CheckFolder(parent)
+		return CheckWritable(parent)
 	case err == nil && !info.IsDir():
 		err = errors.New("is not a folder")
 	case err == nil:
@@ -169,7 +179,7 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s: %w", path, fs.ErrExist)
 	}
-	if err := MakeFolder(filepath.Dir(path)); err != nil {
+	if err := MakeFolder(filepath.Dir(path), 0o700, true); err != nil {
 		return err
 	}
 	return k.withTemp(path, fill, os.Link)
@@ -180,6 +190,9 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 func (k Kind) replace(path string, content []byte) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
+		return err
+	}
+	if err := CheckPath(filepath.Dir(path)); err != nil {
 		return err
 	}
 	return RenameError(path, k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename))
@@ -279,26 +292,33 @@ func (k Kind) removeLeftovers(path string) {
 	}
 }
 
-// MakeFolder makes a folder that only its owner can enter, and its parents likewise, where
-// they do not exist. It returns after they are on disk: a file that is synced into a folder
-// that is lost in a crash is lost too.
-func MakeFolder(path string) error {
+// MakeFolder makes a folder of that mode, and its parents likewise, where they do not exist, and
+// refuses one that [CheckPath] refuses: it looks after each step, as others may be faster in a
+// folder that is open to all. With sync it returns after they are on disk: a file that is synced
+// into a folder that is lost in a crash is lost too.
+func MakeFolder(path string, mode fs.FileMode, sync bool) error {
+	if err := CheckPath(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil
+		return CheckPath(path) // it may be new
 	} else if err == nil {
 		return fmt.Errorf("%s is a file, but a folder is needed there", path)
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := MakeFolder(parent); err != nil {
+		if err := MakeFolder(parent, mode, sync); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(path, 0o700); err != nil {
+	if err := os.Mkdir(path, mode); err != nil {
 		if info, statErr := os.Stat(path); errors.Is(err, fs.ErrExist) && statErr == nil && info.IsDir() {
-			return nil // another process was faster
+			return CheckPath(path) // another process was faster
 		}
 		return err
+	}
+	if !sync {
+		return nil
 	}
 	return SyncFolder(parent)
 }

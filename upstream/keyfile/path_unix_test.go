@@ -1,0 +1,172 @@
+//go:build unix
+
+package keyfile_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"secretagent/upstream/keyfile"
+)
+
+// stranger is a user who is neither root nor in a group of root.
+const stranger = 65533
+
+// tree makes what the lines say below a new folder, which it returns: "path mode uid" of a
+// folder, or "path -> target" of a link. OUT in a target stands for that folder.
+func tree(t *testing.T, lines ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, line := range lines {
+		words := strings.Fields(line)
+		path := filepath.Join(dir, words[0])
+		if words[1] == "->" {
+			must(t, os.Symlink(strings.ReplaceAll(words[2], "OUT", dir), path))
+			if len(words) == 4 {
+				must(t, os.Lchown(path, stranger, stranger))
+			}
+			continue
+		}
+		mode := map[string]fs.FileMode{"755": 0o755, "775": 0o775, "777": 0o777, "1777": 0o777 | fs.ModeSticky, "700": 0o700}[words[1]]
+		must(t, os.Mkdir(path, 0o700))
+		must(t, os.Chmod(path, mode))
+		if words[2] != "root" {
+			must(t, os.Chown(path, stranger, stranger))
+		}
+	}
+	return dir
+}
+
+// Ensure that root takes a path only when nobody else could lead it elsewhere, and that the
+// error names the component.
+func TestCheckPath(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	const missing = "missing"
+	for _, c := range []struct {
+		tree []string
+		path string
+		want string // the component that is refused; empty: none
+	}{
+		{[]string{"a 755 root", "a/b 700 root"}, "a/b", ""},
+		{[]string{"a 755 root"}, "a/b/c", missing},
+		{[]string{"a 755 stranger"}, "a", "a"},
+		{[]string{"a 755 stranger", "a/b 755 root"}, "a/b", "a"},
+		{[]string{"a 755 stranger"}, "a/b/c", "a"},
+		{[]string{"a 777 root", "a/b 755 root"}, "a/b", "a"}, // a volume that all containers of a pod may write to
+		{[]string{"a 775 root"}, "a", "a"},
+		{[]string{"a 1777 root", "a/b 755 root"}, "a/b", ""}, // like /tmp
+		{[]string{"a 1777 root", "a/b 755 stranger"}, "a/b", "a/b"},
+		{[]string{"a 1777 stranger"}, "a", "a"},
+		{[]string{"a 755 root", "l -> a"}, "l", ""},
+		{[]string{"a 755 root", "l -> OUT/a"}, "l/b", missing},
+		{[]string{"a 755 root", "l -> a stranger"}, "l", "l"},
+		{[]string{"a 755 stranger", "a/b 755 root", "l -> a/b"}, "l", "a"}, // root's link through a folder of others
+		{[]string{"a 755 root", "b 755 root", "a/l -> ../b"}, "a/l", ""},
+		{[]string{"a 1777 root", "a/l -> /etc stranger"}, "a/l", "a/l"},
+	} {
+		dir := tree(t, c.tree...)
+		err := keyfile.CheckPath(filepath.Join(dir, c.path))
+		switch {
+		case c.want == missing:
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%q: %s: %v", c.tree, c.path, err)
+			}
+		case c.want == "":
+			if err != nil {
+				t.Errorf("%q: %s: %v", c.tree, c.path, err)
+			}
+		case err == nil || !strings.HasPrefix(err.Error(), filepath.Join(dir, c.want)+" belongs to uid "):
+			t.Errorf("%q: %s: %v, want the name of %s", c.tree, c.path, err, c.want)
+		}
+	}
+	dir := tree(t, "l -> l")
+	if err := keyfile.CheckPath(dir + "/l"); err == nil {
+		t.Error("a link to itself is taken")
+	}
+}
+
+// Ensure that the last folder may be another user's only where that cannot exchange it.
+func TestCheckPathTo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	for _, c := range []struct {
+		tree []string
+		path string
+		uid  int
+		mode fs.FileMode
+		ok   bool
+	}{
+		{[]string{"a 777 root"}, "a", -1, 0o777, true},
+		{[]string{"a 755 stranger"}, "a", -1, 0o777, true},
+		{[]string{"a 755 stranger", "a/b 755 root"}, "a/b", -1, 0o777, false},
+		{[]string{"a 1777 root", "a/b 755 stranger"}, "a/b", -1, 0o777, false}, // which its owner may rename
+		{[]string{"a 1777 root", "a/b 777 root"}, "a/b", -1, 0o777, true},
+		{[]string{"a 755 stranger"}, "a", stranger, 0o700, true},
+		{[]string{"a 755 stranger"}, "a", 1, 0o700, false},
+		{[]string{"a 775 root"}, "a", 0, 0o770, true},
+		{[]string{"a 775 root"}, "a", 0, 0o750, false},
+		{[]string{"a 755 root", "l -> a stranger"}, "l", stranger, 0o777, false},
+	} {
+		dir := tree(t, c.tree...)
+		if err := keyfile.CheckPathTo(filepath.Join(dir, c.path), c.uid, c.mode); (err == nil) != c.ok {
+			t.Errorf("%q: %s for %d, %04o: %v", c.tree, c.path, c.uid, c.mode, err)
+		}
+	}
+}
+
+// Ensure that root makes no folder and no file, and replaces none, where others could lead it
+// elsewhere, and says so before it does anything.
+func TestRootMakesNothingWhereOthersLead(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	dir := tree(t, "app 755 stranger", "target 755 root", "app/l -> OUT/target stranger", "tmp 1777 root", "tmp/l -> OUT/target stranger")
+	for _, folder := range []string{"app", "app/new", "app/l", "app/l/new", "tmp/l", "tmp/l/new"} {
+		path := filepath.Join(dir, folder)
+		for what, err := range map[string]error{
+			"MakeFolder":  keyfile.MakeFolder(path, 0o700, true),
+			"CheckFolder": keyfile.CheckFolder(path),
+			"Create":      keyfile.Token.Create(path+"/token", []byte("t")),
+			"Check":       keyfile.Token.Check(path + "/token"),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "belongs to uid 65533") {
+				t.Errorf("%s in %s: %v", what, folder, err)
+			}
+		}
+	}
+	if got := names(t, dir+"/target") + names(t, dir+"/app"); got != "l" {
+		t.Errorf("made %s", got)
+	}
+	must(t, keyfile.Token.Create(dir+"/tmp/mine/token", []byte("t")))
+}
+
+// Ensure that what a file asks for is asked for by its owner.
+func TestReadOwned(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	dir := tree(t, "root 755 root", "app 755 stranger", "shared 777 root", "app/link -> OUT/root/f stranger", "shared/link -> OUT/root/f stranger")
+	for path, uid := range map[string]int{"root/f": 0, "app/f": stranger, "shared/f": stranger, "app/root": -1, "app/link": -1, "shared/link": -1, "shared/root": -1, "root/open": -1} {
+		path = filepath.Join(dir, path)
+		if !strings.HasSuffix(path, "/link") {
+			must(t, os.WriteFile(path, []byte("1"), 0o600))
+		}
+		if uid > 0 {
+			must(t, os.Chown(path, uid, uid))
+		}
+		if strings.HasSuffix(path, "/open") {
+			must(t, os.Chmod(path, 0o666))
+		}
+		content, got, err := keyfile.ReadOwned(path, 10)
+		if uid >= 0 && (err != nil || got != uid || string(content) != "1") || uid < 0 && err == nil {
+			t.Errorf("%s: %q of %d, %v, want %d", path, content, got, err, uid)
+		}
+	}
+}
