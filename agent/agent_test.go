@@ -243,7 +243,7 @@ func (w *world) manage(fn func(context.Context, upstream.Manager) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
-	m, closeManager, err := agent.OpenManager(ctx, w.cfg, slog.New(slog.DiscardHandler))
+	m, closeManager, err := agent.OpenManager(ctx, w.cfg, slog.New(slog.DiscardHandler), agent.ExistingFiles)
 	must(w.t, err)
 	must(w.t, errors.Join(fn(ctx, m), closeManager()))
 }

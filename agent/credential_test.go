@@ -24,13 +24,14 @@ func TestKeyringAsACredential(t *testing.T) {
 	must(t, os.Chmod(keyring, 0o440))
 	for credentials, good := range map[string]bool{"": false, folder: true, folder + "/": true, filepath.Dir(folder): false, keyring: false} {
 		t.Setenv("CREDENTIALS_DIRECTORY", credentials)
-		cfg := &config.Local{Database: config.Path(filepath.Join(t.TempDir(), "secrets.db")), Keyring: config.Path(keyring), MaxVersions: 10}
-		store, err := agent.OpenStore(cfg, slog.New(slog.DiscardHandler))
+		local := &config.Local{Database: config.Path(filepath.Join(t.TempDir(), "secrets.db")), Keyring: config.Path(keyring), MaxVersions: 10}
+		cfg := &config.Config{Upstream: config.Upstream{Local: local}}
+		_, closeManager, err := agent.OpenManager(t.Context(), cfg, slog.New(slog.DiscardHandler), agent.MissingFiles)
 		if (err == nil) != good {
 			t.Errorf("credentials in %q: %v", credentials, err)
 		}
 		if err == nil {
-			store.Close()
+			must(t, closeManager())
 		}
 	}
 }

@@ -14,7 +14,7 @@ type FileDiff = render.FileDiff
 // change, without those that would not. What could not be rendered is in the error, joined,
 // and does not hide the others.
 func RenderDiff(ctx context.Context, cfg *config.Config, deps Deps) (diffs []FileDiff, err error) {
-	err = withRenderer(ctx, cfg, deps, RenderOptions{}, func(r *render.Renderer) error {
+	err = withRenderer(ctx, cfg, deps, ExistingFiles, RenderOptions{}, func(r *render.Renderer) error {
 		diffs, err = r.Diff(ctx)
 		return err
 	})

@@ -44,7 +44,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		return nil, err
 	}
 	limitMemory(cfg, c.deps.Logger)
-	manager, closeManager, err := OpenManager(ctx, cfg, c.deps.Logger)
+	manager, closeManager, err := OpenManager(ctx, cfg, c.deps.Logger, StartFiles)
 	if err != nil {
 		return nil, err
 	}

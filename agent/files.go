@@ -134,13 +134,13 @@ type RenderOptions struct {
 // RenderOnce renders the configured files once, without serving anything, and returns what it
 // could not do, as a [*FilesError]. It blocks until everything is rendered or has failed, or ctx ends.
 func RenderOnce(ctx context.Context, cfg *config.Config, deps Deps, opts RenderOptions) (err error) {
-	return withRenderer(ctx, cfg, deps, opts, func(r *render.Renderer) error { return r.RenderOnce(ctx) })
+	return withRenderer(ctx, cfg, deps, StartFiles, opts, func(r *render.Renderer) error { return r.RenderOnce(ctx) })
 }
 
 // withRenderer calls fn with a renderer that reads the upstream as a command does.
-func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, opts RenderOptions, fn func(*render.Renderer) error) (err error) {
+func withRenderer(ctx context.Context, cfg *config.Config, deps Deps, files Files, opts RenderOptions, fn func(*render.Renderer) error) (err error) {
 	deps = deps.withDefaults()
-	manager, closeManager, err := OpenManager(ctx, cfg, deps.Logger)
+	manager, closeManager, err := OpenManager(ctx, cfg, deps.Logger, files)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type kind interface {
 	open(ctx context.Context, log *slog.Logger, observe func(kms.Observation)) (backend, error)
 
 	// manage opens the upstream for a command. The caller closes what it gets.
-	manage(ctx context.Context, log *slog.Logger) (managed, error)
+	manage(ctx context.Context, log *slog.Logger, files Files) (managed, error)
 
 	// probe reads refs from every place that the upstream can be reached at.
 	probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error)
@@ -81,13 +81,23 @@ type setting struct {
 	value any
 }
 
+// Files says what a command makes of a built-in backend that no agent runs on.
+type Files int
+
+const (
+	ExistingFiles Files = iota // nothing: it reads and writes what is there
+	MissingFiles               // the database and the keyring, where they are missing
+	StartFiles                 // these and the seed, as at a start of the agent
+)
+
 // OpenManager opens the upstream of cfg for a command: the cloud, or the built-in backend,
-// over the socket of the agent that runs on it or, when none runs, by opening its files, seed
-// included. The caller closes it.
+// over the socket of the agent that runs on it or, when none runs, by opening its files. The
+// caller closes it.
 //
-// An error wraps [upstream.ErrUnavailable] when the backend is there but in use.
-func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ upstream.Manager, close func() error, _ error) {
-	m, err := kindOf(&cfg.Upstream).manage(ctx, log)
+// An error wraps [upstream.ErrUnavailable] when the backend is there but in use, and
+// [ErrNoDatabase] when it has no files yet and none are to be made.
+func OpenManager(ctx context.Context, cfg *config.Config, log *slog.Logger, files Files) (_ upstream.Manager, close func() error, _ error) {
+	m, err := kindOf(&cfg.Upstream).manage(ctx, log, files)
 	if err != nil {
 		return nil, nil, err
 	}

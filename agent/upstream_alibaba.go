@@ -45,7 +45,7 @@ func (k alibaba) open(_ context.Context, log *slog.Logger, observe func(kms.Obse
 	return b, nil
 }
 
-func (k alibaba) manage(_ context.Context, log *slog.Logger) (managed, error) {
+func (k alibaba) manage(_ context.Context, log *slog.Logger, _ Files) (managed, error) {
 	return openCloud(k.cfg, log, nil)
 }
 

@@ -30,23 +30,23 @@ func (k builtinKind) check() error {
 }
 
 func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Observation)) (backend, error) {
-	store, err := k.openFiles(ctx, log)
+	store, err := k.openFiles(ctx, log, StartFiles)
 	if err != nil {
 		return nil, inSection("upstream.local", err)
 	}
 	return newBuiltinBackend(store, log), nil
 }
 
-// openFiles opens the database and writes the seed, which ctx can end: it can be large.
-func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger) (*builtin.Store, error) {
+// openFiles opens the database and, at a start, writes the seed, which ctx can end: it can be large.
+func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger, files Files) (*builtin.Store, error) {
 	opts := builtinOptions(k.cfg, log)
 	if err := opts.Validate(); err != nil {
 		return nil, err // of the seed, too
 	}
-	opts.Seed = nil
+	opts.Seed, opts.Existing = nil, files == ExistingFiles
 	store, err := builtin.Open(opts)
-	if err != nil {
-		return nil, err
+	if err != nil || files != StartFiles {
+		return store, err
 	}
 	if err := store.Seed(ctx, seed(k.cfg)); err != nil {
 		return nil, errors.Join(err, store.Close())
@@ -55,7 +55,7 @@ func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger) (*builtin.
 }
 
 // manage returns a [backend] where this process opens the files.
-func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, error) {
+func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) (managed, error) {
 	socket := string(k.cfg.API.Socket)
 	running, err := answers(ctx, socket)
 	if err != nil {
@@ -64,7 +64,7 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 	if running {
 		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
 	}
-	store, err := k.openFiles(ctx, log)
+	store, err := k.openFiles(ctx, log, files)
 	switch {
 	case errors.Is(err, builtin.ErrLocked) && socket == "":
 		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
@@ -72,12 +72,15 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger) (managed, err
 		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
 	case err != nil:
 		return nil, err
+	case store.KeyringMade() && files != StartFiles:
+		log.Warn("a keyring was made: without it nobody can read the database", "keyring", k.cfg.Keyring,
+			"hint", "keep it, apart from the database, and let the user of the agent own both files")
 	}
 	return newBuiltinBackend(store, log), nil
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
-	m, err := k.manage(ctx, log)
+	m, err := k.manage(ctx, log, ExistingFiles)
 	if err != nil {
 		return nil, err
 	}
@@ -149,11 +152,14 @@ func (b builtinBackend) collect(s sink) {
 // Store is the built-in backend, for commands on its keyring.
 type Store = builtin.Store
 
-// OpenStore opens the files of the built-in backend. It fails while an agent runs on them,
+// ErrNoDatabase says that the built-in backend has no database yet. It is an [upstream.ErrNotFound].
+var ErrNoDatabase = builtin.ErrNoDatabase
+
+// OpenStore opens the files of the built-in backend, and makes none. It fails while an agent runs on them,
 // with an error that wraps [upstream.ErrUnavailable].
 func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
 	opts := builtinOptions(cfg, log)
-	opts.Seed = nil
+	opts.Seed, opts.Existing = nil, true
 	store, err := builtin.Open(opts)
 	if errors.Is(err, builtin.ErrLocked) {
 		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}

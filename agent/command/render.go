@@ -28,6 +28,9 @@ content or a full disk leaves every file as it was, unless --all-or-nothing=fals
 that failed is listed, with the reason. Reads that fail for a passing reason are repeated until
 --timeout; then the exit code is 5, whatever else failed. "secretagent run" keeps files current.
 
+Where the built-in backend has no files yet it makes them, with their seed, as a start of the
+agent does; --dry-run does not.
+
 --dry-run publishes nothing and lists the files that would change; --diff shows the lines,
 with values masked. It writes nothing that a check could look at: no check and no hook runs.`,
 		Example: `  secretagent render --once --timeout 1m

@@ -19,7 +19,8 @@ func (a *app) secretCommand() *cobra.Command {
 	return group("secret", "Manage secrets, on the built-in backend or in the cloud",
 		`Manage secrets on the upstream of the configuration. For the built-in backend the running agent
 is asked over the unix socket of its KMS API; when no agent runs, the database is opened
-here. With upstream.alibaba the calls go to the cloud.
+here. Only "create" makes a database, and its keyring, where there is none yet. With
+upstream.alibaba the calls go to the cloud.
 
 A secret has versions, which never change, and labels, each on one version: ACSCurrent is
 what applications read, ACSPrevious what they read before.`,
@@ -30,13 +31,18 @@ what applications read, ACSPrevious what they read before.`,
 	)
 }
 
-// withManager calls fn with the upstream of the configuration.
-func (a *app) withManager(ctx context.Context, fn func(upstream.Manager) error) (err error) {
+// withManager calls fn with the upstream of the configuration. It makes no files.
+func (a *app) withManager(ctx context.Context, fn func(upstream.Manager) error) error {
+	return a.withFiles(ctx, agent.ExistingFiles, fn)
+}
+
+// withFiles is withManager for a command that may make files.
+func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream.Manager) error) (err error) {
 	cfg, err := a.loadConfig()
 	if err != nil {
 		return err
 	}
-	m, closeManager, err := agent.OpenManager(ctx, cfg, a.logger())
+	m, closeManager, err := agent.OpenManager(ctx, cfg, a.logger(), files)
 	if err != nil {
 		return err
 	}
@@ -121,7 +127,7 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 		if in.SecretData, err = value.read(a); err != nil {
 			return err
 		}
-		return a.withManager(ctx, func(m upstream.Manager) error {
+		return a.withFiles(ctx, agent.MissingFiles, func(m upstream.Manager) error {
 			if _, err := m.CreateSecret(ctx, in); errors.Is(err, upstream.ErrExists) {
 				return withHint(err, "add a version to it with: secretagent secret put %s", name)
 			} else if err != nil {
@@ -330,13 +336,14 @@ is printed after it on a terminal only.`,
 			if in.PasswordLength < 8 || in.PasswordLength > 128 {
 				return usagef("--length must be from 8 to 128")
 			}
-			return a.withManager(ctx, func(m upstream.Manager) error {
-				password, err := m.GetRandomPassword(ctx, in)
-				if err != nil {
-					return err
-				}
-				return a.printRaw(password.Reveal())
-			})
+			password, err := managed(ctx, a, func(m upstream.Manager) (upstream.SecretData, error) { return m.GetRandomPassword(ctx, in) })
+			if errors.Is(err, agent.ErrNoDatabase) { // nor does it need one
+				password, err = in.Draw()
+			}
+			if err != nil {
+				return err
+			}
+			return a.printRaw(password.Reveal())
 		}),
 	}
 	f := cmd.Flags()

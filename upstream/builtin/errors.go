@@ -19,6 +19,10 @@ var (
 	// ErrDamaged: what is on disk is not what was written. It is an [upstream.ErrInternal].
 	ErrDamaged error = &sentinel{"the database is damaged", upstream.ErrInternal}
 
+	// ErrNoDatabase: there is no database yet, and none was to be made. It is an
+	// [upstream.ErrNotFound].
+	ErrNoDatabase error = &sentinel{"there is no database yet", upstream.ErrNotFound}
+
 	// ErrKeyLost: the keyring lacks a key that the database needs. It is an
 	// [upstream.ErrKeyNotFound].
 	ErrKeyLost error = &sentinel{"the keyring lacks a key", upstream.ErrKeyNotFound}

@@ -326,3 +326,65 @@ func TestAReencryptionThatIsCancelled(t *testing.T) {
 		t.Errorf("progress %v, then %d values are under the primary key", dones, primaryOf(t, s).Values)
 	}
 }
+
+// TestKeyringIsNotMadeWhereItWouldBeLost names places that the keyring would vanish from while the
+// database stays. Nothing is made then, and what is there already is used.
+func TestKeyringIsNotMadeWhereItWouldBeLost(t *testing.T) {
+	memory, err := os.MkdirTemp("/dev/shm", "secretagent-test-")
+	if err == nil {
+		t.Cleanup(func() { os.RemoveAll(memory) })
+	}
+	for name, c := range map[string]struct {
+		keyring    string // in place of that of the test
+		credential bool
+		want       string
+	}{
+		"a credential":         {"", true, "what lies among the credentials of a service is lost"},
+		"another's credential": {"/run/credentials/secretagent-test.service/keyring.json", false, ""},
+		"memory":               {filepath.Join(memory, "keyring.json"), false, "that file system is kept in memory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := testOptions(t)
+			if c.keyring != "" {
+				opts.Keyring = c.keyring
+			}
+			opts.KeyringIsCredential = c.credential
+			if name == "memory" && (!keyfile.InMemory(memory) || keyfile.InMemory(opts.Database)) {
+				t.Skip("needs a folder in memory and one that is not")
+			}
+			s, err := Open(opts)
+			if err == nil {
+				s.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || exists(opts.Database) || exists(opts.Keyring) || exists(filepath.Dir(c.keyring)) && name != "memory" && c.keyring != "" {
+				t.Errorf("made: database %v, keyring %v; %v", exists(opts.Database), exists(opts.Keyring), err)
+			}
+			if c.credential || name == "memory" {
+				must(t, only(keyfile.CreateKeyring(opts.Keyring)))
+				mustOpen(t, opts)
+			}
+		})
+	}
+}
+
+// TestExistingMakesNothing opens what is not there, and what has no keyring yet.
+func TestExistingMakesNothing(t *testing.T) {
+	opts := testOptions(t)
+	existing := opts
+	existing.Existing = true
+	wantErr(t, only(Open(existing)), ErrNoDatabase)
+	wantErr(t, only(Open(existing)), upstream.ErrNotFound)
+	if exists(filepath.Dir(opts.Database)) || exists(filepath.Dir(opts.Keyring)) {
+		t.Error("a folder was made")
+	}
+	mustOpen(t, opts).Close()
+	must(t, os.Remove(opts.Keyring))
+	wantErr(t, only(Open(existing)), ErrNoDatabase)
+	if exists(opts.Keyring) {
+		t.Error("a keyring was made")
+	}
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", "x")
+	s.Close()
+	wantValue(t, mustOpen(t, existing), "a", "x")
+}

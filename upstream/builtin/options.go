@@ -31,6 +31,9 @@ type Options struct {
 	// where the bit of the group is the mask of an access list that names one user.
 	KeyringIsCredential bool
 
+	// Existing says that [Open] makes no file: it fails with [ErrNoDatabase] where there is none.
+	Existing bool
+
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,8 @@ type Store struct {
 	db     *bbolt.DB
 	file   *os.File                          // the one that db has open
 	update func(func(*bbolt.Tx) error) error // db.Update; tests let it fail
+
+	keyringMade bool // by Open
 
 	keys   atomic.Pointer[keys]
 	rotate sync.Mutex // one change of the keyring at a time
@@ -74,7 +77,8 @@ var (
 // It fails, having changed nothing, when the options or the keyring's permissions are bad;
 // with [ErrLocked] when another process has the database open; with [ErrDamaged] when the file
 // is not what was written; with [ErrKeyLost] when the keyring lacks a key that is in use, also
-// when it is missing altogether while there are secrets.
+// when it is missing altogether while there are secrets. A keyring is not made where it would be
+// lost while the database stays.
 func Open(opts Options) (*Store, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
@@ -85,7 +89,7 @@ func Open(opts Options) (*Store, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := createDatabase(opts.Database); err != nil {
+	if err := createDatabase(opts, keyring == nil); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
 	}
 	s := &Store{
@@ -136,12 +140,15 @@ func (s *Store) load(keyring *keys) error {
 			return errorf(ErrKeyLost,
 				"holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring)
 		}
+		if err := s.opts.mayMakeKeyring(); err != nil {
+			return err
+		}
 		ring, created, err := keyfile.OpenKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
 		if keyring, err = newKeys(ring, err); err != nil {
 			return err
 		}
-		if created {
-			s.log.Info("keyring created", "path", s.opts.Keyring, "key", formatKeyID(keyring.primary))
+		if s.keyringMade = created; created {
+			s.log.Info("keyring created: keep it, without it nobody can read the database", "path", s.opts.Keyring, "key", formatKeyID(keyring.primary))
 		}
 	}
 	s.keys.Store(keyring)
@@ -179,12 +186,48 @@ func sameFolder(a, b string) bool {
 	return os.SameFile(folder(a), folder(b))
 }
 
-// createDatabase puts a database without secrets at path unless there is a file already. It
-// is complete when it appears, so that a crash leaves no half-made one.
-func createDatabase(path string) error {
-	keyfile.Database.Clean(path)
+// KeyringMade reports whether [Open] has made the keyring.
+func (s *Store) KeyringMade() bool { return s.keyringMade }
+
+// mayMakeKeyring returns why the keyring, which is missing, is not to be made.
+func (o Options) mayMakeKeyring() error {
+	const credentials = "/run/credentials/"
+	const advice = `make it where it is kept, with "secretagent keys init FILE", and hand it over`
+	path, err := filepath.Abs(o.Keyring)
+	switch {
+	case err != nil:
+		return err
+	case o.Existing:
+		return errorf(ErrNoDatabase, "holds no secret, and the keyring %s does not exist yet; %s", o.Keyring, firstMade)
+	case o.KeyringIsCredential || strings.HasPrefix(path, credentials):
+		return fmt.Errorf("the keyring %s does not exist and is not made there: what lies among the credentials of a service is lost when the service stops; %s", o.Keyring, advice)
+	case keyfile.InMemory(path) && !keyfile.InMemory(o.Database):
+		return fmt.Errorf("the keyring %s does not exist and is not made there: that file system is kept in memory, so the next boot would lose the keyring and with it every secret; set upstream.local.keyring to a path on a disk, or %s", o.Keyring, advice)
+	}
+	return nil
+}
+
+// firstMade says what makes the files.
+const firstMade = `the first start of the agent makes it, or "secretagent secret create"`
+
+// createDatabase puts a database without secrets in its place unless there is a file already. It
+// is complete when it appears, so that a crash leaves no half-made one. The keyring is made later,
+// but where that must not be, there is no database either.
+func createDatabase(opts Options, keyringMissing bool) error {
+	path := opts.Database
+	if !opts.Existing {
+		keyfile.Database.Clean(path)
+	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if opts.Existing {
+		return errorf(ErrNoDatabase, "does not exist yet; %s", firstMade)
+	}
+	if keyringMissing {
+		if err := opts.mayMakeKeyring(); err != nil {
+			return err
+		}
 	}
 	err := keyfile.Database.Make(path, func(temp string) error {
 		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package keyfile
+
+// InMemory reports false: only Linux tells.
+func InMemory(string) bool { return false }
