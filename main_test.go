@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
 	"secretagent/agent/child":           {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/agent/config":          {"secretagent/upstream"},
-	"secretagent/agent/endpoint":        {"secretagent/upstream"},
+	"secretagent/agent/endpoint":        {"secretagent/upstream", "secretagent/upstream/slots"},
 	"secretagent/agent/lines":           {},
 	"secretagent/agent/listen":          {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/cache":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
@@ -29,7 +29,8 @@ var mayImport = map[string][]string{
 	"secretagent/upstream":              {},
 	"secretagent/upstream/kms":          {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/keyfile":      {"secretagent/upstream"},
-	"secretagent/upstream/kmsserver":    {"secretagent/upstream", "secretagent/upstream/keyfile"},
+	"secretagent/upstream/kmsserver":    {"secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/slots"},
+	"secretagent/upstream/slots":        {},
 	"secretagent/upstream/builtin":      {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/upstreamtest": {"secretagent/upstream"},
 }

@@ -16,6 +16,7 @@ import (
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
 )
 
 // metrics is what the agent shows at /metrics. Parts that count for themselves are read
@@ -173,6 +174,7 @@ func (c collector) Describe(chan<- *prometheus.Desc) {}
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := sink{ch}
 	c.endpoint(s)
+	c.api(s)
 	c.cache(s)
 	c.files(s)
 	c.child(s)
@@ -213,6 +215,17 @@ func (c collector) endpoint(s sink) {
 	}
 	if lost := c.agent.deps.LogLost; lost != nil {
 		s.counter("secretagent_log_lines_failed_total", "Lines of standard error that nobody took in time, or that could not be written.", lost())
+	}
+}
+
+// api shows the connections of the KMS API, where it is served.
+func (c collector) api(s sink) {
+	for _, ln := range c.agent.apiListeners {
+		network, st := ln.Addr().Network(), c.agent.api.Stats(ln.access)
+		s.gauge("secretagent_kms_api_connections", "Open connections to the KMS API of the built-in backend.", float64(st.Open+st.Spare), "network", network)
+		s.gauge("secretagent_kms_api_connections_limit", "The limit of connections to the KMS API.", kmsserver.MaxConnections, "network", network)
+		s.counter("secretagent_kms_api_connections_evicted_total", "Connections to the KMS API closed to make room for others.", st.Evicted, "network", network)
+		s.counter("secretagent_kms_api_connections_timed_out_total", "Connections to the KMS API closed because they did not move.", st.TimedOut, "network", network)
 	}
 }
 

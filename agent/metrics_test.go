@@ -89,6 +89,7 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 		`secretagent_kms_api_requests_total{action="PutSecretValue",code="OK"}`:                         1,
 		`secretagent_kms_api_requests_total{action="DescribeSecret",code="Forbidden.ResourceNotFound"}`: 1,
 		`secretagent_kms_api_request_duration_seconds{action="PutSecretValue"}`:                         1,
+		`secretagent_kms_api_connections_evicted_total{network="unix"}`:                                 0,
 		`secretagent_cache_fetches_total{outcome="gone"}`:                                               1,
 		`secretagent_cache_fetch_duration_seconds{outcome="gone"}`:                                      1,
 		`secretagent_ready`: 0,

@@ -41,12 +41,7 @@ type CallerStats struct {
 // comes back after it was left out by [Server.PrepareCallers] starts anew.
 func (s *Server) Callers() []CallerStats {
 	set := s.callers.Load()
-	connections := map[*account]int{}
-	s.table.mu.Lock()
-	for c := range s.table.conns {
-		connections[c.account]++
-	}
-	s.table.mu.Unlock()
+	connections := s.table.Owned()
 	oldUntil := map[*caller]time.Time{}
 	for _, t := range set.tokens {
 		if until := t.notAfter; !t.expiredNow() && until.After(oldUntil[t.caller]) {
@@ -57,7 +52,7 @@ func (s *Server) Callers() []CallerStats {
 	for i, c := range set.callers {
 		a := c.account
 		list[i] = CallerStats{Name: c.Name, Lookups: a.lookups.Load(), Refusals: a.refusals.Load(),
-			Connections: connections[a], ShutOut: c.ShutOut, OldTokenUntil: oldUntil[c]}
+			Connections: connections[c.Name], ShutOut: c.ShutOut, OldTokenUntil: oldUntil[c]}
 		if at := a.seen.Load(); at != 0 {
 			list[i].LastSeen = time.Unix(0, at)
 		}
@@ -77,6 +72,19 @@ func (s *Server) adopt(set *callerSet) {
 		accounts[c.Name] = c.account
 	}
 	s.accounts = accounts
+}
+
+// page is who owns the connections of browsers that see the status page, which are no caller's.
+const page = "status page"
+
+// claim notes whose the connection is.
+func (s *Server) claim(c *conn, a *account) {
+	owner := page
+	if a != nil {
+		owner = a.name
+	}
+	c.trusted, c.account = true, a
+	s.table.Claim(&c.Slot, owner)
 }
 
 // see notes that the caller was here. What is there already is not written again.

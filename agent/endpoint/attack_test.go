@@ -164,7 +164,7 @@ func (a *arena) crowd(n int, raw, drip string) {
 }
 
 // TestAttacksOfMany lets attackers do what they do while a client behaves. They have no token
-// unless it says so. Whatever they do, every request of the client, on a connection it has and
+// unless it says so; that of another caller is as good. Whatever they do, every request of the client, on a connection it has and
 // on new ones, is answered, and /live too; and connections and what can reach the backend are
 // bounded.
 func TestAttacksOfMany(t *testing.T) {
@@ -179,6 +179,8 @@ func TestAttacksOfMany(t *testing.T) {
 	mine := func(target string, header ...string) string {
 		return request("GET", target, append([]string{hostLine, tokenLine}, header...)...)
 	}
+	other := strings.Repeat("fedcba9876543210", 4)
+	otherLine := "X-KMS-Token: " + other
 	wrong := "X-KMS-Token: " + strings.Repeat("f", 64)
 	report := request("POST", "/secretsmanager/report?secretId=a", hostLine, tokenLine, "Content-Length: 0")
 	type attack struct {
@@ -254,6 +256,28 @@ func TestAttacksOfMany(t *testing.T) {
 		{"reports, with the token", func(a *arena) { a.flood(8, func() { a.ask(report) }) }, 1 + 1, "200"},
 		{"refreshNow, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/a?refreshNow=1")) }) }, 1 + 20 + 10*30, "200, 429 Rejected.Throttling"},
 		{"unknown names, with the token", func(a *arena) { a.flood(8, func() { a.ask(mine("/v1/missing")) }) }, 1 + 10, "404 Forbidden.ResourceNotFound"},
+		{"half requests, with the token of another caller", func(a *arena) {
+			a.crowd(4*slots+slots/8, request("GET", "/v1/a", hostLine, otherLine)+"GET /v1/a HTTP/1.1\r\nX-Slow: ", "x")
+		}, 1, ""},
+		{"half requests, with the token of another caller, and connections that come and go", func(a *arena) {
+			var conns []net.Conn
+			defer func() {
+				for _, nc := range conns {
+					_ = nc.Close()
+				}
+			}()
+			for range slots {
+				if nc := a.open(); nc != nil {
+					_, _ = io.WriteString(nc, request("GET", "/v1/a", hostLine, otherLine)+"GET ")
+					conns = append(conns, nc)
+				}
+			}
+			a.flood(2, func() {
+				if nc := a.open(); nc != nil {
+					_ = nc.Close()
+				}
+			})
+		}, 1, "not connected"},
 		{"waiting clients, with the token", func(a *arena) {
 			tag := a.r.get(a.t, "/v1/a").header.Get("Etag")
 			a.crowd(crowd/2, mine("/v1/a?wait=1m", "If-None-Match: "+tag), "")
@@ -262,7 +286,7 @@ func TestAttacksOfMany(t *testing.T) {
 	for _, attack := range attacks {
 		t.Run(attack.name, func(t *testing.T) {
 			b := &rotating{generation: 1, only: "a"}
-			r, _ := startCachedWith(t, b, cache.Limits{TTL: time.Hour, NegativeTTL: time.Hour}, endpoint.Options{MaxConnections: slots})
+			r, _ := startCachedWith(t, b, cache.Limits{TTL: time.Hour, NegativeTTL: time.Hour}, endpoint.Options{MaxConnections: slots, Callers: twoCallers(t, other)})
 			a := &arena{t: t, r: r, stop: make(chan struct{}), unfolded: make(chan struct{}), answers: map[string]int{}}
 			honest := r.dial(t)
 			asked := 0

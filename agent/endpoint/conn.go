@@ -2,49 +2,32 @@ package endpoint
 
 import (
 	"bytes"
-	"container/list"
-	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"secretagent/upstream"
-)
-
-// phase is what a connection is doing, as far as the sweep must know.
-type phase uint32
-
-const (
-	fresh  phase = iota // accepted, nothing read yet (a TLS handshake counts as nothing)
-	active              // between the first byte of a request and the last byte of its answer
-	busy                // in a lookup, which has a timeout of its own
-	idle                // between requests
-	parked              // waiting for a change, see watch.go
+	"secretagent/upstream/slots"
 )
 
 // conn is one client connection. Fields without a remark belong to the goroutine that serves
 // it, one at a time.
 type conn struct {
 	net.Conn // TLS included
+	slots.Slot
 
-	// state is the phase in the low 3 bits and a count of changes above, so that the sweep sees
-	// that something happened without a clock in the request path.
-	state atomic.Uint32
-
-	unix       bool
-	trusted    bool // has presented a valid token
-	healthOnly bool // came when all slots were taken
-	detaching  bool // no reads from the socket, see [conn.detach]
-	requests   uint64
-	id         [36]byte // of the current request; its last six digits count those of the connection
-	age        [20]byte // scratch of setCacheHeaders
+	unix      bool
+	trusted   bool // has presented a valid token
+	detaching bool // no reads from the socket, see [conn.detach]
+	requests  uint64
+	id        [36]byte // of the current request; its last six digits count those of the connection
+	age       [20]byte // scratch of setCacheHeaders
 	request
-	account *account // of the last caller; changed under table.mu
+	account *account // of the last caller
 
 	peer   peer // who is on the other side of a unix socket
 	number uint64
@@ -54,14 +37,6 @@ type conn struct {
 	pending   []byte // bytes to serve before the socket's: a replayed request
 	waiter    *waiter
 	waitUntil time.Time // the most that the request may wait that is replayed next; zero: none is
-
-	// Guarded by table.mu.
-	element   *list.Element // in table.untrusted
-	counted   bool
-	seenState uint32
-	seenAt    time.Time
-	moves     uint32 // changes of phase between the last two sweeps
-	warned    bool
 }
 
 // request is what the current request of a connection turned out to be.
@@ -85,19 +60,14 @@ type peer struct {
 	known    bool
 }
 
-// setPhase is called by the goroutine that serves the connection.
-func (c *conn) setPhase(p phase) { c.state.Store((c.state.Load()>>3+1)<<3 | uint32(p)) }
-
-func (c *conn) phase() phase { return phase(c.state.Load() & 7) }
-
 // follow sets the phase of a connection as fasthttp serves it.
 func follow(nc net.Conn, state fasthttp.ConnState) {
 	switch state {
 	case fasthttp.StateActive:
-		nc.(*conn).setPhase(active)
+		nc.(*conn).SetPhase(slots.Active)
 	case fasthttp.StateIdle:
 		c := nc.(*conn)
-		c.setPhase(idle)
+		c.SetPhase(slots.Idle)
 		c.finish()
 	}
 }
@@ -134,19 +104,6 @@ func (c *conn) detach(r io.Reader) ([]byte, error) {
 	return bytes.Clone(held), err // cut to size
 }
 
-// cut closes the connection while it is served. Unlike Close it says no farewell to a client of
-// TLS, which waits for seconds when the client does not read; and it may be called under table.mu.
-func (c *conn) cut() {
-	nc := c.Conn
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
-	}
-	_ = nc.Close()
-}
-
-// stopReading makes a read fail that waits now, or the next one. What is answered goes on.
-func (c *conn) stopReading() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
-
 // setNumber gives the connection its number and with it its request ids: version 8 UUIDs of
 // process (60 bits), connection (38 bits) and request (24 bits).
 func (c *conn) setNumber(n, process uint64) {
@@ -172,6 +129,14 @@ func (c *conn) trace() upstream.TraceParent {
 // cause returns the current request as the cause of what it sets off.
 func (c *conn) cause() upstream.Cause {
 	return upstream.Cause{RequestID: string(c.id[:]), Trace: c.trace()}
+}
+
+// origin tells apart who is on the other side, before a token does.
+func (c *conn) origin() string {
+	if c.peer.known {
+		return fmt.Sprintf("uid=%d", c.peer.uid)
+	}
+	return slots.Origin(c.Conn.RemoteAddr())
 }
 
 // from describes the other side for log and audit.

@@ -71,7 +71,7 @@
 // see guard.go. Wrong tokens get no artificial delay: a sleep would tie up the connection it is
 // meant to protect. Instead the connection is closed, so that every guess costs the guesser a
 // new one, and connections that never presented a valid token are the first to go when slots
-// run out. A guess costs us one SHA-256.
+// run out and they have more than a sixteenth of them. A guess costs us one SHA-256.
 //
 // # The status page
 //
@@ -93,11 +93,13 @@
 //
 // # Limits
 //
-// Everything a client can grow is bounded by [Options]. When MaxConnections are open, the
-// connection that has been open longest without ever presenting a valid token is closed to
-// make room, then the idle one that was used least in the last seconds; connections with a
-// request in progress are never closed for this. Only when all are busy is a newcomer refused,
-// and then 16 more may still ask for /live and /ready.
+// Everything a client can grow is bounded by [Options]. When MaxConnections are open, package
+// slots decides who makes room for a newcomer: a connection that never presented a valid token,
+// or one of the caller that has most, stuck ones first. Connections at work are not closed for a
+// newcomer of whom nothing is known. When all are at work, he is let in for one request, 16 at a
+// time: /live and /ready are answered, and a caller who has less than others takes the place of
+// one that has most, at work or not. The others are refused. A caller's users (uids of a unix
+// socket) share what it has in the same way, and so do callers the places of waiting clients.
 //
 // Clients that wait (wait=) are not counted as connections but as waiters. A waiting client
 // costs its socket, its request bytes and a small goroutine; the buffers are freed.
@@ -116,10 +118,9 @@
 // some 250 bytes for each form that was asked for since the value was last confirmed. The cache
 // counts it and drops it when nobody asks for a while.
 //
-// Deadlines come from a sweep, not from a timer per request. Setting read, write and idle
-// deadlines costs three timer updates per request, a tenth of the whole; a connection instead
-// notes its phase in one atomic word and a sweep closes what has not moved for too long. In
-// return a timeout fires up to two sweeps late, which is two seconds at most.
+// Deadlines come from a sweep, not from a timer per request, see package slots. Setting read,
+// write and idle deadlines costs three timer updates per request, a tenth of the whole. In return
+// a timeout fires up to two sweeps late, which is two seconds at most.
 //
 // For the same reason one hit in 64 of a connection is timed, and who asked last is noted with a
 // clock that the sweep sets; reading the clock again for all of them would cost more than finding

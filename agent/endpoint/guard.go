@@ -153,7 +153,7 @@ func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r *route, h *hea
 		account = c.account
 	}
 	if !c.trusted || c.account != account {
-		s.table.trust(c, account)
+		s.claim(c, account)
 	}
 	return allowed
 }

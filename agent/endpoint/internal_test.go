@@ -7,7 +7,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -44,7 +43,7 @@ func newHeld(t testing.TB) (*Server, *conn) {
 	t.Cleanup(func() { _, _ = a.Close(), b.Close() })
 	c := &conn{Conn: a}
 	c.setNumber(1, s.process)
-	s.table.add(c, time.Now())
+	s.table.Add(&c.Slot, c.Conn, "test")
 	return s, c
 }
 

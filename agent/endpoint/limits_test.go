@@ -42,16 +42,18 @@ func TestConnectionsRunOutWhileHealthAnswers(t *testing.T) {
 			t.Errorf("/live: %d", got.status)
 		}
 	}
-	// Those who use up even what is kept for health are told on the door.
+	// Those who use up even what is kept for health make room for others.
 	eventually(t, "the probes have left", func() bool { return r.srv.Stats().HealthConnections == 0 })
 	var probes []*client
 	for range 16 {
 		probes = append(probes, r.dial(t))
 	}
 	eventually(t, "all are let in", func() bool { return r.srv.Stats().HealthConnections == 16 })
-	c := r.dial(t)
-	if got := c.receive("GET"); got.status != 503 || got.code != "TooManyConnections" {
-		t.Errorf("at the door: %d %s", got.status, got.code)
+	if got := r.get(t, "/live"); got.status != 200 {
+		t.Errorf("/live after a crowd of silent ones: %d", got.status)
+	}
+	if _, err := probes[0].tryReceive("GET"); err == nil {
+		t.Error("the first of them got an answer nobody asked for")
 	}
 	for _, c := range probes {
 		_ = c.nc.Close()
@@ -66,6 +68,83 @@ func TestConnectionsRunOutWhileHealthAnswers(t *testing.T) {
 	if got := r.get(t, "/v1/fast"); got.status != 200 {
 		t.Errorf("afterwards: %d %s", got.status, got.code)
 	}
+}
+
+// twoCallers are one with the usual token and one with other.
+func twoCallers(t testing.TB, other string) []endpoint.Caller {
+	return []endpoint.Caller{
+		{Name: "app", Tokens: []endpoint.Token{mustToken(t, token)}, Secrets: []string{"*"}},
+		{Name: "other", Tokens: []endpoint.Token{mustToken(t, other)}, Secrets: []string{"*"}},
+	}
+}
+
+// TestACallerCannotTakeTheShareOfAnother: one that fills all connections with lookups that do not
+// end, or all places of waiting clients, keeps no other out.
+func TestACallerCannotTakeTheShareOfAnother(t *testing.T) {
+	other := strings.Repeat("fedcba9876543210", 4)
+	otherLine := "X-KMS-Token: " + other
+	t.Run("connections", func(t *testing.T) {
+		r := start(t, endpoint.Options{MaxConnections: 4, Callers: twoCallers(t, other)})
+		r.store(value("slow", "v1", "x", upstream.ACSCurrent))
+		r.put(value("fast", "v1", "x", upstream.ACSCurrent))
+		_, release := busyClients(t, r, 4)
+		defer release()
+		if got := r.get(t, "/v1/fast"); got.status != 503 || got.code != "TooManyConnections" {
+			t.Errorf("the caller that has all: %d %s", got.status, got.code)
+		}
+		var clients []*client
+		for range 2 {
+			c := r.dial(t)
+			clients = append(clients, c)
+			c.send(request("GET", "/v1/fast", hostLine, otherLine))
+			if got := c.receive("GET"); got.status != 200 || got.closed {
+				t.Errorf("another caller: %d %s, closed %v", got.status, got.code, got.closed)
+			}
+		}
+		if s := r.srv.Stats(); s.Connections != 4 || s.Evicted != 2 {
+			t.Errorf("%d connections, %d evicted", s.Connections, s.Evicted)
+		}
+		for _, c := range clients { // they are there to stay
+			c.send(request("GET", "/v1/fast", hostLine, otherLine))
+			if got := c.receive("GET"); got.status != 200 {
+				t.Errorf("again: %d %s", got.status, got.code)
+			}
+		}
+		if log := r.log.String(); !strings.Contains(log, "all connections are taken") || !strings.Contains(log, "caller=app") {
+			t.Errorf("log:\n%s", log)
+		}
+	})
+	t.Run("waiting", func(t *testing.T) {
+		inBubble(t, endpoint.Options{MaxWaiters: 4, MaxWait: time.Hour, Callers: twoCallers(t, other)}, func(t *testing.T, r *rig) {
+			r.put(value("a", "v1", "x", upstream.ACSCurrent))
+			tag := "If-None-Match: " + r.get(t, "/v1/a").header.Get("ETag")
+			wait := func(token string) *client {
+				c := r.dial(t)
+				c.send(request("GET", "/v1/a?wait=1h", hostLine, token, tag))
+				synctest.Wait()
+				return c
+			}
+			for range 4 {
+				wait(tokenLine)
+			}
+			if got := wait(tokenLine).receive("GET"); got.status != 503 || got.code != "TooManyWaiters" {
+				t.Errorf("the caller that has all: %d %s", got.status, got.code)
+			}
+			first, second := wait(otherLine), wait(otherLine)
+			if got := wait(otherLine).receive("GET"); got.status != 503 {
+				t.Errorf("beyond a half: %d %s", got.status, got.code)
+			}
+			if s := r.srv.Stats(); s.Waiting != 4 || s.Evicted != 2 {
+				t.Errorf("%d wait, %d evicted", s.Waiting, s.Evicted)
+			}
+			r.put(value("a", "v2", "y", upstream.ACSCurrent))
+			for _, c := range []*client{first, second} {
+				if got := c.receive("GET"); got.status != 200 || !strings.Contains(got.body, `"v2"`) {
+					t.Errorf("after the change: %d %s", got.status, got.body)
+				}
+			}
+		})
+	})
 }
 
 func TestIdleClientsMakeRoom(t *testing.T) {

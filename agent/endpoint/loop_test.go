@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -56,8 +55,8 @@ func BenchmarkLoop(b *testing.B) {
 		inner := &loopConn{request: request, n: b.N}
 		c := &conn{Conn: inner}
 		c.setNumber(2, s.process)
-		s.table.add(c, time.Now())
-		defer s.table.remove(c)
+		s.table.Add(&c.Slot, c.Conn, "test")
+		defer s.table.Remove(&c.Slot)
 		if err := s.http.ServeConn(c); err != nil || inner.written < 300*b.N {
 			b.Fatal(err, inner.written)
 		}

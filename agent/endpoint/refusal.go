@@ -42,8 +42,8 @@ var (
 	bodyTooLarge       = &refusal{"BodyTooLarge", http.StatusRequestEntityTooLarge, "The request body is too large.", true}
 	headerTooLarge     = &refusal{"HeaderTooLarge", http.StatusRequestHeaderFieldsTooLarge, "The request line and headers are too large.", true}
 	internalFailure    = &refusal{"InternalFailure", http.StatusInternalServerError, "The agent failed; its log has the cause under this request id.", true}
-	tooManyConnections = &refusal{"TooManyConnections", http.StatusServiceUnavailable, "All connections of the agent are busy. Only /live and /ready are answered.", true}
-	tooManyWaiters     = &refusal{"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already. Ask again without wait, or later.", false}
+	tooManyConnections = &refusal{"TooManyConnections", http.StatusServiceUnavailable, "All connections of the agent are busy, and the caller has its share of them. Only /live and /ready are answered.", true}
+	tooManyWaiters     = &refusal{"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already, and the caller has its share of them. Ask again without wait, or later.", false}
 	tooManyBatches     = &refusal{"TooManyBatches", http.StatusServiceUnavailable, "Other batches take all the memory that there is for them. Ask again later, or for fewer secrets at a time.", false}
 	shuttingDown       = &refusal{"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true}
 	upstreamTimeout    = &refusal{"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false}

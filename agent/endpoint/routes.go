@@ -10,6 +10,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"secretagent/upstream"
+	"secretagent/upstream/slots"
 )
 
 // route is what a path asks for.
@@ -75,7 +76,7 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	refused := s.guard(ctx, c, r)
 	switch {
 	case refused != allowed:
-	case c.healthOnly && !r.health:
+	case c.Spare() && !r.health:
 		refused = tooManyConnections
 	case r == routeUnknown || r.page && !s.opts.StatusPage:
 		refused = pathNotFound
@@ -147,8 +148,8 @@ func (s *Server) lookup(c *conn, ask func(context.Context, upstream.SecretRef) (
 func (s *Server) whileBusy(c *conn, do func(context.Context)) {
 	ctx, cancel := context.WithTimeout(upstream.WithCause(s.base, c.cause()), s.opts.LookupTimeout)
 	defer cancel()
-	c.setPhase(busy)
-	defer c.setPhase(active)
+	c.SetPhase(slots.Busy)
+	defer c.SetPhase(slots.Active)
 	do(ctx)
 }
 

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -14,7 +15,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -22,6 +22,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"secretagent/upstream"
+	"secretagent/upstream/slots"
 )
 
 // ErrServerClosed is returned by [Server.Serve] after [Server.Shutdown].
@@ -45,7 +46,7 @@ type Server struct {
 	sessions     sessions
 	process      uint64 // random part of request ids
 
-	table     *table
+	table     *slots.Table
 	batches   *semaphore.Weighted // bytes that batches may take, all together
 	hubs      hubs
 	stats     counters
@@ -84,7 +85,6 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		opts:      opts,
 		prefix:    []byte(opts.PathPrefix),
 		hosts:     map[string]bool{"localhost": true, "127.0.0.1": true},
-		table:     newTable(opts),
 		batches:   semaphore.NewWeighted(opts.MaxBatchBytes),
 		listeners: map[net.Listener]struct{}{},
 		done:      make(chan struct{}),
@@ -97,6 +97,8 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	for _, h := range opts.AllowedHosts {
 		s.hosts[lower(h)] = true
 	}
+	s.table = slots.New(slots.Limits{Open: opts.MaxConnections, Parked: opts.MaxWaiters,
+		Total: cmp.Or(opts.MaxClients, opts.MaxConnections+opts.MaxWaiters)}, s.noteShortage)
 	s.setCallers(newCallerSet(opts.Callers))
 	_, _ = rand.Read(s.etagKey[:]) // never fails
 	s.process = mathrand.Uint64()
@@ -110,7 +112,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 		ConnState:     follow,
 		// The table decides who gets in; this is only a backstop for connections that were
 		// told to leave and have not yet.
-		Concurrency:                  2*(opts.MaxConnections+healthConnections) + opts.MaxWaiters,
+		Concurrency:                  2*(opts.MaxConnections+slots.Spares) + opts.MaxWaiters,
 		ReadBufferSize:               opts.MaxHeaderBytes,
 		MaxRequestBodySize:           maxBodyBytes,
 		DisablePreParseMultipartForm: true,
@@ -168,35 +170,27 @@ func (s *Server) Serve(ln net.Listener) error {
 
 // MakeRoom closes the connection that is missed least, because the process has run out of
 // descriptors; false when all are needed.
-func (s *Server) MakeRoom() bool { return s.table.evict() }
+func (s *Server) MakeRoom() bool { return s.table.MakeRoom() }
 
-// admit starts serving a new connection, or sends it away.
+// noteShortage tells the log that there are more clients than connections.
+func (s *Server) noteShortage(n slots.Notice) {
+	s.opts.Logger.Warn("all connections are taken: some were closed to make room for others", "caller", n.Owner, "from", n.Origin, "count", n.Closed,
+		"hint", "look at what the caller does with its connections, or raise endpoint.maxConnections and endpoint.maxWaiting")
+}
+
+// admit starts serving a new connection. It may be one that has to leave again soon.
 func (s *Server) admit(nc net.Conn, unix bool) {
 	c := &conn{Conn: nc, unix: unix}
 	if unix {
 		c.peer = peerOf(nc)
 	}
 	c.setNumber(s.numbers.Add(1), s.process)
-	if !s.table.add(c, time.Now()) {
-		s.turnAway(c)
+	if !s.table.Add(&c.Slot, nc, c.origin()) {
+		_ = nc.Close()
 		return
 	}
 	s.wg.Add(1) // not Go: a parked connection changes goroutines and keeps its place
 	go s.serveConn(c)
-}
-
-// turnAway closes a connection that nobody has time for. The socket's buffer is empty, so the
-// farewell does not block; under TLS there is none, since a handshake would.
-func (s *Server) turnAway(c *conn) {
-	s.stats.refused.add(tooManyConnections.code)
-	if _, plain := c.Conn.(syscall.Conn); plain {
-		c.begin()
-		body := errorBody(c, tooManyConnections.code, tooManyConnections.message)
-		_ = c.Conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\n"+
-			"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", c.id[:], len(body), body)
-	}
-	_ = c.Conn.Close()
 }
 
 // serveConn serves requests of c until it is closed or parked.
@@ -217,7 +211,7 @@ func (s *Server) serveConn(c *conn) {
 func (s *Server) release(c *conn) {
 	_ = c.Conn.Close()
 	c.finish()
-	s.table.remove(c)
+	s.table.Remove(&c.Slot)
 	s.wg.Done()
 }
 
@@ -230,7 +224,7 @@ func (s *Server) sweep() {
 		select {
 		case now := <-ticker.C:
 			s.clock.Store(now.UnixNano())
-			s.stats.timedOut.Add(uint64(s.table.sweep(now, s.opts.RequestTimeout, s.opts.IdleTimeout)))
+			s.table.Sweep(now, s.opts.RequestTimeout, s.opts.IdleTimeout)
 		case <-s.done:
 			return
 		}
@@ -250,7 +244,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		close(s.done)
 	}
 	s.mu.Unlock()
-	s.table.stop()
+	s.table.Stop()
 	s.hubs.wakeAll()
 
 	ended := make(chan struct{})
@@ -259,27 +253,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.wg.Wait()
 		s.hubs.wg.Wait()
 	}()
-	// A connection that answered just before it could learn of the shutdown becomes idle
-	// afterwards, so idle ones are closed repeatedly.
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
 	defer s.cancel()
-	for {
-		s.table.closeWhere(idle, fresh)
-		select {
-		case <-ended:
-			return nil
-		case <-ctx.Done():
-			s.cancel()
-			s.table.closeWhere(fresh, active, busy, idle, parked)
-			select {
-			case <-ended:
-			case <-time.After(time.Second): // a lookup that ignores its context
-			}
-			return ctx.Err()
-		case <-ticker.C:
-		}
+	if slots.Drain(ctx, ended, s.table) {
+		return nil
 	}
+	s.cancel()
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // a lookup that ignores its context
+	}
+	return ctx.Err()
 }
 
 // begin prepares the connection of ctx for a request, and the headers that every answer carries.
@@ -302,7 +285,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	s.dispatch(ctx, c)
 	c.waitUntil = time.Time{}
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
-	if s.stopping.Load() || c.healthOnly || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {
+	if s.stopping.Load() || c.Spare() || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {
 		ctx.Response.Header.SetConnectionClose()
 	}
 }

@@ -175,7 +175,7 @@ func formToken(c *conn, body []byte) []byte {
 
 func (s *Server) beginSession(ctx *fasthttp.RequestCtx, c *conn, g grant, now time.Time) {
 	g.link, g.began, g.used = false, now, now
-	s.table.trust(c, c.account)
+	s.claim(c, c.account)
 	s.setCookie(ctx, c, s.sessions.add(g))
 	s.audit(c, upstream.SecretRef{}, "", "signed-in")
 }

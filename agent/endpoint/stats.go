@@ -22,7 +22,7 @@ type Stats struct {
 	Failed  map[string]uint64
 
 	Connections       int    // open, not waiting
-	HealthConnections int    // open beyond the limit, for health only
+	HealthConnections int    // open beyond the limit, for one request each
 	Waiting           int    // clients that wait for a change
 	Evicted           uint64 // connections closed to make room
 	TimedOut          uint64 // connections ended because they did not move
@@ -35,7 +35,7 @@ type Stats struct {
 type counters struct {
 	hits, misses, stale, notModified atomic.Uint64
 	batches, reports, waits          atomic.Uint64
-	timedOut, panics                 atomic.Uint64
+	panics                           atomic.Uint64
 	auditDropped                     atomic.Uint64
 	refused, failed                  tally
 }
@@ -63,15 +63,14 @@ func (t *tally) copy() map[string]uint64 {
 
 // Stats returns a snapshot.
 func (s *Server) Stats() Stats {
-	n := &s.stats
+	n, c := &s.stats, s.table.Counts()
 	out := Stats{
 		Hits: n.hits.Load(), Misses: n.misses.Load(), Stale: n.stale.Load(), NotModified: n.notModified.Load(),
 		Batches: n.batches.Load(), Reports: n.reports.Load(), Waits: n.waits.Load(),
-		Evicted: s.table.evicted.Load(), TimedOut: n.timedOut.Load(), Panics: n.panics.Load(),
-		AuditDropped: n.auditDropped.Load(),
-		Refused:      n.refused.copy(), Failed: n.failed.copy(),
+		Connections: c.Open, HealthConnections: c.Spare, Waiting: c.Parked, Evicted: c.Evicted, TimedOut: c.TimedOut,
+		Panics: n.panics.Load(), AuditDropped: n.auditDropped.Load(),
+		Refused: n.refused.copy(), Failed: n.failed.copy(),
 	}
-	out.Connections, out.HealthConnections, out.Waiting = s.table.counts()
 	out.Sessions, _ = s.sessions.counts()
 	return out
 }

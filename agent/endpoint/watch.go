@@ -51,7 +51,7 @@ func (s *Server) park(ctx *fasthttp.RequestCtx, c *conn, p *prepared) bool {
 	}
 	w := &waiter{conn: c, ref: owned(c.query.ref), deadline: until, detached: make(chan struct{})}
 	// 1.
-	if !s.hubs.join(w) || !s.table.park(c) {
+	if !s.hubs.join(w) || !s.table.Park(&c.Slot) {
 		s.hubs.leave(w)
 		if !s.stopping.Load() {
 			s.refuse(ctx, c, tooManyWaiters)
@@ -98,7 +98,7 @@ func (s *Server) wait(w *waiter) {
 		c.waitUntil = time.Now()
 	}
 	c.pending = append(w.request, w.leftover...)
-	s.table.unpark(c)
+	s.table.Unpark(&c.Slot)
 	s.serveConn(c)
 }
 
@@ -119,7 +119,7 @@ func (w *waiter) wake() {
 	defer w.mu.Unlock()
 	w.woken = true
 	if w.armed {
-		w.conn.stopReading()
+		w.conn.StopReading()
 	}
 }
 

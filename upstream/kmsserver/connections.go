@@ -2,78 +2,105 @@ package kmsserver
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"secretagent/upstream/slots"
 )
 
-// connections knows every listener and connection of a server, so that a shutdown neither
-// waits for clients that are idle nor cuts off those that are not. (The shutdown of fasthttp
-// looks only every 100 ms, and counts a new connection as busy for five seconds.)
+// conn is a connection of a client.
+type conn struct {
+	net.Conn
+	slots.Slot
+}
+
+// follow sets the phase of a connection as fasthttp serves it.
+func follow(nc net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateActive:
+		nc.(*conn).SetPhase(slots.Active)
+	case fasthttp.StateIdle:
+		nc.(*conn).SetPhase(slots.Idle)
+	}
+}
+
+// connections knows every listener and connection of a server. Those of one access cannot take
+// the slots of the other.
 type connections struct {
+	tables [2]*slots.Table // by Access
+
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
-	open      map[net.Conn]bool // → a request is being read, handled or answered
+	sweeping  bool
 	stopping  bool
-	empty     chan struct{} // closed once it is stopping and nothing is open
-	emptied   func()        // closes empty
+	done      chan struct{} // closed at shutdown: ends the sweep
+	wg        sync.WaitGroup
 }
 
-func newConnections() *connections {
-	empty := make(chan struct{})
-	return &connections{listeners: map[net.Listener]struct{}{}, open: map[net.Conn]bool{},
-		empty: empty, emptied: sync.OnceFunc(func() { close(empty) })}
+func newConnections(limit int, notice func(Access, slots.Notice)) *connections {
+	c := &connections{listeners: map[net.Listener]struct{}{}, done: make(chan struct{})}
+	for access := range c.tables {
+		c.tables[access] = slots.New(slots.Limits{Open: limit, Total: limit}, func(n slots.Notice) { notice(Access(access), n) })
+	}
+	return c
 }
 
-func (c *connections) addListener(ln net.Listener) bool {
+// add begins to serve a listener; false after the shutdown has begun.
+func (c *connections) add(ln net.Listener, l *limits) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopping {
 		return false
 	}
 	c.listeners[ln] = struct{}{}
+	c.wg.Add(1)
+	if !c.sweeping {
+		c.sweeping = true
+		c.wg.Go(func() { c.sweep(l.ClientTimeout, l.IdleTimeout) })
+	}
 	return true
 }
 
-func (c *connections) removeListener(ln net.Listener) {
+// remove ends what add began.
+func (c *connections) remove(ln net.Listener) {
+	_ = ln.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = ln.Close()
 	delete(c.listeners, ln)
-	c.signalLocked()
+	c.wg.Done()
 }
 
-// track is told by fasthttp about every change of a connection.
-func (c *connections) track(conn net.Conn, state fasthttp.ConnState) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch state {
-	case fasthttp.StateClosed, fasthttp.StateHijacked:
-		delete(c.open, conn)
-		c.signalLocked()
+// serve answers the requests of a new connection with server.
+func (c *connections) serve(nc net.Conn, access Access, server *fasthttp.Server) {
+	table, client := c.tables[access], &conn{Conn: nc}
+	if !table.Add(&client.Slot, nc, slots.Origin(nc.RemoteAddr())) {
+		_ = nc.Close()
 		return
-	case fasthttp.StateActive:
-		c.open[conn] = true
-	default:
-		c.open[conn] = false
-		if c.stopping {
-			drop(conn)
+	}
+	c.wg.Go(func() {
+		defer table.Remove(&client.Slot)
+		_ = server.ServeConn(client) // the error is that of the connection
+		_ = nc.Close()
+	})
+}
+
+// sweep ends connections that are stuck, until the shutdown.
+func (c *connections) sweep(request, idle time.Duration) {
+	ticker := time.NewTicker(max(min(time.Second, request/4, idle/4), time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			for _, t := range c.tables {
+				t.Sweep(now, request, idle)
+			}
+		case <-c.done:
+			return
 		}
 	}
-}
-
-func (c *connections) signalLocked() {
-	if c.stopping && len(c.open) == 0 && len(c.listeners) == 0 {
-		c.emptied()
-	}
-}
-
-func (c *connections) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.open)
 }
 
 func (c *connections) closing() bool {
@@ -82,42 +109,25 @@ func (c *connections) closing() bool {
 	return c.stopping
 }
 
-// drain closes listeners and idle connections and waits for the busy ones. It returns false
-// when ctx ended first.
+// drain closes listeners and idle connections and waits for the busy ones. When ctx ends first,
+// it closes these as well and returns false.
 func (c *connections) drain(ctx context.Context) bool {
 	c.mu.Lock()
-	c.stopping = true
+	if !c.stopping {
+		c.stopping = true
+		close(c.done)
+	}
 	for ln := range c.listeners {
 		_ = ln.Close()
 	}
-	for conn, busy := range c.open {
-		if !busy {
-			drop(conn)
-		}
-	}
-	c.signalLocked()
 	c.mu.Unlock()
-	select {
-	case <-c.empty:
-		return true
-	case <-ctx.Done():
-		return false
+	for _, t := range c.tables {
+		t.Stop()
 	}
-}
-
-// closeAll closes every connection, busy or not.
-func (c *connections) closeAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for conn := range c.open {
-		drop(conn)
-	}
-}
-
-// drop closes a connection without the farewell of TLS, which may wait for the peer.
-func drop(conn net.Conn) {
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
-	}
-	_ = conn.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.wg.Wait()
+	}()
+	return slots.Drain(ctx, ended, c.tables[:]...)
 }

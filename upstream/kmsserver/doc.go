@@ -56,6 +56,8 @@
 // The read buffer of a connection holds a whole request line of 160 KiB, because both SDKs
 // put a value of up to 92160 encoded bytes there. It is given back as soon as the request was
 // read, and the number of connections is bounded: 128 clients that send slowly hold 20 MiB.
+// When all are taken, package slots decides who makes room: clients that have signed nothing yet,
+// or those of the access key that has most. A shortage is logged.
 //
 // Left out: XML answers, bearer tokens, the signatures ACS4, ACS3-HMAC-SM3 and ACS3-RSA, and
 // whatever concerns keys and certificates. Requests for them are refused with a reason.

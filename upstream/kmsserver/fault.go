@@ -46,6 +46,10 @@ func errFormat(name, why string) *fault {
 	return badRequest("InvalidParameter.Format", "The parameter "+name+" is not valid: "+why)
 }
 
+// errTooManyConnections tells a client that its connection is beyond the limit.
+var errTooManyConnections = &fault{status: http.StatusServiceUnavailable, code: "ServiceUnavailableTemporary", retryAfter: time.Second,
+	message: "All connections are busy, and this access key has its share of them."}
+
 // Faults of authentication and authorisation.
 
 var (

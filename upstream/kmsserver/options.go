@@ -39,18 +39,17 @@ type limits struct {
 	NoncesPerKey int
 
 	RequestTimeout time.Duration // of a call in the backend
-	ReadTimeout    time.Duration // of a client that sends a request
-	WriteTimeout   time.Duration // of a client that takes its answer
+	ClientTimeout  time.Duration // of a client that sends a request or takes its answer
 	IdleTimeout    time.Duration // between two requests
 }
 
-// MaxConnections is how many connections a listener has at most. A connection costs about 10 KiB,
+// MaxConnections is how many connections each [Access] has at most. A connection costs about 10 KiB,
 // and 160 KiB more while a request is being read.
 const MaxConnections = 128
 
 var standardLimits = limits{
 	Connections: MaxConnections, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
-	RequestTimeout: 30 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second,
+	RequestTimeout: 30 * time.Second, ClientTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second,
 }
 
 // lineBytes is the longest request line with headers. A value of 30720 bytes takes up to

@@ -17,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"secretagent/upstream"
+	"secretagent/upstream/slots"
 )
 
 // Access says who may call over a listener.
@@ -61,7 +62,8 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits, conns: newConnections()}
+	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
+	s.conns = newConnections(limits.Connections, s.noteShortage)
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -88,8 +90,14 @@ func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 	return func() { s.keys.Store(opened) }, nil
 }
 
-// Connections returns how many connections are open on all listeners.
-func (s *Server) Connections() int { return s.conns.count() }
+// Stats returns how many connections there are on listeners of the access, and were.
+func (s *Server) Stats(access Access) slots.Counts { return s.conns.tables[access].Counts() }
+
+// noteShortage tells the log that there are more clients than connections.
+func (s *Server) noteShortage(access Access, n slots.Notice) {
+	s.logger.Warn("all connections are taken: some were closed to make room for others", "signed", access == Signed, "access_key", n.Owner, "from", n.Origin, "count", n.Closed,
+		"hint", "look at what these clients do with their connections, and keep strangers away from the address")
+}
 
 // Serve answers requests on ln until [Server.Shutdown] or until ln is closed, both of which
 // make it return nil, or until ln fails. It closes ln. Connections of a listener that was
@@ -100,21 +108,18 @@ func (s *Server) Serve(ln net.Listener, access Access) error {
 		_ = ln.Close()
 		return fmt.Errorf("kmsserver: a %s listener cannot be trusted: anybody on this host could call it", network)
 	}
-	if !s.conns.addListener(ln) {
+	if !s.conns.add(ln, &s.limits) {
 		_ = ln.Close()
 		return ErrServerClosed
 	}
-	defer s.conns.removeListener(ln)
+	defer s.conns.remove(ln)
 	server := &fasthttp.Server{
 		Handler:                      func(ctx *fasthttp.RequestCtx) { s.handle(ctx, access) },
 		ErrorHandler:                 s.handleMalformed,
-		ConnState:                    s.conns.track,
-		Concurrency:                  s.limits.Connections,
+		ConnState:                    follow,
+		Concurrency:                  2 * (s.limits.Connections + slots.Spares), // a backstop: the table decides
 		ReadBufferSize:               lineBytes,
 		MaxRequestBodySize:           s.limits.BodyBytes,
-		ReadTimeout:                  s.limits.ReadTimeout,
-		WriteTimeout:                 s.limits.WriteTimeout,
-		IdleTimeout:                  s.limits.IdleTimeout,
 		ReduceMemoryUsage:            true, // gives the read buffer back while a connection is idle
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
@@ -122,10 +127,17 @@ func (s *Server) Serve(ln net.Listener, access Access) error {
 		SecureErrorLogMessage:        true,
 		Logger:                       libraryLogger{s.logger},
 	}
-	if err := server.Serve(ln); err != nil && !s.conns.closing() {
-		return fmt.Errorf("kmsserver: serve %s: %w", ln.Addr(), err)
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			s.conns.serve(nc, access, server)
+		case s.conns.closing(), errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			return fmt.Errorf("kmsserver: serve %s: %w", ln.Addr(), err)
+		}
 	}
-	return nil
 }
 
 // Shutdown stops accepting, lets running requests finish, and returns when every connection
@@ -136,8 +148,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.conns.drain(ctx) {
 		return nil
 	}
-	s.cancel()
-	s.conns.closeAll()
 	return ctx.Err()
 }
 
@@ -161,7 +171,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 		s.logger.Debug("request answered", "op", ex.action, "access_key", ex.keyID(), ex.cause().Attr())
 	}
 	respond(ctx, status, requestID, body)
-	if s.conns.closing() {
+	if ctx.Conn().(*conn).Spare() || s.conns.closing() {
 		ctx.SetConnectionClose()
 	}
 	s.observe(ex.action, code, status, time.Since(begin))
@@ -215,16 +225,25 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 		return nil, errUnknownAction
 	}
 	ex.action = req.action
+	owner := "socket"
 	if access != Trusted {
 		if ex.key, err = authenticate(req, s.keys.Load().byID, s.clock()); err != nil {
 			return nil, err
 		}
+		owner = ex.key.ID
+	}
+	client := ctx.Conn().(*conn)
+	s.conns.tables[access].Claim(&client.Slot, owner)
+	if client.Spare() {
+		return nil, errTooManyConnections
 	}
 	if !ex.key.mayCall(req.action) {
 		return nil, errForbidden
 	}
 	callCtx, cancel := context.WithTimeout(upstream.WithCause(s.base, ex.cause()), s.limits.RequestTimeout)
 	defer cancel()
+	client.SetPhase(slots.Busy)
+	defer client.SetPhase(slots.Active)
 	c := &call{exchange: ex, manager: s.manager, params: req.params}
 	return c.run(callCtx, act)
 }
@@ -242,7 +261,7 @@ func (s *Server) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 			message: fmt.Sprintf("The request body exceeds %d bytes.", s.limits.BodyBytes)}
 	case errors.As(err, &netErr) && netErr.Timeout():
 		f = &fault{status: http.StatusRequestTimeout, code: "RequestTimeout",
-			message: fmt.Sprintf("The request was not complete after %s.", s.limits.ReadTimeout)}
+			message: fmt.Sprintf("The request was not complete after %s.", s.limits.ClientTimeout)}
 	}
 	ex := &exchange{requestID: upstream.NewRequestID()}
 	respond(ctx, f.status, ex.requestID, encodeFault(f, ex.requestID, nil))
