@@ -19,6 +19,7 @@ import (
 	"secretagent/agent/lines"
 	"secretagent/cache"
 	"secretagent/render"
+	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
@@ -309,13 +310,20 @@ func (a *Agent) readiness() endpoint.Readiness {
 	var problems []endpoint.Problem
 	for _, m := range a.cache.Missing() {
 		problems = append(problems, endpoint.Problem{
-			Subject: "secret " + m.Ref.String(), SecretName: m.Ref.SecretName, Reason: m.Err.Error(),
+			Subject: "secret " + m.Ref.String(), Secrets: []upstream.SecretName{m.Ref.SecretName}, Reason: m.Err.Error(),
 		})
 	}
-	_, reasons := a.renderer().Ready()
-	for _, reason := range reasons {
-		subject, reason, _ := strings.Cut(reason, ": ")
-		problems = append(problems, endpoint.Problem{Subject: "file " + subject, Reason: reason, ForAll: true})
+	r := a.renderer()
+	if _, reasons := r.Ready(); len(reasons) > 0 {
+		madeOf := map[string][]upstream.SecretName{}
+		for _, f := range r.Status() {
+			madeOf[f.Path] = secretsOf(f)
+		}
+		for _, reason := range reasons {
+			path, reason, _ := strings.Cut(reason, ": ")
+			secrets := madeOf[path]
+			problems = append(problems, endpoint.Problem{Subject: "file " + path, Secrets: secrets, Private: len(secrets) == 0, Reason: reason, NamesAny: true})
+		}
 	}
 	ready := len(problems) == 0
 	if behind := a.cache.Stats().ClockBehind; behind > 0 {
@@ -331,7 +339,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 	}
 	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.
-		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: err.Error(), ForAll: true})
+		problems = append(problems, endpoint.Problem{Subject: "configuration, not reloaded", Reason: err.Error(), NamesAny: true})
 	}
 	return endpoint.Readiness{Ready: ready, Problems: problems}
 }

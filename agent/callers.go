@@ -32,7 +32,7 @@ func loadCallers(cfg *config.Endpoint, previous []endpoint.Caller, log *slog.Log
 		callers = append(callers, caller)
 	}
 	for _, c := range cfg.Callers {
-		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets}
+		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets, Status: c.Status, Metrics: c.Metrics}
 		if c.TokenFile != "" {
 			_ = giveToken(&caller, string(c.TokenFile), log, load)
 		}

@@ -185,7 +185,7 @@ endpoint:
   callers:
     - {name: web, tokenFile: ./web.token, secrets: ["app/*"]}
     - {name: job, tokenFile: ./job.token, secrets: ["job/*"]}
-    - {name: ops, tokenFile: ./ops.token, secrets: ["none"]}
+    - {name: ops, tokenFile: ./ops.token, metrics: true}
 secrets: [{name: app/db, ttl: 1m}, {name: job/api}]
 templates: [{contents: 'DB={{ secret "app/db" }}', destination: ./app.env, hook: {command: ["true"]}}]
 render: {stateDir: ./state}

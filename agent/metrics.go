@@ -13,8 +13,10 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"secretagent/agent/child"
+	"secretagent/agent/endpoint"
 	"secretagent/cache"
 	"secretagent/render"
+	"secretagent/upstream"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 )
@@ -150,13 +152,50 @@ func (m *metrics) observeLookup(result string, took time.Duration) {
 // observeChild counts what happens to the supervised application.
 func (m *metrics) observeChild(e child.Event) { m.childEvents.WithLabelValues(string(e)).Inc() }
 
-// write writes the Prometheus text format.
-func (m *metrics) write(w io.Writer) error {
+// writeMetrics writes what v may see of the metrics. Other names than those of secrets, files and
+// callers are in none.
+func (a *Agent) writeMetrics(w io.Writer, v endpoint.Viewer) error {
+	if v.All {
+		return a.metrics.write(w, func(string, string) bool { return true })
+	}
+	files := map[string]bool{}
+	for _, f := range a.renderer().Status() {
+		files[f.Path] = seesFile(v, f)
+	}
+	return a.metrics.write(w, func(label, value string) bool {
+		switch label {
+		case "secret":
+			ref, err := upstream.ParseSecretRef(value)
+			return err == nil && v.May(ref.SecretName)
+		case "target":
+			return files[value]
+		case "caller":
+			return value == v.Caller
+		}
+		return true
+	})
+}
+
+// write writes those series in the Prometheus text format whose labels all may be shown.
+func (m *metrics) write(w io.Writer, show func(label, value string) bool) error {
 	families, err := m.registry.Gather()
 	if err != nil {
 		return err
 	}
 	for _, family := range families {
+		shown := family.Metric[:0]
+		for _, series := range family.Metric {
+			hidden := false
+			for _, label := range series.Label {
+				hidden = hidden || !show(label.GetName(), label.GetValue())
+			}
+			if !hidden {
+				shown = append(shown, series)
+			}
+		}
+		if family.Metric = shown; len(shown) == 0 {
+			continue
+		}
 		if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
 			return err
 		}

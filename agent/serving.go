@@ -50,7 +50,7 @@ func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*end
 	opts := endpointOptions(&cfg.Endpoint, callers)
 	opts.MaxBatchBytes = batchBytes()
 	opts.MaxClients = maxClients(cfg, maxOpenFiles(), a.log)
-	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.metrics.write
+	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.writeMetrics
 	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")
 	if a.audit != nil {
 		opts.Audit = endpoint.NewAuditLog(a.audit, cfg.Endpoint.Audit.Sample)

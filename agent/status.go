@@ -21,11 +21,11 @@ const maxStatusSecrets = 10_000
 // It never holds a value or a token. Keys are only ever added. Times are RFC 3339, durations
 // are seconds; what is unknown or does not apply is left out.
 //
-// A caller sees the secrets that it may read and the problems of these. Reasons that belong to
-// a file, the application or a reload can name any secret: with endpoint.callers configured
-// they are replaced by a hint at the log, unless the caller may read every secret that the
-// agent knows of. Of the callers, and as who asked for a secret last, a caller sees itself
-// alone, unless it is allowed every secret ("*").
+// A caller with the right status sees everything. Another one sees the secrets that it may read,
+// the files that are made of these alone, and the problems of both. Reasons that belong to a file,
+// the application or a reload can name any secret: they are replaced by a hint at the log. For a
+// caller that may read every secret that the agent knows of, none of this is left out. Of the
+// callers, and as who asked for a secret last, a caller without the right sees itself alone.
 type Status struct {
 	Time          time.Time // of this status
 	Version       string    // of the program
@@ -142,7 +142,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		Time: now, Version: a.deps.Version,
 		StartedAt: a.began, UptimeSeconds: now.Sub(a.began).Seconds(),
 		Upstream:  a.upstreamStatus(),
-		Files:     files,
+		Files:     slices.DeleteFunc(slices.Clone(files), func(f FileStatus) bool { return !seesFile(reader, f) }),
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),
@@ -150,8 +150,8 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	ready = ready.For(reader)
 	s.Ready, s.Problems = ready.Ready, ready.Problems
 	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer)
-	for i := range files {
-		files[i] = fileStatus(files[i], may, reason)
+	for i, f := range s.Files {
+		s.Files[i].Error, s.Files[i].HookError = reason(f.Error), reason(f.HookError)
 	}
 	if a.child != nil {
 		c := a.child.Status()
@@ -164,9 +164,23 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 // mayReadAll reports whether may is true for everything that a reason could name: files and the
 // application subscribe to what they read, so that it is among the entries.
 func mayReadAll(may func(upstream.SecretName) bool, entries []cache.EntryStatus, files []FileStatus) bool {
-	others := func(v SecretVersion) bool { return !may(v.SecretName) }
-	return !slices.ContainsFunc(entries, func(e cache.EntryStatus) bool { return !may(e.Ref.SecretName) }) &&
-		!slices.ContainsFunc(files, func(f FileStatus) bool { return slices.ContainsFunc(f.Versions, others) })
+	others := func(name upstream.SecretName) bool { return !may(name) }
+	return !slices.ContainsFunc(entries, func(e cache.EntryStatus) bool { return others(e.Ref.SecretName) }) &&
+		!slices.ContainsFunc(files, func(f FileStatus) bool { return slices.ContainsFunc(secretsOf(f), others) })
+}
+
+// secretsOf returns what a file that was published is made of; none before that.
+func secretsOf(f FileStatus) (names []upstream.SecretName) {
+	for _, v := range f.Versions {
+		names = append(names, v.SecretName)
+	}
+	return names
+}
+
+// seesFile reports whether v may know of a file: it is made of nothing but what v may see.
+func seesFile(v endpoint.Viewer, f FileStatus) bool {
+	secrets := secretsOf(f)
+	return v.All || len(secrets) > 0 && v.MayAll(secrets)
 }
 
 // secretStatus returns what may be shown of entries, and how many of these are too many.
@@ -201,13 +215,6 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer) (list []S
 		list = append(list, s)
 	}
 	return list, omitted
-}
-
-// fileStatus returns f with what may be shown of it.
-func fileStatus(f FileStatus, may func(upstream.SecretName) bool, reason func(string) string) FileStatus {
-	f.Error, f.HookError = reason(f.Error), reason(f.HookError)
-	f.Versions = slices.DeleteFunc(f.Versions, func(v SecretVersion) bool { return !may(v.SecretName) })
-	return f
 }
 
 func (a *Agent) upstreamStatus() UpstreamStatus {

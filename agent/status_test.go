@@ -90,7 +90,7 @@ func TestStatusTellsOfTheLastReload(t *testing.T) {
 }
 
 // TestStatusIsForItsCaller: nothing that a caller may not read is named to it, in values,
-// errors or versions, and of the callers it sees itself alone.
+// errors, versions, files or series, and of the callers it sees itself alone.
 func TestStatusIsForItsCaller(t *testing.T) {
 	w := start(t, shortTempDir(t), `
 upstream:
@@ -103,9 +103,12 @@ endpoint:
     - {name: web, tokenFile: ./web.token, secrets: ["web/*"]}
     - {name: job, tokenFile: ./job.token, secrets: ["job/*"]}
     - {name: all, tokenFile: ./all.token, secrets: ["*"]}
+    - {name: half, tokenFile: ./half.token, secrets: ["*"], status: false}
+    - {name: ops, tokenFile: ./ops.token, status: true}
 secrets: [{name: web/db}, {name: job/db}, {name: job/missing}]
 templates:
   - {contents: '{{ secret "web/db" }}{{ secret "job/db" }}', destination: ./rendered/both}
+  - {contents: '{{ secret "web/db" }}', destination: ./rendered/web, hook: {command: [sh, -c, "echo of web; exit 3"]}}
   - {contents: '{{ secret "job/absent" }}', destination: ./rendered/broken}
   - {contents: x, destination: ./rendered/hooked, hook: {command: [sh, -c, "echo its text; exit 3"]}}
 process: {noDump: false}
@@ -113,7 +116,7 @@ process: {noDump: false}
 	token := func(name string) string { return w.read(name + ".token") }
 	w.eventually("everything has been tried", func() bool {
 		_, all := w.statusOf(token("all"))
-		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`) && strings.Contains(all, "its text") &&
+		return strings.Contains(all, "job/absent") && strings.Contains(all, `"current"`) && strings.Contains(all, `"failed"`) && strings.Contains(all, "its text") && strings.Contains(all, "of web") &&
 			!strings.Contains(all, "not fetched yet") && !strings.Contains(all, "not rendered yet")
 	})
 	sees := func(caller string) (all string) {
@@ -138,25 +141,50 @@ process: {noDump: false}
 			t.Errorf("%s sees\n     %s\nwant %s", caller, got, want)
 		}
 	}
-	const files = `file both current [{web/db v1}] ""; file broken failed [] "the log says why"; file hooked current [] ""; `
-	const problems = `problem file broken the log says why; problem file hooked the log says why; `
+	const files, problems = `file web current [{web/db v1}] ""; `, `problem file web the log says why; `
 	const missing = `problem secret job/missing:ACSCurrent GetSecretValue job/missing:ACSCurrent: there is no secret "job/missing"; `
-	wantSeen("job", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; `+strings.Replace(files, "web", "job", 1)+
-		`caller job 0 true; `+missing+problems)
+	wantSeen("job", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; `+
+		`caller job 0 true; `+missing)
 	w.ask("/v1/web/db", token("web"))
 	wantSeen("web", `secret web/db by "web" true; `+files+`caller web 1 true; `+problems)
 	w.ask("/v1/web/db", token("all"))
 	wantSeen("web", `secret web/db by "" true; `+files+`caller web 1 true; `+problems)
-	wantSeen("all", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; secret web/db by "all" true; `+
-		`file both current [{job/db v1} {web/db v1}] ""; `+
-		`file broken failed [] "broken (inline template):1:4: at secret \"job/absent\": GetSecretValue job/absent:ACSCurrent: there is no secret \"job/absent\""; file hooked current [] ""; `+
-		`caller web 1 true; caller job 0 true; caller all 1 true; `+missing+
-		`problem file broken failed: broken (inline template):1:4: at secret "job/absent": GetSecretValue job/absent:ACSCurrent: there is no secret "job/absent"; `+
-		`problem file hooked hook: command sh: exit status 3: its text; `)
+	everything := `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; secret web/db by "all" true; ` +
+		`file both current [{job/db v1} {web/db v1}] ""; file web current [{web/db v1}] ""; ` +
+		`file broken failed [] "broken (inline template):1:4: at secret \"job/absent\": GetSecretValue job/absent:ACSCurrent: there is no secret \"job/absent\""; file hooked current [] ""; ` +
+		`%s` + missing +
+		`problem file web hook: command sh: exit status 3: of web; problem file broken failed: broken (inline template):1:4: at secret "job/absent": GetSecretValue job/absent:ACSCurrent: there is no secret "job/absent"; ` +
+		`problem file hooked hook: command sh: exit status 3: its text; `
+	const callers = `caller web 1 true; caller job 0 true; caller all 1 true; caller half 0 false; caller ops 0 `
+	wantSeen("all", fmt.Sprintf(everything, callers+`false; `))
+	wantSeen("ops", fmt.Sprintf(everything, callers+`true; `))
+	wantSeen("half", strings.Replace(fmt.Sprintf(everything, `caller half 0 true; `), `by "all"`, `by ""`, 1))
 	for caller, hidden := range map[string]string{"web": "job/", "job": "web/"} {
-		if _, text := w.statusOf(token(caller)); strings.Contains(text, hidden) {
-			t.Errorf("the caller %s hears of %s: %s", caller, hidden, text)
+		for _, path := range []string{"/status", "/ready", "/metrics"} {
+			text := w.ask(path, token(caller)).body
+			for _, name := range []string{hidden, "rendered/both", "rendered/broken", "rendered/hooked", `"all"`} {
+				if strings.Contains(text, name) {
+					t.Errorf("%s tells the caller %s of %s: %s", path, caller, name, text)
+				}
+			}
 		}
+	}
+	wantSeries := func(caller string, want bool, series ...string) {
+		t.Helper()
+		text := w.ask("/metrics", token(caller)).body
+		for _, s := range series {
+			if strings.Contains(text, s) != want {
+				t.Errorf("/metrics for %s has %s: %t", caller, s, !want)
+			}
+		}
+	}
+	others := []string{`{secret="job/db:ACSCurrent"}`, w.path("rendered/both"), w.path("rendered/hooked"), `caller="job"`}
+	wantSeries("web", true, `secretagent_secret_available{secret="web/db:ACSCurrent"} 1`, w.path("rendered/web"), `caller="web"`, "secretagent_ready 0", "go_goroutines")
+	wantSeries("web", false, others...)
+	wantSeries("ops", false, others...) // status is another right
+	wantSeries("all", true, others...)
+	if got := w.ask("/v1/web/db", token("ops")); got.StatusCode != http.StatusForbidden {
+		t.Errorf("the right to see the status reads a secret: %d", got.StatusCode)
 	}
 	got, err := w.try(http.MethodGet, w.url+"/status", nil)
 	must(t, err)

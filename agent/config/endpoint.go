@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 )
 
@@ -53,7 +54,12 @@ type Caller struct {
 	TokenFile Path     `yaml:"tokenFile" path:"watch"` // created 0600 when missing
 	UIDs      []int    `yaml:"uids" min:"0" max:"4294967294"`
 	GIDs      []int    `yaml:"gids" min:"0" max:"4294967294"`
-	Secrets   []string `yaml:"secrets" required:"true"` // globs over secret names
+	Secrets   []string `yaml:"secrets"` // globs over secret names
+
+	// Whether it sees all of /status and /ready, and all of /metrics, or what concerns the secrets
+	// that it may read. Left out: true of a caller that may read every secret, "*".
+	Status  bool `yaml:"status"`
+	Metrics bool `yaml:"metrics"`
 }
 
 // Audit is the log of who asked for what, as JSON lines. Exactly one of File and Stderr is
@@ -81,6 +87,11 @@ func (e *Endpoint) check(p *problems) {
 	tokens := map[Path]bool{}
 	for i, c := range e.Callers {
 		at := key("endpoint.callers[%d]", i)
+		for name, right := range map[string]*bool{"status": &e.Callers[i].Status, "metrics": &e.Callers[i].Metrics} {
+			if !p.has(at + "." + name) {
+				*right = slices.Contains(c.Secrets, "*")
+			}
+		}
 		if tokens[c.TokenFile] && c.TokenFile != "" {
 			p.addf(at+".tokenFile", string(c.TokenFile), "is used twice: give every caller a token of its own")
 		}

@@ -26,6 +26,11 @@ type Caller struct {
 	GIDs    []uint32
 	Secrets []string // which names and ARNs it may read, see [upstream.Permits]: '*' stands for any text, '/' included, '?' for one character
 
+	// What it sees of what is not its own. Without Status, GET /status and /ready tell it of the
+	// secrets that it may read, the files that are made of these alone, and itself; without
+	// Metrics, GET /metrics does.
+	Status, Metrics bool
+
 	// ShutOut is why nobody is taken for this caller: neither its tokens nor its UIDs and GIDs
 	// count. It is still counted among the callers. Empty: it may ask.
 	ShutOut string
@@ -53,9 +58,9 @@ func NewToken(text []byte) (Token, error) {
 	return Token{digest: sha256.Sum256([]byte(trimmed))}, nil
 }
 
-// DefaultCaller is everyone who holds one of the tokens. It may read everything.
+// DefaultCaller is everyone who holds one of the tokens. It may read and see everything.
 func DefaultCaller(tokens ...Token) Caller {
-	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}}
+	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}, Status: true, Metrics: true}
 }
 
 // WithOverlap returns next, where each caller also keeps, until the given time, the tokens
@@ -199,8 +204,8 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 			}
 			owners[t.digest] = c.Name
 		}
-		if len(c.Secrets) == 0 {
-			p.Addf(at+".secrets", "", `must not be empty; ["*"] allows everything`)
+		if len(c.Secrets) == 0 && !c.Status && !c.Metrics {
+			p.Addf(at+".secrets", "", `must not be empty unless status or metrics is true; ["*"] allows everything`)
 		}
 		for j, g := range c.Secrets {
 			// With the wildcards replaced by a letter it must be a name.
@@ -255,7 +260,10 @@ func (c *caller) matchesPeer(p peer) bool {
 	return p.known && (slices.Contains(c.UIDs, p.uid) || slices.Contains(c.GIDs, p.gid))
 }
 
+// sees reports whether the caller may see the state of the secret.
+func (c *caller) sees(name upstream.SecretName) bool { return c.Status || c.may(name) }
+
 // may reports whether the caller may read the secret.
 func (c *caller) may(name upstream.SecretName) bool {
-	return c.all || upstream.Permits(c.Secrets, name)
+	return c.all || len(c.Secrets) > 0 && upstream.Permits(c.Secrets, name) // no pattern would permit any name
 }

@@ -431,10 +431,10 @@ func TestReportRefreshesAndNamesTheVersion(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	ready := endpoint.Readiness{Ready: false, Problems: []endpoint.Problem{
-		{Subject: "secret web/db", SecretName: "web/db", Reason: "Rejected.Throttling"},
-		{Subject: "secret other/db", SecretName: "other/db", Reason: "Forbidden.ResourceNotFound"},
+		{Subject: "secret web/db", Secrets: []upstream.SecretName{"web/db"}, Reason: "Rejected.Throttling"},
+		{Subject: "secret other/db", Secrets: []upstream.SecretName{"other/db"}, Reason: "Forbidden.ResourceNotFound"},
 		{Subject: "template app.env", Reason: "not rendered yet"},
-		{Subject: "file other.env", Reason: "it needs other/db", ForAll: true},
+		{Subject: "file other.env", Reason: "it needs other/db", NamesAny: true},
 	}}
 	r := start(t, endpoint.Options{
 		Callers: []endpoint.Caller{{Name: "web", Tokens: []endpoint.Token{mustToken(t, token)}, Secrets: []string{"web/*"}}},
@@ -498,7 +498,10 @@ func TestValidate(t *testing.T) {
 		{func(o *endpoint.Options) { o.Callers[0].Name = `a"b` }, `callers[0].name: a"b: must be 1 to 64 letters, digits, dots, dashes and underscores`},
 		{func(o *endpoint.Options) { o.Callers[0].Tokens = nil }, "callers[0]: must have a tokenFile, uids or gids: nothing tells who it is"},
 		{func(o *endpoint.Options) { o.Callers[0].Tokens = []endpoint.Token{{}} }, "callers[0].tokenFile: holds no token"},
-		{func(o *endpoint.Options) { o.Callers[0].Secrets = nil }, `callers[0].secrets: must not be empty; ["*"] allows everything`},
+		{func(o *endpoint.Options) { o.Callers[0].Secrets, o.Callers[0].Status = nil, false }, ""}, // it scrapes metrics
+		{func(o *endpoint.Options) {
+			o.Callers[0].Secrets, o.Callers[0].Status, o.Callers[0].Metrics = nil, false, false
+		}, `callers[0].secrets: must not be empty unless status or metrics is true; ["*"] allows everything`},
 		{func(o *endpoint.Options) { o.Callers[0].Secrets = []string{"a/*", "a b", ""} },
 			"callers[0].secrets[1]: a b: must be a name or an ARN, with * for any text and ? for one character\n" +
 				"callers[0].secrets[2]: must be a name or an ARN, with * for any text and ? for one character"},

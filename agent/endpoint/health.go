@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"github.com/valyala/fasthttp"
 
@@ -20,33 +21,36 @@ type Readiness struct {
 type Problem struct {
 	Subject string // what is missing, such as "secret demo/db" or "template app.env"
 
-	// SecretName is set when the problem is about one secret. Only callers who may read it
-	// see the problem.
-	SecretName upstream.SecretName `json:"-"`
+	// Secrets are those that the problem is about. Only who may see all of them is told of it.
+	Secrets []upstream.SecretName `json:"-"`
 
 	Reason string // why, without values
 
-	// Private is set when the problem is nobody's business but of callers who may read every
-	// secret: others are not told of it.
+	// Private is set when only who may see everything is told of the problem.
 	Private bool `json:"-"`
 
-	// ForAll is set when the reason can name any secret. Callers who may not read every one are
-	// told [HiddenReason] in its place.
-	ForAll bool `json:"-"`
+	// NamesAny is set when the reason can name any secret. Who may not see everything is told
+	// [HiddenReason] in its place.
+	NamesAny bool `json:"-"`
 }
 
 // HiddenReason stands for a reason that may name secrets of others.
 const HiddenReason = "the log says why"
+
+// MayAll reports whether v may see every one of the secrets.
+func (v Viewer) MayAll(secrets []upstream.SecretName) bool {
+	return !slices.ContainsFunc(secrets, func(name upstream.SecretName) bool { return !v.May(name) })
+}
 
 // For returns what v may know of r.
 func (r Readiness) For(v Viewer) Readiness {
 	all := r.Problems
 	r.Problems = make([]Problem, 0, len(all))
 	for _, p := range all {
-		if p.Private && !v.All || p.SecretName != "" && !v.May(p.SecretName) {
+		if !v.All && p.Private || !v.MayAll(p.Secrets) {
 			continue
 		}
-		if p.ForAll && !v.All {
+		if p.NamesAny && !v.All {
 			p.Reason = HiddenReason
 		}
 		r.Problems = append(r.Problems, p)
@@ -71,7 +75,7 @@ func (s *Server) ready(ctx *fasthttp.RequestCtx, c *conn) {
 	if c.caller == nil {
 		ready.Problems = nil
 	} else {
-		ready = ready.For(c.viewer())
+		ready = ready.For(c.viewer(c.caller.Status))
 	}
 	if !ready.Ready {
 		ctx.Response.SetStatusCode(fasthttp.StatusServiceUnavailable)
@@ -85,7 +89,7 @@ func (s *Server) metrics(ctx *fasthttp.RequestCtx, c *conn) {
 		return
 	}
 	var buf bytes.Buffer
-	if err := s.opts.Metrics(&buf); err != nil {
+	if err := s.opts.Metrics(&buf, c.viewer(c.caller.Metrics)); err != nil {
 		s.opts.Logger.Error("metrics cannot be gathered", "err", err, "hint", hintDefect)
 		s.refuse(ctx, c, internalFailure)
 		return
@@ -103,13 +107,14 @@ func (s *Server) status(ctx *fasthttp.RequestCtx, c *conn) {
 	case s.opts.Status == nil:
 		s.refuse(ctx, c, pathNotFound)
 	default:
-		s.showJSON(ctx, c, s.opts.Status(c.viewer()))
+		s.showJSON(ctx, c, s.opts.Status(c.viewer(c.caller.Status)))
 	}
 }
 
-// viewer returns the caller, who is known.
-func (c *conn) viewer() Viewer {
-	return Viewer{Caller: c.caller.Name, All: c.caller.all, May: c.caller.may}
+// viewer returns the caller, who is known. all says that it has the right to see everything.
+func (c *conn) viewer(all bool) Viewer {
+	who := c.caller
+	return Viewer{Caller: who.Name, All: all, May: func(name upstream.SecretName) bool { return all || who.may(name) }}
 }
 
 // showJSON answers with v, which is the status or a part of it.

@@ -77,7 +77,7 @@ type Options struct {
 	Ready func() Readiness
 
 	// Status returns what GET /status encodes as JSON. It must leave out what the viewer may
-	// not read, and must not hold values. Nil means 404.
+	// not see, and must not hold values. Nil means 404.
 	Status func(Viewer) any
 
 	// StatusPage makes GET /status answer browsers with a page. Off, there is neither page nor
@@ -85,11 +85,12 @@ type Options struct {
 	StatusPage bool
 
 	// Versions returns what GET /status/versions encodes as JSON: the versions of one secret,
-	// without values. The caller may read the secret. Nil means 404.
+	// without values. The caller may see the status of the secret. Nil means 404.
 	Versions func(ctx context.Context, name upstream.SecretName) (any, error)
 
-	// Metrics writes the Prometheus text format for GET /metrics. Nil means 404.
-	Metrics func(w io.Writer) error
+	// Metrics writes the Prometheus text format for GET /metrics. It must leave out what the viewer
+	// may not see. Nil means 404.
+	Metrics func(w io.Writer, v Viewer) error
 
 	// Observe hears how long lookups of one secret took, from the request to the answer: of
 	// every one that was a miss, stale or ended in an error, and of one hit in 64 of each
@@ -105,11 +106,11 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Viewer is the caller that a status is for.
+// Viewer is the caller that a status, or metrics, are for.
 type Viewer struct {
 	Caller string
-	All    bool                           // it may read every secret
-	May    func(upstream.SecretName) bool // it may read this one
+	All    bool                           // it may see everything
+	May    func(upstream.SecretName) bool // it may see this secret; always true with All
 }
 
 // Validate returns every problem with the options, as New would find them: an

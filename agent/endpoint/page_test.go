@@ -51,7 +51,7 @@ func startPage(t *testing.T, opts endpoint.Options) *rig {
 		}
 		return map[string]any{"SecretName": name, "Versions": []string{"v1"}}, nil
 	}
-	opts.Metrics = func(io.Writer) error { return nil }
+	opts.Metrics = func(io.Writer, endpoint.Viewer) error { return nil }
 	r := start(t, opts)
 	r.put(value("web/db", "v1", marker, upstream.ACSCurrent))
 	return r

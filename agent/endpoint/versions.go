@@ -11,7 +11,7 @@ import (
 // versions answers with the versions of one secret, where the backend is one that tells them.
 func (s *Server) versions(ctx *fasthttp.RequestCtx, c *conn) {
 	ref := owned(upstream.SecretRef{SecretName: c.query.ref.SecretName})
-	if !c.caller.may(ref.SecretName) {
+	if !c.caller.sees(ref.SecretName) {
 		s.deny(ctx, c, ref)
 		return
 	}
