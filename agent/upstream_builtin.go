@@ -152,8 +152,11 @@ func (b builtinBackend) collect(s sink) {
 // Store is the built-in backend, for commands on its keyring.
 type Store = builtin.Store
 
-// ErrNoDatabase says that the built-in backend has no database yet. It is an [upstream.ErrNotFound].
-var ErrNoDatabase = builtin.ErrNoDatabase
+// Errors of the built-in backend that a command acts on.
+var (
+	ErrNoDatabase = builtin.ErrNoDatabase // an [upstream.ErrNotFound]
+	ErrKeyInUse   = builtin.ErrKeyInUse
+)
 
 // OpenStore opens the files of the built-in backend, and makes none. It fails while an agent runs on them,
 // with an error that wraps [upstream.ErrUnavailable].

@@ -16,10 +16,11 @@ import (
 
 func (a *app) keysCommand() *cobra.Command {
 	return group("keys", "Manage the keyring of the built-in backend",
-		`Make a keyring, and list and rotate the keys that encrypt the database of the built-in backend.
-The keyring is a file of its own, upstream.local.keyring. list and rotate need the database for
-themselves: stop the agent first.`,
-		a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand())
+		`Make a keyring, and list, rotate and remove the keys that encrypt the database of the built-in
+backend.
+The keyring is a file of its own, upstream.local.keyring. list, rotate and remove need the database
+for themselves: stop the agent first.`,
+		a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand(), a.keysRemoveCommand())
 }
 
 func (a *app) keysInitCommand() *cobra.Command {
@@ -54,7 +55,7 @@ func (a *app) keysListCommand() *cobra.Command {
 		Short: "List the keys",
 		Long: `List the keys of the keyring, never their material: which one encrypts new values, and how
 many secrets and values each still protects. A key that protects none is no longer needed
-by this database.`,
+by this database: "keys remove" takes it out.`,
 		Example: `  secretagent keys list`,
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(_ context.Context, _ []string) error {
@@ -91,8 +92,10 @@ func (a *app) keysRotateCommand() *cobra.Command {
 		Long: `Add a key to the keyring and encrypt with it from now on. Print its id. What was encrypted
 before stays readable under its old key.
 
-With --reencrypt everything is then rewritten under the new key. This may be interrupted,
-also by a crash: "keys rotate --reencrypt --resume" goes on without adding another key.`,
+With --reencrypt everything is then rewritten under the new key, into a new file that holds
+nothing under an old one. This may be interrupted, also by a crash: "keys rotate --reencrypt
+--resume" goes on without adding another key. What a backup, a snapshot or a copy-on-write
+disk keeps of the old file stays readable with the old key.`,
 		Example: `  secretagent keys rotate
   secretagent keys rotate --reencrypt`,
 		Args: cobra.NoArgs,
@@ -129,6 +132,28 @@ also by a crash: "keys rotate --reencrypt --resume" goes on without adding anoth
 	cmd.Flags().BoolVar(&reencrypt, "reencrypt", false, "rewrite everything under the new key")
 	cmd.Flags().BoolVar(&resume, "resume", false, "go on with a rewrite; add no key")
 	return out.of(cmd)
+}
+
+func (a *app) keysRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove ID",
+		Short: "Take a key that protects nothing out of the keyring",
+		Long: `Take a key out of the keyring for good. It is refused for the key that encrypts new values, and
+while the key protects anything in the database: "keys rotate --reencrypt" ends that. Backups
+that were encrypted with the key can no longer be read without a copy of the old keyring, nor
+can a sealed cache of the same keyring that no agent has written since the rotation.`,
+		Example: `  secretagent keys remove 1234567890`,
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			return a.withStore(func(store *agent.Store) error {
+				err := store.RemoveKey(ctx, args[0])
+				if errors.Is(err, agent.ErrKeyInUse) {
+					err = withHint(err, "secretagent keys list shows what each key protects")
+				}
+				return err
+			})
+		}),
+	}
 }
 
 // keyAnswer is the JSON form of a key.

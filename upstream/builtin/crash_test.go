@@ -25,7 +25,7 @@ const crashWriters = 4
 // childWrites writes as fast as it can until it is killed. It prints a line for each write
 // after it was acknowledged: what, for which secret, and the version. Each writer adds versions
 // 1, 2, 3… to its secret and moves a label of its own along every third time. Meanwhile everything
-// that is there gets a new key.
+// that is there gets a new key, and the file is compacted again and again.
 func childWrites(database, keyring string) error {
 	s, err := Open(Options{Database: database, Keyring: keyring})
 	if err != nil {
@@ -37,9 +37,11 @@ func childWrites(database, keyring string) error {
 	}
 	go func() {
 		_, err := s.RotateKey(context.Background())
-		if err = errors.Join(err, s.Reencrypt(context.Background(), nil)); err != nil {
-			failed <- err
+		err = errors.Join(err, s.Reencrypt(context.Background(), nil))
+		for err == nil {
+			err = s.Compact(context.Background())
 		}
+		failed <- err
 	}()
 	return <-failed
 }

@@ -27,6 +27,9 @@ var (
 	// [upstream.ErrKeyNotFound].
 	ErrKeyLost error = &sentinel{"the keyring lacks a key", upstream.ErrKeyNotFound}
 
+	// ErrKeyInUse: the key cannot be removed. It is an [upstream.ErrUnsupported].
+	ErrKeyInUse error = &sentinel{"the key is in use", upstream.ErrUnsupported}
+
 	// ErrClosed: [Store.Close] was called. It is an [upstream.ErrUnavailable].
 	ErrClosed error = &sentinel{"the built-in backend is closed", upstream.ErrUnavailable}
 )

@@ -155,8 +155,10 @@ func (s *Store) execute(batch []*write) error {
 		s.counters.commits.Add(1)
 		s.index.apply(t.listed)
 		s.listeners.call(t.changed)
+		s.compactAfter(t)
 		return nil
 	case errors.Is(err, errNothing):
+		s.compactAfter(t)
 		return nil
 	case errors.Is(err, errPartial), s.broken.Load() != nil, t == nil:
 		return err
@@ -175,10 +177,20 @@ func (s *Store) execute(batch []*write) error {
 	return err
 }
 
+// compactAfter compacts the file if the transaction, which has ended, asks for it.
+func (s *Store) compactAfter(t *tx) {
+	if t.compact == nil {
+		return
+	}
+	if *t.compact = s.compactFile(); *t.compact != nil {
+		s.log.Warn("old ciphertext is not removed from the database yet", "err", *t.compact, "hint", "check the disk and its free space; the running agent tries again")
+	}
+}
+
 // visible reports whether the transaction of that id is what readers see, or later ones are.
 func (s *Store) visible(id int) bool {
 	latest := 0
-	err := s.transact(s.db.View, func(t *tx) error {
+	err := s.transact(s.viewFile, func(t *tx) error {
 		latest = t.bolt.ID()
 		return nil
 	})

@@ -57,7 +57,7 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 	for names := range slices.Chunk(due, purgeBatch) { // a damaged record holds up no others
 		err = errors.Join(err, s.purge(ctx, names))
 	}
-	return next, err
+	return next, errors.Join(err, s.compactOwed(ctx))
 }
 
 // purge removes those of the named secrets whose time has come.

@@ -3,7 +3,9 @@ package builtin
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,6 +112,51 @@ func (s *Store) extendKeyring() (*keys, error) {
 	return next, nil
 }
 
+// RemoveKey takes a key out of the keyring that neither is the primary one nor protects anything in
+// this database. The file is replaced as by RotateKey.
+func (s *Store) RemoveKey(ctx context.Context, id string) error {
+	key, err := keyNamed(id)
+	c := call{op: "RemoveKey", invalid: err}
+	s.rotate.Lock()
+	defer s.rotate.Unlock()
+	removed := false // the operation may be executed again
+	return s.write(ctx, c, func(t *tx) error {
+		if !removed {
+			if err := t.unused(key); err != nil {
+				return err
+			}
+			ring, err := keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
+			if err == nil {
+				ring, err = ring.Remove(key)
+			}
+			next, err := newKeys(ring, err)
+			if err != nil {
+				return err
+			}
+			removed, t.keys = true, next
+			s.keys.Store(next)
+			s.log.Info("key removed", "key", id, "count", len(next.entries))
+		}
+		return t.delete(t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, key))
+	})
+}
+
+// unused returns an error unless the key is in the keyring and nothing needs it.
+func (t *tx) unused(key uint32) error {
+	if !slices.ContainsFunc(t.keys.entries, func(e keyfile.Key) bool { return e.ID == key }) {
+		return errorf(upstream.ErrKeyNotFound, "the keyring has no key %d", key)
+	}
+	if key == t.keys.primary {
+		return errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
+	}
+	return t.eachStored(context.Background(), "", func(name upstream.SecretName, r *record) error {
+		if r.sealedBy == key || r.key == key || slices.ContainsFunc(r.versions, func(v version) bool { return v.keyID == key }) {
+			return errorf(ErrKeyInUse, "key %d still protects secret %q, and maybe others; re-encrypt first", key, name)
+		}
+		return nil
+	})
+}
+
 // missingKeys returns the keys that the database has seen and the keyring does not hold, or
 // holds disabled. A key that the keyring does hold must be the same key.
 func (t *tx) missingKeys() (map[uint32]bool, error) {
@@ -188,6 +235,8 @@ const reencryptBatch = 1 << 20
 // progress, which may be nil, is called after each batch with the number of secrets done and
 // the number of secrets there are. Other calls work meanwhile. A rotation during the call may
 // leave secrets under the key that was primary; call again.
+//
+// In the end the file is compacted, so that it holds nothing under an older key.
 func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
 	const op = "Reencrypt"
 	total := 0
@@ -212,6 +261,9 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 		if progress != nil {
 			progress(done, max(total, done))
 		}
+	}
+	if err := s.Compact(ctx); err != nil {
+		return err
 	}
 	s.log.Info("secrets re-encrypted", "count", done, "key", formatKeyID(s.keys.Load().primary))
 	return nil
@@ -263,5 +315,5 @@ func (t *tx) reencryptSecret(name upstream.SecretName, r *record) (size int, err
 	if current {
 		return size, nil
 	}
-	return size, t.putRecord(name, r)
+	return size, errors.Join(t.putRecord(name, r), t.owe())
 }

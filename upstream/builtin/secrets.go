@@ -128,7 +128,8 @@ func (s *Store) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput)
 
 // DeleteSecret schedules the deletion and returns when it happens; the zero time after a
 // forced, immediate deletion, which is also possible while another one is scheduled. The name
-// of a secret deleted by force is free at once.
+// of a secret deleted by force is free at once, and its ciphertext gone from the file, which is
+// compacted; where that fails, the log says so and [Store.Run] tries it again.
 func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
 	return answer(ctx, s.write, call{"DeleteSecret", secretRef(in.SecretName), in.Validate()}, func(t *tx) (none time.Time, err error) {
 		r, err := t.secret(in.SecretName)
@@ -137,6 +138,7 @@ func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput)
 			return none, err
 		case in.ForceDeleteWithoutRecovery:
 			t.change(in.SecretName)
+			t.compact = new(error)
 			return none, t.remove(in.SecretName, r)
 		case r.pending():
 			return none, errPending(in.SecretName, r)

@@ -31,6 +31,7 @@ type Store struct {
 	db     *bbolt.DB
 	file   *os.File                          // the one that db has open
 	update func(func(*bbolt.Tx) error) error // db.Update; tests let it fail
+	swap   sync.RWMutex                      // held by reads; the writer alone changes the three above, and locks it
 
 	keyringMade bool // by Open
 
@@ -277,12 +278,9 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 		InitialMmapSize: mapSize(),
 		NoStatistics:    true,
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(name, flag&^os.O_CREATE, perm)
+			f, err := openLocked(name, flag&^os.O_CREATE, perm, timeout)
 			if err != nil {
 				return nil, err
-			}
-			if err := lockFile(f, timeout); err != nil {
-				return nil, errors.Join(err, f.Close())
 			}
 			st, err := f.Stat()
 			if err == nil {
@@ -308,6 +306,29 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 
 // lockRetry is how often a lock held by another process is tried again.
 const lockRetry = 10 * time.Millisecond
+
+// openLocked opens and locks the file of that name. Another process may replace it while this one
+// waits for the lock: then what was opened is not the database any more.
+func openLocked(name string, flag int, perm os.FileMode, timeout time.Duration) (*os.File, error) {
+	for range 10 {
+		f, err := os.OpenFile(name, flag, perm)
+		if err != nil {
+			return nil, err
+		}
+		if err := lockFile(f, timeout); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		opened, err := f.Stat()
+		named, nameErr := os.Stat(name)
+		if err == nil && nameErr == nil && os.SameFile(opened, named) {
+			return f, nil
+		}
+		if err = errors.Join(err, nameErr, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, ErrLocked
+}
 
 // lockFile takes the lock that bbolt takes, so that the file can be looked at before bbolt
 // maps it.

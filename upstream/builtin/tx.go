@@ -26,6 +26,7 @@ type tx struct {
 	writes  int                   // changes of the database so far
 	changed []upstream.SecretName // secrets whose readers see something else now
 	listed  []listed              // what lists show of other secrets, or otherwise
+	compact *error                // not nil: compact the file next; where the outcome goes
 }
 
 // transact runs fn in one transaction; begin is View or Update of the database. A memory
@@ -77,7 +78,7 @@ func (s *Store) view(ctx context.Context, c call, fn func(*tx) error) error {
 		return err
 	}
 	s.counters.reads.Add(1)
-	return c.refer(s.transact(s.db.View, fn))
+	return c.refer(s.transact(s.viewFile, fn))
 }
 
 // answer is view or write for operations that have an answer. A write may go on after its
@@ -223,7 +224,7 @@ func (t *tx) remove(name upstream.SecretName, r *record) error {
 		}
 	}
 	t.listed = append(t.listed, listed{name: name, removed: true})
-	return t.delete(t.secrets, []byte(name))
+	return errors.Join(t.delete(t.secrets, []byte(name)), t.owe())
 }
 
 // change notes that readers of the secret see something else after the commit.

@@ -9,7 +9,8 @@
 //   - A file is made once, with mode 0600, in a folder of mode 0700 where that is missing. It
 //     appears with its whole content or not at all, and is on disk, with its name, when the
 //     call returns.
-//   - Making a file never replaces one. Only [Keyring.Extend] replaces, whole or not at all.
+//   - Making a file never replaces one. Only [Keyring.Extend], [Keyring.Remove] and
+//     [Kind.Replace] replace, whole or not at all.
 //   - A file that others can read or change is refused. [Kind] says what exactly is refused of
 //     which; on Windows access lists decide, and nothing is checked.
 //   - What a killed process left behind while it made a file is removed by the next one that
@@ -188,14 +189,27 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 // replace puts content at path, or where a symbolic link there points to, in place of the file
 // that is there.
 func (k Kind) replace(path string, content []byte) error {
-	path, err := filepath.EvalSymlinks(path)
+	_, err := k.Replace(path, func(temp string) error { return write(temp, content) })
+	return err
+}
+
+// Replace is Make in place of the file at path, or of what a symbolic link there points to, whose
+// owner and mode the new one gets. replaced says whether the new file is in place: with an error,
+// its name may not be on disk.
+func (k Kind) Replace(path string, fill func(temp string) error) (replaced bool, err error) {
+	path, err = filepath.EvalSymlinks(path)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := CheckPath(filepath.Dir(path)); err != nil {
+	err = k.withTemp(path, fill, func(temp, path string) error {
+		err := likeFile(temp, path)
+		if err == nil {
+			err = os.Rename(temp, path)
+		}
+		replaced = err == nil
 		return err
-	}
-	return RenameError(path, k.withTemp(path, func(temp string) error { return write(temp, content) }, os.Rename))
+	})
+	return replaced, RenameError(path, err)
 }
 
 // IsMountPoint is what is wrong with a file that is to be replaced when a container was given it

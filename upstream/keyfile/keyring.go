@@ -110,6 +110,19 @@ func (r *Keyring) Extend() (*Keyring, error) {
 	return keep(r.path, handle, KeyringFile.replace)
 }
 
+// Remove takes a key that is not the primary one out, and replaces the file as Extend does.
+func (r *Keyring) Remove(id uint32) (*Keyring, error) {
+	m := keyset.NewManagerFromHandle(r.handle)
+	if err := m.Delete(id); err != nil {
+		return nil, fmt.Errorf("%s: key %d cannot be removed: %w", r.path, id, err)
+	}
+	handle, err := m.Handle()
+	if err != nil {
+		return nil, err
+	}
+	return keep(r.path, handle, KeyringFile.replace)
+}
+
 // Primary returns the id of the key that seals what is written from now on.
 func (r *Keyring) Primary() uint32 { return r.primary }
 

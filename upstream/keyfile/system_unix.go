@@ -41,3 +41,23 @@ func LockFolder(folder string, patience time.Duration) (unlock func(), locked bo
 func checkWritable(folder string) error {
 	return unix.Faccessat(unix.AT_FDCWD, folder, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 }
+
+// likeFile gives the file temp the owner and the mode of the one at path. A group that this process
+// cannot give gets no rights.
+func likeFile(temp, path string) error {
+	var of, have unix.Stat_t
+	if err := errors.Join(unix.Stat(path, &of), unix.Stat(temp, &have)); err != nil {
+		return err
+	}
+	mode := os.FileMode(of.Mode) & 0o777
+	if of.Uid != have.Uid || of.Gid != have.Gid {
+		err := os.Chown(temp, int(of.Uid), int(of.Gid))
+		if err != nil && of.Uid != have.Uid {
+			return err
+		}
+		if err != nil {
+			mode &^= 0o070
+		}
+	}
+	return os.Chmod(temp, mode)
+}

@@ -29,3 +29,6 @@ func ReadOwned(path string, most int64) (content []byte, uid int, err error) {
 	content, err = ReadFile(path, most)
 	return content, -1, err
 }
+
+// likeFile does nothing: access lists come from the folder.
+func likeFile(temp, path string) error { return nil }

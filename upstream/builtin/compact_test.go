@@ -1,0 +1,193 @@
+package builtin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"secretagent/upstream"
+)
+
+// ciphertexts returns everything that is sealed in the database.
+func ciphertexts(t *testing.T, s *Store) (all [][]byte) {
+	must(t, s.db.View(func(tx *bbolt.Tx) error {
+		for _, b := range [][]byte{bucketSecrets, bucketValues} {
+			must(t, tx.Bucket(b).ForEach(func(_, sealed []byte) error {
+				all = append(all, bytes.Clone(sealed))
+				return nil
+			}))
+		}
+		return nil
+	}))
+	return all
+}
+
+// wantGone checks that the file holds none of what was sealed.
+func wantGone(t *testing.T, s *Store, sealed [][]byte) {
+	t.Helper()
+	file := readFile(t, s.opts.Database)
+	for _, c := range sealed {
+		if bytes.Contains(file, c) {
+			t.Errorf("the file still holds %d bytes of old ciphertext", len(c))
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(s.opts.Database), ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func skipWithoutCompaction(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("cannot replace a file that is open")
+	}
+}
+
+// TestOldCiphertextIsGone looks into the file after a re-encryption, a forced deletion and a purge.
+func TestOldCiphertextIsGone(t *testing.T) {
+	skipWithoutCompaction(t)
+	t.Parallel()
+	opts, clock := testOptions(t), newClock()
+	opts.Now = clock.now
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "small", "v1", "x")
+	mustCreate(t, s, "large", "v1", strings.Repeat("x", 20_000))
+	must(t, os.Chmod(opts.Database, 0o640))
+	first := formatKeyID(s.keys.Load().primary)
+	old := ciphertexts(t, s)
+	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse)
+	mustRotate(t, s)
+	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse) // it protects both
+	must(t, s.Reencrypt(t.Context(), nil))
+	wantGone(t, s, old)
+	if info, err := os.Stat(opts.Database); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("the mode is not kept: %v, %v", info, err)
+	}
+	must(t, s.RemoveKey(t.Context(), first))
+	wantErr(t, s.RemoveKey(t.Context(), first), upstream.ErrKeyNotFound)
+	wantErr(t, s.RemoveKey(t.Context(), "x"), upstream.ErrKeyNotFound)
+	if keys, err := s.Keys(); err != nil || len(keys) != 1 {
+		t.Errorf("left are %v, %v", keys, err)
+	}
+
+	old = ciphertexts(t, s)
+	forceDelete(t, s, "large")
+	wantValue(t, s, "small", "x")
+	mustDelete(t, s, "small", 7)
+	clock.advance(8 * 24 * time.Hour)
+	must(t, only(s.purgeDue(t.Context())))
+	wantGone(t, s, old)
+	mustCreate(t, s, "next", "v1", "y")
+	wantValue(t, reopen(t, s), "next", "y")
+}
+
+// TestKeyNamedAtCreationStays keeps a key that a secret asked for, although nothing is sealed
+// with it yet.
+func TestKeyNamedAtCreationStays(t *testing.T) {
+	s := mustOpen(t, testOptions(t))
+	first := formatKeyID(s.keys.Load().primary)
+	mustRotate(t, s)
+	_, err := s.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: "a", VersionID: "v1", SecretData: secret("x"), EncryptionKeyID: first})
+	must(t, err)
+	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse)
+	must(t, s.Reencrypt(t.Context(), nil))
+	must(t, s.RemoveKey(t.Context(), first))
+	wantValue(t, reopen(t, s), "a", "x")
+}
+
+// TestCompactionIsOwed fails to replace the file, as a full disk would have it. What asked for it is
+// done all the same, and a later process makes it good.
+func TestCompactionIsOwed(t *testing.T) {
+	skipWithoutCompaction(t)
+	s := mustOpen(t, testOptions(t))
+	mustCreate(t, s, "a", "v1", "x")
+	old := ciphertexts(t, s)
+	away := s.opts.Database + ".away"
+	must(t, os.Rename(s.opts.Database, away))
+	forceDelete(t, s, "a")
+	wantErr(t, s.Compact(t.Context()), upstream.ErrUnavailable)
+	wantErr(t, only(get(s, "a")), upstream.ErrNotFound)
+	must(t, os.Rename(away, s.opts.Database))
+	s = reopen(t, s)
+	must(t, only(s.purgeDue(t.Context())))
+	wantGone(t, s, old)
+	commits := s.Stats().Commits
+	must(t, only(s.purgeDue(t.Context())))
+	if s.Stats().Commits != commits {
+		t.Error("compacted again for nothing")
+	}
+}
+
+// TestReadsDuringCompaction reads and writes all the time.
+func TestReadsDuringCompaction(t *testing.T) {
+	skipWithoutCompaction(t)
+	t.Parallel()
+	s := mustOpen(t, testOptions(t))
+	mustCreate(t, s, "a", "v1", "x")
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 3)
+	for range 2 {
+		go func() {
+			var err error
+			for err == nil && ctx.Err() == nil {
+				_, err = get(s, "a")
+			}
+			failed <- err
+		}()
+	}
+	go func() {
+		var err error
+		for err == nil && ctx.Err() == nil {
+			description := "d"
+			err = s.UpdateSecret(context.Background(), upstream.UpdateSecretInput{SecretName: "a", Description: &description})
+		}
+		failed <- err
+	}()
+	for range 20 {
+		must(t, s.Compact(t.Context()))
+	}
+	cancel()
+	must(t, errors.Join(<-failed, <-failed, <-failed))
+}
+
+// TestLockOfAReplacedFile waits for the lock of a file that is replaced meanwhile: what it opens is
+// the new one.
+func TestLockOfAReplacedFile(t *testing.T) {
+	skipWithoutCompaction(t)
+	t.Parallel()
+	opts := testOptions(t)
+	s := mustOpen(t, opts)
+	opened := make(chan *os.File, 1)
+	go func() {
+		f, err := openLocked(opts.Database, os.O_RDWR, 0, time.Minute)
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- f
+	}()
+	for range 5 {
+		must(t, s.Compact(t.Context()))
+	}
+	select {
+	case <-opened:
+		t.Fatal("two have the database")
+	case <-time.After(10 * time.Millisecond):
+	}
+	must(t, s.Close())
+	f := <-opened
+	defer f.Close()
+	got, err := f.Stat()
+	must(t, err)
+	want, err := os.Stat(opts.Database)
+	must(t, err)
+	if !os.SameFile(got, want) {
+		t.Error("an old file is locked")
+	}
+}
