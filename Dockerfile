@@ -3,11 +3,13 @@
 #   docker build -t secretagent .
 #   docker run --read-only --cap-drop=ALL --security-opt no-new-privileges \
 #     -v ./agent.yaml:/etc/secretagent/agent.yaml:ro -v secretagent:/var/lib/secretagent secretagent
+# To build with one image and no later one of that name, give its digest as well:
+# --build-arg GO_VERSION=1.26@sha256:...
 ARG GO_VERSION=1.26
 FROM --platform=$BUILDPLATFORM golang:${GO_VERSION} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
-RUN go mod download
+RUN go mod download && go mod verify
 COPY . .
 ARG TARGETOS TARGETARCH VERSION=dev
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
