@@ -93,7 +93,7 @@ func (a *app) keysRotateCommand() *cobra.Command {
 before stays readable under its old key.
 
 With --reencrypt everything is then rewritten under the new key, into a new file that holds
-nothing under an old one. This may be interrupted, also by a crash: "keys rotate --reencrypt
+none of it under an old one. This may be interrupted, also by a crash: "keys rotate --reencrypt
 --resume" goes on without adding another key. What a backup, a snapshot or a copy-on-write
 disk keeps of the old file stays readable with the old key.`,
 		Example: `  secretagent keys rotate

@@ -236,7 +236,7 @@ const reencryptBatch = 1 << 20
 // the number of secrets there are. Other calls work meanwhile. A rotation during the call may
 // leave secrets under the key that was primary; call again.
 //
-// In the end the file is compacted, so that it holds nothing under an older key.
+// In the end the file is compacted, so that it holds no secret under an older key.
 func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
 	const op = "Reencrypt"
 	total := 0
