@@ -85,6 +85,7 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 				notify(a.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 			}
 			a.reopenAudit()
+			a.reloadCertificates()
 			err := a.reloadNow(ctx, group, nextRenderer)
 			a.reload.note(err)
 			if err != nil {
@@ -108,6 +109,18 @@ func (a *Agent) reopenAudit() {
 	}
 	if err := a.audit.Reopen(); err != nil {
 		a.log.Error("the audit log cannot be reopened; the old file stays in use", "part", "endpoint", "err", err, "hint", hintAudit)
+	}
+}
+
+// reloadCertificates reads the files of certificates and client authorities again, also when the
+// configuration turns out to be wrong: a client that is trusted no more must not profit by that.
+func (a *Agent) reloadCertificates() {
+	for _, ln := range a.listeners() {
+		if t := ln.TLS(); t != nil {
+			if err := t.Reload(); err != nil {
+				a.log.Error("the new certificate is unusable; the old one stays", "part", ln.part, "err", err, "hint", hintCertificate)
+			}
+		}
 	}
 }
 
@@ -172,13 +185,6 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	noteShutOut(next.callers, a.log)
 	if a.deps.Level != nil {
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
-	}
-	for _, ln := range next.serving {
-		if t := ln.TLS(); t != nil {
-			if err := t.Reload(); err != nil {
-				a.log.Error("the new certificate is unusable; the old one stays", "part", "endpoint", "err", err, "hint", hintCertificate)
-			}
-		}
 	}
 	_ = closeOthers(next.serving, old.serving, func(ln *listener) error {
 		group.Go(func() error { return ln.serve(a.endpoint) })

@@ -126,9 +126,13 @@ func (l *listener) serve(srv *endpoint.Server) error {
 // close closes the listener unless its server already has.
 func (l *listener) close() error { return ignore(l.Close(), net.ErrClosed) }
 
-// retire stops accepting. Connections that are open stay.
+// retire stops accepting. Connections that are open stay, but for those that rest on the certificate
+// of a client.
 func (l *listener) retire() error {
 	l.retired.Store(true)
+	if t := l.TLS(); t != nil { // nobody reads its files from now on
+		defer t.EndClients()
+	}
 	return l.close()
 }
 
@@ -191,6 +195,9 @@ func openListeners(section, part string, wanted []listen.Options, open []*listen
 				"hint", "raise the limit of open files (LimitNOFILE), or close what is leaking them")
 		}, func(failures int) {
 			log.Info("connections are accepted again", "part", part, "address", address, "failures", failures)
+		})
+		ln.OnPlainHTTP(func(from net.Addr) {
+			log.Debug("a client spoke plain HTTP where TLS is configured", "part", part, "address", address, "from", from.String(), "hint", "use https:// there")
 		})
 		access := kmsserver.Signed
 		if _, unix := opts.(listen.UnixOptions); unix {

@@ -15,6 +15,9 @@
 //   - A listener removes its socket when it is closed, unless another took the path meanwhile.
 //   - Running out of descriptors ends no listener: it accepts again when there are some.
 //   - Certificates may change on disk while the agent runs, see [TLS].
+//   - A connection lives no longer than the authority behind the certificate of its client is
+//     trusted.
+//   - A client that speaks plain HTTP to a listener of TLS is told so.
 //
 // Problems name keys as agent.yaml spells them below the section of the listener.
 //
@@ -70,6 +73,7 @@ type Listener struct {
 	closed     chan struct{} // by Close
 	onShortage func(err error, retryIn time.Duration)
 	onRecovery func(failures int)
+	onPlain    func(from net.Addr)
 
 	path   string      // of a unix socket
 	info   fs.FileInfo // of the socket as it was made
@@ -86,7 +90,7 @@ func Open(opts Options) (*Listener, error) {
 		return nil, err
 	}
 	ln.opts, ln.closed = opts, make(chan struct{})
-	ln.onShortage, ln.onRecovery = func(error, time.Duration) {}, func(int) {}
+	ln.onShortage, ln.onRecovery, ln.onPlain = func(error, time.Duration) {}, func(int) {}, func(net.Addr) {}
 	return ln, nil
 }
 
@@ -109,6 +113,10 @@ func (l *Listener) OnShortage(shortage func(err error, retryIn time.Duration), r
 	l.onShortage, l.onRecovery = shortage, recovery
 }
 
+// OnPlainHTTP sets what hears of a client that spoke plain HTTP where TLS is configured, and was
+// told so. Call it before the first Accept.
+func (l *Listener) OnPlainHTTP(hear func(from net.Addr)) { l.onPlain = hear }
+
 // Accept returns the next connection, a [tls.Conn] where TLS is configured; the handshake
 // happens when it is first read. Out of descriptors or memory, it pauses and tries again, until
 // that works or the listener is closed: whatever error it returns is for good.
@@ -121,7 +129,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 				l.onRecovery(failures)
 			}
 			if l.tls != nil {
-				nc = tls.Server(nc, l.tls.config)
+				nc = tls.Server(&secureConn{Conn: nc, tls: l.tls, onPlain: l.onPlain}, l.tls.config)
 			}
 			return nc, nil
 		}

@@ -38,6 +38,9 @@ type TLS struct {
 	mu      sync.Mutex
 	checked time.Time
 	onError func(error)
+
+	connsMu sync.Mutex
+	conns   map[*secureConn]struct{} // that rest on the certificate of a client
 }
 
 // tlsState is what the files held when they were read. It is immutable.
@@ -47,16 +50,22 @@ type tlsState struct {
 }
 
 // LoadTLS reads the files. When they change later, new connections use what they then hold:
-// at the latest ten seconds after, or at once after [TLS.Reload]. Files that do not fit
+// at the latest ten seconds after, or at once after [TLS.Reload]. Connections of clients whose
+// certificates no authority of the file vouches for any more end then, whatever they do. Files that do not fit
 // together, as in the middle of an update, leave the old certificate in use. The error is
 // [upstream.OptionErrors].
 func LoadTLS(files TLSFiles) (*TLS, error) {
-	t := &TLS{files: files}
+	t := &TLS{files: files, conns: map[*secureConn]struct{}{}}
 	t.config = &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			t.refresh()
-			return t.current.Load().config, nil
+			config := t.current.Load().config
+			if c, ok := hello.Conn.(*secureConn); ok && config.ClientCAs != nil {
+				config = config.Clone()
+				config.VerifyConnection = func(now tls.ConnectionState) error { return t.enter(c, now.PeerCertificates) }
+			}
+			return config, nil
 		},
 	}
 	if err := t.Reload(); err != nil {
@@ -92,7 +101,10 @@ func (t *TLS) reloadLocked() error {
 	if err := t.files.parse(next); err != nil {
 		return err
 	}
-	t.current.Store(next)
+	now := t.current.Swap(next)
+	if now != nil && !bytes.Equal(now.clientCAs, next.clientCAs) {
+		t.endUnverified()
+	}
 	return nil
 }
 
