@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"net"
 	"strings"
@@ -22,8 +21,31 @@ type held struct {
 
 func (h *held) Peek(ref upstream.SecretRef) (upstream.Answer, bool) { return h.a, ref == h.ref }
 
-func (h *held) Lookup(context.Context, upstream.SecretRef) (upstream.Answer, error) {
+func (h *held) Lookup(_ context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	if a, ok := h.Peek(ref); ok {
+		return a, nil
+	}
 	return upstream.Answer{}, &upstream.Error{Err: upstream.ErrNotFound}
+}
+
+func (h *held) RefreshNow(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	return h.Lookup(ctx, ref)
+}
+
+func (h *held) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
+	return h.Lookup(ctx, ref)
+}
+
+func (h *held) LookupAll(ctx context.Context, refs []upstream.SecretRef) ([]upstream.Answer, []error) {
+	answers, errs := make([]upstream.Answer, len(refs)), make([]error, len(refs))
+	for i, ref := range refs {
+		answers[i], errs[i] = h.Lookup(ctx, ref)
+	}
+	return answers, errs
+}
+
+func (h *held) Subscribe(...upstream.SecretRef) (<-chan struct{}, func()) {
+	return make(chan struct{}), func() {}
 }
 
 func newHeld(t testing.TB) (*Server, *conn) {
@@ -60,39 +82,6 @@ func hitRequest(t testing.TB, c *conn, target string, lines ...string) *fasthttp
 		t.Fatal(err)
 	}
 	return ctx
-}
-
-// FuzzTarget holds three properties of every request target: it never breaks the server, what
-// is answered with a value is exactly the one reference that is held, and the reference is
-// valid. It also compares the decoder with that of the standard library.
-func FuzzTarget(f *testing.F) {
-	for _, s := range []string{"/v1/app/db", "/v1/app%2Fdb?versionId=v1", "/secretsmanager/get?secretId=a&field=%2B+x", "/v1/..%2f", "/v1/%", "/?", "/v1/a?wait=1s&&"} {
-		f.Add(s)
-	}
-	s, c := newHeld(f)
-	f.Fuzz(func(t *testing.T, target string) {
-		r, name, params := s.routeOf([]byte(target))
-		if r.op != routeName.op {
-			return
-		}
-		c.begin()
-		q := &c.query
-		if err := s.parse(c, r, name, params); err != nil {
-			if upstream.Status(err) != 400 || failureOf(err).message == "" {
-				t.Fatalf("%q: %v", target, err)
-			}
-			return
-		}
-		if err := q.ref.Validate(); err != nil {
-			t.Fatalf("%q gives the invalid reference %v", target, q.ref)
-		}
-		if q.format >= numFormats || q.wait < 0 || q.wait > s.opts.MaxWait || q.wait > 0 && q.refresh {
-			t.Fatalf("%q gives %+v", target, q)
-		}
-		if r == routeName && !bytes.ContainsAny(name, "%:") && string(q.ref.SecretName) != string(name) {
-			t.Fatalf("%q names %q", target, q.ref.SecretName)
-		}
-	})
 }
 
 // TestKeptFormsAreBoundedBySize: every form is answered, whether or not there is room to keep it.
