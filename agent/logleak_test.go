@@ -68,6 +68,8 @@ templates:
     hook: {command: [cat, DIR/rendered/good]}
   - contents: '{{ secretField "app/db" "password" }}{{ (secretJSON "app/text").password }}'
     destination: DIR/rendered/bad
+  - contents: '{{ secret (secret "app/text") }}'
+    destination: DIR/rendered/computed
   - contents: '{{ secret "app/db" }}'
     destination: DIR/rendered/hooked
     hook: {command: [sh, -c, 'cat "$0"; exit 1', DIR/rendered/hooked]}
@@ -137,7 +139,7 @@ process: {noDump: false}` + log
 	}
 	// What was driven has left its lines, and the trace is in all of them.
 	if !tells(w.log.String(), "attempt failed", "attempt answered", "endpoint rests", "the upstream was asked", "request refused", "TokenInvalid", "ForwardedRequest",
-		"output of a failed command", "output of a command", "hook failed", "file not rendered", "application started", "SignatureDoesNotMatch", "configuration was not reloaded", traced) ||
+		"output of a failed command", "output of a command", "hook failed", "file not rendered", "application started", "SignatureDoesNotMatch", "configuration was not reloaded", "(a computed name)", traced) ||
 		!tells(cloud.log.String(), "request answered", "request refused", traced) || !tells(found[w.path("audit.log")], `"TraceId":"`+traced+`"`) {
 		t.Errorf("not all that was driven is told:\n%s\n%s\n%s", w.log, cloud.log, found[w.path("audit.log")])
 	}

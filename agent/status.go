@@ -37,6 +37,7 @@ type Status struct {
 	Upstream       UpstreamStatus
 	Secrets        []SecretStatus // declared, held, or refused lately; in order of their names
 	SecretsOmitted int            `json:",omitzero"` // beyond 10000; declared ones come first
+	SecretsUnnamed int            `json:",omitzero"` // that only templates ask for which compute the name: it may be a secret
 	Files          []FileStatus   // templates and sets, in order of the configuration
 	Child          *ChildStatus   `json:",omitempty"` // of exec
 	Callers        []CallerStatus // who may ask, in order of the configuration
@@ -132,6 +133,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	entries := a.cache.Entries() // last: what a reason names is among them
 	reader := viewer
 	reader.All = viewer.All || mayReadAll(may, entries, files)
+	entries, unnamed := namedOnly(entries, files, may)
 	reason := func(text string) string {
 		if !reader.All && text != "" {
 			return endpoint.HiddenReason
@@ -146,6 +148,8 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),
+
+		SecretsUnnamed: unnamed,
 	}
 	ready = ready.For(reader)
 	s.Ready, s.Problems = ready.Ready, ready.Problems
@@ -159,6 +163,23 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		s.Child = &c
 	}
 	return s
+}
+
+// namedOnly takes the names out of entries and files that templates have computed and nobody else
+// knows, and returns how many of these may is true for.
+func namedOnly(entries []cache.EntryStatus, files []FileStatus, may func(upstream.SecretName) bool) (named []cache.EntryStatus, unnamed int) {
+	known := map[upstream.SecretName]bool{}
+	named = slices.DeleteFunc(entries, func(e cache.EntryStatus) bool {
+		if e.Ref.Computed && may(e.Ref.SecretName) {
+			unnamed++
+		}
+		known[e.Ref.SecretName] = known[e.Ref.SecretName] || !e.Ref.Computed
+		return e.Ref.Computed
+	})
+	for i := range files {
+		files[i].Versions = slices.DeleteFunc(files[i].Versions, func(v SecretVersion) bool { return v.Computed && !known[v.SecretName] })
+	}
+	return named, unnamed
 }
 
 // mayReadAll reports whether may is true for everything that a reason could name: files and the

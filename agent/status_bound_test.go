@@ -36,3 +36,25 @@ func TestStatusListsDeclaredSecretsFirstWhenThereAreTooMany(t *testing.T) {
 		t.Errorf("%d of 7 declared secrets are listed", declared)
 	}
 }
+
+// TestStatusHasNoComputedNames shows what a template computes only where its name is known from
+// elsewhere, and counts the rest of what the caller may read.
+func TestStatusHasNoComputedNames(t *testing.T) {
+	ref := func(name upstream.SecretName, stage upstream.VersionStage, computed bool) cache.EntryStatus {
+		return cache.EntryStatus{Ref: upstream.SecretRef{SecretName: name, VersionStage: stage, Computed: computed}}
+	}
+	entries := []cache.EntryStatus{
+		ref("declared", upstream.ACSCurrent, false), ref("declared", upstream.ACSPrevious, true),
+		ref("hidden", upstream.ACSCurrent, true), ref("of-others", upstream.ACSCurrent, true),
+	}
+	files := []FileStatus{{Versions: []SecretVersion{
+		{SecretName: "spelled"}, {SecretName: "declared", Computed: true}, {SecretName: "hidden", Computed: true},
+	}}}
+	named, unnamed := namedOnly(entries, files, func(n upstream.SecretName) bool { return n != "of-others" })
+	if len(named) != 1 || named[0].Ref.VersionStage != upstream.ACSCurrent || unnamed != 2 {
+		t.Errorf("%d unnamed, and %+v", unnamed, named)
+	}
+	if v := files[0].Versions; len(v) != 2 || v[0].SecretName != "spelled" || v[1].SecretName != "declared" {
+		t.Errorf("versions: %+v", v)
+	}
+}

@@ -141,7 +141,7 @@ process: {noDump: false}
 			t.Errorf("%s sees\n     %s\nwant %s", caller, got, want)
 		}
 	}
-	const files, problems = `file web current [{web/db v1}] ""; `, `problem file web the log says why; `
+	const files, problems = `file web current [{web/db v1 false}] ""; `, `problem file web the log says why; `
 	const missing = `problem secret job/missing:ACSCurrent GetSecretValue job/missing:ACSCurrent: there is no secret "job/missing"; `
 	wantSeen("job", `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; `+
 		`caller job 0 true; `+missing)
@@ -150,7 +150,7 @@ process: {noDump: false}
 	w.ask("/v1/web/db", token("all"))
 	wantSeen("web", `secret web/db by "" true; `+files+`caller web 1 true; `+problems)
 	everything := `secret job/absent by "" false; secret job/db by "" false; secret job/missing by "" false; secret web/db by "all" true; ` +
-		`file both current [{job/db v1} {web/db v1}] ""; file web current [{web/db v1}] ""; ` +
+		`file both current [{job/db v1 false} {web/db v1 false}] ""; file web current [{web/db v1 false}] ""; ` +
 		`file broken failed [] "broken (inline template):1:4: at secret \"job/absent\": GetSecretValue job/absent:ACSCurrent: there is no secret \"job/absent\""; file hooked current [] ""; ` +
 		`%s` + missing +
 		`problem file web hook: command sh: exit status 3: of web; problem file broken failed: broken (inline template):1:4: at secret "job/absent": GetSecretValue job/absent:ACSCurrent: there is no secret "job/absent"; ` +

@@ -35,7 +35,7 @@ const answerOverhead = 512
 // for the fields that say otherwise.
 type entry struct {
 	// What a hit needs comes first, to be in few cache lines.
-	ref       upstream.SecretRef    // immutable
+	ref       upstream.SecretRef    // immutable, but for Computed: nobody but a template that computes it has asked for it
 	expires   int64                 // end of freshness on the cache's clock; 0 when not fresh
 	value     *upstream.SecretValue // nil when there is none
 	derived   *upstream.Derived     // belongs to value

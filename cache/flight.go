@@ -147,26 +147,29 @@ func (c *Cache) call(e *entry, f *flight) (upstream.SecretValue, error) {
 	defer cancel()
 	f.begin, f.began = c.tick.Add(1), c.now()
 	defer func() { f.end = c.tick.Add(1) }()
+	sh := c.lock(e.ref.SecretName)
+	ref := e.ref
+	sh.unlock()
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
-		return upstream.SecretValue{}, c.lateError(ctx, e.ref, "no slot for a fetch became free")
+		return upstream.SecretValue{}, c.lateError(ctx, ref, "no slot for a fetch became free")
 	}
 
-	sh := c.lock(e.ref.SecretName)
+	sh = c.lock(e.ref.SecretName)
 	f.started = true
 	sh.unlock()
 	f.begin, f.began = c.tick.Add(1), c.now()
 	c.outage.begin(c.now(), c.fetchTimeout)
-	value, err := c.up.GetSecretValue(ctx, e.ref)
+	value, err := c.up.GetSecretValue(ctx, ref)
 	if upstream.IsContextError(err) {
 		// The waiters did not give up: the upstream was late.
-		err = c.lateError(ctx, e.ref, "the upstream did not answer")
+		err = c.lateError(ctx, ref, "the upstream did not answer")
 	}
 	if err == nil {
 		// Here, and nowhere else, an answer becomes a value.
-		err = upstream.Wrap(value.Answers(e.ref), opGet, e.ref)
+		err = upstream.Wrap(value.Answers(ref), opGet, ref)
 	}
 	return value, err
 }
@@ -184,7 +187,11 @@ func (c *Cache) lateError(ctx context.Context, ref upstream.SecretRef, what stri
 // finish stores what the call of f found, wakes who waited, and returns the flight to run next.
 func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err error) *flight {
 	sh := c.lock(e.ref.SecretName)
+	if e.ref.Computed {
+		err = upstream.Conceal(err)
+	}
 	outcome, bells := sh.store(e, f, value, err)
+	ref := e.ref
 	next := f.next
 	e.flight = next
 	sh.unlock()
@@ -195,12 +202,12 @@ func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err err
 	for _, b := range bells {
 		b.ring()
 	}
-	c.conclude(e, f, outcome)
+	c.conclude(ref, f, outcome)
 	return next
 }
 
 // conclude draws conclusions about the upstream as a whole, and tells what f has found.
-func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
+func (c *Cache) conclude(ref upstream.SecretRef, f *flight, outcome Outcome) {
 	f.log(c.log)
 	if c.life.Err() != nil {
 		return // we hung up, the upstream did not
@@ -209,7 +216,7 @@ func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
 	took := time.Duration(now - f.began)
 	if upstream.Outage(f.err) {
 		defer c.due.wake.ring() // while it was on its way, Run waited for its outcome
-		if c.outage.failure(e.ref, f.err, f.began, now) {
+		if c.outage.failure(ref, f.err, f.began, now) {
 			c.ends.soon(c.clock, 0)
 			c.log.Warn("the upstream is down; last good values are served", "code", upstream.Reason(f.err), "hint", "check the upstream and the way to it: secretagent check --probe")
 		}
@@ -221,9 +228,9 @@ func (c *Cache) conclude(e *entry, f *flight, outcome Outcome) {
 		}
 		c.due.spread(now, window)
 	}
-	c.log.Debug("the upstream was asked", "secret", e.ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
+	c.log.Debug("the upstream was asked", "secret", ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
 	c.fetches[outcome].Add(1)
 	if c.observe != nil {
-		c.observe(Fetch{Ref: e.ref, Outcome: outcome, Background: f.background, Duration: took})
+		c.observe(Fetch{Ref: ref, Outcome: outcome, Background: f.background, Duration: took})
 	}
 }

@@ -109,6 +109,7 @@ func (sh lockedShard) obtain(ref upstream.SecretRef) *entry {
 		e = &entry{since: unproven, next: first, ref: upstream.SecretRef{
 			VersionID:    upstream.VersionID(strings.Clone(string(ref.VersionID))),
 			VersionStage: ownStage(ref.VersionStage),
+			Computed:     ref.Computed,
 		}}
 		if first != nil {
 			e.ref.SecretName = first.ref.SecretName
@@ -117,6 +118,7 @@ func (sh lockedShard) obtain(ref upstream.SecretRef) *entry {
 		}
 		sh.secrets[e.ref.SecretName] = e
 	}
+	e.ref.Computed = e.ref.Computed && ref.Computed
 	sh.change(e)
 	return e
 }

@@ -131,24 +131,16 @@ func (c *templateContent) lookup(name string, version *string, optional bool) (u
 	if err != nil {
 		return ref, upstream.SecretValue{}, &refusal{err.Error(), err} // these errors do not quote the text
 	}
+	ref.Computed = !c.spells(name) || version != nil && !c.spells(*version)
 	value, err := c.secrets.get(ref, optional)
 	switch {
 	case err == nil:
 		return ref, value, nil
-	case c.spells(name) && (version == nil || c.spells(*version)):
+	case !ref.Computed:
 		return ref, value, &refusal{err.Error(), err}
 	}
-	err = conceal(err)
+	err = upstream.Conceal(err)
 	return ref, value, &refusal{"the secret or version whose name is computed here: " + err.Error(), err}
-}
-
-// conceal returns err without the reference and the texts in it.
-func conceal(err error) error {
-	var ue *upstream.Error
-	if errors.As(err, &ue) {
-		return &upstream.Error{Err: ue.Err, RequestID: ue.RequestID, RetryAfter: ue.RetryAfter}
-	}
-	return &upstream.Error{Err: upstream.FromCode(upstream.Code(err), upstream.Status(err))}
 }
 
 func (c *templateContent) secret(name string) (string, error) {

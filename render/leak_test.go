@@ -1,10 +1,12 @@
 package render
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,5 +91,70 @@ func TestNothingLeaks(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestComputedNamesShowNowhere has templates make names from values: of secrets that are there,
+// that are not, that do not fit and that cannot be read, on a source that takes no subscriptions.
+func TestComputedNamesShowNowhere(t *testing.T) {
+	dir := t.TempDir()
+	src := newFakeSource()
+	src.silent = true
+	src.put("pointer", marker, "missing", marker+"-missing", marker, `"harmless"`, marker+":Other", "x", "spelled", "x")
+	var log, printed upstreamtest.Buffer
+	opts := Options{Logger: log.Logger(), Partial: true, Observe: func(e Event) { fmt.Fprintf(&printed, "%+v\n", e) }}
+	for name, template := range map[string]string{
+		"there":   `{{ secret (secret "pointer") }}`,
+		"labels":  `{{ secret (secret "pointer") }}{{ secret "spelled" }}{{ secret (printf "%s:Other" (secret "pointer")) }}`,
+		"gone":    `{{ secret (secret "missing") }}`,
+		"or":      `{{ secretOr (secret "missing") "x" }}`,
+		"json":    `{{ secretJSON (secret "pointer") }}`,
+		"field":   `{{ secretField (secret "pointer") "x" }}`,
+		"version": `{{ secretVersion "spelled" (secret "pointer") }}`,
+		"invalid": `{{ secret (printf "%s !" (secret "pointer")) }}`,
+	} {
+		opts.Targets = append(opts.Targets, fileAt(dir+"/"+name, template))
+	}
+	r := mustNew(t, src, opts)
+	render := func() {
+		err := r.RenderOnce(t.Context())
+		_, why := r.Ready()
+		status := r.Status()
+		for i, s := range status {
+			computed := func(v SecretVersion) bool { return v.Computed }
+			if name := filepath.Base(s.Path); (name == "there" || name == "labels") != slices.ContainsFunc(s.Versions, computed) && s.State == Current && name != "or" {
+				t.Errorf("versions of %s: %+v", name, s.Versions)
+			}
+			status[i].Versions = slices.DeleteFunc(s.Versions, computed) // as who shows them does
+		}
+		fmt.Fprintf(&printed, "%v\n%+v\n%q\n%q\n%+v\n", err, err, err, why, status)
+		for _, u := range r.targets {
+			fmt.Fprintf(&printed, "%+v\n", u.failure)
+		}
+	}
+	render()
+	for _, failure := range []error{
+		&upstream.Error{Err: upstream.ErrUnavailable, Message: "no way to " + marker},
+		&upstream.Error{Err: upstream.ErrAccessDenied, Message: "not for " + marker},
+		errors.New("defect in " + marker),
+	} {
+		src.fail(marker, failure)
+		render()
+	}
+	src.fail(marker, nil)
+	src.fail("spelled", &upstream.Error{Err: upstream.ErrUnavailable, Message: "spelled can be told"})
+	render()
+	stop := start(t, r)
+	eventually(t, "the warning", func() bool { return strings.Contains(log.String(), "too many secrets are watched") })
+	stop()
+	for name, text := range map[string]string{"log": log.String(), "printed values": printed.String()} {
+		if at := strings.Index(text, marker); at >= 0 {
+			t.Errorf("%s: …%s…", name, text[max(0, at-300):min(len(text), at+60)])
+		}
+		for _, told := range []string{"computed", "spelled can be told"} {
+			if !strings.Contains(text, told) {
+				t.Errorf("%s: %q is not told", name, told)
+			}
+		}
 	}
 }

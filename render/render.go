@@ -318,7 +318,7 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 		if a.changed || t.values == nil {
 			t.before = t.values
 		}
-		t.values = a.result.values
+		t.values, t.versions = a.result.values, a.result.versions
 		t.state, t.failures, t.nextTry, t.backoff = Current, 0, time.Time{}, newBackoff()
 		t.unchanged = !t.dirty
 	case a.removed:

@@ -36,7 +36,7 @@ func TestRenderOnce(t *testing.T) {
 		t.Errorf("not ready: %q", why)
 	}
 	s := r.Status()[0]
-	if s.Path != dest || s.State != Current || s.ChangedAt.IsZero() || len(s.Versions) != 1 || s.Versions[0] != (SecretVersion{"app/db", "v1"}) {
+	if s.Path != dest || s.State != Current || s.ChangedAt.IsZero() || len(s.Versions) != 1 || s.Versions[0] != (SecretVersion{"app/db", "v1", false}) {
 		t.Errorf("status: %+v", s)
 	}
 	wantNames(t, filepath.Dir(dest), "app.env")
@@ -141,8 +141,8 @@ func TestRunFollowsChanges(t *testing.T) {
 			if n := attempts.Swap(0); got != content || n != renders {
 				t.Errorf("%s: %q in %d renders, want %q in %d", step, got, n, content, renders)
 			}
-			if n := src.subscriptions(); n != 4 {
-				t.Errorf("%s: %d subscriptions, want one for each secret", step, n)
+			if n := src.subscriptions(); n != 5 {
+				t.Errorf("%s: %d subscriptions, want one for each secret, and one for the computed name", step, n)
 			}
 		}
 		want("first", "1 1 11 1  ", 5)

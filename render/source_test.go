@@ -82,7 +82,9 @@ func (f *fakeSource) GetSecretValues(ctx context.Context, refs ...upstream.Secre
 		if err := f.errs[r.SecretName]; err != nil {
 			return nil, upstream.Wrap(err, "GetSecretValue", r)
 		}
-		v, ok := f.values[r.WithDefaults()]
+		key := r.WithDefaults()
+		key.Computed = false // is no part of what is meant
+		v, ok := f.values[key]
 		if !ok {
 			return nil, upstream.Wrap(&upstream.Error{Err: upstream.ErrNotFound}, "GetSecretValue", r)
 		}

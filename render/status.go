@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"secretagent/upstream"
@@ -41,6 +42,10 @@ type TargetStatus struct {
 type SecretVersion struct {
 	SecretName upstream.SecretName
 	VersionID  upstream.VersionID `json:"VersionId"`
+
+	// Computed says that the template makes the name from values: it may be a secret itself, and
+	// is not to be shown unless it is known from elsewhere.
+	Computed bool `json:"-"`
 }
 
 // Status returns the state of every target and set, in the order of the options.
@@ -59,9 +64,7 @@ func (r *Renderer) Status() []TargetStatus {
 		if t.failure != nil {
 			s.Error = t.failure.Error()
 		}
-		for _, v := range t.values {
-			s.Versions = append(s.Versions, SecretVersion{v.SecretName, v.VersionID})
-		}
+		s.Versions = slices.Clone(t.versions)
 		if g := t.group; g != nil {
 			_, s.HookOwed = g.owing[t]
 			switch {

@@ -63,6 +63,7 @@ type targetState struct {
 	lastTry    time.Time
 	lastChange time.Time
 	values     []upstream.SecretValue // of the last success
+	versions   []SecretVersion        // of these
 	before     []upstream.SecretValue // of the success before, for masking
 	backoff    retry.Backoff
 }
@@ -77,6 +78,8 @@ type content interface {
 type rendering struct {
 	outs   []*output
 	values []upstream.SecretValue // of every secret in use, sorted by reference
+
+	versions []SecretVersion // of these
 }
 
 // compute renders every file of t from one moment of src. watch, unless nil, is called for
@@ -109,6 +112,7 @@ func (t *target) compute(ctx context.Context, src Source, timeout time.Duration,
 	for _, ref := range slices.SortedFunc(maps.Keys(s.used), byName) {
 		if e := s.entries[ref]; e.absent == nil {
 			result.values = append(result.values, e.value)
+			result.versions = append(result.versions, SecretVersion{e.value.SecretName, e.value.VersionID, ref.Computed})
 		}
 	}
 	return result, nil

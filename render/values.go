@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"secretagent/upstream"
@@ -67,13 +68,19 @@ func (s *secretReader) get(ref upstream.SecretRef, optional bool) (upstream.Secr
 	return e.value, e.absent
 }
 
-// read asks the source once, within the timeout.
+// read asks the source once, within the timeout. An error that is not known to be about a
+// reference that the template spells out shows none.
 func (s *secretReader) read(refs ...upstream.SecretRef) ([]upstream.SecretValue, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	values, err := s.src.GetSecretValues(ctx, refs...)
 	if err == nil && len(values) != len(refs) {
 		return nil, errors.New("the source answered with another number of values than asked for")
+	}
+	if err != nil && slices.ContainsFunc(refs, func(ref upstream.SecretRef) bool { return ref.Computed }) {
+		if e, ok := errors.AsType[*upstream.Error](err); !ok || e.Ref.Computed || !slices.Contains(refs, e.Ref.WithDefaults()) {
+			err = upstream.Conceal(err)
+		}
 	}
 	return values, err
 }

@@ -184,6 +184,19 @@ func Wrap(err error, op string, ref SecretRef) error {
 	return &w
 }
 
+// Conceal returns err without its reference and the texts that may quote it. A context error
+// stays as it is, nil too.
+func Conceal(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case ok:
+		return &Error{Code: e.Code, RequestID: e.RequestID, Endpoint: e.Endpoint, RetryAfter: e.RetryAfter, Err: e.Err, Date: e.Date, Unreached: e.Unreached}
+	case err == nil || IsContextError(err):
+		return err
+	}
+	return &Error{Err: FromCode(Code(err), Status(err))}
+}
+
 // FromCode returns the sentinel for a code of the KMS API or its gateway. A code that the
 // table does not know is classed by its HTTP status, and is never one that says something about
 // the secret or about the question.

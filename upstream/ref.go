@@ -20,6 +20,10 @@ type SecretRef struct {
 	SecretName   SecretName
 	VersionID    VersionID    // empty: whatever VersionStage marks
 	VersionStage VersionStage // empty: ACSCurrent, unless VersionID is given
+
+	// Computed says that a part of it was made from values, and so may be a secret itself:
+	// String does not show it, and nobody else may. It is no part of what is meant.
+	Computed bool `json:",omitzero"`
 }
 
 // ParseSecretRef reads "name" or "name:Label", the form that HTTP, CLI, templates and
@@ -75,8 +79,11 @@ func (r SecretRef) WithDefaults() SecretRef {
 }
 
 // String returns the form that [ParseSecretRef] reads, with a version id as " (version ID)"
-// after it. It is for people; use the fields to act.
+// after it; of a computed reference no part. It is for people; use the fields to act.
 func (r SecretRef) String() string {
+	if r.Computed {
+		return "(a computed name)"
+	}
 	s := string(r.SecretName)
 	if r.VersionStage != "" {
 		s += ":" + string(r.VersionStage)

@@ -294,6 +294,27 @@ func TestErrorText(t *testing.T) {
 	}
 }
 
+func TestComputedReferencesAreConcealed(t *testing.T) {
+	const hidden = "MARKER"
+	ref := upstream.SecretRef{SecretName: hidden, VersionID: hidden, VersionStage: hidden, Computed: true}
+	told := &upstream.Error{Op: "GetSecretValue", Ref: ref, Message: "no " + hidden, Parameter: hidden, Reason: hidden, Code: "Throttling",
+		RequestID: "r-1", Endpoint: "kms.example", RetryAfter: time.Second, Unreached: true, Err: upstream.ErrThrottled}
+	for _, err := range []error{told, fmt.Errorf("%s: %w", hidden, told), errors.New(hidden), fmt.Errorf("%s: %w", hidden, upstream.ErrNotFound)} {
+		concealed := upstream.Conceal(err)
+		if text := fmt.Sprintf("%s %v %#v", concealed, ref, concealed); strings.Contains(text, hidden) {
+			t.Errorf("%v becomes %s", err, text)
+		}
+		if upstream.Code(concealed) != upstream.Code(err) || upstream.Outage(concealed) != upstream.Outage(err) || upstream.Unreached(concealed) != upstream.Unreached(err) {
+			t.Errorf("%v becomes %v", err, concealed)
+		}
+	}
+	for _, err := range []error{nil, context.Canceled} {
+		if got := upstream.Conceal(err); got != err {
+			t.Errorf("%v becomes %v", err, got)
+		}
+	}
+}
+
 func TestGetSecretValueJSON(t *testing.T) {
 	created := time.Date(2024, 2, 21, 23, 39, 26, 5, time.FixedZone("", 8*3600))
 	v := &upstream.SecretValue{

@@ -192,6 +192,9 @@ func (b *picture) secrets(s agent.Status) {
 		t.add(m, name, cmp.Or(versionText(e), "-"), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
 	b.section(t)
+	if s.SecretsUnnamed > 0 {
+		b.line(fmt.Sprintf("and %d whose name a template computes", s.SecretsUnnamed))
+	}
 	if s.SecretsOmitted > 0 {
 		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
 	}

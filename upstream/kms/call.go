@@ -175,6 +175,9 @@ func (p *policy) send(ctx context.Context, c *call, l leg, logger *slog.Logger) 
 	attempt, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	out := c.send(attempt, l.endpoint)
+	if c.ref.Computed {
+		out.err = upstream.Conceal(out.err)
+	}
 	took := time.Since(begun)
 	if p.Observe != nil {
 		o := Observation{Op: c.op, Endpoint: l.endpoint.name, Attempt: c.attempts, Took: took}
