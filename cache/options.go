@@ -2,7 +2,9 @@ package cache
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"path/filepath"
@@ -126,6 +128,10 @@ func (s *Sealed) validate() error {
 	case filepath.Clean(s.Path) == filepath.Clean(s.Keyring):
 		p.Addf("path", s.Path, "is also the keyring")
 		return p.Err()
+	default:
+		if err := keyfile.CheckPath(filepath.Dir(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			p.Addf("path", s.Path, "%v", err)
+		}
 	}
 	if s.Keyring == "" {
 		p.Addf("keyring", "", "must name a file")
