@@ -9,8 +9,14 @@ import (
 // peersKnown says that the system tells who is at the other end of a unix socket.
 const peersKnown = true
 
-// peerOf asks the kernel who connected. The answer was fixed when the connection was made, so
-// a process that passes its socket on does not pass on who it is.
+// peerOf asks the kernel who connected. The answer was fixed when the connection was made: a
+// process that passes its connection on, to a child or over another socket, passes on who it was.
+// The kernel does not tell who writes to a stream.
+//
+// SO_PEERPIDFD would tell whether the process that connected still lives. That is no proof of who
+// asks: it can live and have passed the connection on, and one that ended may have left it to a
+// child of the same user rightfully. It would cost a descriptor for each connection and a system
+// call for each request. A token beside the uid binds each request, as every request carries it.
 func peerOf(nc net.Conn) peer {
 	uc, ok := nc.(*net.UnixConn)
 	if !ok {
