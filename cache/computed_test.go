@@ -58,6 +58,7 @@ func TestComputedNamesAreNotLogged(t *testing.T) {
 		_, err = c.Lookup(t.Context(), computed)
 		failIf(t, err == nil, "a value that is too old is served")
 		cancel()
+		synctest.Wait() // a call is told after its waiters are
 		for _, ref := range seen {
 			failIf(t, !ref.Computed, "a call for %v", ref)
 		}
