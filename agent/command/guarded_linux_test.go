@@ -256,7 +256,7 @@ func TestKilledAgentServesTheSealedCache(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it waits for agents to start and to come back")
 	}
-	cloudDir, bin := folderFor(t, "secretagent")
+	cloudDir := t.TempDir()
 	path := filepath.Join(cloudDir, "cloud.yaml")
 	err := os.WriteFile(path, []byte(`
 upstream:
@@ -284,7 +284,7 @@ process: {noDump: false}
 	})
 	t.Cleanup(stop)
 
-	dir, _ := folderFor(t, "secretagent")
+	dir, bin := folderFor(t, "secretagent")
 	for name, from := range map[string]string{"id": "", "secret": filepath.Join(cloudDir, "secret")} {
 		text := []byte("agent\n")
 		if from != "" {

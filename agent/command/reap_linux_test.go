@@ -21,6 +21,7 @@ func TestProcessOneReaps(t *testing.T) {
 		t.Skipf("no new process namespace here: %v: %s", err, out)
 	}
 	dir, bin := folderFor(t, "secretagent")
+	must(t, os.Chown(dir, os.Getuid(), -1)) // this agent is not nobody's
 	t.Parallel()
 	p := runAgentWith(t, dir, bin, `
 upstream: {local: {database: ./secrets.db, keyring: ./keys/keyring.json, api: {socket: off}}}
