@@ -430,8 +430,9 @@ func TestPinnedSecretsAreWarmKeptAndMissed(t *testing.T) {
 func TestLimitsChangeAtRunTime(t *testing.T) {
 	limits := cache.Limits{TTL: time.Hour, Pins: []cache.Pin{{Ref: ref("s0")}}}
 	with(t, cache.Options{Limits: limits}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		names := fill(t, fake, 10)
 		start(t, c)
-		for _, name := range fill(t, fake, 10) {
+		for _, name := range names {
 			look(t, c, name)
 		}
 		time.Sleep(time.Nanosecond) // uses in the same instant have no order

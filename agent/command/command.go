@@ -21,7 +21,7 @@ import (
 type Process struct {
 	Args           []string // without the program name
 	Stdin          io.Reader
-	Stdout, Stderr io.Writer
+	Stdout, Stderr io.Writer // Stderr is written in the background, also while Stdout is
 	Getenv         func(string) string
 	Version        string // of the program
 }

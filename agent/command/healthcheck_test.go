@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // TestHealthChecksAreUnderstood runs the checks of the image and of the examples where no agent
@@ -64,7 +65,7 @@ func TestHealthOfSomethingElse(t *testing.T) {
 
 // status runs the verb in an environment without variables and returns what it prints.
 func status(args ...string) (code int, out string) {
-	var all bytes.Buffer
+	var all upstreamtest.Buffer
 	code = Main(context.Background(), Process{
 		Args: append([]string{"status"}, args...), Stdin: new(bytes.Buffer), Stdout: &all, Stderr: &all,
 		Getenv: func(string) string { return "" }, Version: "1.2.3",

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"secretagent/upstream/upstreamtest"
 )
 
 // oneScreen is a terminal that is left when something is drawn.
@@ -57,7 +59,7 @@ process: {noDump: false}
 `, marker)
 	must(t, os.WriteFile(path, []byte(text), 0o600))
 	command := func(args ...string) (string, int) {
-		var out bytes.Buffer
+		var out upstreamtest.Buffer
 		code := Main(t.Context(), Process{
 			Args: append(args, "--config", path), Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out,
 			Getenv: func(string) string { return "" }, Version: "1.2.3",
