@@ -73,6 +73,7 @@ func TestThousandParallelMissesAreOneCall(t *testing.T) {
 		synctest.Wait()
 		failIf(t, c.Stats().Waiting != 1000, "%d callers wait, want 1000", c.Stats().Waiting)
 		wg.Wait()
+		synctest.Wait() // a call ends after it is answered
 		wantCalls(t, fake, 1)
 		failFor(t, c.Stats(), func(s cache.Stats) bool { return s.Misses != 1000 || s.Waiting != 0 || s.Flights != 0 })
 	})

@@ -38,9 +38,11 @@ func TestEndOfMaxStaleIsNoticedWhenItComes(t *testing.T) {
 		look(t, c, "s0")
 		time.Sleep(10 * time.Second)
 		look(t, c, "s1")
+		synctest.Wait() // what a call says of the upstream is concluded after it is answered
 		failIf(t, strings.Contains(heldUntil(c), "until 1h"), "it ends although nothing is wrong: %s", heldUntil(c))
 		fake.Fail(get, upstream.ErrUnavailable)
 		_, _ = c.RefreshNow(t.Context(), ref("s0"))
+		synctest.Wait()
 		failIf(t, strings.Count(heldUntil(c), "until 1h") != 3, "a call failed: %s", heldUntil(c))
 		check := func(at time.Duration, want string, missing, records int) {
 			t.Helper()
