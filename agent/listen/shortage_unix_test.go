@@ -3,9 +3,12 @@
 package listen_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +16,9 @@ import (
 
 	"secretagent/agent/listen"
 )
+
+// alone is the variable that says that the process is for one test.
+const alone = "LISTEN_TEST_ALONE"
 
 // allowFiles sets how many files the process may have open.
 func allowFiles(t *testing.T, limit unix.Rlimit) {
@@ -23,8 +29,19 @@ func allowFiles(t *testing.T, limit unix.Rlimit) {
 }
 
 // TestAListenerOutlivesAShortageOfDescriptors takes away the descriptors of the process while
-// clients are in line: none is lost, and closing ends the wait.
+// clients are in line: none is lost, and closing ends the wait. It does so in a process of its
+// own, where nothing else opens or closes any.
 func TestAListenerOutlivesAShortageOfDescriptors(t *testing.T) {
+	if os.Getenv(alone) == "" {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), alone+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
@@ -66,8 +83,13 @@ func TestAListenerOutlivesAShortageOfDescriptors(t *testing.T) {
 		allowFiles(t, none)
 		go accept()
 		for range 3 {
-			if err := <-short; !errors.Is(err, unix.EMFILE) {
-				t.Errorf("%v", err)
+			select {
+			case err := <-short:
+				if !errors.Is(err, unix.EMFILE) {
+					t.Errorf("%v", err)
+				}
+			case got := <-answers:
+				t.Fatalf("%s: accepted %v, %v without descriptors", ln.Addr(), got.nc, got.err)
 			}
 		}
 		allowFiles(t, before)
@@ -90,7 +112,11 @@ func TestAListenerOutlivesAShortageOfDescriptors(t *testing.T) {
 		}, func(int) {})
 		allowFiles(t, none)
 		go accept()
-		<-once
+		select {
+		case <-once:
+		case got := <-answers:
+			t.Fatalf("%s: accepted %v, %v without descriptors", ln.Addr(), got.nc, got.err)
+		}
 		_ = ln.Close()
 		if got := <-answers; !errors.Is(got.err, net.ErrClosed) {
 			t.Errorf("%s: after the end: %v", ln.Addr(), got.err)
