@@ -312,18 +312,26 @@ func TestTheDefaultChainComesBack(t *testing.T) {
 func TestARefusedCredentialIsRenewedOnce(t *testing.T) {
 	for _, c := range []struct {
 		code   string
+		behind time.Duration // our clock
 		fresh  bool
 		calls  int
 		renews int32
+		want   error
 	}{
-		{"InvalidSecurityToken.Expired", true, 2, 1},
-		{"InvalidSecurityToken.Expired", false, 1, 1},
-		{"InvalidTimeStamp.Expired", true, 1, 0}, // a clock that is wrong is nothing that a new credential cures
+		{"InvalidSecurityToken.Expired", 0, true, 2, 1, upstream.ErrUnauthenticated},
+		{"InvalidSecurityToken.Expired", 0, false, 1, 1, upstream.ErrUnauthenticated},
+		{"InvalidSecurityToken.Expired", time.Hour, true, 2, 1, upstream.ErrClockSkew},
+		{"InvalidSecurityToken.Expired", time.Hour, false, 1, 1, upstream.ErrClockSkew},
+		{"InvalidTimeStamp.Expired", 0, true, 1, 0, upstream.ErrUnauthenticated}, // a clock that is wrong is nothing that a new credential cures
+		{"InvalidTimeStamp.Expired", time.Hour, true, 1, 0, upstream.ErrClockSkew},
 	} {
-		s := script(t, says(400, `{"Code":"`+c.code+`","Message":"no","RequestId":"r"}`))
+		s := script(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", time.Now().Add(c.behind).UTC().Format(http.TimeFormat))
+			says(400, `{"Code":"`+c.code+`","Message":"no","RequestId":"r"}`)(w, r)
+		})
 		p := &countingProvider{fresh: c.fresh}
 		_, err := connect(t, kms.Options{Endpoints: []kms.Endpoint{s.endpoint()}, Credentials: p}).GetSecretValue(t.Context(), ref("app/db"))
-		if n := len(s.seen()); !errors.Is(err, upstream.ErrUnauthenticated) || n != c.calls || p.renews.Load() != c.renews {
+		if n := len(s.seen()); !errors.Is(err, c.want) || n != c.calls || p.renews.Load() != c.renews {
 			t.Errorf("%+v: %v, %d calls and %d renewals", c, err, n, p.renews.Load())
 		}
 	}

@@ -75,9 +75,12 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 	} else {
 		out.Message = fmt.Sprintf("%v (HTTP status %d)", errUnreadable, got.status)
 	}
+	renew := false
 	switch {
 	case out.Code != "":
 		out.Err = upstream.FromCode(out.Code, got.status)
+		// Also where the clock may be the cause: only a new credential that meets the same shows that.
+		renew = errors.Is(out.Err, upstream.ErrUnauthenticated) && renewable(out.Code)
 		tellClock(out, got.header, now)
 	case got.status == http.StatusTooManyRequests:
 		out.Err = upstream.ErrThrottled
@@ -101,7 +104,7 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 		fault:    fault,
 		lost:     fault,
 		quit:     !upstream.Retryable(out),
-		renew:    errors.Is(out.Err, upstream.ErrUnauthenticated) && renewable(out.Code),
+		renew:    renew,
 	}
 }
 
