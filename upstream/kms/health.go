@@ -126,14 +126,15 @@ func (h *health) refusal(wait time.Duration) error {
 }
 
 // heldBack returns the error of a call that we do not make because of cause: of the same kind
-// and with the same code, but with our own words before what was said then.
+// and with the same code, but with our own words before what was said then. What only the call
+// of cause can be told is left out. A cause that says something about a secret or a question says
+// nothing about any other: then the error is that nothing is known.
 func heldBack(cause error, why string, wait time.Duration) *upstream.Error {
-	e := &upstream.Error{Err: upstream.ErrUnavailable}
-	if last, ok := errors.AsType[*upstream.Error](cause); ok {
-		*e = *last
+	e := &upstream.Error{Err: upstream.ErrUnavailable, Message: why, RetryAfter: wait}
+	if last, ok := errors.AsType[*upstream.Error](cause); ok && upstream.Outage(last) {
+		e.Err, e.Code, e.Endpoint, e.Unreached = last.Err, last.Code, last.Endpoint, last.Unreached
+		e.Message = strings.TrimSuffix(why+"; "+last.Message, "; ")
 	}
-	e.Message = strings.TrimSuffix(why+"; "+e.Message, "; ")
-	e.RetryAfter = wait
 	return e
 }
 

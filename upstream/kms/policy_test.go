@@ -221,6 +221,38 @@ func TestTheBreakerLeavesAServiceAlone(t *testing.T) {
 	})
 }
 
+// TestWhatIsHeldBackIsAnOutage has the breaker open on failures with all kinds of codes. Other
+// calls are told of an outage, of nothing that was said about another secret or to another call.
+func TestWhatIsHeldBackIsAnOutage(t *testing.T) {
+	for _, c := range []struct{ last, want *upstream.Error }{
+		{&upstream.Error{Err: upstream.ErrNotFound, Code: "Forbidden.ResourceNotFound"}, &upstream.Error{Err: upstream.ErrUnavailable}},
+		{&upstream.Error{Err: upstream.ErrAccessDenied, Message: "no"}, &upstream.Error{Err: upstream.ErrUnavailable}},
+		{&upstream.Error{Err: upstream.ErrPendingDeletion}, &upstream.Error{Err: upstream.ErrUnavailable}},
+		{upstream.InvalidParameter("SecretName", "too long"), &upstream.Error{Err: upstream.ErrUnavailable}},
+		{&upstream.Error{Err: upstream.ErrInternal, Code: "InternalFailure", Endpoint: "e", RequestID: "r", Date: time.Now(), Op: "Y",
+			Ref: upstream.SecretRef{SecretName: "a"}, Parameter: "P", Reason: "bad", Message: "broken"},
+			&upstream.Error{Err: upstream.ErrInternal, Code: "InternalFailure", Endpoint: "e", Message: "broken"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := testPolicy(t, func(o *Options) { o.Breaker.Failures, o.Retry.MaxAttempts = 3, 1 }, "one")
+			other := upstream.SecretRef{SecretName: "b"}
+			var err error
+			for range 4 {
+				err = p.do(t.Context(), &call{request: request{op: "X", ref: other}, send: func(context.Context, *endpoint) outcome { return outcome{fault: true, err: c.last} }})
+			}
+			p.budget.restart(time.Second, c.last)
+			for of, err := range map[string]error{"breaker": err, "budget": upstream.Wrap(p.budget.refusal("it is spent"), "X", other)} {
+				got, _ := errors.AsType[*upstream.Error](err)
+				want := *c.want
+				want.Op, want.Ref, want.Message, want.RetryAfter = "X", other, got.Message, got.RetryAfter
+				if *got != want || !strings.HasSuffix(got.Message, c.want.Message) || strings.Contains(got.Message, "SecretName") {
+					t.Errorf("%v\nof the %s: %+v\nwant %+v", c.last, of, *got, want)
+				}
+			}
+		})
+	}
+}
+
 // testPolicy is a policy over endpoints whose calls are answered by send.
 func testPolicy(t *testing.T, change func(*Options), regions ...string) *policy {
 	t.Helper()
