@@ -32,7 +32,8 @@ type Caller struct {
 	Status, Metrics bool
 
 	// ShutOut is why nobody is taken for this caller: neither its tokens nor its UIDs and GIDs
-	// count. It is still counted among the callers. Empty: it may ask.
+	// count, though it may have some for when it is let in again. It is still counted among the
+	// callers. Empty: it may ask.
 	ShutOut string
 }
 
@@ -67,11 +68,14 @@ func DefaultCaller(tokens ...Token) Caller {
 // that the caller of the same name had in previous. Applications that read a token file once
 // thus keep working while they are moved to the new token. Tokens that were to end earlier
 // still do, and those that have ended are dropped, so that nothing piles up. A token that next
-// gives to some caller is no other's from then on.
+// gives to some caller is no other's from then on. A caller that next shuts out keeps its tokens
+// as well, for what is left of that time once it is let in: a token file that is rewritten may be
+// seen half way.
 //
 // A token that next gives to several callers tells nobody who asks: it stays with the caller that
-// had it in previous, and the others are shut out; without one, all of them are.
+// had it in previous, and the others are shut out, and keep none; without one, all of them are.
 func WithOverlap(previous, next []Caller, until time.Time) []Caller {
+	asGiven := next
 	next = slices.Clone(next)
 	given := map[[sha256.Size]byte][]int{} // digest → callers of next
 	for i, c := range next {
@@ -85,7 +89,7 @@ func WithOverlap(previous, next []Caller, until time.Time) []Caller {
 	for i := range next {
 		c := &next[i]
 		for _, old := range previous {
-			if old.Name != c.Name || c.ShutOut != "" {
+			if old.Name != c.Name || c.ShutOut != asGiven[i].ShutOut { // or it shares its token
 				continue
 			}
 			for _, t := range old.Tokens {

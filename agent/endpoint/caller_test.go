@@ -116,6 +116,51 @@ func TestTokensOverlap(t *testing.T) {
 	}
 }
 
+// TestATokenThatIsSeenHalfWrittenStillOverlaps: between the old token and the new one the caller
+// is shut out, because its file was empty, once or for long.
+func TestATokenThatIsSeenHalfWrittenStillOverlaps(t *testing.T) {
+	hour := time.Now().Add(time.Hour)
+	shutOut := callerWith(t, "web", []string{"a"}, webToken)
+	shutOut.Tokens, shutOut.ShutOut = nil, "its file is empty"
+	old := []endpoint.Caller{callerWith(t, "web", []string{"a"}, webToken), callerWith(t, "job", []string{"a"}, "the-token-of-a-job-01")}
+	empty := []endpoint.Caller{shutOut, old[1]}
+	whole := []endpoint.Caller{callerWith(t, "web", []string{"a"}, batchToken), old[1]}
+	r := start(t, endpoint.Options{Callers: old})
+	r.put(value("a", "v1", "x", upstream.ACSCurrent))
+	want := func(when string, callers []endpoint.Caller, oldToken, newToken int) {
+		t.Helper()
+		r.setCallers(t, callers)
+		if a, b := status(t, r, "/v1/a", webToken), status(t, r, "/v1/a", batchToken); a != oldToken || b != newToken {
+			t.Errorf("%s: old %d, new %d, want %d, %d", when, a, b, oldToken, newToken)
+		}
+	}
+	seen := endpoint.WithOverlap(old, empty, hour)
+	want("empty", seen, 403, 403)
+	if until := r.srv.Callers()[0].OldTokenUntil; !until.IsZero() {
+		t.Errorf("a caller that is shut out has a token until %v", until)
+	}
+	seen = endpoint.WithOverlap(seen, empty, hour.Add(time.Hour))
+	want("still empty", seen, 403, 403)
+	want("written", endpoint.WithOverlap(seen, whole, hour.Add(2*time.Hour)), 200, 200)
+	if until := r.srv.Callers()[0].OldTokenUntil; !until.Equal(hour) {
+		t.Errorf("the old token counts until %v, want %v", until, hour)
+	}
+	want("the same again", endpoint.WithOverlap(seen, old, hour), 200, 403)
+	want("too late", endpoint.WithOverlap(endpoint.WithOverlap(old, empty, time.Now().Add(-time.Second)), whole, hour), 403, 200)
+
+	// A token that somebody else has by then is no longer this caller's.
+	others := []endpoint.Caller{shutOut, callerWith(t, "job", []string{"b"}, webToken)}
+	taken := endpoint.WithOverlap(seen, others, hour)
+	if n := len(taken[0].Tokens); n != 0 {
+		t.Errorf("a caller that is shut out keeps %d tokens of another", n)
+	}
+	// Nor does one keep any whose file holds the token of another.
+	shared := endpoint.WithOverlap(old, []endpoint.Caller{callerWith(t, "web", []string{"a"}, "the-token-of-a-job-01"), old[1]}, hour)
+	if n := len(shared[0].Tokens); n != 0 || shared[0].ShutOut == "" {
+		t.Errorf("a caller with the token of another keeps %d tokens, shut out: %q", n, shared[0].ShutOut)
+	}
+}
+
 func TestCallersChangeWhileServing(t *testing.T) {
 	r := start(t, endpoint.Options{})
 	r.put(value("a", "v1", "x", upstream.ACSCurrent))
