@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"secretagent/upstream"
 )
 
@@ -18,8 +20,9 @@ type account struct {
 	name     string
 	lookups  atomic.Uint64
 	refusals atomic.Uint64
-	denials  limiter      // audit lines about denied names
-	seen     atomic.Int64 // when it last asked for anything, by the coarse clock; 0: never
+	denials  limiter             // audit lines about denied names
+	batches  *semaphore.Weighted // the part of Server.batches that it may take beside others
+	seen     atomic.Int64        // when it last asked for anything, by the coarse clock; 0: never
 }
 
 // CallerStats is what one caller has done and is doing.
@@ -67,7 +70,7 @@ func (s *Server) adopt(set *callerSet) {
 	accounts := make(map[string]*account, len(set.callers))
 	for _, c := range set.callers {
 		if c.account = s.accounts[c.Name]; c.account == nil {
-			c.account = &account{name: c.Name, denials: newAuditLimiter()}
+			c.account = &account{name: c.Name, denials: newAuditLimiter(), batches: semaphore.NewWeighted(max(s.opts.MaxBatchBytes/2, 1))}
 		}
 		accounts[c.Name] = c.account
 	}

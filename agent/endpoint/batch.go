@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+	"golang.org/x/sync/semaphore"
 
 	"secretagent/upstream"
 )
@@ -33,12 +34,11 @@ func (s *Server) batch(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 	var answers []upstream.Answer
 	var failures []error
-	room := batchRoom{s: s, bytes: min(int64(len(may))*batchValueBytes, s.opts.MaxBatchBytes)}
+	var room batchRoom
 	if len(may) > 0 {
 		s.whileBusy(c, func(lookup context.Context) {
-			if room.take(lookup, c) {
-				answers, failures = s.secrets.LookupAll(lookup, may)
-			}
+			answers, failures = s.secrets.LookupAll(lookup, may)
+			room.take(lookup, s, c, s.batchSize(answers, failures))
 		})
 		if c.written == nil {
 			s.refuse(ctx, c, tooManyBatches)
@@ -112,30 +112,60 @@ func (s *Server) batchValue(c *conn, ref upstream.SecretRef, a *upstream.Answer)
 	return b.data
 }
 
-// batchValueBytes is what one secret of a batch is taken to need until the batch is encoded: the
-// largest value, its answer, and its part of the batch.
-const batchValueBytes = 96 << 10
+// batchSize returns about what a batch of these answers takes until it is encoded: its text, and
+// the values that have not been encoded before.
+func (s *Server) batchSize(answers []upstream.Answer, failures []error) (n int64) {
+	for i := range answers {
+		n += formOverhead
+		if failures[i] != nil {
+			continue
+		}
+		if size := s.preparedOf(&answers[i]).sizeOf(FormatKMS, ""); size > 0 {
+			n += int64(size)
+		} else {
+			n += 2 * int64(answers[i].Value.SecretData.Len()+formOverhead)
+		}
+	}
+	return n
+}
 
 // batchRoom is the part of the memory of all batches that one takes.
 type batchRoom struct {
-	s     *Server
+	pools []*semaphore.Weighted // what it is taken from: the share of its caller, the memory of all
 	bytes int64
 }
 
-// take waits for the room, which is given back when the answer is with the client; false when
-// ctx ends first.
-func (r *batchRoom) take(ctx context.Context, c *conn) bool {
-	if r.s.batches.Acquire(ctx, r.bytes) != nil {
-		return false
+// take waits for room for n bytes, which is given back when the answer is with the client, and
+// sets c.written when it has it. It has not when ctx ends first; room that is free is taken even
+// then. A caller beside others has half of all at most, so that its clients, which need not read,
+// keep nobody else out.
+func (r *batchRoom) take(ctx context.Context, s *Server, c *conn, n int64) {
+	r.bytes = min(n, s.opts.MaxBatchBytes)
+	wanted := []*semaphore.Weighted{s.batches}
+	if len(s.callers.Load().callers) > 1 {
+		r.bytes = min(n, s.opts.MaxBatchBytes/2)
+		wanted = []*semaphore.Weighted{c.caller.account.batches, s.batches}
 	}
-	c.written = func() { r.s.batches.Release(r.bytes) }
-	return true
+	for _, pool := range wanted {
+		if !pool.TryAcquire(r.bytes) && pool.Acquire(ctx, r.bytes) != nil {
+			r.giveBack(r.bytes)
+			return
+		}
+		r.pools = append(r.pools, pool)
+	}
+	c.written = func() { r.giveBack(r.bytes) }
 }
 
 // shrink gives back what is not needed for n bytes.
 func (r *batchRoom) shrink(n int64) {
 	if n < r.bytes {
-		r.s.batches.Release(r.bytes - n)
+		r.giveBack(r.bytes - n)
 		r.bytes = n
+	}
+}
+
+func (r *batchRoom) giveBack(n int64) {
+	for _, pool := range r.pools {
+		pool.Release(n)
 	}
 }

@@ -364,6 +364,63 @@ func TestClientsHaveABoundTogether(t *testing.T) {
 	})
 }
 
+// TestABatchThatAsksTheUpstreamHoldsNoOtherUp: what an outage makes slow takes no memory yet, and
+// is answered when the time for lookups is over as long as there is room.
+func TestABatchThatAsksTheUpstreamHoldsNoOtherUp(t *testing.T) {
+	opts := endpoint.Options{MaxBatchBytes: 100 << 10, LookupTimeout: 10 * time.Second, RequestTimeout: time.Hour}
+	inBubble(t, opts, func(t *testing.T, r *rig) {
+		r.put(value("a", "v1", strings.Repeat("x", 30_000), upstream.ACSCurrent))
+		r.hook(func(ctx context.Context, _ upstream.SecretRef) { <-ctx.Done() })
+		slow := r.dial(t)
+		slow.send(request("GET", "/secretsmanager/batch?secretId=a&secretId=missing", hostLine, tokenLine))
+		synctest.Wait()
+		began := time.Now()
+		if got := r.get(t, "/secretsmanager/batch?secretId=a&secretId=a:ACSCurrent"); got.status != 200 || time.Since(began) != 0 {
+			t.Errorf("values that are held: %d %s after %v", got.status, got.code, time.Since(began))
+		}
+		if got := slow.receive("GET"); got.status != 200 || !strings.Contains(got.body, `"SecretValues":[{`) || time.Since(began) != opts.LookupTimeout {
+			t.Errorf("the slow one: %d %.100s after %v", got.status, got.body, time.Since(began))
+		}
+	})
+}
+
+// TestOneCallerLeavesHalfOfTheMemoryOfBatches: clients that do not read keep out those of their own
+// caller only, until they leave.
+func TestOneCallerLeavesHalfOfTheMemoryOfBatches(t *testing.T) {
+	opts := endpoint.Options{MaxBatchBytes: 200 << 10, LookupTimeout: time.Second, RequestTimeout: time.Hour,
+		Callers: []endpoint.Caller{callerWith(t, "web", []string{"a"}, webToken), callerWith(t, "job", []string{"a"}, batchToken)}}
+	inBubble(t, opts, func(t *testing.T, r *rig) {
+		r.put(value("a", "v1", strings.Repeat("x", 30_000), upstream.ACSCurrent))
+		batch := func(token string) string {
+			return request("GET", "/secretsmanager/batch?secretId=a&secretId=a&secretId=a", hostLine, "X-KMS-Token: "+token)
+		}
+		slow := []*client{r.dial(t), r.dial(t)}
+		for _, c := range slow {
+			c.send(batch(webToken))
+		}
+		synctest.Wait()
+		job := r.dial(t)
+		for range 3 {
+			job.send(batch(batchToken))
+			if got := job.receive("GET"); got.status != 200 {
+				t.Errorf("another caller: %d %s", got.status, got.code)
+			}
+		}
+		if got := slow[0].receive("GET"); got.status != 200 {
+			t.Errorf("the one that reads late: %d %s", got.status, got.code)
+		}
+		if got := slow[1].receive("GET"); got.status != 200 { // nobody has waited for a second
+			t.Errorf("the one that waited for it: %d %s", got.status, got.code)
+		}
+		for range 2 { // all is given back
+			slow[0].send(batch(webToken))
+			if got := slow[0].receive("GET"); got.status != 200 {
+				t.Errorf("afterwards: %d %s", got.status, got.code)
+			}
+		}
+	})
+}
+
 // TestBatchesHaveABoundTogether: a batch takes its memory until its client has it. Others wait for
 // as long as a lookup may take.
 func TestBatchesHaveABoundTogether(t *testing.T) {

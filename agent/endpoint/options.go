@@ -65,7 +65,10 @@ type Options struct {
 	MaxWaiters               int // waiting clients; 0 means 4096
 	MaxClients               int // open connections, waiting ones included; 0 means that there is no such bound
 
-	MaxBatchBytes int64 // memory that batches take, all together, until they are with the client; others wait; 0 means 256 MiB
+	// MaxBatchBytes is the memory that batches take, all together, from when their values are known
+	// until they are with the client; one caller beside others takes half of it at most. What has no
+	// room waits for what is left of LookupTimeout. 0 means 256 MiB.
+	MaxBatchBytes int64
 
 	MaxWait        time.Duration // longest wait=; 0 means 5m
 	RequestTimeout time.Duration // first byte of a request to last byte of the answer, without lookup and wait; 0 means 10s

@@ -51,6 +51,16 @@ func (s *Server) preparedOf(a *upstream.Answer) *prepared {
 	return a.Derived.Load().(*prepared)
 }
 
+// sizeOf returns how long a form is that is prepared; 0: it is not.
+func (p *prepared) sizeOf(f Format, field string) int {
+	for e := p.forms.Load(); e != nil; e = e.next {
+		if e.format == f && e.field == field {
+			return len(e.data)
+		}
+	}
+	return 0
+}
+
 // body returns v, or the field of it that is named, in the format.
 func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body, error) {
 	first := p.forms.Load()
