@@ -22,8 +22,9 @@ func (a *app) secretDeleteCommand() *cobra.Command {
 		Short: "Delete a secret, after a time in which it can be restored",
 		Long: `Schedule the deletion of a secret with all its versions and print when it happens. From now on it
 can be neither read nor written. Until then "secretagent secret restore" takes the deletion
-back. With --force it is gone at once, also its ciphertext in the file of the built-in backend.
-What a backup, a snapshot or a copy-on-write disk keeps of that file is not.
+back. With --force it is gone at once, and its ciphertext leaves the file of the built-in backend
+within some seconds: at once where no agent runs, later where much is deleted from a large file.
+What a backup, a snapshot or a copy-on-write disk keeps of that file stays.
 
 A question is asked first; --yes answers it, and is needed where there is no terminal.`,
 		Example: `  secretagent secret delete demo/db --window 7

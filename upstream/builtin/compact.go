@@ -19,8 +19,16 @@ import (
 // [Store.Run] of a later one.
 var compactKey = []byte("compact")
 
+const (
+	compactDelay   = time.Second      // from the first of many deletions to the compaction for all of them
+	compactAtLeast = 10 * time.Second // from one compaction to the next, and
+	compactShare   = 10               // how many times as long as it took: writes wait for it
+	compactRetry   = time.Minute      // after a failure
+)
+
 // owe notes that the file is to be compacted.
 func (t *tx) owe() error {
+	t.owed = true
 	b := t.bolt.Bucket(bucketFormat)
 	if b.Get(compactKey) != nil {
 		return nil
@@ -42,6 +50,56 @@ func (s *Store) Compact(ctx context.Context) error {
 		return err
 	}
 	return refer(*outcome, op, upstream.SecretRef{})
+}
+
+// ring tells [Store.Run] that the file is to be compacted.
+func (s *Store) ring() {
+	select {
+	case s.bell <- struct{}{}:
+	default: // it has yet to hear the last one
+	}
+}
+
+// compactWhenOwed is the part of [Store.Run] that compacts the file.
+func (s *Store) compactWhenOwed(ctx context.Context) {
+	s.ring() // an earlier process may have left the task
+	for {
+		select {
+		case <-s.bell:
+		case <-ctx.Done():
+			return
+		case <-s.quit:
+			return
+		}
+		if !s.sleep(ctx, compactDelay) {
+			return
+		}
+		began := time.Now()
+		err := s.compactOwed(ctx)
+		pause := max(compactAtLeast, compactShare*time.Since(began))
+		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+			pause = max(pause, compactRetry)
+			s.log.Warn(notCompacted, "retry_in", pause, "err", err, "hint", "check the disk and its free space")
+			s.ring()
+		}
+		if !s.sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// notCompacted is a line of the log.
+const notCompacted = "old ciphertext is not removed from the database yet"
+
+// sleep reports whether neither ctx nor the [Store] ended meanwhile.
+func (s *Store) sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+	case <-s.quit:
+	}
+	return false
 }
 
 // compactOwed compacts the file if a change asked for it.

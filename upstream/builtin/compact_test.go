@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -42,6 +43,13 @@ func wantGone(t *testing.T, s *Store, sealed [][]byte) {
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(s.opts.Database), ".*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// fileOf returns the file that is the database now.
+func fileOf(s *Store) *os.File {
+	s.swap.RLock()
+	defer s.swap.RUnlock()
+	return s.file
 }
 
 func skipWithoutCompaction(t *testing.T) {
@@ -83,6 +91,7 @@ func TestOldCiphertextIsGone(t *testing.T) {
 	mustDelete(t, s, "small", 7)
 	clock.advance(8 * 24 * time.Hour)
 	must(t, only(s.purgeDue(t.Context())))
+	must(t, s.compactOwed(t.Context()))
 	wantGone(t, s, old)
 	mustCreate(t, s, "next", "v1", "y")
 	wantValue(t, reopen(t, s), "next", "y")
@@ -116,13 +125,53 @@ func TestCompactionIsOwed(t *testing.T) {
 	wantErr(t, only(get(s, "a")), upstream.ErrNotFound)
 	must(t, os.Rename(away, s.opts.Database))
 	s = reopen(t, s)
-	must(t, only(s.purgeDue(t.Context())))
+	must(t, s.compactOwed(t.Context()))
 	wantGone(t, s, old)
-	commits := s.Stats().Commits
-	must(t, only(s.purgeDue(t.Context())))
-	if s.Stats().Commits != commits {
+	file := fileOf(s)
+	must(t, s.compactOwed(t.Context()))
+	if fileOf(s) != file {
 		t.Error("compacted again for nothing")
 	}
+}
+
+// TestDeletionsShareACompaction deletes by force while Run is at work: no deletion waits for the
+// copy, many share one, and the next copy keeps its distance.
+func TestDeletionsShareACompaction(t *testing.T) {
+	skipWithoutCompaction(t)
+	inTime(t, func(t *testing.T, s *Store) {
+		defer run(t, s)()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		var old [][]byte
+		remove := func() {
+			mustCreate(t, s, "a", "v1", "x")
+			old = append(old, ciphertexts(t, s)...)
+			forceDelete(t, s, "a")
+		}
+		compacted := func(after time.Duration, want bool) {
+			t.Helper()
+			file := fileOf(s)
+			time.Sleep(after)
+			synctest.Wait()
+			if got := fileOf(s) != file; got != want {
+				t.Errorf("compacted within %v: %t", after, got)
+			}
+		}
+		file := fileOf(s)
+		for range 20 {
+			remove()
+		}
+		if fileOf(s) != file {
+			t.Error("a deletion waits for a copy of the file")
+		}
+		compacted(2*compactDelay, true)
+		wantGone(t, s, old)
+		remove()
+		compacted(compactAtLeast-2*compactDelay, false)
+		compacted(3*compactDelay, true)
+		wantGone(t, s, old)
+		compacted(time.Hour, false)
+	})
 }
 
 // TestReadsDuringCompaction reads and writes all the time.

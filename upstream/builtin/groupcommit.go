@@ -155,6 +155,9 @@ func (s *Store) execute(batch []*write) error {
 		s.counters.commits.Add(1)
 		s.index.apply(t.listed)
 		s.listeners.call(t.changed)
+		if t.owed {
+			s.ring()
+		}
 		s.compactAfter(t)
 		return nil
 	case errors.Is(err, errNothing):
@@ -179,11 +182,8 @@ func (s *Store) execute(batch []*write) error {
 
 // compactAfter compacts the file if the transaction, which has ended, asks for it.
 func (s *Store) compactAfter(t *tx) {
-	if t.compact == nil {
-		return
-	}
-	if *t.compact = s.compactFile(); *t.compact != nil {
-		s.log.Warn("old ciphertext is not removed from the database yet", "err", *t.compact, "hint", "check the disk and its free space; the running agent tries again")
+	if t.compact != nil {
+		*t.compact = s.compactFile()
 	}
 }
 

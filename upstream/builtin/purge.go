@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"secretagent/upstream"
@@ -16,9 +17,15 @@ const (
 	purgeRetry   = time.Minute
 )
 
-// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed.
-// It returns nil. Without it such secrets are invisible all the same, but stay in the file.
+// Run purges secrets whose deletion window has passed, and compacts the file after deletions, until
+// ctx ends or the [Store] is closed. It returns nil. Without it such secrets are invisible all the
+// same, but stay in the file.
 func (s *Store) Run(ctx context.Context) error {
+	s.runs.Add(1)
+	defer s.runs.Add(-1)
+	var compaction sync.WaitGroup
+	defer compaction.Wait()
+	compaction.Go(func() { s.compactWhenOwed(ctx) })
 	for {
 		wait := purgeRetry
 		next, err := s.purgeDue(ctx)
@@ -30,11 +37,7 @@ func (s *Store) Run(ctx context.Context) error {
 		default:
 			wait = min(max(time.Duration(next-s.now())*time.Second, purgeAtLeast), purgeAtMost)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil
-		case <-s.quit:
+		if !s.sleep(ctx, wait) {
 			return nil
 		}
 	}
@@ -57,7 +60,7 @@ func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
 	for names := range slices.Chunk(due, purgeBatch) { // a damaged record holds up no others
 		err = errors.Join(err, s.purge(ctx, names))
 	}
-	return next, errors.Join(err, s.compactOwed(ctx))
+	return next, err
 }
 
 // purge removes those of the named secrets whose time has come.

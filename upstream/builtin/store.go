@@ -44,6 +44,9 @@ type Store struct {
 	closeOnce  sync.Once
 	closeErr   error
 
+	runs atomic.Int32  // calls of Run at work
+	bell chan struct{} // rung for Run when a compaction is owed; it has room for one
+
 	broken     atomic.Pointer[error] // why no transaction can begin any more
 	brokenDown chan struct{}         // closed when broken is set
 
@@ -100,6 +103,7 @@ func Open(opts Options) (*Store, error) {
 		quit:       make(chan struct{}),
 		writerDone: make(chan struct{}),
 		brokenDown: make(chan struct{}),
+		bell:       make(chan struct{}, 1),
 	}
 	if s.db, s.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)

@@ -26,6 +26,7 @@ type tx struct {
 	writes  int                   // changes of the database so far
 	changed []upstream.SecretName // secrets whose readers see something else now
 	listed  []listed              // what lists show of other secrets, or otherwise
+	owed    bool                  // ask Run to compact the file
 	compact *error                // not nil: compact the file next; where the outcome goes
 }
 
