@@ -43,7 +43,9 @@ func (t *tx) owe() error {
 func (s *Store) Compact(ctx context.Context) error {
 	const op = "Compact"
 	outcome, err := answer(ctx, s.write, call{op: op}, func(t *tx) (*error, error) {
-		t.compact = new(error)
+		if t.compact == nil { // once for all that ask at the same time
+			t.compact = new(error)
+		}
 		return t.compact, nil
 	})
 	if err != nil {

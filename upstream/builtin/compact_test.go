@@ -174,6 +174,24 @@ func TestDeletionsShareACompaction(t *testing.T) {
 	})
 }
 
+// TestCompactionsAtTheSameTime tells all that wait for one compaction how it ended.
+func TestCompactionsAtTheSameTime(t *testing.T) {
+	skipWithoutCompaction(t)
+	inBubble(t, func(t *testing.T, s *Store) {
+		compact := func() error { return s.Compact(t.Context()) }
+		release := holdWriter(t, s)
+		outcomes := start(compact, compact, putter(s, "a", "v1", "one"))
+		away := s.opts.Database + ".away"
+		must(t, os.Rename(s.opts.Database, away))
+		release()
+		errs := outcomes()
+		must(t, os.Rename(away, s.opts.Database))
+		wantErr(t, errs[0], upstream.ErrUnavailable)
+		wantErr(t, errs[1], upstream.ErrUnavailable)
+		wantErr(t, errs[2], nil)
+	})
+}
+
 // TestReadsDuringCompaction reads and writes all the time.
 func TestReadsDuringCompaction(t *testing.T) {
 	skipWithoutCompaction(t)
