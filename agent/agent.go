@@ -315,14 +315,16 @@ func (a *Agent) readiness() endpoint.Readiness {
 	}
 	r := a.renderer()
 	if _, reasons := r.Ready(); len(reasons) > 0 {
-		madeOf := map[string][]upstream.SecretName{}
+		files := map[string]FileStatus{}
 		for _, f := range r.Status() {
-			madeOf[f.Path] = secretsOf(f)
+			files[f.Path] = f
 		}
 		for _, reason := range reasons {
 			path, reason, _ := strings.Cut(reason, ": ")
-			secrets := madeOf[path]
-			problems = append(problems, endpoint.Problem{Subject: "file " + path, Secrets: secrets, Private: len(secrets) == 0, Reason: reason, NamesAny: true})
+			secrets := secretsOf(files[path])
+			problems = append(problems, endpoint.Problem{
+				Subject: "file " + path, Secrets: secrets, Private: len(secrets) == 0, Reason: reason, NamesAny: true, Printed: files[path].Printed,
+			})
 		}
 	}
 	ready := len(problems) == 0

@@ -60,8 +60,8 @@ func (a *Agent) tellState(ctx context.Context) error {
 	}
 }
 
-// stateLine says on one line what is missing. Everybody on the host can read it: with discreet it
-// names nothing.
+// stateLine says on one line what is missing. Everybody on the host can read it: it quotes no
+// output of a program, and with discreet it names nothing.
 func stateLine(r endpoint.Readiness, discreet bool) string {
 	line := "ready"
 	if !r.Ready {
@@ -71,6 +71,9 @@ func stateLine(r endpoint.Readiness, discreet bool) string {
 		return line + "; secretagent status says what is wrong"
 	}
 	for _, p := range r.Problems {
+		if p.Printed {
+			p.Reason = "secretagent status says why"
+		}
 		line += "; " + p.Subject + ": " + p.Reason
 	}
 	line = strings.Map(func(c rune) rune {

@@ -94,6 +94,29 @@ func TestTellsSystemd(t *testing.T) {
 	}
 }
 
+// TestTellsSystemdNoOutput: everybody on the host can read the state of a service, and a program
+// may print a secret as no masking knows it.
+func TestTellsSystemdNoOutput(t *testing.T) {
+	dir := shortTempDir(t)
+	s := newSystemd(t, dir)
+	w := start(t, dir, edited(basic, "templates:\n", `templates:
+  - {contents: '{{ secret "demo/db" }}', destination: ./rendered/checked, check: {command: [sh, -c, "echo 2retnuh; exit 1", "{{ .Path }}"]}}
+  - {contents: 'x', destination: ./rendered/hooked, hook: {command: [sh, -c, "echo 2retnuh; exit 1"]}}
+`))
+	s.await("READY=1\nSTATUS=")
+	s.await("STATUS=not ready; ", "; file "+w.path("rendered/hooked")+": secretagent status says why", "file "+w.path("rendered/checked")+": secretagent status says why")
+	if _, text := w.statusOf(w.token()); strings.Count(text, "2retnuh") < 2 {
+		t.Errorf("the status does not say why: %s", text)
+	}
+	must(t, w.stop())
+	s.conn.Close()
+	for got := range s.told {
+		if strings.Contains(got, "2retnuh") {
+			t.Errorf("told %q", got)
+		}
+	}
+}
+
 // TestTellsSystemdWhenEverythingIsThere: with readyWhen, the service starts until then, also through a
 // reload, and its state says what is missing.
 func TestTellsSystemdWhenEverythingIsThere(t *testing.T) {

@@ -71,10 +71,21 @@ func runCommand(ctx context.Context, log *slog.Logger, argv []string, mask func(
 	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = errors.New(cmd.ProcessState.String())
 		if reason := shorten(text, maxCommandReason); reason != "" {
-			err = fmt.Errorf("%w: %s", err, reason)
+			err = &printedError{state: err.Error(), output: reason}
 		}
 	}
 	return err
+}
+
+// printedError is how a command ended that has said something, and the beginning of that.
+type printedError struct{ state, output string }
+
+func (e *printedError) Error() string { return e.state + ": " + e.output }
+
+// printed reports whether err quotes what a command has printed.
+func printed(err error) bool {
+	_, ok := errors.AsType[*printedError](err)
+	return ok
 }
 
 // head keeps the beginning of what is written and counts the rest.

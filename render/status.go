@@ -36,6 +36,10 @@ type TargetStatus struct {
 	HookOwed   bool   // the hook has not succeeded since the last change
 	HookFailed bool   // and its last run failed
 	HookError  string `json:",omitzero"` // why, or that it is owed since before the agent started
+
+	// Printed says that Error or HookError quotes what a command has printed, which can hold more
+	// of a secret than masking knows: it is for those only who may see the secrets of the target.
+	Printed bool `json:"-"`
 }
 
 // SecretVersion says which version of a secret is in a file.
@@ -62,7 +66,7 @@ func (r *Renderer) Status() []TargetStatus {
 			s.Files = t.files
 		}
 		if t.failure != nil {
-			s.Error = t.failure.Error()
+			s.Error, s.Printed = t.failure.Error(), printed(t.failure)
 		}
 		s.Versions = slices.Clone(t.versions)
 		if g := t.group; g != nil {
@@ -70,6 +74,7 @@ func (r *Renderer) Status() []TargetStatus {
 			switch {
 			case s.HookOwed && g.failure != nil:
 				s.HookFailed, s.HookError = true, g.failure.Error()
+				s.Printed = s.Printed || printed(g.failure)
 			case s.HookOwed && g.untried:
 				s.HookError = fmt.Sprintf("hook: %s: owed since before the agent started", g.hook)
 			}

@@ -32,6 +32,10 @@ type Problem struct {
 	// NamesAny is set when the reason can name any secret. Who may not see everything is told
 	// [HiddenReason] in its place.
 	NamesAny bool `json:"-"`
+
+	// Printed is set when the reason quotes what a program has printed about secrets. It is for
+	// callers, not for everybody on the host.
+	Printed bool `json:"-"`
 }
 
 // HiddenReason stands for a reason that may name secrets of others.
