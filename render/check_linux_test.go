@@ -154,3 +154,42 @@ func TestCheckOutputIsMasked(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatATemplateMakesOfAValueIsMasked in the output of checks and hooks, whatever the helpers
+// have made of it, also for the output of a hook of another target.
+func TestWhatATemplateMakesOfAValueIsMasked(t *testing.T) {
+	const template = `name = "{{ secret "a" | upper }}"
+short = {{ secret "a" | b64enc | trunc 12 }}
+{{ range splitList "" (secret "a" | trunc 9) }}{{ . }}{{ end }}.
+{{ range splitList "X" (secret "a") }}part {{ . }}
+{{ end }}`
+	shown := []string{"HUNTER", "aHVu", "hunter", "Tail", "Xt"}
+	wantMasked := func(name, text string) {
+		t.Helper()
+		for _, s := range shown {
+			if strings.Contains(text, s) {
+				t.Errorf("%s: %s", name, text)
+			}
+		}
+		if !strings.Contains(text, "short = [masked]") {
+			t.Errorf("%s: the text of the template is not there: %s", name, text)
+		}
+	}
+	for name, second := range map[string]func(dir string) Target{
+		"check": func(dir string) Target { return checked(dir+"/g", template, `cat "$1"; exit 1`) },
+		"hook":  func(dir string) Target { return hooked(dir+"/g", "x", sh("cat "+dir+"/f; exit 1")) },
+	} {
+		dir := t.TempDir()
+		var log upstreamtest.Buffer
+		r := mustNew(t, sourceOf("a", "hunterAXtailTailXhunterB"), Options{Logger: log.Logger(), Targets: []Target{fileAt(dir+"/f", template), second(dir)}})
+		err := r.RenderOnce(t.Context())
+		wantErr(t, err, "exit status 1: ")
+		s := r.Status()[1]
+		if !s.Printed || r.Status()[0].Printed {
+			t.Errorf("%s: %+v", name, r.Status())
+		}
+		wantMasked(name+", log", log.String())
+		wantMasked(name+", error", err.Error())
+		wantMasked(name+", status", s.Error+s.HookError)
+	}
+}

@@ -89,7 +89,8 @@
 // Printing goes through a function of our own that is appended to every pipeline of the
 // parsed template, the way html/template adds its escapers. That is what refuses nulls and
 // objects, and it tells a diff exactly which bytes of the output came from an action: those
-// are masked, the text of the template is shown.
+// are masked, the text of the template is shown. The output of checks and hooks is masked by the
+// same bytes, besides the values themselves.
 //
 // Most helpers are sprig's. Ours replace those that hide an error, print it, lose digits of a
 // number, depend on the order of a map, or allocate without a bound.

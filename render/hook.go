@@ -41,7 +41,7 @@ type Hook struct {
 	// It runs in a process group of its own, which is killed when the timeout ends, with
 	// PATH, HOME, the locale and the time zone as its whole environment. Its output goes to
 	// the log, at most 8 KiB, and its beginning into the error of a run that failed, with
-	// known secret values masked. Exit code 0 is success.
+	// known secret values, and what the files have of them, masked. Exit code 0 is success.
 	Command []string
 
 	// PIDFile names a file that holds the number of a process to send Signal to. One that belongs

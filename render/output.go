@@ -22,3 +22,15 @@ func (o *output) value(s string) {
 	o.bytes = append(o.bytes, s...)
 	o.values = append(o.values, span{from, len(o.bytes)})
 }
+
+// made returns what was made of values, values that follow each other as one.
+func (o *output) made() (texts []string) {
+	for i := 0; i < len(o.values); {
+		v := o.values[i]
+		for i++; i < len(o.values) && o.values[i].from == v.to; i++ {
+			v.to = o.values[i].to
+		}
+		texts = append(texts, string(o.bytes[v.from:v.to]))
+	}
+	return texts
+}

@@ -27,6 +27,8 @@ type Renderer struct {
 	groups  []*hookGroup // one for each different hook
 	owed    *owedBook
 
+	commands bool // there are checks or hooks that run a program, whose output is masked
+
 	busy sync.Mutex // held by the one of Run, RenderOnce and Diff that works
 
 	mu    sync.Mutex // guards ended and the mutable part of targets and groups
@@ -50,6 +52,9 @@ func New(src Source, opts Options) (*Renderer, error) {
 	return &Renderer{
 		src: src, opts: opts, log: cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
 		targets: b.targets, groups: b.groups, owed: newOwedBook(b.stateDir),
+		commands: slices.ContainsFunc(b.targets, func(t *target) bool {
+			return t.check != nil || t.group != nil && len(t.group.hook.Command) > 0
+		}),
 	}, nil
 }
 
@@ -177,7 +182,7 @@ func (r *Renderer) check(ctx context.Context, t *target, p *prepared, result *re
 	}
 	p.release() // it may take long
 	started := time.Now()
-	err := t.check.run(ctx, r.log.With("file", t.name), p.path, func() *masker { return r.masker(result.values...) })
+	err := t.check.run(ctx, r.log.With("file", t.name), p.path, func() *masker { return r.masker(result.toMask()...) })
 	r.opts.Observe(Event{Name: t.name, Check: true, Elapsed: time.Since(started), Err: err})
 	if err != nil {
 		p.abort()
@@ -319,6 +324,9 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 			t.before = t.values
 		}
 		t.values, t.versions = a.result.values, a.result.versions
+		if r.commands {
+			t.values = a.result.toMask()
+		}
 		t.state, t.failures, t.nextTry, t.backoff = Current, 0, time.Time{}, newBackoff()
 		t.unchanged = !t.dirty
 	case a.removed:
@@ -348,7 +356,7 @@ func (r *Renderer) record(t *target, started time.Time, a attempted) error {
 	return a.err
 }
 
-// masker knows the values in use, those that were in use before, and also.
+// masker knows the values in use and what was made of them, those that were in use before, and also.
 func (r *Renderer) masker(also ...upstream.SecretValue) *masker {
 	r.mu.Lock()
 	all := slices.Clone(also)

@@ -62,7 +62,7 @@ type targetState struct {
 	nextTry    time.Time
 	lastTry    time.Time
 	lastChange time.Time
-	values     []upstream.SecretValue // of the last success
+	values     []upstream.SecretValue // of the last success; what is to be masked, see rendering.toMask
 	versions   []SecretVersion        // of these
 	before     []upstream.SecretValue // of the success before, for masking
 	backoff    retry.Backoff
@@ -80,6 +80,25 @@ type rendering struct {
 	values []upstream.SecretValue // of every secret in use, sorted by reference
 
 	versions []SecretVersion // of these
+}
+
+// toMask returns the values and what the outputs have of them, which a helper such as upper or
+// trunc may have changed so that nothing else tells that it was a value.
+func (r *rendering) toMask() []upstream.SecretValue {
+	all := slices.Clone(r.values)
+	seen := map[string]bool{}
+	for _, v := range all {
+		seen[string(v.SecretData.Reveal())] = true
+	}
+	for _, out := range r.outs {
+		for _, text := range out.made() {
+			if len(text) >= minMasked && !seen[text] {
+				seen[text] = true
+				all = append(all, upstream.SecretValue{SecretData: upstream.NewSecretData([]byte(text))})
+			}
+		}
+	}
+	return all
 }
 
 // compute renders every file of t from one moment of src. watch, unless nil, is called for
