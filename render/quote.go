@@ -112,10 +112,11 @@ func pgpassEscape(s string) (string, error) {
 	if strings.ContainsAny(s, "\n\r\x00") {
 		return "", refuse("it holds a line break or a NUL byte, which a password file cannot carry")
 	}
+	escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(s)
 	if s == "*" || strings.HasPrefix(s, "#") { // every host, user, …; a comment
-		return `\` + s, nil
+		escaped = `\` + escaped
 	}
-	return strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(s), nil
+	return escaped, nil
 }
 
 // iniQuote writes a value for option files of MySQL, for git config and for PHP's

@@ -133,7 +133,7 @@ func parsePlain(t *testing.T, text string) map[string]string {
 // Ensure that the helpers for files of other programs write what these read, take everything that
 // has a text, and refuse what the file cannot carry.
 func TestQuotingHelpers(t *testing.T) {
-	src := sourceOf("s", `{"n":1.50,"yes":true,"text":"a\\b:c'd\"e =#!$ é","lines":"a\nb","star":"*","hash":"#x","php":"${x}","null":null}`)
+	src := sourceOf("s", `{"n":1.50,"yes":true,"text":"a\\b:c'd\"e =#!$ é","lines":"a\nb","star":"*","hash":"#x","hashes":"#a:b\\c","php":"${x}","null":null}`)
 	for text, want := range map[string]string{
 		`{{ (secretJSON "s").n | shellQuote }} {{ (secretJSON "s").yes | shellQuote }} {{ 5 | shellQuote }} {{ "a=b" | shellQuote }} {{ "" | shellQuote }}`: `1.50 true 5 'a=b' ''`,
 
@@ -143,6 +143,7 @@ func TestQuotingHelpers(t *testing.T) {
 		`{{ secretField "s" "text" | pgpassEscape }}`:                    `a\\b\:c'd"e =#!$ é`,
 		`{{ secretField "s" "star" | pgpassEscape }}`:                    `\*`,
 		`{{ secretField "s" "hash" | pgpassEscape }}`:                    `\#x`,
+		`{{ secretField "s" "hashes" | pgpassEscape }}`:                  `\#a\:b\\c`,
 		`{{ secretField "s" "text" | iniQuote }}`:                        `"a\\b:c'd\"e =#!$ é"`,
 		`{{ (secretJSON "s").yes | iniQuote }}`:                          `"true"`,
 		`{{ secretField "s" "text" | phpQuote }}`:                        `'a\\b:c\'d"e =#!$ é'`,
