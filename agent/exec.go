@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -108,7 +109,8 @@ func (c *Child) SharesTerminal() bool { return c.supervisor.SharesTerminal() }
 
 // Run runs the application until it ends: nil after exit code 0, an [*ExitError] after
 // another end. When ctx ends the application is asked to, and also when a part fails that it
-// needs; then the error is that of the part.
+// needs; then the error is that of the part. What fails after ctx has ended or the application
+// has is joined to its end.
 func (c *Child) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, c.undo.run(c.deps.Logger)) }()
 	stopReaper, err := child.StartReaper(c.supervisor, c.deps.Logger.With("part", "exec"))
@@ -130,18 +132,24 @@ func (c *Child) Run(ctx context.Context) (err error) {
 			return ignore(c.api.Serve(c.socket.Listener, kmsserver.Trusted), kmsserver.ErrServerClosed)
 		})
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	defer context.AfterFunc(baseCtx, stop)()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(baseCtx, func() { stop(errPartFailed) })()
 	err = c.supervisor.Run(ctx)
+	partFailed := context.Cause(ctx) == errPartFailed // and nothing else has stopped the application before
 	if c.api != nil {
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		stopServer(stopCtx, c.deps.Logger, partAPI, c.api.Shutdown)
 	}
 	stopInner()
-	if failed := base.Wait(); failed != nil {
-		return failed
+	failed := base.Wait()
+	if partFailed || failed == nil {
+		return cmp.Or(failed, err)
 	}
-	return err
+	c.deps.Logger.Error("a part of exec failed while it was stopped", "err", failed, "hint", "the exit code is that of the application")
+	return errors.Join(err, failed)
 }
+
+// errPartFailed is why an application is stopped that needs a part which has failed.
+var errPartFailed = errors.New("a part failed")
