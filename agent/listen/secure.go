@@ -3,6 +3,7 @@ package listen
 import (
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,10 +70,14 @@ func (c *secureConn) refusePlain() {
 	}
 }
 
-// enter notes that c rests on the certificate of a client, unless that is not good any more.
+// enter notes that c rests on the certificate of a client, unless that is not good any more or
+// the listener has ended.
 func (t *TLS) enter(c *secureConn, chain []*x509.Certificate) error {
 	t.connsMu.Lock()
 	defer t.connsMu.Unlock()
+	if t.ended {
+		return errEnded
+	}
 	if err := t.current.Load().verify(chain); err != nil {
 		return err
 	}
@@ -93,8 +98,16 @@ func (t *TLS) endUnverified() {
 	t.end(func(c *secureConn) bool { return t.current.Load().verify(c.chain) != nil })
 }
 
-// EndClients ends every connection that rests on the certificate of a client.
-func (t *TLS) EndClients() { t.end(func(*secureConn) bool { return true }) }
+// EndClients ends every connection that rests on the certificate of a client, for good: those that
+// have not finished their handshake are refused then.
+func (t *TLS) EndClients() {
+	t.connsMu.Lock()
+	t.ended = true
+	t.connsMu.Unlock()
+	t.end(func(*secureConn) bool { return true })
+}
+
+var errEnded = errors.New("listen: the listener has ended")
 
 func (t *TLS) end(which func(*secureConn) bool) {
 	t.connsMu.Lock()

@@ -105,9 +105,21 @@ func TestRemovingAClientCAEndsWhatRestsOnIt(t *testing.T) {
 			}
 			_ = nc.Close()
 		}
-		if ln.TLS().EndClients(); alive(ours) {
-			t.Errorf("%x: a connection has outlived the end of all", version)
-		}
+	}
+
+	// The listener ends: so does what was there, and what has not shown its certificate yet.
+	ours := connect(client(staying, "good"))
+	early, err := net.Dial("tcp", ln.Addr().String())
+	must(t, err)
+	defer func() { _ = early.Close() }()
+	if !alive(ours) {
+		t.Fatal("a client of an authority that is trusted was refused")
+	}
+	if ln.TLS().EndClients(); alive(ours) {
+		t.Error("a connection has outlived the end of all")
+	}
+	if alive(tls.Client(early, client(staying, "good"))) {
+		t.Error("a connection that had not finished its handshake has outlived the end of all")
 	}
 }
 

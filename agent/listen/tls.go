@@ -41,6 +41,7 @@ type TLS struct {
 
 	connsMu sync.Mutex
 	conns   map[*secureConn]struct{} // that rest on the certificate of a client
+	ended   bool                     // none of them any more, see [TLS.EndClients]
 }
 
 // tlsState is what the files held when they were read. It is immutable.
