@@ -22,7 +22,7 @@ known. When a secret changes, it is restarted, signalled or left alone (exec.onC
 Signals are passed on, except those that tell a process about itself and SIGRTMIN, which never
 reach it. SIGTSTP, SIGTTIN and SIGTTOU stop neither, unless both have the terminal. SIGTERM asks
 the program to end with exec.stopSignal and kills it after exec.grace; before the program has
-started it ends the command with exit code 143.
+started it ends the command with exit code 143, and SIGINT with 130.
 
 The program inherits the environment of this command, as exec.pristine, allow and deny say, but
 no cloud credentials (ALIBABA_CLOUD_...) that exec.allow does not name. It runs as exec.user where
@@ -51,9 +51,8 @@ there is one, else from the upstream itself.`,
 			child, err := agent.NewChild(ctx, cfg, deps, args)
 			if err == nil {
 				err = runChild(ctx, child)
-			}
-			if errors.Is(err, context.Canceled) {
-				return exitCode(128 + int(terminate)) // before the program was started
+			} else if errors.Is(err, context.Canceled) {
+				err = beforeStart(ctx)
 			}
 			return a.childEnded(err)
 		}),
@@ -79,23 +78,37 @@ func (a *app) childEnded(err error) error {
 // terminate asks a program to end.
 const terminate = syscall.SIGTERM
 
+// beforeStart returns how exec ends when ctx has ended before its program was started: as the
+// signal that has ended ctx would have ended it.
+func beforeStart(ctx context.Context) exitCode {
+	by, ok := errors.AsType[signalled](context.Cause(ctx))
+	if !ok {
+		by.Signal = terminate
+	}
+	return exitCode(128 + int(by.Signal))
+}
+
 // runChild runs child and passes signals on to it. The context of the command line ends with
 // SIGINT, which is the program's to judge, and so counts only until signals are handled here.
 func runChild(early context.Context, child *agent.Child) error {
 	if !child.SharesTerminal() {
 		stayAwake()
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(early))
+	ctx, stop := context.WithCancelCause(context.WithoutCancel(early))
 	defer handleSignals(ctx, append(passedOn, terminate), func(sig os.Signal) {
 		if sig == terminate {
-			stop()
+			stop(signalled{terminate})
 		} else if err := child.Signal(sig); err != nil && sig == os.Interrupt {
-			stop() // there is no program yet that could judge it
+			stop(signalled{syscall.SIGINT}) // there is no program yet that could judge it
 		}
 	})()
-	defer stop()
+	defer stop(nil)
 	if early.Err() != nil {
-		stop() // the signal came while the child was prepared
+		stop(context.Cause(early)) // the signal came while the child was prepared
 	}
-	return child.Run(ctx)
+	err := child.Run(ctx)
+	if errors.Is(err, context.Canceled) {
+		return beforeStart(ctx)
+	}
+	return err
 }

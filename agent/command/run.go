@@ -77,6 +77,32 @@ func serve(ctx context.Context, ag *agent.Agent) error {
 	return ag.Run(ctx)
 }
 
+// SignalContext returns a context that the first SIGINT or SIGTERM ends. Another one then ends the
+// process at once, unless a command handles it.
+func SignalContext(parent context.Context) context.Context {
+	ctx, end := context.WithCancelCause(parent)
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, os.Interrupt, terminate)
+	go func() {
+		select {
+		case sig := <-arrived:
+			number, _ := sig.(syscall.Signal)
+			end(signalled{number})
+		case <-ctx.Done():
+		}
+		signal.Stop(arrived)
+	}()
+	return ctx
+}
+
+// signalled is why a context has ended that a signal has ended.
+type signalled struct{ syscall.Signal }
+
+func (s signalled) Error() string { return s.String() + " signal received" }
+
+// Is makes it a cancellation like any other.
+func (s signalled) Is(target error) bool { return target == context.Canceled }
+
 // handleSignals calls handle for each of the signals that arrives, until ctx ends, and ignores
 // them after that. The returned function waits for the last call and ends the ignoring.
 func handleSignals(ctx context.Context, signals []os.Signal, handle func(os.Signal)) (wait func()) {

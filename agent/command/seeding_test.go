@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"secretagent/upstream/upstreamtest"
@@ -23,27 +24,28 @@ func (w *onWrite) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestSIGTERMWhileSeeding ends the context of the command line, as SIGTERM does, when the first of
+// TestSignalWhileSeeding ends the context of the command line, as SIGTERM and SIGINT do, when the first of
 // many secrets is seeded. The others are not, and that is no failure of run, while exec has not
 // run its program.
-func TestSIGTERMWhileSeeding(t *testing.T) {
+func TestSignalWhileSeeding(t *testing.T) {
 	const secrets = 2000
 	for _, c := range []struct {
 		verb string
+		sig  syscall.Signal
 		exit int
-	}{{"run", 0}, {"exec", 143}} {
-		t.Run(c.verb, func(t *testing.T) {
+	}{{"run", syscall.SIGTERM, 0}, {"exec", syscall.SIGTERM, 143}, {"exec", syscall.SIGINT, 130}} {
+		t.Run(fmt.Sprint(c.verb, " ", c.sig), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "agent.yaml")
 			text := "upstream: {local: {database: ./secrets.db, keyring: ./keys/keyring.json, api: {socket: off}, seed: ["
 			for n := range secrets {
 				text += fmt.Sprintf("{name: app/%d, data: x},", n)
 			}
 			must(t, os.WriteFile(path, []byte(text+"]}}\nendpoint: {listen: off}\nexec: {command: [sleep, '1000']}\n"), 0o600))
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
 			stderr := &onWrite{do: func(text string) {
 				if strings.Contains(text, "seeded") {
-					cancel()
+					cancel(signalled{c.sig})
 				}
 			}}
 			exit := Main(ctx, Process{

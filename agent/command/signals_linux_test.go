@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,6 +89,45 @@ func TestSignals(t *testing.T) {
 			}
 			must(t, cmd.Process.Signal(syscall.SIGTERM))
 			if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+				t.Errorf("it ended with %v; said\n%s", cmd.ProcessState, &said)
+			}
+		})
+	}
+}
+
+// TestASignalBeforeTheProgramStarts sends a signal while exec asks an upstream that does not answer
+// for the variables of its program: the exit code is the one of that signal.
+func TestASignalBeforeTheProgramStarts(t *testing.T) {
+	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		t.Run(sig.String(), func(t *testing.T) {
+			executable, err := os.Executable()
+			must(t, err)
+			dir := t.TempDir()
+			bin := filepath.Join(dir, "secretagent")
+			must(t, os.Symlink(executable, bin))
+			silent, err := net.Listen("tcp", "127.0.0.1:0")
+			must(t, err)
+			defer func() { _ = silent.Close() }()
+			for name, text := range map[string]string{"id": "agent", "secret": strings.Repeat("s", 30), "agent.yaml": `
+upstream:
+  alibaba:
+    endpoints: [{region: cn-hangzhou, host: "` + silent.Addr().String() + `", scheme: http}]
+    credentials: {type: access_key, accessKeyIdFile: ./id, accessKeySecretFile: ./secret}
+exec: {command: [sleep, '1000'], env: [{name: A, secret: a}]}
+`} {
+				must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+			}
+			var said upstreamtest.Buffer
+			cmd := exec.Command(bin, "exec", "--config", "agent.yaml")
+			cmd.Dir, cmd.Stderr = dir, &said
+			must(t, cmd.Start())
+			kill := time.AfterFunc(time.Minute, func() { _ = silent.Close(); _ = cmd.Process.Kill() })
+			defer kill.Stop()
+			if asking, err := silent.Accept(); err == nil {
+				defer func() { _ = asking.Close() }()
+				must(t, cmd.Process.Signal(sig))
+			}
+			if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != want {
 				t.Errorf("it ended with %v; said\n%s", cmd.ProcessState, &said)
 			}
 		})
