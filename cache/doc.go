@@ -23,8 +23,10 @@
 //	setback of an entry   when this secret is asked next: by its back-off, later if the
 //	                      service asked for that; a refusal is remembered for NegativeTTL
 //	outage of the cache   whether the upstream as a whole is down: when three secrets fail in
-//	                      a row. Then one call per back-off probes, and lookups are answered
-//	                      with what is held. Afterwards what was held up is spread over time
+//	                      a row, and not because they are refused, see [upstream.Down]. Then one
+//	                      call per back-off probes, and lookups are answered with what is held.
+//	                      Afterwards what was held up is spread over time, but for what the
+//	                      service wants to be left alone for longer
 //	both                  back off from 1s to 30s; what no call gets through to, see
 //	                      [upstream.Unreached], is tried every second or oftener, and used at once
 //	the client below      how often one call is tried, which endpoint rests, and how long the

@@ -214,7 +214,7 @@ func (c *Cache) conclude(ref upstream.SecretRef, f *flight, outcome Outcome) {
 	}
 	now := c.now()
 	took := time.Duration(now - f.began)
-	if upstream.Outage(f.err) {
+	if upstream.Down(f.err) || upstream.Reason(f.err) == upstream.CodeInvalidAnswer { // the latter prolongs an outage, and begins none
 		defer c.due.wake.ring() // while it was on its way, Run waited for its outcome
 		if c.outage.failure(ref, f.err, f.began, now) {
 			c.ends.soon(c.clock, 0)

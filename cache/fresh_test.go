@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +244,73 @@ func TestWhatIsNoValueIsAnOutageOfThatSecret(t *testing.T) {
 			failIf(t, upstream.Code(err) != "InvalidParameter", "a client's own mistake: %v", err)
 		})
 	}
+}
+
+// Secrets that are refused, however many, are no outage of the others: these are still asked for.
+func TestRefusedSecretsAreNoOutageOfTheUpstream(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"refused": upstream.ErrRefused, "key": upstream.ErrKeyNotFound, "unsupported": upstream.ErrUnsupported, "limit": upstream.ErrLimitExceeded,
+		"invalid answer": &upstream.Error{Err: upstream.ErrUnavailable, Code: upstream.CodeInvalidAnswer},
+	} {
+		with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+			names := fill(t, fake, 5)
+			for _, s := range names {
+				look(t, c, s)
+			}
+			time.Sleep(time.Minute)
+			fake.Fail(get, refusal)
+			for _, s := range names {
+				wantAnswer(t, look(t, c, s), "x", upstream.Stale)
+			}
+			failIf(t, c.Stats().Outage != "", "%s: the upstream is said to be down: %s", name, c.Stats().Outage)
+			fake.Fail(get, nil)
+			wantAnswer(t, look(t, c, "app/db"), "first", upstream.Miss)
+			// What is no answer does not end an outage either; a refusal does.
+			fake.Fail(get, upstream.ErrUnavailable)
+			for range 3 {
+				_, _ = c.RefreshNow(t.Context(), ref("app/db"))
+				for _, s := range names {
+					_, _ = c.RefreshNow(t.Context(), ref(s))
+				}
+			}
+			fake.Fail(get, refusal)
+			_, _ = c.RefreshNow(t.Context(), ref("app/db"))
+			failIf(t, (c.Stats().Outage != "") != (name == "invalid answer"), "%s in an outage: %q", name, c.Stats().Outage)
+		})
+	}
+}
+
+// What the service wants to be left alone stays so when the outage of others ends.
+func TestEndOfAnOutageLeavesAloneWhatIsToBeLeftAlone(t *testing.T) {
+	pins := []cache.Pin{{Ref: ref("app/db")}}
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute, Pins: pins}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		look(t, c, "app/db")
+		var calls atomic.Int64
+		fake.Intercept(func(_ context.Context, _ string, r upstream.SecretRef) error {
+			if r.SecretName != "app/db" {
+				return nil
+			}
+			calls.Add(1)
+			return &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: 4 * time.Minute}
+		})
+		names := fill(t, fake, 3)
+		_, _ = c.RefreshNow(t.Context(), ref("app/db"))
+		fake.Fail(get, upstream.ErrUnavailable)
+		for _, s := range names {
+			_, _ = c.RefreshNow(t.Context(), ref(s))
+		}
+		failIf(t, c.Stats().Outage == "", "there is no outage")
+		fake.Fail(get, nil)
+		_, _ = c.RefreshNow(t.Context(), ref("s0"))
+		failIf(t, c.Stats().Outage != "", "the outage has not ended: %s", c.Stats().Outage)
+		start(t, c)
+		time.Sleep(4*time.Minute - time.Second)
+		synctest.Wait()
+		failIf(t, calls.Load() != 1, "%d calls before it may be asked for again", calls.Load()-1)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		failIf(t, calls.Load() != 2, "%d calls afterwards, want one", calls.Load()-1)
+	})
 }
 
 func TestRefusalsAreRememberedBriefly(t *testing.T) {

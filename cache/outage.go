@@ -12,8 +12,8 @@ import (
 )
 
 // outageRefs is how many different secrets must fail in a row, none succeeding in between,
-// before the upstream as a whole is taken to be down. One secret that fails alone has only
-// its own setback.
+// before the upstream as a whole is taken to be down; see [upstream.Down]. One secret that fails
+// alone has only its own setback, and so has each of those that are refused.
 const outageRefs = 3
 
 // reachEvery is how often an upstream that no call gets through to is tried, give or take a
@@ -102,6 +102,9 @@ func (o *outage) begin(now int64, timeout time.Duration) {
 func (o *outage) failure(ref upstream.SecretRef, err error, began, now int64) (opened bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if !o.down.Load() && !upstream.Down(err) {
+		return false
+	}
 	o.add(err)
 	if o.down.Load() {
 		if began < o.stepped {

@@ -191,9 +191,9 @@ func isOutage(e *entry, err error) bool {
 func (sh lockedShard) retryLater(e *entry, err error) {
 	c, outage := sh.c, isOutage(e, err)
 	now, wait := c.now(), e.fail.wait()
-	var detail *upstream.Error
-	if errors.As(err, &detail) {
-		wait = max(wait, min(detail.RetryAfter, maxRetryAfter))
+	told := false // how long to leave it alone
+	if detail, ok := errors.AsType[*upstream.Error](err); ok && detail.RetryAfter > wait {
+		told, wait = true, min(detail.RetryAfter, maxRetryAfter)
 	}
 	lookups := wait
 	if e.value == nil || !outage {
@@ -209,10 +209,13 @@ func (sh lockedShard) retryLater(e *entry, err error) {
 		e.idle = e.value != nil
 		return
 	}
-	if outage {
-		c.due.setRetry(e, now+int64(wait))
-	} else {
+	switch {
+	case !outage:
 		c.due.set(e, now+int64(max(wait, lookups)))
+	case told || !upstream.Down(err):
+		c.due.set(e, now+int64(wait)) // whatever becomes of the upstream meanwhile
+	default:
+		c.due.setRetry(e, now+int64(wait))
 	}
 }
 

@@ -56,7 +56,8 @@ const (
 type verdict uint8
 
 const (
-	outage  verdict = iota // nothing: the last good value may still be served
+	outage  verdict = iota // nothing, nor about any other: the last good value may still be served
+	alone                  // nothing, but others may be answered: as well
 	gone                   // there is none for us: it is dropped
 	mistake                // nothing, for the question itself is wrong
 )
@@ -80,9 +81,9 @@ type class struct {
 var classes = []class{
 	{ErrInvalidParameter, "InvalidParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
 	{ErrMissingParameter, "MissingParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
-	{ErrUnsupported, "UnsupportedOperation", http.StatusBadRequest, false, outage, ExitFailed,
+	{ErrUnsupported, "UnsupportedOperation", http.StatusBadRequest, false, alone, ExitFailed,
 		[]string{"InvalidApi.NotFound", "InvalidAction.NotFound", "UnsupportedHTTPMethod"}},
-	{ErrLimitExceeded, "Rejected.LimitExceeded", http.StatusBadRequest, false, outage, ExitFailed, nil},
+	{ErrLimitExceeded, "Rejected.LimitExceeded", http.StatusBadRequest, false, alone, ExitFailed, nil},
 	{ErrAccessDenied, "Forbidden.NoPermission", http.StatusForbidden, false, gone, ExitDenied, nil},
 	{ErrUnauthenticated, "InvalidAccessKeyId.NotFound", http.StatusNotFound, false, outage, ExitDenied, []string{
 		"InvalidAccessKeyId.Inactive", "Forbidden.AccessKey", "SignatureDoesNotMatch", "IncompleteSignature",
@@ -93,15 +94,15 @@ var classes = []class{
 	{ErrClockSkew, "ClockSkew", http.StatusServiceUnavailable, false, outage, ExitUnavailable,
 		[]string{"InvalidTimeStamp.Expired", "RequestTimeTooSkewed"}},
 	{ErrNotFound, "Forbidden.ResourceNotFound", http.StatusNotFound, false, gone, ExitNotFound, nil},
-	{ErrKeyNotFound, "Forbidden.KeyNotFound", http.StatusNotFound, false, outage, ExitNotFound, nil},
-	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, outage, ExitFailed, nil},
+	{ErrKeyNotFound, "Forbidden.KeyNotFound", http.StatusNotFound, false, alone, ExitNotFound, nil},
+	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, alone, ExitFailed, nil},
 	{ErrPendingDeletion, "Rejected.ResourceInDeleteWindow", http.StatusConflict, false, gone, ExitFailed, nil},
-	{ErrNotPendingDeletion, "Rejected.ResourceInUse", http.StatusConflict, false, outage, ExitFailed, nil},
+	{ErrNotPendingDeletion, "Rejected.ResourceInUse", http.StatusConflict, false, alone, ExitFailed, nil},
 	{ErrThrottled, "Rejected.Throttling", http.StatusTooManyRequests, true, outage, ExitUnavailable,
 		[]string{"Throttling", "Throttling.User", "Throttling.Api"}},
 	{ErrInternal, "InternalFailure", http.StatusInternalServerError, true, outage, ExitUnavailable, nil},
 	{ErrUnavailable, "ServiceUnavailableTemporary", http.StatusServiceUnavailable, true, outage, ExitUnavailable, nil},
-	{ErrRefused, "Rejected.Unavailable", http.StatusServiceUnavailable, false, outage, ExitUnavailable, nil},
+	{ErrRefused, "Rejected.Unavailable", http.StatusServiceUnavailable, false, alone, ExitUnavailable, nil},
 }
 
 // Error says what a backend could not do. It wraps one of the sentinels of this package and
@@ -253,7 +254,14 @@ func Gone(err error) bool {
 // question, so that the last good value may still be served: the backend is unreachable,
 // troubled or throttling, refuses us as a whole, or gives an answer that is none.
 func Outage(err error) bool {
-	return err != nil && (IsContextError(err) || classOf(err).verdict == outage)
+	return err != nil && (IsContextError(err) || classOf(err).verdict <= alone)
+}
+
+// Down reports whether err is an [Outage] that speaks of the backend as a whole: another secret
+// would have met it as well. What the backend refuses and an answer that is none concern the
+// secret that was asked for, until others meet the same.
+func Down(err error) bool {
+	return Outage(err) && classOf(err).verdict != alone && Reason(err) != CodeInvalidAnswer
 }
 
 // Unreached reports whether err is that of a request that did not get through to the backend.

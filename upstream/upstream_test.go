@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,24 @@ func TestOnlyAClosedListOfCodesMeansGone(t *testing.T) {
 			if want := cmp.Or(code, upstream.Code(err)); upstream.Reason(err) != want {
 				t.Errorf("the reason is %s, want %s", upstream.Reason(err), want)
 			}
+		}
+	}
+}
+
+// One secret that is refused says nothing about the others.
+func TestWhatSpeaksOfTheBackendAsAWhole(t *testing.T) {
+	down := []error{upstream.ErrThrottled, upstream.ErrInternal, upstream.ErrUnavailable, upstream.ErrUnauthenticated, upstream.ErrNoCredentials, upstream.ErrClockSkew,
+		errors.New("disk on fire"), context.DeadlineExceeded, &upstream.Error{Err: upstream.ErrUnavailable, Code: "HTTP502", Unreached: true}}
+	alone := []error{upstream.ErrRefused, upstream.ErrKeyNotFound, upstream.ErrUnsupported, upstream.ErrLimitExceeded,
+		&upstream.Error{Err: upstream.ErrUnavailable, Code: upstream.CodeInvalidAnswer}}
+	for _, err := range append(down, alone...) {
+		if upstream.Down(err) != slices.Contains(down, err) || !upstream.Outage(err) {
+			t.Errorf("%v: down %t, outage %t", err, upstream.Down(err), upstream.Outage(err))
+		}
+	}
+	for _, err := range []error{nil, upstream.ErrNotFound, upstream.ErrAccessDenied, upstream.ErrInvalidParameter} {
+		if upstream.Down(err) {
+			t.Errorf("%v: down", err)
 		}
 	}
 }

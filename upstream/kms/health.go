@@ -131,7 +131,7 @@ func (h *health) refusal(wait time.Duration) error {
 // nothing about any other: then the error is that nothing is known.
 func heldBack(cause error, why string, wait time.Duration) *upstream.Error {
 	e := &upstream.Error{Err: upstream.ErrUnavailable, Message: why, RetryAfter: wait}
-	if last, ok := errors.AsType[*upstream.Error](cause); ok && upstream.Outage(last) {
+	if last, ok := errors.AsType[*upstream.Error](cause); ok && upstream.Down(last) {
 		e.Err, e.Code, e.Endpoint, e.Unreached = last.Err, last.Code, last.Endpoint, last.Unreached
 		e.Message = strings.TrimSuffix(why+"; "+last.Message, "; ")
 	}

@@ -227,6 +227,8 @@ func TestWhatIsHeldBackIsAnOutage(t *testing.T) {
 	for _, c := range []struct{ last, want *upstream.Error }{
 		{&upstream.Error{Err: upstream.ErrNotFound, Code: "Forbidden.ResourceNotFound"}, &upstream.Error{Err: upstream.ErrUnavailable}},
 		{&upstream.Error{Err: upstream.ErrAccessDenied, Message: "no"}, &upstream.Error{Err: upstream.ErrUnavailable}},
+		{&upstream.Error{Err: upstream.ErrRefused, Code: "Rejected.Disabled"}, &upstream.Error{Err: upstream.ErrUnavailable}},
+		{&upstream.Error{Err: upstream.ErrUnavailable, Code: upstream.CodeInvalidAnswer}, &upstream.Error{Err: upstream.ErrUnavailable}},
 		{&upstream.Error{Err: upstream.ErrPendingDeletion}, &upstream.Error{Err: upstream.ErrUnavailable}},
 		{upstream.InvalidParameter("SecretName", "too long"), &upstream.Error{Err: upstream.ErrUnavailable}},
 		{&upstream.Error{Err: upstream.ErrInternal, Code: "InternalFailure", Endpoint: "e", RequestID: "r", Date: time.Now(), Op: "Y",
