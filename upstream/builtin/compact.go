@@ -166,13 +166,14 @@ func (s *Store) copyTo(path string) error {
 	if err != nil {
 		return err
 	}
-	err = s.transact(func(func(*bbolt.Tx) error) error { return bbolt.Compact(to, s.db, perTransaction) }, nil)
-	if s.broken.Load() != nil {
-		return err // to may be left with its locks held
-	}
-	if err == nil {
-		err = to.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(compactKey) })
-	}
+	// To the database this is one more read: where it meets a damaged page, the copy is discarded,
+	// and everything goes on. The writer, on whose goroutine this is, changes nothing meanwhile.
+	err = s.transact(s.db.View, func(*tx) error {
+		if err := bbolt.Compact(to, s.db, perTransaction); err != nil {
+			return err
+		}
+		return to.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(compactKey) })
+	})
 	if err == nil {
 		err = to.Sync()
 	}

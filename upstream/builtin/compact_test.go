@@ -192,6 +192,36 @@ func TestCompactionsAtTheSameTime(t *testing.T) {
 	})
 }
 
+// TestCompactionMeetsDamage lets the copy meet a page that cannot be read: the store goes on with the
+// file that it has, and compacts it when the page is well again.
+func TestCompactionMeetsDamage(t *testing.T) {
+	skipWithoutCompaction(t)
+	s := mustOpen(t, testOptions(t))
+	mustCreate(t, s, "a", "v1", strings.Repeat("x", 20_000)) // the bucket has pages of its own
+	mustCreate(t, s, "b", "v1", "x")
+	forceDelete(t, s, "b")
+	var at int64
+	must(t, s.db.View(func(tx *bbolt.Tx) error {
+		at = int64(tx.Bucket(bucketValues).RootPage()) * int64(s.db.Info().PageSize)
+		return nil
+	}))
+	file, err := os.OpenFile(s.opts.Database, os.O_RDWR, 0)
+	must(t, err)
+	defer file.Close()
+	whole := make([]byte, 16) // the header of the page
+	must(t, only(file.ReadAt(whole, at)))
+	must(t, only(file.WriteAt(make([]byte, len(whole)), at)))
+	wantErr(t, s.Compact(t.Context()), upstream.ErrUnavailable)
+	must(t, only(file.WriteAt(whole, at)))
+	if broken := s.broken.Load(); broken != nil {
+		t.Fatal("the store has broken down: ", *broken)
+	}
+	wantGone(t, s, nil)
+	mustPut(t, s, "a", "v2", "y")
+	must(t, s.Compact(t.Context()))
+	wantValue(t, s, "a", "y")
+}
+
 // TestReadsDuringCompaction reads and writes all the time.
 func TestReadsDuringCompaction(t *testing.T) {
 	skipWithoutCompaction(t)
