@@ -89,7 +89,7 @@ func (b *builder) addFile(key string, spec *Target) {
 	if spec.Backup && path != "" {
 		b.claims = append(b.claims, claim{key + ".backup", path + backupSuffix})
 	}
-	if mountPoint(path) {
+	if keyfile.MountPoint(path) {
 		b.problems.Addf(key+".destination", path, keyfile.IsMountPoint)
 	}
 	if source, err := filepath.Abs(spec.Source); spec.Source != "" && err == nil && source == path {
@@ -136,7 +136,7 @@ func (b *builder) addSet(key string, spec *Set) {
 			b.problems.Addf(key+".name", one.Name, "must have at most 255 bytes")
 		case set.has(one.Name):
 			b.problems.Addf(key+".name", one.Name, "is given to two files of the set: choose another")
-		case mountPoint(filepath.Join(path, one.Name)):
+		case keyfile.MountPoint(filepath.Join(path, one.Name)):
 			b.problems.Addf(key+".name", one.Name, keyfile.IsMountPoint)
 		}
 		f := file{name: one.Name, mode: b.mode(key, one.Mode, defaultMode), owner: b.owner(key, one.User, one.Group)}

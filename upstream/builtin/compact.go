@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -23,7 +24,8 @@ const (
 	compactDelay   = time.Second      // from the first of many deletions to the compaction for all of them
 	compactAtLeast = 10 * time.Second // from one compaction to the next, and
 	compactShare   = 10               // how many times as long as it took: writes wait for it
-	compactRetry   = time.Minute      // after a failure
+	compactRetry   = time.Minute      // after a failure, and twice as long after each one that follows
+	compactAtMost  = time.Hour        // from a failure to the next attempt
 )
 
 // owe notes that the file is to be compacted.
@@ -65,7 +67,7 @@ func (s *Store) ring() {
 // compactWhenOwed is the part of [Store.Run] that compacts the file.
 func (s *Store) compactWhenOwed(ctx context.Context) {
 	s.ring() // an earlier process may have left the task
-	for {
+	for retry := compactRetry; ; {
 		select {
 		case <-s.bell:
 		case <-ctx.Done():
@@ -80,9 +82,12 @@ func (s *Store) compactWhenOwed(ctx context.Context) {
 		err := s.compactOwed(ctx)
 		pause := max(compactAtLeast, compactShare*time.Since(began))
 		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) {
-			pause = max(pause, compactRetry)
+			pause = max(pause, retry)
+			retry = min(2*retry, compactAtMost)
 			s.log.Warn(notCompacted, "retry_in", pause, "err", err, "hint", "check the disk and its free space")
 			s.ring()
+		} else {
+			retry = compactRetry
 		}
 		if !s.sleep(ctx, pause) {
 			return
@@ -138,6 +143,9 @@ func (s *Store) compactFile() error {
 	}
 	replaced, err := keyfile.Database.Replace(s.opts.Database, func(temp string) (err error) {
 		discard() // of an earlier attempt
+		if err = s.roomFor(temp); err != nil {
+			return err
+		}
 		if err = s.copyTo(temp); err == nil {
 			next, file, err = openDatabase(temp, s.opts.lockTimeout)
 		}
@@ -157,6 +165,26 @@ func (s *Store) compactFile() error {
 		s.breakDown(err)
 	}
 	return errors.Join(err, old.Close())
+}
+
+// roomFor returns an error when a copy of what can be read surely finds no room beside path.
+func (s *Store) roomFor(path string) error {
+	free, known := s.opts.freeSpace(filepath.Dir(path))
+	if !known {
+		return nil
+	}
+	needed := 0
+	err := s.transact(s.db.View, func(t *tx) error {
+		for _, b := range []*bbolt.Bucket{t.secrets, t.values} {
+			st := b.Stats()
+			needed += st.BranchInuse + st.LeafInuse
+		}
+		return nil
+	})
+	if err == nil && uint64(needed) > free {
+		err = fmt.Errorf("its copy needs %d bytes, and the disk has %d", needed, free)
+	}
+	return err
 }
 
 // copyTo writes what can be read into the empty file at path, and puts it on disk.

@@ -222,6 +222,66 @@ func TestCompactionMeetsDamage(t *testing.T) {
 	wantValue(t, s, "a", "y")
 }
 
+// TestCompactionBacksOff fails for hours: the attempts become rare, and begin anew after one that
+// succeeds.
+func TestCompactionBacksOff(t *testing.T) {
+	skipWithoutCompaction(t)
+	log := inTime(t, func(t *testing.T, s *Store) {
+		away := s.opts.Database + ".away"
+		defer run(t, s)()
+		for range 2 {
+			mustCreate(t, s, "a", "v1", "x")
+			old := ciphertexts(t, s)
+			must(t, os.Rename(s.opts.Database, away))
+			forceDelete(t, s, "a")
+			time.Sleep(3 * time.Hour)
+			synctest.Wait()
+			must(t, os.Rename(away, s.opts.Database))
+			time.Sleep(compactAtMost + compactAtLeast)
+			synctest.Wait()
+			wantGone(t, s, old)
+		}
+	})
+	var waits []string
+	for line := range strings.Lines(log) {
+		if _, wait, ok := strings.Cut(line, "retry_in="); ok {
+			waits = append(waits, strings.Fields(wait)[0])
+		}
+	}
+	once := "1m0s 2m0s 4m0s 8m0s 16m0s 32m0s 1h0m0s 1h0m0s"
+	if got := strings.Join(waits, " "); got != once+" "+once {
+		t.Errorf("the pauses are %s", got)
+	}
+}
+
+// TestCompactionNeedsRoom begins no copy that the disk cannot hold, and one that it just can.
+func TestCompactionNeedsRoom(t *testing.T) {
+	skipWithoutCompaction(t)
+	opts := testOptions(t)
+	var free uint64
+	opts.freeSpace = func(folder string) (uint64, bool) {
+		if folder != filepath.Dir(opts.Database) {
+			t.Errorf("looked at %s", folder)
+		}
+		return free, true
+	}
+	s := mustOpen(t, opts)
+	mustCreate(t, s, "a", "v1", strings.Repeat("x", 20_000))
+	mustCreate(t, s, "b", "v1", strings.Repeat("x", 20_000))
+	file := fileOf(s)
+	free = 30_000
+	err := s.Compact(t.Context())
+	wantErr(t, err, upstream.ErrUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "and the disk has 30000") || fileOf(s) != file {
+		t.Errorf("compacted: %v", err)
+	}
+	wantGone(t, s, nil)
+	forceDelete(t, s, "b") // which leaves its pages in the file, but not in the copy
+	if fileOf(s) == file {
+		t.Error("there was room")
+	}
+}
+
 // TestReadsDuringCompaction reads and writes all the time.
 func TestReadsDuringCompaction(t *testing.T) {
 	skipWithoutCompaction(t)

@@ -73,7 +73,8 @@
 // bytes, and one record per secret makes each change atomic by itself. Deleted values leave
 // their ciphertext in free pages of the file until it is compacted, which copies it while writes wait: at
 // the end of a re-encryption, and within some seconds of a forced deletion or a purge. [Store.Run] does
-// it at most every 10 s and for at most a tenth of the time. From then on the file holds nothing older
+// it at most every 10 s and for at most a tenth of the time, and after a failure in a minute, later in an hour.
+// What cannot succeed is not begun: without room for the copy, or where the file is a mount point. From then on the file holds nothing older
 // than what can be read. What the disk below keeps of
 // the old file, a copy-on-write file system, a snapshot, a backup, is beyond its reach. An older copy of the
 // whole file in its place is not noticed: nothing inside a file can prove that it is the newest.

@@ -52,6 +52,9 @@ type Options struct {
 	// lockTimeout is how long Open waits for another process to release the database; zero
 	// means one second.
 	lockTimeout time.Duration
+
+	// freeSpace is [keyfile.FreeSpace], but for tests.
+	freeSpace func(folder string) (bytes uint64, known bool)
 }
 
 // Validate checks everything that [Open] checks without creating a file, and returns
@@ -110,6 +113,9 @@ func (o Options) withDefaults() Options {
 	o.lockTimeout = cmp.Or(o.lockTimeout, time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.freeSpace == nil {
+		o.freeSpace = keyfile.FreeSpace
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -195,11 +195,14 @@ func (k Kind) replace(path string, content []byte) error {
 
 // Replace is Make in place of the file at path, or of what a symbolic link there points to, whose
 // owner and mode the new one gets. replaced says whether the new file is in place: with an error,
-// its name may not be on disk.
+// its name may not be on disk. A mount point is refused before fill is called.
 func (k Kind) Replace(path string, fill func(temp string) error) (replaced bool, err error) {
 	path, err = filepath.EvalSymlinks(path)
 	if err != nil {
 		return false, err
+	}
+	if MountPoint(path) { // before fill does in vain what can be a lot
+		return false, fmt.Errorf("%s %s", path, IsMountPoint)
 	}
 	err = k.withTemp(path, fill, func(temp, path string) error {
 		err := likeFile(temp, path)
