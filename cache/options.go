@@ -129,7 +129,7 @@ func (s *Sealed) validate() error {
 		p.Addf("path", s.Path, "is also the keyring")
 		return p.Err()
 	default:
-		if err := keyfile.CheckPath(filepath.Dir(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := keyfile.CheckPath(keyfile.Folder(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			p.Addf("path", s.Path, "%v", err)
 		}
 	}

@@ -339,7 +339,7 @@ func (s *sealedFile) replace() (st SealedStats, err error) {
 	if err := s.takeLock(); err != nil {
 		return st, err
 	}
-	dir := filepath.Dir(s.path)
+	dir := keyfile.Folder(s.path)
 	temp, err := os.CreateTemp(dir, filepath.Base(s.path)+leftover+"*") // mode 0600
 	if err != nil {
 		return st, err
@@ -396,7 +396,7 @@ func (s *sealedFile) takeLock() error {
 	if s.lock != nil {
 		return nil
 	}
-	dir := filepath.Dir(s.path)
+	dir := keyfile.Folder(s.path)
 	if err := keyfile.MakeFolder(dir, 0o700, false); err != nil {
 		return err
 	}

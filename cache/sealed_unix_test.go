@@ -3,6 +3,7 @@
 package cache_test
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"syscall"
@@ -36,6 +37,13 @@ func TestSealedFolderOfAnotherUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "sealed.path: "+dir+"/app/sealed/cache: "+dir+"/app belongs to uid 65533") {
+		t.Error(err)
+	}
+	if err := errors.Join(os.Mkdir(dir+"/app/sub", 0o755), os.Symlink(dir+"/app/sub", dir+"/link")); err != nil {
+		t.Fatal(err)
+	}
+	o.Sealed.Path = dir + "/link/../cache" // in app, as the kernel follows the link
+	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), dir+"/app belongs to uid 65533") {
 		t.Error(err)
 	}
 }

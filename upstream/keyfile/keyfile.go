@@ -36,6 +36,7 @@
 package keyfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +121,7 @@ func (k Kind) Check(path string) error {
 	if _, err := k.Read(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := CheckFolder(filepath.Dir(path)); err != nil {
+	if err := CheckFolder(Folder(path)); err != nil {
 		return fmt.Errorf("%s: cannot be made: %w", path, err)
 	}
 	return nil
@@ -138,7 +139,7 @@ func CheckFolder(path string) error {
 // CheckWritable is [CheckFolder] for a folder that is reached through one that is held open.
 func CheckWritable(path string) error {
 	info, err := os.Stat(path)
-	switch parent := filepath.Dir(path); {
+	switch parent := Folder(path); {
 	case errors.Is(err, fs.ErrNotExist) && parent != path:
 		return CheckWritable(parent)
 	case err == nil && !info.IsDir():
@@ -150,6 +151,19 @@ func CheckWritable(path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
+}
+
+// Folder is [filepath.Dir] where links are followed: in "link/../file" the ".." stays, which leads
+// to where the folder is that the link leads to. Windows takes it out itself.
+func Folder(path string) string {
+	if runtime.GOOS == "windows" {
+		return filepath.Dir(path)
+	}
+	folder, _ := filepath.Split(path)
+	if trimmed := strings.TrimRight(folder, "/"); trimmed != "" {
+		return trimmed
+	}
+	return cmp.Or(folder, ".")
 }
 
 // Load returns the content of the file at path, which it makes with content where it is
@@ -180,7 +194,7 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s: %w", path, fs.ErrExist)
 	}
-	if err := MakeFolder(filepath.Dir(path), 0o700, true); err != nil {
+	if err := MakeFolder(Folder(path), 0o700, true); err != nil {
 		return err
 	}
 	return k.withTemp(path, fill, os.Link)
@@ -241,7 +255,7 @@ func (k Kind) withTemp(path string, fill func(temp string) error, publish func(t
 }
 
 func (k Kind) tryTemp(path string, fill func(temp string) error, publish func(temp, path string) error) error {
-	folder := filepath.Dir(path)
+	folder := Folder(path)
 	unlock, locked := LockFolder(folder, lockPatience)
 	defer unlock()
 	if locked || leftoverAge > 0 {
@@ -279,7 +293,7 @@ func (k Kind) Clean(path string) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	unlock, locked := LockFolder(filepath.Dir(path), 0)
+	unlock, locked := LockFolder(Folder(path), 0)
 	defer unlock()
 	if locked || leftoverAge > 0 {
 		k.removeLeftovers(path)
@@ -291,9 +305,9 @@ func tempPrefix(path string) string { return "." + filepath.Base(path) + ".new-"
 // removeLeftovers removes temporary files. The caller holds the lock of the folder, so that no
 // process is at work on one.
 func (k Kind) removeLeftovers(path string) {
-	folder, name := filepath.Split(path)
+	folder, name := Folder(path), filepath.Base(path)
 	prefixes := append([]string{tempPrefix(path), "." + name, name + ".new-"}, k.old...)
-	entries, _ := os.ReadDir(filepath.Clean(folder))
+	entries, _ := os.ReadDir(folder)
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil || !info.Mode().IsRegular() || leftoverAge > 0 && time.Since(info.ModTime()) < leftoverAge {
@@ -303,7 +317,7 @@ func (k Kind) removeLeftovers(path string) {
 			// The numbers are random ones of 32 or 63 bits. Short ones may be somebody's names.
 			number, ok := strings.CutPrefix(e.Name(), prefix)
 			if ok && (len(number) >= 6 || prefix == prefixes[0]) && strings.Trim(number, "0123456789") == "" {
-				_ = os.Remove(filepath.Join(folder, e.Name()))
+				_ = os.Remove(folder + "/" + e.Name())
 			}
 		}
 	}
@@ -322,7 +336,7 @@ func MakeFolder(path string, mode fs.FileMode, sync bool) error {
 	} else if err == nil {
 		return fmt.Errorf("%s is a file, but a folder is needed there", path)
 	}
-	parent := filepath.Dir(path)
+	parent := Folder(path)
 	if parent != path {
 		if err := MakeFolder(parent, mode, sync); err != nil {
 			return err

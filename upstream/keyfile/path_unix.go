@@ -74,9 +74,12 @@ func walk(path string, trusted func(step) bool) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
+	if !filepath.IsAbs(path) {
+		folder, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		path = folder + "/" + path // filepath.Join would take a link and the ".." after it out
 	}
 	s, rest := step{path: "/"}, names(path)
 	for links := 0; ; {

@@ -69,9 +69,13 @@ func TestCheckPath(t *testing.T) {
 		{[]string{"a 755 stranger", "a/b 755 root", "l -> a/b"}, "l", "a"}, // root's link through a folder of others
 		{[]string{"a 755 root", "b 755 root", "a/l -> ../b"}, "a/l", ""},
 		{[]string{"a 1777 root", "a/l -> /etc stranger"}, "a/l", "a/l"},
+		{[]string{"a 755 stranger", "a/b 755 root", "l -> OUT/a/b"}, "l/../f", "a"}, // the kernel opens a/f, not f
+		{[]string{"a 755 root", "b 755 stranger", "a/l -> OUT/b"}, "a/l/../a", "b"},
+		{[]string{"a 755 root", "b 755 root", "a/l -> ../b"}, "a/l/.././b//.", ""},
+		{[]string{"a 755 root"}, "gone/../a", missing},
 	} {
 		dir := tree(t, c.tree...)
-		err := keyfile.CheckPath(filepath.Join(dir, c.path))
+		err := keyfile.CheckPath(dir + "/" + c.path)
 		switch {
 		case c.want == missing:
 			if !errors.Is(err, fs.ErrNotExist) {
@@ -85,7 +89,12 @@ func TestCheckPath(t *testing.T) {
 			t.Errorf("%q: %s: %v, want the name of %s", c.tree, c.path, err, c.want)
 		}
 	}
-	dir := tree(t, "l -> l")
+	dir := tree(t, "a 755 stranger", "a/b 755 root", "l -> a/b")
+	t.Chdir(dir)
+	if err := keyfile.CheckPath("l/../f"); err == nil || !strings.HasPrefix(err.Error(), dir+"/a belongs to uid ") {
+		t.Error(err)
+	}
+	dir = tree(t, "l -> l")
 	if err := keyfile.CheckPath(dir + "/l"); err == nil {
 		t.Error("a link to itself is taken")
 	}
@@ -127,9 +136,10 @@ func TestRootMakesNothingWhereOthersLead(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can give files away")
 	}
-	dir := tree(t, "app 755 stranger", "target 755 root", "app/l -> OUT/target stranger", "tmp 1777 root", "tmp/l -> OUT/target stranger")
-	for _, folder := range []string{"app", "app/new", "app/l", "app/l/new", "tmp/l", "tmp/l/new"} {
-		path := filepath.Join(dir, folder)
+	dir := tree(t, "app 755 stranger", "target 755 root", "app/l -> OUT/target stranger", "tmp 1777 root", "tmp/l -> OUT/target stranger",
+		"app/sub 755 root", "up -> OUT/app/sub")
+	for _, folder := range []string{"app", "app/new", "app/l", "app/l/new", "tmp/l", "tmp/l/new", "up/..", "up/../new"} {
+		path := dir + "/" + folder
 		for what, err := range map[string]error{
 			"MakeFolder":  keyfile.MakeFolder(path, 0o700, true),
 			"CheckFolder": keyfile.CheckFolder(path),
@@ -141,10 +151,14 @@ func TestRootMakesNothingWhereOthersLead(t *testing.T) {
 			}
 		}
 	}
-	if got := names(t, dir+"/target") + names(t, dir+"/app"); got != "l" {
+	if got := names(t, dir+"/target") + names(t, dir+"/app"); got != "l sub" {
 		t.Errorf("made %s", got)
 	}
 	must(t, keyfile.Token.Create(dir+"/tmp/mine/token", []byte("t")))
+	must(t, os.Symlink("tmp/mine", dir+"/down"))
+	must(t, keyfile.Token.Create(dir+"/down/../other/token", []byte("t"))) // in tmp, as it is read
+	_, err := keyfile.Token.Read(dir + "/tmp/other/token")
+	must(t, err)
 }
 
 // Ensure that what a file asks for is asked for by its owner.
