@@ -130,16 +130,21 @@ func checkEndpoint(cfg *config.Endpoint) error {
 }
 
 // checkAuditFile returns why the audit log cannot be appended to path, as far as that shows
-// without making the file. Its folder is made where it is missing.
+// without making the file.
 func checkAuditFile(path string) error {
 	info, err := os.Stat(path)
-	switch {
-	case err == nil && info.IsDir():
+	if err == nil && info.IsDir() {
 		return errors.New("must be a file, not a folder")
-	case err == nil && info.Mode()&fs.ModeNamedPipe != 0:
-		return errors.New("must not be a pipe: the agent would wait for its reader")
-	case errors.Is(err, fs.ErrNotExist):
-		return keyfile.CheckFolder(filepath.Dir(path))
+	}
+	if err == nil && info.Mode()&(fs.ModeDevice|fs.ModeSocket) != 0 {
+		return nil // such as /dev/stdout, which may be another one for the agent
+	}
+	f, err := keyfile.OpenLog(path, false)
+	if err == nil {
+		return f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return keyfile.CheckWritable(filepath.Dir(path))
 	}
 	return err
 }

@@ -7,7 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"path/filepath"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -274,11 +274,9 @@ func openAudit(cfg *config.Audit, stderr io.Writer, log *slog.Logger) (*lines.Wr
 	}
 	path := string(cfg.File)
 	err := checkAuditFile(path)
-	if err == nil {
-		err = keyfile.MakeFolder(filepath.Dir(path), 0o700, true)
-	}
 	var audit *lines.Writer
 	if err == nil {
+		opts.Open = func(path string) (*os.File, error) { return keyfile.OpenLog(path, true) }
 		audit, err = lines.Open(path, opts)
 	}
 	if err != nil {

@@ -65,7 +65,7 @@ type Caller struct {
 // Audit is the log of who asked for what, as JSON lines. Exactly one of File and Stderr is
 // set.
 type Audit struct {
-	File   Path `yaml:"file" path:"write"` // appended to, 0600; reopened on SIGHUP
+	File   Path `yaml:"file" path:"write"` // appended to, 0600; reopened on SIGHUP; see keyfile.OpenLog
 	Stderr bool `yaml:"stderr" default:"false"`
 	Sample int  `yaml:"sample" default:"1" min:"1" max:"1000000"` // one of this many hits is written; refusals always
 }

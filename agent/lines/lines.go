@@ -44,6 +44,10 @@ type Options struct {
 	// Delay collects lines that are not many for so long. Zero writes them at once.
 	Delay time.Duration
 
+	// Open opens the file of [Open], also when it is opened again. Nil opens it to append, and
+	// creates it with mode 0600 when it is missing.
+	Open func(path string) (*os.File, error)
+
 	// OnLoss is called when the first lines are lost after a time without loss. Nil ignores it.
 	OnLoss func(error)
 
@@ -79,10 +83,12 @@ func New(out io.Writer, opts Options) *Writer {
 	return &Writer{opts: opts, out: out}
 }
 
-// Open returns a writer that appends to the file at path, which is created with mode 0600 when
-// it is missing.
+// Open returns a writer that appends to the file at path, as opts.Open opens it.
 func Open(path string, opts Options) (*Writer, error) {
-	f, err := open(path)
+	if opts.Open == nil {
+		opts.Open = open
+	}
+	f, err := opts.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +276,7 @@ func (w *Writer) Reopen() error {
 	if w.path == "" {
 		return nil
 	}
-	f, err := open(w.path)
+	f, err := w.opts.Open(w.path)
 	if err != nil {
 		return err
 	}

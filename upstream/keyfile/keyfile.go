@@ -19,7 +19,7 @@
 //   - Errors never quote content.
 //
 // Sockets, rendered files and sealed caches share what lies around a file: [CheckPath],
-// [MakeFolder], [CheckFolder], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner. Other
+// [MakeFolder], [CheckFolder], [OpenLog], [LockFolder], [SyncFolder], and [UserID] and [GroupID] for its owner. Other
 // small files that a configuration names are read with [ReadFile].
 //
 // # Design notes

@@ -184,3 +184,65 @@ func TestReadOwned(t *testing.T) {
 		}
 	}
 }
+
+// Ensure that root appends to a file in a folder of root that a group may write to, as /var/log is
+// on many hosts, and to nothing that the group could have put there or others lead to; and that
+// what is missing is refused likewise, whether it is to be made or not.
+func TestOpenLog(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	for _, c := range []struct {
+		tree []string
+		path string
+		make func(path string) error // makes what is at path; nil: nothing
+		ok   bool
+	}{
+		{[]string{"a 755 root"}, "a/log", nil, true},
+		{[]string{"a 755 root"}, "a/b/log", nil, true},
+		{[]string{"a 775 root"}, "a/log", nil, true},
+		{[]string{"a 775 root"}, "a/b/log", nil, true},
+		{[]string{"a 775 root", "a/b 755 root"}, "a/b/log", plain, true},
+		{[]string{"a 775 root"}, "a/log", plain, true},
+		{[]string{"a 775 root"}, "a/log", func(path string) error { return errors.Join(plain(path), os.Chown(path, stranger, -1)) }, false},
+		{[]string{"a 775 root"}, "a/log", func(path string) error { return errors.Join(plain(path+"2"), os.Link(path+"2", path)) }, false},
+		{[]string{"a 775 root"}, "a/log", func(path string) error { return errors.Join(plain(path+"2"), os.Symlink("log2", path)) }, false},
+		{[]string{"a 775 root"}, "a/log", func(path string) error { return os.Symlink("missing", path) }, false},
+		{[]string{"a 775 root"}, "a/log", func(path string) error { return os.Mkdir(path, 0o700) }, false},
+		{[]string{"a 755 root"}, "a/log", func(path string) error { return errors.Join(plain(path+"2"), os.Symlink("log2", path)) }, true}, // root's own
+		{[]string{"a 775 root", "b 755 root", "a/l -> ../b"}, "a/l/log", plain, false},
+		{[]string{"a 777 root"}, "a/log", plain, false},
+		{[]string{"a 777 root", "a/b 755 root"}, "a/b/log", plain, false},
+		{[]string{"a 755 stranger"}, "a/log", plain, false},
+		{[]string{"a 775 root", "a/b 755 stranger"}, "a/b/log", nil, false},
+	} {
+		path := filepath.Join(tree(t, c.tree...), c.path)
+		if c.make != nil {
+			must(t, c.make(path))
+		}
+		for _, create := range []bool{false, true} {
+			f, err := keyfile.OpenLog(path, create)
+			right := err == nil
+			switch {
+			case !c.ok:
+				right = err != nil && !errors.Is(err, fs.ErrNotExist)
+			case c.make == nil && !create:
+				right = errors.Is(err, fs.ErrNotExist)
+			}
+			if !right {
+				t.Errorf("%q: %s, create %t: %v", c.tree, c.path, create, err)
+			}
+			if err != nil {
+				continue
+			}
+			_, err = f.WriteString("x")
+			must(t, errors.Join(err, f.Close()))
+			if text, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(text), "x") {
+				t.Errorf("%q: %s: %q, %v", c.tree, c.path, text, err)
+			}
+		}
+	}
+}
+
+// plain makes a file.
+func plain(path string) error { return os.WriteFile(path, []byte("1"), 0o600) }

@@ -2,6 +2,8 @@ package keyfile
 
 import (
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -28,6 +30,18 @@ func CheckPathTo(string, int, fs.FileMode) error { return nil }
 func ReadOwned(path string, most int64) (content []byte, uid int, err error) {
 	content, err = ReadFile(path, most)
 	return content, -1, err
+}
+
+// OpenLog opens the file at path to append to it. With create it makes what is missing.
+func OpenLog(path string, create bool) (*os.File, error) {
+	flags := os.O_APPEND | os.O_WRONLY
+	if create {
+		flags |= os.O_CREATE
+		if err := MakeFolder(filepath.Dir(path), 0o700, true); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, flags, 0o600)
 }
 
 // likeFile does nothing: access lists come from the folder.
