@@ -47,6 +47,7 @@ type clock struct {
 	drift  time.Duration // of the wall clock against the monotonic one, since epoch
 	asleep time.Duration // of this machine, since it was started
 	behind time.Duration // the wall clock, against the newest time known
+	doubt  time.Duration // counted because the wall clock was set ahead, since trust
 }
 
 func newClock() *clock {
@@ -99,6 +100,7 @@ func (k *clock) jump(slept, set time.Duration) {
 	}
 	corrected := min(set, k.behind)
 	k.behind -= corrected
+	k.doubt += set - corrected
 	k.advance(slept + set - corrected)
 }
 
@@ -127,8 +129,15 @@ func (k *clock) trust() (was time.Duration) {
 	was = k.skew()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.behind = 0
+	k.behind, k.doubt = 0, 0
 	return was
+}
+
+// doubted returns how much of the time until now may be a wall clock that was set wrongly.
+func (k *clock) doubted() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return min(k.doubt, longest)
 }
 
 // skew returns by how much the wall clock is known to be behind; 0 for little.

@@ -193,3 +193,53 @@ func TestStartWithAClockThatIsAhead(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) { wantSurvivors(t, opts, 2, 2) })
 }
+
+// A wall clock that is set ahead during an outage makes values look too old. The file stays until
+// the upstream answers, so that a restart with the right clock has them.
+func TestAClockThatIsSetAheadLeavesTheFile(t *testing.T) {
+	opts := sealedIn(t)
+	synctest.Test(t, func(t *testing.T) { fillSealed(t, opts, 2) })
+	for name, slept := range map[string]time.Duration{"set ahead": 0, "slept": 10 * time.Hour} {
+		file := readFile(t, opts.Sealed.Path)
+		up := upstreamtest.NewFake()
+		up.Fail(get, upstream.ErrUnavailable)
+		restart(t, time.Minute, opts, up, func(t *testing.T, c *cache.Cache, _ string) {
+			stop := start(t, c)
+			look(t, c, "s0")
+			look(t, c, "s1")
+			time.Sleep(settled)
+			before := readFile(t, opts.Sealed.Path)
+			moveClocks(c, slept, 10*time.Hour-slept)
+			noValue(t, c, "s0", upstream.ErrUnavailable)
+			time.Sleep(30 * time.Minute)
+			stop()
+			failIf(t, heldUntil(c) != "", "%s: it is held: %s", name, heldUntil(c))
+			failIf(t, bytes.Equal(before, readFile(t, opts.Sealed.Path)) != (slept == 0), "%s: rewritten %v", name, slept == 0)
+		})
+		want := 2
+		if slept > 0 {
+			want = 0
+		}
+		restart(t, 40*time.Minute, opts, fetchFunc(down), func(t *testing.T, c *cache.Cache, _ string) {
+			failIf(t, c.Stats().Sealed.Loaded != want, "%s: %d values survive, want %d", name, c.Stats().Sealed.Loaded, want)
+		})
+		writeFile(t, opts.Sealed.Path, file)
+	}
+	// The first answer has it written, with what lapsed meanwhile left out.
+	up := upstreamtest.NewFake()
+	up.Fail(get, upstream.ErrUnavailable)
+	restart(t, time.Minute, opts, up, func(t *testing.T, c *cache.Cache, _ string) {
+		stop := start(t, c)
+		look(t, c, "s0")
+		look(t, c, "s1")
+		moveClocks(c, 0, 10*time.Hour)
+		noValue(t, c, "s0", upstream.ErrUnavailable)
+		time.Sleep(time.Minute)
+		up.Fail(get, nil)
+		up.MustCreate(t, "s0", "v1", "value-0")
+		look(t, c, "s0")
+		time.Sleep(time.Minute)
+		failIf(t, c.Stats().Sealed.Records != 1 || c.Stats().Sealed.Pending != 0, "%+v", c.Stats().Sealed)
+		stop()
+	})
+}

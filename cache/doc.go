@@ -54,7 +54,8 @@
 // A wall clock can be wrong when the agent starts. Ages of what the sealed file holds count from
 // the newest time in it when the clock is behind that, and such values are stale for the reason
 // ClockSkew. The first answer of the upstream settles it. A clock that is ahead cannot be told
-// from a long time off: then nothing is served, but the file stays until there is something new.
+// from a long time off: then nothing is served, but the file stays until the upstream answers. So it does where values
+// become too old because the wall clock was set ahead.
 //
 // The end of MaxStale is noticed by a sweep over all entries at the time of the first end, at
 // most once a second, and only while something fails.

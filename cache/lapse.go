@@ -35,10 +35,14 @@ func (sh lockedShard) ended(e *entry, now int64) bool {
 	return e.value != nil && now >= e.expires && !sh.servable(e, now)
 }
 
-// lapse drops a value that became too old to be served, and notes it for the log.
+// lapse drops a value that became too old to be served, and notes it for the log. What may be too
+// old only because the wall clock was set wrongly stays in the sealed file.
 func (sh lockedShard) lapse(e *entry, f *flight) {
 	sh.change(e)
 	sh.tell(e, Event{Kind: EventLapsed}, time.Now())
+	if doubt := sh.c.clock.doubted(); doubt > 0 && !sh.ended(e, sh.c.now()-int64(doubt)) {
+		sh.c.sealed.hold()
+	}
 	sh.unseal(e, false)
 	e.clear()
 	since := sh.c.clock.wall(e.fetchedAt)

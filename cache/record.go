@@ -114,6 +114,7 @@ func (c *Cache) loadSealed() {
 			"code", codeClockSkew, "behind", skew.Round(time.Second), "hint", "set the clock; check that time synchronisation works")
 	}
 	if old := c.dropTooOld(); old > 0 {
+		c.sealed.hold()
 		c.log.Info("values of the sealed cache are too old to be served", "path", c.sealed.path, "too_old", old, "loaded", c.sealed.st.Loaded)
 	}
 	c.evict()
@@ -208,7 +209,7 @@ func (sh lockedShard) record(e *entry) *record {
 // seal has the value of e written to the sealed file. That it was merely confirmed is written
 // when all of the file is, now and then.
 func (sh lockedShard) seal(e *entry, changed bool) {
-	if (changed || !e.sealed) && sh.c.limits.Load().MaxStale != Never {
+	if (changed || !e.sealed || sh.c.sealed.holds()) && sh.c.limits.Load().MaxStale != Never {
 		sh.c.sealed.changed(false)
 	}
 }
@@ -216,8 +217,9 @@ func (sh lockedShard) seal(e *entry, changed bool) {
 // unseal has the value of e leave the sealed file; gone says that the upstream has none for
 // us any more.
 func (sh lockedShard) unseal(e *entry, gone bool) {
-	if e.sealed {
-		e.sealed = false
+	was := e.sealed
+	e.sealed = false
+	if was && (gone || !sh.c.sealed.holds()) {
 		sh.c.sealed.changed(gone)
 	}
 }

@@ -86,6 +86,7 @@ type sealedFile struct {
 	mu   sync.Mutex
 	off  bool // given up or closed
 	gone bool // a secret in the file is gone or denied
+	held bool // it stays as it is until the upstream answers; see hold
 	st   SealedStats
 }
 
@@ -215,11 +216,34 @@ func (s *sealedFile) changed(gone bool) {
 	if s.off {
 		return
 	}
-	if s.st.Pending == 0 || gone && !s.gone {
+	if s.st.Pending == 0 || gone && !s.gone || s.held {
 		s.wake.ring()
 	}
 	s.st.Pending++
 	s.gone = s.gone || gone
+	s.held = false
+}
+
+// hold keeps the file as it is until the upstream has answered. Values in it seem to be too old,
+// but the wall clock may be ahead and be put right before there is something to write. What is
+// gone leaves it all the same.
+func (s *sealedFile) hold() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = !s.gone
+}
+
+// holds reports whether the file stays as it is.
+func (s *sealedFile) holds() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
 }
 
 // pause returns how long after a rewrite the next one may begin.
@@ -234,21 +258,18 @@ func (s *sealedFile) pause() time.Duration {
 }
 
 // run rewrites the file until end is closed. Then it writes what is left, and, when that was long
-// ago, what time it is. The first time is at
-// once, except when there are values in the file that seem to be too old: the clock may be ahead
-// and be put right before there is something new to write.
+// ago, what time it is. The first time is at once. It writes nothing while the file is held.
 func (s *sealedFile) run(end <-chan struct{}) {
 	if s == nil {
 		return
 	}
 	var failed setback
-	first := true
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		timer.Stop()
-		if first && s.st.TooOld > 0 {
-			// Later.
+		if s.holds() {
+			failed = setback{} // later
 		} else if err := s.rewrite(); err != nil {
 			s.log.Error("the sealed cache cannot be written", "path", s.path, "err", err, "hint", "it is tried again; check space and permissions")
 			failed.add(err)
@@ -262,13 +283,12 @@ func (s *sealedFile) run(end <-chan struct{}) {
 				timer.Reset(max(s.every(), s.pause()))
 			}
 		}
-		first = false
 		last, written := time.Now(), s.clock.now()
 		for due := false; !due; {
 			select {
 			case <-end:
 				st := s.stats()
-				if st.Pending == 0 && (st.Records == 0 || s.clock.now()-written < int64(s.every())) {
+				if s.holds() || st.Pending == 0 && (st.Records == 0 || s.clock.now()-written < int64(s.every())) {
 					return
 				}
 				if err := s.rewrite(); err != nil {
