@@ -243,3 +243,21 @@ func TestAClockThatIsSetAheadLeavesTheFile(t *testing.T) {
 		stop()
 	})
 }
+
+// What the upstream says is gone leaves the file, also when it seemed too old at the start.
+func TestWhatIsGoneLeavesAFileThatSeemsTooOld(t *testing.T) {
+	for name, refusal := range map[string]error{"deleted": upstream.ErrNotFound, "denied": upstream.ErrAccessDenied} {
+		opts := sealedIn(t)
+		synctest.Test(t, func(t *testing.T) { fillSealed(t, opts, 2) })
+		up := upstreamtest.NewFake()
+		up.Fail(get, refusal)
+		restart(t, 1000*time.Hour, opts, up, func(t *testing.T, c *cache.Cache, _ string) {
+			stop := start(t, c)
+			noValue(t, c, "s0", refusal)
+			stop()
+		})
+		restart(t, 0, opts, fetchFunc(down), func(t *testing.T, c *cache.Cache, _ string) {
+			failIf(t, c.Stats().Sealed.Loaded+c.Stats().Sealed.TooOld != 0, "%s: %+v", name, c.Stats().Sealed)
+		})
+	}
+}

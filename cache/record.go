@@ -215,11 +215,11 @@ func (sh lockedShard) seal(e *entry, changed bool) {
 }
 
 // unseal has the value of e leave the sealed file; gone says that the upstream has none for
-// us any more.
+// us any more. A file that is held may have one of which e knows nothing any more.
 func (sh lockedShard) unseal(e *entry, gone bool) {
-	was := e.sealed
+	was, held := e.sealed, sh.c.sealed.holds()
 	e.sealed = false
-	if was && (gone || !sh.c.sealed.holds()) {
+	if gone && held || was && (gone || !held) {
 		sh.c.sealed.changed(gone)
 	}
 }
