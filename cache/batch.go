@@ -187,12 +187,22 @@ func (c *Cache) readGroup(ctx context.Context, refs []upstream.SecretRef, found 
 			continue
 		}
 		answer, err := c.outcome(ctx, f)
-		if ctx.Err() != nil || upstream.Outage(err) {
+		if ctx.Err() != nil || err != nil && c.isOutage(refs[i], err) {
 			return cmp.Or(ctx.Err(), err)
 		}
 		found[i].see(answer, err, f.begin, f.end)
 	}
 	return nil
+}
+
+// isOutage is what a lookup of ref would take err for.
+func (c *Cache) isOutage(ref upstream.SecretRef, err error) bool {
+	sh := c.lock(ref.SecretName)
+	defer sh.unlock()
+	if e := sh.find(ref); e != nil {
+		return isOutage(e, err)
+	}
+	return upstream.Outage(err)
 }
 
 // remember keeps the proof that found belongs together for the next batch, where an entry

@@ -191,3 +191,27 @@ func TestPairDuringAnOutage(t *testing.T) {
 		}
 	})
 }
+
+// A refusal of the question, of which a value says that it is a good one, is an outage of labels
+// that are asked for together as it is of each alone.
+func TestPairWhoseQuestionIsRefused(t *testing.T) {
+	with(t, cache.Options{Limits: cache.Limits{TTL: time.Minute}}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		fake.MustPut(t, "app/db", "v2", "2")
+		_, err := c.GetSecretValues(t.Context(), pair...)
+		must(t, err)
+		time.Sleep(2 * time.Minute)
+		fake.Fail(get, upstream.ErrInvalidParameter)
+		for range 2 { // also once the failure is known
+			answers, errs := c.LookupAll(t.Context(), pair)
+			for i, want := range []string{"2", "first"} {
+				must(t, errs[i])
+				wantAnswer(t, answers[i], want, upstream.Stale)
+				failIf(t, answers[i].Reason != "InvalidParameter", "reason %q", answers[i].Reason)
+				wantAnswer(t, look(t, c, pair[i].String()), want, upstream.Stale)
+			}
+		}
+		_, errs := c.LookupAll(t.Context(), []upstream.SecretRef{ref("none"), ref("none:ACSPrevious")})
+		wantError(t, errs[0], upstream.ErrInvalidParameter)
+		wantError(t, errs[1], upstream.ErrInvalidParameter)
+	})
+}
