@@ -84,7 +84,7 @@ func (s *Store) compactWhenOwed(ctx context.Context) {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) {
 			pause = max(pause, retry)
 			retry = min(2*retry, compactAtMost)
-			s.log.Warn(notCompacted, "retry_in", pause, "err", err, "hint", "check the disk and its free space")
+			s.log.Warn("old ciphertext is not removed from the database yet", "retry_in", pause, "err", err, "hint", "check the disk and its free space")
 			s.ring()
 		} else {
 			retry = compactRetry
@@ -94,9 +94,6 @@ func (s *Store) compactWhenOwed(ctx context.Context) {
 		}
 	}
 }
-
-// notCompacted is a line of the log.
-const notCompacted = "old ciphertext is not removed from the database yet"
 
 // sleep reports whether neither ctx nor the [Store] ended meanwhile.
 func (s *Store) sleep(ctx context.Context, d time.Duration) bool {

@@ -148,7 +148,7 @@ func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput)
 	})
 	if err == nil && in.ForceDeleteWithoutRecovery && s.runs.Load() == 0 {
 		if err := s.compactOwed(ctx); err != nil {
-			s.log.Warn(notCompacted, "err", err, "hint", "check the disk and its free space; the running agent tries again")
+			s.log.Warn("old ciphertext is not removed from the database yet", "err", err, "hint", "check the disk and its free space; the running agent tries again")
 		}
 	}
 	return at, err
