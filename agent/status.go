@@ -133,6 +133,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	entries := a.cache.Entries() // last: what a reason names is among them
 	reader := viewer
 	reader.All = viewer.All || mayReadAll(may, entries, files)
+	files = slices.DeleteFunc(files, func(f FileStatus) bool { return !seesFile(reader, f) }) // by all names, also those that are not shown
 	entries, unnamed := namedOnly(entries, files, may)
 	reason := func(text string) string {
 		if !reader.All && text != "" {
@@ -144,7 +145,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		Time: now, Version: a.deps.Version,
 		StartedAt: a.began, UptimeSeconds: now.Sub(a.began).Seconds(),
 		Upstream:  a.upstreamStatus(),
-		Files:     slices.DeleteFunc(slices.Clone(files), func(f FileStatus) bool { return !seesFile(reader, f) }),
+		Files:     files,
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),

@@ -193,6 +193,37 @@ process: {noDump: false}
 	}
 }
 
+// TestStatusHidesAFileOfAComputedName: a file is for those only who may read everything that it is
+// made of, also what its template computes the name of, which nobody is shown.
+func TestStatusHidesAFileOfAComputedName(t *testing.T) {
+	w := start(t, shortTempDir(t), `
+upstream:
+  local:
+    seed: [{name: web/db, versionId: v1, data: job/db}, {name: web/own, versionId: v1, data: web/db}, {name: job/db, versionId: v1, data: x}]
+    api: {socket: off}
+endpoint:
+  listen: 127.0.0.1:0
+  callers:
+    - {name: web, tokenFile: ./web.token, secrets: ["web/*"]}
+    - {name: all, tokenFile: ./all.token, secrets: ["*"]}
+templates:
+  - {contents: '{{ secret (secret "web/db") }}', destination: ./rendered/other}
+  - {contents: '{{ secret (secret "web/own") }}', destination: ./rendered/own}
+process: {noDump: false}
+`)
+	files := func(caller string) (all string) {
+		s, _ := w.statusOf(w.read(caller + ".token"))
+		for _, f := range s.Files {
+			all += fmt.Sprintf("%s %s %d; ", filepath.Base(f.Path), f.State, len(f.Versions))
+		}
+		return all
+	}
+	w.eventually("both are rendered", func() bool { return files("all") == "other current 1; own current 2; " })
+	if got := files("web"); got != "own current 2; " {
+		t.Errorf("it sees %s", got)
+	}
+}
+
 func TestStatusTellsTheHistoryOfASecret(t *testing.T) {
 	w := start(t, shortTempDir(t), basic)
 	w.ready()
