@@ -3,6 +3,8 @@ package render
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +136,29 @@ func TestCheckHoldsUpNobody(t *testing.T) {
 	eventually(t, "the one without is published", holds(dir+"/last", "1"))
 	stop()
 	wantNames(t, dir, "last")
+}
+
+// Ensure that targets that wait until their check can run hold no folder open.
+func TestWaitingForACheckHoldsNothing(t *testing.T) {
+	dir := t.TempDir()
+	const waiting = 20
+	var targets []Target
+	for i := range maxChecks + waiting {
+		targets = append(targets, checked(fmt.Sprintf("%s/d%d/f", dir, i), "x", "sleep 600"))
+	}
+	stop := start(t, mustNew(t, sourceOf("a", "1"), Options{Targets: targets}))
+	eventually(t, "all are staged, and no folder is open", func() bool {
+		staged, err := filepath.Glob(dir + "/d*/" + tempPrefix + "*")
+		if err != nil || len(staged) != len(targets) {
+			return false
+		}
+		open, _ := filepath.Glob("/proc/self/fd/*")
+		return !slices.ContainsFunc(open, func(fd string) bool {
+			path, _ := os.Readlink(fd)
+			return strings.HasPrefix(path, dir)
+		})
+	})
+	stop()
 }
 
 // Ensure that a check that shows what it cannot read shows no part of a value, neither of the one

@@ -329,6 +329,7 @@ func (s *session) publish(t *target, result *rendering) (changed bool, err error
 		return false, err
 	}
 	if p != nil && t.check != nil {
+		p.release() // many may wait for a slot
 		s.r.mu.Lock()
 		if len(s.queue) > 0 {
 			s.wg.Go(s.work)
