@@ -1,30 +1,19 @@
 package render
 
 import (
-	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
+
+	"secretagent/upstream/upstreamtest"
 )
 
 // Ensure that a file that is mounted into its place is refused with what to do about it: before
 // anything is read, where the kernel tells, and otherwise when the rename fails. A folder that is
 // mounted is the way to do it.
 func TestMountPoints(t *testing.T) {
-	const inside = "RENDER_TEST_MOUNT"
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-		if out, err := cmd.CombinedOutput(); os.IsPermission(err) {
-			t.Skip("may not mount: ", err)
-		} else if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if !upstreamtest.InMountNamespace(t) {
 		return
 	}
-	must(t, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
 	mount := func(from, to string) {
 		t.Helper()
 		must(t, syscall.Mount(from, to, "", syscall.MS_BIND, ""))
