@@ -50,3 +50,14 @@ type wireValue struct {
 	RequestID      string `json:"RequestId"`
 	*ManagedSecret        // absent for generic secrets
 }
+
+// Fault is the body of every error of the KMS API. All five texts are always there and always
+// texts: one official SDK panics on anything else.
+type Fault struct {
+	HTTPStatus int `json:"HttpStatus"`
+	Code       string
+	Message    string
+	RequestID  string `json:"RequestId"`
+	HostID     string `json:"HostId"`
+	Recommend  string
+}

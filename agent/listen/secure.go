@@ -54,14 +54,10 @@ const (
 // refusePlain says that the listener speaks TLS, in the form of the KMS API, in which the
 // endpoint answers as well.
 func (c *secureConn) refusePlain() {
-	body, _ := json.Marshal(struct { // texts can always be encoded
-		HTTPStatus int `json:"HttpStatus"`
-		Code       string
-		Message    string
-		RequestID  string `json:"RequestId"`
-		HostID     string `json:"HostId"`
-		Recommend  string
-	}{400, "InvalidProtocol.NeedSsl", "This address speaks TLS: use https:// in place of http://.", upstream.NewRequestID(), "", ""})
+	body, _ := json.Marshal(upstream.Fault{ // texts can always be encoded
+		HTTPStatus: 400, Code: "InvalidProtocol.NeedSsl", RequestID: upstream.NewRequestID(),
+		Message: "This address speaks TLS: use https:// in place of http://.",
+	})
 	_ = c.SetDeadline(time.Now().Add(refusalTime))
 	_, _ = fmt.Fprintf(c.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"+
 		"Connection: close\r\nContent-Length: %d\r\n\r\n%s\n", len(body)+1, body)

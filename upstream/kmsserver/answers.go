@@ -141,17 +141,6 @@ type batchError struct {
 	SecretName string
 }
 
-// faultAnswer is the body of every error. All five texts are always there and always texts:
-// one official SDK panics on anything else.
-type faultAnswer struct {
-	HTTPStatus int `json:"HttpStatus"`
-	Code       string
-	Message    string
-	RequestID  string `json:"RequestId"`
-	HostID     string `json:"HostId"`
-	Recommend  string
-}
-
 // encode returns v as JSON with a newline. The answers of this file always encode.
 func encode(v any) []byte {
 	var buf bytes.Buffer

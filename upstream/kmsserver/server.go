@@ -282,7 +282,7 @@ func encodeFault(f *fault, requestID string, host []byte) []byte {
 	if utf8.Valid(host) && len(host) <= 255 {
 		hostID = string(host)
 	}
-	return encode(faultAnswer{f.status, f.code, f.message, requestID, hostID, f.recommend})
+	return encode(upstream.Fault{HTTPStatus: f.status, Code: f.code, Message: f.message, RequestID: requestID, HostID: hostID, Recommend: f.recommend})
 }
 
 // logFault says what was refused, to whom, and why the backend failed. It repeats nothing
