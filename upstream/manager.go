@@ -65,7 +65,7 @@ type CreateSecretInput struct {
 	VersionID       VersionID
 	SecretData      SecretData
 	SecretDataType  string // empty: DataTypeText
-	EncryptionKeyID string // empty: the backend's default key
+	EncryptionKeyID string // empty: the backend chooses, and tells of no key
 	Description     string
 	Tags            []Tag
 }

@@ -170,7 +170,7 @@ type SecretMetadata struct {
 	SecretName      SecretName
 	SecretType      string
 	Description     string
-	EncryptionKeyID string
+	EncryptionKeyID string // as the creator named it; empty where none was named
 	CreateTime      time.Time
 	UpdateTime      time.Time
 

@@ -29,12 +29,19 @@
 // bound to the name. Names of secrets and versions stay readable in the file, as do sizes.
 // The keys are a cleartext Tink keyset in a file of its own, the keyring. Both files together
 // give the secrets, so keep the keyring apart from the database and out of its backups. Key ids
-// are Tink's, in decimal; EncryptionKeyId is the key that protects the current version.
+// are Tink's, in decimal.
 //
 // [Store.RotateKey] adds a key and makes it primary. Old values stay readable under the old
 // key until [Store.Reencrypt] has rewritten them. CreateSecret may name a key of the keyring,
 // which that secret then uses whatever is primary; Reencrypt ends this too, because a key is
 // usually rotated because it is no longer trusted.
+//
+// EncryptionKeyId is what the creator of the secret named, as it was named, and absent where none
+// was. Nothing changes it: no rotation, and no Reencrypt, after which it is the id of a key that
+// protects the secret no more. Infrastructure code that compares it, such as Terraform's, would
+// otherwise replace the secret. [Store.Keys] tells which keys protect how much. A secret of a
+// database that is older than this rule has the key that was named when it was created, unless
+// Reencrypt has ended that already: then, as if none had been named, it has none.
 //
 // # Damage
 //

@@ -11,16 +11,20 @@ import (
 // record is everything about a secret but its values. On disk it is sealed (see seal.go), and
 // inside the seal it looks like this:
 //
-//	byte     format, 1
+//	byte     format, 1 or 2
 //	8 bytes  created       Unix seconds
 //	8 bytes  updated       Unix seconds
 //	8 bytes  plannedDelete Unix seconds, 0 while the secret is live
-//	4 bytes  key           the key named at creation, 0 for the primary one
+//	4 bytes  key           the key that seals the secret, 0 for the primary one
 //	text     description
 //	count    tags      × { text key, text value }                sorted by key
 //	count    versions  × { text id, 8 bytes created,             oldest first
 //	                       4 bytes key, byte binary }
 //	count    labels    × { text stage, count index of version }  sorted by stage
+//	text     encryptionKeyID                                     in format 2 only
+//
+// In format 1, the only one until records had an encryptionKeyID, that is the key, or nothing. It
+// is written where it tells the same, so that older programs can read what is no news to them.
 //
 // Numbers of fixed size are big-endian. A count is a uvarint in its shortest form; a text is
 // a count of bytes and the bytes. There is exactly one encoding of a record, so that a decoder
@@ -32,12 +36,13 @@ type record struct {
 	plannedDelete int64
 	key           uint32
 	description   string
-	tags          []upstream.Tag // sorted by key, each key once
+
+	encryptionKeyID string // what the creator named, as it was named; empty where none was
+
+	tags []upstream.Tag // sorted by key, each key once
 
 	sealedBy uint32 // the key that the record was read with; not part of it
 }
-
-const recordFormat = 1
 
 // pending reports whether the secret is scheduled for deletion.
 func (r *record) pending() bool { return r.plannedDelete != 0 }
@@ -51,7 +56,7 @@ func encodeRecord(b []byte, r *record) []byte {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	b = append(b, recordFormat)
+	b = append(b, r.format())
 	b = binary.BigEndian.AppendUint64(b, uint64(r.created))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.updated))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.plannedDelete))
@@ -79,7 +84,26 @@ func encodeRecord(b []byte, r *record) []byte {
 		text(string(l.stage))
 		b = binary.AppendUvarint(b, uint64(r.find(l.holder)))
 	}
+	if r.format() == 2 {
+		text(r.encryptionKeyID)
+	}
 	return b
+}
+
+// format returns the format that the record is written in.
+func (r *record) format() byte {
+	if r.encryptionKeyID == nameOfKey(r.key) {
+		return 1
+	}
+	return 2
+}
+
+// nameOfKey returns how a creator names a key of the keyring: not at all, or by its id.
+func nameOfKey(key uint32) string {
+	if key == 0 {
+		return ""
+	}
+	return formatKeyID(key)
 }
 
 var errRecord = errors.New("not a record of a secret")
@@ -88,13 +112,12 @@ var errRecord = errors.New("not a record of a secret")
 func decodeRecord(b []byte) (*record, error) {
 	d := decoder{rest: string(b)} // one copy that all texts of the record share
 	r := &record{}
-	if d.byte() != recordFormat {
-		return nil, errRecord
-	}
+	format := d.byte()
 	r.created = int64(d.uint64())
 	r.updated = int64(d.uint64())
 	r.plannedDelete = int64(d.uint64())
 	r.key = d.uint32()
+	r.encryptionKeyID = nameOfKey(r.key)
 	r.description = d.text()
 	if n := d.count(2); n > 0 {
 		r.tags = make([]upstream.Tag, n)
@@ -127,7 +150,10 @@ func decodeRecord(b []byte) (*record, error) {
 			r.labels[i] = label{stage, r.versions[index].id}
 		}
 	}
-	if d.failed || d.rest != "" {
+	if format == 2 {
+		r.encryptionKeyID = d.text()
+	}
+	if d.failed || d.rest != "" || r.format() != format {
 		return nil, errRecord
 	}
 	return r, nil

@@ -45,7 +45,7 @@ func (t *tx) create(in upstream.CreateSecretInput, key uint32, tags []upstream.T
 			return none, err
 		}
 	}
-	r := &record{created: t.now, updated: t.now, key: key, description: in.Description, tags: tags}
+	r := &record{created: t.now, updated: t.now, key: key, encryptionKeyID: in.EncryptionKeyID, description: in.Description, tags: tags}
 	v := version{id: in.VersionID, created: t.now, binary: in.SecretDataType == upstream.DataTypeBinary}
 	if err := t.putValue(in.SecretName, r, &v, in.SecretData.Reveal()); err != nil {
 		return none, err
@@ -83,15 +83,13 @@ func (s *Store) DescribeSecret(ctx context.Context, name upstream.SecretName, fe
 
 func metadata(name upstream.SecretName, r *record, fetchTags bool) upstream.SecretMetadata {
 	m := upstream.SecretMetadata{
-		ARN:         Account + ":secret/" + string(name),
-		SecretName:  name,
-		SecretType:  upstream.SecretTypeGeneric,
-		Description: r.description,
-		CreateTime:  unixTime(r.created),
-		UpdateTime:  unixTime(r.updated),
-	}
-	if current, ok := r.holder(upstream.ACSCurrent); ok {
-		m.EncryptionKeyID = formatKeyID(r.versions[r.find(current)].keyID)
+		ARN:             Account + ":secret/" + string(name),
+		SecretName:      name,
+		SecretType:      upstream.SecretTypeGeneric,
+		Description:     r.description,
+		EncryptionKeyID: r.encryptionKeyID,
+		CreateTime:      unixTime(r.created),
+		UpdateTime:      unixTime(r.updated),
 	}
 	if r.pending() {
 		m.PlannedDeleteTime = unixTime(r.plannedDelete)

@@ -62,7 +62,7 @@ type describeSecretAnswer struct {
 	SecretName        upstream.SecretName
 	SecretType        string
 	Description       string
-	EncryptionKeyID   string `json:"EncryptionKeyId"`
+	EncryptionKeyID   string `json:"EncryptionKeyId,omitempty"`
 	CreateTime        string
 	UpdateTime        string
 	PlannedDeleteTime string `json:",omitempty"`

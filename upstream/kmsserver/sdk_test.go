@@ -191,7 +191,7 @@ func TestTheOfficialSDKOnDescriptions(t *testing.T) {
 	}
 	understood(t, rows, got == "secret app/db blank=;secret app/db team=core;" && rows.NextToken == "")
 	described := try(t, client.DescribeSecret, kms.CreateDescribeSecretRequest(), `{"SecretName":"app/db","FetchTags":"true"}`, "")
-	understood(t, described, described.Description == "new" && described.SecretType == "Generic" && described.EncryptionKeyId != "" && described.PlannedDeleteTime == "" && len(described.Tags.Tag) == 2)
+	understood(t, described, described.Description == "new" && described.SecretType == "Generic" && described.EncryptionKeyId == "" && described.PlannedDeleteTime == "" && len(described.Tags.Tag) == 2)
 	for name, found := range map[string]int{"app/db": 1, "other": 0} {
 		filters := fmt.Sprintf(`{"FetchTags":"true","Filters":"[{\"Key\":\"SecretName\",\"Values\":[\"%s\",\"another\"]}]"}`, name)
 		secrets := try(t, client.ListSecrets, kms.CreateListSecretsRequest(), filters, "")

@@ -243,7 +243,7 @@ func TestEveryActionOverTheTrustedSocket(t *testing.T) {
 		{"UntagResource", []string{"SecretName", "app/db", "TagKeys", "env,tier"}, `{}`},
 		{"TagResources", []string{"RegionId", "r", "ResourceType", "secret", "ResourceId.1", "app/db", "ResourceId.2", arn, "Tag.1.Key", "env", "Tag.1.Value", "dev", "Tag.2.Key", "empty"}, `{}`},
 		{"DescribeSecret", []string{"SecretName", "app/db", "FetchTags", "true"},
-			`{"Arn":"acs:kms:fake:0:secret/app/db","SecretName":"app/db","SecretType":"Generic","Description":"数据库","EncryptionKeyId":"fake-key",` +
+			`{"Arn":"acs:kms:fake:0:secret/app/db","SecretName":"app/db","SecretType":"Generic","Description":"数据库",` +
 				`"CreateTime":"2026-11-23T12:28:35Z","UpdateTime":"2026-11-23T12:28:35Z","Tags":{"Tag":[{"TagKey":"empty","TagValue":""},{"TagKey":"env","TagValue":"dev"}]}}`},
 		{"ListTagResources", []string{"ResourceType", "secret", "ResourceId", `["app/db"]`, "Tag", `[{"Key":"env"}]`},
 			`{"NextToken":"","TagResources":{"TagResource":[{"ResourceType":"secret","ResourceId":"app/db","TagKey":"env","TagValue":"dev"}]}}`},

@@ -11,7 +11,7 @@ import (
 	"secretagent/upstream"
 )
 
-// fakeKeyID is the only encryption key that a [Fake] knows, and its default.
+// fakeKeyID is the only encryption key that a [Fake] knows.
 const fakeKeyID = "fake-key"
 
 type fakeSecret struct {
@@ -146,7 +146,7 @@ func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) 
 		s := &fakeSecret{
 			meta: upstream.SecretMetadata{
 				ARN: "acs:kms:fake:0:secret/" + string(in.SecretName), SecretName: in.SecretName, SecretType: upstream.SecretTypeGeneric,
-				Description: in.Description, EncryptionKeyID: fakeKeyID, CreateTime: f.now(),
+				Description: in.Description, EncryptionKeyID: in.EncryptionKeyID, CreateTime: f.now(),
 			},
 			tags:   map[string]string{},
 			labels: map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},

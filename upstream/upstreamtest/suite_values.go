@@ -121,6 +121,12 @@ var creatingPromises = []promise{
 			t.Errorf("data type %q", v.SecretDataType)
 		}
 	}},
+	{"a secret for which no key was named tells of none, whatever protects it", func(t *suite) {
+		t.put("v2")
+		if key := t.describe(app).EncryptionKeyID; key != "" {
+			t.Errorf("the key is %s", key)
+		}
+	}},
 	{"a bad parameter is refused and nothing is created, nor listed", func(t *suite) {
 		for _, c := range []struct {
 			what    string
