@@ -94,6 +94,7 @@ func (k builtinKind) fixed() []setting {
 		{"database", k.cfg.Database},
 		{"keyring", k.cfg.Keyring},
 		{"maxVersions", k.cfg.MaxVersions},
+		{"emulate", k.cfg.Emulate},
 		{"api.socket", k.cfg.API.Socket},
 		{"api.listen", k.cfg.API.Listen},
 		{"api.tls", k.cfg.API.TLS},
@@ -173,7 +174,7 @@ func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
 func builtinOptions(cfg *config.Local, log *slog.Logger) builtin.Options {
 	return builtin.Options{
 		Database: string(cfg.Database), Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
-		MaxVersions: cfg.MaxVersions, Seed: seed(cfg), Logger: log.With("part", "backend"),
+		MaxVersions: cfg.MaxVersions, Emulate: builtin.Emulate(cfg.Emulate), Seed: seed(cfg), Logger: log.With("part", "backend"),
 	}
 }
 

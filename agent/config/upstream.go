@@ -14,11 +14,17 @@ type Upstream struct {
 
 // Local is the built-in backend.
 type Local struct {
-	Database    Path   `yaml:"database" default:"./var/data/secrets.db" path:"write"`
-	Keyring     Path   `yaml:"keyring" default:"./var/keys/keyring.json" path:"watch,write"` // created when missing
-	MaxVersions int    `yaml:"maxVersions" default:"10" min:"2" max:"100"`                   // of one secret
-	Seed        []Seed `yaml:"seed"`
-	API         API    `yaml:"api"`
+	Database    Path    `yaml:"database" default:"./var/data/secrets.db" path:"write"`
+	Keyring     Path    `yaml:"keyring" default:"./var/keys/keyring.json" path:"watch,write"` // created when missing
+	MaxVersions int     `yaml:"maxVersions" default:"10" min:"2" max:"100"`                   // of one secret
+	Emulate     Emulate `yaml:"emulate"`
+	Seed        []Seed  `yaml:"seed"`
+	API         API     `yaml:"api"`
+}
+
+// Emulate is what the built-in backend does as the cloud does it, for infrastructure code.
+type Emulate struct {
+	PutMovesStages bool `yaml:"putMovesStages" default:"false"` // by a repeated PutSecretValue
 }
 
 // Seed is a secret that is created at a start, once for each database and name, for

@@ -7,10 +7,16 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
-		clock := newClock()
-		opts := testOptions(t)
-		opts.Now = clock.now
-		return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance}
-	})
+	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, Emulate{}) })
+}
+
+func TestConformanceWithEmulation(t *testing.T) {
+	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, Emulate{PutMovesStages: true}) })
+}
+
+func harness(t *testing.T, emulate Emulate) upstreamtest.Harness {
+	clock := newClock()
+	opts := testOptions(t)
+	opts.Now, opts.Emulate = clock.now, emulate
+	return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance, PutMovesStages: emulate.PutMovesStages}
 }

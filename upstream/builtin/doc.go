@@ -43,6 +43,19 @@
 // database that is older than this rule has the key that was named when it was created, unless
 // Reencrypt has ended that already: then, as if none had been named, it has none.
 //
+// # Emulation
+//
+// Where the published rules of the API and what infrastructure code expects of it part, the rules
+// are the default, and [Emulate] does what the code expects:
+//
+// A repeated PutSecretValue, of the same data under the same version id, is ignored, as the API's
+// documentation has it: other VersionStages in it are not attached, so that a retry of an old
+// request never takes ACSCurrent back. Terraform's alicloud_kms_secret sends exactly that, after
+// each creation with version_stages and to change them, and otherwise shows a difference for ever.
+// With PutMovesStages such a request makes the labels that it names those of the version: they
+// move there, ACSCurrent too, and the version's custom labels that it does not name are removed.
+// A request that names none is ignored as ever.
+//
 // # Damage
 //
 // A file that was cut short or changed is never served as if it were whole: Open checks the

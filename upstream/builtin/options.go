@@ -37,6 +37,9 @@ type Options struct {
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 
+	// Emulate is what is done as the cloud does it.
+	Emulate Emulate
+
 	// Seed is what [Open] creates, once for each database and name, for demonstrations and
 	// tests; see [Store.Seed].
 	Seed []upstream.CreateSecretInput

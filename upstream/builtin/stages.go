@@ -34,13 +34,7 @@ type label struct {
 // a label until at most limit are left. It returns the ids of the dropped ones.
 func (s *versionSet) add(v version, stages []upstream.VersionStage, limit int) (evicted []upstream.VersionID, err error) {
 	s.versions = append(s.versions, v)
-	if slices.Contains(stages, upstream.ACSCurrent) {
-		s.attach(upstream.ACSCurrent, v.id) // first, so that ACSPrevious stays on v where asked for
-	}
-	for _, stage := range stages {
-		s.attach(stage, v.id)
-	}
-	if err := s.checkLabels(); err != nil {
+	if err := s.attachAll(stages, v.id); err != nil {
 		return nil, err
 	}
 	for len(s.versions) > limit {
@@ -53,6 +47,17 @@ func (s *versionSet) add(v version, stages []upstream.VersionStage, limit int) (
 		s.versions = slices.Delete(s.versions, oldest, oldest+1)
 	}
 	return evicted, nil
+}
+
+// relabel makes stages the labels of version id: they are attached, and custom labels that are
+// not among them are removed from it. Built-in labels are never removed.
+func (s *versionSet) relabel(id upstream.VersionID, stages []upstream.VersionStage) (changed bool, err error) {
+	before := slices.Clone(s.labels)
+	s.labels = slices.DeleteFunc(s.labels, func(l label) bool {
+		return l.holder == id && !l.stage.BuiltIn() && !slices.Contains(stages, l.stage)
+	})
+	err = s.attachAll(stages, id)
+	return !slices.Equal(before, s.labels), err
 }
 
 // move carries out the three forms of UpdateSecretVersionStage: attach to a version, remove
@@ -83,6 +88,17 @@ func (s *versionSet) move(stage upstream.VersionStage, to, from upstream.Version
 
 func errBuiltInRemoved(stage upstream.VersionStage) error {
 	return upstream.InvalidParameter("VersionStage", string(stage)+" can be moved but not removed; name the version that gets it in MoveToVersion")
+}
+
+// attachAll puts all of stages on version id.
+func (s *versionSet) attachAll(stages []upstream.VersionStage, id upstream.VersionID) error {
+	if slices.Contains(stages, upstream.ACSCurrent) {
+		s.attach(upstream.ACSCurrent, id) // first, so that ACSPrevious stays there where asked for
+	}
+	for _, stage := range stages {
+		s.attach(stage, id)
+	}
+	return s.checkLabels()
 }
 
 // attach puts stage on version id, off whatever held it. When ACSCurrent moves, the version

@@ -47,9 +47,10 @@ func (s *Store) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (ups
 
 // PutSecretValue adds a version and moves labels to it, ACSCurrent unless the input names
 // others. The same id with the same data and type succeeds and changes nothing, its labels
-// included; with other data it fails with [upstream.ErrExists]. Beyond the limit of versions
-// the oldest one without a label is deleted.
+// included, unless [Emulate.PutMovesStages] is set; with other data it fails with
+// [upstream.ErrExists]. Beyond the limit of versions the oldest one without a label is deleted.
 func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInput) (upstream.SecretVersion, error) {
+	relabels := in.VersionStages != nil && s.opts.Emulate.PutMovesStages
 	in.VersionStages = slices.Clone(in.Stages()) // the write may go on without its caller
 	ref := upstream.SecretRef{SecretName: in.SecretName, VersionID: in.VersionID}
 	return answer(ctx, s.write, call{"PutSecretValue", ref, in.Validate()}, func(t *tx) (none upstream.SecretVersion, err error) {
@@ -60,7 +61,13 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 		v := version{id: in.VersionID, created: t.now, keyID: t.keyFor(r), binary: in.SecretDataType == upstream.DataTypeBinary}
 		if i := r.find(in.VersionID); i >= 0 {
 			old := &r.versions[i]
-			return r.version(old), t.sameValue(in.SecretName, old, &v, in.SecretData)
+			if err := t.sameValue(in.SecretName, old, &v, in.SecretData); err != nil || !relabels {
+				return r.version(old), err
+			}
+			if changed, err := r.relabel(old.id, in.VersionStages); err != nil || !changed {
+				return r.version(old), err
+			}
+			return r.version(old), t.putVersions(in.SecretName, r)
 		}
 		evicted, err := r.add(v, in.VersionStages, s.opts.MaxVersions)
 		if err != nil {
@@ -74,10 +81,15 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 				return none, err
 			}
 		}
-		r.updated = t.now
-		t.change(in.SecretName)
-		return r.version(&v), t.putRecord(in.SecretName, r)
+		return r.version(&v), t.putVersions(in.SecretName, r)
 	})
+}
+
+// putVersions stores r, of which versions or labels have changed.
+func (t *tx) putVersions(name upstream.SecretName, r *record) error {
+	r.updated = t.now
+	t.change(name)
+	return t.putRecord(name, r)
 }
 
 // sameValue refuses to put a version again with another value.
@@ -110,9 +122,7 @@ func (s *Store) UpdateSecretVersionStage(ctx context.Context, in upstream.Update
 		if err != nil || !changed {
 			return err
 		}
-		r.updated = t.now
-		t.change(in.SecretName)
-		return t.putRecord(in.SecretName, r)
+		return t.putVersions(in.SecretName, r)
 	})
 }
 

@@ -30,6 +30,10 @@ type Fake struct {
 	// MaxVersions is how many versions a secret keeps, 10 unless set before the first call.
 	MaxVersions int
 
+	// PutMovesStages makes a repeated PutSecretValue set the labels that it names, as the built-in
+	// backend does where it is told to. It is set before the first call.
+	PutMovesStages bool
+
 	// Now tells the time that is recorded and at which recovery windows end, [time.Now] unless
 	// set before the first call. It has nothing to do with delays.
 	Now func() time.Time

@@ -55,6 +55,24 @@ func (s *fakeSecret) attach(stage upstream.VersionStage, id upstream.VersionID) 
 	}
 }
 
+// relabel takes the custom labels off a version and then attaches stages, all of which end on it
+// whatever their order. It reports whether that has changed anything.
+func (s *fakeSecret) relabel(id upstream.VersionID, stages []upstream.VersionStage) bool {
+	before := maps.Clone(s.labels)
+	for _, stage := range s.stagesOf(id) {
+		if !stage.BuiltIn() {
+			delete(s.labels, stage)
+		}
+	}
+	if slices.Contains(stages, upstream.ACSCurrent) {
+		s.attach(upstream.ACSCurrent, id)
+	}
+	for _, stage := range stages {
+		s.attach(stage, id)
+	}
+	return !maps.Equal(before, s.labels)
+}
+
 func failed(sentinel error, message string) error {
 	return &upstream.Error{Message: message, Err: sentinel}
 }
@@ -182,16 +200,18 @@ func (f *Fake) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInp
 			if v := s.versions[i]; !v.SecretData.Equal(in.SecretData) || v.SecretDataType != cmp.Or(in.SecretDataType, upstream.DataTypeText) {
 				return none, failed(upstream.ErrExists, "the version holds other data")
 			}
+			if !f.PutMovesStages || in.VersionStages == nil || !s.relabel(in.VersionID, in.VersionStages) {
+				return s.describe(i), nil
+			}
+			if len(s.labels) > upstream.MaxVersionStages {
+				return none, errTooManyLabels
+			}
+			f.keep(s)
+			f.changed(in.SecretName)
 			return s.describe(i), nil
 		}
 		s.addVersion(in.VersionID, in.SecretData, in.SecretDataType, f.now())
-		// Whatever their order, all labels asked for end on the new version.
-		if slices.Contains(in.Stages(), upstream.ACSCurrent) {
-			s.attach(upstream.ACSCurrent, in.VersionID)
-		}
-		for _, stage := range in.Stages() {
-			s.attach(stage, in.VersionID)
-		}
+		s.relabel(in.VersionID, in.Stages())
 		if len(s.labels) > upstream.MaxVersionStages {
 			return none, errTooManyLabels
 		}

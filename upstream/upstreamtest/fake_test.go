@@ -16,11 +16,13 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFakeConforms(t *testing.T) {
-	upstreamtest.Run(t, func(*testing.T) upstreamtest.Harness {
-		fake, now := upstreamtest.NewFake(), time.Now()
-		fake.Now = func() time.Time { return now }
-		return upstreamtest.Harness{Manager: fake, Advance: func(d time.Duration) { now = now.Add(d) }}
-	})
+	for _, moves := range []bool{false, true} {
+		upstreamtest.Run(t, func(*testing.T) upstreamtest.Harness {
+			fake, now := upstreamtest.NewFake(), time.Now()
+			fake.Now, fake.PutMovesStages = func() time.Time { return now }, moves
+			return upstreamtest.Harness{Manager: fake, Advance: func(d time.Duration) { now = now.Add(d) }, PutMovesStages: moves}
+		})
+	}
 }
 
 func get(ctx context.Context, f *upstreamtest.Fake) error {

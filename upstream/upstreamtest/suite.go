@@ -20,6 +20,10 @@ type Harness struct {
 	// Advance moves the backend's clock forward. Tests that need it are skipped where it
 	// is nil.
 	Advance func(d time.Duration)
+
+	// PutMovesStages says that the backend does what it is called by: emulate what
+	// infrastructure code expects.
+	PutMovesStages bool
 }
 
 // promise is one sentence about a Manager and the test that holds it to it. When the test
@@ -54,7 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			for _, p := range group.promises {
 				t.Run(p.sentence, func(t *testing.T) {
 					h := open(t)
-					s := &suite{T: t, m: h.Manager, advance: h.Advance}
+					s := &suite{T: t, m: h.Manager, advance: h.Advance, putMoves: h.PutMovesStages}
 					s.create(app)
 					p.test(s)
 				})
@@ -66,8 +70,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 // suite is what a test of one promise works with.
 type suite struct {
 	*testing.T
-	m       upstream.Manager
-	advance func(time.Duration)
+	m        upstream.Manager
+	advance  func(time.Duration)
+	putMoves bool
 }
 
 const (

@@ -33,8 +33,37 @@ var puttingPromises = []promise{
 		if v.VersionID != "v2" || !slices.Equal(v.VersionStages, []upstream.VersionStage{upstream.ACSPrevious}) {
 			t.Errorf("the answer is %+v", v)
 		}
-		t.put("v2", upstream.ACSCurrent, "blue")
 		t.holds("v3 ACSCurrent", "v2 ACSPrevious", "v1")
+	}},
+	{"the same version with the same data and labels keeps its own, or has these where that is emulated", func(t *suite) {
+		t.putUpTo(3)
+		for _, c := range []struct {
+			put   upstream.VersionID
+			named []upstream.VersionStage
+			holds []string
+		}{
+			{"v2", []upstream.VersionStage{upstream.ACSCurrent, "blue"}, []string{"v3 ACSPrevious", "v2 ACSCurrent blue", "v1"}},
+			{"v2", []upstream.VersionStage{"green"}, []string{"v3 ACSPrevious", "v2 ACSCurrent green", "v1"}},
+			{"v2", nil, []string{"v3 ACSPrevious", "v2 ACSCurrent green", "v1"}},
+			{"v1", []upstream.VersionStage{upstream.ACSPrevious, "green"}, []string{"v3", "v2 ACSCurrent", "v1 ACSPrevious green"}},
+			{"v2", []upstream.VersionStage{upstream.ACSCurrent}, []string{"v3", "v2 ACSCurrent", "v1 ACSPrevious green"}},
+			{"v1", []upstream.VersionStage{upstream.ACSCurrent}, []string{"v3", "v2 ACSPrevious", "v1 ACSCurrent"}},
+		} {
+			if !t.putMoves {
+				c.holds = []string{"v3 ACSCurrent", "v2 ACSPrevious", "v1"}
+			}
+			v := t.put(c.put, c.named...)
+			t.holds(c.holds...)
+			if i := slices.IndexFunc(t.all(), func(o upstream.SecretVersion) bool { return o.VersionID == c.put }); !slices.Equal(v.VersionStages, t.all()[i].VersionStages) {
+				t.Errorf("put %s: the answer has the labels %v", c.put, v.VersionStages)
+			}
+		}
+		t.refused("other data", t.putValue("v2", "other"), upstream.ErrExists)
+		if t.putMoves {
+			in := upstream.PutSecretValueInput{SecretName: app, VersionID: "v3", SecretData: data("v3"), VersionStages: []upstream.VersionStage{"1", "2", "3", "4", "5", "6", "7"}}
+			t.refused("a ninth label", only(t.m.PutSecretValue(t.Context(), in)), upstream.ErrLimitExceeded)
+			t.holds("v3", "v2 ACSPrevious", "v1 ACSCurrent")
+		}
 	}},
 	{"the same version with other data is refused and nothing changes", func(t *suite) {
 		t.put("v2")
