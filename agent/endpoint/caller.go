@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,10 @@ type Caller struct {
 	UIDs    []uint32 // as the kernel reports them, see SO_PEERCRED
 	GIDs    []uint32
 	Secrets []string // which names and ARNs it may read, see [upstream.Permits]: '*' stands for any text, '/' included, '?' for one character
+
+	// Format is the shape of answers to its requests that name none, where the path and headers of
+	// the request do not call for another. Zero means [Options.Format].
+	Format Format
 
 	// What it sees of what is not its own. Without Status, GET /status and /ready tell it of the
 	// secrets that it may read, the files that are made of these alone, and itself; without
@@ -207,6 +212,9 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 				p.Addf(at+".tokenFile", "", "holds no token")
 			}
 			owners[t.digest] = c.Name
+		}
+		if !c.Format.valid() {
+			p.Addf(at+".format", strconv.Itoa(int(c.Format)), "must be one of %s", formatNames)
 		}
 		if len(c.Secrets) == 0 && !c.Status && !c.Metrics {
 			p.Addf(at+".secrets", "", `must not be empty unless status or metrics is true; ["*"] allows everything`)

@@ -115,7 +115,7 @@ func (c *conn) setNumber(n, process uint64) {
 func (c *conn) begin() {
 	c.requests++
 	n := c.requests
-	c.request = request{scratch: c.scratch[:0]}
+	c.request = request{scratch: c.scratch[:0], query: query{format: FormatKMS}} // for what cannot be read at all
 	hex.Encode(c.id[30:], []byte{byte(n >> 16), byte(n >> 8), byte(n)})
 }
 

@@ -41,9 +41,25 @@
 // and, when it is stale, X-Cache-Reason. The RequestId inside a kms body is that of the read
 // from the backend that produced the value.
 //
+// # Families
+//
+// Applications that were written for another agent ask as they did there. Which family a request
+// is of shows in its headers and its raw path, before anything is refused:
+//
+//	X-Aws-Parameters-Secrets-Token is there      the AWS agent's, whatever the path
+//	/v1/{mount}/data/{name}                      Vault's, for the mounts of [Options.VaultMounts]
+//	everything else                              the KMS Agent's
+//
+// The family decides how parameters are read, and the shape of answers and errors where no
+// format= does. The KMS Agent's family has the shape of [Caller.Format], or else of
+// [Options.Format]. The other token headers decide nothing, because the applications of all
+// three families send them.
+//
 // # Errors
 //
-// Errors are {"Code","Message","RequestId"}. What the backend answered keeps its KMS code and
+// Errors are {"Code","Message","RequestId"} in the shape of KMS, with "request_id" and "errors"
+// for clients of Vault that asked at a path which is none of Vault's: without these, Go's client
+// takes an error for a secret. Other formats have errors of their own shape and status. What the backend answered keeps its KMS code and
 // status; what this package refuses by itself has a code of its own:
 //
 //	400 MalformedRequest      not HTTP, or a body where none belongs
@@ -108,7 +124,7 @@
 //
 // # Design notes
 //
-// A hit passes, in this order: conn.Read, fasthttp's parser, handle, dispatch, routeOf, guard,
+// A hit passes, in this order: conn.Read, fasthttp's parser, handle, dispatch, familyOf, guard,
 // parse, get, Secrets.Peek, answer, and fasthttp's writer. It allocates nothing: the answer is
 // prepared, the token is found by its SHA-256 in one map, and parameters are decoded into a
 // buffer of the connection. Remembering the last request of a connection, to skip the parser and

@@ -21,13 +21,13 @@ func TestPreparedAnswersAreOverwritten(t *testing.T) {
 	for i := range held {
 		v := &upstream.SecretValue{SecretName: "a", VersionID: upstream.VersionID(fmt.Sprint("v", i)), SecretData: upstream.NewSecretData(planted.Bytes())}
 		held[i] = upstream.Answer{Value: v, Derived: new(upstream.Derived)}
-		for f := range numFormats {
+		for f := FormatKMS; f < numFormats; f++ {
 			if b, err := s.preparedOf(&held[i]).body(v, f, ""); err != nil || len(b.data) < 32 {
 				t.Fatalf("%v: %d bytes, %v", f, len(b.data), err)
 			}
 		}
 	}
-	const kept = n * int(numFormats) // the raw answer is the value itself
+	const kept = n * int(numFormats-FormatKMS) // the raw answer is the value itself
 	runtime.GC()
 	before, after := planted.Count(t), 0
 	clear(held)

@@ -49,7 +49,9 @@ func FuzzRequest(f *testing.F) {
 	lastAnswer := w.ask(f, w.tcp, last, 0)
 	f.Fuzz(func(t *testing.T, raw string, seed uint64) {
 		if fields := strings.Fields(raw); len(fields) > 1 {
-			checkTarget(t, s, c, fields[1])
+			for _, h := range []headers{{}, {aws: true}} {
+				checkTarget(t, s, c, &h, fields[1])
+			}
 		}
 		if len(raw) > 4<<10 || strings.Contains(raw, "username") {
 			return // no need for more; no answer but that of the last request is like it
@@ -73,14 +75,15 @@ func FuzzRequest(f *testing.F) {
 }
 
 // checkTarget holds the properties of a request target.
-func checkTarget(t *testing.T, s *Server, c *conn, target string) {
-	r, name, params := s.routeOf([]byte(target))
+func checkTarget(t *testing.T, s *Server, c *conn, h *headers, target string) {
+	path, params, _ := bytes.Cut([]byte(target), []byte{'?'})
+	f, r, name := s.familyOf(h, path)
 	if r.op != routeName.op {
 		return
 	}
 	c.begin()
 	q := &c.query
-	if err := s.parse(c, r, name, params); err != nil {
+	if err := s.parse(c, f, r, name, params); err != nil {
 		if upstream.Status(err) != 400 || failureOf(err).message == "" {
 			t.Fatalf("%q: %v", target, err)
 		}
@@ -92,7 +95,7 @@ func checkTarget(t *testing.T, s *Server, c *conn, target string) {
 	if q.format >= numFormats || q.wait < 0 || q.wait > s.opts.MaxWait || q.wait > 0 && q.refresh {
 		t.Fatalf("%q gives %+v", target, q)
 	}
-	if r == routeName && !bytes.ContainsAny(name, "%:") && string(q.ref.SecretName) != string(name) {
+	if r.named && !bytes.ContainsAny(name, "%:") && string(q.ref.SecretName) != string(name) {
 		t.Fatalf("%q names %q", target, q.ref.SecretName)
 	}
 }

@@ -2,7 +2,9 @@ package endpoint
 
 import (
 	"bytes"
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -15,6 +17,8 @@ type headers struct {
 	token       []byte
 	tokens      int  // token headers
 	ambiguous   bool // two token headers that differ
+	aws         bool // the header is there that only applications of the AWS agent send
+	wrap        bool // the answer is to be wrapped, as only Vault can
 	forwarded   bool
 	crossOrigin bool
 	ifNoneMatch []byte
@@ -34,14 +38,12 @@ type headers struct {
 //
 // It returns the caller in c.caller; nil for a health request that presents no valid token, and
 // for a browser that is not signed in.
-func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route) *refusal {
+//
+// No family may be let past any of it: what differs is only how a refusal looks.
+func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route, h *headers) *refusal {
 	req := &ctx.Request.Header
 	if refused := guardMethod(ctx, r); refused != allowed { // 1.
 		return refused
-	}
-	var h headers
-	for name, value := range req.All() {
-		s.note(&h, name, value)
 	}
 	c.ifNoneMatch, c.traceparent = h.ifNoneMatch, h.traceparent
 	switch {
@@ -52,24 +54,62 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route) *refusal {
 	case (h.crossOrigin || r.fromPage) && !(r.forBrowsers && sameOrigin(req, c)): // 4.
 		return originNotAllowed
 	}
-	return s.identify(req, c, r, &h) // 5.
+	return s.identify(req, c, r, h) // 5.
 }
 
-// guardMethod refuses other methods than that of the route, and what others on the way to us
+// look finds out what the headers of a request say.
+func (s *Server) look(h *headers, req *fasthttp.RequestHeader) {
+	for name, value := range req.All() {
+		s.note(h, name, value)
+	}
+}
+
+// methods is a set of methods.
+type methods uint8
+
+const (
+	methodGet methods = 1 << iota
+	methodHead
+	methodPost
+	methodPut
+	methodList // of Vault
+
+	withBody = methodPost | methodPut
+)
+
+// methodNames are the names of the bits, in their order.
+var methodNames = [...]string{"GET", "HEAD", "POST", "PUT", "LIST"}
+
+// methodOf returns the method of a request; 0: one that nothing here takes.
+func methodOf(req *fasthttp.RequestHeader) methods {
+	if i := slices.Index(methodNames[:], view(req.Method())); i >= 0 {
+		return 1 << i
+	}
+	return 0
+}
+
+// String lists the methods as the Allow header does.
+func (m methods) String() string {
+	var names []string
+	for i, name := range methodNames {
+		if m&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// guardMethod refuses other methods than those of the route, and what others on the way to us
 // may have read otherwise than we do.
 func guardMethod(ctx *fasthttp.RequestCtx, r *route) *refusal {
 	req := &ctx.Request.Header
-	get, post := req.IsGet(), req.IsPost()
-	if r.post && !post || !r.post && !get && (r != routeUnknown || !post) {
-		allow := "GET"
-		if r.post {
-			allow = "POST"
-		}
-		ctx.Response.Header.Set("Allow", allow)
+	method, takes := methodOf(req), cmp.Or(r.methods, methodGet)
+	if method&takes == 0 && (r != routeUnknown || method != methodPost) {
+		ctx.Response.Header.Set("Allow", takes.String())
 		return methodNotAllowed
 	}
 	length, encoding := framing(req.RawHeaders())
-	if n := req.ContentLength(); get && (n > 0 || encoding) || length && encoding {
+	if n := req.ContentLength(); method&withBody == 0 && (n > 0 || encoding) || length && encoding {
 		return malformedRequest
 	}
 	return allowed
@@ -115,6 +155,10 @@ func (s *Server) note(h *headers, name, value []byte) {
 		h.crossOrigin = h.crossOrigin || string(value) != "none" && string(value) != "same-origin"
 	case "If-None-Match":
 		h.ifNoneMatch = value
+	case "X-Aws-Parameters-Secrets-Token":
+		h.aws = true
+	case "X-Vault-Wrap-Ttl":
+		h.wrap = true
 	case "Traceparent":
 		if h.traceparent = nil; h.traces == 0 {
 			h.traceparent = value

@@ -89,7 +89,7 @@ func TestKeptFormsAreBoundedBySize(t *testing.T) {
 	v := &upstream.SecretValue{SecretName: "a", VersionID: "v1", SecretData: upstream.NewSecretData([]byte(`{"f":"` + strings.Repeat("x", 20_000) + `"}`))}
 	a := &upstream.Answer{Value: v, Derived: new(upstream.Derived)}
 	p := new(Server).preparedOf(a)
-	for f := range numFormats {
+	for f := FormatKMS; f < numFormats; f++ {
 		for _, field := range []string{"", "f"} {
 			if b, err := p.body(v, f, field); err != nil || len(b.data) < 20_000 {
 				t.Errorf("%v %s: %d bytes, %v", f, field, len(b.data), err)

@@ -52,8 +52,13 @@ type Options struct {
 	// at least one segment. Empty means /v1/.
 	PathPrefix string
 
-	// Format is the shape of answers to requests that name none. The zero value is [FormatKMS].
+	// Format is the shape of answers and errors to requests that name none, where neither the
+	// path and headers of the request nor its caller call for another. Zero means [FormatKMS].
 	Format Format
+
+	// VaultMounts are the mounts of a Vault that this endpoint stands in for, below /v1/. With
+	// none, no path is Vault's. See [Server.PrepareVaultMounts].
+	VaultMounts []VaultMount
 
 	// AllowedHosts are Host names (without port) that are accepted besides loopback.
 	AllowedHosts []string
@@ -163,9 +168,11 @@ func (o Options) checked() (Options, error) {
 	case prefix == "/", strings.HasPrefix(prefix, "/secretsmanager/"), routes[strings.TrimSuffix(prefix, "/")] != nil:
 		p.Addf("pathPrefix", prefix, "would hide the other paths of the endpoint")
 	}
-	if o.Format >= numFormats {
+	if !o.Format.valid() {
 		p.Addf("format", strconv.Itoa(int(o.Format)), "must be one of %s", formatNames)
 	}
+	o.Format = cmp.Or(o.Format, FormatKMS)
+	checkMounts(&p, o.VaultMounts)
 	checkCallers(&p, o.Callers)
 	return o, p.Err()
 }

@@ -76,7 +76,7 @@ func (p *prepared) body(v *upstream.SecretValue, f Format, field string) (*body,
 			return nil, err
 		}
 	}
-	more := &form{body: shape(part, f), format: f, field: strings.Clone(field), next: first, length: 1}
+	more := &form{body: shapes[f].value(part), format: f, field: strings.Clone(field), next: first, length: 1}
 	if first != nil {
 		more.length += first.length
 	}

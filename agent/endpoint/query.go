@@ -28,7 +28,7 @@ type query struct {
 }
 
 // param is a bit per parameter.
-type param uint8
+type param uint16
 
 const (
 	paramSecretID param = 1 << iota
@@ -39,12 +39,14 @@ const (
 	paramField
 	paramWait
 	paramCode
+	paramVersion
+	paramList
 
 	paramsOfValue = paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait
 )
 
 // paramNames are the names of the bits, in their order.
-var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code"}
+var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code", "version", "list"}
 
 // allowedParams names the parameters that a route takes.
 func allowedParams(r *route) string {
@@ -64,20 +66,21 @@ func allowedParams(r *route) string {
 }
 
 // parse reads the name in a path and the query behind it, strictly: what is unknown, empty or
-// repeated is an error that names it. Decoded text goes to c.scratch. It allocates nothing when
-// all is well, but for a batch.
-func (s *Server) parse(c *conn, r *route, name, raw []byte) error {
+// repeated is an error that names it, unless the family is lenient or the route loose. Decoded
+// text goes to c.scratch. It allocates nothing when all is well, but for a batch.
+func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first error) {
 	q := &c.query
-	q.format = s.opts.Format
 	for len(raw) > 0 {
 		var pair []byte
 		pair, raw, _ = bytes.Cut(raw, []byte{'&'})
-		if err := s.parsePair(c, r, pair); err != nil {
-			return err
+		if err := s.parsePair(c, f, r, pair); err != nil && first == nil {
+			first = err // but see what format= says about the shape of errors
 		}
 	}
 	switch {
-	case r == routeName:
+	case first != nil:
+		return first
+	case r.named:
 		var ok bool
 		if q.id, ok = c.unescape(name, false); !ok {
 			return upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
@@ -93,17 +96,23 @@ func (s *Server) parse(c *conn, r *route, name, raw []byte) error {
 	if q.field != "" && q.given&paramFormat == 0 {
 		q.format = FormatRaw // a client that picks one field wants its text
 	}
-	if q.format == FormatAWS {
-		q.stage = fromAWSStage(q.stage)
+	if fromStage := shapes[q.format].stage; fromStage != nil {
+		q.stage = fromStage(q.stage)
 	}
 	return q.parseRef()
 }
 
 // parsePair reads one parameter.
-func (s *Server) parsePair(c *conn, r *route, pair []byte) error {
+func (s *Server) parsePair(c *conn, f *family, r *route, pair []byte) error {
 	q := &c.query
 	rawName, rawValue, _ := bytes.Cut(pair, []byte{'='})
+	if len(pair) == 0 && f.lenient {
+		return nil
+	}
 	name, ok := c.unescape(rawName, false)
+	if r.loose && (!ok || !slices.Contains(paramNames[:], name)) {
+		return nil
+	}
 	if !ok || name == "" {
 		return upstream.InvalidParameter("query", "a parameter has no name, or one that is not valid percent-encoding")
 	}
@@ -115,7 +124,7 @@ func (s *Server) parsePair(c *conn, r *route, pair []byte) error {
 		return upstream.InvalidParameter(name, "it is unknown here; allowed: "+allowedParams(r))
 	}
 	kind := param(1) << i
-	if q.given&kind != 0 && !r.many {
+	if q.given&kind != 0 && !r.many && !f.lenient {
 		return upstream.InvalidParameter(name, "it is given more than once")
 	}
 	q.given |= kind
@@ -124,6 +133,9 @@ func (s *Server) parsePair(c *conn, r *route, pair []byte) error {
 		return upstream.InvalidParameter(name, "it is not valid percent-encoding")
 	}
 	if value == "" {
+		if f.lenient {
+			return nil
+		}
 		return upstream.InvalidParameter(name, "it is empty; leave it out instead")
 	}
 	if r.many {
@@ -151,9 +163,11 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 			return upstream.InvalidParameter("refreshNow", "it must be true or false")
 		}
 	case paramFormat:
-		if q.format, err = ParseFormat(value); err != nil {
+		f, err := ParseFormat(value)
+		if err != nil {
 			return upstream.InvalidParameter("format", "it must be one of "+formatNames)
 		}
+		q.format = f
 	case paramField:
 		q.field = value
 	case paramWait:

@@ -58,7 +58,8 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, c *conn, r *refusal) {
 	if r.status == http.StatusServiceUnavailable {
 		ctx.Response.Header.SetCanonical(headerRetryAfter, retryAfterOne)
 	}
-	s.answerError(ctx, c, r.status, r.code, r.message)
+	f := failureBy(r)
+	s.answerError(ctx, c, &f)
 	s.noteRefusal(c, r)
 }
 
@@ -76,7 +77,7 @@ func (s *Server) fail(ctx *fasthttp.RequestCtx, c *conn, ref upstream.SecretRef,
 		ctx.Response.Header.SetCanonical(headerRetryAfter, strconv.AppendInt(nil, int64(f.retryAfter), 10))
 	}
 	s.logFailure(c, ref, &f, err)
-	s.answerError(ctx, c, f.status, f.code, f.message)
+	s.answerError(ctx, c, &f)
 }
 
 // hintDefect is what to do about an error that no backend answers with.
@@ -155,13 +156,10 @@ func sentence(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
-// answerError writes the body that all errors share.
-func (s *Server) answerError(ctx *fasthttp.RequestCtx, c *conn, status int, code, message string) {
-	c.status, c.code = status, code
+// answerError writes a failure in the shape of the request's format.
+func (s *Server) answerError(ctx *fasthttp.RequestCtx, c *conn, f *failure) {
+	status, b := shapes[c.query.format].failure(c, f)
+	c.status, c.code = status, f.code
 	ctx.Response.SetStatusCode(status)
-	setJSON(ctx, errorBody(c, code, message))
-}
-
-func errorBody(c *conn, code, message string) []byte {
-	return encode(struct{ Code, Message, RequestId string }{code, message, string(c.id[:])})
+	setBody(ctx, b.contentType, b.data)
 }

@@ -18,8 +18,13 @@ type route struct {
 	op     string // as audit lines name it
 	params param  // that it takes
 	many   bool   // secretId may be repeated
-	post   bool   // takes POST, and nothing else
+	loose  bool   // parameters that it does not know are ignored
+	named  bool   // the path ends with the name of a secret
+	plain  bool   // below a mount of Vault, and yet a name as others spell it
 	health bool   // needs no token, and is answered when all connections are busy
+
+	methods methods // that it takes; 0: GET
+	format  Format  // of answers to requests that name none; 0: that of the family
 
 	page        bool // part of the status page: not there when that is off
 	forBrowsers bool // needs no token
@@ -31,55 +36,44 @@ type route struct {
 
 var (
 	routeUnknown = &route{}
-	routeName    = &route{op: "GetSecretValue", params: paramsOfValue, handle: (*Server).get} // {prefix}{name}
-	routeFile    = &route{op: "Page", page: true, forBrowsers: true, handle: (*Server).file}  // of the status page
+	routeName    = &route{op: "GetSecretValue", params: paramsOfValue, named: true, handle: (*Server).get} // {prefix}{name}
+	routeFile    = &route{op: "Page", page: true, forBrowsers: true, handle: (*Server).file}               // of the status page
 )
 
-// routes are those with a path of their own.
+// routes are those with a path of their own, whatever the family.
 var routes = map[string]*route{
 	"/secretsmanager/get":    {op: "GetSecretValue", params: paramSecretID | paramsOfValue, handle: (*Server).get},
 	"/secretsmanager/batch":  {op: "BatchGetSecretValue", params: paramSecretID, many: true, handle: (*Server).batch},
-	"/secretsmanager/report": {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, post: true, handle: (*Server).report},
+	"/secretsmanager/report": {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, methods: methodPost, handle: (*Server).report},
 	"/live":                  {op: "Live", health: true, handle: (*Server).live},
 	"/ping":                  {op: "Live", health: true, handle: (*Server).ping},
 	"/ready":                 {op: "Ready", health: true, handle: (*Server).ready},
 	"/metrics":               {op: "Metrics", handle: (*Server).metrics},
 	"/status":                {op: "Status", forSessions: true, handle: (*Server).status},
 	"/status/versions":       {op: "ListSecretVersionIds", params: paramSecretID, forSessions: true, handle: (*Server).versions},
-	"/status/link":           {op: "MakeLink", post: true, page: true, handle: (*Server).makeLink},
+	"/status/link":           {op: "MakeLink", methods: methodPost, page: true, handle: (*Server).makeLink},
 	"/status/open":           {op: "SignIn", params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
-	"/status/sign-in":        {op: "SignIn", post: true, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
-	"/status/sign-out":       {op: "SignOut", post: true, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
+	"/status/sign-in":        {op: "SignIn", methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
+	"/status/sign-out":       {op: "SignOut", methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
 }
 
-// routeOf splits a request target, as it came over the wire, into route, name and query.
-// fasthttp's own idea of the path is not used: it resolves dots and doubled slashes, which
-// are ordinary characters of a secret name.
-func (s *Server) routeOf(target []byte) (r *route, name, query []byte) {
-	path, query, _ := bytes.Cut(target, []byte{'?'})
-	if name, ok := bytes.CutPrefix(path, s.prefix); ok {
-		return routeName, name, query
-	}
-	if r, ok := routes[string(path)]; ok {
-		return r, nil, query
-	}
-	if _, ok := pageFile(path); ok {
-		return routeFile, nil, query
-	}
-	return routeUnknown, nil, query
-}
-
-// dispatch takes a request through guard and route.
+// dispatch takes a request through family, guard and route.
 func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
-	r, name, raw := s.routeOf(ctx.Request.Header.RequestURI())
-	c.op = r.op
-	refused := s.guard(ctx, c, r)
+	req := &ctx.Request.Header
+	var h headers
+	s.look(&h, req)
+	path, raw, _ := bytes.Cut(req.RequestURI(), []byte{'?'})
+	f, r, name := s.familyOf(&h, path)
+	c.op, c.query.format = r.op, s.formatOf(f, r, nil)
+	refused := s.guard(ctx, c, r, &h)
 	switch {
 	case refused != allowed:
 	case c.Spare() && !r.health:
 		refused = tooManyConnections
 	case r == routeUnknown || r.page && !s.opts.StatusPage:
 		refused = pathNotFound
+	case f.refuse != nil:
+		refused = f.refuse(h)
 	}
 	if refused != allowed {
 		s.refuse(ctx, c, refused)
@@ -92,7 +86,8 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		// A probe comes back when it likes; its slot is worth more.
 		ctx.Response.Header.SetConnectionClose()
 	}
-	if err := s.parse(c, r, name, raw); err != nil {
+	c.query.format = s.formatOf(f, r, c.caller)
+	if err := s.parse(c, f, r, name, raw); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
 	}

@@ -38,6 +38,7 @@ type Server struct {
 	http    *fasthttp.Server
 
 	prefix       []byte
+	mounts       atomic.Pointer[vaultMounts]
 	tokenHeaders [][]byte
 	callers      atomic.Pointer[callerSet]
 	accounts     map[string]*account // of callers; guarded by mu
@@ -100,6 +101,7 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	s.table = slots.New(slots.Limits{Open: opts.MaxConnections, Parked: opts.MaxWaiters,
 		Total: cmp.Or(opts.MaxClients, opts.MaxConnections+opts.MaxWaiters)}, s.noteShortage)
 	s.setCallers(newCallerSet(opts.Callers))
+	s.mounts.Store(newVaultMounts(opts.VaultMounts))
 	_, _ = rand.Read(s.etagKey[:]) // never fails
 	s.process = mathrand.Uint64()
 	s.clock.Store(time.Now().UnixNano())

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ type Format uint8
 
 const (
 	// FormatKMS is the GetSecretValue response of Alibaba Cloud KMS.
-	FormatKMS Format = iota
+	FormatKMS Format = iota + 1 // zero: that of who is asked next, see [Server.formatOf]
 
 	// FormatAWS is the GetSecretValue response of AWS Secrets Manager: ARN, Name, VersionId,
 	// SecretString, VersionStages as an array, CreatedDate as a number. Data of type binary
@@ -40,17 +41,34 @@ const (
 	numFormats
 )
 
-const formatNames = "kms, aws, vault, raw"
+// shape is what answers of one format look like.
+type shape struct {
+	name    string // in format=; empty: only a route asks for it
+	value   func(*upstream.SecretValue) body
+	failure func(*conn, *failure) (status int, b body)
+	stage   func(string) string // the label that a request means by its versionStage; nil: the same
+}
 
-var formats = [numFormats]string{"kms", "aws", "vault", "raw"}
+// shapes are those of the formats.
+var shapes = [numFormats]shape{
+	FormatKMS:   {name: "kms", value: valueKMS, failure: failureKMS},
+	FormatAWS:   {name: "aws", value: valueAWS, failure: failureKMS, stage: fromAWSStage},
+	FormatVault: {name: "vault", value: valueVault, failure: failureVault},
+	FormatRaw:   {name: "raw", value: valueRaw, failure: failureKMS},
+}
+
+const formatNames = "kms, aws, vault, raw"
 
 // ParseFormat returns the format of that name: kms, aws, vault or raw.
 func ParseFormat(name string) (Format, error) {
-	if i := slices.Index(formats[:], name); i >= 0 {
+	if i := slices.IndexFunc(shapes[:], func(s shape) bool { return s.name == name }); i >= 0 && name != "" {
 		return Format(i), nil
 	}
 	return 0, errors.New("the format must be one of " + formatNames)
 }
+
+// valid reports whether f is zero or a format that a configuration can choose.
+func (f Format) valid() bool { return f == 0 || f < numFormats && shapes[f].name != "" }
 
 // fromAWSStage returns the KMS label that an AWS application means.
 func fromAWSStage(stage string) string {
@@ -69,18 +87,53 @@ type body struct {
 	data        []byte
 }
 
-// shape encodes v.
-func shape(v *upstream.SecretValue, f Format) body {
-	switch f {
-	case FormatAWS:
-		return body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
-	case FormatVault:
-		return body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
-	case FormatRaw:
-		return body{contentTypeOf(v), rawBytes(v)}
-	default:
-		return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
+func valueKMS(v *upstream.SecretValue) body {
+	return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
+}
+
+func valueAWS(v *upstream.SecretValue) body {
+	return body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
+}
+
+func valueVault(v *upstream.SecretValue) body {
+	return body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
+}
+
+func valueRaw(v *upstream.SecretValue) body { return body{contentTypeOf(v), rawBytes(v)} }
+
+// failureKMS is an error as the KMS API has it. Two members more are for clients of Vault that
+// asked at a path which is none of Vault's: without them, Go's takes the others for a secret.
+func failureKMS(c *conn, f *failure) (status int, b body) {
+	errs := []string{}
+	if f.status != http.StatusNotFound {
+		errs = append(errs, f.message)
 	}
+	return f.status, body{contentTypeJSON, encode(struct {
+		Code, Message, RequestId string
+		ID                       string   `json:"request_id"`
+		Errors                   []string `json:"errors"`
+	}{f.code, f.message, string(c.id[:]), string(c.id[:]), errs})}
+}
+
+// failureVault is an error as Vault has it: texts, of which the first is one that its clients know.
+func failureVault(_ *conn, f *failure) (status int, b body) {
+	status = f.status
+	texts := []string{}
+	switch status {
+	case http.StatusForbidden:
+		texts = append(texts, "permission denied")
+	case http.StatusMethodNotAllowed:
+		texts = append(texts, "unsupported operation")
+	case http.StatusNotFound: // a text would only be in the way of who looks for none
+		return status, body{contentTypeJSON, []byte("{\"errors\":[]}\n")}
+	case http.StatusConflict: // it is being deleted
+		status = http.StatusNotFound
+	case http.StatusGatewayTimeout: // not all of its clients ask again then
+		status = http.StatusServiceUnavailable
+	}
+	return status, body{contentTypeJSON, encode(struct {
+		Errors []string `json:"errors"`
+	}{append(texts, f.message)})}
 }
 
 // rawBytes returns the bytes of v: the memory of the value itself where they are no others.
