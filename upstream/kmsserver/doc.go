@@ -27,14 +27,24 @@
 //
 // # Answers
 //
-// Answers are JSON with RequestId, which is also in the header x-acs-request-id. Errors have
-// the codes and statuses of the API. What goes wrong inside the backend is logged and
+// Answers hold RequestId, which is also in the header x-acs-request-id. They are JSON, the
+// default of the KMS API, or XML where Format=XML says so, in any case of letters, or, without
+// Format, where Accept names XML and nothing that JSON is. The root of an answer in XML is
+// <ActionResponse>, such as <GetSecretValueResponse>, that of an error <Error>, and a list repeats
+// its element: <VersionStages><VersionStage>a</VersionStage>…</VersionStages>. A value is read back
+// byte for byte. One with a character that XML 1.0 cannot carry, a control character other than
+// tab, line feed and carriage return, or U+FFFE or U+FFFF, is refused with 400
+// InvalidParameter.Format, which no client asks again; JSON carries it. Refusals come in the
+// format that was asked for, unless the request is not even HTTP.
+//
+// Errors have the codes and statuses of the API. What goes wrong inside the backend is logged and
 // answered with InternalFailure or ServiceUnavailableTemporary, without details.
 //
 // # Design notes
 //
 // Replays. A nonce is remembered after its signature was verified, per access key, until its
-// timestamp has left the window, also when the key is removed meanwhile and added again. When the memory of a key is full its requests are throttled
+// timestamp has left the window, also when the key is removed meanwhile and added again.
+// When the memory of a key is full its requests are throttled
 // (Rejected.Throttling): forgetting early would open the door that the memory keeps shut.
 // The memory does not outlive the process: for 15 minutes after a restart, requests recorded
 // before it could be replayed by somebody who reads the traffic. Loopback and TLS are the
@@ -59,6 +69,6 @@
 // When all are taken, package slots decides who makes room: clients that have signed nothing yet,
 // or those of the access key that has most. A shortage is logged.
 //
-// Left out: XML answers, bearer tokens, the signatures ACS4, ACS3-HMAC-SM3 and ACS3-RSA, and
+// Left out: bearer tokens, the signatures ACS4, ACS3-HMAC-SM3 and ACS3-RSA, and
 // whatever concerns keys and certificates. Requests for them are refused with a reason.
 package kmsserver

@@ -2,6 +2,7 @@ package kmsserver
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net/url"
@@ -40,28 +41,30 @@ func (p params) add(name, value string) error {
 }
 
 // addForm adds the pairs of a query string or form body. A plus sign is a space, as the
-// official clients write it.
-func (p params) addForm(raw []byte) error {
+// official clients write it. It adds what it can and returns the first error.
+func (p params) addForm(raw []byte) (err error) {
 	for len(raw) > 0 {
 		var pair []byte
 		pair, raw, _ = bytes.Cut(raw, []byte("&"))
 		if len(pair) == 0 {
 			continue
 		}
-		rawName, rawValue, _ := bytes.Cut(pair, []byte("="))
-		name, err := url.QueryUnescape(string(rawName))
-		if err != nil {
-			return errParse("a parameter name has a broken percent-encoding")
-		}
-		value, err := url.QueryUnescape(string(rawValue))
-		if err != nil {
-			return errParse("the parameter " + strconv.Quote(name) + " has a broken percent-encoding")
-		}
-		if err := p.add(name, value); err != nil {
-			return err
-		}
+		err = cmp.Or(err, p.addPair(pair))
 	}
-	return nil
+	return err
+}
+
+func (p params) addPair(pair []byte) error {
+	rawName, rawValue, _ := bytes.Cut(pair, []byte("="))
+	name, err := url.QueryUnescape(string(rawName))
+	if err != nil {
+		return errParse("a parameter name has a broken percent-encoding")
+	}
+	value, err := url.QueryUnescape(string(rawValue))
+	if err != nil {
+		return errParse("the parameter " + strconv.Quote(name) + " has a broken percent-encoding")
+	}
+	return p.add(name, value)
 }
 
 // addJSON adds the members of a JSON object. Booleans and numbers become their text, arrays

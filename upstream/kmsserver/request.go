@@ -1,6 +1,7 @@
 package kmsserver
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 
@@ -34,30 +35,35 @@ func (r *request) header(name string) (string, error) {
 }
 
 // parseRequest decodes a request. jsonAllowed says that a JSON body counts even when the
-// request is not signed in its headers; the V1 signature would not cover it.
+// request is not signed in its headers; the V1 signature would not cover it. The request that it
+// returns with an error holds what could be read.
 func parseRequest(ctx *fasthttp.RequestCtx, jsonAllowed bool) (*request, error) {
+	req, queryErr := readQuery(ctx)
 	if !ctx.IsGet() && !ctx.IsPost() {
-		return nil, errMethod
+		return req, errMethod
 	}
 	if path := string(ctx.URI().PathOriginal()); path != "/" && path != "" {
-		return nil, errUnknownAction
+		return req, errUnknownAction
 	}
-	h := &ctx.Request.Header
-	if encoding := string(h.Peek("Content-Encoding")); encoding != "" && encoding != "identity" {
-		return nil, errParse("a compressed body is not supported")
+	if encoding := string(req.headers.Peek("Content-Encoding")); encoding != "" && encoding != "identity" {
+		return req, errParse("a compressed body is not supported")
 	}
-	req := &request{method: string(ctx.Method()), params: params{}, query: params{}, body: ctx.PostBody(), headers: h}
-	if err := req.query.addForm(ctx.URI().QueryString()); err != nil {
-		return nil, err
-	}
-	if auth := string(h.Peek("Authorization")); signedV3(auth) {
+	req.body = ctx.PostBody()
+	if auth := string(req.headers.Peek("Authorization")); signedV3(auth) {
 		req.authorization = auth
 	}
-	maps.Copy(req.params, req.query)
-	if err := req.addBody(jsonAllowed || req.authorization != ""); err != nil {
-		return nil, err
+	if err := cmp.Or(queryErr, req.addBody(jsonAllowed || req.authorization != "")); err != nil {
+		return req, err
 	}
 	return req, req.findAction()
+}
+
+// readQuery begins a request with what is before its body.
+func readQuery(ctx *fasthttp.RequestCtx) (*request, error) {
+	req := &request{method: string(ctx.Method()), query: params{}, headers: &ctx.Request.Header}
+	err := req.query.addForm(ctx.URI().QueryString())
+	req.params = maps.Clone(req.query)
+	return req, err
 }
 
 func (r *request) addBody(jsonAllowed bool) error {
@@ -103,11 +109,35 @@ func (r *request) findAction() error {
 	case version != apiVersion:
 		return errUnknownAction
 	}
-	if format := r.params["Format"]; format != "" && !strings.EqualFold(format, "JSON") {
-		return errFormat("Format", "only JSON is served.")
+	if format := r.params["Format"]; format != "" && !strings.EqualFold(format, "JSON") && !strings.EqualFold(format, "XML") {
+		return errFormat("Format", "it is neither JSON nor XML.")
 	}
 	r.action = action
 	return nil
+}
+
+// wantsXML reports whether the answer, also that of a request which is refused, is to be XML.
+// Format decides. Where it says neither, XML is for those who accept XML and nothing that JSON is.
+func (r *request) wantsXML() bool {
+	switch strings.ToUpper(r.params["Format"]) {
+	case "XML":
+		return true
+	case "JSON":
+		return false
+	}
+	wanted := false
+	for _, line := range r.headers.PeekAll("Accept") {
+		for accepted := range strings.SplitSeq(strings.ToLower(string(line)), ",") {
+			mediaType, _, _ := strings.Cut(accepted, ";")
+			switch strings.TrimSpace(mediaType) {
+			case "application/xml", "text/xml":
+				wanted = true
+			case "application/json", "text/json", "application/*", "text/*", "*/*":
+				return false
+			}
+		}
+	}
+	return wanted
 }
 
 func (r *request) credentials() (*credentials, error) {

@@ -154,14 +154,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // handle answers one request. Nothing of ctx outlives it.
 func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 	begin := time.Now()
-	requestID := upstream.NewRequestID()
-	ex := &exchange{requestID: requestID, trace: traceOf(&ctx.Request.Header)}
+	ex := &exchange{requestID: upstream.NewRequestID(), trace: traceOf(&ctx.Request.Header)}
 	body, err := s.answer(ctx, access, ex)
 	code, status := "", http.StatusOK
 	if err != nil {
 		f := faultOf(err)
 		code, status = f.code, f.status
-		body = encodeFault(f, requestID, ctx.Request.Header.Host())
+		body = ex.encodeFault(f, ctx.Request.Header.Host())
 		if f.retryAfter > 0 {
 			ctx.Response.Header.Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
 			ctx.Response.Header.Set("x-acs-retry-after", strconv.FormatInt(f.retryAfter.Milliseconds(), 10))
@@ -170,7 +169,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 	} else {
 		s.logger.Debug("request answered", "op", ex.action, "access_key", ex.keyID(), ex.cause().Attr())
 	}
-	respond(ctx, status, requestID, body)
+	ex.respond(ctx, status, body)
 	if ctx.Conn().(*conn).Spare() || s.conns.closing() {
 		ctx.SetConnectionClose()
 	}
@@ -181,6 +180,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 type exchange struct {
 	requestID string
 	trace     upstream.TraceParent
+	xml       bool   // the answer is XML
 	action    string // empty until it is one that is served
 	key       *accessKey
 }
@@ -217,6 +217,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 		}
 	}()
 	req, err := parseRequest(ctx, access == Trusted)
+	ex.xml = req.wantsXML()
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +246,11 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	client.SetPhase(slots.Busy)
 	defer client.SetPhase(slots.Active)
 	c := &call{exchange: ex, manager: s.manager, params: req.params}
-	return c.run(callCtx, act)
+	body, err = c.run(callCtx, act)
+	if err == nil && ex.xml {
+		body, err = toXML(ex.action+"Response", body)
+	}
+	return body, err
 }
 
 // handleMalformed answers what fasthttp could not read as a request.
@@ -263,26 +268,39 @@ func (s *Server) handleMalformed(ctx *fasthttp.RequestCtx, err error) {
 		f = &fault{status: http.StatusRequestTimeout, code: "RequestTimeout",
 			message: fmt.Sprintf("The request was not complete after %s.", s.limits.ClientTimeout)}
 	}
-	ex := &exchange{requestID: upstream.NewRequestID()}
-	respond(ctx, f.status, ex.requestID, encodeFault(f, ex.requestID, nil))
+	req, _ := readQuery(ctx)
+	ex := &exchange{requestID: upstream.NewRequestID(), xml: req.wantsXML()}
+	ex.respond(ctx, f.status, ex.encodeFault(f, nil))
 	s.logFault(f, ex, ctx.RemoteAddr())
 	s.observe("", f.code, f.status, 0)
 }
 
-func respond(ctx *fasthttp.RequestCtx, status int, requestID string, body []byte) {
+func (e *exchange) respond(ctx *fasthttp.RequestCtx, status int, body []byte) {
+	contentType := "application/json;charset=utf-8"
+	if e.xml {
+		contentType = xmlContentType
+	}
 	ctx.SetStatusCode(status)
-	ctx.Response.Header.SetContentType("application/json;charset=utf-8")
-	ctx.Response.Header.Set("x-acs-request-id", requestID)
+	ctx.Response.Header.SetContentType(contentType)
+	ctx.Response.Header.Set("x-acs-request-id", e.requestID)
 	ctx.Response.Header.Set("Cache-Control", "no-store")
 	ctx.Response.SetBodyRaw(body)
 }
 
-func encodeFault(f *fault, requestID string, host []byte) []byte {
+// encodeFault returns the body of an error. There always is one: what of its texts XML cannot
+// carry is replaced.
+func (e *exchange) encodeFault(f *fault, host []byte) []byte {
 	hostID := ""
 	if utf8.Valid(host) && len(host) <= 255 {
 		hostID = string(host)
 	}
-	return encode(upstream.Fault{HTTPStatus: f.status, Code: f.code, Message: f.message, RequestID: requestID, HostID: hostID, Recommend: f.recommend})
+	body := upstream.Fault{HTTPStatus: f.status, Code: f.code, Message: f.message, RequestID: e.requestID, HostID: hostID, Recommend: f.recommend}
+	if !e.xml {
+		return encode(body)
+	}
+	body.Message, body.HostID = withoutNotXML(body.Message), withoutNotXML(body.HostID)
+	document, _ := toXML("Error", encode(body)) // fails for such texts alone
+	return document
 }
 
 // logFault says what was refused, to whom, and why the backend failed. It repeats nothing

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -116,6 +118,10 @@ type answer struct {
 	header http.Header
 	body   map[string]any
 	raw    string
+
+	// Of an answer in XML. The body has the elements within the root that hold text alone.
+	root     string
+	document xmlNode
 }
 
 func (a answer) text(name string) string {
@@ -131,11 +137,22 @@ func read(t *testing.T, res *http.Response, err error) answer {
 	raw, err := io.ReadAll(res.Body)
 	must(t, err)
 	a := answer{status: res.StatusCode, header: res.Header, raw: string(raw)}
-	if err := json.Unmarshal(raw, &a.body); err != nil {
+	contentType := "application/json;charset=utf-8"
+	if strings.HasPrefix(a.raw, "<") {
+		contentType = "text/xml;charset=utf-8"
+		err = xml.Unmarshal(raw, &a.document)
+		a.root, a.body = a.document.XMLName.Local, map[string]any{}
+		for _, element := range a.document.Children {
+			a.body[element.XMLName.Local] = element.Text
+		}
+	} else {
+		err = json.Unmarshal(raw, &a.body)
+	}
+	if err != nil {
 		t.Fatalf("status %d, body %q: %v", a.status, raw, err)
 	}
-	if got := a.header.Get("Content-Type"); got != "application/json;charset=utf-8" {
-		t.Errorf("content type %q", got)
+	if got := a.header.Get("Content-Type"); got != contentType {
+		t.Errorf("content type %q of %s", got, raw)
 	}
 	id := a.text("RequestId")
 	if len(id) != 36 || id != strings.ToLower(id) || a.header.Get("x-acs-request-id") != id {
@@ -147,7 +164,7 @@ func read(t *testing.T, res *http.Response, err error) answer {
 				t.Errorf("%s is no text in %s", name, raw)
 			}
 		}
-		if a.body["HttpStatus"] != float64(a.status) {
+		if fmt.Sprint(a.body["HttpStatus"]) != strconv.Itoa(a.status) {
 			t.Errorf("HttpStatus is %v, the status %d", a.body["HttpStatus"], a.status)
 		}
 	}
@@ -215,9 +232,11 @@ func (a answer) wants(t *testing.T, what string, status int, code string) {
 }
 
 func TestEveryActionOverTheTrustedSocket(t *testing.T) {
-	f := start(t)
-	f.fake.Now = func() time.Time { return vectorTime }
-	f.fake.MustCreate(t, "app/db", "v1", "first")
+	f, twin := start(t), start(t) // the twin is asked for XML
+	for _, f := range []*fixture{f, twin} {
+		f.fake.Now = func() time.Time { return vectorTime }
+		f.fake.MustCreate(t, "app/db", "v1", "first")
+	}
 	arn := "acs:kms:fake:0:secret/app/db"
 	for _, c := range []struct {
 		action string
@@ -267,6 +286,11 @@ func TestEveryActionOverTheTrustedSocket(t *testing.T) {
 		got, ok := strings.CutSuffix(strings.ReplaceAll(a.raw, a.text("RequestId"), "ID"), `"RequestId":"ID"}`+"\n")
 		if got = strings.TrimSuffix(got, ",") + "}"; !ok || got != c.want {
 			t.Errorf("%s %v:\ngot  %s\nwant %s", c.action, c.pairs, got, c.want)
+		}
+		inXML := twin.call(t, c.action, append(c.pairs, "Format", "XML")...)
+		sameAnswer(t, c.action, a, inXML)
+		if inXML.root != c.action+"Response" {
+			t.Errorf("%s: the root is %s", c.action, inXML.root)
 		}
 	}
 	p := f.call(t, "GetRandomPassword", "PasswordLength", "20", "ExcludePunctuation", "true", "RequireEachIncludedType", "true")
@@ -373,7 +397,7 @@ func TestGatewayFaults(t *testing.T) {
 	post("/secret?Action=GetSecretValue&Version=2016-01-20", form, "").wants(t, "other path", 404, "InvalidApi.NotFound")
 	post("/?Version=2016-01-20", form, "").wants(t, "no action", 400, "MissingAction")
 	post("/?Action=GetSecretValue", form, "").wants(t, "no version", 400, "MissingVersion")
-	post("/?Action=ListSecrets&Version=2016-01-20&Format=XML", form, "").wants(t, "XML", 400, "InvalidParameter.Format")
+	post("/?Action=ListSecrets&Version=2016-01-20&Format=YAML", form, "").wants(t, "YAML", 400, "InvalidParameter.Format")
 	post("/?Action=ListSecrets&Version=2016-01-20", form, "Action=ListSecrets").wants(t, "a name in query and body", 400, "ParseRequestParameterException")
 	post("/?Action=ListSecrets&Version=2016-01-20&PageSize=1&PageSize=1", form, "").wants(t, "a name twice", 400, "ParseRequestParameterException")
 	post("/?Action=ListSecrets&Version=2016-01-20&a=%zz", form, "").wants(t, "broken encoding", 400, "ParseRequestParameterException")
