@@ -97,6 +97,7 @@ func putSecretValue(c *call) perform {
 }
 
 func getSecretValue(c *call) perform {
+	c.knows("SecretName", "VersionId", "VersionStage", "FetchExtendedConfig", "DryRun")
 	if c.flag("DryRun") {
 		ref := secretToRead(c)
 		err := c.err
@@ -152,12 +153,16 @@ const maxBatch = 20
 // batchGetSecretValue reads one secret after the other; it is not one moment.
 func batchGetSecretValue(c *call) perform {
 	const param = "SecretsList"
-	var wanted []struct {
-		SecretName   string
-		VersionID    string `json:"VersionId"`
-		VersionStage string
+	c.knows(param)
+	var list []json.RawMessage
+	c.decodeJSON(param, &list)
+	wanted := make([]params, len(list))
+	for i, item := range list {
+		wanted[i] = params{}
+		if err := wanted[i].addJSON(item); err != nil {
+			c.invalid(param, "it is not JSON of the documented form")
+		}
 	}
-	c.decodeJSON(param, &wanted)
 	if len(wanted) == 0 {
 		c.missing(param)
 	}
@@ -168,7 +173,7 @@ func batchGetSecretValue(c *call) perform {
 		answer := batchAnswer{SecretValues: []json.RawMessage{}, Errors: []batchError{}, RequestID: c.requestID}
 		for _, w := range wanted {
 			one := *c
-			one.params = params{"SecretName": w.SecretName, "VersionId": w.VersionID, "VersionStage": w.VersionStage}
+			one.params = w
 			value, err := one.run(ctx, getSecretValue)
 			if err == nil {
 				answer.SecretValues = append(answer.SecretValues, value)
@@ -178,7 +183,7 @@ func batchGetSecretValue(c *call) perform {
 			if f.cause != nil {
 				return nil, err // the backend is in trouble: what the others would say is of no use
 			}
-			answer.Errors = append(answer.Errors, batchError{f.code, f.status, f.message, w.SecretName})
+			answer.Errors = append(answer.Errors, batchError{f.code, f.status, f.message, w["SecretName"]})
 		}
 		return answer, nil
 	}
@@ -272,6 +277,7 @@ func restoreSecret(c *call) perform {
 }
 
 func getRandomPassword(c *call) perform {
+	c.knows("PasswordLength", "ExcludeCharacters", "ExcludeLowercase", "ExcludeUppercase", "ExcludeNumbers", "ExcludePunctuation", "RequireEachIncludedType")
 	in := upstream.RandomPasswordInput{
 		PasswordLength:          c.number("PasswordLength"),
 		ExcludeCharacters:       c.params["ExcludeCharacters"],

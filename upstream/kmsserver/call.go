@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,6 +62,28 @@ func (c *call) fail(err error) {
 
 func (c *call) missing(param string)      { c.fail(upstream.MissingParameter(param)) }
 func (c *call) invalid(param, why string) { c.fail(upstream.InvalidParameter(param, why)) }
+
+// common are the parameters that any request may carry: none changes an answer but Format. SourceIp
+// and SecureTransport say from where it comes.
+var common = []string{
+	"Action", "Version", "Format", "RegionId", "AccessKeyId", "SecurityToken", "Timestamp",
+	"Signature", "SignatureMethod", "SignatureVersion", "SignatureNonce", "SignatureType", "SourceIp", "SecureTransport",
+}
+
+// knows says which parameters an action has whose answer holds a secret. Any other that is given
+// is refused: it may ask for the secret in another form, and must not be answered in this one.
+// Actions whose answers hold none ignore what they do not know, as the service does.
+func (c *call) knows(names ...string) {
+	for _, name := range slices.Sorted(maps.Keys(c.params)) {
+		switch {
+		case c.params[name] == "" || slices.Contains(names, name) || slices.Contains(common, name):
+		case name == "Recipient":
+			c.invalid(name, "no value is encrypted for a recipient here; leave it out, and the value is answered in clear")
+		default:
+			c.invalid(name, "this action does not know it, and answers with no secret that may be asked for in another form; leave it out")
+		}
+	}
+}
 
 // secret returns the secret that a parameter names, by name or ARN. Every secret a call uses
 // passes here or through permit: this is where a key's globs are applied, to the name alone, as

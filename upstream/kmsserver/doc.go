@@ -13,8 +13,13 @@
 // # Requests
 //
 // GET and POST on / are answered. Parameters are merged from the query, a form body and, for
-// requests signed in their headers, a JSON body. A name that occurs twice is refused, a name
-// that is not known is ignored. Every parameter is text and must be UTF-8.
+// requests signed in their headers, a JSON body. A name that occurs twice is refused. Every
+// parameter is text and must be UTF-8.
+//
+// A parameter that an action does not know is refused where the answer holds a secret, that is by
+// GetSecretValue, also within BatchGetSecretValue, and by GetRandomPassword: it may ask for the
+// secret in another form, as Recipient asks for one that only an enclave can read, or be a misspelt
+// VersionId. All other actions ignore it, as the service does. One that is empty asks for nothing.
 //
 // A signed listener verifies signatures V1 (HMAC-SHA1 in the parameters) and V3
 // (ACS3-HMAC-SHA256 in the headers): known key, timestamp within 15 minutes either way,

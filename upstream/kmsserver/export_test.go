@@ -1,6 +1,8 @@
 package kmsserver
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"secretagent/upstream"
@@ -32,3 +34,6 @@ func (s *Server) SetAccessKeys(keys []AccessKey) error {
 
 // RemovedKeys returns how many keys are remembered that are there no more.
 func (s *Server) RemovedKeys() int { return len(s.keys.Load().removed) }
+
+// Actions returns the names of the actions that are served or refused with a reason.
+func Actions() []string { return slices.Sorted(maps.Keys(actions)) }
