@@ -79,6 +79,7 @@ type Agent struct {
 
 	notified atomic.Bool // systemd knows that the service is ready
 
+	seen    string // fingerprint of the files when they had been read first
 	reloads chan reloadRequest
 	reload  reloadStatus
 
@@ -171,6 +172,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		}
 	}
 	noteShutOut(now.callers, a.log)
+	a.seen = fingerprint(cfg.Files())
 	a.metrics.registry.MustRegister(collector{a})
 	return a, nil
 }

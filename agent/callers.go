@@ -28,22 +28,46 @@ func loadCallers(cfg *config.Endpoint, previous []endpoint.Caller, log *slog.Log
 	var callers []endpoint.Caller
 	if len(cfg.Callers) == 0 {
 		caller := endpoint.DefaultCaller()
-		p.Add("tokenFile", giveToken(&caller, string(cfg.TokenFile), log, load))
+		if kind, err := tokenKind(cfg.TokenMode, cfg.TokenGroup, nil); err != nil {
+			p.Add("", err)
+		} else {
+			p.Add("tokenFile", giveToken(&caller, kind, string(cfg.TokenFile), log, load))
+		}
 		callers = append(callers, caller)
 	}
-	for _, c := range cfg.Callers {
+	for i, c := range cfg.Callers {
 		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets, Status: c.Status, Metrics: c.Metrics}
-		if c.TokenFile != "" {
-			_ = giveToken(&caller, string(c.TokenFile), log, load)
+		kind, err := tokenKind(c.TokenMode, c.TokenGroup, c.UIDs)
+		p.Add(fmt.Sprintf("callers[%d]", i), err)
+		if c.TokenFile != "" && err == nil {
+			_ = giveToken(&caller, kind, string(c.TokenFile), log, load)
 		}
 		callers = append(callers, caller)
 	}
 	return endpoint.WithOverlap(previous, callers, time.Now().Add(cfg.TokenGrace)), p.Err()
 }
 
+// tokenKind returns what is asked of a token file that the users of a caller may own. The error is
+// [upstream.OptionErrors] below what mode and group belong to.
+func tokenKind(mode config.FileMode, group config.Account, uids []int) (keyfile.Kind, error) {
+	kind := keyfile.Token.OwnedBy(uids...)
+	if mode == 0 {
+		return kind, nil
+	}
+	var p upstream.OptionErrors
+	if err := keyfile.CheckShared(mode.Perm()); err != nil {
+		p.Addf("tokenMode", fmt.Sprintf("%04o", mode.Perm()), "%v", err)
+	}
+	gid, err := keyfile.GroupID(string(group))
+	if err != nil {
+		p.Addf("tokenGroup", string(group), "%v", err)
+	}
+	return kind.Shared(mode.Perm(), gid), p.Err()
+}
+
 // giveToken gives a caller the token of a file, or shuts it out and returns why.
-func giveToken(c *endpoint.Caller, path string, log *slog.Logger, load loadFile) error {
-	token, err := loadToken(path, log, load)
+func giveToken(c *endpoint.Caller, kind keyfile.Kind, path string, log *slog.Logger, load loadFile) error {
+	token, err := loadToken(kind, path, log, load)
 	if err != nil {
 		c.ShutOut = err.Error()
 		return err
@@ -70,8 +94,8 @@ func ids(configured []int) []uint32 {
 }
 
 // loadToken reads a token file. Where it is missing, a random token of 256 bits is made.
-func loadToken(path string, log *slog.Logger, load loadFile) (endpoint.Token, error) {
-	text, created, err := load(keyfile.Token, path, func() []byte {
+func loadToken(kind keyfile.Kind, path string, log *slog.Logger, load loadFile) (endpoint.Token, error) {
+	text, created, err := load(kind, path, func() []byte {
 		var random [32]byte
 		_, _ = rand.Read(random[:]) // never fails
 		return []byte(hex.EncodeToString(random[:]) + "\n")
@@ -86,15 +110,21 @@ func loadToken(path string, log *slog.Logger, load loadFile) (endpoint.Token, er
 	if err != nil {
 		return endpoint.Token{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 {
+	if kind.IsShared() {
+		if err := kind.Unlike(path); err != nil {
+			log.Warn("the token file has not the mode and group of tokenMode and tokenGroup, and this process cannot change that", "path", path, "err", err,
+				"hint", "its owner can; or remove the file, and the agent makes another token")
+		}
+	} else if info, err := os.Stat(path); err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0 {
 		log.Warn("everyone on this host can read the token", "path", path, "hint", "chmod o-r "+path)
 	}
 	return token, nil
 }
 
-// ReadToken returns the token that a token file holds, for a client of the endpoint.
+// ReadToken returns the token that a token file holds, for a client of the endpoint. The file may be
+// that of the agent, of another user.
 func ReadToken(path string) (string, error) {
-	text, err := keyfile.Token.Read(path)
+	text, err := keyfile.ReadFile(path, keyfile.MaxToken)
 	if err != nil {
 		return "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -86,8 +87,12 @@ func TestATokenFileOfNoUseShutsOutItsCallerAlone(t *testing.T) {
 		"not a regular file":    func(path string) error { return os.Remove(path) },
 		"too many levels":       func(path string) error { return os.Remove(path) },
 		"the token of the call": func(path string) error { return os.Remove(path) },
+		"can change it":         func(path string) error { return os.Chmod(path, 0o666) },
+		"belongs to uid 65533":  func(path string) error { return os.Chown(path, 65533, 65533) },
+		"the link":              func(path string) error { return os.Rename(path, path+".real") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			needsOwners(t)
 			w := start(t, shortTempDir(t), withCallers(threeCallers))
 			tokens := []string{w.read("web.token"), w.read("job.token"), w.read("all.token")}
 			w.wantStatuses("before", "web/db", tokens, 200, 200, 200)
@@ -99,6 +104,9 @@ func TestATokenFileOfNoUseShutsOutItsCallerAlone(t *testing.T) {
 				must(t, os.Symlink("web.token", w.path("web.token")))
 			case "the token of the call":
 				must(t, os.WriteFile(w.path("web.token"), []byte(tokens[1]), 0o600))
+			case "the link":
+				must(t, os.Symlink("web.token.real", w.path("web.token")))
+				must(t, os.Lchown(w.path("web.token"), 65533, 65533))
 			}
 			must(t, w.reload(withCallers(strings.Replace(threeCallers, `["job/*", "web/*"]`, `["job/*"]`, 1))))
 			w.wantStatuses("after the reload", "web/db", tokens, 403, 403, 200)
@@ -124,6 +132,29 @@ func TestATokenFileOfNoUseShutsOutItsCallerAlone(t *testing.T) {
 			must(t, os.WriteFile(w.path("web.token"), []byte(tokens[0]), 0o600))
 			w.eventually("the caller is back", func() bool { return w.statuses("web/db", tokens[0])[0] == 200 })
 		})
+	}
+}
+
+// needsOwners skips where files cannot be given to others.
+func needsOwners(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+}
+
+func TestTokenModeAndGroupAreChecked(t *testing.T) {
+	dir := shortTempDir(t)
+	for text, want := range map[string]string{
+		edited(threeCallers, "web.token, ", `web.token, tokenMode: "0660", `):              `endpoint.callers[0].tokenMode: 0660: must let the owner read and write, and others read at most, as "0640" does`,
+		edited(threeCallers, "job.token, ", `job.token, tokenMode: "0440", `):              `endpoint.callers[1].tokenMode: 0440: must let`,
+		edited(threeCallers, "web.token, ", `web.token, tokenGroup: no-such-group-here, `): `endpoint.callers[0].tokenGroup: no-such-group-here: `,
+		edited(threeCallers, "tokenFile: ./web.token, ", `uids: [1], tokenMode: "0640", `): `endpoint.callers[0].tokenMode: has no use without tokenFile`,
+		threeCallers + "\n  tokenGroup: root\n":                                            `endpoint.tokenGroup: root: opens nothing where endpoint.callers are set: give it to one of them`,
+	} {
+		write(t, dir, map[string]string{"agent.yaml": withCallers(text)})
+		if _, err := config.Load(filepath.Join(dir, "agent.yaml"), agent.Check); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n%v\nwant %s", text, err, want)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"secretagent/upstream/keyfile"
 )
 
 const (
@@ -54,7 +56,7 @@ func (a *Agent) watchFiles(ctx context.Context) error {
 	}
 	follow()
 
-	seen := fingerprint(a.config().Files())
+	seen := a.seen
 	look := func() {
 		files := a.config().Files()
 		now := fingerprint(files)
@@ -112,7 +114,7 @@ func fingerprint(files []string) string {
 			continue
 		}
 		real, _ := filepath.EvalSymlinks(file)
-		fmt.Fprintf(&b, "%s %s %d %d %s\n", file, real, info.Size(), info.ModTime().UnixNano(), info.Mode())
+		fmt.Fprintf(&b, "%s %s %d %d %s %d\n", file, real, info.Size(), info.ModTime().UnixNano(), info.Mode(), keyfile.Owner(info))
 	}
 	return b.String()
 }

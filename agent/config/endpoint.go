@@ -20,9 +20,11 @@ type Endpoint struct {
 	SocketUser  Account  `yaml:"socketUser"`
 	SocketGroup Account  `yaml:"socketGroup"`
 
-	// TokenFile holds the token that clients present where there are no Callers; created 0600
-	// when missing.
+	// TokenFile holds the token that clients present where there are no Callers; created when
+	// missing, with TokenMode and TokenGroup.
 	TokenFile  Path          `yaml:"tokenFile" default:"./var/run/token" path:"watch,write"`
+	TokenMode  FileMode      `yaml:"tokenMode"`                                  // zero: 0600 of a file that is created
+	TokenGroup Account       `yaml:"tokenGroup"`                                 // set: TokenMode is 0640 where it is not set
 	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
 	Callers    []Caller      `yaml:"callers"` // empty: who holds TokenFile reads everything
@@ -50,11 +52,13 @@ type Endpoint struct {
 // Caller is an application and what it may read. It is known by its token, or on the unix
 // socket by the user or group of its process; when both are set, both must fit.
 type Caller struct {
-	Name      string   `yaml:"name" required:"true"`
-	TokenFile Path     `yaml:"tokenFile" path:"watch"` // created 0600 when missing
-	UIDs      []int    `yaml:"uids" min:"0" max:"4294967294"`
-	GIDs      []int    `yaml:"gids" min:"0" max:"4294967294"`
-	Secrets   []string `yaml:"secrets"` // globs over secret names
+	Name       string   `yaml:"name" required:"true"`
+	TokenFile  Path     `yaml:"tokenFile" path:"watch"` // created when missing, as that of Endpoint
+	TokenMode  FileMode `yaml:"tokenMode"`
+	TokenGroup Account  `yaml:"tokenGroup"`
+	UIDs       []int    `yaml:"uids" min:"0" max:"4294967294"`
+	GIDs       []int    `yaml:"gids" min:"0" max:"4294967294"`
+	Secrets    []string `yaml:"secrets"` // globs over secret names
 
 	// Whether it sees all of /status and /ready, and all of /metrics, or what concerns the secrets
 	// that it may read. Left out: true of a caller that may read every secret, "*".
@@ -81,9 +85,12 @@ func (e *Endpoint) check(p *problems) {
 			}
 		}
 	}
-	if len(e.Callers) > 0 && p.has("endpoint.tokenFile") {
-		p.addf("endpoint.tokenFile", string(e.TokenFile), "opens nothing where endpoint.callers are set: give it to one of them")
+	for name, value := range map[string]string{"tokenFile": string(e.TokenFile), "tokenMode": "", "tokenGroup": string(e.TokenGroup)} {
+		if len(e.Callers) > 0 && p.has("endpoint."+name) {
+			p.addf("endpoint."+name, value, "opens nothing where endpoint.callers are set: give it to one of them")
+		}
 	}
+	shareToken(&e.TokenMode, e.TokenGroup)
 	tokens := map[Path]bool{}
 	for i, c := range e.Callers {
 		at := key("endpoint.callers[%d]", i)
@@ -96,6 +103,12 @@ func (e *Endpoint) check(p *problems) {
 			p.addf(at+".tokenFile", string(c.TokenFile), "is used twice: give every caller a token of its own")
 		}
 		tokens[c.TokenFile] = true
+		for _, name := range []string{"tokenMode", "tokenGroup"} {
+			if c.TokenFile == "" && p.has(at+"."+name) {
+				p.addf(at+"."+name, "", "has no use without tokenFile")
+			}
+		}
+		shareToken(&e.Callers[i].TokenMode, c.TokenGroup)
 		for _, name := range []string{"uids", "gids"} {
 			if e.Socket == "" && p.has(at+"."+name) {
 				p.addf(at+"."+name, "", "works on endpoint.socket only, which is not set")
@@ -109,5 +122,12 @@ func (e *Endpoint) check(p *problems) {
 		case a.File != "" && a.Stderr:
 			p.addf("endpoint.audit.stderr", "true", "must not be combined with file: choose one")
 		}
+	}
+}
+
+// shareToken lets the group that a token file is given read it, where nothing else is said.
+func shareToken(mode *FileMode, group Account) {
+	if *mode == 0 && group != "" {
+		*mode = 0o640
 	}
 }

@@ -18,6 +18,7 @@ type project struct {
 	Services map[string]struct {
 		Image       string   `yaml:"image"`
 		User        string   `yaml:"user"`
+		GroupAdd    []string `yaml:"group_add"`
 		Command     []string `yaml:"command"`
 		NetworkMode string   `yaml:"network_mode"`
 		Restart     string   `yaml:"restart"`
@@ -77,6 +78,11 @@ func TestComposeFitsTheConfiguration(t *testing.T) {
 		if !found {
 			t.Errorf("the agent cannot write %s: its file system is read-only", path)
 		}
+	}
+	// The application is of another user than the agent, that of the image, and reads by its group.
+	own := p.Volumes["shared"].DriverOpts["o"]
+	if app.User != "1000:1000" || !slices.Equal(app.GroupAdd, []string{"65532"}) || own != "uid=65532,gid=65532,mode=0750" || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
+		t.Errorf("user %s, groups %s, folder %s, token %04o, file %04o", app.User, app.GroupAdd, own, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
 	}
 	script := strings.Join(app.Command, "\n")
 	for _, used := range []string{"http://" + cfg.Endpoint.Listen, string(cfg.Endpoint.TokenFile), string(cfg.Templates[0].Destination)} {

@@ -78,6 +78,8 @@ type container struct {
 		Limits   map[string]string `yaml:"limits"`
 	} `yaml:"resources"`
 	SecurityContext struct {
+		RunAsUser                int64 `yaml:"runAsUser"`
+		RunAsGroup               int64 `yaml:"runAsGroup"`
 		AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
 		ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
 		Capabilities             struct {
@@ -158,6 +160,10 @@ func TestManifestFitsTogether(t *testing.T) {
 		if !strings.HasPrefix(string(written), mount(sidecar, "shared")+"/") {
 			t.Errorf("%s is not in the shared volume", written)
 		}
+	}
+	// The application is of another user, and reads by the group of the volume.
+	if s := app.SecurityContext; s.RunAsUser == p.Spec.SecurityContext.RunAsUser || p.Spec.SecurityContext.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
+		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", s.RunAsUser, p.Spec.SecurityContext.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
 	}
 	token := path.Join(mount(sidecar, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path)
 	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {

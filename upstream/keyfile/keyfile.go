@@ -6,13 +6,14 @@
 //
 // What all of them have in common:
 //
-//   - A file is made once, with mode 0600, in a folder of mode 0700 where that is missing. It
-//     appears with its whole content or not at all, and is on disk, with its name, when the
-//     call returns.
+//   - A file is made once, with mode 0600 or that of [Kind.Shared], in a folder of mode 0700 (0711
+//     for one that others may read) where that is missing. It appears with its whole content or
+//     not at all, and is on disk, with its name, when the call returns.
 //   - Making a file never replaces one. Only [Keyring.Extend], [Keyring.Remove] and
 //     [Kind.Replace] replace, whole or not at all.
-//   - A file that others can read or change is refused. [Kind] says what exactly is refused of
-//     which; on Windows access lists decide, and nothing is checked.
+//   - A file that others can read or change is refused, a token only when others can change it,
+//     or could put another in its place. [Kind] says what exactly is refused of which; on Windows
+//     access lists decide, and nothing is checked.
 //   - What a killed process left behind while it made a file is removed by the next one that
 //     loads or makes that file.
 //   - Root makes no file where another user could lead it elsewhere, see [CheckPath].
@@ -53,31 +54,126 @@ import (
 type Kind struct {
 	maxBytes int64
 	refused  fs.FileMode // permission bits that others than the owner must not have
+	owned    bool        // by root, the user of this process or one of owners
+	owners   []int
+	mode     fs.FileMode // of a file that is made, whatever the umask; zero: 0600
+	gid      int         // its group, with mode; -1: that of the folder or the process
 	old      []string    // how earlier versions began the names of temporary files
 }
 
-// The kinds of files. A token may be handed over by others, who then care for its mode. A
-// service manager gives a credential the mode 0440, where the bit of the group is the mask of
-// an access list that names one user.
+// The kinds of files. A service manager gives a credential the mode 0440, where the bit of the
+// group is the mask of an access list that names one user.
+//
+// Who may read a token is decided by those who own it: volumes of Kubernetes give theirs the mode
+// 0644, and an application of another user reads its own by its group. Who may change it decides
+// who is taken for its caller; see [Kind.OwnedBy].
 var (
-	Token             = Kind{maxBytes: 4 << 10, old: []string{".token-"}}
+	Token             = Kind{maxBytes: MaxToken, refused: 0o022, owned: true, old: []string{".token-"}}
 	AccessKeySecret   = Kind{maxBytes: 4 << 10, refused: 0o077, old: []string{".new-secret-"}}
 	KeyringFile       = Kind{maxBytes: 1 << 20, refused: 0o077}
 	KeyringCredential = Kind{maxBytes: 1 << 20, refused: 0o037}
 	Database          = Kind{}
 )
 
+// OwnedBy returns the kind for files that may also belong to these users, beside root and the
+// user of this process. A symbolic link on the way to such a file must belong to root, the user
+// of this process or the owner of the file: another could lead it to the token of somebody else.
+// What root reads must lie in folders that only root and these users can write to (a sticky one
+// aside): in others, a file of root that is meant for something else could be put in its place.
+func (k Kind) OwnedBy(uids ...int) Kind {
+	k.owned, k.owners = true, uids
+	return k
+}
+
+// Shared returns the kind for files that have this mode and belong to this group, -1 for none in
+// particular. A file that is made is made so, and [Kind.Load] mends one of this user that is there;
+// see [CheckShared].
+func (k Kind) Shared(mode fs.FileMode, gid int) Kind {
+	k.mode, k.gid = mode, gid
+	return k
+}
+
+// CheckShared returns why a mode is none for [Kind.Shared].
+func CheckShared(mode fs.FileMode) error {
+	if mode&0o600 != 0o600 || mode&^0o644 != 0 {
+		return errors.New(`must let the owner read and write, and others read at most, as "0640" does`)
+	}
+	return nil
+}
+
 // Read returns the content of the file at path. The error matches [fs.ErrNotExist] when there
 // is none.
 func (k Kind) Read(path string) ([]byte, error) {
-	return read(path, k.maxBytes, func(info fs.FileInfo) error {
-		perm := info.Mode().Perm()
-		if perm&k.refused == 0 || runtime.GOOS == "windows" {
-			return nil
+	return read(path, k.maxBytes, func(_ *os.File, info fs.FileInfo) error { return k.checkFile(path, info) })
+}
+
+// readShared is Read of a file that gets the mode and the group of the kind where it can. That it
+// cannot is no error: it may lie on a volume that only others write to.
+func (k Kind) readShared(path string) ([]byte, error) {
+	return read(path, k.maxBytes, func(f *os.File, info fs.FileInfo) error {
+		err := k.checkFile(path, info)
+		if err == nil && k.mode != 0 && k.unlike(info) != nil && Owner(info) == os.Geteuid() {
+			_ = k.share(f)
 		}
-		return fmt.Errorf("has mode %04o, so others than its owner can read or change it; run: chmod 600 %s", perm, path)
+		return err
 	})
 }
+
+// IsShared reports whether the kind is one of [Kind.Shared].
+func (k Kind) IsShared() bool { return k.mode != 0 }
+
+// Unlike returns what mode or group of the file at path is not that of [Kind.Shared].
+func (k Kind) Unlike(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || k.mode == 0 || runtime.GOOS == "windows" {
+		return err
+	}
+	return k.unlike(info)
+}
+
+func (k Kind) unlike(info fs.FileInfo) error {
+	if perm := info.Mode().Perm(); perm != k.mode {
+		return fmt.Errorf("has mode %04o, not %04o", perm, k.mode)
+	}
+	if gid := group(info); k.gid >= 0 && gid != k.gid {
+		return fmt.Errorf("belongs to gid %d, not %d", gid, k.gid)
+	}
+	return nil
+}
+
+// share gives an open file the mode and the group of the kind.
+func (k Kind) share(f *os.File) error {
+	if runtime.GOOS == "windows" || k.mode == 0 {
+		return nil
+	}
+	if k.gid >= 0 {
+		if err := f.Chown(-1, k.gid); err != nil {
+			return fmt.Errorf("cannot get the group %d: %w", k.gid, err)
+		}
+	}
+	return f.Chmod(k.mode)
+}
+
+// checkFile returns why the file at path, which is open, is refused.
+func (k Kind) checkFile(path string, info fs.FileInfo) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	if perm := info.Mode().Perm(); perm&k.refused != 0 {
+		can, mend := "read or change", "600"
+		if k.refused&0o044 == 0 {
+			can, mend = "change", "go-w"
+		}
+		return fmt.Errorf("has mode %04o, so others than its owner can %s it; run: chmod %s %s", perm, can, mend, path)
+	}
+	if !k.owned {
+		return nil
+	}
+	return checkOwned(path, info, k.owners)
+}
+
+// MaxToken bounds the file of a token.
+const MaxToken = 4 << 10
 
 // MaxPEM bounds a file of certificates or keys. The bundle of all public authorities has 250 KiB.
 const MaxPEM = 1 << 20
@@ -86,12 +182,12 @@ const MaxPEM = 1 << 20
 // What is no regular file is refused: to open a pipe waits for its writer, and a device may
 // have no end. The error matches [fs.ErrNotExist] when there is nothing.
 func ReadFile(path string, most int64) ([]byte, error) {
-	return read(path, most, func(fs.FileInfo) error { return nil })
+	return read(path, most, func(*os.File, fs.FileInfo) error { return nil })
 }
 
 // read is ReadFile of a file that check accepts. Its errors are
 // [*fs.PathError].
-func read(path string, most int64, check func(fs.FileInfo) error) (content []byte, err error) {
+func read(path string, most int64, check func(*os.File, fs.FileInfo) error) (content []byte, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
 		return nil, err
@@ -103,7 +199,7 @@ func read(path string, most int64, check func(fs.FileInfo) error) (content []byt
 	}
 	if !info.Mode().IsRegular() {
 		err = errors.New("is not a regular file")
-	} else if err = check(info); err == nil {
+	} else if err = check(f, info); err == nil {
 		content, err = io.ReadAll(io.LimitReader(f, most+1))
 	}
 	if err == nil && int64(len(content)) > most {
@@ -121,7 +217,11 @@ func (k Kind) Check(path string) error {
 	if _, err := k.Read(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := CheckFolder(Folder(path)); err != nil {
+	err := CheckFolder(Folder(path))
+	if err == nil {
+		err = k.checkGroup()
+	}
+	if err != nil {
 		return fmt.Errorf("%s: cannot be made: %w", path, err)
 	}
 	return nil
@@ -170,7 +270,7 @@ func Folder(path string) string {
 // missing. created says that it did.
 func (k Kind) Load(path string, content func() []byte) (text []byte, created bool, err error) {
 	k.Clean(path)
-	text, err = k.Read(path)
+	text, err = k.readShared(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return text, false, err
 	}
@@ -185,7 +285,7 @@ func (k Kind) Load(path string, content func() []byte) (text []byte, created boo
 
 // Create makes the file at path. The error matches [fs.ErrExist] when something is there.
 func (k Kind) Create(path string, content []byte) error {
-	return k.Make(path, func(temp string) error { return write(temp, content) })
+	return k.Make(path, func(temp string) error { return write(temp, content, k.share) })
 }
 
 // Make is Create for content that something else writes: fill gets the path of an empty file,
@@ -194,7 +294,11 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s: %w", path, fs.ErrExist)
 	}
-	if err := MakeFolder(Folder(path), 0o700, true); err != nil {
+	folderMode := fs.FileMode(0o700)
+	if k.mode&0o044 != 0 {
+		folderMode = 0o711 // others can get to a file whose name they know
+	}
+	if err := MakeFolder(Folder(path), folderMode, true); err != nil {
 		return err
 	}
 	return k.withTemp(path, fill, os.Link)
@@ -203,7 +307,9 @@ func (k Kind) Make(path string, fill func(temp string) error) error {
 // replace puts content at path, or where a symbolic link there points to, in place of the file
 // that is there.
 func (k Kind) replace(path string, content []byte) error {
-	_, err := k.Replace(path, func(temp string) error { return write(temp, content) })
+	_, err := k.Replace(path, func(temp string) error {
+		return write(temp, content, func(*os.File) error { return nil }) // Replace keeps what it has
+	})
 	return err
 }
 
@@ -279,12 +385,16 @@ func (k Kind) tryTemp(path string, fill func(temp string) error, publish func(te
 	return nil
 }
 
-func write(temp string, content []byte) error {
+// write fills the temporary file, which share prepares for its readers.
+func write(temp string, content []byte, share func(*os.File) error) error {
 	f, err := os.OpenFile(temp, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
+	err = share(f)
+	if err == nil {
+		_, err = f.Write(content)
+	}
 	return errors.Join(err, f.Sync(), f.Close())
 }
 

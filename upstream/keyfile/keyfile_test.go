@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,9 +23,24 @@ import (
 // childPath makes the test binary a process that makes a secret file and never finishes.
 const childPath = "SECRETAGENT_KEYFILE_TEST_PATH"
 
+// childToken makes the test binary a process that loads a token file.
+const childToken = "SECRETAGENT_KEYFILE_TEST_TOKEN"
+
 const marker = "MARKER-OF-A-SECRET"
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(childToken); path != "" {
+		kind := keyfile.Token.OwnedBy(owners...)
+		if gid, err := strconv.Atoi(os.Getenv("GROUP")); err == nil {
+			kind = kind.Shared(0o640, gid)
+		}
+		err := kind.Check(path)
+		if _, _, loadErr := kind.Load(path, content(marker)); fmt.Sprint(err) != fmt.Sprint(loadErr) {
+			err = fmt.Errorf("Check: %w, Load: %w", err, loadErr)
+		}
+		fmt.Print(err)
+		os.Exit(0)
+	}
 	if path := os.Getenv(childPath); path != "" {
 		err := keyfile.KeyringFile.Make(path, func(temp string) error {
 			if err := os.WriteFile(temp, []byte(marker), 0o600); err != nil {
@@ -125,7 +141,7 @@ func TestWhatOthersCanTouchIsRefused(t *testing.T) {
 		kind      keyfile.Kind
 		good, bad []fs.FileMode
 	}{
-		{"token", keyfile.Token, []fs.FileMode{0o600, 0o644, 0o666}, nil},
+		{"token", keyfile.Token, []fs.FileMode{0o400, 0o600, 0o640, 0o644}, []fs.FileMode{0o620, 0o602, 0o660, 0o666}},
 		{"access key", keyfile.AccessKeySecret, []fs.FileMode{0o400, 0o600, 0o700}, []fs.FileMode{0o640, 0o604, 0o620, 0o601}},
 		{"keyring", keyfile.KeyringFile, []fs.FileMode{0o400, 0o600}, []fs.FileMode{0o640, 0o604, 0o620, 0o666, 0o601}},
 		{"credential", keyfile.KeyringCredential, []fs.FileMode{0o400, 0o440, 0o600, 0o640}, []fs.FileMode{0o460, 0o450, 0o444, 0o404}},
@@ -139,7 +155,11 @@ func TestWhatOthersCanTouchIsRefused(t *testing.T) {
 				}
 				continue
 			}
-			if err == nil || !strings.Contains(err.Error(), "chmod 600 "+path) || strings.Contains(err.Error(), marker) {
+			mend := "chmod 600 "
+			if test.name == "token" {
+				mend = "chmod go-w "
+			}
+			if err == nil || !strings.Contains(err.Error(), mend+path) || strings.Contains(err.Error(), marker) {
 				t.Errorf("%s of mode %04o: %v", test.name, mode, err)
 			}
 			if checked := test.kind.Check(path); checked == nil || checked.Error() != err.Error() {

@@ -3,10 +3,12 @@
 package keyfile
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -38,21 +40,55 @@ func CheckPath(path string) error { return CheckPathTo(path, 0, 0) }
 // belong to the user of that number, and be writable as far as mode says. -1 and 0777 are for a
 // folder that belongs to anybody, which only must not be exchanged for another.
 func CheckPathTo(path string, uid int, mode fs.FileMode) error {
-	return walk(path, func(s step) bool {
-		if !s.last || !s.mode.IsDir() {
-			return s.uid == 0 && s.closed(0)
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	_, err := walk(path, func(s step) error {
+		trusted := s.uid == 0 && s.closed(0)
+		if s.last && s.mode.IsDir() {
+			trusted = (s.uid == 0 || s.uid == uid || uid < 0 && !s.shared) && s.closed(mode)
 		}
-		return (s.uid == 0 || s.uid == uid || uid < 0 && !s.shared) && s.closed(mode)
+		return s.unless(trusted)
 	})
+	return err
+}
+
+// checkOwned returns why the file at path, which is open, is none of [Kind.OwnedBy] these users.
+func checkOwned(path string, open fs.FileInfo, uids []int) error {
+	euid := os.Geteuid()
+	ours := func(uid int) bool { return uid == 0 || uid == euid || slices.Contains(uids, uid) }
+	uid := Owner(open)
+	if !ours(uid) {
+		return fmt.Errorf("belongs to uid %d, who can change it, and must belong to the user of this process (uid %d), to root, or to a user that it is for; run: chown %d %s", uid, euid, euid, path)
+	}
+	found, err := walk(path, func(s step) error {
+		switch {
+		case s.mode&fs.ModeSymlink != 0 && s.uid != 0 && s.uid != euid && s.uid != uid:
+			return fmt.Errorf("is reached by the link %s of uid %d, who can lead it to a file of others; run: chown -h %d %s", s.path, s.uid, euid, s.path)
+		case s.mode.IsDir() && euid == 0:
+			return s.unless(ours(s.uid) && s.closed(0))
+		}
+		return nil
+	})
+	if err == nil && !os.SameFile(found, open) {
+		err = errors.New("was exchanged while it was read")
+	}
+	return err
 }
 
 // ReadOwned is [ReadFile] for a file that says what is to be done with the rights of its owner,
 // whose number it returns. Root refuses one whose path leads there by the will of another user,
 // and one of root that others can change.
 func ReadOwned(path string, most int64) (content []byte, uid int, err error) {
-	content, err = read(path, most, func(info fs.FileInfo) error {
-		uid = owner(info)
-		return walk(path, func(s step) bool { return s.uid == 0 && (uid != 0 || s.closed(0)) || s.uid == uid && uid != 0 })
+	content, err = read(path, most, func(_ *os.File, info fs.FileInfo) error {
+		uid = Owner(info)
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		_, err := walk(path, func(s step) error {
+			return s.unless(s.uid == 0 && (uid != 0 || s.closed(0)) || s.uid == uid && uid != 0)
+		})
+		return err
 	})
 	return content, uid, err
 }
@@ -62,22 +98,22 @@ func (s step) closed(mode fs.FileMode) bool {
 	return s.mode&othersWrite&^mode == 0 || s.mode&fs.ModeSymlink != 0 || s.mode.IsDir() && s.mode&fs.ModeSticky != 0
 }
 
-// fault says why a step cannot be trusted, and what to do.
-func (s step) fault() error {
+// unless says why a step that is not trusted is not, and what to do.
+func (s step) unless(trusted bool) error {
+	if trusted {
+		return nil
+	}
 	return fmt.Errorf("%s belongs to uid %d and has mode %04o: others than root could lead this process, which runs as root, elsewhere; chown it to root and chmod go-w, or run the process as another user",
 		s.path, s.uid, s.mode.Perm())
 }
 
-// walk calls trusted for the components of the path in the order in which the kernel meets them,
-// and returns the fault of the first that is not. It looks at nothing unless the process is root.
-func walk(path string, trusted func(step) bool) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
+// walk calls check for the components of the path in the order in which the kernel meets them,
+// and returns what the last one is, or the first error.
+func walk(path string, check func(step) error) (fs.FileInfo, error) {
 	if !filepath.IsAbs(path) {
 		folder, err := os.Getwd()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		path = folder + "/" + path // filepath.Join would take a link and the ".." after it out
 	}
@@ -85,19 +121,19 @@ func walk(path string, trusted func(step) bool) error {
 	for links := 0; ; {
 		info, err := os.Lstat(s.path)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		s.uid, s.mode, s.last = owner(info), info.Mode(), len(rest) == 0
-		if !trusted(s) {
-			return s.fault()
+		s.uid, s.mode, s.last = Owner(info), info.Mode(), len(rest) == 0
+		if err := check(s); err != nil {
+			return nil, err
 		}
 		if s.mode&fs.ModeSymlink != 0 {
 			target, err := os.Readlink(s.path)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if links++; links > maxLinks {
-				return &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+				return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 			}
 			s.path = filepath.Dir(s.path)
 			if filepath.IsAbs(target) {
@@ -107,7 +143,7 @@ func walk(path string, trusted func(step) bool) error {
 			continue
 		}
 		if s.last || !s.mode.IsDir() {
-			return nil
+			return info, nil
 		}
 		s.shared = s.mode&othersWrite != 0
 		s.path, rest = filepath.Join(s.path, rest[0]), rest[1:]
@@ -119,10 +155,29 @@ func names(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// owner returns the number of the user that a file belongs to.
-func owner(info fs.FileInfo) int {
+// Owner returns the number of the user that a file belongs to; -1 where files have none.
+func Owner(info fs.FileInfo) int {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)
 	}
 	return -1
+}
+
+// group returns the number of the group that a file belongs to.
+func group(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Gid)
+	}
+	return -1
+}
+
+// checkGroup returns why this process cannot give a file the group of the kind.
+func (k Kind) checkGroup() error {
+	if k.mode == 0 || k.gid < 0 || os.Geteuid() == 0 || k.gid == os.Getegid() {
+		return nil
+	}
+	if groups, err := os.Getgroups(); err != nil || slices.Contains(groups, k.gid) {
+		return err
+	}
+	return fmt.Errorf("this process is not in the group %d and so cannot give it the file: add its user to it", k.gid)
 }

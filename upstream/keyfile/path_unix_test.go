@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"secretagent/upstream/keyfile"
@@ -181,6 +184,120 @@ func TestReadOwned(t *testing.T) {
 		content, got, err := keyfile.ReadOwned(path, 10)
 		if uid >= 0 && (err != nil || got != uid || string(content) != "1") || uid < 0 && err == nil {
 			t.Errorf("%s: %q of %d, %v, want %d", path, content, got, err, uid)
+		}
+	}
+}
+
+// owners are the users of a caller.
+var owners = []int{65531, 65530}
+
+// loadAs loads the token file at path in a process of that user and group.
+func loadAs(t *testing.T, uid int, path string, env ...string) string {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(append(os.Environ(), childToken+"="+path), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid), Groups: []uint32{65520}}}
+	out, err := cmd.CombinedOutput()
+	must(t, err)
+	return strings.TrimPrefix(string(out), "<nil>")
+}
+
+// openTree is tree for processes of any user.
+func openTree(t *testing.T, lines ...string) string {
+	dir := tree(t, lines...)
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	return dir
+}
+
+// Ensure that a token file counts only when nobody but root, the user of the process and those of
+// its caller can change it, exchange it for another, or lead to another, whoever the process is of.
+func TestTokenOfOthers(t *testing.T) {
+	if os.Getuid() != 0 || runtime.GOOS != "linux" {
+		t.Skip("only root can give files away; needs /proc")
+	}
+	const agent, app, another = 65532, 65531, stranger
+	dir := openTree(t, "root 755 root", "open 777 root", "app 755 root", "another 755 root",
+		"app/of-another -> OUT/app/f stranger", "app/to-agent -> OUT/root/agent stranger", "app/mine -> OUT/another/f stranger", "app/of-root -> OUT/app/f", "app/folder -> OUT/root stranger")
+	for path, uid := range map[string]int{"root/root": 0, "root/agent": agent, "open/agent": agent, "open/another": another, "app/f": app, "another/f": another, "app/root": 0, "another/root": 0} {
+		path = filepath.Join(dir, path)
+		must(t, os.WriteFile(path, []byte(marker), 0o644))
+		must(t, os.Chmod(path, 0o644))
+		must(t, os.Chown(path, uid, uid))
+	}
+	must(t, errors.Join(os.Chown(dir+"/app", app, app), os.Chown(dir+"/another", another, another)))
+	for _, c := range []struct{ path, root, agent string }{ // what is refused to a process of root, and of the agent
+		{"root/root", "", ""},
+		{"root/agent", "belongs to uid 65532", ""},
+		{"open/agent", "belongs to uid 65532", ""},
+		{"open/another", "belongs to uid 65533", "belongs to uid 65533"},
+		{"app/f", "", ""},
+		{"app/root", "", ""},
+		{"another/f", "belongs to uid 65533", "belongs to uid 65533"},
+		{"another/root", dir + "/another belongs to uid 65533", ""},
+		{"app/of-another", "the link " + dir + "/app/of-another of uid 65533", "the link " + dir + "/app/of-another of uid 65533"},
+		{"app/to-agent", "belongs to uid 65532", "the link " + dir + "/app/to-agent of uid 65533"},
+		{"app/mine", "belongs to uid 65533", "belongs to uid 65533"},
+		{"app/of-root", "", ""},
+		{"app/folder/root", "the link " + dir + "/app/folder of uid 65533", "the link " + dir + "/app/folder of uid 65533"},
+	} {
+		for uid, want := range map[int]string{0: c.root, agent: c.agent} {
+			got := loadAs(t, uid, dir+"/"+c.path)
+			if want == "" && got != "" || !strings.Contains(got, want) {
+				t.Errorf("%s for uid %d: %q, want %q", c.path, uid, got, want)
+			}
+		}
+	}
+}
+
+// Ensure that a token file is made for its readers, and one of this user that is there is made so.
+func TestSharedToken(t *testing.T) {
+	if os.Getuid() != 0 || runtime.GOOS != "linux" {
+		t.Skip("only root can be another user; needs /proc")
+	}
+	const agent = 65532
+	dir := openTree(t, "open 777 root")
+	want := func(path string, mode fs.FileMode, gid uint32) {
+		t.Helper()
+		info, err := os.Stat(path)
+		must(t, err)
+		if got := info.Sys().(*syscall.Stat_t).Gid; info.Mode().Perm() != mode || got != gid {
+			t.Errorf("%s: mode %04o, gid %d, want %04o, %d", path, info.Mode().Perm(), got, mode, gid)
+		}
+	}
+	if got := loadAs(t, agent, dir+"/open/new/token", "GROUP=65520"); got != "" {
+		t.Error(got)
+	}
+	want(dir+"/open/new/token", 0o640, 65520)
+	want(dir+"/open/new", 0o711, agent)
+	if got := loadAs(t, agent, dir+"/open/token"); got != "" {
+		t.Error(got)
+	}
+	want(dir+"/open/token", 0o600, agent)
+	if got := loadAs(t, agent, dir+"/open/token", "GROUP=-1"); got != "" {
+		t.Error(got)
+	}
+	want(dir+"/open/token", 0o640, agent)
+	if got := loadAs(t, agent, dir+"/open/token", "GROUP=65520"); got != "" {
+		t.Error(got)
+	}
+	want(dir+"/open/token", 0o640, 65520)
+
+	// A group that the user is not in, and a file of another user.
+	if got := loadAs(t, agent, dir+"/open/other", "GROUP=65521"); !strings.Contains(got, "Check: "+dir+"/open/other: cannot be made: this process is not in the group 65521") || !strings.Contains(got, "Load: cannot get the group 65521") {
+		t.Error(got)
+	}
+	must(t, os.Chown(dir+"/open/token", owners[0], -1))
+	must(t, os.Chmod(dir+"/open/token", 0o644))
+	if got := loadAs(t, agent, dir+"/open/token", "GROUP=-1"); got != "" {
+		t.Error(got)
+	}
+	want(dir+"/open/token", 0o644, 65520)
+	if err := keyfile.Token.Shared(0o640, -1).Unlike(dir + "/open/token"); err == nil || !strings.Contains(err.Error(), "has mode 0644, not 0640") {
+		t.Error(err)
+	}
+	for mode, right := range map[fs.FileMode]bool{0o600: true, 0o640: true, 0o644: true, 0o604: true, 0o440: false, 0o660: false, 0o602: false, 0o700: false, 0o750: false, 0: false} {
+		if err := keyfile.CheckShared(mode); (err == nil) != right {
+			t.Errorf("%04o: %v", mode, err)
 		}
 	}
 }
