@@ -26,6 +26,9 @@ const childPath = "SECRETAGENT_KEYFILE_TEST_PATH"
 // childToken makes the test binary a process that loads a token file.
 const childToken = "SECRETAGENT_KEYFILE_TEST_TOKEN"
 
+// owners are the users of the caller that the token is for.
+var owners = []int{65531, 65530}
+
 const marker = "MARKER-OF-A-SECRET"
 
 func TestMain(m *testing.M) {

@@ -188,9 +188,6 @@ func TestReadOwned(t *testing.T) {
 	}
 }
 
-// owners are the users of a caller.
-var owners = []int{65531, 65530}
-
 // loadAs loads the token file at path in a process of that user and group.
 func loadAs(t *testing.T, uid int, path string, env ...string) string {
 	t.Helper()
