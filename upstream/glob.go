@@ -10,7 +10,9 @@ func Glob(pattern, s string) bool {
 		switch {
 		case p < len(pattern) && pattern[p] == '*':
 			star, resume = p, i
-			p++
+			if p++; p == len(pattern) {
+				return true
+			}
 		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
 			p++
 			i++

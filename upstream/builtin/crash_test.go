@@ -214,7 +214,7 @@ func checkCrashed(t *testing.T, s *Store, name upstream.SecretName, acked acknow
 func checkRules(tb testing.TB, s *Store) {
 	tb.Helper()
 	err := s.view(context.Background(), call{op: "check"}, func(t *tx) error {
-		return t.each(context.Background(), "", func(name upstream.SecretName, r *record) error {
+		return t.eachStored(func(name upstream.SecretName, r *record) error {
 			for _, problem := range brokenRules(&r.versionSet, s.opts.MaxVersions) {
 				tb.Errorf("%s: %s", name, problem)
 			}

@@ -73,7 +73,8 @@
 // the batch runs again one by one, and each writer gets its own outcome.
 //
 // Open reads every page that has structure in it (not the bodies of values that fill pages of
-// their own) and decrypts one record per secret: a few milliseconds for a thousand secrets.
+// their own) and decrypts one record per secret: some two milliseconds for a thousand secrets, and
+// 0.2 s for 100,000.
 // The alternative is to trust the file until a read meets the damage, and a damaged page can
 // make bbolt recurse without end, which no recover catches, or hide a secret that then looks
 // deleted. bbolt's own Check cannot be used for this: it runs in a goroutine of its own, where
@@ -84,10 +85,16 @@
 // The map of the file is made large at once, since growing it makes bbolt wait for all reads
 // and hold up new ones; it costs address space, not memory.
 //
-// The names of all secrets are also in memory, some 60 bytes each, in a tree that counts: a page of
-// a list is addressed by its number and says how many secrets there are, which would otherwise
-// mean to open every record for every page. What a filter selects is remembered until something
-// changes that filters look at; an index per tag would cost every user for what few ask.
+// What lists ask is also in memory, in a tree that counts: the names, when a deletion is due, and
+// hashes of descriptions and tags under a seed of the process, which are no copy of what the file
+// keeps sealed. So a page costs what is on it, wherever it is in the list, 0.1 ms for a hundred
+// secrets; otherwise its number and the total would mean to open every record. The first page of a
+// filter takes a look at the whole tree, 1 to 2 ms for 100,000 secrets against 50 ms for their
+// records, and what was selected is remembered for the further ones until a change of what lists show. An index
+// per tag would save that too, but cost everybody twice the memory. As it is a secret takes some
+// 160 bytes, and 60 more for each tag that no other has: 100,000 of them 16 to 23 MB, when the
+// program itself has 12. Reading or describing a secret, and finding what to purge, take the same
+// time in a large database as in a small one. BenchmarkScale shows all this.
 //
 // A metadata record is rewritten whole with each change of the secret: it is a few hundred
 // bytes, and one record per secret makes each change atomic by itself. Deleted values leave

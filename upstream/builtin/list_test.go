@@ -2,10 +2,14 @@ package builtin
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/tidwall/btree"
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
@@ -32,45 +36,129 @@ func wantPage(t *testing.T, s *Store, in upstream.ListSecretsInput, total, first
 }
 
 // TestAPageOpensOnlyWhatIsOnIt: every record that is not on the page is spoiled, and nobody
-// notices. Also after a restart, and in pages of filters and globs once the first was read.
+// notices, whatever the list selects by, and whether it was read before or not. Also the search
+// for what is to be purged opens none.
 func TestAPageOpensOnlyWhatIsOnIt(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
-	odd := []upstream.Tag{{Key: "odd", Value: "1"}}
+	odd, described := []upstream.Tag{{Key: "odd", Value: "1"}}, "odd"
 	for i := range 100 {
 		name := fmt.Sprintf("s%03d", i)
 		mustCreate(t, s, name, "v1", "x")
 		if i%2 == 1 {
 			must(t, s.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, odd))
+			must(t, s.UpdateSecret(t.Context(), upstream.UpdateSecretInput{SecretName: upstream.SecretName(name), Description: &described}))
 		}
 	}
+	mustDelete(t, s, "s010", 7)
 	s = reopen(t, s)
-	page := func(n int) upstream.ListSecretsInput {
-		return upstream.ListSecretsInput{Page: upstream.Page{Number: n, Size: 10}}
-	}
-	tagged, permitted := page(1), page(1)
-	tagged.Filters = []upstream.Filter{{Key: "TagKey", Values: []string{"odd"}}}
-	permitted.Permitted = []string{"s00*", "s09*"}
-	wantPage(t, s, tagged, 50, 1, 10)
-	wantPage(t, s, permitted, 20, 0, 10)
-	mustPut(t, s, "s007", "v2", "y") // nothing that a list shows
 	for i := range 100 {
 		if i/10 != 9 {
 			spoil(t, s, fmt.Sprintf("s%03d", i))
 		}
 	}
-	wantPage(t, s, page(10), 100, 90, 10)
-	wantPage(t, s, page(11), 100, 0, 0)
-	wantErr(t, only(s.ListSecrets(t.Context(), page(1))), ErrDamaged)
-	tagged.Page.Number, permitted.Page.Number = 5, 2
-	wantErr(t, only(s.ListSecrets(t.Context(), tagged)), ErrDamaged) // s081 to s099
-	tagged.Page = upstream.Page{Number: 10, Size: 5}
-	wantPage(t, s, tagged, 50, 91, 5)
-	wantPage(t, s, permitted, 20, 90, 10)
-	wantPage(t, s, upstream.ListSecretsInput{Filters: []upstream.Filter{{Key: "SecretName", Values: []string{"s095", "none"}}}}, 1, 95, 1)
-	in := upstream.ListTagResourcesInput{Tags: odd, NextToken: tagToken(upstream.TagRow{SecretName: "s090", Tag: odd[0]})}
-	if out, err := s.ListTagResources(t.Context(), in); err != nil || len(out.Rows) != 5 {
-		t.Errorf("tags: %+v %v", out.Rows, err)
+	for range 2 { // the second time, the selections are known
+		for _, list := range []struct {
+			what               string
+			in                 upstream.ListSecretsInput
+			page, size         int
+			total, first, onIt int
+			damaged            int // a page that must fail
+		}{
+			{"all", upstream.ListSecretsInput{}, 10, 10, 100, 90, 10, 1},
+			{"behind all", upstream.ListSecretsInput{}, 11, 10, 100, 0, 0, 9},
+			{"a tag", upstream.ListSecretsInput{Filters: filters("TagKey", "odd")}, 10, 5, 50, 91, 5, 9},
+			{"a value of a tag", upstream.ListSecretsInput{Filters: filters("TagValue", "1")}, 10, 5, 50, 91, 5, 1},
+			{"a description", upstream.ListSecretsInput{Filters: filters("Description", "odd", "TagKey", "odd")}, 10, 5, 50, 91, 5, 1},
+			{"globs", upstream.ListSecretsInput{Permitted: []string{"s00*", "s09*"}}, 2, 10, 20, 90, 10, 1},
+			{"a name", upstream.ListSecretsInput{Filters: []upstream.Filter{{Key: "SecretName", Values: []string{"s095", "none", "s005"}}}}, 2, 1, 2, 95, 1, 1},
+		} {
+			list.in.Page = upstream.Page{Number: list.page, Size: list.size}
+			t.Run(list.what, func(t *testing.T) {
+				wantPage(t, s, list.in, list.total, list.first, list.onIt)
+				list.in.Page.Number = list.damaged
+				wantErr(t, only(s.ListSecrets(t.Context(), list.in)), ErrDamaged)
+			})
+		}
+		for _, in := range []upstream.ListTagResourcesInput{
+			{Tags: odd, NextToken: tagToken(upstream.TagRow{SecretName: "s090", Tag: odd[0]})},
+			{Tags: odd, Permitted: []string{"s09*"}},
+			{SecretNames: []upstream.SecretName{"s001", "s091", "s093", "s095", "s097", "s099"}, Permitted: []string{"s09*"}},
+		} {
+			if out, err := s.ListTagResources(t.Context(), in); err != nil || len(out.Rows) != 5 {
+				t.Errorf("tags: %+v %v", out.Rows, err)
+			}
+		}
+		if next, err := s.purgeDue(t.Context()); err != nil || next == 0 {
+			t.Errorf("the next purge is at %d, %v", next, err)
+		}
 	}
+}
+
+// TestTheIndexIsWhatTheRecordsSay makes changes of every kind at random. The index that they leave
+// behind is the one that a start makes from the records.
+func TestTheIndexIsWhatTheRecordsSay(t *testing.T) {
+	clock := newClock()
+	opts := testOptions(t)
+	opts.Now = clock.now
+	s := mustOpen(t, opts)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 600 {
+		name := upstream.SecretName(fmt.Sprint("s", random.IntN(12)))
+		var tags []upstream.Tag
+		for range random.IntN(8) {
+			tags = append(tags, upstream.Tag{Key: fmt.Sprint("k", random.IntN(12)), Value: fmt.Sprint("v", random.IntN(3))})
+		}
+		description := fmt.Sprint(random.IntN(3))
+		switch ctx := t.Context(); random.IntN(8) { // refusals are as good
+		case 0, 1:
+			_, _ = s.CreateSecret(ctx, upstream.CreateSecretInput{SecretName: name, VersionID: "v1", SecretData: secret("x"), Tags: tags, Description: description})
+		case 2:
+			_ = s.TagResources(ctx, []upstream.SecretName{name}, tags)
+		case 3:
+			_ = s.UntagResources(ctx, upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{name}, TagKeys: []string{"k1", "k2", "k3"}})
+		case 4:
+			_ = s.UpdateSecret(ctx, upstream.UpdateSecretInput{SecretName: name, Description: &description})
+		case 5:
+			_, _ = s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name, RecoveryWindowInDays: 7, ForceDeleteWithoutRecovery: random.IntN(2) == 0})
+		case 6:
+			_ = s.RestoreSecret(ctx, name)
+		case 7:
+			clock.advance(time.Duration(random.IntN(4)) * day)
+			if random.IntN(2) == 0 {
+				must(t, only(s.purgeDue(ctx)))
+			}
+		}
+	}
+	grown := contents(s.index)
+	s = reopen(t, s)
+	if made := contents(s.index); len(made) == 0 || !slices.Equal(grown, made) {
+		t.Errorf("after the changes the index is\n%q\nand after a start\n%q", grown, made)
+	}
+}
+
+// contents describes an index, whatever numbers it gave to tags.
+func contents(x *index) (all []string) {
+	tags := func(e entry) (sums []tagSums) {
+		for id := range x.tags.sums {
+			set := make(tagSet, len(x.tags.sums)/64+1)
+			if set[id/64] = 1 << (id % 64); id > 0 && e.hasOneOf(set) {
+				sums = append(sums, x.tags.sums[id])
+			}
+		}
+		slices.SortFunc(sums, func(a, b tagSums) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.value, b.value)) })
+		return sums
+	}
+	for _, tree := range []*btree.BTreeG[entry]{x.secrets, x.leaving} {
+		tree.Scan(func(e entry) bool {
+			all = append(all, fmt.Sprint(e.name, e.leaves, e.description, tags(e)))
+			return true
+		})
+	}
+	uses := map[tagSums]int{}
+	for tag, id := range x.tags.ids {
+		uses[tag] = x.tags.uses[id]
+	}
+	return append(all, fmt.Sprint(uses)) // fmt sorts the keys
 }
 
 // TestListsFollowEveryChange: whatever a list with a filter shows can change between two pages.

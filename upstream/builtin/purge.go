@@ -44,34 +44,28 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 // purgeDue removes every secret whose time has come and returns when the next one's comes; zero:
-// none is planned. It reads the metadata of every secret.
+// none is planned.
 func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
-	var due []upstream.SecretName
-	err = s.view(ctx, call{op: "purge"}, func(t *tx) error {
-		return t.eachStored(ctx, "", func(name upstream.SecretName, r *record) error {
-			if r.gone(t.now) {
-				due = append(due, name)
-			} else if r.pending() && (next == 0 || r.plannedDelete < next) {
-				next = r.plannedDelete
-			}
-			return nil
-		})
-	})
-	for names := range slices.Chunk(due, purgeBatch) { // a damaged record holds up no others
+	due, next := s.index.due(s.now())
+	for names := range slices.Chunk(due, purgeBatch) {
 		err = errors.Join(err, s.purge(ctx, names))
 	}
 	return next, err
 }
 
-// purge removes those of the named secrets whose time has come.
+// purge removes those of the named secrets whose time has come. A damaged record holds up no others.
 func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
-	var purged []upstream.SecretName
+	var (
+		purged []upstream.SecretName
+		damage error
+	)
 	err := s.write(ctx, call{op: "purge"}, func(t *tx) error {
-		purged = purged[:0] // the operation may be executed again
+		purged, damage = purged[:0], nil // the operation may be executed again
 		for _, name := range names {
 			r, err := t.stored(name)
 			if err != nil {
-				return err
+				damage = errors.Join(damage, err)
+				continue
 			}
 			if r == nil || !r.gone(t.now) { // restored, or made anew, since it was looked up
 				continue
@@ -91,5 +85,5 @@ func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
 	for _, name := range purged {
 		s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
 	}
-	return nil
+	return damage
 }

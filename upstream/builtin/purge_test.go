@@ -142,3 +142,17 @@ func TestPurgeSparesWhatWasRestored(t *testing.T) {
 	wantErr(t, s.RestoreSecret(t.Context(), "planned"), nil)
 	wantValue(t, s, "planned", "two")
 }
+
+// TestPurgeGoesOnPastDamage: a record that cannot be read is reported, and holds up no other.
+func TestPurgeGoesOnPastDamage(t *testing.T) {
+	inTime(t, func(t *testing.T, s *Store) {
+		for _, name := range []string{"a", "b", "c"} {
+			mustCreate(t, s, name, "v1", name)
+			mustDelete(t, s, name, 7)
+		}
+		spoil(t, s, "b")
+		time.Sleep(8 * day)
+		wantErr(t, only(s.purgeDue(t.Context())), ErrDamaged)
+		wantInFile(t, s, "b")
+	})
+}

@@ -33,7 +33,7 @@ func (s *Store) Keys() ([]Key, error) {
 	return answer(context.Background(), s.view, call{op: "Keys"}, func(t *tx) (out []Key, err error) {
 		secrets, values := map[uint32]int{}, map[uint32]int{}
 		// Also secrets that wait to be purged: their keys are still needed.
-		err = t.eachStored(context.Background(), "", func(_ upstream.SecretName, r *record) error {
+		err = t.eachStored(func(_ upstream.SecretName, r *record) error {
 			secrets[r.sealedBy]++
 			for i := range r.versions {
 				values[r.versions[i].keyID]++
@@ -149,7 +149,7 @@ func (t *tx) unused(key uint32) error {
 	if key == t.keys.primary {
 		return errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
 	}
-	return t.eachStored(context.Background(), "", func(name upstream.SecretName, r *record) error {
+	return t.eachStored(func(name upstream.SecretName, r *record) error {
 		if r.sealedBy == key || r.key == key || slices.ContainsFunc(r.versions, func(v version) bool { return v.keyID == key }) {
 			return errorf(ErrKeyInUse, "key %d still protects secret %q, and maybe others; re-encrypt first", key, name)
 		}

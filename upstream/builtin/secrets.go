@@ -119,7 +119,6 @@ func (s *Store) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput)
 			return err
 		}
 		r.description, r.updated = description, t.now
-		t.listed = append(t.listed, listed{name: in.SecretName, described: true})
 		return t.putRecord(in.SecretName, r)
 	})
 }

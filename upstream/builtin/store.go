@@ -50,7 +50,7 @@ type Store struct {
 	broken     atomic.Pointer[error] // why no transaction can begin any more
 	brokenDown chan struct{}         // closed when broken is set
 
-	index     index
+	index     *index
 	listeners listeners
 	counters  counters
 }
@@ -104,6 +104,7 @@ func Open(opts Options) (*Store, error) {
 		writerDone: make(chan struct{}),
 		brokenDown: make(chan struct{}),
 		bell:       make(chan struct{}, 1),
+		index:      newIndex(),
 	}
 	if s.db, s.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)

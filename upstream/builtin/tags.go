@@ -63,7 +63,6 @@ func (s *Store) retag(ctx context.Context, c call, names []upstream.SecretName, 
 			r.updated, records[i] = t.now, r
 		}
 		for i, name := range names {
-			t.listed = append(t.listed, listed{name: name, described: true})
 			if err := t.putRecord(name, records[i]); err != nil {
 				return err
 			}
@@ -95,11 +94,13 @@ var errPageFull = errors.New("the page is full")
 func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourcesInput) (upstream.ListTagResourcesOutput, error) {
 	after, err := parseTagToken(in.NextToken)
 	c := call{"ListTagResources", firstOf(in.SecretNames), cmp.Or(in.Validate(), err)}
+	if err := c.begin(ctx); err != nil {
+		return upstream.ListTagResourcesOutput{}, err
+	}
+	names := s.index.tagged(&in, s.now())
+	start, _ := slices.BinarySearch(names, after.SecretName)
 	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListTagResourcesOutput, err error) {
-		err = t.eachOf(ctx, in.SecretNames, after.SecretName, func(name upstream.SecretName, r *record) error {
-			if !upstream.Permits(in.Permitted, name) {
-				return nil
-			}
+		err = t.eachOf(ctx, names[start:], func(name upstream.SecretName, r *record) error {
 			for _, row := range tagRows(name, r, in.Tags) {
 				switch {
 				case in.NextToken != "" && compareRows(row, after) <= 0:
@@ -117,26 +118,6 @@ func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourc
 		}
 		return out, err
 	})
-}
-
-// eachOf is each for those of the named secrets that exist; without names it is each.
-func (t *tx) eachOf(ctx context.Context, names []upstream.SecretName, from upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
-	if len(names) == 0 {
-		return t.each(ctx, from, fn)
-	}
-	for _, name := range sortedNames(names) {
-		if name < from {
-			continue
-		}
-		r, err := t.find(name)
-		if err == nil && r != nil {
-			err = fn(name, r)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // tagRows returns the rows of a secret: those of the wanted keys when it carries every wanted

@@ -25,7 +25,7 @@ type tx struct {
 	// What the operations of a write transaction did.
 	writes  int                   // changes of the database so far
 	changed []upstream.SecretName // secrets whose readers see something else now
-	listed  []listed              // what lists show of other secrets, or otherwise
+	listed  []listed              // what the index is to know of secrets
 	owed    bool                  // ask Run to compact the file
 	compact *error                // not nil: compact the file next; where the outcome goes
 }
@@ -207,8 +207,11 @@ func (t *tx) delete(bucket *bbolt.Bucket, key []byte) error {
 
 // putRecord stores r.
 func (t *tx) putRecord(name upstream.SecretName, r *record) error {
-	t.listed = append(t.listed, listed{name: name, leaves: r.plannedDelete})
-	return t.put(t.secrets, []byte(name), t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name))
+	if err := t.put(t.secrets, []byte(name), t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name)); err != nil {
+		return err
+	}
+	t.listed = append(t.listed, listedAs(name, r))
+	return nil
 }
 
 // putValue stores the bytes of version v and notes in v which key sealed them.
@@ -231,26 +234,27 @@ func (t *tx) remove(name upstream.SecretName, r *record) error {
 // change notes that readers of the secret see something else after the commit.
 func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, name) }
 
-// each calls fn for every secret from the one named on whose deletion window has not passed, by
-// name. It stops with the error of fn, or the context's.
-func (t *tx) each(ctx context.Context, from upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
-	return t.eachStored(ctx, from, func(name upstream.SecretName, r *record) error {
-		if r.gone(t.now) {
-			return nil
+// eachOf calls fn for those of the named secrets that exist. It stops with the error of fn, or the
+// context's.
+func (t *tx) eachOf(ctx context.Context, names []upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
+	for _, name := range names {
+		r, err := t.find(name)
+		if err = cmp.Or(ctx.Err(), err); err == nil && r != nil {
+			err = fn(name, r)
 		}
-		return fn(name, r)
-	})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// eachStored is each for all secrets, also those that wait to be purged. It goes on past a record
-// that is damaged, and returns the error of the first such record in the end, also where fn ended
-// the walk.
-func (t *tx) eachStored(ctx context.Context, from upstream.SecretName, fn func(upstream.SecretName, *record) error) (damage error) {
+// eachStored calls fn for every secret, also for those that wait to be purged, by name. It goes on
+// past a record that is damaged, and returns the error of the first such record in the end, also
+// where fn ended the walk with its error.
+func (t *tx) eachStored(fn func(upstream.SecretName, *record) error) (damage error) {
 	cursor := t.secrets.Cursor()
-	for key, sealed := cursor.Seek([]byte(from)); key != nil; key, sealed = cursor.Next() {
-		if err := ctx.Err(); err != nil {
-			return cmp.Or(damage, err)
-		}
+	for key, sealed := cursor.First(); key != nil; key, sealed = cursor.Next() {
 		r, err := t.openRecord(upstream.SecretName(key), sealed)
 		if err != nil {
 			damage = cmp.Or(damage, err)
@@ -314,7 +318,7 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 				return s.errKeyLost(id, name)
 			}
 		}
-		t.listed = append(t.listed, listed{name: name, leaves: r.plannedDelete})
+		t.listed = append(t.listed, listedAs(name, r))
 		return nil
 	})
 	if err != nil {
