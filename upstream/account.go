@@ -101,6 +101,20 @@ func (m ofAccount) RestoreSecret(ctx context.Context, name SecretName) error {
 	return m.Manager.RestoreSecret(ctx, name)
 }
 
+func (m ofAccount) GetSecretPolicy(ctx context.Context, name SecretName) (string, error) {
+	if err := m.localize("GetSecretPolicy", &name); err != nil {
+		return "", err
+	}
+	return m.Manager.GetSecretPolicy(ctx, name)
+}
+
+func (m ofAccount) SetSecretPolicy(ctx context.Context, name SecretName, policy string) error {
+	if err := m.localize("SetSecretPolicy", &name); err != nil {
+		return err
+	}
+	return m.Manager.SetSecretPolicy(ctx, name, policy)
+}
+
 func (m ofAccount) TagResources(ctx context.Context, names []SecretName, tags []Tag) error {
 	names, err := m.local("TagResources", names...)
 	if err != nil {

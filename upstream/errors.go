@@ -82,7 +82,7 @@ var classes = []class{
 	{ErrInvalidParameter, "InvalidParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
 	{ErrMissingParameter, "MissingParameter", http.StatusBadRequest, false, mistake, ExitUsage, nil},
 	{ErrUnsupported, "UnsupportedOperation", http.StatusBadRequest, false, alone, ExitFailed,
-		[]string{"InvalidApi.NotFound", "InvalidAction.NotFound", "UnsupportedHTTPMethod"}},
+		[]string{"InvalidApi.NotFound", "InvalidAction.NotFound", "UnsupportedHTTPMethod", "Forbidden.KeyPolicyUnSupported"}},
 	{ErrLimitExceeded, "Rejected.LimitExceeded", http.StatusBadRequest, false, alone, ExitFailed, nil},
 	{ErrAccessDenied, "Forbidden.NoPermission", http.StatusForbidden, false, gone, ExitDenied, nil},
 	{ErrUnauthenticated, "InvalidAccessKeyId.NotFound", http.StatusNotFound, false, outage, ExitDenied, []string{

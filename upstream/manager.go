@@ -46,6 +46,13 @@ type Manager interface {
 	// RestoreSecret takes a scheduled deletion back. Versions and labels are as they were.
 	RestoreSecret(ctx context.Context, name SecretName) error
 
+	// GetSecretPolicy returns the policy of a secret as it was set, JSON, or the default one. It
+	// fails with [ErrUnsupported] where the secret can have none.
+	GetSecretPolicy(ctx context.Context, name SecretName) (string, error)
+
+	// SetSecretPolicy replaces the policy of a secret. It fails as GetSecretPolicy does.
+	SetSecretPolicy(ctx context.Context, name SecretName, policy string) error
+
 	// GetRandomPassword draws a password; nothing is stored.
 	GetRandomPassword(ctx context.Context, in RandomPasswordInput) (SecretData, error)
 
@@ -66,6 +73,8 @@ type CreateSecretInput struct {
 	SecretData      SecretData
 	SecretDataType  string // empty: DataTypeText
 	EncryptionKeyID string // empty: the backend chooses, and tells of no key
+	DKMSInstanceID  string // the KMS instance; empty: none
+	Policy          string // JSON; empty: the default one
 	Description     string
 	Tags            []Tag
 }

@@ -171,6 +171,7 @@ type SecretMetadata struct {
 	SecretType      string
 	Description     string
 	EncryptionKeyID string // as the creator named it; empty where none was named
+	DKMSInstanceID  string // the KMS instance; empty where it is in none
 	CreateTime      time.Time
 	UpdateTime      time.Time
 

@@ -26,7 +26,7 @@ A secret has versions, which never change, and labels, each on one version: ACSC
 what applications read, ACSPrevious what they read before.`,
 		a.secretCreateCommand(), a.secretPutCommand(), a.secretGetCommand(), a.secretListCommand(),
 		a.secretDescribeCommand(), a.secretVersionsCommand(), a.secretStageCommand(), a.secretUpdateCommand(),
-		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(),
+		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(), a.secretPolicyCommand(),
 		a.secretRandomPasswordCommand(),
 	)
 }
@@ -95,6 +95,7 @@ func (a *app) secretCreateCommand() *cobra.Command {
 		out     output
 		in      upstream.CreateSecretInput
 		tagArgs []string
+		policy  string
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -114,6 +115,8 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 	}
 	value := newValueFlags(cmd, "`id` of the first version (default from the time)")
 	cmd.Flags().StringVar(&in.EncryptionKeyID, "key-id", "", "`id` of the key that encrypts the secret (default chosen by the upstream)")
+	cmd.Flags().StringVar(&in.DKMSInstanceID, "instance-id", "", "`id` of the KMS instance that the secret belongs to")
+	cmd.Flags().StringVar(&policy, "policy-file", "", "`file` with the policy of a secret in a KMS instance, JSON; - for standard input")
 	cmd.Flags().StringVar(&in.Description, "description", "", "`text` that says what the secret is for")
 	cmd.Flags().StringArrayVar(&tagArgs, "tag", nil, "tag as `KEY=VALUE`; may be repeated")
 	cmd.RunE = a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) (err error) {
@@ -123,6 +126,14 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 		}
 		if in.Tags, err = parsePairs("--tag", tagArgs); err != nil {
 			return err
+		}
+		if policy == "-" && value.file == "-" {
+			return usagef("--policy-file and --data-file cannot both be standard input")
+		}
+		if policy != "" {
+			if in.Policy, err = a.readPolicy(policy); err != nil {
+				return err
+			}
 		}
 		if in.SecretData, err = value.read(a); err != nil {
 			return err

@@ -116,7 +116,7 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 			var b strings.Builder
 			for _, line := range [][2]string{
 				{"Name", string(s.SecretName)}, {"ARN", s.ARN}, {"Type", s.SecretType}, {"Description", s.Description},
-				{"Key", s.EncryptionKeyID}, {"Created", wireTime(s.CreateTime)}, {"Updated", wireTime(s.UpdateTime)},
+				{"Key", s.EncryptionKeyID}, {"Instance", s.DKMSInstanceID}, {"Created", wireTime(s.CreateTime)}, {"Updated", wireTime(s.UpdateTime)},
 				{"Deleted on", wireTime(s.PlannedDeleteTime)}, {"Tags", joinTags(s.Tags)},
 			} {
 				if line[1] != "" {
@@ -171,6 +171,7 @@ type metadataAnswer struct {
 	SecretType        string
 	Description       string `json:",omitempty"`
 	EncryptionKeyID   string `json:"EncryptionKeyId,omitempty"`
+	DKMSInstanceID    string `json:"DKMSInstanceId,omitempty"`
 	CreateTime        string `json:",omitempty"`
 	UpdateTime        string `json:",omitempty"`
 	PlannedDeleteTime string `json:",omitempty"`
@@ -183,7 +184,8 @@ type metadataAnswer struct {
 func metadataOf(s upstream.SecretMetadata) metadataAnswer {
 	answer := metadataAnswer{
 		ARN: s.ARN, SecretName: s.SecretName, SecretType: s.SecretType, Description: s.Description, EncryptionKeyID: s.EncryptionKeyID,
-		CreateTime: wireTime(s.CreateTime), UpdateTime: wireTime(s.UpdateTime), PlannedDeleteTime: wireTime(s.PlannedDeleteTime),
+		DKMSInstanceID: s.DKMSInstanceID,
+		CreateTime:     wireTime(s.CreateTime), UpdateTime: wireTime(s.UpdateTime), PlannedDeleteTime: wireTime(s.PlannedDeleteTime),
 		ManagedSecret: s.Managed,
 	}
 	for _, t := range s.Tags {

@@ -60,7 +60,7 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 		a.warningf("--data shows in the process list and in the history of the shell: prefer --data-file")
 	} else {
 		var err error
-		if value, source, err = f.readFile(a); err != nil {
+		if value, source, err = a.readInput("value", f.file, upstream.MaxSecretDataLen); err != nil {
 			return upstream.SecretData{}, err
 		}
 	}
@@ -85,24 +85,26 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 	return upstream.NewSecretData(value), nil
 }
 
-func (f *valueFlags) readFile(a *app) (value []byte, source string, err error) {
+// readInput returns the content of a file, of standard input for "-", and what to call it in
+// messages: of more than most bytes, one byte more.
+func (a *app) readInput(what, path string, most int64) (content []byte, source string, err error) {
 	in, source := a.Stdin, "standard input"
-	if f.file != "-" {
-		source = f.file
-		file, err := os.Open(f.file)
+	if path != "-" {
+		source = path
+		file, err := os.Open(path)
 		if err != nil {
 			return nil, "", usageError{err}
 		}
 		defer file.Close()
 		in = file
 	} else if isTerminal(in) {
-		a.printf("reading the value from the terminal, where it can be seen; end it with Ctrl-D")
+		a.printf("reading the %s from the terminal, where it can be seen; end it with Ctrl-D", what)
 	}
-	value, err = io.ReadAll(io.LimitReader(in, upstream.MaxSecretDataLen+1))
+	content, err = io.ReadAll(io.LimitReader(in, most+1))
 	if err != nil {
 		return nil, "", fmt.Errorf("read %s: %w", source, err)
 	}
-	return value, source, nil
+	return content, source, nil
 }
 
 // fieldOf returns one field of a JSON object as text. What it does not have is not found.

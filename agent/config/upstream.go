@@ -24,7 +24,9 @@ type Local struct {
 
 // Emulate is what the built-in backend does as the cloud does it, for infrastructure code.
 type Emulate struct {
-	PutMovesStages bool `yaml:"putMovesStages" default:"false"` // by a repeated PutSecretValue
+	InstanceID     string   `yaml:"instanceId"`                     // of a KMS instance, whose secrets have policies; empty: none
+	Keys           []string `yaml:"keys"`                           // of the cloud, which secrets may name
+	PutMovesStages bool     `yaml:"putMovesStages" default:"false"` // by a repeated PutSecretValue
 }
 
 // Seed is a secret that is created at a start, once for each database and name, for

@@ -11,12 +11,14 @@ func TestConformance(t *testing.T) {
 }
 
 func TestConformanceWithEmulation(t *testing.T) {
-	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, Emulate{PutMovesStages: true}) })
+	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, emulateAll) })
 }
+
+var emulateAll = Emulate{InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}
 
 func harness(t *testing.T, emulate Emulate) upstreamtest.Harness {
 	clock := newClock()
 	opts := testOptions(t)
 	opts.Now, opts.Emulate = clock.now, emulate
-	return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance, PutMovesStages: emulate.PutMovesStages}
+	return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance, Emulate: upstreamtest.Emulation(emulate)}
 }

@@ -25,8 +25,8 @@
 // # Encryption
 //
 // Everything a secret consists of is sealed with AES-256-GCM: each value, bound to secret
-// name, version id and data type, and each secret's metadata (labels, versions, tags, times),
-// bound to the name. Names of secrets and versions stay readable in the file, as do sizes.
+// name, version id and data type, and each secret's metadata (labels, versions, tags, times,
+// policy), bound to the name. Names of secrets and versions stay readable in the file, as do sizes.
 // The keys are a cleartext Tink keyset in a file of its own, the keyring. Both files together
 // give the secrets, so keep the keyring apart from the database and out of its backups. Key ids
 // are Tink's, in decimal.
@@ -55,6 +55,14 @@
 // With PutMovesStages such a request makes the labels that it names those of the version: they
 // move there, ACSCurrent too, and the version's custom labels that it does not name are removed.
 // A request that names none is ignored as ever.
+//
+// A KMS instance, secret policies and keys of the cloud do not exist here, and what names them is
+// refused. With an InstanceID, CreateSecret takes it as DKMSInstanceId, and every secret has a
+// policy, whether it is in the instance or not: [upstream.DefaultPolicy] until it is given another.
+// With Keys, CreateSecret takes these as EncryptionKeyId. All of them are kept and told, and nothing
+// else: a policy must have the documented form, but it allows and denies nothing, which is for the
+// access keys of the API; and a secret with a key of the cloud is sealed with the primary key of
+// the keyring, like one that names none. What a secret was created with stays when the setting goes.
 //
 // # Damage
 //

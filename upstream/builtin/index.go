@@ -165,8 +165,15 @@ func listedAs(name upstream.SecretName, r *record) listed {
 	for _, tag := range r.tags {
 		l.tags = append(l.tags, tagSums{sum(tag.Key), sum(tag.Value)})
 	}
+	if r.dkmsInstanceID != "" {
+		l.tags = append(l.tags, instanceTag(r.dkmsInstanceID))
+	}
 	return l
 }
+
+// instanceTag is how the index knows the KMS instance of a secret, which few have: as a tag that
+// nobody can set or ask for, because of the character in it.
+func instanceTag(id string) tagSums { return tagSums{sum("\x00"), sum("\x00" + id)} }
 
 var seed = maphash.MakeSeed()
 

@@ -71,7 +71,12 @@ func (q *query) filter(f upstream.Filter) {
 		q.tags = append(q.tags, func(t tagSums) bool { return slices.Contains(sums, t.value) })
 	case "SecretType":
 		q.none = q.none || !slices.Contains(f.Values, upstream.SecretTypeGeneric)
-	default: // DKMSInstanceId, Creator: no secret here has one
+	case "DKMSInstanceId":
+		for i, v := range f.Values {
+			sums[i] = instanceTag(v).value
+		}
+		q.tags = append(q.tags, func(t tagSums) bool { return slices.Contains(sums, t.value) })
+	default: // Creator: no secret here has one
 		q.none = true
 	}
 }

@@ -22,7 +22,9 @@ var (
 	modelIDs    = []upstream.VersionID{"v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13"}
 	modelStages = []upstream.VersionStage{"ACSCurrent", "ACSPrevious", "l1", "l2", "l3", "l4", "l5", "l6", "l7"}
 	modelData   = []string{"one", "two", strings.Repeat("three", 1000)}
-	modelTypes  = []string{upstream.DataTypeText, "", upstream.DataTypeBinary}
+	// More often than not there is none.
+	modelPolicies = []string{"", "", "", "{}", `{"Version":"1","Statement":[{"Effect":"Allow","Principal":{"RAM":["x"]},"Action":"kms:*","Resource":"*"}]}`}
+	modelTypes    = []string{upstream.DataTypeText, "", upstream.DataTypeBinary}
 )
 
 // system drives the built-in backend and the oracle side by side. The oracle is the fake, which
@@ -109,7 +111,14 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 				SecretName: oneOf(t, "name", modelNames), VersionID: orNothing(t, "id", modelIDs),
 				SecretData: secret(oneOf(t, "data", modelData)), SecretDataType: oneOf(t, "type", modelTypes),
 				Description: oneOf(t, "description", []string{"", "text", "ü"}), Tags: drawTags(t),
+				EncryptionKeyID: oneOf(t, "key", []string{"", "", "key-1", "alias/app", "key-2"}),
+				DKMSInstanceID:  oneOf(t, "instance", []string{"", "", "kst-1", "kst-2"}),
+				Policy:          oneOf(t, "policy", modelPolicies),
 			})
+		},
+		"policy": func(t *rapid.T) {
+			name, policy := oneOf(t, "name", modelNames), oneOf(t, "policy", modelPolicies)
+			same(t, sys, "policy", func(m upstream.Manager) error { return m.SetSecretPolicy(ctx, name, policy) }, name)
 		},
 		"put":       put,
 		"put again": put, // twice as likely as the others
@@ -214,6 +223,7 @@ func (sys *system) compare(t *rapid.T, names ...upstream.SecretName) {
 	t.Helper()
 	ctx := context.Background()
 	for _, name := range names {
+		_, _ = both(t, sys, "policy", func(m upstream.Manager) (string, error) { return m.GetSecretPolicy(ctx, name) })
 		_, _ = both(t, sys, "describe", func(m upstream.Manager) (upstream.SecretMetadata, error) { return m.DescribeSecret(ctx, name, true) })
 		for _, deprecated := range []bool{false, true} {
 			out, _ := both(t, sys, "versions", func(m upstream.Manager) (upstream.ListSecretVersionIDsOutput, error) {
@@ -241,7 +251,7 @@ func (sys *system) compareLists(t *rapid.T) {
 	ctx := context.Background()
 	in := upstream.ListSecretsInput{FetchTags: true, Page: upstream.Page{Number: rapid.IntRange(0, 3).Draw(t, "page"), Size: rapid.IntRange(0, 3).Draw(t, "size")}}
 	if rapid.Bool().Draw(t, "filtered") {
-		in.Filters = []upstream.Filter{{Key: "TagKey", Values: []string{"k1", "k2", "always"}}, {Key: "SecretName", Values: []string{"a", "b", "zz"}}}
+		in.Filters = oneOf(t, "filters", [][]upstream.Filter{{{Key: "DKMSInstanceId", Values: []string{"kst-1"}}}, {{Key: "TagKey", Values: []string{"k1", "k2", "always"}}, {Key: "SecretName", Values: []string{"a", "b", "zz"}}}})
 	}
 	permitted := rapid.SampledFrom([][]string{nil, nil, {}, {"a*"}, {"b", "*b"}}).Draw(t, "permitted")
 	in.Permitted = permitted
@@ -273,7 +283,10 @@ func TestModel(t *testing.T) {
 	systems := map[int]*system{}
 	for _, limit := range limits {
 		sys := &system{clock: clock, opts: testOptions(t)}
-		sys.opts.MaxVersions, sys.opts.Now, sys.opts.Emulate.PutMovesStages = limit, clock.now, limit != 4
+		sys.opts.MaxVersions, sys.opts.Now, sys.opts.Emulate = limit, clock.now, emulateAll
+		if limit == 4 {
+			sys.opts.Emulate = Emulate{}
+		}
 		sys.reopen(t)
 		defer func() {
 			wantErr(t, sys.store.Close(), nil)
@@ -286,7 +299,7 @@ func TestModel(t *testing.T) {
 		sys := systems[limit]
 		sys.oracle = upstreamtest.NewFake()
 		sys.oracle.Now = clock.now
-		sys.oracle.MaxVersions, sys.oracle.PutMovesStages = limit, sys.opts.Emulate.PutMovesStages
+		sys.oracle.MaxVersions, sys.oracle.Emulate = limit, upstreamtest.Emulation(sys.opts.Emulate)
 		for _, name := range modelNames {
 			_, err := sys.store.DeleteSecret(context.Background(), upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: true})
 			if err != nil && !errors.Is(err, upstream.ErrNotFound) {

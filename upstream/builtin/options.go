@@ -83,6 +83,7 @@ func (o Options) Validate() error {
 	if o.MaxVersions != 0 && (o.MaxVersions < 2 || o.MaxVersions > 100) {
 		problems.Addf("maxVersions", strconv.Itoa(o.MaxVersions), "must be in the range 2 to 100")
 	}
+	problems.Add("emulate", o.Emulate.validate())
 	for i, in := range o.Seed {
 		validateSeed(&problems, fmt.Sprintf("seed[%d]", i), in)
 	}

@@ -21,10 +21,13 @@ import (
 //	count    versions  × { text id, 8 bytes created,             oldest first
 //	                       4 bytes key, byte binary }
 //	count    labels    × { text stage, count index of version }  sorted by stage
-//	text     encryptionKeyID                                     in format 2 only
+//	text     encryptionKeyID                                     in format 2 only, as what follows
+//	text     dkmsInstanceID
+//	text     policy
 //
-// In format 1, the only one until records had an encryptionKeyID, that is the key, or nothing. It
-// is written where it tells the same, so that older programs can read what is no news to them.
+// In format 1, which was the only one, the encryptionKeyID is the key, or nothing, and the others are
+// empty. It is written where it tells the same, so that older programs can read what is no news to
+// them.
 //
 // Numbers of fixed size are big-endian. A count is a uvarint in its shortest form; a text is
 // a count of bytes and the bytes. There is exactly one encoding of a record, so that a decoder
@@ -38,6 +41,8 @@ type record struct {
 	description   string
 
 	encryptionKeyID string // what the creator named, as it was named; empty where none was
+	dkmsInstanceID  string // what the creator named
+	policy          string // empty: the default one
 
 	tags []upstream.Tag // sorted by key, each key once
 
@@ -86,13 +91,15 @@ func encodeRecord(b []byte, r *record) []byte {
 	}
 	if r.format() == 2 {
 		text(r.encryptionKeyID)
+		text(r.dkmsInstanceID)
+		text(r.policy)
 	}
 	return b
 }
 
 // format returns the format that the record is written in.
 func (r *record) format() byte {
-	if r.encryptionKeyID == nameOfKey(r.key) {
+	if r.encryptionKeyID == nameOfKey(r.key) && r.dkmsInstanceID == "" && r.policy == "" {
 		return 1
 	}
 	return 2
@@ -151,7 +158,7 @@ func decodeRecord(b []byte) (*record, error) {
 		}
 	}
 	if format == 2 {
-		r.encryptionKeyID = d.text()
+		r.encryptionKeyID, r.dkmsInstanceID, r.policy = d.text(), d.text(), d.text()
 	}
 	if d.failed || d.rest != "" || r.format() != format {
 		return nil, errRecord

@@ -20,11 +20,11 @@ func sampleRecord() *record {
 }
 
 func TestRecord(t *testing.T) {
-	unnamed, cloud := sampleRecord(), sampleRecord()
-	unnamed.key, cloud.encryptionKeyID = 0, "alias/app"
+	unnamed, cloud, instance, policy := sampleRecord(), sampleRecord(), sampleRecord(), sampleRecord()
+	unnamed.key, cloud.encryptionKeyID, instance.dkmsInstanceID, policy.policy = 0, "alias/app", "kst-x", upstream.DefaultPolicy
 	for want, format := range map[*record]byte{
 		sampleRecord(): 1, {versionSet: versionSet{versions: []version{{id: "v"}}}}: 1, {}: 1,
-		unnamed: 2, cloud: 2, {key: 1}: 2,
+		unnamed: 2, cloud: 2, instance: 2, policy: 2, {key: 1}: 2,
 	} {
 		b := encodeRecord(nil, want)
 		got, err := decodeRecord(b)
@@ -61,7 +61,7 @@ func TestBadRecords(t *testing.T) {
 	bad := map[string][]byte{
 		"another format":       append([]byte{3}, good[1:]...),
 		"format 2 cut short":   append([]byte{2}, good[1:]...),
-		"format 2 for no news": append(append([]byte{2}, good[1:]...), "\x0a4294967295"...),
+		"format 2 for no news": append(append([]byte{2}, good[1:]...), "\x0a4294967295\x00\x00"...),
 		"a long form of zero":  append(bytes.Clone(good[:29]), append([]byte{0x80 | good[29], 0}, good[30:]...)...),
 	}
 	for name, mutate := range map[string]func(*record){
@@ -88,7 +88,7 @@ func TestBadRecords(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	f.Add(encodeRecord(nil, sampleRecord()))
 	f.Add(encodeRecord(nil, &record{}))
-	f.Add(encodeRecord(nil, &record{encryptionKeyID: "alias/app"}))
+	f.Add(encodeRecord(nil, &record{encryptionKeyID: "alias/app", dkmsInstanceID: "kst-x", policy: "{}"}))
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{0xff}, 100))
 	f.Fuzz(func(t *testing.T, b []byte) {

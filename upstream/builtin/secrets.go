@@ -12,9 +12,10 @@ import (
 //
 // It fails with [upstream.ErrExists] when the name is taken, with
 // [upstream.ErrPendingDeletion] when a secret of that name is scheduled for deletion, and with
-// [upstream.ErrKeyNotFound] when EncryptionKeyID is not an enabled key of the keyring.
+// [upstream.ErrKeyNotFound] when EncryptionKeyID is neither an enabled key of the keyring nor one
+// of [Emulate].
 func (s *Store) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) (upstream.SecretMetadata, error) {
-	key, err := keyNamed(in.EncryptionKeyID)
+	key, err := s.opts.Emulate.judge(&in)
 	c := call{"CreateSecret", secretRef(in.SecretName), cmp.Or(in.Validate(), err)}
 	var tags []upstream.Tag
 	if c.invalid == nil {
@@ -45,7 +46,10 @@ func (t *tx) create(in upstream.CreateSecretInput, key uint32, tags []upstream.T
 			return none, err
 		}
 	}
-	r := &record{created: t.now, updated: t.now, key: key, encryptionKeyID: in.EncryptionKeyID, description: in.Description, tags: tags}
+	r := &record{
+		created: t.now, updated: t.now, key: key, description: in.Description, tags: tags,
+		encryptionKeyID: in.EncryptionKeyID, dkmsInstanceID: in.DKMSInstanceID, policy: in.Policy,
+	}
 	v := version{id: in.VersionID, created: t.now, binary: in.SecretDataType == upstream.DataTypeBinary}
 	if err := t.putValue(in.SecretName, r, &v, in.SecretData.Reveal()); err != nil {
 		return none, err
@@ -88,6 +92,7 @@ func metadata(name upstream.SecretName, r *record, fetchTags bool) upstream.Secr
 		SecretType:      upstream.SecretTypeGeneric,
 		Description:     r.description,
 		EncryptionKeyID: r.encryptionKeyID,
+		DKMSInstanceID:  r.dkmsInstanceID,
 		CreateTime:      unixTime(r.created),
 		UpdateTime:      unixTime(r.updated),
 	}

@@ -30,14 +30,15 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceOverAUnixSocket(t *testing.T) {
 	t.Parallel()
+	emulate := upstreamtest.Emulation{InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
-		store, advance := backend(t)
+		store, advance := backend(t, emulate)
 		dir := must(os.MkdirTemp("", "kms")) // short: the path of a socket may have about 100 bytes
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		path := filepath.Join(dir, "kms.sock")
 		serve(t, store, must(net.Listen("unix", path)), kmsserver.Trusted, kmsserver.Options{})
 		client := must(kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: path}}}))
 		t.Cleanup(func() { _ = client.Close() })
-		return upstreamtest.Harness{Manager: client, Advance: advance}
+		return upstreamtest.Harness{Manager: client, Advance: advance, Emulate: emulate}
 	})
 }

@@ -54,7 +54,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 	p := params{
 		"SecretName": string(in.SecretName), "VersionId": string(in.VersionID),
 		"SecretData": string(in.SecretData.Reveal()), "SecretDataType": in.SecretDataType,
-		"EncryptionKeyId": in.EncryptionKeyID, "Description": in.Description,
+		"EncryptionKeyId": in.EncryptionKeyID, "DKMSInstanceId": in.DKMSInstanceID, "Policy": in.Policy, "Description": in.Description,
 	}
 	if len(in.Tags) > 0 {
 		p["Tags"] = tagJSON(in.Tags)
@@ -84,6 +84,7 @@ func (c *Client) CreateSecret(ctx context.Context, in upstream.CreateSecretInput
 		SecretType:      cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
 		Description:     in.Description,
 		EncryptionKeyID: in.EncryptionKeyID,
+		DKMSInstanceID:  cmp.Or(r.DKMSInstanceId, in.DKMSInstanceID),
 	}, nil
 }
 
@@ -201,6 +202,7 @@ func (c *Client) DescribeSecret(ctx context.Context, name upstream.SecretName, f
 		SecretType:        cmp.Or(r.SecretType, upstream.SecretTypeGeneric),
 		Description:       r.Description,
 		EncryptionKeyID:   r.EncryptionKeyId,
+		DKMSInstanceID:    r.DKMSInstanceId,
 		CreateTime:        wireTime(r.CreateTime),
 		UpdateTime:        wireTime(r.UpdateTime),
 		PlannedDeleteTime: wireTime(r.PlannedDeleteTime),
@@ -285,6 +287,32 @@ func (c *Client) RestoreSecret(ctx context.Context, name upstream.SecretName) er
 		resolve: func(_ context.Context, refusal error) (bool, error) {
 			return errors.Is(refusal, upstream.ErrNotPendingDeletion), nil
 		},
+	}, nil)
+	return err
+}
+
+// GetSecretPolicy implements [upstream.Manager].
+func (c *Client) GetSecretPolicy(ctx context.Context, name upstream.SecretName) (string, error) {
+	r, err := invoke(ctx, c, api.CreateGetSecretPolicyResponse, request{
+		op: "GetSecretPolicy", ref: named(name), invalid: name.Validate(),
+		params: params{"SecretName": string(name)},
+	}, func(r *api.GetSecretPolicyResponse) error { return has(r.Policy != "") })
+	if err != nil {
+		return "", err
+	}
+	return r.Policy, nil
+}
+
+// SetSecretPolicy implements [upstream.Manager]. Whether the policy is a good one is for the service
+// to say.
+func (c *Client) SetSecretPolicy(ctx context.Context, name upstream.SecretName, policy string) error {
+	invalid := name.Validate()
+	if invalid == nil && policy == "" {
+		invalid = upstream.MissingParameter("Policy")
+	}
+	_, err := invoke(ctx, c, api.CreateSetSecretPolicyResponse, request{
+		op: "SetSecretPolicy", ref: named(name), invalid: invalid,
+		params: params{"SecretName": string(name), "Policy": policy},
 	}, nil)
 	return err
 }

@@ -31,11 +31,12 @@ const (
 )
 
 // backend is a local store whose clock can be moved.
-func backend(t testing.TB) (*builtin.Store, func(time.Duration)) {
+func backend(t testing.TB, emulate ...upstreamtest.Emulation) (*builtin.Store, func(time.Duration)) {
 	t.Helper()
 	var offset atomic.Int64
 	dir := t.TempDir()
 	store := must(builtin.Open(builtin.Options{
+		Emulate:  builtin.Emulate(append(emulate, upstreamtest.Emulation{})[0]),
 		Database: filepath.Join(dir, "data", "secrets.db"),
 		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
 		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },

@@ -25,6 +25,8 @@ var actions = map[string]action{
 	"UpdateSecretVersionStage": updateSecretVersionStage,
 	"DeleteSecret":             deleteSecret,
 	"RestoreSecret":            restoreSecret,
+	"GetSecretPolicy":          getSecretPolicy,
+	"SetSecretPolicy":          setSecretPolicy,
 	"GetRandomPassword":        getRandomPassword,
 	"TagResource":              tagResource,
 	"UntagResource":            untagResource,
@@ -35,8 +37,6 @@ var actions = map[string]action{
 	// Actions of the API that have no meaning here say so, instead of being unknown.
 	"RotateSecret":               refuseRotation,
 	"UpdateSecretRotationPolicy": refuseRotation,
-	"GetSecretPolicy":            refusePolicy,
-	"SetSecretPolicy":            refusePolicy,
 	"ListResourceTags":           refuseKeys,
 }
 
@@ -47,21 +47,23 @@ func createSecret(c *call) perform {
 		SecretData:      upstream.NewSecretData([]byte(c.params["SecretData"])),
 		SecretDataType:  c.params["SecretDataType"],
 		EncryptionKeyID: c.params["EncryptionKeyId"],
+		DKMSInstanceID:  c.params["DKMSInstanceId"],
+		Policy:          c.params["Policy"],
 		Description:     c.params["Description"],
 		Tags:            c.wireTags("Tags"),
 	}
 	c.refuseManaged()
 	return func(ctx context.Context) (any, error) {
 		meta, err := c.manager.CreateSecret(ctx, in)
-		return createSecretAnswer{meta.ARN, meta.SecretName, in.VersionID, meta.SecretType, c.requestID}, err
+		return createSecretAnswer{meta.ARN, meta.SecretName, in.VersionID, meta.SecretType, meta.DKMSInstanceID, c.requestID}, err
 	}
 }
 
 // managedTypes are the types of secrets that the cloud rotates.
 var managedTypes = []string{"Rds", "Redis", "RAMCredentials", "ECS", "PolarDB"}
 
-// refuseManaged refuses what only managed secrets and KMS instances have. ExtendedConfig is
-// ignored, as the service does for a Generic secret.
+// refuseManaged refuses what only managed secrets have. ExtendedConfig is ignored, as the service
+// does for a Generic secret.
 func (c *call) refuseManaged() {
 	switch secretType := c.params["SecretType"]; {
 	case slices.Contains(managedTypes, secretType):
@@ -71,14 +73,10 @@ func (c *call) refuseManaged() {
 		})
 	case secretType != "" && secretType != upstream.SecretTypeGeneric:
 		c.invalid("SecretType", "it must be Generic")
-	case c.params["DKMSInstanceId"] != "":
-		c.invalid("DKMSInstanceId", "the built-in backend has no KMS instances; leave it out")
 	case c.flag("EnableAutomaticRotation"):
 		c.invalid("EnableAutomaticRotation", "a Generic secret is not rotated by the service")
 	case c.params["RotationInterval"] != "":
 		c.invalid("RotationInterval", "a Generic secret is not rotated by the service")
-	case c.params["Policy"] != "":
-		c.invalid("Policy", "the built-in backend has no secret policies; use the access keys of its API")
 	}
 }
 
@@ -194,7 +192,7 @@ func describeSecret(c *call) perform {
 	return func(ctx context.Context) (any, error) {
 		meta, err := c.manager.DescribeSecret(ctx, name, fetchTags)
 		return describeSecretAnswer{
-			meta.ARN, meta.SecretName, meta.SecretType, meta.Description, meta.EncryptionKeyID,
+			meta.ARN, meta.SecretName, meta.SecretType, meta.Description, meta.EncryptionKeyID, meta.DKMSInstanceID,
 			upstream.WireTime(meta.CreateTime), upstream.WireTime(meta.UpdateTime), optionalTime(meta.PlannedDeleteTime),
 			tagList(meta.Tags, fetchTags), c.requestID,
 		}, err
@@ -276,6 +274,30 @@ func restoreSecret(c *call) perform {
 	}
 }
 
+// policyName is the only one that a policy of a secret has.
+const policyName = "default"
+
+func getSecretPolicy(c *call) perform {
+	name, policy := c.secret("SecretName"), c.params["PolicyName"]
+	return func(ctx context.Context) (any, error) {
+		text, err := c.manager.GetSecretPolicy(ctx, name)
+		if err == nil && policy != "" && policy != policyName {
+			err = &upstream.Error{Message: "the only policy of a secret is " + policyName, Err: upstream.ErrNotFound}
+		}
+		return policyAnswer{text, c.requestID}, err
+	}
+}
+
+func setSecretPolicy(c *call) perform {
+	name, policy := c.secret("SecretName"), c.params["Policy"]
+	if p := c.params["PolicyName"]; p != "" && p != policyName {
+		c.invalid("PolicyName", "it must be "+policyName)
+	}
+	return func(ctx context.Context) (any, error) {
+		return emptyAnswer{c.requestID}, c.manager.SetSecretPolicy(ctx, name, policy)
+	}
+}
+
 func getRandomPassword(c *call) perform {
 	c.knows("PasswordLength", "ExcludeCharacters", "ExcludeLowercase", "ExcludeUppercase", "ExcludeNumbers", "ExcludePunctuation", "RequireEachIncludedType")
 	in := upstream.RandomPasswordInput{
@@ -349,11 +371,6 @@ func refuseRotation(c *call) perform {
 			Err:     upstream.ErrUnsupported,
 		}
 	}
-}
-
-func refusePolicy(c *call) perform {
-	c.fail(errUnsupported("secret policies exist in KMS instances only. Restrict access keys instead."))
-	return nil
 }
 
 func refuseKeys(c *call) perform {

@@ -47,6 +47,7 @@ type createSecretAnswer struct {
 	SecretName upstream.SecretName
 	VersionID  upstream.VersionID `json:"VersionId"`
 	SecretType string
+	InstanceID string `json:"DKMSInstanceId,omitempty"`
 	RequestID  string `json:"RequestId"`
 }
 
@@ -63,6 +64,7 @@ type describeSecretAnswer struct {
 	SecretType        string
 	Description       string
 	EncryptionKeyID   string `json:"EncryptionKeyId,omitempty"`
+	InstanceID        string `json:"DKMSInstanceId,omitempty"`
 	CreateTime        string
 	UpdateTime        string
 	PlannedDeleteTime string `json:",omitempty"`
@@ -108,6 +110,11 @@ type deleteSecretAnswer struct {
 	SecretName        upstream.SecretName
 	PlannedDeleteTime string `json:",omitempty"`
 	RequestID         string `json:"RequestId"`
+}
+
+type policyAnswer struct {
+	Policy    string
+	RequestID string `json:"RequestId"`
 }
 
 type passwordAnswer struct {

@@ -30,9 +30,8 @@ type Fake struct {
 	// MaxVersions is how many versions a secret keeps, 10 unless set before the first call.
 	MaxVersions int
 
-	// PutMovesStages makes a repeated PutSecretValue set the labels that it names, as the built-in
-	// backend does where it is told to. It is set before the first call.
-	PutMovesStages bool
+	// Emulate is what the fake does as the cloud does it. It is set before the first call.
+	Emulate Emulation
 
 	// Now tells the time that is recorded and at which recovery windows end, [time.Now] unless
 	// set before the first call. It has nothing to do with delays.
@@ -50,6 +49,13 @@ type Fake struct {
 }
 
 var _ upstream.Manager = (*Fake)(nil)
+
+// Emulation says what a backend does as the cloud does it, like the one of the built-in backend.
+type Emulation struct {
+	InstanceID     string
+	Keys           []string
+	PutMovesStages bool
+}
 
 // hook is what one operation was told and what it has counted.
 type hook struct {

@@ -11,11 +11,9 @@ import (
 	"secretagent/upstream"
 )
 
-// fakeKeyID is the only encryption key that a [Fake] knows.
-const fakeKeyID = "fake-key"
-
 type fakeSecret struct {
 	meta     upstream.SecretMetadata // without tags
+	policy   string
 	tags     map[string]string
 	versions []upstream.SecretValue // oldest first, without labels
 	labels   map[upstream.VersionStage]upstream.VersionID
@@ -91,7 +89,7 @@ func (f *Fake) find(name upstream.SecretName) (*fakeSecret, error) {
 	if s == nil || !s.meta.PlannedDeleteTime.IsZero() && !f.now().Before(s.meta.PlannedDeleteTime) {
 		return nil, failed(upstream.ErrNotFound, "no such secret")
 	}
-	return &fakeSecret{meta: s.meta, tags: maps.Clone(s.tags), versions: slices.Clone(s.versions), labels: maps.Clone(s.labels)}, nil
+	return &fakeSecret{meta: s.meta, policy: s.policy, tags: maps.Clone(s.tags), versions: slices.Clone(s.versions), labels: maps.Clone(s.labels)}, nil
 }
 
 // findLive returns a copy of a secret that is not scheduled for deletion.
@@ -153,8 +151,8 @@ func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) 
 		if err := in.Validate(); err != nil {
 			return none, err
 		}
-		if in.EncryptionKeyID != "" && in.EncryptionKeyID != fakeKeyID {
-			return none, failed(upstream.ErrKeyNotFound, "")
+		if err := f.Emulate.check(in); err != nil {
+			return none, err
 		}
 		if _, err := f.findLive(in.SecretName); err == nil {
 			return none, failed(upstream.ErrExists, "")
@@ -164,8 +162,9 @@ func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) 
 		s := &fakeSecret{
 			meta: upstream.SecretMetadata{
 				ARN: "acs:kms:fake:0:secret/" + string(in.SecretName), SecretName: in.SecretName, SecretType: upstream.SecretTypeGeneric,
-				Description: in.Description, EncryptionKeyID: in.EncryptionKeyID, CreateTime: f.now(),
+				Description: in.Description, EncryptionKeyID: in.EncryptionKeyID, DKMSInstanceID: in.DKMSInstanceID, CreateTime: f.now(),
 			},
+			policy: cmp.Or(in.Policy, upstream.DefaultPolicy),
 			tags:   map[string]string{},
 			labels: map[upstream.VersionStage]upstream.VersionID{upstream.ACSCurrent: in.VersionID},
 		}
@@ -176,6 +175,58 @@ func (f *Fake) CreateSecret(ctx context.Context, in upstream.CreateSecretInput) 
 		f.keep(s)
 		f.changed(in.SecretName)
 		return s.meta, nil
+	})
+}
+
+// check checks what a creation asks for that only the cloud has.
+func (e Emulation) check(in upstream.CreateSecretInput) error {
+	if in.DKMSInstanceID != "" && in.DKMSInstanceID != e.InstanceID {
+		return upstream.InvalidParameter("DKMSInstanceId", "there is no such instance")
+	}
+	if in.Policy != "" {
+		if e.InstanceID == "" {
+			return upstream.InvalidParameter("Policy", "there are no policies")
+		}
+		if err := upstream.ValidatePolicy(in.Policy); err != nil {
+			return err
+		}
+	}
+	if in.EncryptionKeyID != "" && !slices.Contains(e.Keys, in.EncryptionKeyID) {
+		return failed(upstream.ErrKeyNotFound, "")
+	}
+	return nil
+}
+
+// GetSecretPolicy implements [upstream.Manager].
+func (f *Fake) GetSecretPolicy(ctx context.Context, name upstream.SecretName) (string, error) {
+	return call(ctx, f, "GetSecretPolicy", upstream.SecretRef{SecretName: name}, func() (string, error) {
+		s, err := f.find(name)
+		if err == nil && f.Emulate.InstanceID == "" {
+			err = failed(upstream.ErrUnsupported, "there are no policies")
+		}
+		if err != nil {
+			return "", err
+		}
+		return s.policy, nil
+	})
+}
+
+// SetSecretPolicy implements [upstream.Manager].
+func (f *Fake) SetSecretPolicy(ctx context.Context, name upstream.SecretName, policy string) error {
+	return f.do(ctx, "SetSecretPolicy", upstream.SecretRef{SecretName: name}, func() error {
+		s, err := f.findLive(name)
+		if err != nil {
+			return err
+		}
+		if f.Emulate.InstanceID == "" {
+			return failed(upstream.ErrUnsupported, "there are no policies")
+		}
+		if err := upstream.ValidatePolicy(policy); err != nil {
+			return err
+		}
+		s.policy = policy
+		f.keep(s)
+		return nil
 	})
 }
 
@@ -200,7 +251,7 @@ func (f *Fake) PutSecretValue(ctx context.Context, in upstream.PutSecretValueInp
 			if v := s.versions[i]; !v.SecretData.Equal(in.SecretData) || v.SecretDataType != cmp.Or(in.SecretDataType, upstream.DataTypeText) {
 				return none, failed(upstream.ErrExists, "the version holds other data")
 			}
-			if !f.PutMovesStages || in.VersionStages == nil || !s.relabel(in.VersionID, in.VersionStages) {
+			if !f.Emulate.PutMovesStages || in.VersionStages == nil || !s.relabel(in.VersionID, in.VersionStages) {
 				return s.describe(i), nil
 			}
 			if len(s.labels) > upstream.MaxVersionStages {
@@ -335,6 +386,8 @@ func (s *fakeSecret) matches(filters []upstream.Filter) bool {
 			have = []string{s.meta.Description}
 		case "SecretType":
 			have = []string{s.meta.SecretType}
+		case "DKMSInstanceId":
+			have = []string{s.meta.DKMSInstanceID}
 		case "TagKey":
 			have = slices.Collect(maps.Keys(s.tags))
 		case "TagValue":

@@ -16,11 +16,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFakeConforms(t *testing.T) {
-	for _, moves := range []bool{false, true} {
+	for _, emulate := range []upstreamtest.Emulation{{}, {InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}} {
 		upstreamtest.Run(t, func(*testing.T) upstreamtest.Harness {
 			fake, now := upstreamtest.NewFake(), time.Now()
-			fake.Now, fake.PutMovesStages = func() time.Time { return now }, moves
-			return upstreamtest.Harness{Manager: fake, Advance: func(d time.Duration) { now = now.Add(d) }, PutMovesStages: moves}
+			fake.Now, fake.Emulate = func() time.Time { return now }, emulate
+			return upstreamtest.Harness{Manager: fake, Advance: func(d time.Duration) { now = now.Add(d) }, Emulate: emulate}
 		})
 	}
 }

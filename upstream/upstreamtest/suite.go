@@ -21,9 +21,8 @@ type Harness struct {
 	// is nil.
 	Advance func(d time.Duration)
 
-	// PutMovesStages says that the backend does what it is called by: emulate what
-	// infrastructure code expects.
-	PutMovesStages bool
+	// Emulate is what the backend does as the cloud does it.
+	Emulate Emulation
 }
 
 // promise is one sentence about a Manager and the test that holds it to it. When the test
@@ -48,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"deleting", deletingPromises},
 		{"listing", listingPromises},
 		{"metadata", metadataPromises},
+		{"what only the cloud has", cloudPromises},
 		{"tagging", taggingPromises},
 		{"drawing passwords", passwordPromises},
 		{"names", namePromises},
@@ -58,7 +58,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 			for _, p := range group.promises {
 				t.Run(p.sentence, func(t *testing.T) {
 					h := open(t)
-					s := &suite{T: t, m: h.Manager, advance: h.Advance, putMoves: h.PutMovesStages}
+					s := &suite{T: t, m: h.Manager, advance: h.Advance, emulate: h.Emulate}
 					s.create(app)
 					p.test(s)
 				})
@@ -70,9 +70,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 // suite is what a test of one promise works with.
 type suite struct {
 	*testing.T
-	m        upstream.Manager
-	advance  func(time.Duration)
-	putMoves bool
+	m       upstream.Manager
+	advance func(time.Duration)
+	emulate Emulation
 }
 
 const (

@@ -80,7 +80,7 @@ type Operation struct {
 }
 
 // EveryCall calls each method once, in a way that succeeds or changes something on a backend
-// with a secret of that name that has the one version v1.
+// with a secret of that name that has the one version v1, where secrets have policies.
 func EveryCall(ctx context.Context, m upstream.Manager, name upstream.SecretName) []Operation {
 	description, names := "changed", []upstream.SecretName{name}
 	create := upstream.CreateSecretInput{SecretName: name + "/new", VersionID: "v1", SecretData: data("x")}
@@ -101,6 +101,8 @@ func EveryCall(ctx context.Context, m upstream.Manager, name upstream.SecretName
 		}},
 		{"DeleteSecret", func() error { return only(m.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name})) }},
 		{"RestoreSecret", func() error { return m.RestoreSecret(ctx, name) }},
+		{"GetSecretPolicy", func() error { return only(m.GetSecretPolicy(ctx, name)) }},
+		{"SetSecretPolicy", func() error { return m.SetSecretPolicy(ctx, name, upstream.DefaultPolicy) }},
 		{"GetRandomPassword", func() error { return only(m.GetRandomPassword(ctx, upstream.RandomPasswordInput{})) }},
 		{"TagResources", func() error { return m.TagResources(ctx, names, manyTags(1)) }},
 		{"UntagResources", func() error {

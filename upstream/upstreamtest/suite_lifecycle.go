@@ -58,7 +58,7 @@ var deletingPromises = []promise{
 	{"during the window reads of the value and writes are refused, and the secret stays described and listed with its plan", func(t *suite) {
 		planned := t.remove(7)
 		t.allRefused(app, []error{upstream.ErrPendingDeletion}, "CreateSecret", "ListSecretVersionIds", "DescribeSecret", "ListSecrets",
-			"GetRandomPassword", "ListTagResources", "RestoreSecret")
+			"GetSecretPolicy", "GetRandomPassword", "ListTagResources", "RestoreSecret")
 		t.refused("read by version", only(t.get(upstream.SecretRef{SecretName: app, VersionID: "v1"})), upstream.ErrPendingDeletion)
 		t.refused("put again", t.putValue("v1", "v1"), upstream.ErrPendingDeletion)
 		t.refused("create", t.createWith(app, "v1"), upstream.ErrPendingDeletion)

@@ -49,7 +49,7 @@ var puttingPromises = []promise{
 			{"v2", []upstream.VersionStage{upstream.ACSCurrent}, []string{"v3", "v2 ACSCurrent", "v1 ACSPrevious green"}},
 			{"v1", []upstream.VersionStage{upstream.ACSCurrent}, []string{"v3", "v2 ACSPrevious", "v1 ACSCurrent"}},
 		} {
-			if !t.putMoves {
+			if !t.emulate.PutMovesStages {
 				c.holds = []string{"v3 ACSCurrent", "v2 ACSPrevious", "v1"}
 			}
 			v := t.put(c.put, c.named...)
@@ -59,7 +59,7 @@ var puttingPromises = []promise{
 			}
 		}
 		t.refused("other data", t.putValue("v2", "other"), upstream.ErrExists)
-		if t.putMoves {
+		if t.emulate.PutMovesStages {
 			in := upstream.PutSecretValueInput{SecretName: app, VersionID: "v3", SecretData: data("v3"), VersionStages: []upstream.VersionStage{"1", "2", "3", "4", "5", "6", "7"}}
 			t.refused("a ninth label", only(t.m.PutSecretValue(t.Context(), in)), upstream.ErrLimitExceeded)
 			t.holds("v3", "v2 ACSPrevious", "v1 ACSCurrent")
