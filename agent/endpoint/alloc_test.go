@@ -6,6 +6,7 @@ package endpoint
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/valyala/fasthttp"
@@ -19,6 +20,10 @@ func TestHitAllocatesNothing(t *testing.T) {
 	for _, target := range []string{"/v1/app/db", "/v1/app%2Fdb", "/v1/app/db:ACSCurrent", "/secretsmanager/get?secretId=app%2Fdb&versionStage=ACSCurrent",
 		"/v1/app/db?format=vault", "/v1/app/db?field=password", "/v1/app/db?format=aws&field=username"} {
 		requests = append(requests, hitRequest(t, c, target), hitRequest(t, c, target, hitTrace))
+	}
+	for _, target := range []string{"/v1/app/db", "/v1/arn:aws:secretsmanager:us-east-1:123456789012:secret:app/db-AbCdEf", "/secretsmanager/get?secretId=app%2Fdb&versionStage=AWSCURRENT&",
+		"/systemsmanager/parameters/get?name=%2Fapp%2Fdb&withDecryption=true"} {
+		requests = append(requests, hitRequest(t, c, target, "X-Aws-Parameters-Secrets-Token: "+strings.Repeat("0123456789abcdef", 4)))
 	}
 	for _, audit := range []*AuditLog{nil, NewAuditLog(io.Discard, 0)} {
 		s.opts.Audit = audit

@@ -208,7 +208,7 @@ func TestEveryRequestIsJudgedByItself(t *testing.T) {
 	ask("/secretsmanager/batch?secretId=%62&secretId=%62", token, 200, "of b")
 	ask("/v1/a", batchToken, 403, "NoPermission")
 	ask("/v1/b", batchToken, 200, "of b")
-	ask("/v1/"+strings.Repeat("x", 150)+"?versionStage="+strings.Repeat("y", 64)+"&format=aws", token, 404, "ResourceNotFound")
+	ask("/v1/"+strings.Repeat("x", 150)+"?versionStage="+strings.Repeat("y", 64)+"&format=aws", token, 400, "ResourceNotFound")
 	r.put(value("a", "v2", `{"k":"second"}`, upstream.ACSCurrent))
 	second := ask("/v1/a", token, 200, "second")
 	for _, header := range []string{"Etag", "X-Request-Id"} {

@@ -18,7 +18,9 @@
 //	GET  /secretsmanager/batch?secretId=a&secretId=b:ACSPrevious
 //	                                           several values of one moment: {"SecretValues":[…],"Errors":[…]}
 //	POST /secretsmanager/report?secretId=      "this value was refused": one rate-limited refresh, answers with the current version
-//	GET  /live, /ready                         health; no token needed. /ping is /live as the AWS agent spells it
+//	GET  /systemsmanager/parameters/get?name=  a parameter of the Lambda extension, see below
+//	GET  /live, /ready                         health; no token needed
+//	GET  /ping                                 health as the AWS agent has it, whoever asks, from where, and with what parameters
 //	GET  /metrics, /status                     numbers and state, never values
 //	GET  /status/versions?secretId=            versions and labels of one secret, where the backend tells them for nothing
 //
@@ -29,7 +31,8 @@
 //	GET  /status/open?code=                    begins a session for the visitor that follows the link
 //	POST /status/sign-in, /status/sign-out     begins one for a visitor that types a token (token=, as a form), and ends it
 //
-// A parameter that is unknown, empty or given twice is an error that names it. In a query '+'
+// A parameter that is unknown, empty or given twice is an error that names it, see below for
+// applications of the AWS agent. In a query '+'
 // stands for itself, since it belongs to the alphabet of names; only in field= it is a space,
 // as form encoders write it.
 //
@@ -54,6 +57,22 @@
 // format= does. The KMS Agent's family has the shape of [Caller.Format], or else of
 // [Options.Format]. The other token headers decide nothing, because the applications of all
 // three families send them.
+//
+// # The AWS agent
+//
+// Values and errors are those of [FormatAWS]. An id may be an ARN of AWS Secrets Manager, also in
+// the path: the name in it counts, without the dash and six characters at its end. Of a parameter
+// that is repeated the last counts, one that is empty is not given, and a '&' too many does not
+// matter. roleArn is refused: there is no role to assume. What the guard refuses stays refused:
+// forwarding headers of all kinds, foreign hosts, pages, and two tokens that differ, which the AWS
+// agent lets pass.
+//
+// Applications of the Lambda extension ask in the same way, and for parameters of Parameter Store
+// at /systemsmanager/parameters/get, by name= and label=. They get the secret of that name, without
+// the slash that it begins with: the parameter /app/db is the secret app/db. It is a SecureString;
+// its Version is the number of version ids such as 7 or v7, otherwise 0; a binary one has its
+// base64. withDecryption=true may be left out, as for a String; withDecryption=false is refused,
+// for who says so wants no plain text.
 //
 // # Errors
 //

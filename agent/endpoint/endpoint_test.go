@@ -63,7 +63,7 @@ func TestAnARNIsTheSecretOfItsAccount(t *testing.T) {
 		"/secretsmanager/get?format=raw&secretId=acs:kms:::secret/app/db":              "our own",
 		"/v1/" + arn + "?format=kms":                                                   `{"SecretName":"app/db","VersionId":"v2",`,
 		"/v1/" + arn + "?format=aws":                                                   `{"ARN":"` + arn + `","Name":"app/db","VersionId":"v2",`,
-		"/v1/app/db?format=aws":                                                        `{"ARN":"acs:kms:::secret/app/db","Name":"app/db","VersionId":"v1",`,
+		"/v1/app/db?format=aws":                                                        `{"ARN":"arn:aws:secretsmanager:::secret:app/db-24c7bc","Name":"app/db","VersionId":"v1",`,
 		"/secretsmanager/batch?secretId=app/db&secretId=" + arn + "&secretId=" + other: "our own",
 	} {
 		got := r.get(t, target)

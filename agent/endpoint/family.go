@@ -32,7 +32,7 @@ type family struct {
 
 var (
 	familyKMS   = &family{name: "kms"}
-	familyAWS   = &family{name: "aws", format: FormatAWS}
+	familyAWS   = &family{name: "aws", format: FormatAWS, routes: routesAWS, lenient: true}
 	familyVault = &family{name: "vault", format: FormatVault, refuse: refuseWrapping}
 )
 

@@ -39,7 +39,9 @@ type headers struct {
 // It returns the caller in c.caller; nil for a health request that presents no valid token, and
 // for a browser that is not signed in.
 //
-// No family may be let past any of it: what differs is only how a refusal looks.
+// No family may be let past any of it: what differs is only how a refusal looks. One path is open
+// to everybody, as it is at the AWS agent, because it says the same to all and about nothing: /ping
+// passes 2. to 4., without a caller.
 func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route, h *headers) *refusal {
 	req := &ctx.Request.Header
 	if refused := guardMethod(ctx, r); refused != allowed { // 1.
@@ -47,6 +49,8 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route, h *headers) 
 	}
 	c.ifNoneMatch, c.traceparent = h.ifNoneMatch, h.traceparent
 	switch {
+	case r.forAll && (h.forwarded || h.crossOrigin || !s.hostAllowed(req.Host(), c.unix)):
+		return allowed // as nobody
 	case h.forwarded: // 2.
 		return forwardedRequest
 	case !s.hostAllowed(req.Host(), c.unix): // 3.

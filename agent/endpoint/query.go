@@ -41,12 +41,16 @@ const (
 	paramCode
 	paramVersion
 	paramList
+	paramName // of a parameter of Parameter Store, and what is asked of it
+	paramLabel
+	paramDecryption
 
+	paramsOfRef   = paramSecretID | paramVersionID | paramVersionStage | paramName | paramLabel
 	paramsOfValue = paramVersionID | paramVersionStage | paramRefreshNow | paramFormat | paramField | paramWait
 )
 
 // paramNames are the names of the bits, in their order.
-var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code", "version", "list"}
+var paramNames = [...]string{"secretId", "versionId", "versionStage", "refreshNow", "format", "field", "wait", "code", "version", "list", "name", "label", "withDecryption"}
 
 // allowedParams names the parameters that a route takes.
 func allowedParams(r *route) string {
@@ -70,6 +74,9 @@ func allowedParams(r *route) string {
 // text goes to c.scratch. It allocates nothing when all is well, but for a batch.
 func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first error) {
 	q := &c.query
+	if r.forAll {
+		return nil
+	}
 	for len(raw) > 0 {
 		var pair []byte
 		pair, raw, _ = bytes.Cut(raw, []byte{'&'})
@@ -87,7 +94,7 @@ func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first er
 		}
 	case r.many && len(q.batch) == 0:
 		return upstream.MissingParameter("secretId")
-	case r.many || r.params&paramSecretID == 0:
+	case r.many || r.params&(paramSecretID|paramName) == 0:
 		return nil
 	}
 	if q.wait > 0 && q.refresh {
@@ -96,10 +103,25 @@ func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first er
 	if q.field != "" && q.given&paramFormat == 0 {
 		q.format = FormatRaw // a client that picks one field wants its text
 	}
-	if fromStage := shapes[q.format].stage; fromStage != nil {
-		q.stage = fromStage(q.stage)
+	switch {
+	case r.params&paramName != 0:
+		q.id = nameOfParameter(q.id)
+	case f == familyAWS || q.format == FormatAWS:
+		q.id, q.stage = nameInARN(q.id), fromAWSStage(q.stage)
 	}
-	return q.parseRef()
+	return q.parseRef(r)
+}
+
+// formatIn returns the format that a query names, for a refusal that comes before it is parsed.
+func formatIn(raw []byte, otherwise Format) Format {
+	for pair := range bytes.SplitSeq(raw, []byte{'&'}) {
+		if name, ok := bytes.CutPrefix(pair, []byte("format=")); ok {
+			if f, err := ParseFormat(view(name)); err == nil {
+				return f
+			}
+		}
+	}
+	return otherwise
 }
 
 // parsePair reads one parameter.
@@ -121,7 +143,7 @@ func (s *Server) parsePair(c *conn, f *family, r *route, pair []byte) error {
 		if len(name) > 32 {
 			name = name[:32] + "…"
 		}
-		return upstream.InvalidParameter(name, "it is unknown here; allowed: "+allowedParams(r))
+		return mistake{upstream.InvalidParameter(name, "it is unknown here; allowed: "+allowedParams(r)), "unknown parameter: " + name}
 	}
 	kind := param(1) << i
 	if q.given&kind != 0 && !r.many && !f.lenient {
@@ -132,10 +154,7 @@ func (s *Server) parsePair(c *conn, f *family, r *route, pair []byte) error {
 	if !ok {
 		return upstream.InvalidParameter(name, "it is not valid percent-encoding")
 	}
-	if value == "" {
-		if f.lenient {
-			return nil
-		}
+	if value == "" && !(f.lenient && kind&paramsOfRef != 0) {
 		return upstream.InvalidParameter(name, "it is empty; leave it out instead")
 	}
 	if r.many {
@@ -147,20 +166,21 @@ func (s *Server) parsePair(c *conn, f *family, r *route, pair []byte) error {
 // set takes the value of a parameter.
 func (q *query) set(kind param, value string, maxWait time.Duration) (err error) {
 	switch kind {
-	case paramSecretID:
+	case paramSecretID, paramName:
 		q.id = value
 	case paramVersionID:
-		q.ref.VersionID = upstream.VersionID(value)
-		return q.ref.VersionID.Validate()
-	case paramVersionStage:
+		if q.ref.VersionID = upstream.VersionID(value); value != "" {
+			return q.ref.VersionID.Validate()
+		}
+	case paramVersionStage, paramLabel:
 		q.stage = value
 	case paramRefreshNow:
-		switch value {
-		case "true", "True", "1":
-			q.refresh = true
-		case "false", "False", "0":
-		default:
-			return upstream.InvalidParameter("refreshNow", "it must be true or false")
+		if q.refresh, err = parseBool(value); err != nil {
+			return mistake{upstream.InvalidParameter("refreshNow", "it must be true or false"), "invalid refreshNow value"}
+		}
+	case paramDecryption:
+		if yes, err := parseBool(value); err != nil || !yes {
+			return upstream.InvalidParameter("withDecryption", "it must be true, or left out: values are not encrypted here")
 		}
 	case paramFormat:
 		f, err := ParseFormat(value)
@@ -189,10 +209,27 @@ func (q *query) addToBatch(id string, most int) error {
 	return err
 }
 
+// parseBool returns what true, 1, false and 0 mean, in any case of letters.
+func parseBool(value string) (bool, error) {
+	switch {
+	case value == "1", strings.EqualFold(value, "true"):
+		return true, nil
+	case value == "0", strings.EqualFold(value, "false"):
+		return false, nil
+	}
+	return false, upstream.ErrInvalidParameter
+}
+
 // parseRef makes a reference of name or name:Label, and what was given apart.
-func (q *query) parseRef() error {
-	if q.id == "" {
-		return upstream.MissingParameter("secretId")
+func (q *query) parseRef(r *route) error {
+	switch {
+	case q.id != "":
+	case r.named:
+		return mistake{upstream.MissingParameter("secretId"), "missing secret ID"}
+	case r.params&paramName != 0:
+		return mistake{upstream.MissingParameter("name"), "missing parameter name"}
+	default:
+		return mistake{upstream.MissingParameter("secretId"), "missing parameter secretId"}
 	}
 	ref, err := upstream.ParseSecretRef(q.id)
 	if err != nil {

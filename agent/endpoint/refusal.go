@@ -104,11 +104,16 @@ type failure struct {
 	retryAfter int      // seconds; 0: not said
 	refusal    *refusal // not the backend's error, but one of our own
 	defect     bool     // not an error that a backend answers with
+	unreached  bool     // no request got through to the backend
+	aws        string   // what the AWS agent says of a request that is wrong; empty: nothing of its own
 }
 
 func failureOf(err error) failure {
 	e, known := errors.AsType[*upstream.Error](err)
-	f := failure{status: upstream.Status(err), code: upstream.Code(err)}
+	f := failure{status: upstream.Status(err), code: upstream.Code(err), unreached: upstream.Unreached(err)}
+	if m, ok := errors.AsType[mistake](err); ok {
+		f.aws = m.aws
+	}
 	switch {
 	case errors.Is(err, upstream.ErrUnauthenticated):
 		f.message = "The backend refuses the agent's own credentials. The request itself is fine; the agent's configuration is not."

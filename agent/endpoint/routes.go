@@ -22,6 +22,7 @@ type route struct {
 	named  bool   // the path ends with the name of a secret
 	plain  bool   // below a mount of Vault, and yet a name as others spell it
 	health bool   // needs no token, and is answered when all connections are busy
+	forAll bool   // answered whoever asks, from where, and with what parameters
 
 	methods methods // that it takes; 0: GET
 	format  Format  // of answers to requests that name none; 0: that of the family
@@ -36,25 +37,25 @@ type route struct {
 
 var (
 	routeUnknown = &route{}
-	routeName    = &route{op: "GetSecretValue", params: paramsOfValue, named: true, handle: (*Server).get} // {prefix}{name}
-	routeFile    = &route{op: "Page", page: true, forBrowsers: true, handle: (*Server).file}               // of the status page
+	routeName    = &route{op: "GetSecretValue", params: paramsOfValue, named: true, handle: (*Server).get}      // {prefix}{name}
+	routeFile    = &route{op: "Page", format: FormatKMS, page: true, forBrowsers: true, handle: (*Server).file} // of the status page
 )
 
 // routes are those with a path of their own, whatever the family.
 var routes = map[string]*route{
 	"/secretsmanager/get":    {op: "GetSecretValue", params: paramSecretID | paramsOfValue, handle: (*Server).get},
-	"/secretsmanager/batch":  {op: "BatchGetSecretValue", params: paramSecretID, many: true, handle: (*Server).batch},
-	"/secretsmanager/report": {op: "ReportSecretValue", params: paramSecretID | paramVersionStage, methods: methodPost, handle: (*Server).report},
-	"/live":                  {op: "Live", health: true, handle: (*Server).live},
-	"/ping":                  {op: "Live", health: true, handle: (*Server).ping},
-	"/ready":                 {op: "Ready", health: true, handle: (*Server).ready},
-	"/metrics":               {op: "Metrics", handle: (*Server).metrics},
-	"/status":                {op: "Status", forSessions: true, handle: (*Server).status},
-	"/status/versions":       {op: "ListSecretVersionIds", params: paramSecretID, forSessions: true, handle: (*Server).versions},
-	"/status/link":           {op: "MakeLink", methods: methodPost, page: true, handle: (*Server).makeLink},
-	"/status/open":           {op: "SignIn", params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
-	"/status/sign-in":        {op: "SignIn", methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
-	"/status/sign-out":       {op: "SignOut", methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
+	"/secretsmanager/batch":  {op: "BatchGetSecretValue", format: FormatKMS, params: paramSecretID, many: true, handle: (*Server).batch},
+	"/secretsmanager/report": {op: "ReportSecretValue", format: FormatKMS, params: paramSecretID | paramVersionStage, methods: methodPost, handle: (*Server).report},
+	"/live":                  {op: "Live", format: FormatKMS, health: true, handle: (*Server).live},
+	"/ping":                  {op: "Live", format: FormatAWS, health: true, forAll: true, handle: (*Server).ping},
+	"/ready":                 {op: "Ready", format: FormatKMS, health: true, handle: (*Server).ready},
+	"/metrics":               {op: "Metrics", format: FormatKMS, handle: (*Server).metrics},
+	"/status":                {op: "Status", format: FormatKMS, forSessions: true, handle: (*Server).status},
+	"/status/versions":       {op: "ListSecretVersionIds", format: FormatKMS, params: paramSecretID, forSessions: true, handle: (*Server).versions},
+	"/status/link":           {op: "MakeLink", format: FormatKMS, methods: methodPost, page: true, handle: (*Server).makeLink},
+	"/status/open":           {op: "SignIn", format: FormatKMS, params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
+	"/status/sign-in":        {op: "SignIn", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
+	"/status/sign-out":       {op: "SignOut", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
 }
 
 // dispatch takes a request through family, guard and route.
@@ -76,6 +77,7 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		refused = f.refuse(h)
 	}
 	if refused != allowed {
+		c.query.format = formatIn(raw, c.query.format)
 		s.refuse(ctx, c, refused)
 		return
 	}

@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -21,11 +20,13 @@ const (
 	// FormatKMS is the GetSecretValue response of Alibaba Cloud KMS.
 	FormatKMS Format = iota + 1 // zero: that of who is asked next, see [Server.formatOf]
 
-	// FormatAWS is the GetSecretValue response of AWS Secrets Manager: ARN, Name, VersionId,
-	// SecretString, VersionStages as an array, CreatedDate as a number. Data of type binary
-	// is SecretBinary: the base64 of its bytes, see FormatRaw. In requests AWSCURRENT and AWSPREVIOUS mean ACSCurrent and
-	// ACSPrevious. The ARN is the one that was asked for; a name's leaves region and account empty, and
-	// means the same as the name.
+	// FormatAWS is what the AWS agent answers: ARN, Name, VersionId, SecretString, VersionStages as
+	// an array, CreatedDate as a string of seconds. Data of type binary is SecretBinary: the base64
+	// of its bytes, see FormatRaw. ACSCurrent and ACSPrevious are AWSCURRENT and AWSPREVIOUS, in
+	// requests as well; other labels keep their names. An ARN of AWS Secrets Manager means the name
+	// in it, whatever its region and account, and that of a value can be asked for again. That of a
+	// secret of another account remains an ARN of KMS. Errors have "__type" and "message", or are
+	// plain text, with the statuses of the AWS agent.
 	FormatAWS
 
 	// FormatVault is the KV v2 response of Vault. Data that is a JSON object becomes the map,
@@ -38,6 +39,9 @@ const (
 	// it is not base64 they are its data as it is.
 	FormatRaw
 
+	// formatParameter is what the Lambda extension answers of a parameter.
+	formatParameter
+
 	numFormats
 )
 
@@ -46,15 +50,16 @@ type shape struct {
 	name    string // in format=; empty: only a route asks for it
 	value   func(*upstream.SecretValue) body
 	failure func(*conn, *failure) (status int, b body)
-	stage   func(string) string // the label that a request means by its versionStage; nil: the same
 }
 
 // shapes are those of the formats.
 var shapes = [numFormats]shape{
 	FormatKMS:   {name: "kms", value: valueKMS, failure: failureKMS},
-	FormatAWS:   {name: "aws", value: valueAWS, failure: failureKMS, stage: fromAWSStage},
+	FormatAWS:   {name: "aws", value: valueAWS, failure: failureAWS},
 	FormatVault: {name: "vault", value: valueVault, failure: failureVault},
 	FormatRaw:   {name: "raw", value: valueRaw, failure: failureKMS},
+
+	formatParameter: {value: valueParameter, failure: failureParameter},
 }
 
 const formatNames = "kms, aws, vault, raw"
@@ -70,17 +75,6 @@ func ParseFormat(name string) (Format, error) {
 // valid reports whether f is zero or a format that a configuration can choose.
 func (f Format) valid() bool { return f == 0 || f < numFormats && shapes[f].name != "" }
 
-// fromAWSStage returns the KMS label that an AWS application means.
-func fromAWSStage(stage string) string {
-	switch stage {
-	case "AWSCURRENT":
-		return string(upstream.ACSCurrent)
-	case "AWSPREVIOUS":
-		return string(upstream.ACSPrevious)
-	}
-	return stage
-}
-
 // body is an encoded value. It is immutable, and overwritten when nobody needs it any more.
 type body struct {
 	contentType []byte
@@ -89,10 +83,6 @@ type body struct {
 
 func valueKMS(v *upstream.SecretValue) body {
 	return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
-}
-
-func valueAWS(v *upstream.SecretValue) body {
-	return body{contentTypeJSON, upstream.Erasable(shapeAWS(v))}
 }
 
 func valueVault(v *upstream.SecretValue) body {
@@ -162,30 +152,6 @@ func contentTypeOf(v *upstream.SecretValue) []byte {
 func isJSON(data []byte, first byte) bool {
 	data = bytes.TrimLeft(upstream.TrimBOM(data), " \t\r\n")
 	return len(data) > 0 && data[0] == first && json.Valid(data)
-}
-
-func shapeAWS(v *upstream.SecretValue) []byte {
-	out := struct {
-		ARN           string
-		Name          upstream.SecretName
-		VersionID     upstream.VersionID `json:"VersionId"`
-		SecretString  any                `json:",omitempty"` // nil in a binary secret
-		SecretBinary  []byte             `json:",omitempty"`
-		VersionStages []upstream.VersionStage
-		CreatedDate   int64
-	}{
-		ARN:           cmp.Or(v.SecretName.Account(), "acs:kms::") + ":secret/" + string(v.SecretName.Name()),
-		Name:          v.SecretName.Name(),
-		VersionID:     v.VersionID,
-		VersionStages: append([]upstream.VersionStage{}, v.VersionStages...), // never null
-		CreatedDate:   v.CreateTime.Unix(),
-	}
-	if v.SecretDataType == upstream.DataTypeBinary {
-		out.SecretBinary = v.RevealBytes()
-	} else {
-		out.SecretString = string(v.SecretData.Reveal())
-	}
-	return encode(&out)
 }
 
 func shapeVault(v *upstream.SecretValue) []byte {

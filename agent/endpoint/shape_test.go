@@ -25,8 +25,8 @@ func TestFormats(t *testing.T) {
 	r.put(value("bom", "v1", "\ufeff{\"a\":\"b\"}", upstream.ACSCurrent))
 	r.put(value("half", "v1", `{"a":"\ud800"}`, upstream.ACSCurrent))
 	for _, test := range []struct{ target, contentType, want string }{
-		{"/v1/json?format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"{\"username\":\"app\",\"password\":\"<&>\\u00e9\",\"port\":5432,\"big\":12345678901234567890,\"nested\":{\"a\":[1]}}","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
-		{"/v1/binary?format=aws", "application/json", `{"ARN":"acs:kms:::secret/binary","Name":"binary","VersionId":"v1","SecretBinary":"AAEC","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
+		{"/v1/json?format=aws", "application/json", `{"ARN":"arn:aws:secretsmanager:::secret:json-02bd17","Name":"json","VersionId":"v3","SecretString":"{\"username\":\"app\",\"password\":\"<&>\\u00e9\",\"port\":5432,\"big\":12345678901234567890,\"nested\":{\"a\":[1]}}","VersionStages":["AWSCURRENT","Next"],"CreatedDate":"1708529966"}`},
+		{"/v1/binary?format=aws", "application/json", `{"ARN":"arn:aws:secretsmanager:::secret:binary-9a3a45","Name":"binary","VersionId":"v1","SecretBinary":"AAEC","VersionStages":["AWSCURRENT"],"CreatedDate":"1708529966"}`},
 		{"/v1/json?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"username":"app","password":"<&>\u00e9","port":5432,"big":12345678901234567890,"nested":{"a":[1]}},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"v3","VersionStages":"ACSCurrent,Next"},"deletion_time":"","destroyed":false,"version":3}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/text?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"line\none \"quoted\" <b>"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"blue","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":0}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/array?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"value":"[1,2]"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"7","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":7}},"wrap_info":null,"warnings":null,"auth":null}`},
@@ -35,7 +35,7 @@ func TestFormats(t *testing.T) {
 		{"/v1/text?format=raw", "text/plain; charset=utf-8", "line\none \"quoted\" <b>"},
 		{"/v1/binary?format=raw", "application/octet-stream", "\x00\x01\x02"},
 		{"/v1/binary?format=kms", "application/json", `{"SecretName":"binary","VersionId":"v1","SecretData":"AAEC","SecretDataType":"binary","SecretType":"Generic","VersionStages":{"VersionStage":["ACSCurrent"]},"CreateTime":"2024-02-21T15:39:26Z","RequestId":"req-of-the-read"}`},
-		{"/v1/marked?format=aws", "application/json", `{"ARN":"acs:kms:::secret/marked","Name":"marked","VersionId":"v1","SecretBinary":"` + base64.StdEncoding.EncodeToString([]byte("no base64")) + `","VersionStages":["ACSCurrent"],"CreatedDate":1708529966}`},
+		{"/v1/marked?format=aws", "application/json", `{"ARN":"arn:aws:secretsmanager:::secret:marked-d9b2fe","Name":"marked","VersionId":"v1","SecretBinary":"` + base64.StdEncoding.EncodeToString([]byte("no base64")) + `","VersionStages":["AWSCURRENT"],"CreatedDate":"1708529966"}`},
 		{"/v1/marked?format=raw", "application/octet-stream", "no base64"},
 		{"/v1/bom?format=vault", "application/json", `{"request_id":"req-of-the-read","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":{"a":"b"},"metadata":{"created_time":"2024-02-21T15:39:26Z","custom_metadata":{"VersionId":"v1","VersionStages":"ACSCurrent"},"deletion_time":"","destroyed":false,"version":1}},"wrap_info":null,"warnings":null,"auth":null}`},
 		{"/v1/bom?field=a", "text/plain; charset=utf-8", "b"},
@@ -47,7 +47,7 @@ func TestFormats(t *testing.T) {
 		{"/v1/spaced?field=list", "application/json", `[1,"two"]`},
 		{"/v1/json?field=%75sername", "text/plain; charset=utf-8", "app"},
 		{"/v1/json?field=username&format=raw", "text/plain; charset=utf-8", "app"},
-		{"/v1/json?field=username&format=aws", "application/json", `{"ARN":"acs:kms:::secret/json","Name":"json","VersionId":"v3","SecretString":"app","VersionStages":["ACSCurrent","Next"],"CreatedDate":1708529966}`},
+		{"/v1/json?field=username&format=aws", "application/json", `{"ARN":"arn:aws:secretsmanager:::secret:json-02bd17","Name":"json","VersionId":"v3","SecretString":"app","VersionStages":["AWSCURRENT","Next"],"CreatedDate":"1708529966"}`},
 	} {
 		for range 2 { // made, then from memory
 			got := r.get(t, test.target)
@@ -97,8 +97,8 @@ func TestDefaultFormat(t *testing.T) {
 	if got := c.receive("GET"); got.status != 200 || got.json(t)["SecretString"] != "x" {
 		t.Errorf("%d %s", got.status, got.body)
 	}
-	if got := r.get(t, "/secret/a"); got.code != "TokenMissing" {
-		t.Errorf("a token in a header that is not configured: %d %s", got.status, got.code)
+	if got := r.get(t, "/secret/a"); got.status != 403 || got.body != "Bad Token" {
+		t.Errorf("a token in a header that is not configured: %d %s", got.status, got.body)
 	}
 }
 
