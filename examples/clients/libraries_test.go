@@ -43,19 +43,28 @@ func TestLibraries(t *testing.T) {
 		"PARAMETERS_SECRETS_EXTENSION_HTTP_PORT=" + port, "AWS_SESSION_TOKEN=" + strings.TrimSpace(example.Read(t, token)),
 		"NO_PROXY=*", "no_proxy=*", "GOPROXY=off",
 	}
-	readme := example.Read(t, "README.md")
-	for _, client := range []struct {
-		name  string
-		dir   string
-		probe []string // fails where the libraries are not installed
-		run   []string
-	}{
+	report(t, env, address, []client{
 		{"python", ".", []string{"python3", "-c", "import hvac, dynaconf"}, []string{"python3", "python.py"}},
 		{"node", ".", []string{"node", "-e", `require("node-vault")`}, []string{"node", "node.cjs"}},
 		{"java", ".", []string{"javap", "io.github.jopenlibs.vault.Vault", "org.springframework.vault.core.VaultTemplate"}, []string{"java", "Java.java"}},
 		{"go", "go", []string{"go", "build", "-o", os.DevNull, ".", "github.com/hashicorp/consul-template"}, []string{"go", "run", "."}},
 		{"curl", ".", []string{"curl", "--version"}, []string{"sh", "curl.sh"}},
-	} {
+	})
+}
+
+// client is a program in libraries.
+type client struct {
+	name  string
+	dir   string
+	probe []string // fails where the libraries are not installed
+	run   []string
+}
+
+// report runs clients and holds what they print against their tables in README.md.
+func report(t *testing.T, env []string, address string, clients []client) {
+	t.Helper()
+	readme := example.Read(t, "README.md")
+	for _, client := range clients {
 		t.Run(client.name, func(t *testing.T) {
 			in := filepath.Join("libraries", client.dir)
 			example.Tool(t, client.run[0])
@@ -71,7 +80,7 @@ func TestLibraries(t *testing.T) {
 			if *update {
 				readme = replaceTable(t, readme, client.name, got)
 			} else if !strings.Contains(readme, got) {
-				t.Errorf("README.md has another table; after a look, go test -run TestLibraries -update. The clients print\n%s", got)
+				t.Errorf("README.md has another table; after a look, go test -run %s -update. The clients print\n%s", t.Name(), got)
 			}
 		})
 	}
