@@ -35,13 +35,12 @@ func Check(cfg *config.Config) error {
 }
 
 // CheckCallers returns, as [Check] does, why callers are shut out. It is apart, because that is
-// no problem of the configuration: the agent runs, without these callers.
+// no problem of the configuration: the agent runs, without these callers. To root it also tells of
+// token files that an agent of this user would refuse: one of another user may be meant.
 func CheckCallers(cfg *config.Config) error {
 	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), previewFile)
-	if err != nil {
-		return nil // Check tells
-	}
 	var p upstream.OptionErrors
+	p.Add("endpoint", err)
 	for i, c := range callers {
 		if c.ShutOut != "" {
 			p.Addf(fmt.Sprintf("endpoint.callers[%d].tokenFile", i), "", "%s", c.ShutOut)
@@ -119,7 +118,7 @@ func checkOutputs(cfg *config.Config, noHooks bool) error {
 
 func checkEndpoint(cfg *config.Endpoint) error {
 	var p upstream.OptionErrors
-	callers, err := loadCallers(cfg, nil, slog.New(slog.DiscardHandler), previewFile)
+	callers, err := loadCallers(cfg, nil, slog.New(slog.DiscardHandler), previewForAnyUser)
 	p.Add("", err)
 	p.Add("", endpointOptions(cfg, callers).Validate())
 	p.Add("", checkListeners(endpointListeners(cfg)))
@@ -171,4 +170,14 @@ func previewFile(kind keyfile.Kind, path string, fresh func() []byte) (text []by
 		return fresh(), false, nil
 	}
 	return text, false, err
+}
+
+// previewForAnyUser is previewFile where root may check the configuration of an agent that is to run
+// as another user, and so as the owner of its files.
+func previewForAnyUser(kind keyfile.Kind, path string, fresh func() []byte) (text []byte, created bool, err error) {
+	text, created, err = previewFile(kind, path, fresh)
+	if errors.Is(err, keyfile.ErrStranger) && os.Geteuid() == 0 {
+		text, err = keyfile.ReadFile(path, keyfile.MaxToken)
+	}
+	return text, created, err
 }

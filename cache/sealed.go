@@ -162,6 +162,12 @@ func (s *sealedFile) read(fn func(*record)) (written time.Time, err error) {
 		return written, err
 	}
 	defer f.Close()
+	if st, err = f.Stat(); err == nil {
+		err = keyfile.CheckOpen(s.path, st)
+	}
+	if err != nil {
+		return written, err
+	}
 	in := bufio.NewReaderSize(f, 64<<10)
 	header := make([]byte, sealedHeader)
 	if _, err := io.ReadFull(in, header); err != nil || !bytes.HasPrefix(header, []byte(sealedMagic)) {

@@ -137,7 +137,7 @@ func (f TLSFiles) read() (*tlsState, error) {
 			continue
 		}
 		var err error
-		if *file.content, err = keyfile.ReadFile(file.path, keyfile.MaxPEM); err != nil {
+		if *file.content, err = keyfile.PEM.Read(file.path); err != nil {
 			cause := err
 			if at, ok := errors.AsType[*fs.PathError](err); ok {
 				cause = at.Err // the path is told anyway

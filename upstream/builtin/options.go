@@ -68,7 +68,9 @@ func (o Options) Validate() error {
 		problems.Addf("database", "", "must be set: the path of the database file")
 	} else if st, err := os.Stat(o.Database); err == nil && !st.Mode().IsRegular() {
 		problems.Addf("database", o.Database, "must be a regular file")
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	} else if err == nil {
+		problems.Add("database", keyfile.CheckOpen(o.Database, st))
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		problems.Add("database", err)
 	}
 	if o.Keyring == "" {

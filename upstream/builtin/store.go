@@ -289,6 +289,9 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 			}
 			st, err := f.Stat()
 			if err == nil {
+				err = keyfile.CheckOpen(name, st)
+			}
+			if err == nil {
 				err = verifyPages(f, st.Size())
 			}
 			handOver(f)

@@ -16,7 +16,8 @@
 //     access lists decide, and nothing is checked.
 //   - What a killed process left behind while it made a file is removed by the next one that
 //     loads or makes that file.
-//   - Root makes no file where another user could lead it elsewhere, see [CheckPath].
+//   - Root makes no file where another user could lead it elsewhere, see [CheckPath], and reads
+//     none that another than its owner could have put there, see [CheckOpen].
 //   - Errors never quote content.
 //
 // Sockets, rendered files and sealed caches share what lies around a file: [CheckPath],
@@ -73,13 +74,12 @@ var (
 	KeyringFile       = Kind{maxBytes: 1 << 20, refused: 0o077}
 	KeyringCredential = Kind{maxBytes: 1 << 20, refused: 0o037}
 	Database          = Kind{}
+	PEM               = Kind{maxBytes: MaxPEM} // certificates and their keys, of a listener
 )
 
 // OwnedBy returns the kind for files that may also belong to these users, beside root and the
 // user of this process. A symbolic link on the way to such a file must belong to root, the user
 // of this process or the owner of the file: another could lead it to the token of somebody else.
-// What root reads must lie in folders that only root and these users can write to (a sticky one
-// aside): in others, a file of root that is meant for something else could be put in its place.
 func (k Kind) OwnedBy(uids ...int) Kind {
 	k.owned, k.owners = true, uids
 	return k
@@ -166,11 +166,14 @@ func (k Kind) checkFile(path string, info fs.FileInfo) error {
 		}
 		return fmt.Errorf("has mode %04o, so others than its owner can %s it; run: chmod %s %s", perm, can, mend, path)
 	}
-	if !k.owned {
-		return nil
+	if k.owned {
+		return checkOwned(path, info, k.owners)
 	}
-	return checkOwned(path, info, k.owners)
+	return CheckOpen(path, info)
 }
+
+// ErrStranger is in the error about a file that belongs to nobody who may own it, see [Kind.OwnedBy].
+var ErrStranger = errors.New("can be changed by another user")
 
 // MaxToken bounds the file of a token.
 const MaxToken = 4 << 10

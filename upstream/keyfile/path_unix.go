@@ -53,20 +53,37 @@ func CheckPathTo(path string, uid int, mode fs.FileMode) error {
 	return err
 }
 
+// CheckOpen returns an error when somebody other than root and the owner of the file at path, which
+// is open, could put another in its place: every folder and link on the way must belong to one of
+// the two, and only they may write to the folders, a sticky one aside, where the file must be of
+// root. A process that is not root gets nil, as from [CheckPath].
+func CheckOpen(path string, open fs.FileInfo) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return checkOpen(path, open, false)
+}
+
 // checkOwned returns why the file at path, which is open, is none of [Kind.OwnedBy] these users.
 func checkOwned(path string, open fs.FileInfo, uids []int) error {
-	euid := os.Geteuid()
-	ours := func(uid int) bool { return uid == 0 || uid == euid || slices.Contains(uids, uid) }
-	uid := Owner(open)
-	if !ours(uid) {
-		return fmt.Errorf("belongs to uid %d, who can change it, and must belong to the user of this process (uid %d), to root, or to a user that it is for; run: chown %d %s", uid, euid, euid, path)
+	uid, euid := Owner(open), os.Geteuid()
+	if uid != 0 && uid != euid && !slices.Contains(uids, uid) {
+		return fmt.Errorf("%w: it belongs to uid %d, not to the user of this process (uid %d), to root or to a user that it is for; run: chown %d %s", ErrStranger, uid, euid, euid, path)
 	}
+	return checkOpen(path, open, true)
+}
+
+// checkOpen looks at links and, as root, at folders on the way to a file. known says that the owner
+// of the file is one that it may have, wherever it lies.
+func checkOpen(path string, open fs.FileInfo, known bool) error {
+	uid, euid := Owner(open), os.Geteuid()
 	found, err := walk(path, func(s step) error {
+		ours := s.uid == 0 || s.uid == uid && (known || !s.shared)
 		switch {
-		case s.mode&fs.ModeSymlink != 0 && s.uid != 0 && s.uid != euid && s.uid != uid:
+		case s.mode&fs.ModeSymlink != 0 && !ours && s.uid != euid:
 			return fmt.Errorf("is reached by the link %s of uid %d, who can lead it to a file of others; run: chown -h %d %s", s.path, s.uid, euid, s.path)
-		case s.mode.IsDir() && euid == 0:
-			return s.unless(ours(s.uid) && s.closed(0))
+		case euid == 0 && (!ours || s.mode.IsDir() && !s.closed(0)):
+			return s.unless(false)
 		}
 		return nil
 	})

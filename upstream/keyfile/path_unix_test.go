@@ -228,14 +228,14 @@ func TestTokenOfOthers(t *testing.T) {
 		{"open/agent", "belongs to uid 65532", ""},
 		{"open/another", "belongs to uid 65533", "belongs to uid 65533"},
 		{"app/f", "", ""},
-		{"app/root", "", ""},
+		{"app/root", dir + "/app belongs to uid 65531", ""},
 		{"another/f", "belongs to uid 65533", "belongs to uid 65533"},
 		{"another/root", dir + "/another belongs to uid 65533", ""},
 		{"app/of-another", "the link " + dir + "/app/of-another of uid 65533", "the link " + dir + "/app/of-another of uid 65533"},
 		{"app/to-agent", "belongs to uid 65532", "the link " + dir + "/app/to-agent of uid 65533"},
 		{"app/mine", "belongs to uid 65533", "belongs to uid 65533"},
 		{"app/of-root", "", ""},
-		{"app/folder/root", "the link " + dir + "/app/folder of uid 65533", "the link " + dir + "/app/folder of uid 65533"},
+		{"app/folder/root", dir + "/app belongs to uid 65531", "the link " + dir + "/app/folder of uid 65533"},
 	} {
 		for uid, want := range map[int]string{0: c.root, agent: c.agent} {
 			got := loadAs(t, uid, dir+"/"+c.path)
@@ -243,6 +243,51 @@ func TestTokenOfOthers(t *testing.T) {
 				t.Errorf("%s for uid %d: %q, want %q", c.path, uid, got, want)
 			}
 		}
+	}
+}
+
+// Ensure that root opens no file that another than its owner can have put there, and every one that
+// is root's, or its owner's in a folder of its own, as Kubernetes and service managers lay them out.
+func TestRootReadsNothingThatOthersPutThere(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	for _, c := range []struct {
+		tree  []string
+		path  string
+		uid   int
+		fault string // the component that is refused; empty: none
+	}{
+		{[]string{"a 755 root"}, "a/f", 0, ""},
+		{[]string{"a 1777 root", "a/..1 755 root", "a/..data -> ..1"}, "a/..data/f", 0, ""}, // a Secret of Kubernetes
+		{[]string{"a 755 root", "a/b 700 stranger"}, "a/b/f", stranger, ""},                 // a root command beside a stopped service
+		{[]string{"a 755 root", "a/b 700 stranger", "l -> a/b"}, "l/f", stranger, ""},
+		{[]string{"a 755 root"}, "a/f", stranger, ""},
+		{[]string{"a 755 stranger"}, "a/f", 0, "a"},
+		{[]string{"a 755 stranger", "a/b 755 root"}, "a/b/f", 0, "a"},
+		{[]string{"a 755 stranger"}, "a/f", 65531, "a"},
+		{[]string{"a 777 root"}, "a/f", 0, "a"},
+		{[]string{"a 775 root"}, "a/f", 0, "a"},
+		{[]string{"a 1777 root"}, "a/f", stranger, "a/f"}, // which was there first
+		{[]string{"a 1777 root", "a/b 700 stranger"}, "a/b/f", stranger, "a/b"},
+		{[]string{"a 755 root", "b 755 stranger", "b/l -> OUT/a stranger"}, "b/l/f", 0, "b"},
+	} {
+		dir := tree(t, c.tree...)
+		path := dir + "/" + c.path
+		must(t, errors.Join(os.WriteFile(path, []byte(marker), 0o600), os.Chown(path, c.uid, c.uid)))
+		for name, kind := range map[string]keyfile.Kind{"key": keyfile.AccessKeySecret, "keyring": keyfile.KeyringFile, "certificate": keyfile.PEM} {
+			_, err := kind.Read(path)
+			if c.fault == "" && err != nil || c.fault != "" && (err == nil || !strings.Contains(err.Error(), filepath.Join(dir, c.fault)+" belongs to uid")) {
+				t.Errorf("%q: %s in %s of %d: %v, want the name of %q", c.tree, name, c.path, c.uid, err, c.fault)
+			}
+		}
+	}
+	dir := tree(t, "a 755 root")
+	must(t, errors.Join(plain(dir+"/a/f"), plain(dir+"/a/g")))
+	info, err := os.Stat(dir + "/a/f")
+	must(t, err)
+	if err := keyfile.CheckOpen(dir+"/a/g", info); err == nil || !strings.Contains(err.Error(), "was exchanged") {
+		t.Errorf("another file than the one that is open: %v", err)
 	}
 }
 
