@@ -30,6 +30,7 @@ type vector struct {
 	clock   time.Time
 	token   string // of the access key
 	request string // with \n for line ends
+	refused string // the code of the refusal; empty: it is answered
 	check   func(t *testing.T, f *fixture, a answer)
 }
 
@@ -78,6 +79,34 @@ var vectors = []vector{
 			`{"FetchExtendedConfig":true,"SecretName":"app/db"}`,
 		check: wasRead,
 	},
+	{
+		name: "V1 GetSecretValue by the caching client for Java, in XML", clock: time.Date(2026, 11, 30, 4, 23, 25, 0, time.UTC),
+		request: "POST /?VersionStage=ACSCurrent&Action=GetSecretValue&Timestamp=2026-11-30T04%3A23%3A25Z&SecretName=app%2Fdb&SignatureVersion=1.0&Format=XML&SignatureNonce=dd09a2901737b53ba09a8e99d7ef45c7&Version=2016-01-20&AccessKeyId=LTAI5tExampleKeyId000001&Signature=IzXM9%2Fujv3H%2BZX76nEVlFZO6dwA%3D&SignatureMethod=HMAC-SHA1&RegionId=cn-hangzhou&FetchExtendedConfig=true HTTP/1.1\n" +
+			"Accept-Encoding: identity\nx-sdk-invoke-type: normal\nAccept: application/xml\nx-acs-action: GetSecretValue\nx-sdk-client: Java/2.0.0\nUser-Agent: AlibabaCloud (Linux; amd64) Java/17.0.15+6-Debian-1deb12u1 Core/4.7.6 HTTPClient/ApacheHttpClient alibabacloud-secretsmanager-java/1.3.7\nx-acs-version: 2016-01-20\nContent-Type: application/x-www-form-urlencoded\nHost: localhost:2226\nConnection: Keep-Alive\n\n",
+		check: wasReadAsXML,
+	},
+	{
+		name: "V1 GetSecretValue by the older SDK for Python", clock: time.Date(2026, 11, 30, 4, 23, 26, 0, time.UTC),
+		request: "POST /?SecretName=app%2Fdb&Version=2016-01-20&Action=GetSecretValue&Format=JSON&RegionId=cn-hangzhou&Timestamp=2026-11-30T04%3A23%3A26Z&SignatureMethod=HMAC-SHA1&SignatureType=&SignatureVersion=1.0&SignatureNonce=000c41a8f19654e26214a0638c6a32a2&AccessKeyId=LTAI5tExampleKeyId000001&Signature=3e02curpRGsm9JUz6Jr%2Br932%2Bls%3D HTTP/1.1\n" +
+			"Host: localhost:2226\nUser-Agent: AlibabaCloud (Linux; x86_64) Python/3.11.7 Core/2.16.1 python-requests/2.18.3\nAccept-Encoding: identity\nAccept: */*\nConnection: keep-alive\nx-acs-action: GetSecretValue\nx-acs-version: 2016-01-20\nx-sdk-invoke-type: normal\nx-sdk-client: python/2.0.0\nContent-Length: 0\n\n",
+		check: wasRead,
+	},
+	{
+		name: "V3 GetSecretValue by the newest SDK for Python", clock: time.Date(2026, 11, 30, 4, 23, 26, 0, time.UTC),
+		request: "POST /?SecretName=app%2Fdb HTTP/1.1\n" +
+			"Accept-Encoding: identity\nhost: localhost:2226\nx-acs-version: 2016-01-20\nx-acs-action: GetSecretValue\nuser-agent: AlibabaCloud (Linux; x86_64) Python/3.11.7 Core/0.4.3 TeaDSL/2\nx-acs-date: 2026-11-30T04:23:26Z\nx-acs-signature-nonce: 3d5b4981a57207ef83d2ab7d48995089\naccept: application/json\ncontent-type: application/x-www-form-urlencoded\nx-acs-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nx-acs-credentials-provider: static_ak\nAuthorization: ACS3-HMAC-SHA256 Credential=LTAI5tExampleKeyId000001,SignedHeaders=accept;content-type;host;user-agent;x-acs-action;x-acs-content-sha256;x-acs-credentials-provider;x-acs-date;x-acs-signature-nonce;x-acs-version,Signature=b92c55d3572f505249cb2dd6fd134eb955f7f436833fc83dcf986b2af72bd1a9\nContent-Length: 0\n\n",
+		check: wasRead,
+	},
+	{
+		name: "V3 GetSecretValue by the newest SDK for Python, for an enclave, in a form", clock: time.Date(2026, 11, 30, 4, 23, 26, 0, time.UTC), refused: "InvalidParameter",
+		request: "POST /?SecretName=app%2Fdb HTTP/1.1\n" +
+			"Accept-Encoding: identity\nhost: localhost:2226\nx-acs-version: 2016-01-20\nx-acs-action: GetSecretValue\nuser-agent: AlibabaCloud (Linux; x86_64) Python/3.11.7 Core/0.4.3 TeaDSL/2\nx-acs-date: 2026-11-30T04:23:26Z\nx-acs-signature-nonce: 8a6ee07b3c8d0975efc54e5c783e1882\naccept: application/json\ncontent-type: application/x-www-form-urlencoded\nx-acs-content-sha256: de72cdb1c28c5c6000ef8f4b989c31b357476b609ea4d6f37d0f1f63ef426e61\nx-acs-credentials-provider: static_ak\nAuthorization: ACS3-HMAC-SHA256 Credential=LTAI5tExampleKeyId000001,SignedHeaders=accept;content-type;host;user-agent;x-acs-action;x-acs-content-sha256;x-acs-credentials-provider;x-acs-date;x-acs-signature-nonce;x-acs-version,Signature=d8452ac41276b9f2dc2a0b537aa2dfbffbc13e8aa8288ef33f556af91f789134\nContent-Length: 14\n\nRecipient=eyJh",
+		check: func(t *testing.T, _ *fixture, a answer) {
+			if strings.Contains(a.raw, "first") || !strings.Contains(a.text("Message"), "Recipient") {
+				t.Errorf("got %s", a.raw)
+			}
+		},
+	},
 }
 
 func (f *fixture) holds(t *testing.T, version, value string) {
@@ -100,6 +129,14 @@ func wasCreated(t *testing.T, f *fixture, _ answer) {
 func wasRead(t *testing.T, _ *fixture, a answer) {
 	t.Helper()
 	if a.text("SecretData") != "first" {
+		t.Errorf("got %s", a.raw)
+	}
+}
+
+func wasReadAsXML(t *testing.T, f *fixture, a answer) {
+	t.Helper()
+	wasRead(t, f, a)
+	if a.root != "GetSecretValueResponse" || !strings.Contains(a.raw, "<VersionStages><VersionStage>ACSCurrent</VersionStage></VersionStages>") {
 		t.Errorf("got %s", a.raw)
 	}
 }
@@ -145,7 +182,8 @@ func TestRequestsOfOfficialClients(t *testing.T) {
 				{"another host", "Host: 127.0.0.1:18", "Host: 127.0.0.2:18"},
 			} {
 				changed := strings.Replace(v.request, c.old, c.changed, 1)
-				if changed == v.request || c.what == "another host" && !strings.Contains(v.name, "V3") || c.what == "one parameter more" && strings.Contains(v.request, "POST / ") {
+				inHeader := c.what == "another host" || strings.HasSuffix(c.what, "in the header")
+				if changed == v.request || inHeader && !strings.Contains(v.name, "V3") || c.what == "one parameter more" && strings.Contains(v.request, "POST / ") {
 					continue
 				}
 				a := f.raw(t, changed)
@@ -157,7 +195,11 @@ func TestRequestsOfOfficialClients(t *testing.T) {
 				t.Errorf("%d forged calls reached the backend", n)
 			}
 			a := f.raw(t, v.request)
-			a.wants(t, "unchanged", 200, "")
+			status := 200
+			if v.refused != "" {
+				status = 400
+			}
+			a.wants(t, "unchanged", status, v.refused)
 			v.check(t, f, a)
 			f.raw(t, v.request).wants(t, "replayed", 400, "SignatureNonceUsed")
 		})
@@ -172,6 +214,9 @@ func TestTheTimeWindow(t *testing.T) {
 			24 * 365 * time.Hour: "InvalidTimeStamp.Expired",
 		} {
 			f := v.start(t, v.clock.Add(offset))
+			if want == "" {
+				want = v.refused
+			}
 			if code := f.raw(t, v.request).text("Code"); code != want {
 				t.Errorf("%s, %s apart: %q, want %q", v.name, offset, code, want)
 			}
