@@ -232,7 +232,7 @@ func TestOnlyAClosedListOfCodesMeansGone(t *testing.T) {
 	mistake := map[string]bool{"InvalidParameter": true, "MissingParameter": true}
 	for _, code := range []string{
 		"Forbidden.ResourceNotFound", "Forbidden.NoPermission", "Rejected.ResourceInDeleteWindow", "InvalidParameter", "MissingParameter",
-		"InvalidAccountStatus", "InvalidRegionId.NotFound", "Forbidden.ProhibitedByServiceOverdue", "Forbidden.DKMSInstanceStateInvalid",
+		"InvalidAccountStatus", "InvalidRegionId.NotFound", "Forbidden.ProhibitedByServiceOverdue", "Forbidden.DKMSInstanceStateInvalid", "Forbidden.KeyPolicyUnSupported",
 		"Forbidden.InDebt", "Forbidden.KmsServiceNotEnabled", "Forbidden.KeyNotFound", "Forbidden", "Forbidden.Anything", "NotFound", "Gone",
 		"Rejected.Disabled", "Rejected.PendingDeletion", "InvalidParameter.Format", "UnsupportedOperation", "InvalidApi.NotFound", "",
 	} {

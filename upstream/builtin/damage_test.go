@@ -24,11 +24,13 @@ type sample struct {
 	file   []byte
 	values map[upstream.SecretRef]string
 	names  []upstream.SecretName
+	cloud  upstream.SecretName // the one with all that only the cloud has
 }
 
 func newSample(t testing.TB) *sample {
 	t.Helper()
 	sm := &sample{opts: testOptions(t), values: map[upstream.SecretRef]string{}}
+	sm.opts.Emulate = emulateAll
 	s := mustOpen(t, sm.opts)
 	s.db.NoSync = true // what is durable is for other tests
 	for i := range 30 {
@@ -49,6 +51,11 @@ func newSample(t testing.TB) *sample {
 		}
 		sm.names = append(sm.names, upstream.SecretName(name))
 	}
+	sm.cloud = "secret/cloud"
+	sm.names = append(sm.names, sm.cloud)
+	must(t, only(s.CreateSecret(t.Context(), upstream.CreateSecretInput{
+		SecretName: sm.cloud, VersionID: "v0", SecretData: secret("x"), EncryptionKeyID: "key-1", DKMSInstanceID: "kst-1", Policy: modelPolicies[len(modelPolicies)-1],
+	})))
 	mustCreate(t, s, "secret/gone", "v0", "leaves free pages")
 	forceDelete(t, s, "secret/gone")
 	must(t, s.Close())
@@ -98,6 +105,11 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 		if m, err := s.DescribeSecret(ctx, name, true); err != nil || m.SecretName != name {
 			t.Errorf("%s: describe %s: %v", what, name, err)
 		}
+	}
+	meta, err := s.DescribeSecret(ctx, sm.cloud, false)
+	policy, policyErr := s.GetSecretPolicy(ctx, sm.cloud)
+	if err != nil || policyErr != nil || meta.EncryptionKeyID != "key-1" || meta.DKMSInstanceID != "kst-1" || policy != modelPolicies[len(modelPolicies)-1] {
+		t.Errorf("%s: %s has key %q, instance %q, policy %s; %v, %v", what, sm.cloud, meta.EncryptionKeyID, meta.DKMSInstanceID, policy, err, policyErr)
 	}
 	if out, err := s.ListSecrets(ctx, upstream.ListSecretsInput{}); err != nil || out.TotalCount != len(sm.names) {
 		t.Errorf("%s: %d secrets, %v", what, out.TotalCount, err)

@@ -170,8 +170,11 @@ func (s *Store) load(keyring *keys) error {
 	return s.noteKeys(forgotten)
 }
 
-// warn logs what is unwise about where the files are.
+// warn logs what is unwise about where the files are, and what could be taken for protection.
 func (s *Store) warn() {
+	if s.opts.Emulate.InstanceID != "" {
+		s.log.Info("a KMS instance is emulated: policies of secrets are kept and have no effect", "hint", "restrict the access keys of the API instead")
+	}
 	if sameFolder(s.opts.Database, s.opts.Keyring) {
 		s.log.Warn("the keyring lies in the folder of the database: who gets that folder has the secrets", "path", s.opts.Database, "keyring", s.opts.Keyring,
 			"hint", "move it to another volume and set upstream.local.keyring")

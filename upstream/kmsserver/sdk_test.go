@@ -21,6 +21,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/kms"
 
 	"secretagent/upstream/kmsserver"
+	"secretagent/upstream/upstreamtest"
 )
 
 // roundTripper keeps the SDK from changing the transport, which it does when it sees one of
@@ -198,6 +199,49 @@ func TestTheOfficialSDKOnDescriptions(t *testing.T) {
 		understood(t, secrets, secrets.TotalCount == found && secrets.PageNumber == 1 && secrets.PageSize == 10 && len(secrets.SecretList.Secret) == found &&
 			(found == 0 || secrets.SecretList.Secret[0].SecretName == name))
 	}
+}
+
+func TestTheOfficialSDKOnKMSInstances(t *testing.T) {
+	f := start(t)
+	f.fake.Emulate = upstreamtest.Emulation{InstanceID: "kst-1", Keys: []string{"alias/app"}}
+	client := official(t, f.address, &http.Transport{}, accessKey(keySecret))
+	get := func(fields, want string) *kms.GetSecretPolicyResponse {
+		t.Helper()
+		return try(t, client.GetSecretPolicy, kms.CreateGetSecretPolicyRequest(), fields, want)
+	}
+	set := func(fields, want string) {
+		t.Helper()
+		try(t, client.SetSecretPolicy, kms.CreateSetSecretPolicyRequest(), fields, want)
+	}
+	const app = `{"SecretName":"app/db"}`
+	const good = `{\"Version\":\"1\",\"Statement\":[{\"Sid\":\"ours\",\"Effect\":\"Deny\",\"Principal\":{\"RAM\":[\"*\"]},\"Action\":[\"kms:*\"],\"Resource\":[\"*\"]}]}`
+	get(app, "404 Forbidden.ResourceNotFound")
+	set(`{"SecretName":"app/db","Policy":"`+good+`"}`, "404 Forbidden.ResourceNotFound")
+	create := func(more, want string) *kms.CreateSecretResponse {
+		t.Helper()
+		return try(t, client.CreateSecret, kms.CreateCreateSecretRequest(), `{"SecretName":"app/db","VersionId":"v1","SecretData":"x",`+more+`}`, want)
+	}
+	create(`"DKMSInstanceId":"kst-2"`, "400 InvalidParameter")
+	create(`"EncryptionKeyId":"alias/other"`, "404 Forbidden.KeyNotFound")
+	create(`"Policy":"`+strings.Replace(good, "ours", "数", 1)+`"`, "400 InvalidParameter")
+	created := create(`"DKMSInstanceId":"kst-1","EncryptionKeyId":"alias/app","Policy":"`+good+`"`, "")
+	understood(t, created, created.DKMSInstanceId == "kst-1")
+	described := try(t, client.DescribeSecret, kms.CreateDescribeSecretRequest(), app, "")
+	understood(t, described, described.DKMSInstanceId == "kst-1" && described.EncryptionKeyId == "alias/app")
+	for _, fields := range []string{app, `{"SecretName":"acs:kms:fake:0:secret/app/db","PolicyName":"default"}`} {
+		answer := get(fields, "")
+		understood(t, answer, answer.Policy == strings.ReplaceAll(good, `\`, ""))
+	}
+	get(`{"SecretName":"app/db","PolicyName":"mine"}`, "404 Forbidden.ResourceNotFound")
+	set(app, "400 MissingParameter")
+	set(`{"SecretName":"app/db","Policy":"{}"}`, "400 InvalidParameter")
+	set(`{"SecretName":"app/db","PolicyName":"mine","Policy":"`+good+`"}`, "400 InvalidParameter")
+	set(`{"SecretName":"app/db","PolicyName":"default","Policy":"`+strings.Replace(good, "Deny", "Allow", 1)+`"}`, "")
+	answer := get(app, "")
+	understood(t, answer, strings.Contains(answer.Policy, `"Effect":"Allow"`))
+	try(t, client.DeleteSecret, kms.CreateDeleteSecretRequest(), app, "")
+	set(`{"SecretName":"app/db","Policy":"`+good+`"}`, "409 Rejected.ResourceInDeleteWindow")
+	get(app, "")
 }
 
 // The SDK compares the string to sign in the answer with its own.
