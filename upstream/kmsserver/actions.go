@@ -35,12 +35,13 @@ var actions = map[string]action{
 	"ListTagResources":         listTagResources,
 
 	// Actions of the API that have no meaning here say so, instead of being unknown.
-	"RotateSecret":               refuseRotation,
-	"UpdateSecretRotationPolicy": refuseRotation,
+	"RotateSecret":               refuseRotation("VersionId"),
+	"UpdateSecretRotationPolicy": refuseRotation("EnableAutomaticRotation"),
 	"ListResourceTags":           refuseKeys,
 }
 
 func createSecret(c *call) perform {
+	c.refuseManaged() // before the name, which managed types leave to the service
 	in := upstream.CreateSecretInput{
 		SecretName:      c.secret("SecretName"),
 		VersionID:       upstream.VersionID(c.params["VersionId"]),
@@ -52,7 +53,6 @@ func createSecret(c *call) perform {
 		Description:     c.params["Description"],
 		Tags:            c.wireTags("Tags"),
 	}
-	c.refuseManaged()
 	return func(ctx context.Context) (any, error) {
 		meta, err := c.manager.CreateSecret(ctx, in)
 		return createSecretAnswer{meta.ARN, meta.SecretName, in.VersionID, meta.SecretType, meta.DKMSInstanceID, c.requestID}, err
@@ -359,16 +359,25 @@ func listTagResources(c *call) perform {
 	}
 }
 
-// refuseRotation answers for a Generic secret, which the service does not rotate either.
-func refuseRotation(c *call) perform {
-	name := c.secret("SecretName")
-	return func(ctx context.Context) (any, error) {
-		if _, err := c.manager.DescribeSecret(ctx, name, false); err != nil {
-			return nil, err
+// refuseRotation answers for a Generic secret, which the service does not rotate either. The
+// parameter is the other one that the action needs.
+func refuseRotation(needed string) action {
+	return func(c *call) perform {
+		name := c.secret("SecretName")
+		if c.params[needed] == "" {
+			c.missing(needed)
 		}
-		return nil, &upstream.Error{
-			Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.",
-			Err:     upstream.ErrUnsupported,
+		return func(ctx context.Context) (any, error) {
+			switch meta, err := c.manager.DescribeSecret(ctx, name, false); {
+			case err != nil:
+				return nil, err
+			case !meta.PlannedDeleteTime.IsZero():
+				return nil, &upstream.Error{Err: upstream.ErrPendingDeletion}
+			}
+			return nil, &upstream.Error{
+				Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.",
+				Err:     upstream.ErrUnsupported,
+			}
 		}
 	}
 }

@@ -158,6 +158,7 @@ func TestTheOfficialSDK(t *testing.T) {
 	left := time.Until(planned)
 	understood(t, removed, err == nil && left > 6*24*time.Hour && left < 8*24*time.Hour)
 	get(app, "409 Rejected.ResourceInDeleteWindow")
+	try(t, client.RotateSecret, kms.CreateRotateSecretRequest(), `{"SecretName":"app/db","VersionId":"v9"}`, "409 Rejected.ResourceInDeleteWindow")
 	restored := try(t, client.RestoreSecret, kms.CreateRestoreSecretRequest(), app, "")
 	understood(t, restored, restored.SecretName == "app/db")
 	try(t, client.RestoreSecret, kms.CreateRestoreSecretRequest(), app, "409 Rejected.ResourceInUse")
