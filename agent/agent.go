@@ -134,7 +134,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		return nil, ofCache(err)
 	}
 	a.undo.add("cache", a.cache.Close)
-	cancel := a.backend.OnChange(a.cache.Invalidate)
+	cancel := a.backend.OnChange(a.changed)
 	a.undo.add("change notices", func() error { cancel(); return nil })
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
@@ -177,6 +177,15 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	return a, nil
 }
 
+// changed passes on that a secret has changed: to the cache and, once that answers with nothing
+// older, to those who watch.
+func (a *Agent) changed(name upstream.SecretName) {
+	a.cache.Invalidate(name)
+	if a.api != nil {
+		a.api.Changed(name)
+	}
+}
+
 // newRenderer prepares the renderer of cfg. It starts and writes nothing.
 func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
 	opts := renderOptions(cfg, a.log)
@@ -198,7 +207,9 @@ func (a *Agent) openAPI(api *config.API) error {
 		return nil
 	}
 	var err error
-	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{AccessKeys: accessKeys(api.AccessKeys), Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api")})
+	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{
+		AccessKeys: accessKeys(api.AccessKeys), Watch: true, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api"),
+	})
 	if err != nil {
 		return inSection(sectionAPI, err)
 	}

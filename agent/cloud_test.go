@@ -62,8 +62,9 @@ func TestReloadMovesToAnotherEndpoint(t *testing.T) {
 		t.Errorf("after the reload, a refresh gave %q", data)
 	}
 	w.wantRefused(edited(cloudConfig(hostA, fileA), "deadline: 30s", "deadline: 40s"), "upstream.alibaba.deadline cannot change") // the cache has taken it over
-	if _, body := w.get("/metrics"); !strings.Contains(body, `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"} 2`) {
-		t.Error("both clients together are not counted as two calls")
+	// And a third where the change of clients may have missed a change, see [kms.Client.Watch].
+	if n := w.series()[`secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"}`]; n != 2 && n != 3 {
+		t.Errorf("both clients together are counted as %v calls", n)
 	}
 }
 

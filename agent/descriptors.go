@@ -19,6 +19,9 @@ func maxClients(cfg *config.Config, limit int, log *slog.Logger) int {
 	other := reservedFiles
 	if local := cfg.Upstream.Local; local != nil {
 		other += kmsserver.MaxConnections * len(apiListeners(&local.API))
+		if local.API.Listen != "" {
+			other += kmsserver.MaxWatchers
+		}
 	}
 	needed := cfg.Endpoint.MaxConnections + cfg.Endpoint.MaxWaiting + other
 	if limit == 0 || needed <= limit {

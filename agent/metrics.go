@@ -265,6 +265,10 @@ func (c collector) api(s sink) {
 		s.gauge("secretagent_kms_api_connections_limit", "The limit of connections to the KMS API.", kmsserver.MaxConnections, "network", network)
 		s.counter("secretagent_kms_api_connections_evicted_total", "Connections to the KMS API closed to make room for others.", st.Evicted, "network", network)
 		s.counter("secretagent_kms_api_connections_timed_out_total", "Connections to the KMS API closed because they did not move.", st.TimedOut, "network", network)
+		if ln.signed() {
+			s.gauge("secretagent_kms_api_watchers", "Agents that wait for changes at the KMS API.", float64(st.Parked))
+			s.gauge("secretagent_kms_api_watchers_limit", "The limit of agents that wait for changes.", kmsserver.MaxWatchers)
+		}
 	}
 }
 

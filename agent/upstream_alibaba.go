@@ -88,6 +88,7 @@ type alibabaBackend struct {
 	log     *slog.Logger
 	observe func(kms.Observation)
 	current atomic.Pointer[cloud]
+	changed atomic.Pointer[func(upstream.SecretName)] // nil: nobody wants to hear
 
 	mu       sync.Mutex
 	replaced map[*cloud]*time.Timer // :: client that reads may still use → its end
@@ -97,8 +98,19 @@ func (b *alibabaBackend) GetSecretValue(ctx context.Context, ref upstream.Secret
 	return b.current.Load().GetSecretValue(ctx, ref)
 }
 
-// OnChange never calls: the cloud does not tell of changes.
-func (b *alibabaBackend) OnChange(func(upstream.SecretName)) (cancel func()) { return func() {} }
+// OnChange calls changed where the endpoint in use is another agent, which tells of changes; the
+// cloud does not. It has room for one.
+func (b *alibabaBackend) OnChange(changed func(upstream.SecretName)) (cancel func()) {
+	b.changed.Store(&changed)
+	return func() { b.changed.CompareAndSwap(&changed, nil) }
+}
+
+// tell passes a change on.
+func (b *alibabaBackend) tell(name upstream.SecretName) {
+	if changed := b.changed.Load(); changed != nil {
+		(*changed)(name)
+	}
+}
 
 // manager returns nil: the cloud has its own API, and every question costs a call.
 func (b *alibabaBackend) manager() upstream.Manager { return nil }
@@ -119,6 +131,7 @@ func (b *alibabaBackend) prepare(_ context.Context, cfg *config.Upstream) (commi
 func (b *alibabaBackend) retire(old *cloud) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	old.retired()
 	b.replaced[old] = time.AfterFunc(old.cfg.Deadline, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -132,8 +145,20 @@ func (b *alibabaBackend) retire(old *cloud) {
 	})
 }
 
-// run does nothing: the client and its credentials work by themselves.
-func (b *alibabaBackend) run(context.Context) error { return nil }
+// run watches for changes, with the client in use; the rest of it works by itself.
+func (b *alibabaBackend) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		c := b.current.Load()
+		watched, stop := context.WithCancel(ctx)
+		free := context.AfterFunc(c.inUse, stop)
+		if c.Watch(watched, b.tell) && ctx.Err() == nil {
+			b.tell(upstream.AnySecret) // of what happens until the next one begins, nobody tells
+		}
+		free()
+		stop()
+	}
+	return nil
+}
 
 func (b *alibabaBackend) status(s *UpstreamStatus) {
 	now := b.current.Load()
@@ -158,6 +183,9 @@ func (b *alibabaBackend) collect(s sink) {
 	s.gauge("secretagent_upstream_credential_failing", "1 while the source of the credential gives nothing.", boolean(st.Credential.Error != ""))
 	s.moment("secretagent_upstream_credential_renewed_timestamp_seconds", "When the present credential was first seen.", st.Credential.RenewedAt)
 	s.moment("secretagent_upstream_credential_expiry_timestamp_seconds", "When the present credential ends, where that is known: it is for ram_role_arn and oidc_role_arn.", st.Credential.Expires)
+	s.gauge("secretagent_upstream_watch_up", "1 while the endpoint, another agent, tells of changes as they happen.", boolean(st.Watch.State == "on"))
+	s.gauge("secretagent_upstream_watch_broken", "1 while an endpoint that has told of changes cannot: values are as fresh as cache.ttl makes them.", boolean(st.Watch.State == "broken"))
+	s.counter("secretagent_upstream_watch_changes_total", "Changes that the endpoint has told of.", st.Watch.Changes)
 	for _, e := range st.Endpoints {
 		s.gauge("secretagent_upstream_endpoint_up", "1 while the endpoint is not resting after failures.", boolean(e.State != "resting"), "endpoint", e.Name)
 	}
@@ -183,10 +211,16 @@ type cloud struct {
 	credentials *kms.CredentialSource
 	cas         string    // fingerprint of the files with authorities, which are read once
 	caExpires   time.Time // see caExpiry
+
+	inUse   context.Context // ends when another has replaced it
+	retired context.CancelFunc
 }
 
 // Close ends the client and then what signs for it.
-func (c *cloud) Close() error { return errors.Join(c.Client.Close(), c.credentials.Close()) }
+func (c *cloud) Close() error {
+	c.retired()
+	return errors.Join(c.Client.Close(), c.credentials.Close())
+}
 
 func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observation)) (*cloud, error) {
 	log = log.With("part", "kms")
@@ -201,7 +235,9 @@ func openCloud(cfg *config.Alibaba, log *slog.Logger, observe func(kms.Observati
 	if err != nil {
 		return nil, errors.Join(inSection("upstream.alibaba", err), credentials.Close())
 	}
-	return &cloud{client, cfg, credentials, cas, caExpiry(cfg)}, nil
+	c := &cloud{Client: client, cfg: cfg, credentials: credentials, cas: cas, caExpires: caExpiry(cfg)}
+	c.inUse, c.retired = context.WithCancel(context.Background())
+	return c, nil
 }
 
 func credentialOptions(cfg *config.Credentials, log *slog.Logger) kms.CredentialOptions {

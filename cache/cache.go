@@ -115,10 +115,20 @@ func (c *Cache) lock(name upstream.SecretName) lockedShard {
 // fresh, and no call that was already under way can bring it back; [Cache.Run] fetches
 // everything held of that secret at once and rings its subscribers when it differs.
 //
+// [upstream.AnySecret] says so of every secret.
+//
 // It never blocks and never calls the upstream, so it may be called from the backend's own
 // announcement.
 func (c *Cache) Invalidate(name upstream.SecretName) {
 	c.outage.success(c.now()) // a backend that announces is not down
+	if name == upstream.AnySecret {
+		for _, s := range c.shards {
+			sh := s.lock()
+			sh.each(sh.expire)
+			sh.unlock()
+		}
+		return
+	}
 	sh := c.lock(name)
 	defer sh.unlock()
 	for e := sh.secrets[name]; e != nil; e = e.next {

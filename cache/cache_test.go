@@ -178,6 +178,22 @@ func TestAnnouncedChangeIsVisibleToTheNextLookup(t *testing.T) {
 	})
 }
 
+func TestAChangeOfAnySecretIsOneOfEach(t *testing.T) {
+	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		fake.MustCreate(t, "app/x", "v1", "first")
+		for _, name := range []string{"app/db", "app/x"} {
+			look(t, c, name)
+			fake.MustPut(t, name, "v2", "second")
+		}
+		noValue(t, c, "app/new", upstream.ErrNotFound)
+		fake.MustCreate(t, "app/new", "v2", "second")
+		c.Invalidate(upstream.AnySecret)
+		for _, name := range []string{"app/db", "app/x", "app/new"} {
+			wantAnswer(t, look(t, c, name), "second", upstream.Miss)
+		}
+	})
+}
+
 func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := make(chan struct{}), make(chan struct{})

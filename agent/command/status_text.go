@@ -148,7 +148,8 @@ func (b *picture) upstream(u agent.UpstreamStatus) {
 		say(fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
 		say(when(c.Budget.Waiting > 0, fmt.Sprintf("%d calls wait for it", c.Budget.Waiting)))
 		say(when(c.Budget.PausedUntil.After(b.now), "paused for "+b.until(c.Budget.PausedUntil)))
-		if c.Breaker.State != "closed" || credential.Error != "" {
+		say(when(c.Watch.State == "on", "changes are told by "+c.Watch.Endpoint), when(c.Watch.State == "broken", "changes are NOT told by "+c.Watch.Endpoint+": "+c.Watch.LastFailure))
+		if c.Breaker.State != "closed" || credential.Error != "" || c.Watch.State == "broken" {
 			m = doubtful
 		}
 	}

@@ -23,6 +23,7 @@ type Client struct {
 	busy     chan struct{} // one for each attempt on its way; its capacity bounds them
 	answered atomic.Pointer[endpoint]
 	closed   atomic.Bool
+	watch    watch
 }
 
 var _ upstream.Manager = (*Client)(nil)
@@ -42,7 +43,8 @@ func New(opts Options) (*Client, error) {
 		// Everyone who can open the socket may use it; the server does not look at this.
 		opts.Credentials = StaticCredential("socket", "socket", "")
 	}
-	return &Client{policy: newPolicy(opts), busy: make(chan struct{}, opts.MaxConcurrent)}, nil
+	return &Client{policy: newPolicy(opts), busy: make(chan struct{}, opts.MaxConcurrent),
+		watch: watch{offered: make(chan struct{}, 1), status: WatchStatus{State: "off"}}}, nil
 }
 
 // Close makes later calls fail and closes idle connections. Calls that are on their way end
@@ -66,6 +68,7 @@ type request struct {
 	ref       upstream.SecretRef
 	invalid   error               // what is wrong with the input: nothing is sent
 	valueOnly bool                // a dedicated gateway serves it
+	waits     bool                // for a long time, and takes no place among the calls
 	params    params              // those that are empty are not sent
 	always    params              // those that are sent also when they are empty
 	hide      upstream.SecretData // the value in params
@@ -105,7 +108,7 @@ func invoke[R responses.AcsResponse](ctx context.Context, c *Client, create func
 			known.Endpoint, known.RequestID = e.name, oneLine(id)
 			return outcome{err: known, answered: out.answered, fault: true, lost: true}
 		}
-		c.answered.Store(e)
+		c.inUse(e)
 		result = response
 		return out
 	}})
@@ -152,20 +155,23 @@ func (c *Client) unrenewed(out outcome) outcome {
 
 // exchange sends one signed request and judges the answer.
 func (c *Client) exchange(ctx, attempt context.Context, e *endpoint, cred Credential, req request, response responses.AcsResponse) outcome {
-	select {
-	case c.busy <- struct{}{}:
-		defer func() { <-c.busy }()
-	case <-attempt.Done():
-		if err := ended(ctx); err != nil {
-			return outcome{err: err, quit: true}
+	if !req.waits {
+		select {
+		case c.busy <- struct{}{}:
+			defer func() { <-c.busy }()
+		case <-attempt.Done():
+			if err := ended(ctx); err != nil {
+				return outcome{err: err, quit: true}
+			}
+			return outcome{err: &upstream.Error{Err: upstream.ErrUnavailable,
+				Message: fmt.Sprintf("all %d connections are busy", cap(c.busy))}}
 		}
-		return outcome{err: &upstream.Error{Err: upstream.ErrUnavailable,
-			Message: fmt.Sprintf("all %d connections are busy", cap(c.busy))}}
 	}
 	got, err := e.ask(attempt, cred, req, response)
 	if gone := ended(ctx); gone != nil && got.status == 0 {
 		return outcome{err: gone, quit: true, lost: got.connected}
 	}
+	c.noteOffer(e, got.header)
 	return judge(got, err, e, req.hide, cred.AccessKeySecret, cred.SecurityToken)
 }
 

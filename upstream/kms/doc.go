@@ -97,6 +97,15 @@
 // where the full quota would need 7m24s; an hour of outage sees about 180 probes per second,
 // and all values are renewed less than 9 minutes after it.
 //
+// # Changes
+//
+// The service does not tell that a secret has changed. The KMS API of another agent does, which is
+// known by a header of its answers: [Client.Watch] then keeps one request waiting there, beside
+// the MaxConcurrent calls, and tells the cache which secrets to ask for again. Gateways of the service
+// (*.aliyuncs.com) are never asked. While the watch is broken, which status and metrics say, values are as fresh as
+// cache.ttl makes them; afterwards what was missed is told. After a restart of the other agent,
+// and where another endpoint has taken over, that is everything.
+//
 // # Credentials
 //
 // A [CredentialSource] asks credentials-go for a consistent set of key, secret and token, once

@@ -26,11 +26,12 @@ type endpoint struct {
 	valueOnly bool // a dedicated gateway
 	transport http.RoundTripper
 	health    *health
+	offer     offer // nil: it cannot be watched
 }
 
 func newEndpoint(e Endpoint, maxConns int) *endpoint {
 	ep := &endpoint{
-		Endpoint: e, name: e.Host, url: e.Scheme + "://" + e.Host + "/", transport: newTransport(e, maxConns),
+		Endpoint: e, name: e.Host, url: e.Scheme + "://" + e.Host + "/", transport: newTransport(e, maxConns+1), // that of the watch
 		health: &health{limit: 1, first: firstRest, longest: maxRest},
 	}
 	if e.Socket != "" {

@@ -1,6 +1,9 @@
 package kms
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // FullBudget lets a client call at the highest rate of its budget from the start.
 func FullBudget(c *Client) {
@@ -8,4 +11,10 @@ func FullBudget(c *Client) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.setLocked(time.Now(), b.max)
+}
+
+// Offers reports whether the first endpoint can be watched after an answer with header h.
+func Offers(c *Client, h http.Header) bool {
+	c.noteOffer(c.policy.endpoints[0], h)
+	return c.policy.endpoints[0].offer.Load() != nil
 }

@@ -14,6 +14,17 @@ type Status struct {
 	Breaker    BreakerStatus
 	Budget     BudgetStatus
 	InFlight   int // attempts on their way
+	Watch      WatchStatus
+}
+
+// WatchStatus says whether the endpoint in use tells of changes as they happen. While it does not,
+// values are as fresh as the cache makes them.
+type WatchStatus struct {
+	State       string    // off: no endpoint offers it; on; broken: it is tried again
+	Endpoint    string    `json:",omitzero"` // that is asked
+	Since       time.Time `json:",omitzero"`
+	LastFailure string    `json:",omitzero"` // code, while it is broken
+	Changes     uint64    // told so far
 }
 
 // EndpointStatus is the health of one endpoint.
@@ -53,6 +64,7 @@ func (c *Client) Status() Status {
 		Budget:   c.policy.budget.status(now),
 		Breaker:  breakerStatus(c.policy.breaker.at(now)),
 		InFlight: len(c.busy),
+		Watch:    c.watch.get(),
 	}
 	if e := c.answered.Load(); e != nil {
 		s.Endpoint = e.name

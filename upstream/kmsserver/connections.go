@@ -40,10 +40,10 @@ type connections struct {
 	wg        sync.WaitGroup
 }
 
-func newConnections(limit int, notice func(Access, slots.Notice)) *connections {
+func newConnections(l *limits, notice func(Access, slots.Notice)) *connections {
 	c := &connections{listeners: map[net.Listener]struct{}{}, done: make(chan struct{})}
-	for access := range c.tables {
-		c.tables[access] = slots.New(slots.Limits{Open: limit, Total: limit}, func(n slots.Notice) { notice(Access(access), n) })
+	for access, watchers := range [...]int{Signed: l.Watchers, Trusted: 0} {
+		c.tables[access] = slots.New(slots.Limits{Open: l.Connections, Parked: watchers, Total: l.Connections + watchers}, func(n slots.Notice) { notice(Access(access), n) })
 	}
 	return c
 }

@@ -45,7 +45,29 @@
 // Errors have the codes and statuses of the API. What goes wrong inside the backend is logged and
 // answered with InternalFailure or ServiceUnavailableTemporary, without details.
 //
+// # Watching
+//
+// With Options.Watch a signed listener has one action of our own, x-secretagent-watch, for agents
+// whose upstream is this API. It waits until a secret that the key may read has changed, at most
+// WaitSeconds and 20 seconds, and answers
+//
+//	{"Cursor":"…","Changed":["app/db"],"Missed":false,"RequestId":"…"}
+//
+// Cursor is from where to go on: what happens between two polls is told by the next. Missed says
+// that there may be changes that are not named, and everything that is held must be looked at:
+// after a restart of the server, after more than 4096 changes, or when the rights of the key have
+// changed. The first cursor is in the header x-secretagent-watch of every answer to
+// GetSecretValue, from before the read; it is also how a client knows that the action is there.
+// Signature, nonce and rights are those of GetSecretValue. 256 clients can wait; when there are more,
+// package slots decides whose wait ends, and who finds no room is throttled for 30 seconds.
+//
 // # Design notes
+//
+// A poll carries no list of secrets: it costs the same whatever its client holds, and the server
+// remembers names of changes, not clients. 100 agents that wait cost it five requests a second. In
+// return a client hears of all that it may read; it drops what it does not hold. A cursor is
+// encrypted, with the rights of its key in it: it would count changes of secrets that the key may
+// not know of.
 //
 // Replays. A nonce is remembered after its signature was verified, per access key, until its
 // timestamp has left the window, also when the key is removed meanwhile and added again.

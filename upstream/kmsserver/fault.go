@@ -50,6 +50,10 @@ func errFormat(name, why string) *fault {
 var errTooManyConnections = &fault{status: http.StatusServiceUnavailable, code: "ServiceUnavailableTemporary", retryAfter: time.Second,
 	message: "All connections are busy, and this access key has its share of them."}
 
+// errTooManyWatchers tells a client that there is no room to wait for changes.
+var errTooManyWatchers = &fault{status: http.StatusTooManyRequests, code: "Rejected.Throttling", retryAfter: watchRetry,
+	message: "Too many clients watch, and this access key has its share of them."}
+
 // Faults of authentication and authorisation.
 
 var (

@@ -10,6 +10,10 @@ type Options struct {
 	// AccessKeys are the callers of signed listeners. [Server.PrepareAccessKeys] replaces them.
 	AccessKeys []AccessKey
 
+	// Watch offers [upstream.WatchAction] on signed listeners: whoever makes the server calls [Server.Changed] for
+	// every change.
+	Watch bool
+
 	// Logger gets one line per refused or failed request and a debug line per other. No line
 	// holds parameters, values or signatures. Nil discards.
 	Logger *slog.Logger
@@ -28,6 +32,7 @@ func (o Options) Validate() error { return checkAccessKeys(o.AccessKeys) }
 // limits bound what clients can cost.
 type limits struct {
 	Connections int // see MaxConnections
+	Watchers    int // see MaxWatchers
 
 	// BodyBytes of one request. The longest legal one has about 130 KiB.
 	BodyBytes int
@@ -41,15 +46,21 @@ type limits struct {
 	RequestTimeout time.Duration // of a call in the backend
 	ClientTimeout  time.Duration // of a client that sends a request or takes its answer
 	IdleTimeout    time.Duration // between two requests
+	WatchTime      time.Duration // of a watcher to whom nothing is told; shorter than RequestTimeout
 }
 
 // MaxConnections is how many connections each [Access] has at most. A connection costs about 10 KiB,
 // and 160 KiB more while a request is being read.
 const MaxConnections = 128
 
+// MaxWatchers is how many signed connections may wait for changes beside these. One that waits
+// costs about 10 KiB.
+const MaxWatchers = 256
+
 var standardLimits = limits{
-	Connections: MaxConnections, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
+	Connections: MaxConnections, Watchers: MaxWatchers, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
 	RequestTimeout: 30 * time.Second, ClientTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second,
+	WatchTime: 20 * time.Second,
 }
 
 // lineBytes is the longest request line with headers. A value of 30720 bytes takes up to

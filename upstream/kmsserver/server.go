@@ -43,7 +43,8 @@ type Server struct {
 	clock   func() time.Time
 	limits  limits
 
-	keys atomic.Pointer[accessKeys]
+	keys    atomic.Pointer[accessKeys]
+	changes *changes // nil: nobody can watch
 
 	base   context.Context // parent of every call's context
 	cancel context.CancelFunc
@@ -63,12 +64,15 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
 	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
-	s.conns = newConnections(limits.Connections, s.noteShortage)
+	s.conns = newConnections(&limits, s.noteShortage)
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
 	if s.observe == nil {
 		s.observe = func(string, string, int, time.Duration) {}
+	}
+	if opts.Watch {
+		s.changes = newChanges()
 	}
 	s.keys.Store(&accessKeys{})
 	set, err := s.PrepareAccessKeys(opts.AccessKeys)
@@ -87,7 +91,12 @@ func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { s.keys.Store(opened) }, nil
+	return func() {
+		s.keys.Store(opened)
+		if s.changes != nil {
+			s.changes.ring() // of what a watcher has no right to any more, nothing is told
+		}
+	}, nil
 }
 
 // Stats returns how many connections there are on listeners of the access, and were.
@@ -117,7 +126,7 @@ func (s *Server) Serve(ln net.Listener, access Access) error {
 		Handler:                      func(ctx *fasthttp.RequestCtx) { s.handle(ctx, access) },
 		ErrorHandler:                 s.handleMalformed,
 		ConnState:                    follow,
-		Concurrency:                  2 * (s.limits.Connections + slots.Spares), // a backstop: the table decides
+		Concurrency:                  2*(s.limits.Connections+slots.Spares) + s.limits.Watchers, // a backstop: the table decides
 		ReadBufferSize:               lineBytes,
 		MaxRequestBodySize:           s.limits.BodyBytes,
 		ReduceMemoryUsage:            true, // gives the read buffer back while a connection is idle
@@ -183,6 +192,7 @@ type exchange struct {
 	xml       bool   // the answer is XML
 	action    string // empty until it is one that is served
 	key       *accessKey
+	cursor    string // from where to watch what is read; empty: nothing is to be said of that
 }
 
 // cause returns the request as the cause of what the backend does.
@@ -222,7 +232,9 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 		return nil, err
 	}
 	act, served := actions[req.action]
-	if !served {
+	watches := s.changes != nil && access == Signed
+	waits := watches && req.action == upstream.WatchAction
+	if !served && !waits {
 		return nil, errUnknownAction
 	}
 	ex.action = req.action
@@ -238,8 +250,15 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	if client.Spare() {
 		return nil, errTooManyConnections
 	}
-	if !ex.key.mayCall(req.action) {
+	right := req.action
+	if waits {
+		act, right = s.watch(client), opGetSecretValue
+	}
+	if !ex.key.mayCall(right) {
 		return nil, errForbidden
+	}
+	if watches && req.action == opGetSecretValue {
+		ex.cursor = s.changes.now(ex.key) // before it is read
 	}
 	callCtx, cancel := context.WithTimeout(upstream.WithCause(s.base, ex.cause()), s.limits.RequestTimeout)
 	defer cancel()
@@ -284,6 +303,9 @@ func (e *exchange) respond(ctx *fasthttp.RequestCtx, status int, body []byte) {
 	ctx.Response.Header.SetContentType(contentType)
 	ctx.Response.Header.Set("x-acs-request-id", e.requestID)
 	ctx.Response.Header.Set("Cache-Control", "no-store")
+	if e.cursor != "" {
+		ctx.Response.Header.Set(upstream.WatchHeader, e.cursor)
+	}
 	ctx.Response.SetBodyRaw(body)
 }
 

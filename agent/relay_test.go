@@ -1,0 +1,75 @@
+package agent_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// startBehind runs an agent whose upstream is the KMS API of another, and that reads again by
+// itself only after an hour.
+func startBehind(t *testing.T, host, secretFile string) *world {
+	t.Helper()
+	w := startOnCloud(t, shortTempDir(t), edited(cloudConfig(host, secretFile),
+		"  sealed: {path: ./data/cache.db, keyring: ./keys/keyring.json}\n", "  ttl: 1h\n")+
+		`templates: [{contents: '{{ secret "app/db" }}', destination: ./rendered/file}]`+"\n")
+	w.ready()
+	w.eventually("the watch", func() bool { return w.watchState() == "on" })
+	return w
+}
+
+func (w *world) watchState() string {
+	s, _ := w.statusOf(w.token())
+	return s.Upstream.Alibaba.Watch.State
+}
+
+func (w *world) wantFile(content string) {
+	w.t.Helper()
+	w.eventually("the file with "+content, func() bool { return w.read("rendered/file") == content })
+}
+
+// TestAnAgentBehindAnAgentHearsOfChanges: what is put at the first reaches the files of the second
+// without its ttl, also what was put while the first was away.
+func TestAnAgentBehindAnAgentHearsOfChanges(t *testing.T) {
+	first, host, secretFile := startKMS(t, "one")
+	second := startBehind(t, host, secretFile)
+	second.wantFile("one")
+	first.put("app/db", "v2", "two")
+	second.wantFile("two")
+	if _, got := second.lookup("/v1/app/db"); got != "two" {
+		t.Errorf("the endpoint has %q", got)
+	}
+	if s := second.series(); s["secretagent_upstream_watch_up"] != 1 || s["secretagent_upstream_watch_broken"] != 0 || s["secretagent_upstream_watch_changes_total"] < 1 {
+		t.Errorf("metrics: %v", s)
+	}
+	// Another client, that a reload has made, may have missed something: it looks.
+	must(t, second.reload(edited(second.read("agent.yaml"), "cap: 5ms", "cap: 6ms")))
+	second.eventually("the watch of the new client", func() bool { return second.watchState() == "on" })
+	first.put("app/db", "v3", "three")
+	second.wantFile("three")
+
+	must(t, first.stop())
+	second.eventually("a broken watch", func() bool { return second.watchState() == "broken" })
+	again := start(t, first.dir, edited(first.read("agent.yaml"), "listen: 127.0.0.1:0", "listen: "+host))
+	again.put("app/db", "v4", "four")
+	second.wantFile("four")
+	if second.watchState() != "on" {
+		t.Error("the watch is not back")
+	}
+	if strings.Contains(second.log.String(), "four") || strings.Contains(again.log.String(), "four") {
+		t.Error("a log shows a value")
+	}
+}
+
+// TestNarrowerRightsReachAnAgentBehind: a value that the second may not read any more is gone there.
+func TestNarrowerRightsReachAnAgentBehind(t *testing.T) {
+	first, host, secretFile := startKMS(t, "one", "\n      - {name: app/other, data: x}")
+	second := startBehind(t, host, secretFile)
+	must(t, first.reload(edited(first.read("agent.yaml"), `secrets: ["app/*"]`, `secrets: ["app/other"]`)))
+	second.eventually("the end of the value", func() bool {
+		return second.ask("/v1/app/db", second.token()).StatusCode == http.StatusForbidden
+	})
+	if got := second.ask("/v1/app/other", second.token()).StatusCode; got != http.StatusOK {
+		t.Errorf("the secret that is left: %d", got)
+	}
+}
