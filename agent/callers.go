@@ -36,7 +36,7 @@ func loadCallers(cfg *config.Endpoint, previous []endpoint.Caller, log *slog.Log
 		callers = append(callers, caller)
 	}
 	for i, c := range cfg.Callers {
-		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets, Status: c.Status, Metrics: c.Metrics}
+		caller := endpoint.Caller{Name: c.Name, UIDs: ids(c.UIDs), GIDs: ids(c.GIDs), Secrets: c.Secrets, Format: formatOf(c.Format), List: c.List, Status: c.Status, Metrics: c.Metrics}
 		kind, err := tokenKind(c.TokenMode, c.TokenGroup, c.UIDs)
 		p.Add(fmt.Sprintf("callers[%d]", i), err)
 		if c.TokenFile != "" && err == nil {

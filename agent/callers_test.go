@@ -115,7 +115,7 @@ func TestATokenFileOfNoUseShutsOutItsCallerAlone(t *testing.T) {
 			if _, err := config.Load(w.path("agent.yaml"), agent.Check); err != nil {
 				t.Errorf("the check refuses what runs: %v", err)
 			}
-			if _, err := config.Load(w.path("agent.yaml"), agent.CheckCallers); err == nil || !strings.Contains(err.Error(), "endpoint.callers[0].tokenFile") {
+			if _, err := config.Load(w.path("agent.yaml"), agent.Warnings); err == nil || !strings.Contains(err.Error(), "endpoint.callers[0].tokenFile") {
 				t.Errorf("the check does not warn: %v", err)
 			}
 

@@ -34,10 +34,10 @@ func Check(cfg *config.Config) error {
 	return p.Err()
 }
 
-// CheckCallers returns, as [Check] does, why callers are shut out. It is apart, because that is
-// no problem of the configuration: the agent runs, without these callers. To root it also tells of
-// token files that an agent of this user would refuse: one of another user may be meant.
-func CheckCallers(cfg *config.Config) error {
+// checkCallers returns why callers are shut out. It is apart from Check, because that is no problem
+// of the configuration: the agent runs, without these callers. To root it also tells of token files
+// that an agent of this user would refuse: one of another user may be meant.
+func checkCallers(cfg *config.Config) error {
 	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), previewFile)
 	var p upstream.OptionErrors
 	p.Add("endpoint", err)
@@ -46,6 +46,28 @@ func CheckCallers(cfg *config.Config) error {
 			p.Addf(fmt.Sprintf("endpoint.callers[%d].tokenFile", i), "", "%s", c.ShutOut)
 		}
 	}
+	return p.Err()
+}
+
+// checkNames returns which declared secrets are not where applications of the
+// KMS Agent look for them first. They have other ways to ask.
+func checkNames(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	opts := endpointOptions(&cfg.Endpoint, nil)
+	for i, s := range cfg.Secrets {
+		if name := s.Name.SecretName; opts.Hides(name) {
+			p.Addf(fmt.Sprintf("secrets[%d].name", i), string(name), "is hidden by endpoint.vaultMounts: GET /v1/%s is a request of Vault's; ask with secretId=, or with %%2F in place of the slashes", name)
+		}
+	}
+	return p.Err()
+}
+
+// Warnings returns, as [Check] does, what is odd about a valid configuration: the agent runs all
+// the same.
+func Warnings(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	p.Add("", checkCallers(cfg))
+	p.Add("", checkNames(cfg))
 	return p.Err()
 }
 

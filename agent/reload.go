@@ -51,8 +51,8 @@ func (s *reloadStatus) note(err error) {
 
 // Reload reads the configuration file again, and everything that it names, and changes the
 // running agent to it: templates, hooks, declared secrets, limits of the cache, callers and
-// tokens, log level, endpoints and credentials of the cloud, certificates and listeners of the
-// endpoint. No lookup fails meanwhile.
+// tokens, log level, endpoints and credentials of the cloud, certificates, listeners and
+// mounts of the endpoint. No lookup fails meanwhile.
 //
 // It is all or nothing. A file that is wrong, or that changes what only a restart can change,
 // is an error that names the keys, and the agent goes on as it was. Only a caller whose token file
@@ -161,6 +161,10 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if err != nil {
 		return err
 	}
+	setMounts, err := a.endpoint.PrepareVaultMounts(vaultMounts(cfg.Endpoint.VaultMounts))
+	if err != nil {
+		return inSection("endpoint", err)
+	}
 	setLimits, err := a.cache.PrepareLimits(cacheLimits(cfg))
 	if err != nil {
 		return ofCache(err)
@@ -178,6 +182,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 
 	setCallers()
+	setMounts()
 	setLimits()
 	setKeys()
 	setUpstream()

@@ -16,6 +16,7 @@ import (
 	"secretagent/agent/endpoint"
 	"secretagent/agent/lines"
 	"secretagent/agent/listen"
+	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kmsserver"
 )
@@ -23,12 +24,12 @@ import (
 // endpointOptions turns the configuration into that of the endpoint, without what the agent
 // adds.
 func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.Options {
-	format, _ := endpoint.ParseFormat(cfg.Format) // one of those that config allows
 	return endpoint.Options{
 		Callers:        callers,
 		TokenHeaders:   cfg.Headers,
 		PathPrefix:     cfg.PathPrefix,
-		Format:         format,
+		Format:         formatOf(cfg.Format),
+		VaultMounts:    vaultMounts(cfg.VaultMounts),
 		AllowedHosts:   cfg.AllowedHosts,
 		MaxConnections: cfg.MaxConnections,
 		MaxWaiters:     cfg.MaxWaiting,
@@ -45,12 +46,35 @@ func endpointOptions(cfg *config.Endpoint, callers []endpoint.Caller) endpoint.O
 	}
 }
 
+// formatOf returns the format of a name that config allows; zero for none.
+func formatOf(name string) endpoint.Format {
+	f, _ := endpoint.ParseFormat(name)
+	return f
+}
+
+func vaultMounts(configured []config.VaultMount) []endpoint.VaultMount {
+	var mounts []endpoint.VaultMount
+	for _, m := range configured {
+		mounts = append(mounts, endpoint.VaultMount{Path: m.Name, Version: m.Version})
+	}
+	return mounts
+}
+
+// declared returns the names of the declared secrets.
+func (a *Agent) declared() []upstream.SecretName {
+	var names []upstream.SecretName
+	for _, s := range a.config().Secrets {
+		names = append(names, s.Name.SecretName)
+	}
+	return names
+}
+
 // newEndpoint makes the endpoint.
 func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*endpoint.Server, error) {
 	opts := endpointOptions(&cfg.Endpoint, callers)
 	opts.MaxBatchBytes = batchBytes()
 	opts.MaxClients = maxClients(cfg, maxOpenFiles(), a.log)
-	opts.Ready, opts.Status, opts.Metrics = a.readiness, a.status, a.writeMetrics
+	opts.Ready, opts.Status, opts.Metrics, opts.Declared = a.readiness, a.status, a.writeMetrics, a.declared
 	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")
 	if a.audit != nil {
 		opts.Audit = endpoint.NewAuditLog(a.audit, cfg.Endpoint.Audit.Sample)

@@ -73,7 +73,7 @@ func TestRootChecksForAnAgentOfAnotherUser(t *testing.T) {
 	}
 	cfg, err := agent.Load(w.path("agent.yaml"))
 	must(t, err)
-	if _, err := config.Load(w.path("agent.yaml"), agent.CheckCallers); err == nil || !strings.Contains(err.Error(), "endpoint.tokenFile") || !strings.Contains(err.Error(), "belongs to uid 65533") {
+	if _, err := config.Load(w.path("agent.yaml"), agent.Warnings); err == nil || !strings.Contains(err.Error(), "endpoint.tokenFile") || !strings.Contains(err.Error(), "belongs to uid 65533") {
 		t.Errorf("no warning: %v", err)
 	}
 	if a, err := agent.New(t.Context(), cfg, agent.Deps{}); err == nil || !strings.Contains(err.Error(), "belongs to uid 65533") {

@@ -26,6 +26,7 @@ key and what is allowed. What it names is looked at too: templates, tokens, keyr
 certificates are read, programs, users and groups looked for. What passes here is what
 "run" accepts. Nothing is started or created. A caller whose token file is of no use gets a warning:
 "run" shuts that caller out and goes on, so that no application can keep the others from starting.
+So does a declared secret that a mount of endpoint.vaultMounts hides.
 
 With --probe a valid configuration is also tried: every declared secret is read once from every
 endpoint of the upstream, and its value thrown away. Where none is declared, secretagent-probe
@@ -53,7 +54,7 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			}
 			text := path + " is valid\n"
 			if err == nil {
-				_, warned := config.Load(path, agent.CheckCallers)
+				_, warned := config.Load(path, agent.Warnings)
 				warnings, _ := errors.AsType[config.Problems](warned)
 				for _, w := range warnings {
 					answer.Warnings = append(answer.Warnings, newCheckProblem(w))

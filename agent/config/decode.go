@@ -62,6 +62,13 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 		d.requireAll(v.Type(), key, nil)
 		return
 	}
+	if short := slices.IndexFunc(d.schema.fields(v.Type()), func(f field) bool { return f.short }); short >= 0 {
+		if _, _, ok := textOf(node); ok {
+			f := d.schema.fields(v.Type())[short]
+			d.value(node, f, joinKey(key, f.name), v.FieldByIndex(f.index))
+			return
+		}
+	}
 	pairs, ok := pairsOf(node)
 	if !ok {
 		d.addf(key, "", "must be a section with keys: %s", strings.Join(d.schema.names(v.Type()), ", "))

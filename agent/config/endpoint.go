@@ -29,6 +29,8 @@ type Endpoint struct {
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
 	Callers    []Caller      `yaml:"callers"` // empty: who holds TokenFile reads everything
 
+	VaultMounts []VaultMount `yaml:"vaultMounts"` // below /v1/; empty: no path is Vault's
+
 	PathPrefix string `yaml:"pathPrefix" default:"/v1/"`
 	Format     string `yaml:"format" default:"kms" enum:"kms|aws|vault|raw"` // of answers to requests that name none
 	StatusPage bool   `yaml:"statusPage" default:"true"`                     // GET /status answers browsers with a page
@@ -49,6 +51,13 @@ type Endpoint struct {
 	Audit *Audit `yaml:"audit"` // nil: no audit log
 }
 
+// VaultMount is where applications of Vault expect a KV store. A mount of version 2 may be written
+// as its name alone.
+type VaultMount struct {
+	Name    string `yaml:"name" required:"true" short:"true"`
+	Version int    `yaml:"version" min:"1" max:"2"` // of the KV API; zero: 2
+}
+
 // Caller is an application and what it may read. It is known by its token, or on the unix
 // socket by the user or group of its process; when both are set, both must fit.
 type Caller struct {
@@ -59,6 +68,9 @@ type Caller struct {
 	UIDs       []int    `yaml:"uids" min:"0" max:"4294967294"`
 	GIDs       []int    `yaml:"gids" min:"0" max:"4294967294"`
 	Secrets    []string `yaml:"secrets"` // globs over secret names
+
+	Format string `yaml:"format" enum:"kms|aws|vault|raw"` // empty: that of the endpoint
+	List   bool   `yaml:"list" default:"false"`            // applications of Vault see which of the declared secrets it may read
 
 	// Whether it sees all of /status and /ready, and all of /metrics, or what concerns the secrets
 	// that it may read. Left out: true of a caller that may read every secret, "*".

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,14 @@ exec: {command: [sh], env: [{name: A, secret: demo/db, field: password}]}
 log: {level: info}
 `
 
+// TestMountsAreNamesOrSections holds the short form of a section of which one key is enough.
+func TestMountsAreNamesOrSections(t *testing.T) {
+	cfg := mustParse(t, "upstream: {local: {}}\nendpoint: {vaultMounts: [secret, {name: kv, version: 1}]}\n")
+	if got, want := cfg.Endpoint.VaultMounts, []VaultMount{{Name: "secret"}, {Name: "kv", Version: 1}}; !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	mustParse(t, valid)
 	for _, c := range []struct {
@@ -167,6 +176,10 @@ func TestMistakes(t *testing.T) {
 		{"a token for all beside callers", "endpoint: {", "endpoint: {tokenFile: all.token, ",
 			"endpoint.tokenFile: /etc/secretagent/all.token: opens nothing where endpoint.callers are set: give it to one of them"},
 		{"an audit log to nowhere", "endpoint: {", "endpoint: {audit: , ", "endpoint.audit: must set file or stderr"},
+		{"a mount that is a number", "endpoint: {", "endpoint: {vaultMounts: [2], ", "endpoint.vaultMounts[0].name: 2: must be text: put it in quotes"},
+		{"a mount without a name", "endpoint: {", "endpoint: {vaultMounts: [{version: 1}], ", "endpoint.vaultMounts[0].name: is missing: it must be set"},
+		{"a mount of version 3", "endpoint: {", "endpoint: {vaultMounts: [{name: kv, version: 3}], ", "endpoint.vaultMounts[0].version: 3: must be from 1 to 2"},
+		{"a mount that is a list", "endpoint: {", "endpoint: {vaultMounts: [[kv]], ", "endpoint.vaultMounts[0]: must be a section with keys: name, version"},
 		{"an empty element", "secrets: [{name: demo/db}]", "secrets: [{name: demo/db}, ~]", "secrets[1]: is an empty element: fill it in or remove it"},
 		{"no destination", "destination: out/a, ", "", "templates[0].destination: is missing: it must be set"},
 		{"the same destination twice", "templates: [", "templates: [{source: b.tmpl, destination: out/a}, ",

@@ -21,6 +21,7 @@ type field struct {
 	watched    bool // a file that the agent reads
 	written    bool // a path that the agent writes, and nobody else may
 	hidden     bool // the value may hold a secret and is not shown
+	short      bool // a section with no other key may be written as this value alone
 }
 
 // schema remembers what the tags of each section say. It is not safe for concurrent use.
@@ -67,6 +68,7 @@ func fieldsOf(t reflect.Type) []field {
 			required: sf.Tag.Get("required") == "true",
 			off:      sf.Tag.Get("off") == "true",
 			watched:  strings.Contains(sf.Tag.Get("path"), "watch"),
+			short:    sf.Tag.Get("short") == "true",
 			written:  strings.Contains(sf.Tag.Get("path"), "write"),
 			hidden:   sf.Tag.Get("show") == "never" || sf.Type == secretDataType,
 		}

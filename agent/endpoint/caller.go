@@ -31,6 +31,9 @@ type Caller struct {
 	// the request do not call for another. Zero means [Options.Format].
 	Format Format
 
+	// List lets it see, by LIST of Vault, which of the declared secrets it may read.
+	List bool
+
 	// What it sees of what is not its own. Without Status, GET /status and /ready tell it of the
 	// secrets that it may read, the files that are made of these alone, and itself; without
 	// Metrics, GET /metrics does.
@@ -66,7 +69,7 @@ func NewToken(text []byte) (Token, error) {
 
 // DefaultCaller is everyone who holds one of the tokens. It may read and see everything.
 func DefaultCaller(tokens ...Token) Caller {
-	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}, Status: true, Metrics: true}
+	return Caller{Name: "token-holder", Tokens: tokens, Secrets: []string{"*"}, List: true, Status: true, Metrics: true}
 }
 
 // WithOverlap returns next, where each caller also keeps, until the given time, the tokens
@@ -148,7 +151,8 @@ func (s *Server) setCallers(set *callerSet) {
 type caller struct {
 	Caller
 	account *account
-	all     bool // may read everything
+	all     bool   // may read everything
+	self    []byte // what its applications are told of their token, see vault.go
 }
 
 // callerSet is immutable.
@@ -167,7 +171,7 @@ func newCallerSet(callers []Caller) *callerSet {
 	set := &callerSet{tokens: map[[sha256.Size]byte]*callerToken{}}
 	for _, in := range callers {
 		in.UIDs, in.GIDs, in.Secrets = slices.Clone(in.UIDs), slices.Clone(in.GIDs), slices.Clone(in.Secrets)
-		c := &caller{Caller: in, all: slices.Contains(in.Secrets, "*")}
+		c := &caller{Caller: in, all: slices.Contains(in.Secrets, "*"), self: vaultSelf(in.Name)}
 		set.callers = append(set.callers, c)
 		if in.ShutOut != "" {
 			continue

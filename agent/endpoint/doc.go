@@ -50,13 +50,52 @@
 // is of shows in its headers and its raw path, before anything is refused:
 //
 //	X-Aws-Parameters-Secrets-Token is there      the AWS agent's, whatever the path
-//	/v1/{mount}/data/{name}                      Vault's, for the mounts of [Options.VaultMounts]
+//	a path of Vault, see below                   Vault's, where there are [Options.VaultMounts]
 //	everything else                              the KMS Agent's
 //
-// The family decides how parameters are read, and the shape of answers and errors where no
-// format= does. The KMS Agent's family has the shape of [Caller.Format], or else of
-// [Options.Format]. The other token headers decide nothing, because the applications of all
-// three families send them.
+// The family decides what path and parameters mean, and the shape of answers and errors where no
+// format= does: that is the shape alone. The KMS Agent's family has the shape of [Caller.Format],
+// or else of [Options.Format]; the answers of the KMS Agent itself have one shape for all its
+// applications, which nothing in their requests tells. The other token headers decide nothing,
+// because applications of all three families send them: one of the AWS agent that sends
+// X-Vault-Token needs the format aws. Two tokens that differ are refused in all of them. Rights,
+// audit and the guard are the same for all.
+//
+// # Vault
+//
+// For every mount, say secret, and always below /v1/:
+//
+//	GET  /v1/secret/data/{name}                KV version 2: the value in the shape of [FormatVault]; data that is no JSON object is {"value": …}
+//	     version=7                             the version whose id is 7, or else v7; 0, or none: the current one
+//	GET  /v1/secret/metadata/{name}            versions with a number, where the backend tells them for nothing
+//	LIST /v1/secret/metadata/{path}            of the declared secrets those that the caller may read, with [Caller.List]; else 404
+//	GET  …?list=true                           the same
+//	GET  /v1/kv/{name}, LIST /v1/kv/{path}     KV version 1, for a mount of version 1
+//
+//	GET  /v1/auth/token/lookup-self            a token that never ends
+//	PUT, POST /v1/auth/token/renew-self        the same token, not renewable
+//	PUT, POST /v1/auth/token/revoke-self       403: the token is not the client's to revoke, and to say so would be untrue
+//	GET  /v1/sys/internal/ui/mounts/{path}     the mount that the path is in; 403: none
+//	GET, HEAD /v1/sys/health                   200, without a token
+//	GET  /v1/sys/seal-status, /v1/sys/init     the same
+//
+// The answers of the second group are constant and ask no backend; what they are given as
+// parameters or body does not matter. Errors have no member but "errors", since clients take
+// others for data, with Vault's own word first; of a secret or version that is not there it is
+// empty. X-Vault-Namespace and X-Vault-Request are accepted and mean nothing: all namespaces, and
+// all mounts, show the same secrets. X-Vault-Wrap-TTL is refused. Parameters of a read stay
+// strict, though Vault ignores what it does not know: a misspelt version= must not become the
+// current one. wait=, field= and the others of the KMS Agent's family work as well.
+//
+// A mount takes paths from names. The secret secret/data/x is not at /v1/secret/data/x any more,
+// but still at ?secretId=secret/data/x and at /v1/secret%2Fdata%2Fx: paths are matched as they were
+// sent, and an encoded slash is part of a name. [Options.Hides] tells, and "secretagent check" warns of
+// declared names. Applications of the AWS agent, which know no mounts, find it at its path. Other
+// names below a mount, such as secret/x, remain names of the KMS Agent's family, but answer LIST
+// with 404, which is what clients of KV version 1 expect there.
+//
+// Health says that the agent lives, and is not 503 when a secret is missing: clients take that for
+// a sealed Vault, and none of their secrets would be read.
 //
 // # The AWS agent
 //
@@ -78,8 +117,8 @@
 //
 // Errors are {"Code","Message","RequestId"} in the shape of KMS, with "request_id" and "errors"
 // for clients of Vault that asked at a path which is none of Vault's: without these, Go's client
-// takes an error for a secret. Other formats have errors of their own shape and status. What the backend answered keeps its KMS code and
-// status; what this package refuses by itself has a code of its own:
+// takes an error for a secret. In the shapes of the AWS agent and of Vault they have the status
+// that their clients expect. What the backend answered keeps its KMS code and status; what this package refuses by itself has a code of its own:
 //
 //	400 MalformedRequest      not HTTP, or a body where none belongs
 //	400 InvalidParameter      a parameter is wrong; 400 MissingParameter: one is missing
@@ -91,6 +130,8 @@
 //	403 SessionEnded          the session of a browser has ended; 403 LinkInvalid: a one-time link was used, or is too old
 //	403 PeerNotAllowed        the token is valid, but only for another uid or gid
 //	403 Forbidden.NoPermission  the caller may not read this name; the same whether it exists or not
+//	400 WrappingNotSupported  a client of Vault wants the answer wrapped; 400 UnsupportedOperation: it wants versions of a backend that tells none
+//	403 MountUnknown          a client of Vault asks for a mount that is not there; 403 TokenNotRevoked: it wants to end its token
 //	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key, or it is null
 //	405 MethodNotAllowed      with Allow
 //	408 RequestTimeout        the request did not arrive in time

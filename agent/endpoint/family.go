@@ -47,17 +47,22 @@ var (
 // border of a mount. fasthttp's own idea of the path is not used: it resolves dots and doubled
 // slashes, which are ordinary characters of a secret name.
 func (s *Server) familyOf(h *headers, path []byte) (f *family, r *route, name []byte) {
-	f = familyKMS
 	if h.aws {
-		f = familyAWS
-	} else if r, name = s.mounts.Load().routeOf(path); r != nil {
-		if r.plain {
-			return familyKMS, r, name
-		}
+		r, name = s.routeOf(familyAWS, path)
+		return familyAWS, r, name
+	}
+	r, name, below := s.mounts.Load().routeOf(path)
+	if r != nil {
 		return familyVault, r, name
 	}
-	r, name = s.routeOf(f, path)
-	return f, r, name
+	r, name = s.routeOf(familyKMS, path)
+	switch {
+	case below && r == routeName:
+		r = routeBelow
+	case below && r == routeUnknown:
+		return familyVault, routeNowhere, nil
+	}
+	return familyKMS, r, name
 }
 
 // formatOf returns the format of a request that names none.

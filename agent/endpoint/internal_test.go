@@ -12,14 +12,16 @@ import (
 	"secretagent/upstream"
 )
 
-// held is a cache of one value.
+// held is a cache of one value, known by ref and by its version id.
 type held struct {
 	Secrets
 	ref upstream.SecretRef
 	a   upstream.Answer
 }
 
-func (h *held) Peek(ref upstream.SecretRef) (upstream.Answer, bool) { return h.a, ref == h.ref }
+func (h *held) Peek(ref upstream.SecretRef) (upstream.Answer, bool) {
+	return h.a, ref == h.ref || ref == upstream.SecretRef{SecretName: h.ref.SecretName, VersionID: h.a.Value.VersionID}
+}
 
 func (h *held) Lookup(_ context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
 	if a, ok := h.Peek(ref); ok {
@@ -57,7 +59,8 @@ func newHeld(t testing.TB) (*Server, *conn) {
 	v := &upstream.SecretValue{SecretName: "app/db", VersionID: "v1", VersionStages: []upstream.VersionStage{upstream.ACSCurrent},
 		SecretData: upstream.NewSecretData([]byte(`{"username":"app","password":"first"}`)), SecretDataType: upstream.DataTypeText}
 	s, err := New(&held{ref: upstream.SecretRef{SecretName: "app/db", VersionStage: upstream.ACSCurrent},
-		a: upstream.Answer{Value: v, Derived: new(upstream.Derived)}}, Options{Callers: []Caller{DefaultCaller(token)}, MaxRequestsPerConnection: 16_000_000})
+		a: upstream.Answer{Value: v, Derived: new(upstream.Derived)}}, Options{Callers: []Caller{DefaultCaller(token)}, MaxRequestsPerConnection: 16_000_000,
+		VaultMounts: []VaultMount{{Path: "secret"}, {Path: "kv", Version: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,9 +92,12 @@ type Options struct {
 	// sign-in.
 	StatusPage bool
 
-	// Versions returns what GET /status/versions encodes as JSON: the versions of one secret,
-	// without values. The caller may see the status of the secret. Nil means 404.
-	Versions func(ctx context.Context, name upstream.SecretName) (any, error)
+	// Versions returns the versions of one secret, without values, for GET /status/versions and for
+	// the metadata of Vault. The caller may see the secret. Nil means that no backend tells them.
+	Versions func(ctx context.Context, name upstream.SecretName) (VersionList, error)
+
+	// Declared returns the names that LIST of Vault may show. It must not block. Nil means none.
+	Declared func() []upstream.SecretName
 
 	// Metrics writes the Prometheus text format for GET /metrics. It must leave out what the viewer
 	// may not see. Nil means 404.
@@ -121,6 +124,15 @@ type Viewer struct {
 	May    func(upstream.SecretName) bool // it may see this secret; always true with All
 }
 
+// Hides reports whether the path of a name is not that of the secret, because it is one of Vault's.
+func (o Options) Hides(name upstream.SecretName) bool {
+	if cmp.Or(o.PathPrefix, string(vaultPrefix)) != string(vaultPrefix) {
+		return false
+	}
+	r, _, _ := newVaultMounts(o.VaultMounts).routeOf(append(vaultPrefix[:len(vaultPrefix):len(vaultPrefix)], name...))
+	return r != nil
+}
+
 // Validate returns every problem with the options, as New would find them: an
 // [upstream.OptionErrors] whose keys are those below the section endpoint of agent.yaml.
 func (o Options) Validate() error {
@@ -141,6 +153,9 @@ func (o Options) checked() (Options, error) {
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, time.Duration) {}
+	}
+	if o.Declared == nil {
+		o.Declared = func() []upstream.SecretName { return nil }
 	}
 	o.MaxBatchBytes = cmp.Or(o.MaxBatchBytes, 256<<20)
 	o.checkLimits(&p)

@@ -45,11 +45,11 @@ func startPage(t *testing.T, opts endpoint.Options) *rig {
 		}
 		return map[string]any{"Caller": v.Caller, "Secrets": seen}
 	}
-	opts.Versions = func(_ context.Context, name upstream.SecretName) (any, error) {
+	opts.Versions = func(_ context.Context, name upstream.SecretName) (endpoint.VersionList, error) {
 		if name != "web/db" {
-			return nil, &upstream.Error{Err: upstream.ErrNotFound}
+			return endpoint.VersionList{}, &upstream.Error{Err: upstream.ErrNotFound}
 		}
-		return map[string]any{"SecretName": name, "Versions": []string{"v1"}}, nil
+		return endpoint.VersionList{SecretName: name, Versions: []upstream.SecretVersion{{VersionID: "v1"}}}, nil
 	}
 	opts.Metrics = func(io.Writer, endpoint.Viewer) error { return nil }
 	r := start(t, opts)

@@ -28,6 +28,10 @@ type prepared struct {
 	etag    [24]byte // quotes included
 	forms   atomic.Pointer[form]
 	derived *upstream.Derived // where all of this is kept; nil: nowhere
+
+	// alone says that the version of this value, whose id is v and a number, has that number to
+	// itself: there is no version whose id is the number alone.
+	alone atomic.Bool
 }
 
 // form is a value, or one field of it, in one format. It is a link of a list.

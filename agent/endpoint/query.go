@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -22,6 +23,9 @@ type query struct {
 	refresh bool
 	wait    time.Duration
 	code    string // of a one-time link
+
+	list     bool // the names below id are asked for, not a value
+	numbered bool // the version id is a number as Vault counts: that id, or v and it
 
 	given     param
 	id, stage string
@@ -92,6 +96,9 @@ func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first er
 		if q.id, ok = c.unescape(name, false); !ok {
 			return upstream.InvalidParameter("SecretName", "the path is not valid percent-encoding")
 		}
+		if q.list {
+			return nil
+		}
 	case r.many && len(q.batch) == 0:
 		return upstream.MissingParameter("secretId")
 	case r.many || r.params&(paramSecretID|paramName) == 0:
@@ -132,14 +139,15 @@ func (s *Server) parsePair(c *conn, f *family, r *route, pair []byte) error {
 		return nil
 	}
 	name, ok := c.unescape(rawName, false)
-	if r.loose && (!ok || !slices.Contains(paramNames[:], name)) {
+	i := slices.Index(paramNames[:], name)
+	taken := i >= 0 && r.params&(1<<i) != 0
+	if !taken && r.loose {
 		return nil
 	}
 	if !ok || name == "" {
 		return upstream.InvalidParameter("query", "a parameter has no name, or one that is not valid percent-encoding")
 	}
-	i := slices.Index(paramNames[:], name)
-	if i < 0 || r.params&(1<<i) == 0 {
+	if !taken {
 		if len(name) > 32 {
 			name = name[:32] + "…"
 		}
@@ -169,6 +177,9 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 	case paramSecretID, paramName:
 		q.id = value
 	case paramVersionID:
+		if q.numbered {
+			return upstream.InvalidParameter("versionId", "it cannot be combined with version")
+		}
 		if q.ref.VersionID = upstream.VersionID(value); value != "" {
 			return q.ref.VersionID.Validate()
 		}
@@ -196,8 +207,30 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 		}
 	case paramCode:
 		q.code = value
+	case paramVersion:
+		err = q.setNumber(value)
+	case paramList:
+		if q.list, err = parseBool(value); err != nil {
+			return upstream.InvalidParameter("list", "it must be true or false")
+		}
 	}
 	return err
+}
+
+// setNumber takes a version as Vault counts them; 0 is the current one.
+func (q *query) setNumber(value string) error {
+	n, err := strconv.ParseUint(value, 10, 31)
+	switch {
+	case err != nil:
+		return upstream.InvalidParameter("version", "it must be a whole number")
+	case q.ref.VersionID != "":
+		return upstream.InvalidParameter("version", "it cannot be combined with versionId")
+	case n == 0:
+		return nil
+	}
+	q.numbered = true
+	q.ref.VersionID = upstream.VersionID(strings.TrimLeft(value, "0"))
+	return nil
 }
 
 func (q *query) addToBatch(id string, most int) error {

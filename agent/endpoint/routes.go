@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,6 @@ type route struct {
 	many   bool   // secretId may be repeated
 	loose  bool   // parameters that it does not know are ignored
 	named  bool   // the path ends with the name of a secret
-	plain  bool   // below a mount of Vault, and yet a name as others spell it
 	health bool   // needs no token, and is answered when all connections are busy
 	forAll bool   // answered whoever asks, from where, and with what parameters
 
@@ -65,7 +65,7 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	s.look(&h, req)
 	path, raw, _ := bytes.Cut(req.RequestURI(), []byte{'?'})
 	f, r, name := s.familyOf(&h, path)
-	c.op, c.query.format = r.op, s.formatOf(f, r, nil)
+	c.op, c.query.format, c.query.list = r.op, s.formatOf(f, r, nil), methodOf(req) == methodList
 	refused := s.guard(ctx, c, r, &h)
 	switch {
 	case refused != allowed:
@@ -105,7 +105,11 @@ func (s *Server) get(ctx *fasthttp.RequestCtx, c *conn) {
 	}
 	if !q.refresh {
 		// The whole of a hit.
-		if a, ok := s.secrets.Peek(q.ref); ok {
+		a, ok := s.secrets.Peek(q.ref)
+		if !ok && q.numbered {
+			a, ok = s.peekLettered(c)
+		}
+		if ok {
 			s.answer(ctx, c, &a)
 			return
 		}
@@ -123,6 +127,9 @@ func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn) {
 	q.ref = owned(q.ref)
 	began := time.Now()
 	a, err := s.lookup(c, ask, q.ref)
+	if q.numbered && errors.Is(err, upstream.ErrNotFound) {
+		a, err = s.lookupLettered(c, ask)
+	}
 	if err != nil {
 		s.opts.Observe("error", time.Since(began))
 		s.fail(ctx, c, q.ref, err)

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"secretagent/upstream"
@@ -41,6 +39,7 @@ const (
 
 	// formatParameter is what the Lambda extension answers of a parameter.
 	formatParameter
+	formatKV1 // that of Vault's KV version 1, which only a path can ask for
 
 	numFormats
 )
@@ -60,6 +59,7 @@ var shapes = [numFormats]shape{
 	FormatRaw:   {name: "raw", value: valueRaw, failure: failureKMS},
 
 	formatParameter: {value: valueParameter, failure: failureParameter},
+	formatKV1:       {value: valueKV1, failure: failureVault},
 }
 
 const formatNames = "kms, aws, vault, raw"
@@ -85,10 +85,6 @@ func valueKMS(v *upstream.SecretValue) body {
 	return body{contentTypeJSON, upstream.Erasable(upstream.GetSecretValueJSON(v))}
 }
 
-func valueVault(v *upstream.SecretValue) body {
-	return body{contentTypeJSON, upstream.Erasable(shapeVault(v))}
-}
-
 func valueRaw(v *upstream.SecretValue) body { return body{contentTypeOf(v), rawBytes(v)} }
 
 // failureKMS is an error as the KMS API has it. Two members more are for clients of Vault that
@@ -103,27 +99,6 @@ func failureKMS(c *conn, f *failure) (status int, b body) {
 		ID                       string   `json:"request_id"`
 		Errors                   []string `json:"errors"`
 	}{f.code, f.message, string(c.id[:]), string(c.id[:]), errs})}
-}
-
-// failureVault is an error as Vault has it: texts, of which the first is one that its clients know.
-func failureVault(_ *conn, f *failure) (status int, b body) {
-	status = f.status
-	texts := []string{}
-	switch status {
-	case http.StatusForbidden:
-		texts = append(texts, "permission denied")
-	case http.StatusMethodNotAllowed:
-		texts = append(texts, "unsupported operation")
-	case http.StatusNotFound: // a text would only be in the way of who looks for none
-		return status, body{contentTypeJSON, []byte("{\"errors\":[]}\n")}
-	case http.StatusConflict: // it is being deleted
-		status = http.StatusNotFound
-	case http.StatusGatewayTimeout: // not all of its clients ask again then
-		status = http.StatusServiceUnavailable
-	}
-	return status, body{contentTypeJSON, encode(struct {
-		Errors []string `json:"errors"`
-	}{append(texts, f.message)})}
 }
 
 // rawBytes returns the bytes of v: the memory of the value itself where they are no others.
@@ -152,45 +127,6 @@ func contentTypeOf(v *upstream.SecretValue) []byte {
 func isJSON(data []byte, first byte) bool {
 	data = bytes.TrimLeft(upstream.TrimBOM(data), " \t\r\n")
 	return len(data) > 0 && data[0] == first && json.Valid(data)
-}
-
-func shapeVault(v *upstream.SecretValue) []byte {
-	data := json.RawMessage(upstream.TrimBOM(v.SecretData.Reveal()))
-	if !isJSON(data, '{') {
-		data = encode(map[string]string{"value": string(v.SecretData.Reveal())})
-	}
-	stages := make([]string, len(v.VersionStages))
-	for i, s := range v.VersionStages {
-		stages[i] = string(s)
-	}
-	return encode(&struct {
-		RequestID     string         `json:"request_id"`
-		LeaseID       string         `json:"lease_id"`
-		Renewable     bool           `json:"renewable"`
-		LeaseDuration int            `json:"lease_duration"`
-		Data          map[string]any `json:"data"`
-		WrapInfo      *struct{}      `json:"wrap_info"`
-		Warnings      []string       `json:"warnings"`
-		Auth          *struct{}      `json:"auth"`
-	}{
-		RequestID: v.RequestID,
-		Data: map[string]any{"data": data, "metadata": map[string]any{
-			"created_time":    upstream.WireTime(v.CreateTime),
-			"custom_metadata": map[string]string{"VersionId": string(v.VersionID), "VersionStages": strings.Join(stages, ",")},
-			"deletion_time":   "",
-			"destroyed":       false,
-			"version":         vaultVersion(v.VersionID),
-		}},
-	})
-}
-
-// vaultVersion returns 7 for 7 and v7, and 0 for ids that are not numbers.
-func vaultVersion(id upstream.VersionID) int {
-	n, err := strconv.ParseUint(strings.TrimPrefix(string(id), "v"), 10, 31)
-	if err != nil {
-		return 0
-	}
-	return int(n)
 }
 
 // encode returns v as JSON without HTML escapes, ended by a newline. It is called with types
