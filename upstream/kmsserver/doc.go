@@ -40,7 +40,7 @@
 // byte for byte. One with a character that XML 1.0 cannot carry, a control character other than
 // tab, line feed and carriage return, or U+FFFE or U+FFFF, is refused with 400
 // InvalidParameter.Format, which no client asks again; JSON carries it. Refusals come in the
-// format that was asked for, unless the request is not even HTTP.
+// format that was asked for, unless the request line and headers could not be read.
 //
 // Errors have the codes and statuses of the API. What goes wrong inside the backend is logged and
 // answered with InternalFailure or ServiceUnavailableTemporary, without details.
