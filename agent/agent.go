@@ -15,6 +15,7 @@ import (
 
 	"secretagent/agent/child"
 	"secretagent/agent/config"
+	"secretagent/agent/credentials"
 	"secretagent/agent/endpoint"
 	"secretagent/agent/lines"
 	"secretagent/cache"
@@ -66,14 +67,15 @@ type Agent struct {
 
 	live atomic.Pointer[live] // what a reload replaces
 
-	backend  backend
-	cache    *cache.Cache
-	endpoint *endpoint.Server
-	api      *kmsserver.Server // nil: no KMS API
-	audit    *lines.Writer     // nil: no audit log
-	child    *child.Supervisor // nil: no application to supervise
-	metrics  *metrics
-	renders  renderCounts
+	backend     backend
+	cache       *cache.Cache
+	endpoint    *endpoint.Server
+	credentials *credentials.Server
+	api         *kmsserver.Server // nil: no KMS API
+	audit       *lines.Writer     // nil: no audit log
+	child       *child.Supervisor // nil: no application to supervise
+	metrics     *metrics
+	renders     renderCounts
 
 	apiListeners []*listener
 
@@ -93,7 +95,7 @@ type live struct {
 	renderer *render.Renderer
 	sources  string // fingerprint of the template files that renderer has read
 	callers  []endpoint.Caller
-	serving  []*listener // the endpoint's listeners
+	serving  []*listener // those of the endpoint and the credentials
 }
 
 // config returns the configuration in force.
@@ -158,6 +160,9 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		return nil, inSection("endpoint", err)
 	}
 	if a.endpoint, err = a.newEndpoint(cfg, now.callers); err != nil {
+		return nil, err
+	}
+	if a.credentials, err = a.newCredentials(cfg); err != nil {
 		return nil, err
 	}
 	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.endpoint.MakeRoom, a.log); err != nil {
@@ -267,7 +272,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	})
 	now := a.live.Load()
 	for _, ln := range now.serving {
-		outer.Go(func() error { return ln.serve(a.endpoint) })
+		outer.Go(func() error { return a.serve(ln) })
 	}
 	for _, ln := range a.apiListeners {
 		outer.Go(func() error { return ignore(a.api.Serve(ln.Listener, ln.access), kmsserver.ErrServerClosed) })
@@ -294,6 +299,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		notify(a.log, notifyStopping)
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
+		stopServer(stopCtx, a.log, partCredentials, a.credentials.Shutdown)
 		stopServer(stopCtx, a.log, partEndpoint, a.endpoint.Shutdown)
 		if a.api != nil {
 			stopServer(stopCtx, a.log, partAPI, a.api.Shutdown)

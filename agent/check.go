@@ -144,6 +144,10 @@ func checkEndpoint(cfg *config.Endpoint) error {
 	p.Add("", err)
 	p.Add("", endpointOptions(cfg, callers).Validate())
 	p.Add("", checkListeners(endpointListeners(cfg)))
+	if cfg.Credentials != nil {
+		p.Add("credentials", unitCredentialOptions(cfg.Credentials).Validate())
+		p.Add("credentials", checkListeners(unitCredentialListeners(cfg.Credentials)))
+	}
 	if a := cfg.Audit; a != nil && a.File != "" {
 		p.Add("audit.file", checkAuditFile(string(a.File)))
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"secretagent/agent/config"
+	"secretagent/agent/credentials"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -22,6 +23,9 @@ func maxClients(cfg *config.Config, limit int, log *slog.Logger) int {
 		if local.API.Listen != "" {
 			other += kmsserver.MaxWatchers
 		}
+	}
+	if cfg.Endpoint.Credentials != nil {
+		other += credentials.MaxConnections
 	}
 	needed := cfg.Endpoint.MaxConnections + cfg.Endpoint.MaxWaiting + other
 	if limit == 0 || needed <= limit {

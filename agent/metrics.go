@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"secretagent/agent/child"
+	"secretagent/agent/credentials"
 	"secretagent/agent/endpoint"
 	"secretagent/cache"
 	"secretagent/render"
@@ -213,6 +214,7 @@ func (c collector) Describe(chan<- *prometheus.Desc) {}
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := sink{ch}
 	c.endpoint(s)
+	c.unitCredentials(s)
 	c.api(s)
 	c.cache(s)
 	c.files(s)
@@ -255,6 +257,19 @@ func (c collector) endpoint(s sink) {
 	if lost := c.agent.deps.LogLost; lost != nil {
 		s.counter("secretagent_log_lines_failed_total", "Lines of standard error that nobody took in time, or that could not be written.", lost())
 	}
+}
+
+// unitCredentials shows what services of systemd were given, where they are given anything.
+func (c collector) unitCredentials(s sink) {
+	if c.agent.config().Endpoint.Credentials == nil {
+		return
+	}
+	st := c.agent.credentials.Stats()
+	s.counters("secretagent_unit_credentials_given_total", "Credentials given to services of systemd, by how the cache came by them.", "result", st.Given)
+	s.counters("secretagent_unit_credentials_refused_total", "Credentials refused by the agent itself, by what does not fit: peer, address, unit, credential or size.", "reason", st.Refused)
+	s.counters("secretagent_unit_credentials_failed_total", "Credentials that could not be given because of the upstream, by code.", "code", st.Failed)
+	s.gauge("secretagent_unit_credentials_connections", "Open connections of systemd.", float64(st.Open))
+	s.gauge("secretagent_unit_credentials_connections_limit", "The limit of connections of systemd.", credentials.MaxConnections)
 }
 
 // api shows the connections of the KMS API, where it is served.

@@ -51,8 +51,8 @@ func (s *reloadStatus) note(err error) {
 
 // Reload reads the configuration file again, and everything that it names, and changes the
 // running agent to it: templates, hooks, declared secrets, limits of the cache, callers and
-// tokens, log level, endpoints and credentials of the cloud, certificates, listeners and
-// mounts of the endpoint. No lookup fails meanwhile.
+// tokens, what services of systemd get, log level, endpoints and credentials of the cloud,
+// certificates, listeners and mounts of the endpoint. No lookup fails meanwhile.
 //
 // It is all or nothing. A file that is wrong, or that changes what only a restart can change,
 // is an error that names the keys, and the agent goes on as it was. Only a caller whose token file
@@ -165,6 +165,10 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if err != nil {
 		return inSection("endpoint", err)
 	}
+	setUnits, err := a.credentials.Prepare(unitCredentialOptions(cfg.Endpoint.Credentials))
+	if err != nil {
+		return inSection(sectionCredentials, err)
+	}
 	setLimits, err := a.cache.PrepareLimits(cacheLimits(cfg))
 	if err != nil {
 		return ofCache(err)
@@ -183,6 +187,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 
 	setCallers()
 	setMounts()
+	setUnits()
 	setLimits()
 	setKeys()
 	setUpstream()
@@ -192,7 +197,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
 	}
 	_ = closeOthers(next.serving, old.serving, func(ln *listener) error {
-		group.Go(func() error { return ln.serve(a.endpoint) })
+		group.Go(func() error { return a.serve(ln) })
 		ln.announce(a.log)
 		return nil
 	})

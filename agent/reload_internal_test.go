@@ -14,7 +14,7 @@ var liveKeys = map[string]bool{
 	"secrets": true, "templates": true, "sets": true, "log.level": true,
 	"render.root": true, "render.stateDir": true, "readyWhen": true,
 	"cache.ttl": true, "cache.maxStale": true, "cache.negativeTTL": true, "cache.maxEntries": true, "cache.maxBytes": true,
-	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenMode": true, "endpoint.tokenGroup": true, "endpoint.tokenGrace": true, "endpoint.callers": true, "endpoint.vaultMounts": true,
+	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenMode": true, "endpoint.tokenGroup": true, "endpoint.tokenGrace": true, "endpoint.callers": true, "endpoint.vaultMounts": true, "endpoint.credentials": true,
 	"upstream.local.seed": true, "upstream.local.api.accessKeys": true,
 	"upstream.alibaba.endpoints": true, "upstream.alibaba.credentials": true, "upstream.alibaba.timeout": true,
 	"upstream.alibaba.retry": true, "upstream.alibaba.budget": true, "upstream.alibaba.breaker": true,

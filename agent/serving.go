@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"secretagent/agent/config"
+	"secretagent/agent/credentials"
 	"secretagent/agent/endpoint"
 	"secretagent/agent/lines"
 	"secretagent/agent/listen"
@@ -111,6 +113,45 @@ func endpointListeners(cfg *config.Endpoint) []listen.Options {
 	return list
 }
 
+// sectionCredentials is where agent.yaml says which services get what.
+const sectionCredentials = "endpoint.credentials"
+
+// unitCredentialListeners returns what the credentials are given on.
+func unitCredentialListeners(cfg *config.UnitCredentials) []listen.Options {
+	if cfg == nil {
+		return nil
+	}
+	return []listen.Options{listen.UnixOptions{Path: string(cfg.Socket), FolderMode: 0o755}}
+}
+
+// unitCredentialOptions turns the configuration into that of the credentials, without what the agent
+// adds. Without a section nobody gets any.
+func unitCredentialOptions(cfg *config.UnitCredentials) (opts credentials.Options) {
+	if cfg == nil {
+		return opts
+	}
+	opts.MaxWait = cfg.MaxWait
+	for _, name := range slices.Sorted(maps.Keys(cfg.Units)) {
+		unit := credentials.Unit{Name: name}
+		for _, s := range cfg.Units[name] {
+			unit.Secrets = append(unit.Secrets, credentials.Secret{Credential: s.Credential, Name: s.Secret})
+		}
+		opts.Units = append(opts.Units, unit)
+	}
+	return opts
+}
+
+// newCredentials makes the server of the credentials.
+func (a *Agent) newCredentials(cfg *config.Config) (*credentials.Server, error) {
+	opts := unitCredentialOptions(cfg.Endpoint.Credentials)
+	opts.Logger = a.log.With("part", partCredentials)
+	if a.audit != nil {
+		opts.Audit = a.audit
+	}
+	srv, err := credentials.New(a.cache, opts)
+	return srv, inSection(sectionCredentials, err)
+}
+
 // apiListeners returns what the KMS API listens on: the unix socket first, then TCP.
 func apiListeners(cfg *config.API) []listen.Options {
 	var list []listen.Options
@@ -125,8 +166,9 @@ func apiListeners(cfg *config.API) []listen.Options {
 
 // The parts of the agent that answer, as the log and the status call them.
 const (
-	partEndpoint = "endpoint"
-	partAPI      = "kms-api"
+	partEndpoint    = "endpoint"
+	partCredentials = "systemd"
+	partAPI         = "kms-api"
 )
 
 // listener is where a part of the agent answers.
@@ -137,14 +179,18 @@ type listener struct {
 	retired atomic.Bool      // closed on purpose, because the configuration changed
 }
 
-// serve answers on a listener of the endpoint until the server is shut down or the listener
-// retired.
-func (l *listener) serve(srv *endpoint.Server) error {
-	err := srv.Serve(l.Listener)
+// serve answers on a listener of the endpoint, or that of the credentials, until the server is shut
+// down or the listener retired.
+func (a *Agent) serve(l *listener) (err error) {
+	if l.part == partCredentials {
+		err = a.credentials.Serve(l.Listener)
+	} else {
+		err = ignore(a.endpoint.Serve(l.Listener), endpoint.ErrServerClosed)
+	}
 	if l.retired.Load() {
 		return nil
 	}
-	return ignore(err, endpoint.ErrServerClosed)
+	return err
 }
 
 // close closes the listener unless its server already has.
@@ -166,7 +212,7 @@ func (l *listener) announce(log *slog.Logger) {
 	if l.part == partAPI {
 		log.Info("serving the KMS API", "network", network, "address", address, "signed", l.signed())
 	} else {
-		log.Info("serving", "network", network, "address", address)
+		log.Info("serving", "part", l.part, "network", network, "address", address)
 	}
 }
 
@@ -183,10 +229,18 @@ func (l *listener) expiry() (own, clients time.Time) {
 
 // listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are kept.
 func listenEndpoint(cfg *config.Endpoint, open []*listener, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
-	if cfg.Listen == "" && cfg.Socket == "" {
+	if cfg.Listen == "" && cfg.Socket == "" && cfg.Credentials == nil {
 		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
 	}
-	return openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, makeRoom, log)
+	listeners, err := openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, makeRoom, log)
+	if err != nil {
+		return nil, err
+	}
+	more, err := openListeners(sectionCredentials, partCredentials, unitCredentialListeners(cfg.Credentials), open, makeRoom, log)
+	if err != nil {
+		return nil, errors.Join(err, closeOthers(listeners, open, (*listener).close))
+	}
+	return append(listeners, more...), nil
 }
 
 // listenAPI opens the listeners of the built-in backend's KMS API.
@@ -243,11 +297,11 @@ func closeOthers(list, except []*listener, do func(*listener) error) error {
 	return errors.Join(errs...)
 }
 
-// listeners returns those of the endpoint, and then those of the KMS API.
+// listeners returns those of the endpoint and the credentials, and then those of the KMS API.
 func (a *Agent) listeners() []*listener { return slices.Concat(a.live.Load().serving, a.apiListeners) }
 
-// Addrs returns where the endpoint listens: TCP first, then the unix socket, as far as they
-// are configured.
+// Addrs returns where the endpoint listens: TCP first, then the unix socket, then the one of the
+// credentials, as far as they are configured.
 func (a *Agent) Addrs() []net.Addr { return addrs(a.live.Load().serving) }
 
 // APIAddrs returns where the KMS API of the built-in backend listens: the unix socket first,

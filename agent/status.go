@@ -102,7 +102,7 @@ type SecretStatus struct {
 
 // ListenerStatus is an address where the agent answers.
 type ListenerStatus struct {
-	Serves             string // endpoint or kms-api
+	Serves             string // endpoint, systemd (credentials for services) or kms-api
 	Network            string // tcp or unix
 	Address            string // host:port or path
 	TLS                bool

@@ -52,6 +52,7 @@ func busy(now time.Time) agent.Status {
 		Listeners: []agent.ListenerStatus{
 			{Serves: "endpoint", Network: "tcp", Address: "127.0.0.1:2025", TLS: true, CertificateExpires: now.Add(72 * time.Hour), ClientCAExpires: now.Add(time.Hour)},
 			{Serves: "endpoint", Network: "unix", Address: "/" + long + "/agent.sock"},
+			{Serves: "systemd", Network: "unix", Address: "/run/secretagent/credentials.sock"},
 			{Serves: "kms-api", Network: "tcp", Address: "127.0.0.1:2026", Signed: true},
 			{Serves: "kms-api", Network: "unix", Address: "/run/kms.sock"},
 		},
@@ -92,6 +93,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		{"demo/db", "v1", "90s", "3m", "60s", "5s", "web", "fresh"},
 		{"web", "5s", "3", "1234567", "2", "10m", "left"},
 		{"job", "shut", "out", "0", "0", "0", "-"},
+		{"systemd", "…cretagent/credentials.sock", "root,", "by", "unit"},
 		{"kms-api", "127.0.0.1:2026", "signature"},
 		{"kms-api", "/run/kms.sock", "file", "mode"},
 		{"demo/db:ACSPrevious", "v0", "4d", "-", "-", "-", "stale,", "3h", "left:"},

@@ -246,6 +246,8 @@ func (b *picture) listeners(listeners []agent.ListenerStatus) {
 		guard, m := "callers", plain
 		switch {
 		case l.Serves == "endpoint":
+		case l.Serves == "systemd":
+			guard = "root, by unit"
 		case l.Signed:
 			guard = "signature"
 		default:

@@ -44,8 +44,8 @@ func (c *Config) check(d *decoder) {
 	c.Cache.check(d.problems)
 	c.Endpoint.check(d.problems)
 	c.checkWrittenPaths(d)
-	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
-		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are templates, sets or exec: nobody could use the agent")
+	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && e.Credentials == nil && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
+		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are credentials, templates, sets or exec: nobody could use the agent")
 	}
 }
 

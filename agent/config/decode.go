@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -41,6 +42,8 @@ func (d *decoder) value(node ast.Node, f field, key string, v reflect.Value) {
 	switch {
 	case isScalar(v.Type()):
 		d.scalar(node, f, key, v)
+	case v.Type() == unitSecretsType:
+		d.unitSecrets(node, f, key, v)
 	case v.Kind() == reflect.Pointer:
 		section := reflect.New(v.Type().Elem())
 		d.defaults(section.Elem())
@@ -165,6 +168,27 @@ func (d *decoder) table(node ast.Node, f field, key string, v reflect.Value) {
 		entries.SetMapIndex(reflect.ValueOf(name), entry)
 	}
 	v.Set(entries)
+}
+
+var unitSecretsType = reflect.TypeFor[UnitSecrets]()
+
+// unitSecrets decodes either form of UnitSecrets.
+func (d *decoder) unitSecrets(node ast.Node, f field, key string, v reflect.Value) {
+	var all UnitSecrets
+	if _, ok := pairsOf(node); ok {
+		named := map[string]string{}
+		d.table(node, f, key, reflect.ValueOf(&named).Elem())
+		for _, credential := range slices.Sorted(maps.Keys(named)) {
+			all = append(all, UnitSecret{credential, named[credential]})
+		}
+	} else {
+		var list []string
+		d.list(node, f, key, reflect.ValueOf(&list).Elem())
+		for _, secret := range list {
+			all = append(all, UnitSecret{"", secret})
+		}
+	}
+	v.Set(reflect.ValueOf(all))
 }
 
 func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {

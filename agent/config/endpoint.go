@@ -49,6 +49,25 @@ type Endpoint struct {
 	IdleTimeout    time.Duration `yaml:"idleTimeout" default:"2m" min:"1s" max:"24h"`        // of a connection between requests
 
 	Audit *Audit `yaml:"audit"` // nil: no audit log
+
+	Credentials *UnitCredentials `yaml:"credentials"` // nil: none for systemd
+}
+
+// UnitCredentials are secrets for the services of systemd.
+type UnitCredentials struct {
+	Socket  Path                   `yaml:"socket" required:"true" path:"write"` // that LoadCredential= names
+	Units   map[string]UnitSecrets `yaml:"units" required:"true"`               // by name of the unit
+	MaxWait time.Duration          `yaml:"maxWait" default:"30s" min:"1s" max:"10m"`
+}
+
+// UnitSecrets are what a unit gets. In YAML they are a list of names of secrets, or a section of
+// credentials and the secrets that stand for them.
+type UnitSecrets []UnitSecret
+
+// UnitSecret is a name of the list, or a pair of the section.
+type UnitSecret struct {
+	Credential string // empty in a list
+	Secret     string
 }
 
 // VaultMount is where applications of Vault expect a KV store. A mount of version 2 may be written
@@ -87,16 +106,7 @@ type Audit struct {
 }
 
 func (e *Endpoint) check(p *problems) {
-	if e.Listen == "" && e.TLS != nil {
-		p.addf("endpoint.tls", "", "has no use without endpoint.listen")
-	}
-	if e.Socket == "" {
-		for _, name := range []string{"socketMode", "socketUser", "socketGroup"} {
-			if p.has("endpoint." + name) {
-				p.addf("endpoint."+name, "", "has no use without endpoint.socket")
-			}
-		}
-	}
+	e.checkListeners(p)
 	for name, value := range map[string]string{"tokenFile": string(e.TokenFile), "tokenMode": "", "tokenGroup": string(e.TokenGroup)} {
 		if len(e.Callers) > 0 && p.has("endpoint."+name) {
 			p.addf("endpoint."+name, value, "opens nothing where endpoint.callers are set: give it to one of them")
@@ -134,6 +144,22 @@ func (e *Endpoint) check(p *problems) {
 		case a.File != "" && a.Stderr:
 			p.addf("endpoint.audit.stderr", "true", "must not be combined with file: choose one")
 		}
+	}
+}
+
+func (e *Endpoint) checkListeners(p *problems) {
+	if e.Listen == "" && e.TLS != nil {
+		p.addf("endpoint.tls", "", "has no use without endpoint.listen")
+	}
+	if e.Socket == "" {
+		for _, name := range []string{"socketMode", "socketUser", "socketGroup"} {
+			if p.has("endpoint." + name) {
+				p.addf("endpoint."+name, "", "has no use without endpoint.socket")
+			}
+		}
+	}
+	if c := e.Credentials; c != nil && c.Socket == e.Socket && c.Socket != "" {
+		p.addf("endpoint.credentials.socket", string(c.Socket), "must be another one than endpoint.socket")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/slots"
 )
 
 // minTokenLen keeps tokens out of reach of guessing and typing.
@@ -202,7 +203,7 @@ func checkCallers(p *upstream.OptionErrors, callers []Caller) {
 			p.Addf(at+".name", c.Name, "is given to two callers: choose another")
 		}
 		names[c.Name] = true
-		if c.bound() && !peersKnown {
+		if c.bound() && !slots.PeersKnown {
 			p.Addf(at, "", "must not have uids or gids: this system does not tell who is at the other end of a socket")
 		}
 		if c.ShutOut == "" && !slices.ContainsFunc(c.Tokens, Token.configured) && !c.bound() {
@@ -273,7 +274,7 @@ func (t *Token) expiredNow() bool { return !t.notAfter.IsZero() && t.expired(tim
 func (c *Caller) bound() bool { return len(c.UIDs)+len(c.GIDs) > 0 }
 
 func (c *caller) matchesPeer(p peer) bool {
-	return p.known && (slices.Contains(c.UIDs, p.uid) || slices.Contains(c.GIDs, p.gid))
+	return p.known && (slices.Contains(c.UIDs, p.UID) || slices.Contains(c.GIDs, p.GID))
 }
 
 // sees reports whether the caller may see the state of the secret.

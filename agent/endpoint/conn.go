@@ -55,9 +55,13 @@ type request struct {
 
 // peer is what the kernel says about the other end of a unix socket.
 type peer struct {
-	uid, gid uint32
-	pid      int32
-	known    bool
+	slots.Peer
+	known bool
+}
+
+func peerOf(nc net.Conn) peer {
+	p, known := slots.PeerOf(nc)
+	return peer{p, known}
 }
 
 // follow sets the phase of a connection as fasthttp serves it.
@@ -134,7 +138,7 @@ func (c *conn) cause() upstream.Cause {
 // origin tells apart who is on the other side, before a token does.
 func (c *conn) origin() string {
 	if c.peer.known {
-		return fmt.Sprintf("uid=%d", c.peer.uid)
+		return fmt.Sprintf("uid=%d", c.peer.UID)
 	}
 	return slots.Origin(c.Conn.RemoteAddr())
 }
@@ -144,7 +148,7 @@ func (c *conn) from() string {
 	if c.remote == "" {
 		switch {
 		case c.peer.known:
-			c.remote = fmt.Sprintf("uid=%d gid=%d pid=%d", c.peer.uid, c.peer.gid, c.peer.pid)
+			c.remote = c.peer.String()
 		case c.unix:
 			c.remote = "unix"
 		default:

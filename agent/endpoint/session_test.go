@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"testing"
 	"time"
+
+	"secretagent/upstream/slots"
 )
 
 // callersOf returns the callers a and b, recognised by token, and c, by user id.
@@ -17,7 +19,7 @@ func callersOf(t *testing.T, tokens ...string) *callerSet {
 		}
 		callers = append(callers, Caller{Name: string(rune('a' + i)), Tokens: []Token{token}, Secrets: []string{"*"}})
 	}
-	if peersKnown {
+	if slots.PeersKnown {
 		callers = append(callers, Caller{Name: "peer", UIDs: []uint32{1000}, Secrets: []string{"*"}})
 	}
 	return newCallerSet(callers)
@@ -131,15 +133,15 @@ func TestSessionIsWorthWhatItsTokenIs(t *testing.T) {
 }
 
 func TestSessionOfAPeer(t *testing.T) {
-	if !peersKnown {
+	if !slots.PeersKnown {
 		t.Skip("this system does not tell who is at the other end of a socket")
 	}
 	set, now := callersOf(t, tokenA), time.Now()
-	g := grant{caller: "peer", peer: peer{uid: 1000, known: true}, began: now, used: now}
+	g := grant{caller: "peer", peer: peer{slots.Peer{UID: 1000}, true}, began: now, used: now}
 	if who := g.holder(set, now); who == nil || who.Name != "peer" {
 		t.Errorf("held by %v", who)
 	}
-	g.peer.uid = 1001
+	g.peer.UID = 1001
 	if g.holder(set, now) != nil {
 		t.Error("another user's")
 	}

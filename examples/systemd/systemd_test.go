@@ -30,6 +30,30 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyTheApplication: its unit is one, and asks for what the agent's configuration gives.
+func TestVerifyTheApplication(t *testing.T) {
+	unit := example.Read(t, "app.service")
+	cfg, err := config.Load("agent.yaml")
+	example.Must(t, err)
+	asked := regexp.MustCompile(`(?m)^LoadCredential=([a-z-]+):(.*)$`).FindAllStringSubmatch(unit, -1)
+	if c := cfg.Endpoint.Credentials; len(asked) != 2 || len(c.Units["app.service"]) != 1 || c.Units["app.service"][0].Secret != "app/*" {
+		t.Errorf("%v %+v", asked, c)
+	}
+	for _, a := range asked {
+		if a[2] != string(cfg.Endpoint.Credentials.Socket) {
+			t.Errorf("%s: the agent listens on %s", a[0], cfg.Endpoint.Credentials.Socket)
+		}
+	}
+	analyze := example.Tool(t, "systemd-analyze")
+	dir := t.TempDir()
+	example.Write(t, filepath.Join(dir, "secretagent.service"), strings.ReplaceAll(example.Read(t, "secretagent.service"), "/usr/local/bin/secretagent", "/bin/true"))
+	path := filepath.Join(dir, "app.service")
+	example.Write(t, path, unit)
+	if out, code := example.Output(t, "", nil, analyze, "verify", "--man=no", path); code != 0 || strings.Contains(out, "app.service") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}
+
 func TestScoreIsTheOneInTheReadme(t *testing.T) {
 	analyze := example.Tool(t, "systemd-analyze")
 	stated := regexp.MustCompile(`\*\*(\d+\.\d)\*\*`).FindStringSubmatch(example.Read(t, "README.md"))
@@ -55,7 +79,7 @@ func TestConfigurationFitsTheUnit(t *testing.T) {
 	// Everything is written to the two folders that the unit makes.
 	for _, path := range []config.Path{
 		cfg.Upstream.Local.Database, cfg.Upstream.Local.API.Socket,
-		cfg.Endpoint.TokenFile, cfg.Render.StateDir,
+		cfg.Endpoint.TokenFile, cfg.Endpoint.Credentials.Socket, cfg.Render.StateDir,
 	} {
 		if p := string(path); !strings.HasPrefix(p, "/var/lib/secretagent/") && !strings.HasPrefix(p, "/run/secretagent/") {
 			t.Errorf("%s is in no folder of the service", p)

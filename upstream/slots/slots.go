@@ -35,6 +35,7 @@ import (
 	"container/list"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -77,6 +78,15 @@ type Slot struct {
 	moves     uint32 // changes of phase between the last two sweeps
 	warned    bool
 }
+
+// Peer is what the kernel says about the other end of a unix socket.
+type Peer struct {
+	UID, GID uint32
+	PID      int32
+}
+
+// String describes the peer for log and audit.
+func (p Peer) String() string { return fmt.Sprintf("uid=%d gid=%d pid=%d", p.UID, p.GID, p.PID) }
 
 // Origin returns the origin of a connection from an address: its host. Whoever is on this host
 // has all addresses of loopback, so that they are one, and a host has a /64 of IPv6.
