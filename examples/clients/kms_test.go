@@ -30,7 +30,7 @@ func TestKMS(t *testing.T) {
 	env := []string{
 		"KMS_ENDPOINT=localhost:" + port, "KMS_CA=" + ca,
 		"ALIBABA_CLOUD_ACCESS_KEY_ID=app", "ALIBABA_CLOUD_ACCESS_KEY_SECRET=" + strings.TrimSpace(example.Read(t, filepath.Join(dir, "var", "keys", "app.secret"))),
-		"NO_PROXY=*", "no_proxy=*",
+		"NO_PROXY=*", "no_proxy=*", "GOPROXY=off",
 	}
 	if keytool, err := exec.LookPath("keytool"); err == nil {
 		if out, code := example.Output(t, "", nil, keytool, "-importcert", "-noprompt", "-alias", "api", "-file", ca, "-keystore", trusted, "-storetype", "PKCS12", "-storepass", "changeit"); code != 0 {
@@ -42,6 +42,7 @@ func TestKMS(t *testing.T) {
 			[]string{"python3", "-W", "ignore", "kms_sdk.py"}},
 		{"kms-java", ".", []string{"javap", "com.aliyun.kms20160120.Client", "com.aliyuncs.kms.model.v20160120.GetSecretValueRequest", "com.aliyuncs.kms.secretsmanager.client.SecretCacheClient"},
 			[]string{"java", "-Djavax.net.ssl.trustStore=" + trusted, "-Djavax.net.ssl.trustStorePassword=changeit", "Kms.java"}},
+		{"kms-go", "go", []string{"go", "build", "-o", os.DevNull, "./kms"}, []string{"go", "run", "./kms"}},
 	})
 }
 
@@ -50,6 +51,7 @@ func TestVersionsInTheTable(t *testing.T) {
 	readme := example.Read(t, "README.md")
 	for file, pattern := range map[string]string{
 		"libraries/requirements.txt":        `(?m)^(ali\S+)==(\S+)$`,
+		"libraries/go/go.mod":               `(?m)(kms-20160120|aliyun-secretsmanager-client-go)(?:/v3)? v(\S+)$`,
 		"libraries/pom.xml":                 `<groupId>com\.aliyun</groupId>\s*<artifactId>(\S+)</artifactId>\s*<version>(\S+)</version>`,
 		filepath.Join("..", "..", "go.mod"): `(?m)aliyun/(alibaba-cloud-sdk-go) v(\S+)$`,
 	} {
