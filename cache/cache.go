@@ -136,6 +136,25 @@ func (c *Cache) Invalidate(name upstream.SecretName) {
 	}
 }
 
+// Changed says that the secret called name was changed by way of this agent, as [Cache.Invalidate]
+// does, whatever the account that it is asked for with. It is the word of a client: it says nothing
+// of whether the upstream is down, and is limited like the calls that clients force.
+func (c *Cache) Changed(name upstream.SecretName) error {
+	if err := c.force(upstream.SecretRef{SecretName: name}); err != nil {
+		return err
+	}
+	for _, s := range c.shards {
+		sh := s.lock()
+		sh.each(func(e *entry) {
+			if e.ref.SecretName.Name() == name.Name() {
+				sh.expire(e)
+			}
+		})
+		sh.unlock()
+	}
+	return nil
+}
+
 // PrepareLimits returns set, which replaces the limits, or an error that names every problem
 // of them. Values that are held follow at once: lifetimes are counted anew from the last
 // confirmation, what is too much is evicted, secrets that are no longer pinned may be

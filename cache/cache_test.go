@@ -194,6 +194,25 @@ func TestAChangeOfAnySecretIsOneOfEach(t *testing.T) {
 	})
 }
 
+// A client that has changed a secret is believed, within the limit of what clients may force, and
+// says nothing of the upstream as a whole.
+func TestAClientTellsOfItsChange(t *testing.T) {
+	with(t, cache.Options{ForcedPerSecond: 1, ForcedBurst: 2}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
+		look(t, c, "app/db")
+		fake.MustPut(t, "app/db", "v2", "second")
+		must(t, c.Changed("acs:kms:cn-x:1:secret/app/db"))
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Miss)
+		noValue(t, c, "app/new", upstream.ErrNotFound)
+		fake.MustCreate(t, "app/new", "v1", "first")
+		must(t, c.Changed("app/new"))
+		wantAnswer(t, look(t, c, "app/new"), "first", upstream.Miss)
+		wantError(t, c.Changed("app/db"), upstream.ErrThrottled)
+		wantAnswer(t, look(t, c, "app/db"), "second", upstream.Hit)
+		time.Sleep(time.Second)
+		must(t, c.Changed("app/db"))
+	})
+}
+
 func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := make(chan struct{}), make(chan struct{})

@@ -87,15 +87,23 @@ func (sh lockedShard) force(ctx context.Context, e *entry) (*flight, error) {
 	if f := sh.joinable(e, true); f != nil {
 		return f, nil
 	}
-	if !c.forced.AllowN(time.Now(), 1) {
-		c.throttled.Add(1)
-		return nil, &upstream.Error{
-			Op: opGet, Ref: e.ref, Err: upstream.ErrThrottled,
-			Message:    "too many refreshes are asked for",
-			RetryAfter: time.Duration(float64(time.Second) / float64(c.forced.Limit())),
-		}
+	if err := c.force(e.ref); err != nil {
+		return nil, err
 	}
 	return sh.join(e, true, upstream.CauseOf(ctx))
+}
+
+// force takes a token for a call about ref that a client forces.
+func (c *Cache) force(ref upstream.SecretRef) error {
+	if c.forced.AllowN(time.Now(), 1) {
+		return nil
+	}
+	c.throttled.Add(1)
+	return &upstream.Error{
+		Op: opGet, Ref: ref, Err: upstream.ErrThrottled,
+		Message:    "too many refreshes are asked for",
+		RetryAfter: time.Duration(float64(time.Second) / float64(c.forced.Limit())),
+	}
 }
 
 // outcome waits for f and returns what the upstream said.

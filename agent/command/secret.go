@@ -20,7 +20,8 @@ func (a *app) secretCommand() *cobra.Command {
 		`Manage secrets on the upstream of the configuration. For the built-in backend the running agent
 is asked over the unix socket of its KMS API; when no agent runs, the database is opened
 here. Only "create" makes a database, and its keyring, where there is none yet. With
-upstream.alibaba the calls go to the cloud.
+upstream.alibaba the calls go to the cloud, and the running agent is told of what they have
+changed, so that its next lookup asks for it.
 
 A secret has versions, which never change, and labels, each on one version: ACSCurrent is
 what applications read, ACSPrevious what they read before.`,
@@ -47,6 +48,9 @@ func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream
 		return err
 	}
 	defer func() { err = cmp.Or(err, closeManager()) }()
+	if cfg.Upstream.Alibaba != nil { // the running agent does not see what we write
+		m = upstream.TellWrites(m, func(ctx context.Context, name upstream.SecretName) { a.tellAgent(ctx, cfg, name) })
+	}
 	return fn(m)
 }
 

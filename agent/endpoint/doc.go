@@ -18,6 +18,7 @@
 //	GET  /secretsmanager/batch?secretId=a&secretId=b:ACSPrevious
 //	                                           several values of one moment: {"SecretValues":[…],"Errors":[…]}
 //	POST /secretsmanager/report?secretId=      "this value was refused": one rate-limited refresh, answers with the current version
+//	POST /secretsmanager/changed?secretId=     "this secret was changed in the backend": the next lookup asks again
 //	GET  /systemsmanager/parameters/get?name=  a parameter of the Lambda extension, see below
 //	GET  /live, /ready                         health; no token needed
 //	GET  /ping                                 health as the AWS agent has it, whoever asks, from where, and with what parameters

@@ -177,6 +177,9 @@ func TestAttacks(t *testing.T) {
 		{"POST of health", request("POST", "/live", hostLine, "Content-Length: 0"), 405, "MethodNotAllowed"},
 		{"GET with a body", request("GET", "/v1/web/db", append(ok, "Content-Length: 5")...) + "hello", 400, "MalformedRequest"},
 		{"GET with a chunked body", request("GET", "/v1/web/db", append(ok, "Transfer-Encoding: chunked")...) + "2\r\nhi\r\n0\r\n\r\n", 400, "MalformedRequest"},
+		{"GET of a change", request("GET", "/secretsmanager/changed?secretId=web/db", ok...), 405, "MethodNotAllowed"},
+		{"a change of what the caller may not read", request("POST", "/secretsmanager/changed?secretId=other", append(ok, "Content-Length: 0")...), 403, "Forbidden.NoPermission"},
+		{"a change of a label", request("POST", "/secretsmanager/changed?secretId=web/db&versionStage=x", append(ok, "Content-Length: 0")...), 400, "InvalidParameter"},
 		{"a report with a large body", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 1000000")...), 413, "BodyTooLarge"},
 		{"Content-Length and Transfer-Encoding", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Content-Length: 3", "Transfer-Encoding: chunked")...) + "0\r\n\r\n", 400, "MalformedRequest"},
 		{"an empty chunked body", request("POST", "/secretsmanager/report?secretId=web/db", append(ok, "Transfer-Encoding: chunked")...) + "0\r\n\r\n", 200, ""},
@@ -406,6 +409,21 @@ func TestBatchAnswersTogether(t *testing.T) {
 	}
 	if got.header.Get("X-Cache") != "miss" || body.RequestId != got.header.Get("X-Request-Id") {
 		t.Errorf("X-Cache %q, RequestId %q", got.header.Get("X-Cache"), body.RequestId)
+	}
+}
+
+func TestAChangeThatAClientTells(t *testing.T) {
+	r := start(t, endpoint.Options{})
+	c := r.dial(t)
+	for i, want := range []int{200, 200, 429} {
+		c.send(request("POST", "/secretsmanager/changed?secretId=a", hostLine, tokenLine, "Content-Length: 0"))
+		got := c.receive("POST")
+		if got.status != want || want == 200 && got.json(t)["SecretName"] != "a" {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+		if len(r.changes) != i+1 || r.changes[i] != "a" {
+			t.Errorf("%v reached the cache", r.changes)
+		}
 	}
 }
 

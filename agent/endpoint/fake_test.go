@@ -40,6 +40,7 @@ type fakeSecrets struct {
 	stored  map[upstream.SecretRef]upstream.Answer
 	failing map[upstream.SecretName]error
 	subs    map[chan struct{}]upstream.SecretRef
+	changes []upstream.SecretName                             // told by clients
 	onFetch func(ctx context.Context, ref upstream.SecretRef) // before a lookup that is not a hit
 
 	lookups, refreshes, reports atomic.Int64
@@ -174,6 +175,16 @@ func (f *fakeSecrets) RefreshNow(ctx context.Context, ref upstream.SecretRef) (u
 func (f *fakeSecrets) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error) {
 	f.reports.Add(1)
 	return f.fetch(ctx, ref)
+}
+
+func (f *fakeSecrets) Changed(name upstream.SecretName) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changes = append(f.changes, name)
+	if len(f.changes) > 2 {
+		return &upstream.Error{Err: upstream.ErrThrottled, RetryAfter: time.Second}
+	}
+	return nil
 }
 
 func (f *fakeSecrets) Subscribe(refs ...upstream.SecretRef) (<-chan struct{}, func()) {

@@ -38,6 +38,8 @@ func (h *held) Report(ctx context.Context, ref upstream.SecretRef) (upstream.Ans
 	return h.Lookup(ctx, ref)
 }
 
+func (h *held) Changed(upstream.SecretName) error { return nil }
+
 func (h *held) LookupAll(ctx context.Context, refs []upstream.SecretRef) ([]upstream.Answer, []error) {
 	answers, errs := make([]upstream.Answer, len(refs)), make([]error, len(refs))
 	for i, ref := range refs {

@@ -34,6 +34,10 @@ type Secrets interface {
 	// Report says that a client found the value useless. It refreshes at a limited rate.
 	Report(ctx context.Context, ref upstream.SecretRef) (upstream.Answer, error)
 
+	// Changed says that a client has changed the secret in the backend: no lookup that begins after
+	// it returns is answered with what was held before as if it were fresh. Its rate is limited.
+	Changed(name upstream.SecretName) error
+
 	// Subscribe returns a channel of size one that receives when a value may have changed, or
 	// nil when there are too many subscriptions. A subscription keeps the value fresh.
 	Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func())

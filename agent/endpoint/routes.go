@@ -43,19 +43,20 @@ var (
 
 // routes are those with a path of their own, whatever the family.
 var routes = map[string]*route{
-	"/secretsmanager/get":    {op: "GetSecretValue", params: paramSecretID | paramsOfValue, handle: (*Server).get},
-	"/secretsmanager/batch":  {op: "BatchGetSecretValue", format: FormatKMS, params: paramSecretID, many: true, handle: (*Server).batch},
-	"/secretsmanager/report": {op: "ReportSecretValue", format: FormatKMS, params: paramSecretID | paramVersionStage, methods: methodPost, handle: (*Server).report},
-	"/live":                  {op: "Live", format: FormatKMS, health: true, handle: (*Server).live},
-	"/ping":                  {op: "Live", format: FormatAWS, health: true, forAll: true, handle: (*Server).ping},
-	"/ready":                 {op: "Ready", format: FormatKMS, health: true, handle: (*Server).ready},
-	"/metrics":               {op: "Metrics", format: FormatKMS, handle: (*Server).metrics},
-	"/status":                {op: "Status", format: FormatKMS, forSessions: true, handle: (*Server).status},
-	"/status/versions":       {op: "ListSecretVersionIds", format: FormatKMS, params: paramSecretID, forSessions: true, handle: (*Server).versions},
-	"/status/link":           {op: "MakeLink", format: FormatKMS, methods: methodPost, page: true, handle: (*Server).makeLink},
-	"/status/open":           {op: "SignIn", format: FormatKMS, params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
-	"/status/sign-in":        {op: "SignIn", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
-	"/status/sign-out":       {op: "SignOut", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
+	"/secretsmanager/get":     {op: "GetSecretValue", params: paramSecretID | paramsOfValue, handle: (*Server).get},
+	"/secretsmanager/batch":   {op: "BatchGetSecretValue", format: FormatKMS, params: paramSecretID, many: true, handle: (*Server).batch},
+	"/secretsmanager/report":  {op: "ReportSecretValue", format: FormatKMS, params: paramSecretID | paramVersionStage, methods: methodPost, handle: (*Server).report},
+	"/secretsmanager/changed": {op: "ReportSecretChange", format: FormatKMS, params: paramSecretID, methods: methodPost, handle: (*Server).changed},
+	"/live":                   {op: "Live", format: FormatKMS, health: true, handle: (*Server).live},
+	"/ping":                   {op: "Live", format: FormatAWS, health: true, forAll: true, handle: (*Server).ping},
+	"/ready":                  {op: "Ready", format: FormatKMS, health: true, handle: (*Server).ready},
+	"/metrics":                {op: "Metrics", format: FormatKMS, handle: (*Server).metrics},
+	"/status":                 {op: "Status", format: FormatKMS, forSessions: true, handle: (*Server).status},
+	"/status/versions":        {op: "ListSecretVersionIds", format: FormatKMS, params: paramSecretID, forSessions: true, handle: (*Server).versions},
+	"/status/link":            {op: "MakeLink", format: FormatKMS, methods: methodPost, page: true, handle: (*Server).makeLink},
+	"/status/open":            {op: "SignIn", format: FormatKMS, params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
+	"/status/sign-in":         {op: "SignIn", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},
+	"/status/sign-out":        {op: "SignOut", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signOut},
 }
 
 // dispatch takes a request through family, guard and route.
