@@ -17,10 +17,11 @@ import (
 // chosen. Tests are free: a conformance run joins packages that never meet otherwise.
 var mayImport = map[string][]string{
 	"secretagent":                       {"secretagent/agent/command"},
-	"secretagent/agent/command":         {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/lines", "secretagent/upstream"},
+	"secretagent/agent/command":         {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/convert", "secretagent/agent/lines", "secretagent/upstream"},
 	"secretagent/agent":                 {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/credentials", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin"},
 	"secretagent/agent/child":           {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/agent/config":          {"secretagent/upstream"},
+	"secretagent/agent/convert":         {"secretagent/upstream"},
 	"secretagent/agent/credentials":     {"secretagent/upstream", "secretagent/upstream/slots"},
 	"secretagent/agent/endpoint":        {"secretagent/upstream", "secretagent/upstream/slots"},
 	"secretagent/agent/lines":           {},

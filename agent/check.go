@@ -11,6 +11,7 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/agent/listen"
+	"secretagent/render"
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
 )
@@ -207,3 +208,6 @@ func previewForAnyUser(kind keyfile.Kind, path string, fresh func() []byte) (tex
 	}
 	return text, created, err
 }
+
+// HasTemplateFunction reports whether a template may call the function.
+func HasTemplateFunction(name string) bool { return render.HasFunction(name) }

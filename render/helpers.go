@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template"
 	"unicode/utf8"
 
@@ -108,6 +109,17 @@ func builtins() map[string]any {
 	}
 	return all
 }
+
+// functions are the names of all functions.
+var functions = sync.OnceValue(func() map[string]any {
+	all := builtins()
+	maps.Copy(all, helpers())
+	maps.Copy(all, (&templateContent{}).ownFuncs())
+	return all
+})
+
+// HasFunction reports whether a template may call the function.
+func HasFunction(name string) bool { _, has := functions()[name]; return has }
 
 // whyUnknown says what to do about a function that does not exist here.
 func whyUnknown(name string) string {
