@@ -176,7 +176,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 			return nil, err
 		}
 	}
-	noteShutOut(now.callers, a.log)
+	a.noteShutOut(now.callers)
 	a.seen = fingerprint(cfg.Files())
 	a.metrics.registry.MustRegister(collector{a})
 	return a, nil
@@ -357,6 +357,9 @@ func (a *Agent) readiness() endpoint.Readiness {
 			// One application must not be able to take the agent out of service.
 			problems = append(problems, endpoint.Problem{Subject: "caller " + c.Name + ", shut out", Reason: c.ShutOut, Private: true})
 		}
+	}
+	for id, reason := range a.keysShutOut() {
+		problems = append(problems, endpoint.Problem{Subject: "access key " + id + ", shut out", Reason: reason, Private: true})
 	}
 	if err := a.reload.get().err; err != nil {
 		// What is in force still works, so that the agent stays in service.

@@ -76,8 +76,12 @@ func giveToken(c *endpoint.Caller, kind keyfile.Kind, path string, log *slog.Log
 	return nil
 }
 
-// noteShutOut tells the log which callers are shut out.
-func noteShutOut(callers []endpoint.Caller, log *slog.Logger) {
+// noteShutOut tells the log which callers and access keys are shut out.
+func (a *Agent) noteShutOut(callers []endpoint.Caller) {
+	log := a.log
+	for id, reason := range a.keysShutOut() {
+		log.Error("an access key is shut out: nothing that it signs is taken", "access_key", id, "err", reason, "hint", "repair its secretFile, which is read again when it changes")
+	}
 	for _, c := range callers {
 		if c.ShutOut != "" {
 			log.Error("a caller is shut out: nobody is taken for it", "caller", c.Name, "err", c.ShutOut, "hint", "repair its tokenFile, which is read again when it changes")
@@ -132,6 +136,14 @@ func ReadToken(path string) (string, error) {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return strings.TrimSpace(string(text)), nil
+}
+
+// keysShutOut returns the access keys of the KMS API whose secret file is of no use, and why.
+func (a *Agent) keysShutOut() map[string]string {
+	if a.api == nil {
+		return nil
+	}
+	return a.api.ShutOut()
 }
 
 // accessKeys returns the access keys of the KMS API.

@@ -14,6 +14,7 @@ import (
 	"secretagent/render"
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
+	"secretagent/upstream/kmsserver"
 )
 
 // Load reads the configuration file at path for an agent: its shape and every rule of every
@@ -35,9 +36,9 @@ func Check(cfg *config.Config) error {
 	return p.Err()
 }
 
-// checkCallers returns why callers are shut out. It is apart from Check, because that is no problem
-// of the configuration: the agent runs, without these callers. To root it also tells of token files
-// that an agent of this user would refuse: one of another user may be meant.
+// checkCallers returns why callers and access keys are shut out. It is apart from Check, because
+// that is no problem of the configuration: the agent runs, without them. To root it also tells of
+// token files that an agent of this user would refuse: one of another user may be meant.
 func checkCallers(cfg *config.Config) error {
 	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), previewFile)
 	var p upstream.OptionErrors
@@ -46,6 +47,9 @@ func checkCallers(cfg *config.Config) error {
 		if c.ShutOut != "" {
 			p.Addf(fmt.Sprintf("endpoint.callers[%d].tokenFile", i), "", "%s", c.ShutOut)
 		}
+	}
+	if local := cfg.Upstream.Local; local != nil {
+		p.Add(sectionAPI, kmsserver.CheckSecretFiles(accessKeys(local.API.AccessKeys)))
 	}
 	return p.Err()
 }

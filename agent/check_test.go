@@ -67,7 +67,7 @@ func TestCheckRefusesWhatRunRefuses(t *testing.T) {
 		{"an application that does not exist", "exec: {command: [sh]", "exec: {command: [no-such-program]", "exec.command: must start with a program that can be run: ", nil},
 		{"a seed of the service", "local: {", `local: {seed: [{name: acs/x, data: d}], `, "upstream.local.seed[0].name: acs/x: names that start with acs/ belong to the service", nil},
 		{"a keyring that others read", "", "upstream: {local: {keyring: a.tmpl}}\n", "upstream.local.keyring: ", nil},
-		{"an access key without secret", "a.key", "empty.key", "upstream.local.api.accessKeys[0].secretFile: DIR/empty.key: is empty", map[string]string{"empty.key": ""}},
+		{"an access key without secret", "a.key", "empty.key", "", map[string]string{"empty.key": ""}},
 		{"a pattern for secrets that matches none", `secrets: ["*"]}]}}}`, `secrets: ["demo/?"]}]}}}`,
 			"upstream.local.api.accessKeys[0].secrets[0]: demo/?: must be the name of a secret, with * for any text", nil},
 		{"a host that is none", "", "upstream: {alibaba: {endpoints: [{region: cn-hangzhou, host: \"999.1.1.1:99999\"}]}}\n",

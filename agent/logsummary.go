@@ -112,7 +112,7 @@ type line struct {
 }
 
 // aboutKeys name what a line is about.
-var aboutKeys = [...]string{"secret", "file", "endpoint", "caller", "path", "address", "command", "check", "hook", "op", "source"}
+var aboutKeys = [...]string{"secret", "file", "endpoint", "caller", "access_key", "path", "address", "command", "check", "hook", "op", "source"}
 
 func (h *logSummary) read(r slog.Record) line {
 	l := line{kind: lineKind{level: r.Level, message: r.Message}, weight: 1}

@@ -172,6 +172,8 @@ func (a *Agent) writeMetrics(w io.Writer, v endpoint.Viewer) error {
 			return files[value]
 		case "caller":
 			return value == v.Caller
+		case "access_key":
+			return false
 		}
 		return true
 	})
@@ -272,8 +274,14 @@ func (c collector) unitCredentials(s sink) {
 	s.gauge("secretagent_unit_credentials_connections_limit", "The limit of connections of systemd.", credentials.MaxConnections)
 }
 
-// api shows the connections of the KMS API, where it is served.
+// api shows the connections and access keys of the KMS API, where it is served.
 func (c collector) api(s sink) {
+	if local := c.agent.config().Upstream.Local; local != nil && c.agent.api != nil {
+		shutOut := c.agent.api.ShutOut()
+		for _, key := range local.API.AccessKeys {
+			s.gauge("secretagent_kms_api_access_key_shut_out", "1 while nothing is taken that the access key signs, because its secret file is of no use.", boolean(shutOut[key.ID] != ""), "access_key", key.ID)
+		}
+	}
 	for _, ln := range c.agent.apiListeners {
 		network, st := ln.Addr().Network(), c.agent.api.Stats(ln.access)
 		s.gauge("secretagent_kms_api_connections", "Open connections to the KMS API of the built-in backend.", float64(st.Open+st.Spare), "network", network)

@@ -56,7 +56,8 @@ func (s *reloadStatus) note(err error) {
 //
 // It is all or nothing. A file that is wrong, or that changes what only a restart can change,
 // is an error that names the keys, and the agent goes on as it was. Only a caller whose token file
-// is of no use is left out of that: it is shut out, and the rest applies. Reloads run one at a time;
+// is of no use, and an access key whose secret file is, are left out of that: they are shut out, and
+// the rest applies. Reloads run one at a time;
 // Reload blocks until this one is done or ctx ends, and fails when the agent does not run.
 func (a *Agent) Reload(ctx context.Context) error {
 	done := make(chan error, 1)
@@ -192,7 +193,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	setKeys()
 	setUpstream()
 	a.live.Store(next)
-	noteShutOut(next.callers, a.log)
+	a.noteShutOut(next.callers)
 	if a.deps.Level != nil {
 		a.deps.Level.Set(logLevel(cfg.Log.Level))
 	}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"secretagent/agent"
+	"secretagent/agent/config"
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
 )
@@ -209,6 +211,60 @@ func TestReloadThatFailsAtALaterStepChangesNothing(t *testing.T) {
 	}
 }
 
+// TestASecretFileOfNoUseShutsOutItsAccessKeyAlone: the rest of a reload applies, and a restart starts.
+func TestASecretFileOfNoUseShutsOutItsAccessKeyAlone(t *testing.T) {
+	text := edited(withKeys("id: one, secretFile: ./one.secret"), "accessKeys: [", `accessKeys: [{id: two, secretFile: ./two.secret, actions: ["*"], secrets: ["*"]}, `)
+	w := start(t, shortTempDir(t), text)
+	secrets := map[string]string{"one": w.read("one.secret"), "two": w.read("two.secret")}
+	wants := func(when string, want map[string]error) {
+		t.Helper()
+		for id, want := range want {
+			client, err := kms.New(kms.Options{
+				Endpoints:   []kms.Endpoint{{Host: w.agent.APIAddrs()[1].String(), Scheme: "http"}},
+				Credentials: kms.StaticCredential(id, secrets[id], ""),
+			})
+			must(t, err)
+			if _, err = client.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "demo/db"}); !errors.Is(err, want) {
+				t.Errorf("%s: access key %s: %v", when, id, err)
+			}
+			client.Close()
+		}
+	}
+	told := func(when string) {
+		t.Helper()
+		token := w.read("run/token")
+		w.eventually(when+": told by /ready", func() bool {
+			got := w.ask("/ready", token)
+			return got.StatusCode == http.StatusOK && strings.Contains(got.body, "access key two, shut out") && strings.Contains(got.body, "is empty")
+		})
+		series, _ := agent.ParseSeries(w.ask("/metrics", token).body)
+		wantSeries(t, series, map[string]float64{`secretagent_kms_api_access_key_shut_out{access_key="two"}`: 1, `secretagent_kms_api_access_key_shut_out{access_key="one"}`: 0})
+		w.eventually("a line in the log", func() bool { return strings.Contains(w.log.String(), "ERR an access key is shut out") })
+	}
+	onlyOne := map[string]error{"one": nil, "two": upstream.ErrUnauthenticated}
+	wants("before", map[string]error{"one": nil, "two": nil})
+	write(t, w.dir, map[string]string{"two.secret": " \n"})
+	must(t, w.reload(text))
+	wants("after the reload", onlyOne)
+	told("after the reload")
+	if _, err := agent.Load(w.path("agent.yaml")); err != nil {
+		t.Errorf("the check refuses what runs: %v", err)
+	}
+	if _, err := config.Load(w.path("agent.yaml"), agent.Warnings); err == nil || !strings.Contains(err.Error(), "upstream.local.api.accessKeys[0].secretFile") {
+		t.Errorf("the check does not warn: %v", err)
+	}
+	must(t, w.stop())
+	w = start(t, w.dir, text)
+	wants("after a restart", onlyOne)
+	told("after a restart")
+	write(t, w.dir, map[string]string{"two.secret": secrets["two"]})
+	w.eventually("the key is back", func() bool {
+		series, _ := agent.ParseSeries(w.ask("/metrics", w.read("run/token")).body)
+		return series[`secretagent_kms_api_access_key_shut_out{access_key="two"}`] == 0
+	})
+	wants("repaired", map[string]error{"one": nil, "two": nil})
+}
+
 // TestReloadThatFailsShowsNothingOfIt refuses a reload because of an access key, and looks at
 // what the callers of the refused file would have ended: the session of a browser.
 func TestReloadThatFailsShowsNothingOfIt(t *testing.T) {
@@ -226,9 +282,9 @@ func TestReloadThatFailsShowsNothingOfIt(t *testing.T) {
 	if status := see(w.link()); status != http.StatusOK {
 		t.Fatalf("the link: %d", status)
 	}
-	write(t, w.dir, map[string]string{"a.token": strings.Repeat("t", 40), "empty.secret": ""})
-	w.wantRefused(edited(withKeys("id: one, secretFile: ./empty.secret"),
-		"  tokenFile: ./run/token\n", "  callers: [{name: a, tokenFile: ./a.token, secrets: [x]}]\n"), "empty.secret")
+	write(t, w.dir, map[string]string{"a.token": strings.Repeat("t", 40)})
+	w.wantRefused(edited(withKeys(`id: "o n e", secretFile: ./one.secret`),
+		"  tokenFile: ./run/token\n", "  callers: [{name: a, tokenFile: ./a.token, secrets: [x]}]\n"), "accessKeys[0].id")
 	if status := see(w.url + "/status"); status != http.StatusOK {
 		t.Errorf("the session of a browser ended with a reload that failed: %d", status)
 	}

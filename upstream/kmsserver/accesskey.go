@@ -21,7 +21,8 @@ type AccessKey struct {
 
 	// Secret signs the requests. Where it is empty it is read from SecretFile, see
 	// [keyfile.AccessKeySecret]; surrounding white space is not part of it. A file that is
-	// missing is made with a random secret of 130 bits.
+	// missing is made with a random secret of 130 bits. A key whose file is of no use is shut out,
+	// see [Server.ShutOut], and keeps no other from calling.
 	Secret     upstream.SecretData
 	SecretFile string
 
@@ -43,9 +44,6 @@ func (k AccessKey) loadSecret(create bool) (upstream.SecretData, error) {
 	if k.Secret.Len() > 0 {
 		return k.Secret, nil
 	}
-	if k.SecretFile == "" {
-		return upstream.SecretData{}, errors.New("is missing")
-	}
 	var content []byte
 	var err error
 	if create {
@@ -63,7 +61,18 @@ func (k AccessKey) loadSecret(create bool) (upstream.SecretData, error) {
 	return upstream.NewSecretData(text), nil
 }
 
-// checkAccessKeys returns every problem of the keys. It creates nothing.
+// CheckSecretFiles returns which keys a server would shut out, and why, as [upstream.OptionErrors].
+// It creates nothing.
+func CheckSecretFiles(keys []AccessKey) error {
+	var problems upstream.OptionErrors
+	for i, key := range keys {
+		_, err := key.loadSecret(false)
+		problems.Add(fmt.Sprintf("accessKeys[%d].secretFile", i), err)
+	}
+	return problems.Err()
+}
+
+// checkAccessKeys returns every problem of the keys but those of [CheckSecretFiles].
 func checkAccessKeys(keys []AccessKey) error {
 	var problems upstream.OptionErrors
 	ids, files := map[string]bool{}, map[string]bool{}
@@ -79,8 +88,9 @@ func checkAccessKeys(keys []AccessKey) error {
 			problems.Addf(at+"secretFile", key.SecretFile, "is shared by two keys: give each its own")
 		}
 		ids[key.ID], files[key.SecretFile] = true, true
-		_, err := key.loadSecret(false)
-		problems.Add(at+"secretFile", err)
+		if key.Secret.Len() == 0 && key.SecretFile == "" {
+			problems.Addf(at+"secretFile", "", "is missing")
+		}
 		if len(key.Actions) == 0 {
 			problems.Addf(at+"actions", "", `must not be empty; ["*"] allows everything`)
 		}
@@ -126,10 +136,11 @@ type accessKey struct {
 type accessKeys struct {
 	byID    map[string]*accessKey
 	removed map[string]*nonces // :: id of a key that is there no more → what could still be replayed
+	shutOut map[string]string  // :: id of a key without a secret → why
 }
 
 // openAccessKeys checks keys and returns them by id. Replay memory is taken over from before, also
-// that of keys which are removed now, so that a request cannot be replayed by way of a reload.
+// that of keys which are removed or shut out now, so that a request cannot be replayed by way of a reload.
 func openAccessKeys(keys []AccessKey, before *accessKeys, noncesPerKey int, now time.Time) (*accessKeys, error) {
 	if err := checkAccessKeys(keys); err != nil {
 		return nil, err
@@ -144,11 +155,13 @@ func openAccessKeys(keys []AccessKey, before *accessKeys, noncesPerKey int, now 
 	for id, old := range before.byID { // empty or not: it can still sign until the new keys are set
 		known[id] = old.nonces
 	}
-	var problems upstream.OptionErrors
-	for i, key := range keys {
+	shutOut := map[string]string{}
+	for _, key := range keys {
 		var err error
-		key.Secret, err = key.loadSecret(true)
-		problems.Add(fmt.Sprintf("accessKeys[%d].secretFile", i), err)
+		if key.Secret, err = key.loadSecret(true); err != nil {
+			shutOut[key.ID] = err.Error()
+			continue
+		}
 		k := &accessKey{key, known[key.ID]}
 		if k.nonces == nil {
 			k.nonces = newNonces(noncesPerKey)
@@ -156,7 +169,7 @@ func openAccessKeys(keys []AccessKey, before *accessKeys, noncesPerKey int, now 
 		opened[key.ID] = k
 		delete(known, key.ID)
 	}
-	return &accessKeys{opened, known}, problems.Err()
+	return &accessKeys{opened, known, shutOut}, nil
 }
 
 // mayCall reports whether the key may call an action. A nil key is a trusted caller.

@@ -124,7 +124,6 @@ func TestAccessKeysAtFaultAreNamed(t *testing.T) {
 		`accessKeys[0].id: a b: must be`:                                         func(k *kmsserver.AccessKey) { k.ID = "a b" },
 		`kkk: must be 1 to 128`:                                                  func(k *kmsserver.AccessKey) { k.ID = strings.Repeat("k", 129) },
 		`accessKeys[0].secretFile: is missing`:                                   func(k *kmsserver.AccessKey) { k.Secret = upstream.SecretData{} },
-		`accessKeys[0].secretFile: ` + secret + `: is empty`:                     func(k *kmsserver.AccessKey) { k.Secret, k.SecretFile = upstream.SecretData{}, secret },
 		`accessKeys[0].actions: must not be empty; ["*"] allows everything`:      func(k *kmsserver.AccessKey) { k.Actions = nil },
 		`accessKeys[0].actions[1]: GetSecret: must be an action`:                 func(k *kmsserver.AccessKey) { k.Actions = []string{"*", "GetSecret"} },
 		`accessKeys[0].actions[0]: Get?ecretValue: must be an action`:            func(k *kmsserver.AccessKey) { k.Actions = []string{"Get?ecretValue"} },
@@ -151,6 +150,43 @@ func TestAccessKeysAtFaultAreNamed(t *testing.T) {
 			t.Errorf("the same key twice, without %q: %v", want, err)
 		}
 	}
+}
+
+// Ensure that a key whose file is of no use signs nothing and keeps no other from it, and that its
+// requests cannot be replayed once it is back.
+func TestAKeyWithoutSecretIsShutOutAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(path, []byte(keySecret), 0o600))
+	key, other := fullKey(), fullKey()
+	key.Secret, key.SecretFile, other.ID = upstream.SecretData{}, path, "other"
+	keys := []kmsserver.AccessKey{key, other}
+	f := start(t, func(o *kmsserver.Tuned) { o.AccessKeys = keys })
+	s, o := newSigner(f), newSigner(f)
+	o.id = "other"
+	s.call(t, "ListSecrets", "SignatureNonce", "once").wants(t, "before", 200, "")
+	for _, ruin := range []func() error{
+		func() error { return os.WriteFile(path, []byte(" \n"), 0o600) },
+		func() error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+	} {
+		must(t, ruin())
+		must(t, (kmsserver.Options{AccessKeys: keys}).Validate())
+		if err := kmsserver.CheckSecretFiles(keys); err == nil || !strings.Contains(err.Error(), "accessKeys[0].secretFile: ") {
+			t.Error(err)
+		}
+		must(t, f.server.SetAccessKeys(keys))
+		if got := f.server.ShutOut(); len(got) != 1 || got[keyID] == "" {
+			t.Errorf("shut out: %v", got)
+		}
+		s.call(t, "ListSecrets").wants(t, "shut out", 404, "InvalidAccessKeyId.NotFound")
+		o.call(t, "ListSecrets").wants(t, "the other", 200, "")
+	}
+	must(t, errors.Join(os.Remove(path), os.WriteFile(path, []byte(keySecret), 0o600)))
+	must(t, f.server.SetAccessKeys(keys))
+	if got := f.server.ShutOut(); len(got) != 0 {
+		t.Errorf("shut out: %v", got)
+	}
+	s.call(t, "ListSecrets").wants(t, "back", 200, "")
+	s.call(t, "ListSecrets", "SignatureNonce", "once").wants(t, "replayed", 400, "SignatureNonceUsed")
 }
 
 func TestSecretFilesOfAccessKeys(t *testing.T) {
@@ -182,8 +218,9 @@ func TestSecretFilesOfAccessKeys(t *testing.T) {
 		return
 	}
 	_ = os.Chmod(path, 0o640)
-	if err := f.server.SetAccessKeys(keys); err == nil || !strings.Contains(err.Error(), "chmod") || strings.Contains(err.Error(), "chosen") {
-		t.Errorf("a file that the group can read: %v", err)
+	must(t, f.server.SetAccessKeys(keys))
+	if reason := f.server.ShutOut()[keyID]; !strings.Contains(reason, "chmod") || strings.Contains(reason, "chosen") {
+		t.Errorf("a file that the group can read: %q", reason)
 	}
-	list("chosen by hand").wants(t, "the keys of before", 200, "")
+	list("chosen by hand").wants(t, "shut out", 404, "InvalidAccessKeyId.NotFound")
 }

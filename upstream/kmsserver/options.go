@@ -25,8 +25,8 @@ type Options struct {
 	Observe func(action, code string, status int, took time.Duration)
 }
 
-// Validate returns every problem of the options as [upstream.OptionErrors]. It reads the files
-// that the access keys name, and creates nothing.
+// Validate returns every problem of the options as [upstream.OptionErrors], but those of
+// [CheckSecretFiles], which keep no server from starting.
 func (o Options) Validate() error { return checkAccessKeys(o.AccessKeys) }
 
 // limits bound what clients can cost.

@@ -85,7 +85,8 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 }
 
 // PrepareAccessKeys returns what replaces all access keys for requests that arrive from then on,
-// or everything that is wrong with them. It makes secret files that are missing.
+// or everything that is wrong with them. It makes secret files that are missing. The keys whose files
+// are of no use are shut out, which is no error.
 func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 	opened, err := openAccessKeys(keys, s.keys.Load(), s.limits.NoncesPerKey, s.clock())
 	if err != nil {
@@ -98,6 +99,10 @@ func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 		}
 	}, nil
 }
+
+// ShutOut returns the ids of the access keys whose secret file is of no use, and why. A request that
+// one of them signs is answered as that of a key that does not exist.
+func (s *Server) ShutOut() map[string]string { return s.keys.Load().shutOut }
 
 // Stats returns how many connections there are on listeners of the access, and were.
 func (s *Server) Stats(access Access) slots.Counts { return s.conns.tables[access].Counts() }
