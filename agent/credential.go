@@ -10,10 +10,13 @@ import (
 	"secretagent/upstream/keyfile"
 )
 
+// credentialsDirectory is the variable by which systemd says where the credentials of a service are.
+const credentialsDirectory = "CREDENTIALS_DIRECTORY"
+
 // isCredential reports whether systemd hands path to this service, as a file of the folder
 // that LoadCredential= fills for it.
 func isCredential(path config.Path) bool {
-	folder := os.Getenv("CREDENTIALS_DIRECTORY")
+	folder := os.Getenv(credentialsDirectory)
 	return folder != "" && filepath.Dir(string(path)) == filepath.Clean(folder)
 }
 

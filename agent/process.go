@@ -2,11 +2,18 @@ package agent
 
 import (
 	"log/slog"
+	"slices"
 
 	"secretagent/agent/child"
 	"secretagent/agent/config"
 	"secretagent/upstream/kms"
 )
+
+// withheld returns the variables of this process that the application does not inherit unless it is
+// allowed to by name: those that hold its credentials, or say where they are.
+func withheld() []string {
+	return append(slices.Clip(kms.CredentialVariables), credentialsDirectory)
+}
 
 // childOptions turns the configuration into that of the supervised process.
 func childOptions(cfg *config.Exec, log *slog.Logger) child.Options {
@@ -18,7 +25,7 @@ func childOptions(cfg *config.Exec, log *slog.Logger) child.Options {
 		Pristine:      cfg.Pristine,
 		Allow:         cfg.Allow,
 		Deny:          cfg.Deny,
-		Withheld:      kms.CredentialVariables,
+		Withheld:      withheld(),
 		OnChange:      child.OnChange(cfg.OnChange),
 		ChangeSignal:  cfg.ChangeSignal,
 		StopSignal:    cfg.StopSignal,
