@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/maphash"
+	"iter"
+	"math/bits"
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -22,8 +25,8 @@ type index struct {
 	tags    tagTable             // of all secrets
 	changes uint64               // of all these
 
-	kept    *simplelru.LRU[string, []upstream.SecretName] // :: query → what it selects
-	keptFor int                                           // how many secrets were gone then
+	kept    *simplelru.LRU[string, *selection] // :: query → what it selects
+	keptFor int                                // how many secrets were gone then
 }
 
 // keptSelections is how many filtered lists can be read page by page at the same time without
@@ -137,14 +140,17 @@ type tagSet []uint64
 
 func (s tagSet) has(id tagID) bool { return s[id/64]>>(id%64)&1 != 0 }
 
+func byName(a, b entry) bool { return a.name < b.name }
+
+func newTree(less func(a, b entry) bool) *btree.BTreeG[entry] {
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
+}
+
 func newIndex() *index {
-	tree := func(less func(a, b entry) bool) *btree.BTreeG[entry] {
-		return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})
-	}
-	kept, _ := simplelru.NewLRU[string, []upstream.SecretName](keptSelections, nil) // the size is positive
+	kept, _ := simplelru.NewLRU[string, *selection](keptSelections, nil) // the size is positive
 	return &index{
-		secrets: tree(func(a, b entry) bool { return a.name < b.name }),
-		leaving: tree(func(a, b entry) bool { return cmp.Or(cmp.Compare(a.leaves, b.leaves), cmp.Compare(a.name, b.name)) < 0 }),
+		secrets: newTree(byName),
+		leaving: newTree(func(a, b entry) bool { return cmp.Or(cmp.Compare(a.leaves, b.leaves), cmp.Compare(a.name, b.name)) < 0 }),
 		tags:    tagTable{ids: map[tagSums]tagID{}, sums: make([]tagSums, 1), uses: make([]int, 1)}, // 0 is no tag
 		kept:    kept,
 	}
@@ -265,10 +271,17 @@ type query struct {
 	none         bool                    // no secret can
 }
 
-// selected returns the names of the secrets that q selects, in order.
-func (x *index) selected(q query, now int64) (names []upstream.SecretName) {
+// selection is what a query selects of the secrets as they were.
+type selection struct {
+	secrets *btree.BTreeG[entry]
+	chosen  []uint64 // :: place in secrets → a bit
+	total   int
+}
+
+// selected returns what q selects.
+func (x *index) selected(q query, now int64) *selection {
 	if q.none {
-		return nil
+		return &selection{}
 	}
 	gone, _ := x.due(now)
 	x.mu.Lock()
@@ -284,36 +297,79 @@ func (x *index) selected(q query, now int64) (names []upstream.SecretName) {
 	for i, fn := range q.tags {
 		sets[i] = x.tags.where(fn)
 	}
-	secrets, changes := x.secrets.Copy(), x.changes // it costs who changes a node meanwhile a copy of that
+	of, changes := x.secrets.Copy(), x.changes // it costs who changes a node meanwhile a copy of that
 	x.mu.Unlock()
-	collect := func(e entry) bool {
-		if !e.gone(now) && q.selects(&e, sets) {
-			if len(names) == many {
-				names = slices.Grow(names, secrets.Len()-many)
-			}
-			names = append(names, e.name)
-		}
-		return true
-	}
 	if len(q.names) > 0 {
-		for _, name := range q.names[0] {
-			if e, ok := secrets.Get(entry{name: name}); ok {
-				collect(e)
-			}
-		}
-		return names
+		of = named(of, q.names[0])
 	}
-	secrets.Scan(collect)
+	s := &selection{secrets: of, chosen: make([]uint64, of.Len()/64+1)}
+	place := 0
+	of.Scan(func(e entry) bool {
+		if !e.gone(now) && q.selects(&e, sets) {
+			s.chosen[place/64] |= 1 << (place % 64)
+			s.total++
+		}
+		place++
+		return true
+	})
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if changes == x.changes && len(gone) == x.keptFor {
-		x.kept.Add(q.id, names)
+	if changes == x.changes && len(gone) == x.keptFor && len(q.names) == 0 {
+		x.kept.Add(q.id, s)
 	}
-	return names
+	return s
 }
 
-// many names that were selected are a sign that there are more.
-const many = 1000
+// named returns those of the secrets that have one of the names.
+func named(secrets *btree.BTreeG[entry], names []upstream.SecretName) *btree.BTreeG[entry] {
+	found := newTree(byName)
+	for _, name := range names {
+		if e, ok := secrets.Get(entry{name: name}); ok {
+			found.Set(e)
+		}
+	}
+	return found
+}
+
+// skip returns the place of the first that is selected after n others.
+func (s *selection) skip(n int) (place int) {
+	for i, word := range s.chosen {
+		if count := bits.OnesCount64(word); n >= count {
+			n -= count
+			continue
+		}
+		for ; n > 0; n-- {
+			word &= word - 1 // without the lowest bit
+		}
+		return 64*i + bits.TrailingZeros64(word)
+	}
+	return 64 * len(s.chosen)
+}
+
+// find returns the first place of a name that is not less than the one given.
+func (s *selection) find(name upstream.SecretName) (place int) {
+	return sort.Search(s.secrets.Len(), func(i int) bool {
+		e, _ := s.secrets.GetAt(i)
+		return e.name >= name
+	})
+}
+
+// from yields the names of those that are selected, in order, from a place on.
+func (s *selection) from(place int) iter.Seq[upstream.SecretName] {
+	return func(yield func(upstream.SecretName) bool) {
+		for ; place < 64*len(s.chosen); place++ {
+			word := s.chosen[place/64] >> (place % 64)
+			if word == 0 {
+				place |= 63 // the last one of the word
+				continue
+			}
+			place += bits.TrailingZeros64(word)
+			if e, _ := s.secrets.GetAt(place); !yield(e.name) {
+				return
+			}
+		}
+	}
+}
 
 // selects reports whether an entry meets every condition; sets are those of q.tags.
 func (q *query) selects(e *entry, sets []tagSet) bool {

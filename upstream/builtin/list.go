@@ -25,7 +25,7 @@ func (s *Store) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (
 	names, total := s.index.page(&in, page, s.now())
 	return answer(ctx, s.view, c, func(t *tx) (upstream.ListSecretsOutput, error) {
 		out := upstream.ListSecretsOutput{Page: page, TotalCount: total}
-		err := t.eachOf(ctx, names, func(name upstream.SecretName, r *record) error {
+		err := t.eachOf(ctx, slices.Values(names), func(name upstream.SecretName, r *record) error {
 			out.Secrets = append(out.Secrets, metadata(name, r, in.FetchTags))
 			return nil
 		})
@@ -46,8 +46,13 @@ func (x *index) page(in *upstream.ListSecretsInput, page upstream.Page, now int6
 	for _, f := range in.Filters {
 		q.filter(f)
 	}
-	names = x.selected(q, now)
-	return names[min(first, len(names)):min(last, len(names))], len(names)
+	s := x.selected(q, now)
+	for name := range s.from(s.skip(first)) {
+		if names = append(names, name); len(names) == last-first {
+			break
+		}
+	}
+	return names, s.total
 }
 
 // filter adds a condition: one of the values of f.
@@ -81,9 +86,9 @@ func (q *query) filter(f upstream.Filter) {
 	}
 }
 
-// tagged returns the names of the secrets whose tags a list may show. Whether those that the list
+// tagged returns the secrets whose tags a list may show. Whether those that the list
 // names carry the tags, their records tell.
-func (x *index) tagged(in *upstream.ListTagResourcesInput, now int64) []upstream.SecretName {
+func (x *index) tagged(in *upstream.ListTagResourcesInput, now int64) *selection {
 	q := query{id: fmt.Sprintf("tags %#v %#v", in.Tags, in.Permitted), permitted: in.Permitted}
 	if len(in.SecretNames) > 0 {
 		q.names = [][]upstream.SecretName{sortedNames(in.SecretNames)}

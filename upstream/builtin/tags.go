@@ -97,10 +97,9 @@ func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourc
 	if err := c.begin(ctx); err != nil {
 		return upstream.ListTagResourcesOutput{}, err
 	}
-	names := s.index.tagged(&in, s.now())
-	start, _ := slices.BinarySearch(names, after.SecretName)
+	tagged := s.index.tagged(&in, s.now())
 	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListTagResourcesOutput, err error) {
-		err = t.eachOf(ctx, names[start:], func(name upstream.SecretName, r *record) error {
+		err = t.eachOf(ctx, tagged.from(tagged.find(after.SecretName)), func(name upstream.SecretName, r *record) error {
 			for _, row := range tagRows(name, r, in.Tags) {
 				switch {
 				case in.NextToken != "" && compareRows(row, after) <= 0:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -236,8 +237,8 @@ func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, na
 
 // eachOf calls fn for those of the named secrets that exist. It stops with the error of fn, or the
 // context's.
-func (t *tx) eachOf(ctx context.Context, names []upstream.SecretName, fn func(upstream.SecretName, *record) error) error {
-	for _, name := range names {
+func (t *tx) eachOf(ctx context.Context, names iter.Seq[upstream.SecretName], fn func(upstream.SecretName, *record) error) error {
+	for name := range names {
 		r, err := t.find(name)
 		if err = cmp.Or(ctx.Err(), err); err == nil && r != nil {
 			err = fn(name, r)
