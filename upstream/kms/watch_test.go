@@ -102,7 +102,7 @@ func TestAWatchCatchesUp(t *testing.T) {
 	client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(proxy)}})
 	told := watch(t, client)
 	readSecret(t, client)
-	awaitRequests(t, proxy, 2)
+	awaitRequests(t, proxy, 3) // the read, a poll that only looks, and one that waits
 	proxy.Set(upstreamtest.Reset)
 	put("app/a", "v2") // the poll that waits is still answered
 	wantTold(t, told, "app/a")
