@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -299,7 +300,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		notify(a.log, notifyStopping)
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		stopServer(stopCtx, a.log, partCredentials, a.credentials.Shutdown)
+		var stopping sync.WaitGroup // a slow reader takes no time from the others
+		defer stopping.Wait()
+		stopping.Go(func() { stopServer(stopCtx, a.log, partCredentials, a.credentials.Shutdown) })
 		stopServer(stopCtx, a.log, partEndpoint, a.endpoint.Shutdown)
 		if a.api != nil {
 			stopServer(stopCtx, a.log, partAPI, a.api.Shutdown)
