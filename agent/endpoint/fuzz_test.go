@@ -24,11 +24,16 @@ import (
 // Its target never breaks the server, what is answered with a value is exactly the one reference
 // that is held, and the reference is valid.
 //
+// Whatever family it is of, nobody gets a value without a token.
+//
 // It means the same wherever and however it comes: over TCP, a unix socket and TLS, in one piece
 // or in many, and once more on the same connection. The answers are the same bytes, but for ids
 // and ages; a request that follows is read from its own first byte.
 func FuzzRequest(f *testing.F) {
-	const common = "Host: localhost\r\nX-KMS-Token: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n"
+	const (
+		token  = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+		common = "Host: localhost\r\nX-KMS-Token: " + token + "\r\n"
+	)
 	get := func(target string) string { return "GET " + target + " HTTP/1.1\r\n" + common }
 	post := "POST /secretsmanager/report?secretId=app/db HTTP/1.1\r\n" + common
 	for i, raw := range []string{
@@ -40,6 +45,18 @@ func FuzzRequest(f *testing.F) {
 		post + "Content-Length: 0\r\n\r\n", post + "Content-Length: 5\r\n\r\nhello", post + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 		post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", post + "Content-Length: 2000\r\n\r\n",
 		post + "Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "HEAD" + get("/v1/app/db")[3:] + "\r\n", "\r\n" + get("/v1/app/db") + "\r\n", "GET /v1/app/db\r\n\r\n",
+
+		get("/v1/secret/data/app/db?version=1") + "X-Vault-Request: true\r\n\r\n", get("/v1/secret/data/app/db") + "X-Vault-Wrap-TTL: 1\r\n\r\n",
+		get("/v1/kv/app/db?list=true") + "\r\n", "LIST" + get("/v1/secret/metadata/app/")[3:] + "Content-Length: 0\r\n\r\n", "LIST" + get("/v1/kv")[3:] + "\r\n",
+		get("/v1/secret/metadata/app/db") + "\r\n", get("/v1/secret%2Fdata/app/db") + "\r\n", get("/v1/secret/data/app/db?version=2&version=") + "\r\n",
+		get("/v1/auth/token/lookup-self") + "\r\n", "PUT" + get("/v1/auth/token/renew-self")[3:] + "Content-Length: 18\r\n\r\n{\"increment\":3600}",
+		"HEAD" + get("/v1/sys/health?uninitcode=299")[3:] + "\r\n", get("/v1/sys/internal/ui/mounts/secret/app/db") + "\r\n", "LIST /v1/sys/init HTTP/1.1\r\n" + common + "Content-Length: 3\r\n\r\nabc",
+
+		get("/v1/app/db?versionStage=AWSCURRENT&versionId=") + "X-Aws-Parameters-Secrets-Token: " + token + "\r\n\r\n",
+		get("/secretsmanager/get?&secretId=a&secretId=app/db&refreshNow=TRUE&") + "X-Aws-Parameters-Secrets-Token: " + token + "\r\n\r\n",
+		get("/secretsmanager/get?secretId=arn:aws:secretsmanager:us-east-1:1:secret:app/db-AbCdEf") + "X-Aws-Parameters-Secrets-Token: " + token + "\r\n\r\n",
+		get("/systemsmanager/parameters/get?name=/app/db&withDecryption=true") + "X-Aws-Parameters-Secrets-Token: " + token + "\r\n\r\n",
+		get("/v1/app/db") + "X-Aws-Parameters-Secrets-Token: other\r\n\r\n", get("/ping?x") + "X-Aws-Parameters-Secrets-Token:\r\nX-Forwarded-For: a\r\n\r\n",
 	} {
 		f.Add(raw, uint64(i))
 	}
@@ -55,6 +72,9 @@ func FuzzRequest(f *testing.F) {
 		}
 		if len(raw) > 4<<10 || strings.Contains(raw, "username") {
 			return // no need for more; no answer but that of the last request is like it
+		}
+		if got := w.ask(t, w.tcp, strings.ReplaceAll(raw, token, "f"+token[1:]), 0); strings.Contains(got, "first") {
+			t.Fatalf("%q with a wrong token gives\n%s", raw, got)
 		}
 		once, twice := w.ask(t, w.tcp, raw+last, 0), w.ask(t, w.tcp, raw+raw+last, 0)
 		if first, complete := strings.CutSuffix(once, lastAnswer); complete && twice != first+first+lastAnswer {
@@ -86,6 +106,12 @@ func checkTarget(t *testing.T, s *Server, c *conn, h *headers, target string) {
 	if err := s.parse(c, f, r, name, params); err != nil {
 		if upstream.Status(err) != 400 || failureOf(err).message == "" {
 			t.Fatalf("%q: %v", target, err)
+		}
+		return
+	}
+	if q.list {
+		if len(q.id) > len(name) {
+			t.Fatalf("%q lists %q", target, q.id)
 		}
 		return
 	}
