@@ -2,9 +2,11 @@ package convert
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -164,12 +166,17 @@ func (c *converter) listenerUnix(n *node) {
 	})
 }
 
-// serveVault makes the endpoint answer as Vault does.
+// serveVault makes the endpoint a KV store of Vault: of the mounts that are declared, or of secret.
 func (c *converter) serveVault() {
 	endpoint := c.out.in("endpoint")
-	endpoint.set("format", "vault")
+	mounts := slices.Sorted(maps.Keys(c.mounts))
+	if len(mounts) == 0 {
+		mounts = []string{"secret"}
+	}
+	endpoint.set("vaultMounts", mounts)
 	endpoint.set("tokenFile", "./var/run/token")
-	c.note(c.file, 0, "listener {}", "applications send the token of endpoint.tokenFile as X-Vault-Token, and can only read secrets")
+	c.note(c.file, 0, "listener {}", "applications send the token of endpoint.tokenFile as X-Vault-Token and can only read secrets, "+
+		"below the mounts of endpoint.vaultMounts; {name: kv, version: 1} is one of KV v1; a prefix of --mount is part of the path")
 }
 
 func quoted(s string) raw { return raw(`"` + s + `"`) }
