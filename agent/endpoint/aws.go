@@ -21,7 +21,7 @@ var routesAWS = map[string]*route{
 	"/systemsmanager/parameters/get/": routeParameter,
 }
 
-var routeParameter = &route{op: "GetSecretValue", params: paramName | paramLabel | paramDecryption, format: formatParameter, handle: (*Server).get}
+var routeParameter = &route{op: "GetSecretValue", params: paramName | paramVersion | paramLabel | paramDecryption, format: formatParameter, handle: (*Server).get}
 
 // fromAWSStage returns the label that an AWS application means.
 func fromAWSStage(stage string) string {
@@ -58,12 +58,18 @@ func nameInARN(id string) string {
 	return resource
 }
 
-// nameOfParameter returns the name of the secret that stands for a parameter of Parameter Store.
-// Names of parameters begin with a slash as soon as they contain one. Those of secrets do not:
-// the first slash is left out.
-func nameOfParameter(id string) string {
-	resource, _ := cutARN(id, ":ssm:", ":parameter")
-	return strings.TrimPrefix(resource, "/")
+// setParameter makes the name of a secret of that of a parameter of Parameter Store. Names of
+// parameters begin with a slash as soon as they contain one. Those of secrets do not: the first
+// slash is left out. What follows a colon is a version when it is a number, and otherwise a label.
+func (q *query) setParameter() error {
+	q.id, _ = cutARN(q.id, ":ssm:", ":parameter")
+	q.id = strings.TrimPrefix(q.id, "/")
+	if i := strings.LastIndexByte(q.id, ':'); i >= 0 && i+1 < len(q.id) && strings.Trim(q.id[i+1:], "0123456789") == "" {
+		number := q.id[i+1:]
+		q.id = q.id[:i]
+		return q.setNumber(number)
+	}
+	return nil
 }
 
 // cutARN returns what stands behind the mark in an ARN of AWS, of any partition; ok is false, and

@@ -265,6 +265,12 @@ func TestParameters(t *testing.T) {
 		{"?name=/app/db", 200, second}, // as for a parameter of type String
 		{"?name=/app/db&label=ACSPrevious", 200, first},
 		{"?name=/app/db:ACSPrevious", 200, first},
+		{"?name=/app/db&version=1&withDecryption=true", 200, first},
+		{"?name=/app/db&version=1&version=2", 200, second},
+		{"?name=/app/db:1", 200, first},
+		{"?name=arn:aws:ssm:us-east-1:123456789012:parameter/app/db:1", 200, first},
+		{"?name=/app/db:99", 400, `{"__type":"ParameterNotFound"}`},
+		{"?name=/app/db&version=x", 400, `{"__type":"InvalidParameterException", "message":"The specified parameter \"version\" is not valid: it must be a whole number."}`},
 		{"?name=arn:aws:ssm:us-east-1:123456789012:parameter/app/db", 200, second},
 		{"?name=key&label=", 200, parameter("/key", "key", "AAEC", 0)},
 		{"?name=/key", 200, parameter("/key", "key", "AAEC", 0)},

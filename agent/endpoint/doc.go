@@ -108,7 +108,7 @@
 // agent lets pass.
 //
 // Applications of the Lambda extension ask in the same way, and for parameters of Parameter Store
-// at /systemsmanager/parameters/get, by name= and label=. They get the secret of that name, without
+// at /systemsmanager/parameters/get, by name=, version= and label=. They get the secret of that name, without
 // the slash that it begins with: the parameter /app/db is the secret app/db. It is a SecureString;
 // its Version is the number of version ids such as 7 or v7, otherwise 0; a binary one has its
 // base64. withDecryption=true may be left out, as for a String; withDecryption=false is refused,

@@ -112,7 +112,9 @@ func (s *Server) parse(c *conn, f *family, r *route, name, raw []byte) (first er
 	}
 	switch {
 	case r.params&paramName != 0:
-		q.id = nameOfParameter(q.id)
+		if err := q.setParameter(); err != nil {
+			return err
+		}
 	case f == familyAWS || q.format == FormatAWS:
 		q.id, q.stage = nameInARN(q.id), fromAWSStage(q.stage)
 	}
@@ -217,18 +219,16 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 	return err
 }
 
-// setNumber takes a version as Vault counts them; 0 is the current one.
+// setNumber takes a version as Vault and Parameter Store count them; 0 is the current one.
 func (q *query) setNumber(value string) error {
 	n, err := strconv.ParseUint(value, 10, 31)
 	switch {
 	case err != nil:
 		return upstream.InvalidParameter("version", "it must be a whole number")
-	case q.ref.VersionID != "":
+	case q.ref.VersionID != "" && !q.numbered:
 		return upstream.InvalidParameter("version", "it cannot be combined with versionId")
-	case n == 0:
-		return nil
 	}
-	q.numbered = true
+	q.numbered = n > 0
 	q.ref.VersionID = upstream.VersionID(strings.TrimLeft(value, "0"))
 	return nil
 }

@@ -26,6 +26,7 @@ func TestLibraries(t *testing.T) {
 	a, _ := example.Within(t, dir, text+"process: {noDump: false}\n")
 	for _, put := range [][]string{
 		{"put", "demo/db", "--version-id", "v2", "--data", `{"username":"app","password":"second"}`},
+		{"create", "demo/staging", "--version-id", "v1", "--data", `{"data":{"PASSWORD":"of staging"}}`},
 		{"create", "demo/text", "--version-id", "v1", "--data", "no JSON"},
 		{"create", "demo/a@b+c=d", "--version-id", "v1", "--data", `{"password":"of an odd name"}`},
 		{"create", "demo/key", "--version-id", "v1", "--data-type", "binary", "--data", "AAEC"},

@@ -70,6 +70,7 @@ public class Java {
         String spring = "Spring Vault";
         step(spring, "read", () -> springRead(TOKEN, "demo/db"));
         step(spring, "read text", () -> springRead(TOKEN, "demo/text"));
+        step(spring, "read, KV version 1", () -> new TreeMap<>(spring(TOKEN).read("kv/demo/db").getRequiredData()));
         step(spring, "old version", () -> show(spring(TOKEN).opsForVersionedKeyValue("secret").get("demo/db", Versioned.Version.from(1))));
         step(spring, "missing", () -> springRead(TOKEN, "demo/none"));
         step(spring, "missing version", () -> show(spring(TOKEN).opsForVersionedKeyValue("secret").get("demo/db", Versioned.Version.from(99))));

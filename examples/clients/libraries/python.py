@@ -43,6 +43,7 @@ step("hvac", "version 0", lambda: hvac_read("demo/db", 0))
 step("hvac", "missing", lambda: hvac_read("demo/none"))
 step("hvac", "missing version", lambda: hvac_read("demo/db", 99))
 step("hvac", "denied", lambda: hvac_read("other/db"))
+step("hvac", "read, KV version 1", lambda: hvac_client().secrets.kv.v1.read_secret(path="demo/db", mount_point="kv")["data"])
 step("hvac", "list", lambda: hvac_client().secrets.kv.v2.list_secrets(path="demo")["data"]["keys"])
 step("hvac", "metadata", lambda: hvac_metadata("demo/db"))
 step("hvac", "metadata, missing", lambda: hvac_metadata("demo/none"))
@@ -57,15 +58,15 @@ step("hvac", "wrong token, is authenticated", lambda: hvac_client("wrong").is_au
 
 # dynaconf reads secret/dynaconf/{environment}.
 
-def dynaconf_read(path, **options):
+def dynaconf_read(path, env="production", **options):
     settings = dynaconf.Dynaconf(
-        environments=True, env="production", vault_enabled=True, vault_path=path,
+        environments=True, env=env, vault_enabled=True, vault_path=path,
         vault={"url": os.environ["VAULT_ADDR"], "token": os.environ["VAULT_TOKEN"]}, **options)
-    return settings.get("PASSWORD")
+    return settings.get("PASSWORD", "no such setting")
 
 
 step("dynaconf", "read", lambda: dynaconf_read("demo"))
-step("dynaconf", "read, kv version 2", lambda: dynaconf_read("demo", VAULT_KV_VERSION_FOR_DYNACONF=2))
+step("dynaconf", "read, KV version 2", lambda: dynaconf_read("demo", "staging", VAULT_KV_VERSION_FOR_DYNACONF=2))
 step("dynaconf", "missing", lambda: dynaconf_read("demo/none"))
 step("dynaconf", "denied", lambda: dynaconf_read("other"))
 

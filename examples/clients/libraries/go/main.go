@@ -38,6 +38,7 @@ func (s secret) String() string { return fmt.Sprintf("%v version %d", s.data, s.
 // client is what both clients do. The mount is secret.
 type client interface {
 	read(name string, version int) (any, error)
+	readV1(name string) (any, error) // of a mount kv, of version 1
 	metadata(name string) (any, error)
 	list(path string) (any, error)
 	logical(path string) (any, error)
@@ -55,6 +56,8 @@ func vaultClients(name string, dial func(token string) client, token string) {
 	step(name, "read text", func() (any, error) { return c.read("demo/text", 0) })
 	step(name, "read a@b+c=d", func() (any, error) { return c.read("demo/a@b+c=d", 0) })
 	step(name, "old version", func() (any, error) { return c.read("demo/db", 1) })
+	step(name, "read, KV version 1", func() (any, error) { return c.readV1("demo/db") })
+	step(name, "missing, KV version 1", func() (any, error) { return c.readV1("demo/none") })
 	step(name, "missing", func() (any, error) { return c.read("demo/none", 0) })
 	step(name, "missing version", func() (any, error) { return c.read("demo/db", 99) })
 	step(name, "missing, Logical", func() (any, error) { return c.logical("secret/data/demo/none") })
@@ -94,6 +97,16 @@ func (c vaultClient) read(name string, version int) (any, error) {
 		return nil, err
 	}
 	return secret{s.Data, s.VersionMetadata.Version}, nil
+}
+
+func (c vaultClient) readV1(name string) (any, error) {
+	s, err := c.KVv1("kv").Get(ctx, name)
+	if errors.Is(err, vault.ErrSecretNotFound) {
+		return "ErrSecretNotFound", nil
+	} else if err != nil {
+		return nil, err
+	}
+	return s.Data, nil
 }
 
 func (c vaultClient) metadata(name string) (any, error) {
@@ -174,6 +187,16 @@ func (c baoClient) read(name string, version int) (any, error) {
 		return nil, err
 	}
 	return secret{s.Data, s.VersionMetadata.Version}, nil
+}
+
+func (c baoClient) readV1(name string) (any, error) {
+	s, err := c.KVv1("kv").Get(ctx, name)
+	if errors.Is(err, bao.ErrSecretNotFound) {
+		return "ErrSecretNotFound", nil
+	} else if err != nil {
+		return nil, err
+	}
+	return s.Data, nil
 }
 
 func (c baoClient) metadata(name string) (any, error) {

@@ -21,7 +21,8 @@ func templates() {
 		{"missing, the short path", `{{ with secret "secret/demo/none" }}{{ .Data.data.password }}{{ end }}`},
 		{"denied", `{{ with secret "secret/data/other/db" }}{{ .Data.data.password }}{{ end }}`},
 		{"list", `{{ range secrets "secret/metadata/demo" }}{{ . }} {{ end }}`},
-		{"other mount", `{{ with secret "kv/demo/db" }}{{ .Data.data.password }}{{ end }}`},
+		{"read, KV version 1", `{{ with secret "kv/demo/db" }}{{ .Data.password }}{{ end }}`},
+		{"other mount", `{{ with secret "none/demo/db" }}{{ .Data.data.password }}{{ end }}`},
 	} {
 		step("consul-template", t.operation, func() (any, error) { return render(t.text) })
 	}
