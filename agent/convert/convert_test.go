@@ -266,3 +266,33 @@ func TestTemplateForms(t *testing.T) {
 		}
 	}
 }
+
+// TestFunctions names every function of consul-template: each becomes one of ours, or says what to do.
+func TestFunctions(t *testing.T) {
+	for _, name := range strings.Fields(`
+		secret key keyOrDefault keyExists env mustEnv envOrDefault
+		service services node nodes datacenters connect caRoots caLeaf peerings partitions exportedServices
+		nomadServices nomadService nomadVar nomadVarList nomadVarListSafe nomadVarExists
+		ls safeLs tree safeTree secrets keyExistsGet byKey byTag byMeta byPort explode explodeMap
+		file plugin timestamp scratch pkiCert writeToFile executeTemplate sockaddr
+		base64Decode base64Encode base64URLDecode base64URLEncode contains containsAll containsAny containsNone containsNotAll
+		in indent loop join trim trimLeft trimRight trimPrefix trimSuffix trimSpace parseBool parseFloat parseInt parseJSON parseUint
+		parseYAML regexReplaceAll regexMatch replaceAll split splitToMap mergeMap mergeMapWithOverride
+		toLower toJSON toJSONPretty toUnescapedJSON toUnescapedJSONPretty toTitle toTOML toUpper toYAML
+		sha256Hex md5sum hmacSHA256Hex spew_dump spew_printf spew_sdump spew_sprintf
+		add subtract multiply divide modulo minimum maximum
+		sprig_upper sprig_quote sprig_default sprig_b64enc sprig_env sprig_now sprig_genCA`) {
+		src := "{{ " + name + ` "a/b" "c" }}`
+		out, notes, err := convert.Template("f", []byte(src), "", "", options("consul-template", noFile))
+		must(t, err)
+		called := strings.Fields(out)[1]
+		switch {
+		case !agent.HasTemplateFunction(called) && name != "envOrDefault":
+			t.Errorf("%s becomes %s, which does not exist", src, out)
+		case called == "fail" && len(notes) != 1:
+			t.Errorf("%s becomes %s, with %d notes", src, out, len(notes))
+		case called == "fail" && strings.Contains(notes[0].Reason, "do not have this function") && !strings.Contains(name, "_"):
+			t.Errorf("%s: the note does not say what to do: %s", name, notes[0])
+		}
+	}
+}

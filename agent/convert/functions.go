@@ -27,6 +27,7 @@ const (
 	noTree      = "it lists keys; store them as the fields of one secret and range over secretJSON \"name\""
 	noFiles     = "a template reads no files; store the content as a secret"
 	noClock     = "the same secrets must give the same file: a template reads no clock and runs no program"
+	noSets      = "has looks for one element; and, or and not combine several"
 	noScratch   = "use a variable: {{ $x := … }}"
 )
 
@@ -45,7 +46,11 @@ var without = map[string]string{
 	"writeToFile":     "each file is a template of its own; files that belong together make a set",
 	"executeTemplate": `{{ template "name" . }} does it`,
 	"parseBool":       `compare the text: eq .x "true"`,
-	"trimLeft":        "trimAll and trimPrefix are near", "trimRight": "trimAll and trimSuffix are near",
+	"containsAny":     noSets, "containsAll": noSets, "containsNone": noSets, "containsNotAll": noSets,
+	"splitToMap": "store the fields as one JSON object and read them with secretJSON",
+	"mergeMap":   "merge is near", "mergeMapWithOverride": "mergeOverwrite is near",
+	"md5sum": "sha256sum is the digest that there is", "hmacSHA256Hex": "store the digest as a field of the secret",
+	"trimLeft": "trimAll and trimPrefix are near", "trimRight": "trimAll and trimSuffix are near",
 }
 
 // function rewrites a call. The piped value, if there is one, is the last argument.
