@@ -397,8 +397,8 @@ func TestOneCallerLeavesHalfOfTheMemoryOfBatches(t *testing.T) {
 		slow := []*client{r.dial(t), r.dial(t)}
 		for _, c := range slow {
 			c.send(batch(webToken))
+			synctest.Wait() // the first has the room before the second asks
 		}
-		synctest.Wait()
 		job := r.dial(t)
 		for range 3 {
 			job.send(batch(batchToken))
