@@ -1,9 +1,6 @@
 package endpoint
 
-import (
-	"bytes"
-	"cmp"
-)
+import "bytes"
 
 // family is a kind of application: those written for Alibaba's KMS Agent, for the AWS agent, or
 // for Vault. Each was written for an agent of its own and keeps asking as it did there. Headers
@@ -67,11 +64,15 @@ func (s *Server) familyOf(h *headers, path []byte) (f *family, r *route, name []
 
 // formatOf returns the format of a request that names none.
 func (s *Server) formatOf(f *family, r *route, who *caller) Format {
-	own := s.opts.Format
-	if who != nil {
-		own = cmp.Or(who.Format, own)
+	switch {
+	case r.format != 0:
+		return r.format
+	case f.format != 0:
+		return f.format
+	case who != nil && who.Format != 0:
+		return who.Format
 	}
-	return cmp.Or(r.format, f.format, own)
+	return s.opts.Format
 }
 
 // routeOf returns the route of a path, and the name behind the prefix.

@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"bytes"
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,8 +11,9 @@ import (
 	"secretagent/upstream"
 )
 
-// headers is what one pass over the headers of a request finds.
+// headers is what one pass over the headers of a request finds, and its method.
 type headers struct {
+	method      methods
 	token       []byte
 	tokens      int  // token headers
 	ambiguous   bool // two token headers that differ
@@ -44,7 +44,7 @@ type headers struct {
 // passes 2. to 4., without a caller.
 func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route, h *headers) *refusal {
 	req := &ctx.Request.Header
-	if refused := guardMethod(ctx, r); refused != allowed { // 1.
+	if refused := guardMethod(ctx, r, h.method); refused != allowed { // 1.
 		return refused
 	}
 	c.ifNoneMatch, c.traceparent = h.ifNoneMatch, h.traceparent
@@ -63,6 +63,7 @@ func (s *Server) guard(ctx *fasthttp.RequestCtx, c *conn, r *route, h *headers) 
 
 // look finds out what the headers of a request say.
 func (s *Server) look(h *headers, req *fasthttp.RequestHeader) {
+	h.method = methodOf(req)
 	for name, value := range req.All() {
 		s.note(h, name, value)
 	}
@@ -86,6 +87,9 @@ var methodNames = [...]string{"GET", "HEAD", "POST", "PUT", "LIST"}
 
 // methodOf returns the method of a request; 0: one that nothing here takes.
 func methodOf(req *fasthttp.RequestHeader) methods {
+	if req.IsGet() { // nearly always
+		return methodGet
+	}
 	if i := slices.Index(methodNames[:], view(req.Method())); i >= 0 {
 		return 1 << i
 	}
@@ -105,9 +109,12 @@ func (m methods) String() string {
 
 // guardMethod refuses other methods than those of the route, and what others on the way to us
 // may have read otherwise than we do.
-func guardMethod(ctx *fasthttp.RequestCtx, r *route) *refusal {
+func guardMethod(ctx *fasthttp.RequestCtx, r *route, method methods) *refusal {
 	req := &ctx.Request.Header
-	method, takes := methodOf(req), cmp.Or(r.methods, methodGet)
+	takes := r.methods
+	if takes == 0 {
+		takes = methodGet
+	}
 	if method&takes == 0 && (r != routeUnknown || method != methodPost) {
 		ctx.Response.Header.Set("Allow", takes.String())
 		return methodNotAllowed

@@ -66,7 +66,7 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	s.look(&h, req)
 	path, raw, _ := bytes.Cut(req.RequestURI(), []byte{'?'})
 	f, r, name := s.familyOf(&h, path)
-	c.op, c.query.format, c.query.list = r.op, s.formatOf(f, r, nil), methodOf(req) == methodList
+	c.op, c.query.format, c.query.list = r.op, s.formatOf(f, r, nil), h.method == methodList
 	refused := s.guard(ctx, c, r, &h)
 	switch {
 	case refused != allowed:

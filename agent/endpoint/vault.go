@@ -131,8 +131,13 @@ func constant(text string) func(*Server, *fasthttp.RequestCtx, *conn) {
 	return func(_ *Server, ctx *fasthttp.RequestCtx, _ *conn) { setJSON(ctx, b) }
 }
 
-// mountsPath precedes the path of which a client asks what mount it is in.
-var mountsPath = []byte("/v1/sys/internal/ui/mounts/")
+// What Vault's own paths begin with; mountsPath is followed by the path of which a client asks what
+// mount it is in.
+var (
+	sysPath    = []byte("/v1/sys/")
+	authPath   = []byte("/v1/auth/")
+	mountsPath = []byte("/v1/sys/internal/ui/mounts/")
+)
 
 // routeOf returns the route of a path that is Vault's, nil for one that is not, and the name in
 // it. below says that the path is in a mount, Vault's or not.
@@ -146,6 +151,8 @@ func (m *vaultMounts) routeOf(path []byte) (r *route, name []byte, below bool) {
 	}
 	mount, inner := m.of(inner)
 	switch {
+	case mount == nil && !bytes.HasPrefix(path, sysPath) && !bytes.HasPrefix(path, authPath): // nearly always
+		return nil, nil, false
 	case mount == nil && bytes.HasPrefix(path, mountsPath):
 		return routeMount, path[len(mountsPath):], false
 	case mount == nil:
