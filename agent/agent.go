@@ -132,7 +132,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	a.undo.add("upstream", a.backend.Close)
 
 	cacheOpts := cacheOptions(cfg, a.log)
-	cacheOpts.Observe = a.metrics.observeFetch
+	cacheOpts.Observe = a.observeFetch
 	if a.cache, err = cache.New(a.backend, cacheOpts); err != nil {
 		return nil, ofCache(err)
 	}
@@ -172,15 +172,22 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	a.live.Store(now) // closeServing looks there
 	a.undo.add("endpoint listeners", a.closeServing)
 
-	if cfg.Upstream.Local != nil {
-		if err := a.openAPI(&cfg.Upstream.Local.API); err != nil {
-			return nil, err
-		}
+	if err := a.openAPI(&cfg.Upstream); err != nil {
+		return nil, err
 	}
 	a.noteShutOut(now.callers)
 	a.seen = fingerprint(cfg.Files())
 	a.metrics.registry.MustRegister(collector{a})
 	return a, nil
+}
+
+// observeFetch hears of each call of the cache. What that finds to have changed is news to those who
+// watch where the backend does not tell by itself.
+func (a *Agent) observeFetch(f cache.Fetch) {
+	a.metrics.observeFetch(f)
+	if a.api != nil && a.backend.manager() == nil && f.News {
+		a.api.Changed(f.Ref.SecretName)
+	}
 }
 
 // changed passes on that a secret has changed: to the cache and, once that answers with nothing
@@ -207,19 +214,20 @@ func (a *Agent) closeServing() error {
 	return closeOthers(a.live.Load().serving, nil, (*listener).close)
 }
 
-// openAPI makes the KMS API of the built-in backend and its listeners.
-func (a *Agent) openAPI(api *config.API) error {
-	if api.Socket == "" && api.Listen == "" {
+// openAPI makes the KMS API and its listeners.
+func (a *Agent) openAPI(cfg *config.Upstream) error {
+	api, section := cfg.API()
+	if api == nil || api.Socket == "" && api.Listen == "" {
 		return nil
 	}
 	var err error
-	a.api, err = kmsserver.New(a.backend.manager(), kmsserver.Options{
+	a.api, err = kmsserver.New(a.backend.served(a.cache), kmsserver.Options{
 		AccessKeys: accessKeys(api.AccessKeys), Watch: true, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api"),
 	})
 	if err != nil {
-		return inSection(sectionAPI, err)
+		return inSection(section, err)
 	}
-	a.apiListeners, err = listenAPI(api, a.endpoint.MakeRoom, a.log)
+	a.apiListeners, err = listenAPI(section, api, a.endpoint.MakeRoom, a.log)
 	for _, ln := range a.apiListeners {
 		a.undo.add("listener "+ln.Addr().String(), ln.close)
 	}

@@ -48,8 +48,8 @@ func checkCallers(cfg *config.Config) error {
 			p.Addf(fmt.Sprintf("endpoint.callers[%d].tokenFile", i), "", "%s", c.ShutOut)
 		}
 	}
-	if local := cfg.Upstream.Local; local != nil {
-		p.Add(sectionAPI, kmsserver.CheckSecretFiles(accessKeys(local.API.AccessKeys)))
+	if api, section := cfg.Upstream.API(); api != nil {
+		p.Add(section, kmsserver.CheckSecretFiles(accessKeys(api.AccessKeys)))
 	}
 	return p.Err()
 }

@@ -18,9 +18,9 @@ const reservedFiles = 96
 // that of the process; 0: there is none.
 func maxClients(cfg *config.Config, limit int, log *slog.Logger) int {
 	other := reservedFiles
-	if local := cfg.Upstream.Local; local != nil {
-		other += kmsserver.MaxConnections * len(apiListeners(&local.API))
-		if local.API.Listen != "" {
+	if api, _ := cfg.Upstream.API(); api != nil {
+		other += kmsserver.MaxConnections * len(apiListeners(api))
+		if api.Listen != "" {
 			other += kmsserver.MaxWatchers
 		}
 	}

@@ -58,7 +58,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 		c.own = own
 		cancel := own.OnChange(c.cache.Invalidate)
 		c.undo.add("change notices", func() error { cancel(); return nil })
-		if err := c.openSocket(own.manager(), &cfg.Upstream.Local.API); err != nil {
+		if err := c.openSocket(own.manager(), &cfg.Upstream); err != nil {
 			return nil, err
 		}
 	}
@@ -67,11 +67,12 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 }
 
 // openSocket makes the KMS API of a backend that this process has opened, for commands.
-func (c *Child) openSocket(own upstream.Manager, api *config.API) error {
+func (c *Child) openSocket(own upstream.Manager, cfg *config.Upstream) error {
+	api, section := cfg.API()
 	if api.Socket == "" {
 		return nil
 	}
-	listeners, err := listenAPI(&config.API{Socket: api.Socket}, func() bool { return false }, c.deps.Logger)
+	listeners, err := listenAPI(section, &config.API{Socket: api.Socket}, func() bool { return false }, c.deps.Logger)
 	if err != nil {
 		return err
 	}

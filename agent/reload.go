@@ -176,8 +176,9 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 	setKeys := func() {}
 	if a.api != nil {
-		if setKeys, err = a.api.PrepareAccessKeys(accessKeys(cfg.Upstream.Local.API.AccessKeys)); err != nil {
-			return inSection(sectionAPI, err)
+		api, section := cfg.Upstream.API()
+		if setKeys, err = a.api.PrepareAccessKeys(accessKeys(api.AccessKeys)); err != nil {
+			return inSection(section, err)
 		}
 	}
 	// Last, because not all of it can be taken back.
@@ -192,6 +193,9 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	setLimits()
 	setKeys()
 	setUpstream()
+	if a.api != nil {
+		a.api.SetManager(a.backend.served(a.cache))
+	}
 	a.live.Store(next)
 	a.noteShutOut(next.callers)
 	if a.deps.Level != nil {

@@ -88,9 +88,6 @@ func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*end
 	return srv, inSection("endpoint", err)
 }
 
-// sectionAPI is where agent.yaml describes the KMS API of the built-in backend.
-const sectionAPI = "upstream.local.api"
-
 func tlsFiles(cfg *config.TLS) listen.TLSFiles {
 	if cfg == nil {
 		return listen.TLSFiles{}
@@ -243,9 +240,9 @@ func listenEndpoint(cfg *config.Endpoint, open []*listener, makeRoom func() bool
 	return append(listeners, more...), nil
 }
 
-// listenAPI opens the listeners of the built-in backend's KMS API.
-func listenAPI(cfg *config.API, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
-	return openListeners(sectionAPI, partAPI, apiListeners(cfg), nil, makeRoom, log)
+// listenAPI opens the listeners of the KMS API, which section of agent.yaml describes.
+func listenAPI(section string, cfg *config.API, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
+	return openListeners(section, partAPI, apiListeners(cfg), nil, makeRoom, log)
 }
 
 // openListeners opens the listeners that section of agent.yaml describes, except those that are

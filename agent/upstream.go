@@ -9,6 +9,7 @@ import (
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
 )
 
 // kind is a kind of upstream, with its section of a configuration. Each has a file of its own,
@@ -52,9 +53,13 @@ type backend interface {
 	// upstream that cannot tell never calls it.
 	OnChange(changed func(upstream.SecretName)) (cancel func())
 
-	// manager is what the KMS API may serve, and what versions are listed from for nothing;
-	// nil where the secrets are managed elsewhere.
+	// manager is what versions are listed from for nothing; nil where the secrets are managed
+	// elsewhere.
 	manager() upstream.Manager
+
+	// served is what the KMS API serves: the backend itself or, where each read costs a call, what
+	// c holds of it. A reload asks again.
+	served(c *cache.Cache) upstream.Manager
 
 	// prepare does what can fail of a change to the configuration cfg, as the last step that
 	// can: commit, which is called next, completes it.
@@ -73,6 +78,22 @@ type backend interface {
 type managed interface {
 	upstream.Manager
 	io.Closer
+}
+
+// checkAPI adds every problem with the KMS API, which may be nil.
+func checkAPI(p *upstream.OptionErrors, api *config.API) {
+	if api != nil {
+		p.Add("api", checkListeners(apiListeners(api)))
+		p.Add("api", kmsserver.Options{AccessKeys: accessKeys(api.AccessKeys)}.Validate())
+	}
+}
+
+// fixedAPI returns what only a restart changes of the KMS API, which may be nil.
+func fixedAPI(api *config.API) []setting {
+	if api == nil {
+		api = &config.API{}
+	}
+	return []setting{{"api.socket", api.Socket}, {"api.listen", api.Listen}, {"api.tls", api.TLS}}
 }
 
 // setting is one value of the configuration.

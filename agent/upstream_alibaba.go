@@ -32,6 +32,7 @@ func (k alibaba) check() error {
 	opts := cloudOptions(k.cfg, log)
 	opts.Credentials = kms.StaticCredential("", "", "") // those of the options above
 	p.Add("", opts.Validate())
+	checkAPI(&p, k.cfg.API)
 	return p.Err()
 }
 
@@ -78,9 +79,9 @@ func (k alibaba) tune(opts *cache.Options) {
 	opts.MaxFetches = k.cfg.MaxConcurrent
 }
 
-// fixed returns what the bounds of the cache follow from.
+// fixed returns what the listeners of the KMS API and the bounds of the cache follow from.
 func (k alibaba) fixed() []setting {
-	return []setting{{"deadline", k.cfg.Deadline}, {"maxConcurrent", k.cfg.MaxConcurrent}}
+	return append(fixedAPI(k.cfg.API), setting{"api", k.cfg.API != nil}, setting{"deadline", k.cfg.Deadline}, setting{"maxConcurrent", k.cfg.MaxConcurrent})
 }
 
 // alibabaBackend is the cloud to a running agent. Its client can be exchanged while it works.
@@ -117,7 +118,7 @@ func (b *alibabaBackend) manager() upstream.Manager { return nil }
 
 func (b *alibabaBackend) prepare(_ context.Context, cfg *config.Upstream) (commit func(), err error) {
 	now := b.current.Load()
-	if reflect.DeepEqual(cfg.Alibaba, now.cfg) && fingerprint(caFiles(cfg.Alibaba)) == now.cas {
+	if sameClient(*cfg.Alibaba, *now.cfg) && fingerprint(caFiles(cfg.Alibaba)) == now.cas {
 		return func() {}, nil
 	}
 	next, err := openCloud(cfg.Alibaba, b.log, b.observe)
@@ -125,6 +126,35 @@ func (b *alibabaBackend) prepare(_ context.Context, cfg *config.Upstream) (commi
 		return nil, err
 	}
 	return func() { b.retire(b.current.Swap(next)) }, nil
+}
+
+// sameClient reports whether one client does for both configurations.
+func sameClient(a, b config.Alibaba) bool {
+	a.API, b.API = nil, nil
+	return reflect.DeepEqual(a, b)
+}
+
+// served returns what clients of the KMS API may do: read what the cache holds, so that all of them
+// together cost the quota what one agent does, and manage secrets as the client in use can. Only
+// names are known, not ARNs: rights are given by name, and so would be those on secrets of other
+// accounts.
+func (b *alibabaBackend) served(c *cache.Cache) upstream.Manager {
+	told := upstream.TellWrites(relay{b.current.Load().Client, c}, func(_ context.Context, name upstream.SecretName) { b.tell(name) })
+	return upstream.OfAccount(told, "asked for by names alone")
+}
+
+// relay is an upstream whose values come from the cache.
+type relay struct {
+	upstream.Manager
+	cache *cache.Cache
+}
+
+func (r relay) GetSecretValue(ctx context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	answer, err := r.cache.Lookup(ctx, ref)
+	if err != nil {
+		return upstream.SecretValue{}, err
+	}
+	return *answer.Value, nil
 }
 
 // retire closes a client when the reads that are on their way must have ended.

@@ -13,7 +13,6 @@ import (
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
 	"secretagent/upstream/kms"
-	"secretagent/upstream/kmsserver"
 )
 
 // builtinKind is the built-in backend.
@@ -24,8 +23,7 @@ func (k builtinKind) name() string { return "local" }
 func (k builtinKind) check() error {
 	var p upstream.OptionErrors
 	p.Add("", builtinOptions(k.cfg, slog.New(slog.DiscardHandler)).Validate())
-	p.Add("api", checkListeners(apiListeners(&k.cfg.API)))
-	p.Add("api", kmsserver.Options{AccessKeys: accessKeys(k.cfg.API.AccessKeys)}.Validate())
+	checkAPI(&p, &k.cfg.API)
 	return p.Err()
 }
 
@@ -90,15 +88,12 @@ func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *
 func (k builtinKind) tune(*cache.Options) {}
 
 func (k builtinKind) fixed() []setting {
-	return []setting{
+	return append(fixedAPI(&k.cfg.API), []setting{
 		{"database", k.cfg.Database},
 		{"keyring", k.cfg.Keyring},
 		{"maxVersions", k.cfg.MaxVersions},
 		{"emulate", k.cfg.Emulate},
-		{"api.socket", k.cfg.API.Socket},
-		{"api.listen", k.cfg.API.Listen},
-		{"api.tls", k.cfg.API.TLS},
-	}
+	}...)
 }
 
 // builtinBackend is the built-in backend of a running agent.
@@ -113,7 +108,10 @@ func newBuiltinBackend(store *builtin.Store, log *slog.Logger) builtinBackend {
 }
 
 func (b builtinBackend) manager() upstream.Manager { return b.Manager }
-func (b builtinBackend) Close() error              { return b.store.Close() }
+
+func (b builtinBackend) served(*cache.Cache) upstream.Manager { return b.Manager }
+
+func (b builtinBackend) Close() error { return b.store.Close() }
 
 // OnChange tells of a secret by its name and by its ARN: both may be held.
 func (b builtinBackend) OnChange(changed func(upstream.SecretName)) (cancel func()) {

@@ -32,6 +32,7 @@ type flight struct {
 	background bool // nobody waited when it was made; guarded by the shard until then
 	answer     upstream.Answer
 	err        error
+	news       bool   // what was held has changed or is gone
 	begin, end uint64 // ticks around the call
 	began      int64  // the call
 
@@ -231,6 +232,6 @@ func (c *Cache) conclude(ref upstream.SecretRef, f *flight, outcome Outcome) {
 	c.log.Debug("the upstream was asked", "secret", ref.String(), "outcome", outcome.String(), "took", took, f.cause.Attr())
 	c.fetches[outcome].Add(1)
 	if c.observe != nil {
-		c.observe(Fetch{Ref: ref, Outcome: outcome, Background: f.background, Duration: took})
+		c.observe(Fetch{Ref: ref, Outcome: outcome, Background: f.background, News: f.news, Duration: took})
 	}
 }

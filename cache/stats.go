@@ -71,6 +71,7 @@ type Fetch struct {
 	Ref        upstream.SecretRef
 	Outcome    Outcome
 	Background bool // begun by Run, not for a caller
+	News       bool // readers of what was held see something else now: another value, or none
 	Duration   time.Duration
 }
 

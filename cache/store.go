@@ -22,7 +22,7 @@ func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, er
 	case f.outdated, sh.c.life.Err() != nil:
 	case upstream.Gone(err):
 		if e.value != nil {
-			bells = e.subs.bells()
+			bells, f.news = e.subs.bells(), true
 		}
 		sh.tellFailure(e, EventGone, err, f.began)
 		sh.refused(e, f, err)
@@ -56,6 +56,7 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 	}
 	switch {
 	case outcome == Changed:
+		f.news = true
 		f.note(slog.LevelInfo, "a secret changed", "secret", e.ref.String())
 	case e.fail != nil && e.keep() == keptAlways:
 		f.note(slog.LevelInfo, "a secret is available again", "secret", e.ref.String(), "failures", e.fail.count)

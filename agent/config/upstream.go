@@ -38,7 +38,7 @@ type Seed struct {
 	Data      upstream.SecretData `yaml:"data" required:"true"`
 }
 
-// API is the KMS API that the built-in backend serves.
+// API is the KMS API that the agent serves.
 type API struct {
 	// Socket is the unix socket of the command line, 0600: who can open it may do
 	// everything. Empty means none.
@@ -76,6 +76,7 @@ type Alibaba struct {
 	Budget        Budget        `yaml:"budget"`
 	Breaker       Breaker       `yaml:"breaker"`
 	MaxConcurrent int           `yaml:"maxConcurrent" default:"32" min:"1" max:"1024"` // calls under way at once
+	API           *API          `yaml:"api"`                                           // nil: none
 }
 
 // KMSEndpoint is one gateway of the service.
@@ -132,6 +133,17 @@ type Breaker struct {
 	MaxPause time.Duration `yaml:"maxPause" default:"1m" min:"10ms" max:"24h"`  // longest pause
 }
 
+// API returns the KMS API that the agent serves, and the key of its section; nil for none.
+func (u *Upstream) API() (api *API, section string) {
+	switch {
+	case u.Local != nil:
+		return &u.Local.API, "upstream.local.api"
+	case u.Alibaba != nil:
+		return u.Alibaba.API, "upstream.alibaba.api"
+	}
+	return nil, ""
+}
+
 func (u *Upstream) check(p *problems) {
 	switch {
 	case u.Local == nil && u.Alibaba == nil:
@@ -141,6 +153,9 @@ func (u *Upstream) check(p *problems) {
 	}
 	if u.Local != nil {
 		u.Local.check(p)
+	}
+	if api, section := u.API(); api != nil {
+		api.check(p, section)
 	}
 }
 
@@ -153,10 +168,13 @@ func (l *Local) check(p *problems) {
 		}
 		names[s.Name] = true
 	}
-	if l.API.Listen == "" && l.API.TLS != nil {
-		p.addf(section+".api.tls", "", "has no use without api.listen")
+}
+
+func (a *API) check(p *problems, section string) {
+	if a.Listen == "" && a.TLS != nil {
+		p.addf(key("%s.tls", section), "", "has no use without api.listen")
 	}
-	if l.API.Listen != "" && len(l.API.AccessKeys) == 0 {
-		p.addf(section+".api.accessKeys", "", "must hold a key: without one nobody can use api.listen")
+	if a.Listen != "" && len(a.AccessKeys) == 0 {
+		p.addf(key("%s.accessKeys", section), "", "must hold a key: without one nobody can use api.listen")
 	}
 }

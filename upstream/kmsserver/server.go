@@ -37,7 +37,7 @@ var ErrServerClosed = errors.New("kmsserver: the server is shut down")
 
 // Server serves a Manager over the KMS API. Its methods are safe for concurrent use.
 type Server struct {
-	manager upstream.Manager
+	manager atomic.Pointer[upstream.Manager]
 	logger  *slog.Logger
 	observe func(action, code string, status int, took time.Duration)
 	clock   func() time.Time
@@ -63,7 +63,8 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	s := &Server{manager: m, logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
+	s := &Server{logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
+	s.manager.Store(&m)
 	s.conns = newConnections(&limits, s.noteShortage)
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -103,6 +104,9 @@ func (s *Server) PrepareAccessKeys(keys []AccessKey) (set func(), err error) {
 // ShutOut returns the ids of the access keys whose secret file is of no use, and why. A request that
 // one of them signs is answered as that of a key that does not exist.
 func (s *Server) ShutOut() map[string]string { return s.keys.Load().shutOut }
+
+// SetManager makes the server call m from the next request on.
+func (s *Server) SetManager(m upstream.Manager) { s.manager.Store(&m) }
 
 // Stats returns how many connections there are on listeners of the access, and were.
 func (s *Server) Stats(access Access) slots.Counts { return s.conns.tables[access].Counts() }
@@ -269,7 +273,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, access Access, ex *exchange) (
 	defer cancel()
 	client.SetPhase(slots.Busy)
 	defer client.SetPhase(slots.Active)
-	c := &call{exchange: ex, manager: s.manager, params: req.params}
+	c := &call{exchange: ex, manager: *s.manager.Load(), params: req.params}
 	body, err = c.run(callCtx, act)
 	if err == nil && ex.xml {
 		body, err = toXML(ex.action+"Response", body)

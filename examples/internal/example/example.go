@@ -33,7 +33,7 @@ const Patience = 2 * time.Minute
 
 // Build returns the path of the program, built from this module. It links the program once for
 // the tests of all examples: go run keeps what it links, and has cp copy it.
-func Build(t *testing.T) string {
+func Build(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("linking the program takes seconds")
@@ -173,7 +173,7 @@ func (a *Agent) command(args ...string) *exec.Cmd {
 
 // Within runs an agent with the configuration text, in this process and in the folder dir, which
 // it makes. It runs until stop is called, or the test ends.
-func Within(t *testing.T, dir, text string) (a *agent.Agent, stop func()) {
+func Within(t testing.TB, dir, text string) (a *agent.Agent, stop func()) {
 	t.Helper()
 	Must(t, os.MkdirAll(dir, 0o700))
 	path := filepath.Join(dir, "agent.yaml")
@@ -208,7 +208,7 @@ func Eventually(t *testing.T, what string, done func() bool) {
 }
 
 // Must ends the test on an error.
-func Must(t *testing.T, err error) {
+func Must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func Must(t *testing.T, err error) {
 }
 
 // Certificate returns a new self-signed certificate for localhost and its key, as PEM.
-func Certificate(t *testing.T, serial int64) (cert, key string) {
+func Certificate(t testing.TB, serial int64) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	Must(t, err)
@@ -232,7 +232,7 @@ func Certificate(t *testing.T, serial int64) (cert, key string) {
 }
 
 // Read returns the text of a file.
-func Read(t *testing.T, path string) string {
+func Read(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	Must(t, err)
@@ -240,7 +240,7 @@ func Read(t *testing.T, path string) string {
 }
 
 // Write writes a file that only we may read.
-func Write(t *testing.T, path, text string) {
+func Write(t testing.TB, path, text string) {
 	t.Helper()
 	Must(t, os.WriteFile(path, []byte(text), 0o600))
 }
