@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
@@ -127,7 +126,7 @@ func replaceTable(t *testing.T, readme, name, table string) string {
 // secret runs "secretagent secret" with the configuration in dir.
 func secret(t *testing.T, dir string, args ...string) {
 	t.Helper()
-	var out bytes.Buffer
+	var out example.Buffer
 	args = append(append([]string{"secret"}, args...), "--config", filepath.Join(dir, "agent.yaml"))
 	code := command.Main(t.Context(), command.Process{
 		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Version: "test",
