@@ -73,3 +73,25 @@ func TestNarrowerRightsReachAnAgentBehind(t *testing.T) {
 		t.Errorf("the secret that is left: %d", got)
 	}
 }
+
+// TestTheAPIInFrontOfTheCloud: reads come from the cache and cost the cloud nothing, changes are
+// passed on, and a key reaches no secret of another account by the rights of the agent.
+func TestTheAPIInFrontOfTheCloud(t *testing.T) {
+	cloud, host, secretFile := startKMS(t, "one")
+	dir := shortTempDir(t)
+	node := startOnCloud(t, dir, edited(cloudConfig(host, secretFile), "    timeout: 30s\n",
+		"    api: {socket: off, listen: \"127.0.0.1:0\", accessKeys: [{id: agent, secretFile: ./key, actions: [GetSecretValue], secrets: [\"app/*\"]}]}\n    timeout: 30s\n"))
+	node.ready()
+	node.eventually("the watch", func() bool { return node.watchState() == "on" })
+	second := startBehind(t, node.agent.APIAddrs()[0].String(), node.path("key"))
+	second.wantFile("one")
+	const calls = `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"}`
+	if n := node.series()[calls]; n != 1 {
+		t.Errorf("the cloud was asked %v times", n)
+	}
+	cloud.put("app/db", "v2", "two")
+	second.wantFile("two")
+	if got := second.ask("/v1/acs%3Akms%3Acn-x%3A1%3Asecret%2Fapp%2Fdb", second.token()); got.StatusCode != http.StatusNotFound || !strings.Contains(got.body, "names alone") {
+		t.Errorf("an ARN: %s %s", got.Status, got.body)
+	}
+}
