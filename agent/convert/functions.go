@@ -85,6 +85,9 @@ func (r *rewriter) function(name string, args []value, piped *value) value {
 	for _, arg := range args {
 		v.text += " " + r.whole(arg).enclosed().text
 	}
+	if strings.HasPrefix(name, "parse") { // parseJSON and its like give objects
+		v.shape = document
+	}
 	if name == "printf" && piped == nil {
 		v.format = args
 	}

@@ -284,11 +284,16 @@ func (r *rewriter) list(l *parse.ListNode) {
 			})
 		case *parse.RangeNode:
 			r.branch(&n.BranchNode, func() {
-				r.replace(n.Pipe, r.whole(r.pipe(n.Pipe, false)))
-				for _, v := range n.Pipe.Decl {
-					r.vars[v.Ident[0]] = value{text: v.Ident[0], operand: true}
+				v := r.whole(r.pipe(n.Pipe, false))
+				r.replace(n.Pipe, v)
+				element := value{shape: v.inside()}
+				for i, d := range n.Pipe.Decl {
+					r.vars[d.Ident[0]] = value{text: d.Ident[0], operand: true}
+					if i == len(n.Pipe.Decl)-1 {
+						r.vars[d.Ident[0]] = element.as(d.Ident[0])
+					}
 				}
-				r.dot = value{text: ".", operand: true}
+				r.dot = element.as(".")
 			})
 		}
 	}
@@ -447,6 +452,14 @@ func (r *rewriter) operand(n parse.Node, lenient bool) value {
 	return value{text: n.String(), operand: true}
 }
 
+// inside returns the shape of what is in v: of an object in a secret, fields may be missing too.
+func (v value) inside() shape {
+	if v.shape == document || v.shape == data && !v.v2 {
+		return document
+	}
+	return plain
+}
+
 func (v value) enclosed() value {
 	if !v.operand {
 		v.text, v.operand = "("+v.text+")", true
@@ -479,12 +492,12 @@ func (r *rewriter) field(v value, names []string, lenient bool) value {
 		for _, name := range names {
 			text += " " + strconv.Quote(name)
 		}
-		return value{text: text + ` "" ` + v.text}
+		return value{text: text + ` "" ` + v.text, shape: document}
 	}
 	if v.text == "." {
 		v.text = ""
 	}
-	return value{text: v.text + "." + strings.Join(names, "."), operand: true}
+	return value{text: v.text + "." + strings.Join(names, "."), operand: true, shape: v.inside()}
 }
 
 // whole returns v, unless that is a part of Vault's answer that no secret of ours has.
