@@ -227,6 +227,11 @@ func (x *index) apply(changes []listed) {
 func (x *index) due(now int64) (gone []upstream.SecretName, next int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.dueLocked(now)
+}
+
+// dueLocked is due for who holds mu.
+func (x *index) dueLocked(now int64) (gone []upstream.SecretName, next int64) {
 	x.leaving.Scan(func(e entry) bool {
 		if !e.gone(now) {
 			next = e.leaves
@@ -241,9 +246,9 @@ func (x *index) due(now int64) (gone []upstream.SecretName, next int64) {
 // span returns the names from the first one on and before the last one in the list of all, and
 // how many there are.
 func (x *index) span(first, last int, now int64) (names []upstream.SecretName, total int) {
-	gone, _ := x.due(now)
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	gone, _ := x.dueLocked(now) // of the same moment as the count of all
 	total = x.secrets.Len() - len(gone)
 	collect := func(e entry) bool {
 		if !e.gone(now) {
@@ -283,8 +288,8 @@ func (x *index) selected(q query, now int64) *selection {
 	if q.none {
 		return &selection{}
 	}
-	gone, _ := x.due(now)
 	x.mu.Lock()
+	gone, _ := x.dueLocked(now)
 	if len(gone) != x.keptFor {
 		x.kept.Purge()
 		x.keptFor = len(gone)
