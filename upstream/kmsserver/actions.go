@@ -68,7 +68,7 @@ func (c *call) refuseManaged() {
 	switch secretType := c.params["SecretType"]; {
 	case slices.Contains(managedTypes, secretType):
 		c.fail(&upstream.Error{
-			Message: "SecretType " + secretType + " is rotated by the cloud; the built-in backend keeps Generic secrets only",
+			Message: "SecretType " + secretType + " is rotated by the cloud, where it is created; this API creates Generic secrets only",
 			Err:     upstream.ErrUnsupported,
 		})
 	case secretType != "" && secretType != upstream.SecretTypeGeneric:
@@ -194,7 +194,7 @@ func describeSecret(c *call) perform {
 		return describeSecretAnswer{
 			meta.ARN, meta.SecretName, meta.SecretType, meta.Description, meta.EncryptionKeyID, meta.DKMSInstanceID,
 			upstream.WireTime(meta.CreateTime), upstream.WireTime(meta.UpdateTime), optionalTime(meta.PlannedDeleteTime),
-			tagList(meta.Tags, fetchTags), c.requestID,
+			meta.Managed, tagList(meta.Tags, fetchTags), c.requestID,
 		}, err
 	}
 }
@@ -359,8 +359,8 @@ func listTagResources(c *call) perform {
 	}
 }
 
-// refuseRotation answers for a Generic secret, which the service does not rotate either. The
-// parameter is the other one that the action needs.
+// refuseRotation answers for a Generic secret, which the service does not rotate either, and for one
+// that the cloud behind this API rotates. The parameter is the other one that the action needs.
 func refuseRotation(needed string) action {
 	return func(c *call) perform {
 		name := c.secret("SecretName")
@@ -373,6 +373,11 @@ func refuseRotation(needed string) action {
 				return nil, err
 			case !meta.PlannedDeleteTime.IsZero():
 				return nil, &upstream.Error{Err: upstream.ErrPendingDeletion}
+			case meta.SecretType != upstream.SecretTypeGeneric:
+				return nil, &upstream.Error{
+					Message: "This action is not served here; ask the cloud itself, which rotates secrets of type " + meta.SecretType + ".",
+					Err:     upstream.ErrUnsupported,
+				}
 			}
 			return nil, &upstream.Error{
 				Message: "This action is not supported for Generic secrets; put a new version with PutSecretValue.",

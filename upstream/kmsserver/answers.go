@@ -68,8 +68,11 @@ type describeSecretAnswer struct {
 	CreateTime        string
 	UpdateTime        string
 	PlannedDeleteTime string `json:",omitempty"`
-	Tags              *tags  `json:",omitempty"`
-	RequestID         string `json:"RequestId"`
+
+	*upstream.ManagedSecret // absent for generic secrets
+
+	Tags      *tags  `json:",omitempty"`
+	RequestID string `json:"RequestId"`
 }
 
 type listSecretsAnswer struct {

@@ -478,6 +478,36 @@ func TestDryRunNeverSucceeds(t *testing.T) {
 	f.call(t, "GetSecretValue", "SecretName", "app/db", "DryRun", "true").wants(t, "denied", 403, "AccessDeniedError")
 }
 
+// managed is a backend whose secrets the cloud rotates.
+type managed struct{ upstream.Manager }
+
+func (m managed) DescribeSecret(ctx context.Context, name upstream.SecretName, fetchTags bool) (upstream.SecretMetadata, error) {
+	meta, err := m.Manager.DescribeSecret(ctx, name, fetchTags)
+	meta.SecretType, meta.Managed = "Rds", &upstream.ManagedSecret{AutomaticRotation: "Enabled", RotationInterval: "604800s", ExtendedConfig: "{}"}
+	return meta, err
+}
+
+func TestManagedSecretsAreToldAsSuch(t *testing.T) {
+	f := start(t)
+	f.fake.MustCreate(t, "app/db", "v1", "first")
+	f.server.SetManager(managed{f.fake})
+	for action, pairs := range map[string][]string{"RotateSecret": {"VersionId", "v2"}, "UpdateSecretRotationPolicy": {"EnableAutomaticRotation", "true"}} {
+		a := f.call(t, action, append(pairs, "SecretName", "app/db")...)
+		a.wants(t, action, 400, "UnsupportedOperation")
+		if message := a.text("Message"); strings.Contains(message, "Generic") || !strings.Contains(message, "Rds") {
+			t.Errorf("%s: %s", action, message)
+		}
+	}
+	a := f.call(t, "DescribeSecret", "SecretName", "app/db")
+	if a.text("SecretType") != "Rds" || a.text("AutomaticRotation") != "Enabled" || a.text("RotationInterval") != "604800s" || a.text("ExtendedConfig") != "{}" {
+		t.Errorf("DescribeSecret: %s", a.raw)
+	}
+	f.server.SetManager(f.fake)
+	if a := f.call(t, "DescribeSecret", "SecretName", "app/db"); a.status != 200 || strings.Contains(a.raw, "AutomaticRotation") {
+		t.Errorf("DescribeSecret of a generic secret: %s", a.raw)
+	}
+}
+
 func TestAPanicIsAnInternalFailure(t *testing.T) {
 	f := start(t)
 	f.fake.Intercept(func(context.Context, string, upstream.SecretRef) error { panic("MARKER-panic") })
