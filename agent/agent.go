@@ -141,7 +141,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	a.undo.add("change notices", func() error { cancel(); return nil })
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
-		if a.child, err = newSupervisor(a.cache, cfg.Exec, deps, nil, nil, a.metrics.observeChild); err != nil {
+		if a.child, err = newSupervisor(a.cache, cfg, deps, nil, nil, a.metrics.observeChild); err != nil {
 			return nil, err
 		}
 	}
@@ -175,6 +175,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if err := a.openAPI(&cfg.Upstream); err != nil {
 		return nil, err
 	}
+	noteToken(&cfg.Endpoint, a.log)
 	a.noteShutOut(now.callers)
 	a.seen = fingerprint(cfg.Files())
 	a.metrics.registry.MustRegister(collector{a})

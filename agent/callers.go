@@ -28,10 +28,14 @@ func loadCallers(cfg *config.Endpoint, previous []endpoint.Caller, log *slog.Log
 	var callers []endpoint.Caller
 	if len(cfg.Callers) == 0 {
 		caller := endpoint.DefaultCaller()
-		if kind, err := tokenKind(cfg.TokenMode, cfg.TokenGroup, nil); err != nil {
+		kind, err := tokenKind(cfg.TokenMode, cfg.TokenGroup, nil)
+		switch {
+		case err != nil:
 			p.Add("", err)
-		} else {
+		case cfg.TokenVariable() == "":
 			p.Add("tokenFile", giveToken(&caller, kind, string(cfg.TokenFile), log, load))
+		default:
+			p.Add("tokenFile", giveFromEnvironment(&caller, kind, cfg, log, load))
 		}
 		callers = append(callers, caller)
 	}
@@ -63,6 +67,41 @@ func tokenKind(mode config.FileMode, group config.Account, uids []int) (keyfile.
 		p.Addf("tokenGroup", string(group), "%v", err)
 	}
 	return kind.Shared(mode.Perm(), gid), p.Err()
+}
+
+// giveFromEnvironment is giveToken where a variable holds the token or names its file.
+func giveFromEnvironment(c *endpoint.Caller, kind keyfile.Kind, cfg *config.Endpoint, log *slog.Logger, load loadFile) (err error) {
+	if cfg.TokenFile != "" {
+		err = giveToken(c, kind, string(cfg.TokenFile), log, load)
+	} else if token, failed := endpoint.NewToken([]byte(os.Getenv(cfg.TokenVariable()))); failed == nil {
+		c.Tokens = []endpoint.Token{token}
+	} else {
+		err = failed
+	}
+	if err != nil {
+		err = fmt.Errorf("the variable %s: %w", cfg.TokenVariable(), err)
+	}
+	return err
+}
+
+// noteToken tells the log when the token comes from the environment.
+func noteToken(cfg *config.Endpoint, log *slog.Logger) {
+	if cfg.TokenVariable() != "" {
+		log.Info("the token of the endpoint comes from the environment", "source", TokenSource(cfg))
+	}
+	if cfg.TokenPassedOver() != "" {
+		log.Info("a variable is not taken as the token: it holds a credential of AWS, which applications must not send here", "source", cfg.TokenPassedOver(),
+			"hint", "set endpoint.tokenFile, or one of KMS_TOKEN and AWS_TOKEN")
+	}
+}
+
+// TokenSource says where the token of the endpoint comes from when that is the environment; else it is
+// empty.
+func TokenSource(cfg *config.Endpoint) string {
+	if cfg.TokenVariable() == "" || cfg.TokenFile == "" {
+		return cfg.TokenVariable()
+	}
+	return cfg.TokenVariable() + ", " + string(cfg.TokenFile)
 }
 
 // giveToken gives a caller the token of a file, or shuts it out and returns why.
@@ -144,6 +183,15 @@ func (a *Agent) keysShutOut() map[string]string {
 		return nil
 	}
 	return a.api.ShutOut()
+}
+
+// ReadTokenVariable returns the token that a variable of the environment holds, for a client.
+func ReadTokenVariable(name string) (string, error) {
+	text := os.Getenv(name)
+	if _, err := endpoint.NewToken([]byte(text)); err != nil {
+		return "", fmt.Errorf("the variable %s: %w", name, err)
+	}
+	return strings.TrimSpace(text), nil
 }
 
 // accessKeys returns the access keys of the KMS API.

@@ -93,7 +93,7 @@ func CheckExec(other bool) config.Rules {
 		if cfg.Exec == nil {
 			return nil
 		}
-		opts := childOptions(cfg.Exec, slog.New(slog.DiscardHandler))
+		opts := childOptions(cfg, slog.New(slog.DiscardHandler))
 		if other || len(opts.Command) == 0 {
 			self, err := os.Executable() // stands in for it
 			if err != nil {

@@ -62,7 +62,7 @@ func NewChild(ctx context.Context, cfg *config.Config, deps Deps, command []stri
 			return nil, err
 		}
 	}
-	c.supervisor, err = newSupervisor(c.cache, cfg.Exec, c.deps, command, os.Stdin, nil)
+	c.supervisor, err = newSupervisor(c.cache, cfg, c.deps, command, os.Stdin, nil)
 	return c, err
 }
 
@@ -82,13 +82,10 @@ func (c *Child) openSocket(own upstream.Manager, cfg *config.Upstream) error {
 	return err
 }
 
-// newSupervisor prepares the application of cfg, which may be nil. It shares our standard output
+// newSupervisor prepares the application of cfg. It shares our standard output
 // and error; stdin and observe may be nil.
-func newSupervisor(source child.Source, cfg *config.Exec, deps Deps, command []string, stdin *os.File, observe func(child.Event)) (*child.Supervisor, error) {
-	var opts child.Options
-	if cfg != nil {
-		opts = childOptions(cfg, deps.Logger)
-	}
+func newSupervisor(source child.Source, cfg *config.Config, deps Deps, command []string, stdin *os.File, observe func(child.Event)) (*child.Supervisor, error) {
+	opts := childOptions(cfg, deps.Logger)
 	if len(command) > 0 {
 		opts.Command = command
 	}

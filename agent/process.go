@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"os"
 	"slices"
 
 	"secretagent/agent/child"
@@ -10,13 +11,29 @@ import (
 )
 
 // withheld returns the variables of this process that the application does not inherit unless it is
-// allowed to by name: those that hold its credentials, or say where they are.
-func withheld() []string {
-	return append(slices.Clip(kms.CredentialVariables), credentialsDirectory)
+// allowed to by name: those that hold its credentials, or the token that opens every secret, or say
+// where these are. A variable of another token may be the application's own.
+func withheld(cfg *config.Endpoint) []string {
+	names := append(slices.Clip(kms.CredentialVariables), credentialsDirectory)
+	if cfg.TokenVariable() == "" {
+		return names
+	}
+	token := os.Getenv(cfg.TokenVariable())
+	for _, name := range config.TokenVariables {
+		if os.Getenv(name) == token {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
-// childOptions turns the configuration into that of the supervised process.
-func childOptions(cfg *config.Exec, log *slog.Logger) child.Options {
+// childOptions turns the configuration into that of the supervised process. Without a section exec
+// that is what any has.
+func childOptions(whole *config.Config, log *slog.Logger) child.Options {
+	cfg := whole.Exec
+	if cfg == nil {
+		return child.Options{Withheld: withheld(&whole.Endpoint), Logger: log.With("part", "exec")}
+	}
 	opts := child.Options{
 		Command:       cfg.Command,
 		Dir:           string(cfg.Dir),
@@ -25,7 +42,7 @@ func childOptions(cfg *config.Exec, log *slog.Logger) child.Options {
 		Pristine:      cfg.Pristine,
 		Allow:         cfg.Allow,
 		Deny:          cfg.Deny,
-		Withheld:      withheld(),
+		Withheld:      withheld(&whole.Endpoint),
 		OnChange:      child.OnChange(cfg.OnChange),
 		ChangeSignal:  cfg.ChangeSignal,
 		StopSignal:    cfg.StopSignal,

@@ -41,6 +41,7 @@ type Status struct {
 	Files          []FileStatus   // templates and sets, in order of the configuration
 	Child          *ChildStatus   `json:",omitempty"` // of exec
 	Callers        []CallerStatus // who may ask, in order of the configuration
+	TokenFrom      string         `json:",omitzero"` // the variable of the environment that the token comes from, and its file
 	Listeners      []ListenerStatus
 	Reload         *ReloadStatus `json:",omitempty"` // the last one
 }
@@ -157,6 +158,9 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 	s.Secrets, s.SecretsOmitted = secretStatus(entries, viewer)
 	for i, f := range s.Files {
 		s.Files[i].Error, s.Files[i].HookError = reason(f.Error), reason(f.HookError)
+	}
+	if reader.All {
+		s.TokenFrom = TokenSource(&a.config().Endpoint)
 	}
 	if a.child != nil {
 		c := a.child.Status()

@@ -80,7 +80,7 @@ func New(src Source, opts Options) (*Supervisor, error) {
 	s.start = func(env []string) (process, error) { return startProcess(opts, runAs, s.sharesTerminal, env) }
 	s.check = func() error { _, err := opts.program(); return err }
 	if len(s.recipe.withheld) > 0 {
-		opts.Logger.Info("the application does not inherit the credentials of the cloud",
+		opts.Logger.Info("the application does not inherit credentials of the agent",
 			"variables", strings.Join(s.recipe.withheld, " "), "hint", "if it needs them, name each in exec.allow")
 	}
 	return s, nil

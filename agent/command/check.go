@@ -54,6 +54,9 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			}
 			text := path + " is valid\n"
 			if err == nil {
+				if answer.TokenFrom = agent.TokenSource(&cfg.Endpoint); answer.TokenFrom != "" {
+					text += tokenFrom + answer.TokenFrom + "\n"
+				}
 				_, warned := config.Load(path, agent.Warnings)
 				warnings, _ := errors.AsType[config.Problems](warned)
 				for _, w := range warnings {
@@ -78,6 +81,9 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 	return out.of(cmd)
 }
 
+// tokenFrom begins the line that says which variable the token of the endpoint comes from.
+const tokenFrom = "the token comes from the environment: "
+
 // probe returns what every endpoint answered, also as a table. The error is that of the first
 // failure.
 func (a *app) probe(ctx context.Context, cfg *config.Config) (probes []checkProbe, text string, failed error) {
@@ -101,6 +107,8 @@ type checkAnswer struct {
 	Problems []checkProblem
 	Warnings []checkProblem `json:",omitempty"` // what "run" goes on without
 	Probes   []checkProbe   `json:",omitempty"`
+
+	TokenFrom string `json:",omitempty"` // variable, and the file that it names
 }
 
 type checkProbe struct {

@@ -162,8 +162,10 @@ func (a *app) client(f reachFlags) (*endpointClient, *config.Reach, error) {
 	tokenFile := f.tokenFile
 	switch {
 	case tokenFile != "" || f.socket != "": // which may tell who asks
+	case f.address != "" && r.TokenVariable() == "":
+		return nil, nil, usagef("--address needs --token-file, or the token in a variable such as %s", config.TokenVariables[0])
 	case f.address != "":
-		return nil, nil, usagef("--address needs --token-file")
+		tokenFile = string(r.TokenFile)
 	case !r.Said && r.Err != nil:
 		if _, found := errors.AsType[config.Problems](r.Err); !found {
 			return nil, nil, usageError{withHint(r.Err, "or name the agent with --address or --socket, and its token with --token-file")}
@@ -174,10 +176,15 @@ func (a *app) client(f reachFlags) (*endpointClient, *config.Reach, error) {
 			return nil, nil, err
 		}
 	}
-	if tokenFile == "" {
+	var token string
+	switch {
+	case tokenFile != "":
+		token, err = agent.ReadToken(tokenFile)
+	case r.TokenVariable() != "" && f.socket == "":
+		token, err = agent.ReadTokenVariable(r.TokenVariable())
+	default:
 		return c, r, nil
 	}
-	token, err := agent.ReadToken(tokenFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, c.notRunning(fmt.Sprintf("no token: %v", err))

@@ -61,6 +61,9 @@ func statusText(s agent.Status, p palette) string {
 	b.files(s.Files)
 	b.child(s.Child)
 	b.callers(s.Callers)
+	if s.TokenFrom != "" {
+		b.line(tokenFrom + printable(s.TokenFrom))
+	}
 	b.listeners(s.Listeners)
 	return b.String()
 }

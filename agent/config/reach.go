@@ -48,6 +48,7 @@ func parseReach(path string, src []byte, problems ...*Error) Reach {
 	}
 	cfg, d := &Config{}, newDecoder(path, dir)
 	d.document(body, reflect.ValueOf(cfg).Elem())
+	cfg.Endpoint.findToken(d.problems)
 	says := func(key string) bool { return d.has(key) && !d.seen[key] }
 	r := Reach{Endpoint: cfg.Endpoint}
 	r.Said = says("endpoint.listen") && r.Listen != "" || says("endpoint.socket") && r.Socket != ""

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"regexp"
@@ -10,9 +11,11 @@ import (
 )
 
 const (
-	toStderr    = "the log goes to standard error: the journal, or the log of the container, keeps it"
-	tokenInFile = "the token is in a file here, endpoint.tokenFile, which is made when it is missing and read again when it changes"
-	maxTTL      = 168 * time.Hour
+	toStderr  = "the log goes to standard error: the journal, or the log of the container, keeps it"
+	tokenFrom = "the first that is set of KMS_TOKEN, KMS_SESSION_TOKEN, KMS_CONTAINER_AUTHORIZATION_TOKEN and the same with AWS says what it is, or names its file; without any, it is made in ./var/run/token. " +
+		"Applications that read %s need tokenFile: %[1]s"
+	tokenVariables = "the names of these variables are fixed, see the token; for another one, set endpoint.tokenFile to the file that it names"
+	maxTTL         = 168 * time.Hour
 )
 
 // listen sets the TCP address of the endpoint, which is on this host.
@@ -72,9 +75,8 @@ func (c *converter) awsAgent(nodes []*node) {
 	c.upstream()
 	c.listen("127.0.0.1", 2773)
 	c.out.in("endpoint").set("format", "aws")
-	c.out.in("endpoint").set("tokenFile", "./var/run/token")
 	c.out.in("endpoint").set("headers", []string{"X-Aws-Parameters-Secrets-Token", "X-Vault-Token"})
-	c.note(c.file, 0, "the token", "applications that read /var/run/awssmatoken need tokenFile: /var/run/awssmatoken")
+	c.note(c.file, 0, "the token", fmt.Sprintf(tokenFrom, "/var/run/awssmatoken"))
 	known := c.served("ttl_seconds", "cache_size", "ssrf_headers", "path_prefix", "max_conn", "ignore_transient_errors")
 	known["log_level"] = c.level()
 	known["log_to_file"] = c.without(toStderr)
@@ -84,7 +86,7 @@ func (c *converter) awsAgent(nodes []*node) {
 			c.note(c.file, n.line, n.key, "is left out: an address that is not loopback needs endpoint.allowNonLoopback and endpoint.tls")
 		}
 	})
-	known["ssrf_env_variables"] = c.without(tokenInFile)
+	known["ssrf_env_variables"] = c.without(tokenVariables)
 	known["region"] = c.without("the secrets are not with AWS any more; --region names a region of Alibaba Cloud")
 	known["validate_credentials"] = c.without("secretagent check --probe tries the credentials")
 	known["credentials_file_path"] = c.without("credentials of AWS are of no use here; upstream.alibaba.credentials has those of Alibaba Cloud")
@@ -95,8 +97,7 @@ func (c *converter) awsAgent(nodes []*node) {
 // kmsAgent converts the configuration of Alibaba's KMS Agent.
 func (c *converter) kmsAgent(nodes []*node) error {
 	c.listen("127.0.0.1", 2025)
-	c.out.in("endpoint").set("tokenFile", "./var/run/token")
-	c.note(c.file, 0, "the token", "applications that read /var/run/kmstoken need tokenFile: /var/run/kmstoken")
+	c.note(c.file, 0, "the token", fmt.Sprintf(tokenFrom, "/var/run/kmstoken"))
 	endpoint := &mapping{}
 	region := c.text(func(n *node, text string) {
 		if !regionForm.MatchString(text) {
@@ -133,7 +134,7 @@ func (c *converter) kmsAgent(nodes []*node) error {
 	}
 	known["cache.cachetype"] = c.without("there is one kind of cache, in memory; cache.sealed keeps an encrypted copy on disk")
 	known["server.httpport"] = c.integer(1, 65535, func(_ *node, port int) { c.listen("127.0.0.1", port) })
-	known["server.ssrfenvvariables"] = c.without(tokenInFile)
+	known["server.ssrfenvvariables"] = c.without(tokenVariables)
 	known["server.responsetype"] = c.choice(map[string]string{"0": "kms", "1": "aws", "2": "vault"}, func(word string) {
 		c.out.in("endpoint").set("format", word)
 	})
