@@ -22,10 +22,10 @@ type Endpoint struct {
 
 	// TokenFile holds the token that clients present where there are no Callers; created when
 	// missing, with TokenMode and TokenGroup.
-	TokenFile  Path     `yaml:"tokenFile" default:"./var/run/token" path:"watch,write"`
-	TokenMode  FileMode `yaml:"tokenMode"`  // zero: 0600 of a file that is created
-	TokenGroup Account  `yaml:"tokenGroup"` // set: TokenMode is 0640 where it is not set
-	tokenVariable, tokenPassedOver string // see the methods of these names
+	TokenFile                      Path     `yaml:"tokenFile" default:"./var/run/token" path:"watch,write"`
+	TokenMode                      FileMode `yaml:"tokenMode"`  // zero: 0600 of a file that is created
+	TokenGroup                     Account  `yaml:"tokenGroup"` // set: TokenMode is 0640 where it is not set
+	tokenVariable, tokenPassedOver string   // see the methods of these names
 
 	TokenGrace time.Duration `yaml:"tokenGrace" default:"1m" min:"0s" max:"24h"` // how long a replaced token still counts
 	Headers    []string      `yaml:"headers" default:"X-KMS-Token|X-Vault-Token|X-Aws-Parameters-Secrets-Token"`
