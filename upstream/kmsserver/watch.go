@@ -84,22 +84,32 @@ func (c *changes) ringLocked() {
 // since returns the secrets that have changed since the change number at which key may use, the
 // number to go on from, and what rings when there is more. missed says that there are others.
 func (c *changes) since(at uint64, key *accessKey) (names []upstream.SecretName, next uint64, missed bool, bell <-chan struct{}) {
+	recent, next, missed, bell := c.from(at)
+	for _, name := range recent {
+		if !key.mayUse(name.Name()) || slices.Contains(names, name) {
+			continue
+		}
+		if len(names) == maxTold {
+			return nil, next, true, bell
+		}
+		names = append(names, name)
+	}
+	return names, next, missed, bell
+}
+
+// from returns a copy of what is remembered from the change number at on; the rest is as of since.
+// Who looks through it holds up no writer, who is in note.
+func (c *changes) from(at uint64) (recent []upstream.SecretName, next uint64, missed bool, bell <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if at < c.first || at > c.next {
 		return nil, c.next, true, c.bell
 	}
+	recent = make([]upstream.SecretName, 0, c.next-at)
 	for n := at; n < c.next; n++ {
-		name := c.names[n%maxChanges]
-		if !key.mayUse(name.Name()) || slices.Contains(names, name) {
-			continue
-		}
-		if len(names) == maxTold {
-			return nil, c.next, true, c.bell
-		}
-		names = append(names, name)
+		recent = append(recent, c.names[n%maxChanges])
 	}
-	return names, c.next, false, c.bell
+	return recent, c.next, false, c.bell
 }
 
 // now returns the cursor of key for the changes to come.
