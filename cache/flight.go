@@ -199,11 +199,11 @@ func (c *Cache) finish(e *entry, f *flight, value *upstream.SecretValue, err err
 
 	c.evict()
 	c.judgeClock(f)
+	c.conclude(ref, f, outcome) // first: who has the answer finds the upstream judged by it
 	close(f.done)
 	for _, b := range bells {
 		b.ring()
 	}
-	c.conclude(ref, f, outcome)
 	return next
 }
 
