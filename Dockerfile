@@ -3,10 +3,11 @@
 #   docker build -t secretagent .
 #   docker run --read-only --cap-drop=ALL --security-opt no-new-privileges \
 #     -v ./agent.yaml:/etc/secretagent/agent.yaml:ro -v secretagent:/var/lib/secretagent secretagent
-# To build with one image and no later one of that name, give its digest as well:
-# --build-arg GO_VERSION=1.26@sha256:...
-ARG GO_VERSION=1.26
+# The digest is that of the index of golang:1.26-alpine with Go 1.26.8, for all platforms: no later
+# image of that name takes its place. For another: --build-arg GO_VERSION=1.26-alpine@sha256:...
+ARG GO_VERSION=1.26-alpine@sha256:b6890e35ded5d19118c2bca3d7754dc4e6f694aac2d0aeb92f9807c2879e4230
 FROM --platform=$BUILDPLATFORM golang:${GO_VERSION} AS build
+ARG GOPROXY
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download && go mod verify
