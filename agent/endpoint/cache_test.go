@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"secretagent/agent/endpoint"
@@ -155,4 +156,50 @@ func TestBatchNeverMixesRotations(t *testing.T) {
 	readers.Wait()
 	close(ended)
 	rotation.Wait()
+}
+
+// TestVersionByNumberOutlivesAnOutage holds that an application of Vault which asks for a version
+// by its number gets it while the backend is down, as one that asks by the id does. One that is
+// known by its id alone stays unknown: another may have that number.
+func TestVersionByNumberOutlivesAnOutage(t *testing.T) {
+	startClock()
+	synctest.Test(t, func(t *testing.T) {
+		b := &lettered{}
+		c, err := cache.New(b, cache.Options{Limits: cache.Limits{TTL: time.Minute}})
+		must(t, err)
+		r := &rig{log: &upstreamtest.Buffer{}, pipes: newPipes()}
+		r.serveCache(t, c, endpoint.Options{VaultMounts: []endpoint.VaultMount{{Path: "secret"}}})
+		const asked, other = "/v1/secret/data/app/db?version=1", "/v1/secret/data/app/db?version=2"
+		if got := r.get(t, asked); got.status != 200 {
+			t.Fatalf("before: %d %s", got.status, got.body)
+		}
+		if got := r.get(t, "/v1/app/db?versionId=v2"); got.status != 200 {
+			t.Fatalf("by its id: %d %s", got.status, got.body)
+		}
+		b.down.Store(true)
+		time.Sleep(10 * time.Minute) // nothing is fresh any more, what is not there included
+		if got := r.get(t, "/v1/app/db?versionId=v1"); got.status != 200 || got.header.Get("X-Cache") != "stale" {
+			t.Errorf("by its id, in an outage: %d %s", got.status, got.body)
+		}
+		if got := r.get(t, asked); got.status != 200 || got.header.Get("X-Cache") != "stale" {
+			t.Errorf("in an outage: %d %s", got.status, got.body)
+		}
+		if got := r.get(t, other); got.status != 503 {
+			t.Errorf("whose number may be another's, in an outage: %d %s", got.status, got.body)
+		}
+		b.down.Store(false)
+	})
+}
+
+// lettered is a backend whose versions have ids such as v1.
+type lettered struct{ down atomic.Bool }
+
+func (b *lettered) GetSecretValue(_ context.Context, ref upstream.SecretRef) (upstream.SecretValue, error) {
+	switch {
+	case b.down.Load():
+		return upstream.SecretValue{}, &upstream.Error{Err: upstream.ErrUnavailable}
+	case ref.VersionID != "v1" && ref.VersionID != "v2":
+		return upstream.SecretValue{}, &upstream.Error{Err: upstream.ErrNotFound}
+	}
+	return *value(string(ref.SecretName), string(ref.VersionID), "data of "+string(ref.VersionID)), nil
 }

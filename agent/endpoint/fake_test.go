@@ -260,14 +260,19 @@ func (r *rig) serveCache(t testing.TB, secrets endpoint.Secrets, opts endpoint.O
 // inBubble runs a test whose time passes only while everybody waits: connections are pipes.
 func inBubble(t *testing.T, opts endpoint.Options, test func(t *testing.T, r *rig)) {
 	t.Helper()
-	ours, theirs := net.Pipe()
-	_ = ours.Close()
-	_ = (&fasthttp.Server{LazyRequestTime: true}).ServeConn(theirs) // starts the clock of fasthttp, which outlives the test
+	startClock()
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{fakeSecrets: newFake(), log: &upstreamtest.Buffer{}, pipes: newPipes()}
 		r.serveCache(t, r.fakeSecrets, opts)
 		test(t, r)
 	})
+}
+
+// startClock starts the clock of fasthttp, which outlives the test, outside of a bubble.
+func startClock() {
+	ours, theirs := net.Pipe()
+	_ = ours.Close()
+	_ = (&fasthttp.Server{LazyRequestTime: true}).ServeConn(theirs)
 }
 
 // pipes is a listener of connections that hold nothing: what one side writes waits until the

@@ -128,8 +128,8 @@ func (s *Server) fetch(ctx *fasthttp.RequestCtx, c *conn) {
 	q.ref = owned(q.ref)
 	began := time.Now()
 	a, err := s.lookup(c, ask, q.ref)
-	if q.numbered && errors.Is(err, upstream.ErrNotFound) {
-		a, err = s.lookupLettered(c, ask)
+	if q.numbered && (errors.Is(err, upstream.ErrNotFound) || upstream.Outage(err)) {
+		a, err = s.lookupLettered(c, ask, err)
 	}
 	if err != nil {
 		s.opts.Observe("error", time.Since(began))

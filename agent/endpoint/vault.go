@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -286,16 +287,26 @@ func (s *Server) peekLettered(c *conn) (a upstream.Answer, ok bool) {
 	return upstream.Answer{}, false
 }
 
-// lookupLettered asks for the version whose id is v and the number that was asked for, after none
-// had the number alone.
-func (s *Server) lookupLettered(c *conn, ask func(context.Context, upstream.SecretRef) (upstream.Answer, error)) (upstream.Answer, error) {
+// lookupLettered asks for the version whose id is v and the number that was asked for, after the
+// number alone ended in err. In an outage that says nothing of the number: only what was known
+// before to have it to itself is taken then.
+func (s *Server) lookupLettered(c *conn, ask func(context.Context, upstream.SecretRef) (upstream.Answer, error), err error) (upstream.Answer, error) {
 	q := &c.query
-	q.ref.VersionID = lettered + q.ref.VersionID
-	a, err := s.lookup(c, ask, q.ref)
-	if err == nil {
-		s.preparedOf(&a).alone.Store(true)
+	ref := q.ref
+	ref.VersionID = lettered + ref.VersionID
+	a, letteredErr := s.lookup(c, ask, ref)
+	if errors.Is(err, upstream.ErrNotFound) {
+		q.ref, err = ref, letteredErr
+		if err == nil {
+			s.preparedOf(&a).alone.Store(true)
+		}
+		return a, err
 	}
-	return a, err
+	if letteredErr == nil && s.preparedOf(&a).alone.Load() {
+		q.ref = ref
+		return a, nil
+	}
+	return upstream.Answer{}, err
 }
 
 // nothingThere is Vault's answer where there is no secret. Its clients know it by having no other
