@@ -212,9 +212,11 @@ func (q *query) set(kind param, value string, maxWait time.Duration) (err error)
 	case paramVersion:
 		err = q.setNumber(value)
 	case paramList:
-		if q.list, err = parseBool(value); err != nil {
+		yes, err := parseBool(value)
+		if err != nil {
 			return upstream.InvalidParameter("list", "it must be true or false")
 		}
+		q.list = q.list || yes // LIST stays one
 	}
 	return err
 }

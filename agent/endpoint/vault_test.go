@@ -125,7 +125,8 @@ func TestVaultsPaths(t *testing.T) {
 		{"LIST", "/v1/secret/metadata/other", lister, 404, nothing},
 		{"LIST", "/v1/team/kv", lister, 200, `"data":{"keys":["web/"]}`},
 		{"GET", "/v1/team/kv/web?list=true", lister, 200, `"data":{"keys":["a","a/","db"]}`},
-		{"LIST", "/v1/secret/web", vaultLine, 404, `"errors":[]}`}, // as with KV version 1
+		{"LIST", "/v1/team/kv/web/db?list=false", lister, 404, nothing}, // never a value
+		{"LIST", "/v1/secret/web", vaultLine, 404, `"errors":[]}`},      // as with KV version 1
 		{"GET", "/v1/secret/web?list=true", vaultLine, 404, `"errors":[]}`},
 		{"LIST", "/v1/web", vaultLine, 405, `"MethodNotAllowed"`}, // not below a mount
 
