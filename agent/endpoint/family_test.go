@@ -79,6 +79,8 @@ func TestOneRuleDecidesTheFamily(t *testing.T) {
 		{"/v1/secret/data/none?x=1", vaultLine, "vault error", `\"x\"`},
 
 		// Refusals, too.
+		{"/nowhere", "X-KMS-Token: " + aws, "text", "Not found"},
+		{"/nowhere?format=kms", "X-KMS-Token: " + aws, "kms error", "PathNotFound"},
 		{"/v1/app/db", "X-KMS-Token: no", "kms error", "TokenInvalid"},
 		{"/v1/secret/data/app/db", "X-KMS-Token: no", "vault error", `{"errors":["permission denied"`},
 		{"/v1/secret/data/app/db", "X-Real-Ip: a\r\n" + vaultLine, "vault error", `{"errors":["permission denied"`},

@@ -66,8 +66,9 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 	s.look(&h, req)
 	path, raw, _ := bytes.Cut(req.RequestURI(), []byte{'?'})
 	f, r, name := s.familyOf(&h, path)
-	c.op, c.query.format, c.query.list = r.op, s.formatOf(f, r, nil), h.method == methodList
+	c.op, c.query.list = r.op, h.method == methodList
 	refused := s.guard(ctx, c, r, &h)
+	c.query.format = s.formatOf(f, r, c.caller)
 	switch {
 	case refused != allowed:
 	case c.Spare() && !r.health:
@@ -89,7 +90,6 @@ func (s *Server) dispatch(ctx *fasthttp.RequestCtx, c *conn) {
 		// A probe comes back when it likes; its slot is worth more.
 		ctx.Response.Header.SetConnectionClose()
 	}
-	c.query.format = s.formatOf(f, r, c.caller)
 	if err := s.parse(c, f, r, name, raw); err != nil {
 		s.fail(ctx, c, upstream.SecretRef{}, err)
 		return
