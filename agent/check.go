@@ -61,7 +61,7 @@ func checkNames(cfg *config.Config) error {
 	opts := endpointOptions(&cfg.Endpoint, nil)
 	for i, s := range cfg.Secrets {
 		if name := s.Name.SecretName; opts.Hides(name) {
-			p.Addf(fmt.Sprintf("secrets[%d].name", i), string(name), "is hidden by endpoint.vaultMounts: GET /v1/%s is a request of Vault's; ask with secretId=, or with %%2F in place of the slashes", name)
+			p.Addf(fmt.Sprintf("secrets[%d].name", i), string(name), "is hidden by endpoint.vaultMounts: GET %s%s is a request of Vault's; ask with secretId=, or with %%2F in place of the slashes", cfg.Endpoint.PathPrefix, name)
 		}
 	}
 	return p.Err()

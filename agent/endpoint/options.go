@@ -130,11 +130,9 @@ type Viewer struct {
 
 // Hides reports whether the path of a name is not that of the secret, because it is one of Vault's.
 func (o Options) Hides(name upstream.SecretName) bool {
-	if cmp.Or(o.PathPrefix, string(vaultPrefix)) != string(vaultPrefix) {
-		return false
-	}
-	r, _, _ := newVaultMounts(o.VaultMounts).routeOf(append(vaultPrefix[:len(vaultPrefix):len(vaultPrefix)], name...))
-	return r != nil
+	path := append([]byte(cmp.Or(o.PathPrefix, string(vaultPrefix))), name...)
+	r, inner, _ := newVaultMounts(o.VaultMounts).routeOf(path)
+	return r != nil && !((r == routeKV2 || r == routeKV1) && string(inner) == string(name))
 }
 
 // Validate returns every problem with the options, as New would find them: an

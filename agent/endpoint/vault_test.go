@@ -317,6 +317,14 @@ func TestNamesThatVaultHides(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
+	opts.PathPrefix = "/v1/secret/"
+	if !opts.Hides("data/db") || opts.Hides("app/db") {
+		t.Error("below a prefix that is a mount")
+	}
+	opts.PathPrefix = "/v1/secret/data/"
+	if opts.Hides("app/db") {
+		t.Error("the name that Vault's path has is the secret's own")
+	}
 	opts.PathPrefix = "/secrets/"
 	if opts.Hides("secret/data/db") || (endpoint.Options{}).Hides("secret/data/db") {
 		t.Error("no path of a name is Vault's")
