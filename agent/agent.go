@@ -132,7 +132,7 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	a.undo.add("upstream", a.backend.Close)
 
 	cacheOpts := cacheOptions(cfg, a.log)
-	cacheOpts.Observe = a.observeFetch
+	cacheOpts.Observe, cacheOpts.Wanted = a.observeFetch, a.watched
 	if a.cache, err = cache.New(a.backend, cacheOpts); err != nil {
 		return nil, ofCache(err)
 	}
@@ -189,6 +189,12 @@ func (a *Agent) observeFetch(f cache.Fetch) {
 	if a.api != nil && a.backend.manager() == nil && f.News {
 		a.api.Changed(f.Ref.SecretName)
 	}
+}
+
+// watched reports whether agents behind this one wait for changes of the secret that nobody but
+// this agent looks for.
+func (a *Agent) watched(name upstream.SecretName) bool {
+	return a.api != nil && a.backend.manager() == nil && a.api.Watched(name)
 }
 
 // changed passes on that a secret has changed: to the cache and, once that answers with nothing

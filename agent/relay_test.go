@@ -2,8 +2,13 @@ package agent_test
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
+
+	"secretagent/upstream"
 )
 
 // startBehind runs an agent whose upstream is the KMS API of another, and that reads again by
@@ -93,5 +98,40 @@ func TestTheAPIInFrontOfTheCloud(t *testing.T) {
 	second.wantFile("two")
 	if got := second.ask("/v1/acs%3Akms%3Acn-x%3A1%3Asecret%2Fapp%2Fdb", second.token()); got.StatusCode != http.StatusNotFound || !strings.Contains(got.body, "names alone") {
 		t.Errorf("an ARN: %s %s", got.Status, got.body)
+	}
+}
+
+// silent returns the host of a KMS that tells of no changes, as the cloud does, in front of another.
+func silent(t *testing.T, host string) string {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	proxy.ModifyResponse = func(answer *http.Response) error {
+		answer.Header.Del(upstream.WatchHeader)
+		return nil
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// TestWhoWatchesIsWaitedFor: what only agents behind hold, which do not ask for an hour, is looked
+// at within the ttl of the agent in front of the cloud.
+func TestWhoWatchesIsWaitedFor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the ttl")
+	}
+	cloud, host, secretFile := startKMS(t, "one")
+	node := startOnCloud(t, shortTempDir(t), edited(edited(cloudConfig(silent(t, host), secretFile), "    timeout: 30s\n",
+		"    api: {socket: off, listen: \"127.0.0.1:0\", accessKeys: [{id: agent, secretFile: ./key, actions: [GetSecretValue], secrets: [\"app/*\"]}]}\n    timeout: 30s\n"),
+		"  sealed: {path: ./data/cache.db, keyring: ./keys/keyring.json}\n", "  ttl: 1s\n", "secrets: [{name: app/db}]\n", ""))
+	node.ready()
+	second := startBehind(t, node.agent.APIAddrs()[0].String(), node.path("key"))
+	second.wantFile("one")
+	const calls = `secretagent_upstream_calls_total{code="OK",operation="GetSecretValue"}`
+	for _, value := range []string{"two", "three"} {
+		before := node.series()[calls]
+		node.eventually("a few lifetimes", func() bool { return node.series()[calls] >= before+3 })
+		cloud.put("app/db", upstream.VersionID(value), value)
+		second.wantFile(value)
 	}
 }

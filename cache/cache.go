@@ -27,6 +27,7 @@ type Cache struct {
 	up           Upstream
 	log          *slog.Logger
 	observe      func(Fetch)
+	wanted       func(upstream.SecretName) bool
 	fetchTimeout time.Duration
 
 	clock  *clock
@@ -78,6 +79,7 @@ func New(up Upstream, opts Options) (*Cache, error) {
 		up:           up,
 		log:          opts.Logger,
 		observe:      opts.Observe,
+		wanted:       opts.Wanted,
 		fetchTimeout: opts.FetchTimeout,
 		clock:        newClock(),
 		seed:         maphash.MakeSeed(),

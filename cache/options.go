@@ -76,6 +76,11 @@ type Options struct {
 	// goroutines at once. It must not block. May be nil.
 	Observe func(Fetch)
 
+	// Wanted reports whether somebody who does not ask is to hear of changes of a secret: values of
+	// it that are held are kept fresh although nobody asks. It is called with locks held: it must
+	// neither block nor call the cache. May be nil.
+	Wanted func(upstream.SecretName) bool
+
 	// Logger gets failures and recoveries, never a value. Nil means none.
 	Logger *slog.Logger
 }

@@ -150,7 +150,7 @@ func (c *Cache) startRefresh() *flight {
 	case e.keep() == keptAlways:
 	case e.value == nil:
 		return nil // dropped since it was scheduled
-	case !e.asked && !announced:
+	case !announced && !sh.wanted(e):
 		e.idle = true // nobody asks for it: let it expire
 		return nil
 	}

@@ -161,6 +161,12 @@ func (sh lockedShard) fresh(e *entry, now int64) (answer upstream.Answer, ok boo
 	return e.answer(now), true
 }
 
+// wanted reports whether the value of e is to be kept fresh: somebody has asked for it since it was
+// confirmed, or wants to hear of changes.
+func (sh lockedShard) wanted(e *entry) bool {
+	return e.asked || sh.c.wanted != nil && sh.c.wanted(e.ref.SecretName)
+}
+
 // touch records a use of e.
 func (sh lockedShard) touch(e *entry, now int64) {
 	e.used = now

@@ -205,7 +205,7 @@ func (sh lockedShard) retryLater(e *entry, err error) {
 		}
 	}
 	e.fail.until = now + int64(lookups)
-	if e.keep() != keptAlways && (e.value == nil || !e.asked) {
+	if e.keep() != keptAlways && (e.value == nil || !sh.wanted(e)) {
 		c.due.remove(e)
 		e.idle = e.value != nil
 		return

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"secretagent/upstream"
@@ -130,6 +131,13 @@ func matchAction(pattern, action string) bool {
 type accessKey struct {
 	AccessKey
 	nonces *nonces
+	polls  *polls
+}
+
+// polls are what is known of the watching with a key.
+type polls struct {
+	last   atomic.Int64  // when, in nanoseconds after [changes] began; 0: never
+	lapses atomic.Uint64 // how often nobody watched for too long
 }
 
 // accessKeys are the keys that may call. They are immutable, but for what is remembered.
@@ -162,9 +170,12 @@ func openAccessKeys(keys []AccessKey, before *accessKeys, noncesPerKey int, now 
 			shutOut[key.ID] = err.Error()
 			continue
 		}
-		k := &accessKey{key, known[key.ID]}
+		k := &accessKey{key, known[key.ID], &polls{}}
 		if k.nonces == nil {
 			k.nonces = newNonces(noncesPerKey)
+		}
+		if old := before.byID[key.ID]; old != nil {
+			k.polls = old.polls
 		}
 		opened[key.ID] = k
 		delete(known, key.ID)

@@ -55,11 +55,14 @@
 //
 // Cursor is from where to go on: what happens between two polls is told by the next. Missed says
 // that there may be changes that are not named, and everything that is held must be looked at:
-// after a restart of the server, after more than 4096 changes, or when the rights of the key have
-// changed. The first cursor is in the header x-secretagent-watch of every answer to
+// after a restart of the server, after more than 4096 changes, when nobody has watched with the key
+// for two minutes, or when its rights have changed. The first cursor is in the header x-secretagent-watch of every answer to
 // GetSecretValue, from before the read; it is also how a client knows that the action is there.
 // Signature, nonce and rights are those of GetSecretValue. 256 clients can wait; when there are more,
 // package slots decides whose wait ends, and who finds no room is throttled for 30 seconds.
+//
+// Where the backend tells of no changes, as the cloud does not, somebody must look for them:
+// [Server.Watched] says for which secrets.
 //
 // # Design notes
 //

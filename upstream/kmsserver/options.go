@@ -47,6 +47,10 @@ type limits struct {
 	ClientTimeout  time.Duration // of a client that sends a request or takes its answer
 	IdleTimeout    time.Duration // between two requests
 	WatchTime      time.Duration // of a watcher to whom nothing is told; shorter than RequestTimeout
+
+	// WatchedFor is how long a key counts as one that watches after a poll: longer than its clients
+	// wait, and rest when they cannot reach us.
+	WatchedFor time.Duration
 }
 
 // MaxConnections is how many connections each [Access] has at most. A connection costs about 10 KiB,
@@ -60,7 +64,7 @@ const MaxWatchers = 256
 var standardLimits = limits{
 	Connections: MaxConnections, Watchers: MaxWatchers, BodyBytes: 256 << 10, NoncesPerKey: 1 << 18,
 	RequestTimeout: 30 * time.Second, ClientTimeout: 15 * time.Second, IdleTimeout: 90 * time.Second,
-	WatchTime: 20 * time.Second,
+	WatchTime: 20 * time.Second, WatchedFor: 2 * time.Minute,
 }
 
 // lineBytes is the longest request line with headers. A value of 30720 bytes takes up to

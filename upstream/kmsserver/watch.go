@@ -37,6 +37,7 @@ const opGetSecretValue = "GetSecretValue"
 type changes struct {
 	block cipher.Block // seals cursors; its key lives as long as the process
 	seed  maphash.Seed
+	began time.Time
 
 	mu    sync.Mutex
 	names [maxChanges]upstream.SecretName // :: number of a change % maxChanges → secret
@@ -52,7 +53,7 @@ func newChanges() *changes {
 	if err != nil {
 		panic(err) // the key has a length of AES
 	}
-	return &changes{block: block, seed: maphash.MakeSeed(), bell: make(chan struct{})}
+	return &changes{block: block, seed: maphash.MakeSeed(), began: time.Now(), bell: make(chan struct{})}
 }
 
 // note remembers a change and wakes the watchers. It never blocks.
@@ -141,7 +142,7 @@ func (c *changes) open(cursor string, key *accessKey) (at uint64, ok bool) {
 	return binary.BigEndian.Uint64(b) >> 16, binary.BigEndian.Uint64(b[8:]) == c.rights(key)
 }
 
-// rights returns a number for what key may read.
+// rights returns a number for what key may read, another one after it has not watched for too long.
 func (c *changes) rights(key *accessKey) uint64 {
 	var h maphash.Hash
 	h.SetSeed(c.seed)
@@ -153,6 +154,7 @@ func (c *changes) rights(key *accessKey) uint64 {
 			}
 			_ = h.WriteByte(1)
 		}
+		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, key.polls.lapses.Load()))
 	}
 	return h.Sum64()
 }
@@ -163,6 +165,30 @@ func (s *Server) Changed(name upstream.SecretName) {
 	if s.changes != nil {
 		s.changes.note(name)
 	}
+}
+
+// watches notes that key watches now. When it had stopped, [Server.Watched] has said so, and nobody
+// may have looked for changes of what its clients hold: their cursors are worth nothing any more.
+func (s *Server) watches(key *accessKey) {
+	now := int64(time.Since(s.changes.began)) + 1
+	if last := key.polls.last.Swap(now); last != 0 && now-last > int64(s.limits.WatchedFor) {
+		key.polls.lapses.Add(1)
+	}
+}
+
+// Watched reports whether somebody who may read the secret watches, or did a moment ago: who
+// makes the server has to find out by itself whether the secret has changed.
+func (s *Server) Watched(name upstream.SecretName) bool {
+	if s.changes == nil || name.Account() != "" {
+		return false
+	}
+	since := int64(time.Since(s.changes.began)) - int64(s.limits.WatchedFor)
+	for _, key := range s.keys.Load().byID {
+		if last := key.polls.last.Load(); last != 0 && last > since && key.mayCall(opGetSecretValue) && key.mayUse(name) {
+			return true
+		}
+	}
+	return false
 }
 
 // watch is the action that waits for changes. The connection waits as one that is parked.
@@ -178,6 +204,7 @@ func (s *Server) watch(client *conn) action {
 			wait = min(wait, time.Duration(seconds)*time.Second)
 		}
 		return func(ctx context.Context) (any, error) {
+			s.watches(c.key)
 			at, known := s.changes.open(cursor, c.key)
 			if !known {
 				return upstream.WatchAnswer{Cursor: s.changes.now(c.key), Missed: true, RequestID: c.requestID}, nil

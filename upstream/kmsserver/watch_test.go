@@ -145,6 +145,42 @@ func TestAWatchNeedsTheRightToRead(t *testing.T) {
 	all.call(t, upstream.WatchAction, "WaitSeconds", "x", "Cursor", all.cursor(t)).wants(t, "a bad wait", 400, "InvalidParameter")
 }
 
+// TestWhoWatchesIsKnown: whoever makes the server learns which secrets somebody waits for, and who
+// comes back after nobody did must look at everything.
+func TestWhoWatchesIsKnown(t *testing.T) {
+	f, all, some := startWatched(t)
+	watched := func(want bool, names ...upstream.SecretName) {
+		t.Helper()
+		for _, name := range names {
+			if got := f.server.Watched(name); got != want {
+				t.Errorf("%s is watched: %v", name, got)
+			}
+		}
+	}
+	cursor := some.cursor(t)
+	watched(false, "app/db", "other") // to read is not to watch
+	cursor = (<-some.watchFor(t, cursor, "0")).tells(t, "the first", false)
+	watched(true, "app/db")
+	watched(false, "other", "acs:kms:cn-x:1:secret/app/db")
+	must(t, f.server.SetAccessKeys([]kmsserver.AccessKey{fullKey(), narrowKey("GetSecretValue", "app/*")}))
+	watched(true, "app/db")
+	(<-some.watchFor(t, cursor, "0")).tells(t, "after a reload", false)
+	(<-all.watchFor(t, all.cursor(t), "0")).tells(t, "all", false)
+	watched(true, "other")
+	must(t, f.server.SetAccessKeys([]kmsserver.AccessKey{fullKey(), narrowKey("DescribeSecret", "*")}))
+	watched(true, "other")
+	must(t, f.server.SetAccessKeys(nil))
+	watched(false, "app/db", "other")
+
+	f, _, some = startWatched(t, func(o *kmsserver.Tuned) { o.Limits.WatchedFor = 0 }) // each comes too late
+	first := (<-some.watchFor(t, some.cursor(t), "0")).tells(t, "the first", false)
+	if f.server.Watched("app/db") {
+		t.Error("one that has gone still counts")
+	}
+	(<-some.watchFor(t, first, "0")).tells(t, "one that comes back", true)
+	(<-some.watchFor(t, first, "0")).tells(t, "another with the same key", true)
+}
+
 func TestWithoutWatchNothingIsOffered(t *testing.T) {
 	f := start(t)
 	f.fake.MustCreate(t, "app/db", "v1", "first")
