@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,7 +33,8 @@ const (
 	minWatchRest   = time.Second
 	maxWatchRest   = time.Minute
 
-	maxCursor = 128 // bytes
+	maxCursor  = 128  // bytes
+	maxChanged = 1000 // names in one answer; our servers name fewer
 )
 
 // watch is what a client knows of the endpoint that tells of changes.
@@ -127,7 +129,8 @@ func (w *watcher) step(ctx context.Context, e *endpoint) {
 	}
 	w.rests, w.cursor = nil, answer.Cursor
 	names := answer.Changed
-	if w.behind || answer.Missed {
+	unknown := func(name upstream.SecretName) bool { return name.Validate() != nil }
+	if w.behind || answer.Missed || len(names) > maxChanged || slices.ContainsFunc(names, unknown) {
 		w.behind, names = false, []upstream.SecretName{upstream.AnySecret}
 	}
 	if w.client.watch.set("on", e, nil) {
@@ -143,12 +146,6 @@ func (w *watcher) step(ctx context.Context, e *endpoint) {
 // failed waits after a poll that failed with err.
 func (w *watcher) failed(ctx context.Context, err error) {
 	e, log := w.at, w.client.policy.Logger
-	if errors.Is(err, upstream.ErrUnsupported) {
-		e.offer.Store(nil) // another program answers there now
-		w.at, w.behind, w.rests = nil, true, nil
-		log.Info("the endpoint tells of changes no more", "endpoint", e.name, "err", err)
-		return
-	}
 	if w.rests == nil {
 		w.rests = retry.WithCappedDuration(maxWatchRest, retry.NewExponential(minWatchRest))
 	}
@@ -158,7 +155,13 @@ func (w *watcher) failed(ctx context.Context, err error) {
 	}
 	rest = max(rest, hintOf(err))
 	rest, _ = retry.WithJitterPercent(50, retry.NewConstant(rest)).Next() // a fleet must not come in step
-	if w.client.watch.set("broken", e, err) {
+	if errors.Is(err, upstream.ErrUnsupported) {
+		e.offer.Store(nil) // another program answers there now; its offer is taken up after the rest
+		w.at, w.behind = nil, true
+		if w.client.watch.set("off", nil, nil) {
+			log.Info("the endpoint tells of changes no more", "endpoint", e.name, "err", err)
+		}
+	} else if w.client.watch.set("broken", e, err) {
 		log.Warn("the endpoint cannot tell of changes", "endpoint", e.name, "err", err,
 			"hint", "it is asked again; until then values are as fresh as cache.ttl makes them")
 	}

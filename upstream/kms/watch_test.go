@@ -40,7 +40,12 @@ func watch(t *testing.T, client *kms.Client) (told chan upstream.SecretName) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		client.Watch(ctx, func(name upstream.SecretName) { told <- name })
+		client.Watch(ctx, func(name upstream.SecretName) {
+			select {
+			case told <- name:
+			case <-ctx.Done():
+			}
+		})
 	}()
 	t.Cleanup(func() {
 		cancel()
