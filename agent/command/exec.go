@@ -25,9 +25,9 @@ the program to end with exec.stopSignal and kills it after exec.grace; before th
 started it ends the command with exit code 143, and SIGINT with 130.
 
 The program inherits the environment of this command, as exec.pristine, allow and deny say, but
-no credentials (ALIBABA_CLOUD_..., CREDENTIALS_DIRECTORY) that exec.allow does not name. It runs
-as exec.user where root has started the command; else it has the rights of the command and can
-read what that can.
+no credentials (ALIBABA_CLOUD_..., CREDENTIALS_DIRECTORY, a variable that is the token of the
+endpoint) that exec.allow does not name. It runs as exec.user where root has started the command;
+else it has the rights of the command and can read what that can.
 
 No agent is needed: the values come from the running agent of the built-in backend where
 there is one, else from the upstream itself.`,
