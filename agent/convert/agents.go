@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +15,7 @@ const (
 	toStderr  = "the log goes to standard error: the journal, or the log of the container, keeps it"
 	tokenFrom = "the first that is set of KMS_TOKEN, KMS_SESSION_TOKEN, KMS_CONTAINER_AUTHORIZATION_TOKEN and the same with AWS says what it is, or names its file; without any, it is made in ./var/run/token. " +
 		"Applications that read %s need tokenFile: %[1]s"
-	tokenVariables = "the names of these variables are fixed, see the token; for another one, set endpoint.tokenFile to the file that it names"
+	otherVariables = "only the variables of the token are looked at: for another one, set endpoint.tokenFile to the file that it names"
 	maxTTL         = 168 * time.Hour
 )
 
@@ -34,7 +35,17 @@ func (c *converter) headers(n *node, texts []string) {
 	c.out.in("endpoint").set("headers", texts)
 }
 
+// tokenVariables notes that there are variables from which the agent takes no token.
+func (c *converter) tokenVariables(n *node, names []string) {
+	if slices.ContainsFunc(names, func(name string) bool { return !tokenVariable.MatchString(name) }) {
+		c.note(c.file, n.line, n.key, otherVariables)
+	}
+}
+
 var (
+	// tokenVariable matches what config.TokenVariables has.
+	tokenVariable = regexp.MustCompile(`^(KMS|AWS)_(TOKEN|SESSION_TOKEN|CONTAINER_AUTHORIZATION_TOKEN)$`)
+
 	headerName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,62}$`)
 	prefixForm = regexp.MustCompile(`^/([A-Za-z0-9_.-]+/)*$`)
 )
@@ -86,7 +97,7 @@ func (c *converter) awsAgent(nodes []*node) {
 			c.note(c.file, n.line, n.key, "is left out: an address that is not loopback needs endpoint.allowNonLoopback and endpoint.tls")
 		}
 	})
-	known["ssrf_env_variables"] = c.without(tokenVariables)
+	known["ssrf_env_variables"] = c.texts(c.tokenVariables)
 	known["region"] = c.without("the secrets are not with AWS any more; --region names a region of Alibaba Cloud")
 	known["validate_credentials"] = c.without("secretagent check --probe tries the credentials")
 	known["credentials_file_path"] = c.without("credentials of AWS are of no use here; upstream.alibaba.credentials has those of Alibaba Cloud")
@@ -134,7 +145,7 @@ func (c *converter) kmsAgent(nodes []*node) error {
 	}
 	known["cache.cachetype"] = c.without("there is one kind of cache, in memory; cache.sealed keeps an encrypted copy on disk")
 	known["server.httpport"] = c.integer(1, 65535, func(_ *node, port int) { c.listen("127.0.0.1", port) })
-	known["server.ssrfenvvariables"] = c.without(tokenVariables)
+	known["server.ssrfenvvariables"] = c.texts(c.tokenVariables)
 	known["server.responsetype"] = c.choice(map[string]string{"0": "kms", "1": "aws", "2": "vault"}, func(word string) {
 		c.out.in("endpoint").set("format", word)
 	})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -176,7 +177,7 @@ func TestNothingIsLost(t *testing.T) {
 	const secret = "hunter2"
 	for from, src := range map[string]string{
 		"kms-agent": "Xa = \"hunter2\"\n[Server]\nXb = \"hunter2\"\n[KMS]\nRegion = \"cn-hangzhou\"\nXc = [[\"hunter2\"]]\n[Xd]\nk = 1\n[Cache]\nCacheSize = \"hunter2\"\n",
-		"aws-agent": "Xa = \"hunter2\"\nttl_seconds = \"hunter2\"\n[Xb]\nXb2 = \"hunter2\"\n",
+		"aws-agent": "Xa = \"hunter2\"\nssrf_env_variables = [\"hunter2\"]\nttl_seconds = \"hunter2\"\n[Xb]\nXb2 = \"hunter2\"\n",
 		"vault-agent": `Xa = "hunter2"
 vault { token = "hunter2" }
 auto_auth { method "approle" { config = { secret_id = "hunter2" } } }
@@ -206,6 +207,25 @@ log_level = "hunter2"
 		}
 		if strings.Contains(comments, secret) {
 			t.Errorf("%s: a value is in a comment:\n%s", from, comments)
+		}
+	}
+}
+
+// TestTokenVariables holds that a variable from which the agent takes its token needs no comment, and
+// another one does.
+func TestTokenVariables(t *testing.T) {
+	for _, names := range [][]string{config.TokenVariables, {"KMS_TOKEN", "MY_TOKEN"}} {
+		list := `"` + strings.Join(names, `", "`) + `"`
+		for from, src := range map[string]string{
+			"kms-agent": "[Server]\nSSRFEnvVariables = [" + list + "]\n[KMS]\nRegion = \"cn-hangzhou\"\n",
+			"aws-agent": "ssrf_env_variables = [" + list + "]\n",
+		} {
+			result, err := convert.Config("f", []byte(src), options(from, noFile))
+			must(t, err)
+			noted := slices.ContainsFunc(result.Notes, func(n convert.Note) bool { return strings.Contains(n.Reason, "only the variables of the token") })
+			if noted != slices.Contains(names, "MY_TOKEN") {
+				t.Errorf("%s with %s: %v", from, list, result.Notes)
+			}
 		}
 	}
 }
