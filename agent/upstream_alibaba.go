@@ -322,7 +322,7 @@ func caFiles(cfg *config.Alibaba) (files []string) {
 // zero when they are those of the system. The client has read the files and found them right.
 func caExpiry(cfg *config.Alibaba) (first time.Time) {
 	for _, file := range caFiles(cfg) {
-		text, err := keyfile.ReadFile(file, keyfile.MaxPEM)
+		text, err := keyfile.PEM.Read(file)
 		if err != nil { // removed since
 			continue
 		}

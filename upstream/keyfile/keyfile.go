@@ -74,7 +74,9 @@ var (
 	KeyringFile       = Kind{maxBytes: 1 << 20, refused: 0o077}
 	KeyringCredential = Kind{maxBytes: 1 << 20, refused: 0o037}
 	Database          = Kind{}
-	PEM               = Kind{maxBytes: MaxPEM} // certificates and their keys, of a listener
+	PEM               = Kind{maxBytes: 1 << 20}  // certificates and keys; all public authorities have 250 KiB
+	CloudKey          = Kind{maxBytes: 64 << 10} // one part of a credential of the cloud; tokens have a few KiB
+	CloudProfile      = Kind{maxBytes: 1 << 20}  // the configuration of the aliyun CLI
 )
 
 // OwnedBy returns the kind for files that may also belong to these users, beside root and the
@@ -177,9 +179,6 @@ var ErrStranger = errors.New("can be changed by another user")
 
 // MaxToken bounds the file of a token.
 const MaxToken = 4 << 10
-
-// MaxPEM bounds a file of certificates or keys. The bundle of all public authorities has 250 KiB.
-const MaxPEM = 1 << 20
 
 // ReadFile returns the content of the file at path, which must not hold more than most bytes.
 // What is no regular file is refused: to open a pipe waits for its writer, and a device may

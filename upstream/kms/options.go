@@ -216,7 +216,7 @@ func (e *Endpoint) readCAs() error {
 	if e.CAFile == "" {
 		return nil
 	}
-	pem, err := keyfile.ReadFile(e.CAFile, keyfile.MaxPEM)
+	pem, err := keyfile.PEM.Read(e.CAFile)
 	if err != nil {
 		return err
 	}

@@ -18,12 +18,6 @@ import (
 	"secretagent/upstream/keyfile"
 )
 
-// maxCredentialFile bounds a file of one credential part. Tokens have a few KiB.
-const maxCredentialFile = 64 << 10
-
-// maxProfileFile bounds the configuration file of the aliyun CLI.
-const maxProfileFile = 1 << 20
-
 // Timeouts of one question to STS or a URI, in milliseconds. The library has its own of one
 // second for the metadata service.
 var sourceTimeouts = &providers.HttpOptions{ConnectTimeout: 2000, ReadTimeout: 5000}
@@ -190,7 +184,7 @@ func (k keyFiles) read() (Credential, error) {
 }
 
 func readPart(name string) ([]byte, error) {
-	b, err := keyfile.ReadFile(name, maxCredentialFile)
+	b, err := keyfile.CloudKey.Read(name)
 	switch b = bytes.TrimSpace(b); {
 	case err != nil:
 		return nil, err
@@ -246,12 +240,12 @@ type cliProfile struct {
 // secrets included; and profiles that are sources of each other, which the library follows
 // until the stack ends. What else is wrong with the file is left to the library to find.
 func refuseProfile(file, profile string) error {
-	text, err := keyfile.ReadFile(file, maxProfileFile)
+	text, err := keyfile.CloudProfile.Read(file)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
 	if err != nil {
-		return err // the library would wait for the writer of a pipe
+		return err // the library would wait for the writer of a pipe, or take what another user put there
 	}
 	var config struct {
 		Current  string
