@@ -58,5 +58,6 @@
 // as to any reader. Without one, the unit waits until the upstream answers, for MaxWait at most;
 // that a secret does not exist, or may not be read, ends it at once. MaxConnections are answered at
 // the same time. More wait in line in the kernel, and connections are never closed to make room for
-// others, which would be an empty credential again. A reader that does not read is given up.
+// others, which would be an empty credential again. A reader that does not read for 20 seconds is
+// given up: of a value that is larger than what the kernel buffers, it then has a part.
 package credentials

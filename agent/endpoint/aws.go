@@ -65,6 +65,9 @@ func (q *query) setParameter() error {
 	q.id, _ = cutARN(q.id, ":ssm:", ":parameter")
 	q.id = strings.TrimPrefix(q.id, "/")
 	if i := strings.LastIndexByte(q.id, ':'); i >= 0 && i+1 < len(q.id) && strings.Trim(q.id[i+1:], "0123456789") == "" {
+		if q.ref.VersionID != "" {
+			return upstream.InvalidParameter("version", "the name has a version already; leave one of them out")
+		}
 		number := q.id[i+1:]
 		q.id = q.id[:i]
 		return q.setNumber(number)
