@@ -130,8 +130,8 @@ func scriptAwaitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	eventually(ts, args[0], func() error {
 		err := ts.Exec("secretagent", "status")
-		text := strings.Join(strings.Fields(ts.ReadFile("stdout")), " ") // the path of the test decides where lines break
-		if !strings.Contains(text, args[0]) {
+		oneLine := func(text string) string { return strings.Join(strings.Fields(text), " ") } // the path of the test decides where lines break
+		if !strings.Contains(oneLine(ts.ReadFile("stdout")), oneLine(args[0])) {
 			return fmt.Errorf("not in the status: %w", err)
 		}
 		return nil

@@ -269,7 +269,6 @@ func TestParameters(t *testing.T) {
 		{"?name=/app/db&version=1&version=2", 200, second},
 		{"?name=/app/db:1", 200, first},
 		{"?name=arn:aws:ssm:us-east-1:123456789012:parameter/app/db:1", 200, first},
-		{"?name=/app/db:1&version=", 200, first},
 		{"?name=/app/db:1&version=2", 400, `{"__type":"InvalidParameterException", "message":"The specified parameter \"version\" is not valid: the name has a version already; leave one of them out."}`},
 		{"?name=/app/db:99", 400, `{"__type":"ParameterNotFound"}`},
 		{"?name=/app/db&version=x", 400, `{"__type":"InvalidParameterException", "message":"The specified parameter \"version\" is not valid: it must be a whole number."}`},
