@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -137,8 +136,8 @@ func (s *Sealed) validate() error {
 	default:
 		if err := keyfile.CheckPath(keyfile.Folder(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			p.Addf("path", s.Path, "%v", err)
-		} else if st, err := os.Stat(s.Path); err == nil {
-			p.Add("path", keyfile.CheckOpen(s.Path, st))
+		} else {
+			p.Add("path", keyfile.CheckThere(s.Path))
 		}
 	}
 	if s.Keyring == "" {

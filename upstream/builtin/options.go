@@ -69,7 +69,7 @@ func (o Options) Validate() error {
 	} else if st, err := os.Stat(o.Database); err == nil && !st.Mode().IsRegular() {
 		problems.Addf("database", o.Database, "must be a regular file")
 	} else if err == nil {
-		problems.Add("database", keyfile.CheckOpen(o.Database, st))
+		problems.Add("database", keyfile.CheckThere(o.Database))
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		problems.Add("database", err)
 	}

@@ -187,9 +187,40 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return read(path, most, func(*os.File, fs.FileInfo) error { return nil })
 }
 
+// errExchanged is found when a file is replaced, as writers do with a rename, between its opening
+// and the look at the way to it.
+var errExchanged = errors.New("was exchanged while it was read")
+
+// exchanges is how often in a row a file may be found exchanged.
+const exchanges = 100
+
+// CheckThere is [CheckOpen] of a file that is not to be read now: it opens nothing, and what is
+// missing is no error.
+func CheckThere(path string) (err error) {
+	for range exchanges {
+		info, missing := os.Stat(path)
+		if missing != nil {
+			return nil
+		}
+		if err = CheckOpen(path, info); !errors.Is(err, errExchanged) {
+			return err
+		}
+	}
+	return err
+}
+
 // read is ReadFile of a file that check accepts. Its errors are
 // [*fs.PathError].
 func read(path string, most int64, check func(*os.File, fs.FileInfo) error) (content []byte, err error) {
+	for range exchanges {
+		if content, err = readOnce(path, most, check); !errors.Is(err, errExchanged) {
+			break
+		}
+	}
+	return content, err
+}
+
+func readOnce(path string, most int64, check func(*os.File, fs.FileInfo) error) (content []byte, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@
 package keyfile
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -88,7 +87,7 @@ func checkOpen(path string, open fs.FileInfo, known bool) error {
 		return nil
 	})
 	if err == nil && !os.SameFile(found, open) {
-		err = errors.New("was exchanged while it was read")
+		err = errExchanged
 	}
 	return err
 }

@@ -4,6 +4,7 @@ package keyfile_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -289,6 +290,28 @@ func TestRootReadsNothingThatOthersPutThere(t *testing.T) {
 	if err := keyfile.CheckOpen(dir+"/a/g", info); err == nil || !strings.Contains(err.Error(), "was exchanged") {
 		t.Errorf("another file than the one that is open: %v", err)
 	}
+	// Writers replace files with a rename. To whoever reads or checks meanwhile, that is no fault.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 2000 {
+			next := fmt.Sprintf("%s/a/next%d", dir, i)
+			if err := errors.Join(plain(next), os.Rename(next, dir+"/a/g")); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for replacing := true; replacing; {
+		_, err := keyfile.PEM.Read(dir + "/a/g")
+		must(t, errors.Join(err, keyfile.CheckThere(dir+"/a/g")))
+		select {
+		case <-done:
+			replacing = false
+		default:
+		}
+	}
+	must(t, keyfile.CheckThere(dir+"/a/none"))
 }
 
 // Ensure that a token file is made for its readers, and one of this user that is there is made so.
