@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,6 +19,11 @@ import (
 
 // The types are as much of the API as the manifest uses, spelled as the API does; any other
 // key is an error.
+
+type serviceAccount struct {
+	Meta                         `yaml:",inline"`
+	AutomountServiceAccountToken *bool `yaml:"automountServiceAccountToken"`
+}
 
 type configMap struct {
 	Meta `yaml:",inline"`
@@ -49,7 +55,8 @@ type Meta struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Metadata   struct {
-		Name string `yaml:"name"`
+		Name   string            `yaml:"name"`
+		Labels map[string]string `yaml:"labels"`
 	} `yaml:"metadata"`
 }
 
@@ -67,7 +74,10 @@ type container struct {
 	Image         string   `yaml:"image"`
 	RestartPolicy string   `yaml:"restartPolicy"`
 	Args          []string `yaml:"args"`
-	Env           []struct {
+
+	TerminationMessagePolicy string `yaml:"terminationMessagePolicy"`
+
+	Env []struct {
 		Name  string `yaml:"name"`
 		Value string `yaml:"value"`
 	} `yaml:"env"`
@@ -86,11 +96,13 @@ type container struct {
 			Drop []string `yaml:"drop"`
 		} `yaml:"capabilities"`
 	} `yaml:"securityContext"`
-	VolumeMounts []struct {
-		Name      string `yaml:"name"`
-		MountPath string `yaml:"mountPath"`
-		ReadOnly  bool   `yaml:"readOnly"`
-	} `yaml:"volumeMounts"`
+	VolumeMounts []volumeMount `yaml:"volumeMounts"`
+}
+
+type volumeMount struct {
+	Name      string `yaml:"name"`
+	MountPath string `yaml:"mountPath"`
+	ReadOnly  bool   `yaml:"readOnly"`
 }
 
 type volume struct {
@@ -114,7 +126,10 @@ type volume struct {
 }
 
 func TestManifestFitsTogether(t *testing.T) {
-	cm, p := read(t)
+	account, cm, p := read(t)
+	if account.Metadata.Name != p.Spec.ServiceAccountName {
+		t.Errorf("the pod's account is %s", p.Spec.ServiceAccountName)
+	}
 	sidecar, app := p.Spec.InitContainers[0], p.Spec.Containers[0]
 	if sidecar.RestartPolicy != "Always" {
 		t.Error("the init container is no sidecar")
@@ -128,6 +143,9 @@ func TestManifestFitsTogether(t *testing.T) {
 	}
 	if v := volumes["shared"]; v.EmptyDir == nil || v.EmptyDir.Medium != "Memory" {
 		t.Error("the shared volume is not in memory")
+	}
+	if sidecar.TerminationMessagePolicy != "FallbackToLogsOnError" {
+		t.Error("kubectl describe does not show why the sidecar ended")
 	}
 	if p.Spec.AutomountServiceAccountToken == nil || *p.Spec.AutomountServiceAccountToken {
 		t.Error("the token for the API server is mounted")
@@ -161,6 +179,20 @@ func TestManifestFitsTogether(t *testing.T) {
 			t.Errorf("%s is not in the shared volume", written)
 		}
 	}
+	// Restarted alone, the agent serves without upstream: its sealed cache is where a restart of the
+	// container leaves it, twice as long as it may be, and the key is where the application cannot see it.
+	sealed := cfg.Cache.Sealed
+	if dir := mount(sidecar, "shared"); !strings.HasPrefix(string(sealed.Path), dir+"/") || 2*int64(sealed.MaxBytes) >= mebibytes(t, volumes["shared"].EmptyDir.SizeLimit) {
+		t.Errorf("the sealed cache: %+v", sealed)
+	}
+	if dir := mount(sidecar, "keys"); !strings.HasPrefix(string(sealed.Keyring), dir+"/") || volumes["keys"].EmptyDir.Medium != "Memory" ||
+		slices.ContainsFunc(app.VolumeMounts, func(m volumeMount) bool { return m.Name == "keys" }) {
+		t.Errorf("the keyring: %s", sealed.Keyring)
+	}
+	// What it keeps in memory is within what it may use.
+	if volumes, limit := mebibytes(t, volumes["shared"].EmptyDir.SizeLimit)+mebibytes(t, volumes["keys"].EmptyDir.SizeLimit), mebibytes(t, sidecar.Resources.Limits["memory"]); volumes > limit/2 {
+		t.Errorf("volumes of %d bytes count against a limit of %d", volumes, limit)
+	}
 	// The application is of another user, and reads by the group of the volume.
 	if s := app.SecurityContext; s.RunAsUser == p.Spec.SecurityContext.RunAsUser || p.Spec.SecurityContext.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
 		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", s.RunAsUser, p.Spec.SecurityContext.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
@@ -185,15 +217,26 @@ func TestManifestFitsTogether(t *testing.T) {
 	}
 }
 
-func read(t *testing.T) (cm configMap, p pod) {
+// mebibytes returns the bytes of a quantity such as 16Mi.
+func mebibytes(t *testing.T, quantity string) int64 {
+	t.Helper()
+	number, found := strings.CutSuffix(quantity, "Mi")
+	n, err := strconv.ParseInt(number, 10, 32)
+	if !found || err != nil {
+		t.Fatalf("%q is not a quantity in Mi", quantity)
+	}
+	return n << 20
+}
+
+func read(t *testing.T) (account serviceAccount, cm configMap, p pod) {
 	t.Helper()
 	dec := yaml.NewDecoder(strings.NewReader(example.Read(t, "sidecar.yaml")), yaml.Strict())
-	example.Must(t, errors.Join(dec.Decode(&cm), dec.Decode(&p)))
+	example.Must(t, errors.Join(dec.Decode(&account), dec.Decode(&cm), dec.Decode(&p)))
 	if err := dec.Decode(&Meta{}); !errors.Is(err, io.EOF) {
 		t.Errorf("after the pod: %v", err)
 	}
-	if cm.APIVersion != "v1" || cm.Kind != "ConfigMap" || p.APIVersion != "v1" || p.Kind != "Pod" || len(p.Spec.InitContainers) != 1 || len(p.Spec.Containers) != 1 {
+	if account.APIVersion != "v1" || account.Kind != "ServiceAccount" || cm.APIVersion != "v1" || cm.Kind != "ConfigMap" || p.APIVersion != "v1" || p.Kind != "Pod" || len(p.Spec.InitContainers) != 1 || len(p.Spec.Containers) != 1 {
 		t.Fatalf("%s and %s are not what is expected", cm.Kind, p.Kind)
 	}
-	return cm, p
+	return account, cm, p
 }
