@@ -28,7 +28,7 @@
 // # Logs
 //
 // [NewLogger] makes the log of a running agent: text for people or JSON, without a value, one
-// line per event whatever texts are in it. The keys have one vocabulary, which the README
+// line per event whatever texts are in it. The keys have one vocabulary, which the topic logs
 // lists; a test reads every log call of the source and compares. What fails again and again is
 // summarised in one place, see logsummary.go, so that the parts simply report each failure.
 //

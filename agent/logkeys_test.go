@@ -33,7 +33,7 @@ var messageAt = map[string]int{
 }
 
 // TestLogKeysAreDocumented reads every log call of the source. The keys are those of the table
-// in the README, in both directions; every warning and error has a hint; keys and messages are
+// in the topic logs, in both directions; every warning and error has a hint; keys and messages are
 // constants, so that a value can be neither.
 func TestLogKeysAreDocumented(t *testing.T) {
 	documented := documentedKeys(t)
@@ -51,14 +51,14 @@ func TestLogKeysAreDocumented(t *testing.T) {
 		}
 		for _, key := range c.keys {
 			if !slices.Contains(documented, key) {
-				t.Errorf("%s: key %q: is not in the table of the README", c.where, key)
+				t.Errorf("%s: key %q: is not in the table of the topic logs", c.where, key)
 			}
 			used[key] = c.where
 		}
 	}
 	for _, key := range documented {
 		if used[key] == "" {
-			t.Errorf("README: key %q: no log call uses it", key)
+			t.Errorf("the topic logs: key %q: no log call uses it", key)
 		}
 	}
 	if calls < 70 {
@@ -66,21 +66,21 @@ func TestLogKeysAreDocumented(t *testing.T) {
 	}
 }
 
-// documentedKeys returns the first column of the table of keys in the README.
+// documentedKeys returns the first column of the table of keys in the topic logs.
 func documentedKeys(t *testing.T) (keys []string) {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("command/help/logs.md")
 	must(t, err)
 	_, table, found := strings.Cut(string(text), "| Key | Meaning |\n|---|---|\n")
 	if !found {
-		t.Fatal("README: there is no table of keys")
+		t.Fatal("the topic logs: there is no table of keys")
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	for row := range strings.Lines(table) {
 		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " |")
 		for _, m := range regexp.MustCompile("`([^`]*)`").FindAllStringSubmatch(cell, -1) {
 			if slices.Contains(keys, m[1]) {
-				t.Errorf("README: key %q stands twice in the table", m[1])
+				t.Errorf("the topic logs: key %q stands twice in the table", m[1])
 			}
 			keys = append(keys, m[1])
 		}

@@ -86,7 +86,9 @@ over a localhost HTTP endpoint, as files rendered from templates, and in the env
 a child process.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
-5 upstream unavailable.`,
+5 upstream unavailable.
+
+"secretagent help" lists the topics: configuration, templates, http, errors and more.`,
 		Example: `  secretagent run --config agent.yaml
   secretagent secret create demo/db --data-file value.json
   secretagent get demo/db --field password`,
@@ -108,6 +110,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 		root.AddCommand(c)
 	}
 	root.AddCommand(a.versionCommand())
+	root.SetHelpCommand(a.helpCommand())
 	root.InitDefaultCompletionCmd()
 	completion, _, _ := root.Find([]string{"completion"})
 	completion.RunE = help // otherwise a shell that it does not know gets the help to read

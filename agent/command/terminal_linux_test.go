@@ -48,3 +48,26 @@ func TestOnATerminal(t *testing.T) {
 		}
 	}
 }
+
+// TestAPageIsPaged shows a page on a terminal: through $PAGER, with columns in place of the tables
+// of Markdown, and without a pager where there is none.
+func TestAPageIsPaged(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	defer func() { _ = terminal.Close() }()
+	pager := ""
+	a := &app{terminal: terminal, Process: Process{Stdout: terminal, Getenv: func(string) string { return pager }}}
+	const page = "# Title\n\n<!-- a note -->\n| Exit | Means |\n|---|---|\n| 0 | a\\|b |\n| `a long name, longer than its column` | c |\n\nThe end.\n"
+	echo := bufio.NewReader(terminal)
+	for _, c := range []struct{ pager, title string }{{"sed s/^#/paged:/", "paged: Title"}, {"no-such-pager -x", "# Title"}} {
+		pager = c.pager
+		must(t, a.page(page))
+		for _, want := range []string{c.title, "", "  Exit  Means", "  0     a|b", "  `a long name, longer than its column`", "        c", "", "The end."} {
+			if line, err := echo.ReadString('\n'); err != nil || line != want+"\r\n" {
+				t.Errorf("%s: %q, %v, want %q", c.pager, line, err, want)
+			}
+		}
+	}
+}

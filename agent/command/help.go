@@ -1,0 +1,205 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"embed"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// topicFiles are the help topics. Each is a page that can be read on its own, in a browser as
+// well as on a terminal; its first line is its title. A new file is a new topic.
+//
+//go:embed help/*.md
+var topicFiles embed.FS
+
+// topics returns the text of every topic by its name.
+func topics() map[string]string {
+	all := map[string]string{}
+	entries, _ := topicFiles.ReadDir("help")
+	for _, e := range entries {
+		text, err := topicFiles.ReadFile("help/" + e.Name())
+		if err != nil {
+			panic(err) // what is embedded can be read
+		}
+		all[strings.TrimSuffix(e.Name(), ".md")] = string(text)
+	}
+	return all
+}
+
+func (a *app) helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [TOPIC | COMMAND]",
+		Short: "Print a topic, or the help of a command",
+		Long: `Print a topic: how something works, in a page. On a terminal $PAGER shows it, or less.
+Without a topic, print the commands and the list of topics. The flags of a command are in
+its --help; of a name that is both, such as status, this prints the topic.`,
+		Example: `  secretagent help configuration
+  secretagent help secret put`,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []cobra.Completion
+			if len(args) == 0 {
+				names = slices.Sorted(maps.Keys(topics()))
+			}
+			if parent, _, err := cmd.Root().Find(args); err == nil {
+				for _, c := range parent.Commands() {
+					if c.IsAvailableCommand() {
+						names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(func(_ context.Context, args []string) error { return a.help(cmd.Root(), args) })(cmd, args)
+		},
+	}
+}
+
+// help prints what args name.
+func (a *app) help(root *cobra.Command, args []string) error {
+	all := topics()
+	if len(args) == 0 {
+		if err := root.Help(); err != nil {
+			return err
+		}
+		return a.write([]byte("\n" + topicList(all)))
+	}
+	if text, ok := all[args[0]]; ok && len(args) == 1 {
+		return a.page(text)
+	}
+	if cmd, rest, err := root.Find(args); err == nil && len(rest) == 0 && cmd != root {
+		return cmd.Help()
+	}
+	name := strings.Join(args, " ")
+	err := usagef("there is neither a topic nor a command %q", name)
+	if near := root.SuggestionsFor(args[0]); len(args) == 1 && len(near) > 0 {
+		return withHint(err, "did you mean %s?", near[0])
+	}
+	return withHint(err, "topics: %s", strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+}
+
+// topicList returns the topics with their titles, as the help of commands is laid out.
+func topicList(all map[string]string) string {
+	list := "Topics, each printed by \"secretagent help TOPIC\":\n"
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		title, _, _ := strings.Cut(strings.TrimPrefix(all[name], "# "), "\n")
+		list += fmt.Sprintf("  %-13s %s\n", name, title)
+	}
+	return list
+}
+
+// page writes a topic: as it is where a program or a file gets it, laid out and through a pager
+// on a terminal.
+func (a *app) page(text string) error {
+	if !isTerminal(a.Stdout) {
+		return a.write([]byte(text))
+	}
+	text = layout(text)
+	pager := strings.Fields(cmp.Or(a.Getenv("PAGER"), "less -FRX"))
+	path, err := exec.LookPath(pager[0])
+	if err != nil {
+		return a.write([]byte(text))
+	}
+	// The pager gets the signals of the terminal itself, and ends when its reader says so.
+	cmd := exec.Command(path, pager[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), a.Stdout, a.terminal
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("show the page with $PAGER, %s: %w", pager[0], err)
+	}
+	return nil
+}
+
+// width is that of a page on a terminal, in columns.
+const width = 100
+
+// layout makes the tables of a page columns, which a terminal shows better than Markdown.
+func layout(markdown string) string {
+	var out strings.Builder
+	var table [][]string
+	flush := func() {
+		writeTable(&out, table)
+		table = nil
+	}
+	for line := range strings.Lines(markdown) {
+		cells, isRow := tableRow(strings.TrimSpace(line))
+		if isRow {
+			table = append(table, cells)
+			continue
+		}
+		flush()
+		if !strings.HasPrefix(line, "<!--") {
+			out.WriteString(line)
+		}
+	}
+	flush()
+	return out.String()
+}
+
+// tableRow returns the cells of a row.
+func tableRow(line string) ([]string, bool) {
+	inner, begins := strings.CutPrefix(line, "|")
+	inner, ends := strings.CutSuffix(inner, "|")
+	if !begins || !ends {
+		return nil, false
+	}
+	const bar = "\x00"
+	cells := strings.Split(strings.ReplaceAll(inner, `\|`, bar), "|")
+	for i := range cells {
+		cells[i] = strings.TrimSpace(strings.ReplaceAll(cells[i], bar, "|"))
+	}
+	return cells, true
+}
+
+// writeTable writes rows: the last column is wrapped, and a cell that is too long for its column
+// has a line of its own.
+func writeTable(w io.Writer, rows [][]string) {
+	if len(rows) < 2 {
+		return
+	}
+	rows = slices.Delete(rows, 1, 2) // the line below the head
+	const widest = 36
+	widths := make([]int, len(rows[0])-1)
+	for _, row := range rows {
+		for i := range widths {
+			if n := columns(row[i]); n <= widest {
+				widths[i] = max(widths[i], n)
+			}
+		}
+	}
+	for _, row := range rows {
+		line, indent := "", 2
+		for i, w := range widths {
+			line += strings.Repeat(" ", max(0, indent-columns(line))) + row[i]
+			indent += w + 2
+		}
+		last := row[len(row)-1]
+		if last != "" && columns(line) > indent-2 {
+			fmt.Fprintln(w, line)
+			line = ""
+		}
+		for word := range strings.FieldsSeq(last) {
+			if n := columns(line); n > indent && n+1+columns(word) > width {
+				fmt.Fprintln(w, line)
+				line = ""
+			}
+			if n := columns(line); n < indent {
+				line += strings.Repeat(" ", indent-n)
+			} else {
+				line += " "
+			}
+			line += word
+		}
+		fmt.Fprintln(w, strings.TrimRight(line, " "))
+	}
+}
+
+// columns returns how wide text is; the pages have no wide characters.
+func columns(text string) int { return len([]rune(text)) }
