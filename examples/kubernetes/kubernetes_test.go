@@ -150,7 +150,39 @@ func TestManifestFitsTogether(t *testing.T) {
 	if p.Spec.AutomountServiceAccountToken == nil || *p.Spec.AutomountServiceAccountToken {
 		t.Error("the token for the API server is mounted")
 	}
-	for _, c := range []container{sidecar, app} {
+	checkContainers(t, p, volumes)
+	// Every path of the configuration is where something fitting is mounted.
+	file := path.Join(sidecar.mount(t, "config"), "agent.yaml")
+	cfg, err := config.Parse(file, []byte(cm.Data["agent.yaml"]))
+	example.Must(t, err)
+	for _, written := range []config.Path{cfg.Endpoint.TokenFile, cfg.Templates[0].Destination, cfg.Render.StateDir} {
+		if !strings.HasPrefix(string(written), sidecar.mount(t, "shared")+"/") {
+			t.Errorf("%s is not in the shared volume", written)
+		}
+	}
+	checkMemory(t, cfg, sidecar, app, volumes)
+	// The application is of another user, and reads by the group of the volume.
+	if s := app.SecurityContext; s.RunAsUser == p.Spec.SecurityContext.RunAsUser || p.Spec.SecurityContext.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
+		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", s.RunAsUser, p.Spec.SecurityContext.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
+	}
+	token := path.Join(sidecar.mount(t, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path)
+	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {
+		t.Errorf("the token is read from %s and mounted at %s", got, token)
+	}
+	if !slices.Contains(sidecar.Args, file) {
+		t.Errorf("%v does not use %s", sidecar.Args, file)
+	}
+	checkProbes(t, sidecar, cfg.Endpoint.Listen)
+	if app.mount(t, "shared") != sidecar.mount(t, "shared") ||
+		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
+		t.Error("the application looks elsewhere than the agent offers")
+	}
+}
+
+// checkContainers looks at what every container of a pod must have.
+func checkContainers(t *testing.T, p pod, volumes map[string]volume) {
+	t.Helper()
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
 		s := c.SecurityContext
 		if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {
 			t.Errorf("%s is not hardened", c.Name)
@@ -161,60 +193,50 @@ func TestManifestFitsTogether(t *testing.T) {
 			}
 		}
 	}
-	// Every path of the configuration is where something fitting is mounted.
-	mount := func(c container, name string) string {
-		for _, m := range c.VolumeMounts {
-			if m.Name == name {
-				return m.MountPath
-			}
-		}
-		t.Fatalf("%s does not mount %s", c.Name, name)
-		return ""
-	}
-	file := path.Join(mount(sidecar, "config"), "agent.yaml")
-	cfg, err := config.Parse(file, []byte(cm.Data["agent.yaml"]))
-	example.Must(t, err)
-	for _, written := range []config.Path{cfg.Endpoint.TokenFile, cfg.Templates[0].Destination, cfg.Render.StateDir} {
-		if !strings.HasPrefix(string(written), mount(sidecar, "shared")+"/") {
-			t.Errorf("%s is not in the shared volume", written)
-		}
-	}
-	// Restarted alone, the agent serves without upstream: its sealed cache is where a restart of the
-	// container leaves it, twice as long as it may be, and the key is where the application cannot see it.
-	sealed := cfg.Cache.Sealed
-	if dir := mount(sidecar, "shared"); !strings.HasPrefix(string(sealed.Path), dir+"/") || 2*int64(sealed.MaxBytes) >= mebibytes(t, volumes["shared"].EmptyDir.SizeLimit) {
-		t.Errorf("the sealed cache: %+v", sealed)
-	}
-	if dir := mount(sidecar, "keys"); !strings.HasPrefix(string(sealed.Keyring), dir+"/") || volumes["keys"].EmptyDir.Medium != "Memory" ||
-		slices.ContainsFunc(app.VolumeMounts, func(m volumeMount) bool { return m.Name == "keys" }) {
-		t.Errorf("the keyring: %s", sealed.Keyring)
-	}
-	// What it keeps in memory is within what it may use.
-	if volumes, limit := mebibytes(t, volumes["shared"].EmptyDir.SizeLimit)+mebibytes(t, volumes["keys"].EmptyDir.SizeLimit), mebibytes(t, sidecar.Resources.Limits["memory"]); volumes > limit/2 {
-		t.Errorf("volumes of %d bytes count against a limit of %d", volumes, limit)
-	}
-	// The application is of another user, and reads by the group of the volume.
-	if s := app.SecurityContext; s.RunAsUser == p.Spec.SecurityContext.RunAsUser || p.Spec.SecurityContext.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
-		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", s.RunAsUser, p.Spec.SecurityContext.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
-	}
-	token := path.Join(mount(sidecar, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path)
-	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {
-		t.Errorf("the token is read from %s and mounted at %s", got, token)
-	}
-	if !slices.Contains(sidecar.Args, file) {
-		t.Errorf("%v does not use %s", sidecar.Args, file)
-	}
-	// No probe reads the configuration, and none is cut off while it waits.
+}
+
+// checkProbes looks whether no probe reads the configuration, and none is cut off while it waits.
+func checkProbes(t *testing.T, sidecar container, address string) {
+	t.Helper()
 	for flag, p := range map[string]*probe{"--ready --wait 5s": sidecar.StartupProbe, "--live": sidecar.LivenessProbe} {
-		want := "/secretagent status " + flag + " --address " + cfg.Endpoint.Listen
+		want := "/secretagent status " + flag + " --address " + address
 		if p == nil || strings.Join(p.Exec.Command, " ") != want || p.TimeoutSeconds < 5 {
 			t.Errorf("the probe that should ask for %s is %+v", flag, p)
 		}
 	}
-	if mount(app, "shared") != mount(sidecar, "shared") ||
-		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
-		t.Error("the application looks elsewhere than the agent offers")
+}
+
+// checkMemory looks at what lies in memory: restarted alone, the agent serves without upstream from its
+// sealed cache, which is where a restart of the container leaves it, twice as long as it may be, with
+// the key where the application cannot see it; and all of it is within what the container may use.
+func checkMemory(t *testing.T, cfg *config.Config, sidecar, app container, volumes map[string]volume) {
+	t.Helper()
+	size := func(name string) int64 { return mebibytes(t, volumes[name].EmptyDir.SizeLimit) }
+	below := func(path config.Path, name string) bool {
+		return strings.HasPrefix(string(path), sidecar.mount(t, name)+"/")
 	}
+	sealed := cfg.Cache.Sealed
+	if !below(sealed.Path, "shared") || 2*int64(sealed.MaxBytes) >= size("shared") {
+		t.Errorf("the sealed cache: %+v", sealed)
+	}
+	if !below(sealed.Keyring, "keys") || volumes["keys"].EmptyDir.Medium != "Memory" || slices.ContainsFunc(app.VolumeMounts, func(m volumeMount) bool { return m.Name == "keys" }) {
+		t.Errorf("the keyring: %s", sealed.Keyring)
+	}
+	if limit := mebibytes(t, sidecar.Resources.Limits["memory"]); size("shared")+size("keys") > limit/2 {
+		t.Errorf("volumes in memory count against a limit of %d", limit)
+	}
+}
+
+// mount returns where c mounts a volume.
+func (c container) mount(t *testing.T, name string) string {
+	t.Helper()
+	for _, m := range c.VolumeMounts {
+		if m.Name == name {
+			return m.MountPath
+		}
+	}
+	t.Fatalf("%s does not mount %s", c.Name, name)
+	return ""
 }
 
 // mebibytes returns the bytes of a quantity such as 16Mi.

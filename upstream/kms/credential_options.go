@@ -33,9 +33,14 @@ type CredentialOptions struct {
 	SessionDuration time.Duration // 15m to 12h; zero means 1h
 	Policy          string
 	ExternalID      string
-	STSEndpoint     string // host; empty: sts.aliyuncs.com, or as the environment says
 	OIDCProviderARN string
 	OIDCTokenFile   string
+
+	// Of every type that asks STS: those two, default and profile. A host; empty: that of
+	// ALIBABA_CLOUD_STS_ENDPOINT, or of the region that a profile, or ALIBABA_CLOUD_STS_REGION with
+	// ALIBABA_CLOUD_VPC_ENDPOINT_ENABLED, names, or sts.aliyuncs.com. A role in the ini file of the
+	// older SDKs, as a part of default, knows regions only.
+	STSEndpoint string
 
 	// For ecs_ram_role.
 	RoleName      string // empty: asked from the metadata service
@@ -94,7 +99,7 @@ func (o CredentialOptions) keys() []credentialKey {
 		{"sessionDuration", session, "", roles},
 		{"policy", o.Policy, "", roles},
 		{"externalId", o.ExternalID, "", "ram_role_arn"},
-		{"stsEndpoint", o.STSEndpoint, "", roles},
+		{"stsEndpoint", o.STSEndpoint, "", stsTypes},
 		{"oidcProviderArn", o.OIDCProviderARN, "", "oidc_role_arn"},
 		{"oidcTokenFile", o.OIDCTokenFile, "", "oidc_role_arn"},
 		{"roleName", o.RoleName, "", "ecs_ram_role"},
@@ -150,9 +155,7 @@ func (o CredentialOptions) checkValues(p *upstream.OptionErrors) {
 	if o.SessionDuration != 0 && (o.SessionDuration < 15*time.Minute || o.SessionDuration > 12*time.Hour) {
 		p.Addf("sessionDuration", o.SessionDuration.String(), "must be 15m to 12h")
 	}
-	if _, ok := hostname(o.STSEndpoint); !ok && o.STSEndpoint != "" {
-		p.Addf("stsEndpoint", o.STSEndpoint, "must be a host name, without scheme or path")
-	}
+	o.checkSTS(p)
 	for _, arn := range []struct{ key, value string }{{"roleArn", o.RoleARN}, {"oidcProviderArn", o.OIDCProviderARN}} {
 		if arn.value != "" && !strings.HasPrefix(arn.value, "acs:ram::") {
 			p.Addf(arn.key, arn.value, "must be an ARN that starts with acs:ram::")

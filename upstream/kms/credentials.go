@@ -321,7 +321,7 @@ func (s *CredentialSource) look() string {
 }
 
 // sourceError says in our own words what is wrong with a source and what to do.
-func sourceError(kind, what, fix string) error {
+func sourceError(kind, what, fix string) *upstream.Error {
 	message := "no credentials from " + kind + ": " + what
 	if fix != "" {
 		message += "; " + fix
@@ -339,9 +339,12 @@ func explain(kind string, err error) error {
 	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return sourceError(kind, path.Path+": "+path.Err.Error(), "check the path and its permissions")
 	}
+	if sts, ok := errors.AsType[*stsError](err); ok {
+		return sts.explain(kind)
+	}
 	text := err.Error()
 	if found := unanswered.FindStringSubmatch(text); found != nil {
-		return sourceError(kind, found[2]+": "+overProxy(proxyFor(http.ProxyFromEnvironment, found[1]+found[2]), err)+plain(err), fixes[kind])
+		return sourceError(kind, found[2]+": "+overProxy(proxyFor(http.ProxyFromEnvironment, found[1]+found[2]), err)+plain(err), fixOf(kind))
 	}
 	for _, e := range explanations {
 		if strings.Contains(text, e.phrase) {
@@ -353,9 +356,9 @@ func explain(kind string, err error) error {
 		}
 	}
 	if said := plain(err); said != failedSomehow {
-		return sourceError(kind, said, fixes[kind])
+		return sourceError(kind, said, fixOf(kind))
 	}
-	return sourceError(kind, "the source gave no usable answer", fixes[kind])
+	return sourceError(kind, "the source gave no usable answer", fixOf(kind))
 }
 
 // unanswered finds scheme and host in the text of an error of net/http, also where the library
@@ -367,17 +370,8 @@ const (
 	metadataService = "the metadata service " + metadataHost
 )
 
-// explanations are phrases of the libraries and of STS, the particular before the general.
+// explanations are phrases of the libraries, the particular before the general.
 var explanations = []struct{ phrase, what, fix string }{
-	{"unable to get credentials from any of the providers in the chain", "neither environment, OIDC, CLI profile, ini profile, ECS metadata nor credentials URI gave any",
-		"set one of them up, or name one type in the configuration"},
-	{"EntityNotExist.Role", "STS knows no such role", "check the role ARN"},
-	{"AuthenticationFail.OIDCToken", "STS refuses the OIDC token", "check that the identity provider of the role trusts this cluster"},
-	{"NoPermission", "STS does not allow this identity to assume the role", "grant sts:AssumeRole and check the trust policy of the role"},
-	{"InvalidAccessKeyId", "STS does not know the access key", "check the key that the role is assumed with"},
-	{"SignatureDoesNotMatch", "STS refuses the signature", "check the access key secret"},
-	{"InvalidSecurityToken", "STS refuses the security token", "renew the token that the role is assumed with"},
-	{"Throttling", "STS throttles", "many agents ask at once; it will be asked again"},
 	{"IMDS credentials is disabled", "ALIBABA_CLOUD_ECS_METADATA_DISABLED is set", "unset it or use another type"},
 	{"the CLI profile is disabled", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED is set", "unset it or use another type"},
 	{"unable to get profile with", "there is no such profile", "check its name with `aliyun configure list`"},
@@ -395,6 +389,9 @@ var explanations = []struct{ phrase, what, fix string }{
 	{"httpStatus: 404", metadataService + " knows no such role", "attach a RAM role to the instance, or check its name"},
 	{"get role name failed", metadataService + " does not tell the role", "attach a RAM role to the instance"},
 }
+
+// fixOf returns what to look at for a type, also where it is a member of the default chain.
+func fixOf(kind string) string { return fixes[strings.TrimPrefix(kind, "default/")] }
 
 // fixes are what to look at when all that is known is that a source does not answer.
 var fixes = map[string]string{

@@ -43,6 +43,7 @@ type issuer struct {
 	mu         sync.Mutex
 	generation int
 	odd        string // what it answers instead; "down": it fails
+	refusal    string // code that STS refuses with; empty: it does not
 }
 
 // newIssuer starts an issuer and a KMS with the secret app/db.
@@ -90,12 +91,23 @@ func (i *issuer) answers(odd string) {
 	i.odd = odd
 }
 
+// refuses makes STS refuse with a code; empty: it does not.
+func (i *issuer) refuses(code string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.refusal = code
+}
+
 func (i *issuer) answer(w http.ResponseWriter, r *http.Request) {
 	i.mu.Lock()
-	g, odd := i.generation, i.odd
+	g, odd, refusal := i.generation, i.odd, i.refusal
 	i.mu.Unlock()
 	body, _ := io.ReadAll(r.Body)
 	switch {
+	case refusal != "" && r.URL.Query().Get("Action") != "":
+		w.WriteHeader(400)
+		fmt.Fprintf(w, `{"Code":%q,"Message":"MARKER-message","RequestId":"4C1F-77","HostId":"x"}`, refusal)
+		return
 	case odd == "down":
 		w.WriteHeader(500)
 		fmt.Fprint(w, `{"AccessKeySecret":"MARKER-in-an-error"}`)
@@ -239,7 +251,7 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 		{"STS does not know the key", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: sts}, "does not know the access key"},
 		{"STS refuses the OIDC token", "", kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: other, STSEndpoint: sts}, "refuses the OIDC token"},
 		{"no OIDC token file", "", kms.CredentialOptions{Type: "oidc_role_arn", RoleARN: "acs:ram::1:role/r", OIDCProviderARN: "acs:ram::1:oidc-provider/p", OIDCTokenFile: dir + "/none", STSEndpoint: sts}, "no such file"},
-		{"STS cannot be reached", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: "127.0.0.1:1"}, "from ram_role_arn: 127.0.0.1:1: connection refused"},
+		{"STS cannot be reached", "", kms.CredentialOptions{Type: "ram_role_arn", RoleARN: "acs:ram::1:role/r", AccessKeyIDFile: short, AccessKeySecretFile: other, STSEndpoint: "127.0.0.1:1"}, "from ram_role_arn: STS at 127.0.0.1:1: connection refused"},
 		{"the metadata service leaves out the code", `{"AccessKeyId":"a","AccessKeySecret":"MARKER","SecurityToken":"MARKER"}`, ecs, "incomplete answer"},
 		{"the metadata service answers text", "MARKER-text", ecs, "no usable answer"},
 		{"the URI answers half", `{"AccessKeyId":"a","AccessKeySecret":"MARKER-half"}`, uri, "no usable answer"},

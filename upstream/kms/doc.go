@@ -118,6 +118,11 @@
 // that is assumed by ram_role_arn or oidc_role_arn, whose session lasts as long as we asked for,
 // and shown in [CredentialStatus]; of other sources nothing is shown.
 //
+// Which STS a type asks is decided here alone, so that every failure names it, with the code of its
+// answer. The default chain has the members of the library's, in its order, and one rule more: where
+// the STS of a role is down or throttles, it does not go on to the next identity, such as the role of
+// the node, for which the service could forbid what the pod may read.
+//
 // # What is never shown
 //
 // No error, log line, observation, status or URL holds a value, a credential or a URL with

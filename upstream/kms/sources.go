@@ -3,9 +3,6 @@ package kms
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +23,7 @@ var sourceTimeouts = &providers.HttpOptions{ConnectTimeout: 2000, ReadTimeout: 5
 // depends on.
 func (o CredentialOptions) opener() (open func() (fetcher, error), files []string) {
 	key := keyFiles{id: o.AccessKeyIDFile, secret: o.AccessKeySecretFile, token: o.SecurityTokenFile}
-	ini := fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials") // of the older SDKs
-	chain := []string{cliConfig(), ini}
+	chain := []string{cliConfig(), iniFile()}
 	switch o.Type {
 	case "access_key", "sts":
 		return func() (fetcher, error) { return key.read, nil }, key.files()
@@ -42,65 +38,48 @@ func (o CredentialOptions) opener() (open func() (fetcher, error), files []strin
 				WithRoleName(o.RoleName).WithDisableIMDSv1(o.DisableIMDSv1).Build())
 		}, nil
 	case "oidc_role_arn":
-		return o.openOIDCRole, nil // the library reads the token file at each renewal
+		return func() (fetcher, error) { // the library reads the token file at each renewal
+			fetch, err := library(o.oidcRole())
+			return lasting(o.SessionDuration, fetch), err
+		}, nil
 	case "credentials_uri":
 		return func() (fetcher, error) {
 			return library(providers.NewURLCredentialsProviderBuilder().WithUrl(o.URI).WithHttpOptions(sourceTimeouts).Build())
 		}, nil
 	case "profile":
 		file := cmp.Or(o.ProfileFile, cliConfig())
-		return func() (fetcher, error) { return openProfile(file, o.Profile) }, []string{file}
+		return func() (fetcher, error) { return library(o.profile(file, o.Profile)) }, []string{file}
 	default:
-		return openDefault, chain
+		return func() (fetcher, error) {
+			fetch, err := library(o.newChain(), nil)
+			return lasting(0, fetch), err
+		}, chain
 	}
 }
 
 func (o CredentialOptions) openRAMRole(key keyFiles) (fetcher, error) {
 	var first providers.CredentialsProvider = keyProvider{key}
 	if key.id == "" {
-		chain, err := defaultChain()
-		if err != nil {
-			return nil, err
-		}
-		first = chain
+		first = o.newChain()
 	}
-	fetch, err := library(providers.NewRAMRoleARNCredentialsProviderBuilder().
+	host := o.stsHost("", false)
+	role, err := providers.NewRAMRoleARNCredentialsProviderBuilder().
 		WithCredentialsProvider(first).WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).
-		WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(o.STSEndpoint).
-		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
+		WithPolicy(o.Policy).WithExternalId(o.ExternalID).WithStsEndpoint(host).
+		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()
+	fetch, err := library(stsProvider{role, host}, err)
 	return lasting(o.SessionDuration, fetch), err
 }
 
-func (o CredentialOptions) openOIDCRole() (fetcher, error) {
-	fetch, err := library(providers.NewOIDCCredentialsProviderBuilder().
+// oidcRole returns the provider of a role that is assumed with a token. What o leaves out comes from
+// the environment.
+func (o CredentialOptions) oidcRole() (providers.CredentialsProvider, error) {
+	host := o.stsHost("", false)
+	role, err := providers.NewOIDCCredentialsProviderBuilder().
 		WithRoleArn(o.RoleARN).WithRoleSessionName(o.RoleSessionName).WithPolicy(o.Policy).
-		WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(o.STSEndpoint).
-		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build())
-	return lasting(o.SessionDuration, fetch), err
-}
-
-func openProfile(file, profile string) (fetcher, error) {
-	if err := refuseProfile(file, profile); err != nil {
-		return nil, err
-	}
-	return library(providers.NewCLIProfileCredentialsProviderBuilder().WithProfileFile(file).WithProfileName(profile).Build())
-}
-
-func openDefault() (fetcher, error) {
-	fetch, err := library(defaultChain())
-	return lasting(0, fetch), err
-}
-
-// defaultChain returns the default chain of the library. The profile of the CLI is of no
-// account where the chain ends before it, with a key in the environment.
-func defaultChain() (*providers.DefaultCredentialsProvider, error) {
-	keyed := os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_ID") != "" && os.Getenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET") != ""
-	if !keyed && !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
-		if err := refuseProfile(cliConfig(), ""); err != nil {
-			return nil, err
-		}
-	}
-	return providers.NewDefaultCredentialsProvider(), nil
+		WithOIDCProviderARN(o.OIDCProviderARN).WithOIDCTokenFilePath(o.OIDCTokenFile).WithSTSEndpoint(host).
+		WithDurationSeconds(int(o.SessionDuration / time.Second)).WithHttpOptions(sourceTimeouts).Build()
+	return stsProvider{role, host}, err
 }
 
 // library returns a fetcher over a provider of credentials-go.
@@ -219,6 +198,11 @@ func (k keyProvider) GetProviderName() string { return "access_key" }
 // cliConfig returns the configuration file of the aliyun CLI as the library finds it.
 func cliConfig() string { return fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun", "config.json") }
 
+// iniFile returns the file with profiles of the older SDKs as the library finds it.
+func iniFile() string {
+	return fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud", "credentials")
+}
+
 func fileOf(variable string, below ...string) string {
 	if name := os.Getenv(variable); name != "" {
 		return name
@@ -228,43 +212,4 @@ func fileOf(variable string, below ...string) string {
 		return ""
 	}
 	return filepath.Join(append([]string{home}, below...)...)
-}
-
-type cliProfile struct {
-	Name, Mode string
-	Source     string `json:"source_profile"`
-}
-
-// refuseProfile refuses what the library must not be given: a profile that runs a program,
-// directly or as its source, because output that is not as expected is printed to stdout,
-// secrets included; and profiles that are sources of each other, which the library follows
-// until the stack ends. What else is wrong with the file is left to the library to find.
-func refuseProfile(file, profile string) error {
-	text, err := keyfile.CloudProfile.Read(file)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return nil
-	}
-	if err != nil {
-		return err // the library would wait for the writer of a pipe, or take what another user put there
-	}
-	var config struct {
-		Current  string
-		Profiles []cliProfile
-	}
-	if json.Unmarshal(text, &config) != nil {
-		return nil
-	}
-	profile = cmp.Or(profile, os.Getenv("ALIBABA_CLOUD_PROFILE"), config.Current)
-	for range len(config.Profiles) + 1 {
-		i := slices.IndexFunc(config.Profiles, func(p cliProfile) bool { return p.Name == profile })
-		if i < 0 {
-			return nil
-		}
-		if config.Profiles[i].Mode == "External" {
-			return sourceError("profile", "a profile of mode External can print what it was given",
-				"use credentials_uri for credentials of your own making")
-		}
-		profile = config.Profiles[i].Source
-	}
-	return sourceError("profile", "the source profiles form a loop", "repair the file")
 }

@@ -44,3 +44,29 @@ func TestEveryVariableOfTheLibraryIsKnown(t *testing.T) {
 		}
 	}
 }
+
+func TestTheSTSOfARegion(t *testing.T) {
+	for _, c := range []struct {
+		variable, envRegion, envVPC, region string
+		vpc                                 bool
+		want                                string
+	}{
+		{"", "", "", "", false, "sts.aliyuncs.com"},
+		{"", "", "true", "", true, "sts.aliyuncs.com"},
+		{"", "cn-beijing", "", "", false, "sts.cn-beijing.aliyuncs.com"},
+		{"", "cn-beijing", "True", "", false, "sts-vpc.cn-beijing.aliyuncs.com"},
+		{"", "cn-beijing", "true", "cn-hangzhou", false, "sts-vpc.cn-hangzhou.aliyuncs.com"},
+		{"", "", "false", "cn-hangzhou", true, "sts-vpc.cn-hangzhou.aliyuncs.com"},
+		{" sts-vpc.cn-hangzhou.aliyuncs.com ", "cn-beijing", "", "cn-beijing", false, "sts-vpc.cn-hangzhou.aliyuncs.com"},
+	} {
+		t.Setenv("ALIBABA_CLOUD_STS_ENDPOINT", c.variable)
+		t.Setenv("ALIBABA_CLOUD_STS_REGION", c.envRegion)
+		t.Setenv("ALIBABA_CLOUD_VPC_ENDPOINT_ENABLED", c.envVPC)
+		if got := (CredentialOptions{}).stsHost(c.region, c.vpc); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+		if got := (CredentialOptions{STSEndpoint: "named"}).stsHost(c.region, c.vpc); got != "named" {
+			t.Errorf("%+v: %s in place of the one of the configuration", c, got)
+		}
+	}
+}
