@@ -17,15 +17,10 @@ import (
 	"secretagent/upstream/kmsserver"
 )
 
-// Load reads the configuration file at path for an agent: its shape and every rule of every
-// part are checked, so that [New] refuses what it returns only because of what other processes
-// do. The error is [config.Problems].
-func Load(path string) (*config.Config, error) { return config.Load(path, Check) }
-
 // Check returns every problem of cfg that its parts know of, as [upstream.OptionErrors] with
 // keys from the top of agent.yaml; nil when there are none. It reads what cfg names (templates,
-// tokens, keyrings, certificates), looks for programs, users and groups, and changes nothing. It
-// has the type [config.Rules].
+// tokens, keyrings, certificates), looks for programs, users and groups, and changes nothing. [New]
+// refuses what it lets pass only because of what other processes do. It has the type [config.Rules].
 func Check(cfg *config.Config) error {
 	var p upstream.OptionErrors
 	p.Add("", checkUpstream(cfg))

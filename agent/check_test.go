@@ -87,7 +87,7 @@ func TestCheckRefusesWhatRunRefuses(t *testing.T) {
 			write(t, dir, map[string]string{"agent.yaml": text, "a.tmpl": "line one\n"})
 			write(t, dir, c.files)
 			before := namesBelow(t, dir)
-			_, err := agent.Load(path)
+			_, err := config.Load(path, agent.Check)
 			if problems, _ := errors.AsType[config.Problems](err); c.want == "" {
 				must(t, err)
 			} else if len(problems) != 1 {

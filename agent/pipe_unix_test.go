@@ -33,7 +33,7 @@ func TestAuditLogToAPipe(t *testing.T) {
 	}
 	must(t, w.stop())
 	must(t, reader.Close())
-	if _, err := agent.Load(w.path("agent.yaml")); err == nil || !strings.Contains(err.Error(), "must not be a pipe") {
+	if _, err := config.Load(w.path("agent.yaml"), agent.Check); err == nil || !strings.Contains(err.Error(), "must not be a pipe") {
 		t.Errorf("nobody reads: %v", err)
 	}
 }
@@ -57,7 +57,7 @@ func TestPipesAreNoFiles(t *testing.T) {
 		must(t, syscall.Mkfifo(filepath.Dir(path)+"/pipe", 0o600))
 		checked := make(chan error, 1)
 		go func() {
-			_, err := agent.Load(path)
+			_, err := config.Load(path, agent.Check)
 			checked <- err
 		}()
 		select {
@@ -96,7 +96,7 @@ func TestAuditLogOfRoot(t *testing.T) {
 		if c.there {
 			must(t, os.WriteFile(dir+"/log/audit", nil, 0o600))
 		}
-		_, checked := agent.Load(dir + "/agent.yaml")
+		_, checked := config.Load(dir+"/agent.yaml", agent.Check)
 		cfg, err := config.Load(dir + "/agent.yaml")
 		must(t, err)
 		a, started := agent.New(t.Context(), cfg, agent.Deps{})

@@ -130,7 +130,7 @@ func (a *Agent) reloadCertificates() {
 // missing, tokens and secrets of access keys, stay.
 func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) (err error) {
 	old := a.live.Load()
-	cfg, err := Load(old.cfg.File())
+	cfg, err := old.cfg.Source().Load(Check)
 	if err != nil {
 		return err
 	}

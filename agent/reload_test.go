@@ -247,7 +247,7 @@ func TestASecretFileOfNoUseShutsOutItsAccessKeyAlone(t *testing.T) {
 	must(t, w.reload(text))
 	wants("after the reload", onlyOne)
 	told("after the reload")
-	if _, err := agent.Load(w.path("agent.yaml")); err != nil {
+	if _, err := config.Load(w.path("agent.yaml"), agent.Check); err != nil {
 		t.Errorf("the check refuses what runs: %v", err)
 	}
 	if _, err := config.Load(w.path("agent.yaml"), agent.Warnings); err == nil || !strings.Contains(err.Error(), "upstream.local.api.accessKeys[0].secretFile") {

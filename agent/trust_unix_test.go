@@ -40,7 +40,7 @@ func TestRootOpensNothingInFoldersOfOthers(t *testing.T) {
 			"open to the group": func(path string) error { return os.Chmod(path, 0o770) },
 		} {
 			must(t, change(w.path(folder)))
-			_, err := agent.Load(w.path("agent.yaml"))
+			_, err := config.Load(w.path("agent.yaml"), agent.Check)
 			if err == nil || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), w.path(folder)+" belongs to uid") {
 				t.Errorf("%s %s: %v", folder, name, err)
 			}
@@ -53,7 +53,7 @@ func TestRootOpensNothingInFoldersOfOthers(t *testing.T) {
 			must(t, errors.Join(os.Chown(w.path(folder), 0, -1), os.Chmod(w.path(folder), 0o700)))
 		}
 	}
-	_, err := agent.Load(w.path("agent.yaml"))
+	_, err := config.Load(w.path("agent.yaml"), agent.Check)
 	must(t, err)
 }
 
@@ -71,7 +71,7 @@ func TestRootChecksForAnAgentOfAnotherUser(t *testing.T) {
 			must(t, os.Chown(w.path(folder+"/"+f.Name()), 65533, 65533))
 		}
 	}
-	cfg, err := agent.Load(w.path("agent.yaml"))
+	cfg, err := config.Load(w.path("agent.yaml"), agent.Check)
 	must(t, err)
 	if _, err := config.Load(w.path("agent.yaml"), agent.Warnings); err == nil || !strings.Contains(err.Error(), "endpoint.tokenFile") || !strings.Contains(err.Error(), "belongs to uid 65533") {
 		t.Errorf("no warning: %v", err)

@@ -39,25 +39,27 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
   secretagent check --output json | jq -r '.Problems[].Key'`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			path, err := a.configFile()
+			source, err := a.source()
 			if err != nil {
 				return err
 			}
-			cfg, err := agent.Load(path)
+			cfg, err := source.Load(agent.Check)
 			if err != nil && !out.json() {
 				return err
 			}
-			answer := checkAnswer{File: path, Valid: err == nil, Problems: []checkProblem{}}
+			answer := checkAnswer{File: source.File, Valid: err == nil, Problems: []checkProblem{}}
 			problems, _ := errors.AsType[config.Problems](err)
 			for _, p := range problems {
 				answer.Problems = append(answer.Problems, newCheckProblem(p))
 			}
-			text := path + " is valid\n"
+			text := source.File + " is valid\n"
 			if err == nil {
+				answer.StateDir = cfg.StateDir()
+				text += "the state directory is " + answer.StateDir + "\n"
 				if answer.TokenFrom = agent.TokenSource(&cfg.Endpoint); answer.TokenFrom != "" {
 					text += tokenFrom + answer.TokenFrom + "\n"
 				}
-				_, warned := config.Load(path, agent.Warnings)
+				_, warned := source.Load(agent.Warnings)
 				warnings, _ := errors.AsType[config.Problems](warned)
 				for _, w := range warnings {
 					answer.Warnings = append(answer.Warnings, newCheckProblem(w))
@@ -104,6 +106,7 @@ func (a *app) probe(ctx context.Context, cfg *config.Config) (probes []checkProb
 type checkAnswer struct {
 	File     string
 	Valid    bool
+	StateDir string `json:",omitempty"` // what the file does not place elsewhere is here
 	Problems []checkProblem
 	Warnings []checkProblem `json:",omitempty"` // what "run" goes on without
 	Probes   []checkProbe   `json:",omitempty"`

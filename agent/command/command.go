@@ -59,6 +59,8 @@ type app struct {
 	stderr     *lines.Writer               // Stderr, except in tests
 	log        atomic.Pointer[slog.Logger] // of the agent
 	configFlag string
+	stateDir   string // of --state-dir
+	keyring    string // of --keyring
 	logLevel   choice // of --log-level; empty: as configured
 	ran        bool   // a verb was called: its errors are not of cobra
 }
@@ -99,6 +101,9 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	}
 	root.PersistentFlags().StringVar(&a.configFlag, "config", "", "configuration `file` (default $"+config.EnvFile+
 		", agent.yaml, /etc/secretagent/agent.yaml, agent.example.yaml)")
+	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "`folder` for what the configuration does not place elsewhere\n"+
+		"(default $STATE_DIRECTORY, /var/lib/secretagent for a configuration in /etc/secretagent, var beside it)")
+	_ = root.MarkPersistentFlagDirname("state-dir")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddGroup(&cobra.Group{ID: "agent", Title: "The agent:"}, &cobra.Group{ID: "secrets", Title: "Secrets and keys:"})
 	for _, c := range []*cobra.Command{a.runCommand(), a.execCommand(), a.renderCommand(), a.checkCommand(), a.getCommand(), a.statusCommand(), a.configCommand()} {
@@ -117,22 +122,28 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	return root
 }
 
-// configFile returns the path of the configuration.
-func (a *app) configFile() (string, error) {
+// source returns where the configuration is and what the flags say beside it.
+func (a *app) source() (config.Source, error) {
 	path, err := config.Find(a.configFlag, a.Getenv, ".")
 	if err != nil {
-		return "", usageError{withHint(err, "agent.example.yaml shows every key")}
+		err = usageError{withHint(err, "agent.example.yaml shows every key")}
 	}
-	return path, nil
+	return config.Source{File: path, StateDir: a.stateDir, Keyring: a.keyring}, err
+}
+
+// keyringFlag adds --keyring to a verb that does what the agent does.
+func (a *app) keyringFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.keyring, "keyring", "", "`file` to use in place of every keyring of the configuration, such as a copy that\nsystemd hands over as a credential")
+	_ = cmd.MarkFlagFilename("keyring")
 }
 
 // loadConfig finds and reads the configuration, and checks it by the rules.
 func (a *app) loadConfig(rules ...config.Rules) (*config.Config, error) {
-	path, err := a.configFile()
+	source, err := a.source()
 	if err != nil {
 		return nil, err
 	}
-	return config.Load(path, rules...)
+	return source.Load(rules...)
 }
 
 // group makes a command that only holds others.

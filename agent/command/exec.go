@@ -59,6 +59,7 @@ there is one, else from the upstream itself.`,
 		}),
 	}
 	a.logFlag(cmd)
+	a.keyringFlag(cmd)
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

@@ -182,7 +182,7 @@ func TestEndpointClientAsksAsACaller(t *testing.T) {
 		{"the only one", `callers: [{name: web, tokenFile: web.token, secrets: ["*"]}]`, "", "web.token", ""},
 	} {
 		a, dir := endpointApp(t, "127.0.0.1:0", c.more)
-		r := config.ReadReach(a.configFlag)
+		r := config.Source{File: a.configFlag}.ReadReach()
 		file, err := tokenFileOf(&r.Endpoint, c.caller)
 		if c.file != "" {
 			c.file = filepath.Join(dir, c.file)

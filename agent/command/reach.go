@@ -111,17 +111,17 @@ func (a *app) reach(f reachFlags) (*endpointClient, *config.Reach, error) {
 	var r config.Reach
 	switch {
 	case f.address != "":
-		r = config.ReadReach("")
+		r = config.Source{}.ReadReach()
 		route, err := overAddress(f.address)
 		c.routes = append(c.routes, route)
 		return c, &r, err
 	case f.socket != "":
-		r = config.ReadReach("")
+		r = config.Source{}.ReadReach()
 		c.routes = append(c.routes, overSocket(f.socket))
 		return c, &r, nil
 	}
 	path, err := config.Find(a.configFlag, a.Getenv, ".")
-	r = config.ReadReach(path)
+	r = config.Source{File: path, StateDir: a.stateDir}.ReadReach()
 	c.hint = "start it with: secretagent run --config " + path
 	if err != nil {
 		r.Err, r.Said = err, false

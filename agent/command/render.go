@@ -81,6 +81,7 @@ with values masked. It writes nothing that a check could look at: no check and n
 		}),
 	}
 	a.logFlag(cmd)
+	a.keyringFlag(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&once, "once", false, "render once, then exit")
 	f.BoolVar(&dryRun, "dry-run", false, "publish nothing; list the files that would change")

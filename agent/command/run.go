@@ -55,6 +55,7 @@ so that a fresh checkout runs.`,
 		}),
 	}
 	a.logFlag(cmd)
+	a.keyringFlag(cmd)
 	return cmd
 }
 

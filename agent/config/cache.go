@@ -26,8 +26,8 @@ type Forced struct {
 
 // Sealed is the encrypted copy of the cache that bridges a restart without upstream.
 type Sealed struct {
-	Path     Path     `yaml:"path" default:"./var/data/cache.db" path:"write"`
-	Keyring  Path     `yaml:"keyring" default:"./var/keys/keyring.json" path:"watch,write"` // created when missing
+	Path     Path     `yaml:"path" default:"$STATE_DIRECTORY/data/cache.db" path:"write"`
+	Keyring  Path     `yaml:"keyring" default:"$STATE_DIRECTORY/keys/keyring.json" path:"watch,write"` // created when missing
 	MaxBytes ByteSize `yaml:"maxBytes" default:"64MiB" min:"64KiB" max:"64GiB"`
 }
 

@@ -24,12 +24,20 @@ type Config struct {
 	// secrets and files are there.
 	ReadyWhen string `yaml:"readyWhen" default:"serving" enum:"serving|rendered"`
 
-	file    string
+	source  Source // with absolute paths
 	watched []string
 }
 
 // File returns the absolute path of the file that this configuration came from.
-func (c *Config) File() string { return c.file }
+func (c *Config) File() string { return c.source.File }
+
+// StateDir returns the absolute path of the state directory, which holds what the file does not
+// place elsewhere. It may not exist.
+func (c *Config) StateDir() string { return c.source.StateDir }
+
+// Source returns what reads the file again as this configuration was read: a state directory that was
+// found once stays.
+func (c *Config) Source() Source { return c.source }
 
 // Files returns the absolute paths of everything the agent reads because of this
 // configuration: the file itself, then templates, tokens, certificates, credentials and
@@ -40,6 +48,13 @@ func (c *Config) Files() []string { return c.watched }
 // check holds the rules that are about the file as a whole: what excludes or needs another key.
 // Rules of a value belong to the part that uses it, see [Rules].
 func (c *Config) check(d *decoder) {
+	if keyring := Path(c.source.Keyring); keyring != "" {
+		eachPath(d.schema, reflect.ValueOf(c), "", func(f field, _ string, path *Path) {
+			if f.name == "keyring" {
+				*path = keyring
+			}
+		})
+	}
 	c.Upstream.check(d.problems)
 	c.Cache.check(d.problems)
 	c.Endpoint.check(d.problems)
@@ -50,7 +65,7 @@ func (c *Config) check(d *decoder) {
 }
 
 // eachPath calls fn for every path below v that is set, with its field and key.
-func eachPath(s schema, v reflect.Value, key string, fn func(f field, key string, path Path)) {
+func eachPath(s schema, v reflect.Value, key string, fn func(f field, key string, path *Path)) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
@@ -66,7 +81,7 @@ func eachPath(s schema, v reflect.Value, key string, fn func(f field, key string
 		}
 		for _, f := range s.fields(v.Type()) {
 			fv, key := v.FieldByIndex(f.index), joinKey(key, f.name)
-			if path, ok := fv.Interface().(Path); ok && path != "" {
+			if path, ok := fv.Addr().Interface().(*Path); ok && *path != "" {
 				fn(f, key, path)
 			}
 			eachPath(s, fv, key, fn)
@@ -77,11 +92,12 @@ func eachPath(s schema, v reflect.Value, key string, fn func(f field, key string
 // checkWrittenPaths refuses two parts of the agent that would write the same file.
 func (c *Config) checkWrittenPaths(d *decoder) {
 	owner := map[Path]string{} // :: path → key that writes it
-	eachPath(d.schema, reflect.ValueOf(c), "", func(f field, key string, path Path) {
+	eachPath(d.schema, reflect.ValueOf(c), "", func(f field, key string, p *Path) {
+		path := *p
 		switch first := owner[path]; {
 		case !f.written:
-		case path == Path(c.file):
-			d.addf(key, c.file, "is the configuration itself: choose another")
+		case path == Path(c.File()):
+			d.addf(key, c.File(), "is the configuration itself: choose another")
 		case first == "":
 			owner[path] = key
 		case key == "cache.sealed.keyring" && first == "upstream.local.keyring": // may be shared
@@ -93,10 +109,10 @@ func (c *Config) checkWrittenPaths(d *decoder) {
 
 // watchedFiles returns the files that the configuration names and the agent reads.
 func (c *Config) watchedFiles(s schema) []string {
-	files := []string{c.file}
-	eachPath(s, reflect.ValueOf(c), "", func(f field, _ string, path Path) {
-		if f.watched && !slices.Contains(files[1:], string(path)) {
-			files = append(files, string(path))
+	files := []string{c.File()}
+	eachPath(s, reflect.ValueOf(c), "", func(f field, _ string, path *Path) {
+		if f.watched && !slices.Contains(files[1:], string(*path)) {
+			files = append(files, string(*path))
 		}
 	})
 	return files

@@ -15,8 +15,8 @@ import (
 type decoder struct {
 	*problems
 	schema schema
-	dir    string            // relative paths start here
-	shown  map[position]bool // scalars and keys that are no secrets
+	folders
+	shown map[position]bool // scalars and keys that are no secrets
 }
 
 // document decodes the body of a document into v, a struct with defaults filled in.
@@ -214,7 +214,7 @@ func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 		v.SetZero()
 		return
 	}
-	parsed, err := parseScalar(v.Type(), text, form, d.dir)
+	parsed, err := parseScalar(v.Type(), text, form, d.folders)
 	if err != nil {
 		d.addf(key, shown, "%v", err)
 		return
@@ -242,7 +242,7 @@ func (d *decoder) defaults(v reflect.Value) {
 		fv := v.FieldByIndex(f.index)
 		switch {
 		case f.hasDefault:
-			fv.Set(fallbackOf(f, d.dir))
+			fv.Set(fallbackOf(f, d.folders))
 		case fv.Kind() == reflect.Struct && !isScalar(f.typ):
 			d.defaults(fv)
 		}
@@ -250,19 +250,19 @@ func (d *decoder) defaults(v reflect.Value) {
 }
 
 // fallbackOf returns the default of f.
-func fallbackOf(f field, dir string) reflect.Value {
+func fallbackOf(f field, in folders) reflect.Value {
 	if f.typ.Kind() == reflect.Slice {
 		list := reflect.MakeSlice(f.typ, 0, 4)
 		for text := range strings.SplitSeq(f.fallback, "|") {
-			list = reflect.Append(list, mustScalar(f.typ.Elem(), text, dir))
+			list = reflect.Append(list, mustScalar(f.typ.Elem(), text, in))
 		}
 		return list
 	}
-	return mustScalar(f.typ, f.fallback, dir)
+	return mustScalar(f.typ, f.fallback, in)
 }
 
-func mustScalar(t reflect.Type, text, dir string) reflect.Value {
-	v, err := parseScalar(t, text, formOf(t), dir)
+func mustScalar(t reflect.Type, text string, in folders) reflect.Value {
+	v, err := parseScalar(t, text, formOf(t), in)
 	if err != nil {
 		panic(fmt.Sprintf("config: tag %q of a %s: %v", text, t, err)) // a test reads every tag
 	}

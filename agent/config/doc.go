@@ -16,6 +16,22 @@
 // with none of it. Clients of a running agent, health checks among them, need an address and a
 // token only: [ReadReach] reads these whatever else is wrong.
 //
+// # The state directory
+//
+// What the file does not place (database, keyring, sealed cache, token, sockets, owed hooks) lies in
+// the state directory, and a path in the file may begin with $STATE_DIRECTORY/ to lie there, too. It
+// is the first of these:
+//
+//  1. --state-dir;
+//  2. the first folder of the variable STATE_DIRECTORY, which systemd sets for StateDirectory= and
+//     the image has in it, unless SYSTEMD_EXEC_PID says that it is meant for another process;
+//  3. /var/lib/secretagent for a file in /etc/secretagent;
+//  4. the folder var beside the file.
+//
+// In place of 2 and 3 it is the folder var beside the file where an agent has left files there and
+// none in the other: an earlier version kept them there, and they must not seem lost. A reload
+// stays with what the start has found.
+//
 // # Secrets
 //
 // Secrets are named by file, never written into the configuration. The one exception is the
@@ -42,5 +58,14 @@
 // The document is decoded by walking the syntax tree of goccy/go-yaml, because the decoder of
 // that library stops at the first mistake. YAML's anchors, aliases, merge keys and tags are
 // refused: they make a file that decides over secrets harder to review. Nothing is expanded
-// from the environment either: what the file says is what runs.
+// from the environment either: what the file says is what runs. $STATE_DIRECTORY/ is no
+// exception: it means the state directory, wherever that was found, and no other variable works.
+//
+// Where the state lies follows from the place of the file and not from the user: the agent, root at
+// the command line and an application that looks for the token must find the same folder, and
+// a developer who is root, as in most development containers, must not find that a clone has
+// written to /var/lib. A read-only file system is no criterion either: state would move
+// when a mount changes. The variable counts for the process alone that systemd has started, because
+// what that starts in turn (the jobs of a CI service, a shell) inherits it and would write into the
+// folder of somebody else's service. The price: a wrapper script that does not exec needs --state-dir.
 package config

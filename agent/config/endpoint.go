@@ -22,7 +22,7 @@ type Endpoint struct {
 
 	// TokenFile holds the token that clients present where there are no Callers; created when
 	// missing, with TokenMode and TokenGroup.
-	TokenFile                      Path     `yaml:"tokenFile" default:"./var/run/token" path:"watch,write"`
+	TokenFile                      Path     `yaml:"tokenFile" default:"$STATE_DIRECTORY/run/token" path:"watch,write"`
 	TokenMode                      FileMode `yaml:"tokenMode"`  // zero: 0600 of a file that is created
 	TokenGroup                     Account  `yaml:"tokenGroup"` // set: TokenMode is 0640 where it is not set
 	tokenVariable, tokenPassedOver string   // see the methods of these names

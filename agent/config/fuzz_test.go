@@ -24,17 +24,18 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(valid)
 	f.Fuzz(func(t *testing.T, src string) {
-		cfg, err := Parse("/etc/secretagent/agent.yaml", []byte(src))
+		here := Source{File: "/etc/secretagent/agent.yaml"}
+		cfg, err := here.parse([]byte(src))
 		if err == nil {
 			if cfg == nil || (cfg.Upstream.Local == nil) == (cfg.Upstream.Alibaba == nil) {
 				t.Fatalf("a configuration without upstream: %+v", cfg)
 			}
-			if r := parseReach("/etc/secretagent/agent.yaml", []byte(src)); r.Err != nil || !r.Said || !reflect.DeepEqual(r.Endpoint, cfg.Endpoint) {
+			if r := here.parseReach([]byte(src)); r.Err != nil || !r.Said || !reflect.DeepEqual(r.Endpoint, cfg.Endpoint) {
 				t.Errorf("a client reads %+v, the agent %+v", r, cfg.Endpoint)
 			}
 			return
 		}
-		parseReach("/etc/secretagent/agent.yaml", []byte(src)) // does not panic
+		here.parseReach([]byte(src)) // does not panic
 		problems, ok := errors.AsType[Problems](err)
 		if cfg != nil || !ok || len(problems) == 0 {
 			t.Fatalf("config %v, error %T", cfg, err)

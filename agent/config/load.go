@@ -62,14 +62,17 @@ func Find(explicit string, getenv func(string) string, dir string) (string, erro
 // configuration that lacks what the file has wrong.
 type Rules func(*Config) error
 
-// Load reads the file at path and checks its shape and then the rules, so that every problem is
-// told at once. The error, when there is one, is [Problems].
-func Load(path string, rules ...Rules) (*Config, error) {
-	src, err := readFile(path)
+// Load is [Source.Load] of the file at path.
+func Load(path string, rules ...Rules) (*Config, error) { return Source{File: path}.Load(rules...) }
+
+// Load reads the file and checks its shape and then the rules, so that every problem is told at
+// once. The error, when there is one, is [Problems].
+func (s Source) Load(rules ...Rules) (*Config, error) {
+	src, err := readFile(s.File)
 	if err != nil {
-		return nil, unreadable(path, err)
+		return nil, unreadable(s.File, err)
 	}
-	return Parse(path, src, rules...)
+	return s.parse(src, rules...)
 }
 
 // unreadable says that the file at path cannot be read because of err.
@@ -97,16 +100,20 @@ func readFile(path string) ([]byte, error) {
 // Parse checks src, the content of the file at path, which itself is not read: path serves
 // messages and relative paths. Otherwise it is as [Load].
 func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
-	abs, err := filepath.Abs(path)
+	return Source{File: path}.parse(src, rules...)
+}
+
+func (s Source) parse(src []byte, rules ...Rules) (*Config, error) {
+	found, at, err := s.find()
 	if err != nil {
-		return nil, Problems{{File: path, Reason: err.Error(), Err: err}}
+		return nil, Problems{{File: s.File, Reason: err.Error(), Err: err}}
 	}
-	body, tokens, syntaxErr := parseSyntax(path, src)
+	body, tokens, syntaxErr := parseSyntax(s.File, src)
 	if syntaxErr != nil {
 		return nil, Problems{syntaxErr}
 	}
-	cfg := &Config{file: abs}
-	d := newDecoder(path, filepath.Dir(abs))
+	d := newDecoder(s.File, at)
+	cfg := &Config{source: found}
 	d.document(body, reflect.ValueOf(cfg).Elem())
 	if _, ok := pairsOf(body); ok {
 		cfg.check(d)
@@ -122,11 +129,11 @@ func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
 	return cfg, nil
 }
 
-func newDecoder(file, dir string) *decoder {
+func newDecoder(file string, folders folders) *decoder {
 	return &decoder{
 		problems: &problems{file: file, seen: map[string]bool{}, at: map[string]position{}},
 		schema:   schema{},
-		dir:      dir,
+		folders:  folders,
 		shown:    map[position]bool{},
 	}
 }

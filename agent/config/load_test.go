@@ -49,8 +49,8 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("file %s", cfg.File())
 	}
 	if got, want := cfg.Upstream.Local, (&Local{
-		Database: "/etc/secretagent/var/data/secrets.db", Keyring: "/etc/secretagent/var/keys/keyring.json",
-		MaxVersions: 10, API: API{Socket: "/etc/secretagent/var/run/kms.sock"},
+		Database: "/var/lib/secretagent/data/secrets.db", Keyring: "/var/lib/secretagent/keys/keyring.json",
+		MaxVersions: 10, API: API{Socket: "/var/lib/secretagent/run/kms.sock"},
 	}); !reflect.DeepEqual(got, want) {
 		t.Errorf("local\n got %+v\nwant %+v", got, want)
 	}
@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("cache\n got %+v\nwant %+v", got, want)
 	}
 	e := cfg.Endpoint
-	if e.Listen != "127.0.0.1:2025" || e.Socket != "" || e.SocketMode != 0o600 || e.TokenFile != "/etc/secretagent/var/run/token" ||
+	if e.Listen != "127.0.0.1:2025" || e.Socket != "" || e.SocketMode != 0o600 || e.TokenFile != "/var/lib/secretagent/run/token" ||
 		strings.Join(e.Headers, " ") != "X-KMS-Token X-Vault-Token X-Aws-Parameters-Secrets-Token" || e.PathPrefix != "/v1/" ||
 		e.MaxConnections != 800 || e.Format != "kms" || e.Audit != nil || e.TLS != nil {
 		t.Errorf("endpoint %+v", e)
@@ -100,7 +100,7 @@ sets:
 		"seed versions": {[]upstream.VersionID{l.Seed[0].VersionID, l.Seed[1].VersionID}, []upstream.VersionID{"v1", "2"}},
 		"cache sizes":   {cfg.Cache.MaxBytes, ByteSize(1 << 30)},
 		"cache times":   {[]time.Duration{cfg.Cache.TTL, cfg.Cache.NegativeTTL}, []time.Duration{90 * time.Minute, 0}},
-		"sealed":        {cfg.Cache.Sealed.Path, Path("/etc/secretagent/var/data/cache.db")},
+		"sealed":        {cfg.Cache.Sealed.Path, Path("/var/lib/secretagent/data/cache.db")},
 		"listen":        {cfg.Endpoint.Listen, ""},
 		"socketMode":    {cfg.Endpoint.SocketMode.Perm(), fs.FileMode(0o660)},
 		"socketGroup":   {cfg.Endpoint.SocketGroup, Account("1000")},
@@ -112,7 +112,7 @@ sets:
 		"source":        {set.Files[1].Source, Path("/etc/secretagent/crt.tmpl")},
 		"hook":          {[]any{set.Hook.HTTP.Method, set.Hook.Timeout}, []any{"POST", 30 * time.Second}},
 		"files": {cfg.Files(), []string{"/etc/secretagent/agent.yaml", "/run/credentials/keyring.json", "/etc/secretagent/k",
-			"/etc/secretagent/var/keys/keyring.json", "/etc/secretagent/var/run/token", "/etc/secretagent/crt.tmpl"}},
+			"/var/lib/secretagent/keys/keyring.json", "/var/lib/secretagent/run/token", "/etc/secretagent/crt.tmpl"}},
 	} {
 		if !reflect.DeepEqual(c.got, c.want) {
 			t.Errorf("%s\n got %+v\nwant %+v", key, c.got, c.want)

@@ -8,8 +8,8 @@ import (
 
 // Render holds what all rendered files share.
 type Render struct {
-	Root     Path `yaml:"root"`                           // set: destinations outside it are refused
-	StateDir Path `yaml:"stateDir" default:"./var/state"` // remembers hooks that are owed
+	Root     Path `yaml:"root"`                                      // set: destinations outside it are refused
+	StateDir Path `yaml:"stateDir" default:"$STATE_DIRECTORY/state"` // remembers hooks that are owed
 }
 
 // Template is one rendered file.

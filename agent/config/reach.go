@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"path/filepath"
 	"reflect"
 
 	"github.com/goccy/go-yaml/ast"
@@ -19,26 +18,24 @@ type Reach struct {
 	Err error
 }
 
-// ReadReach reads as much of the file at path as a client needs. It never fails: the agent may
+// ReadReach reads as much of the file as a client needs. It never fails: the agent may
 // run with what the file held before, and no mistake in it may keep a client from asking. In a
-// file that is not YAML it reads each key that is YAML by itself. An empty path gives defaults.
-func ReadReach(path string) Reach {
-	if path == "" {
-		return parseReach("", nil)
+// file that is not YAML it reads each key that is YAML by itself. Without a file it gives defaults.
+func (s Source) ReadReach() Reach {
+	if s.File == "" {
+		return s.parseReach(nil)
 	}
-	src, err := readFile(path)
+	src, err := readFile(s.File)
 	if err != nil {
-		return parseReach(path, nil, unreadable(path, err)...)
+		return s.parseReach(nil, unreadable(s.File, err)...)
 	}
-	return parseReach(path, src)
+	return s.parseReach(src)
 }
 
-// parseReach is [ReadReach] of the content of a file, in which problems are known already.
-func parseReach(path string, src []byte, problems ...*Error) Reach {
-	dir := filepath.Dir(path)
-	if abs, err := filepath.Abs(path); err == nil && path != "" {
-		dir = filepath.Dir(abs)
-	}
+// parseReach is [Source.ReadReach] of the content of the file, in which problems are known already.
+func (s Source) parseReach(src []byte, problems ...*Error) Reach {
+	path := s.File
+	_, in, _ := s.find()
 	body, _, problem := parseSyntax(path, src)
 	if problem != nil {
 		problems = append(problems, problem)
@@ -46,7 +43,7 @@ func parseReach(path string, src []byte, problems ...*Error) Reach {
 	if _, ok := pairsOf(body); !ok {
 		body = &ast.MappingNode{BaseNode: &ast.BaseNode{}, Values: readable(src, "endpoint", salvageDepth)}
 	}
-	cfg, d := &Config{}, newDecoder(path, dir)
+	cfg, d := &Config{}, newDecoder(path, in)
 	d.document(body, reflect.ValueOf(cfg).Elem())
 	cfg.Endpoint.findToken(d.problems)
 	says := func(key string) bool { return d.has(key) && !d.seen[key] }

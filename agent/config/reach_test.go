@@ -45,7 +45,7 @@ func TestReachOfAFileWithMistakes(t *testing.T) {
 				continue
 			}
 			src := strings.Join(slices.Insert(slices.Clone(lines), at, mistake+"\n"), "")
-			r := parseReach("/etc/agent.yaml", []byte(src))
+			r := Source{File: "/etc/agent.yaml"}.parseReach([]byte(src))
 			if !r.Said || r.Listen != "127.0.0.1:9999" || r.Socket != "/etc/agent.sock" || r.TokenFile != "/etc/token" {
 				t.Errorf("with %q on line %d: listen %s, socket %s, token %s, said %v", mistake, at+1, r.Listen, r.Socket, r.TokenFile, r.Said)
 			}
@@ -70,16 +70,16 @@ func TestReachOfAnEndpointWithMistakes(t *testing.T) {
 		{"an empty file", "", "127.0.0.1:2025", "", false, false},
 		{"another language", "endpoint {\n  listen = 1\n}", "127.0.0.1:2025", "", false, false},
 	} {
-		r := parseReach("/etc/agent.yaml", []byte(c.src))
+		r := Source{File: "/etc/agent.yaml"}.parseReach([]byte(c.src))
 		if r.Listen != c.listen || string(r.Socket) != c.socket || r.Said != c.said || (r.Err == nil) != c.whole {
 			t.Errorf("%s: listen %s, socket %s, said %v: %v", c.name, r.Listen, r.Socket, r.Said, r.Err)
 		}
 	}
 	missing := filepath.Join(t.TempDir(), "agent.yaml")
-	if r := ReadReach(missing); r.Listen != "127.0.0.1:2025" || r.Said || r.Err == nil || !strings.HasPrefix(r.Err.Error(), missing+": ") {
+	if r := (Source{File: missing}).ReadReach(); r.Listen != "127.0.0.1:2025" || r.Said || r.Err == nil || !strings.HasPrefix(r.Err.Error(), missing+": ") {
 		t.Errorf("no file: %+v", r)
 	}
-	if r := ReadReach(""); r.Listen != "127.0.0.1:2025" || r.Err != nil {
+	if r := (Source{File: ""}).ReadReach(); r.Listen != "127.0.0.1:2025" || r.Err != nil {
 		t.Errorf("no path: %+v", r)
 	}
 }

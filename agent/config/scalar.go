@@ -22,9 +22,9 @@ const (
 	formBool
 )
 
-// scalarParser reads the text of a scalar as it is written. Paths are resolved against dir. Its errors
-// never quote text.
-type scalarParser func(text string, form form, dir string) (any, error)
+// scalarParser reads the text of a scalar as it is written. Paths begin in one of the folders. Its
+// errors never quote text.
+type scalarParser func(text string, form form, in folders) (any, error)
 
 // scalars are the types that are written as one YAML scalar.
 var scalars = map[reflect.Type]scalarParser{
@@ -32,27 +32,27 @@ var scalars = map[reflect.Type]scalarParser{
 	reflect.TypeFor[int]():                 parseInt,
 	reflect.TypeFor[float64]():             parseFloat,
 	reflect.TypeFor[time.Duration]():       parseDuration,
-	reflect.TypeFor[ByteSize]():            func(text string, _ form, _ string) (any, error) { return parseByteSize(text) },
-	reflect.TypeFor[MemoryLimit]():         func(text string, _ form, _ string) (any, error) { return parseMemoryLimit(text) },
+	reflect.TypeFor[ByteSize]():            func(text string, _ form, _ folders) (any, error) { return parseByteSize(text) },
+	reflect.TypeFor[MemoryLimit]():         func(text string, _ form, _ folders) (any, error) { return parseMemoryLimit(text) },
 	reflect.TypeFor[FileMode]():            parseQuotedMode,
 	reflect.TypeFor[Account]():             parseAccount,
-	reflect.TypeFor[string]():              quoted(func(text, _ string) (any, error) { return text, nil }),
+	reflect.TypeFor[string]():              quoted(func(text string, _ folders) (any, error) { return text, nil }),
 	reflect.TypeFor[Path]():                quoted(parsePath),
 	reflect.TypeFor[upstream.SecretName](): quoted(parseName[upstream.SecretName]),
 	reflect.TypeFor[upstream.VersionID]():  quoted(parseName[upstream.VersionID]),
-	reflect.TypeFor[upstream.SecretRef](): quoted(func(text, _ string) (any, error) {
+	reflect.TypeFor[upstream.SecretRef](): quoted(func(text string, _ folders) (any, error) {
 		ref, err := upstream.ParseSecretRef(text)
 		return ref, reasonOf(err)
 	}),
-	secretDataType: quoted(func(text, _ string) (any, error) { return upstream.NewSecretData([]byte(text)), nil }),
+	secretDataType: quoted(func(text string, _ folders) (any, error) { return upstream.NewSecretData([]byte(text)), nil }),
 }
 
 // isScalar reports whether a value of type t is written as one YAML scalar.
 func isScalar(t reflect.Type) bool { return scalars[t] != nil }
 
 // parseScalar reads text into a value of the scalar type t.
-func parseScalar(t reflect.Type, text string, form form, dir string) (reflect.Value, error) {
-	v, err := scalars[t](text, form, dir)
+func parseScalar(t reflect.Type, text string, form form, in folders) (reflect.Value, error) {
+	v, err := scalars[t](text, form, in)
 	if err != nil {
 		return reflect.Value{}, err
 	}
@@ -60,23 +60,23 @@ func parseScalar(t reflect.Type, text string, form form, dir string) (reflect.Va
 }
 
 // quoted makes a parser of text that YAML must not take for something else.
-func quoted(parse func(text, dir string) (any, error)) scalarParser {
-	return func(text string, form form, dir string) (any, error) {
+func quoted(parse func(text string, in folders) (any, error)) scalarParser {
+	return func(text string, form form, in folders) (any, error) {
 		if form != formText {
 			return nil, errors.New("must be text: put it in quotes")
 		}
-		return parse(text, dir)
+		return parse(text, in)
 	}
 }
 
-func parseBool(text string, form form, _ string) (any, error) {
+func parseBool(text string, form form, _ folders) (any, error) {
 	if form != formBool {
 		return nil, errors.New("must be true or false")
 	}
 	return text == "true", nil
 }
 
-func parseInt(text string, form form, _ string) (any, error) {
+func parseInt(text string, form form, _ folders) (any, error) {
 	n, err := strconv.ParseInt(text, 10, 0)
 	if form != formInteger || err != nil {
 		return nil, errors.New("must be a whole number")
@@ -84,7 +84,7 @@ func parseInt(text string, form form, _ string) (any, error) {
 	return int(n), nil
 }
 
-func parseFloat(text string, form form, _ string) (any, error) {
+func parseFloat(text string, form form, _ folders) (any, error) {
 	f, err := strconv.ParseFloat(text, 64)
 	if form != formInteger && form != formFloat || err != nil {
 		return nil, errors.New("must be a number")
@@ -92,7 +92,7 @@ func parseFloat(text string, form form, _ string) (any, error) {
 	return f, nil
 }
 
-func parseDuration(text string, form form, _ string) (any, error) {
+func parseDuration(text string, form form, _ folders) (any, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil && form == formInteger {
 		return nil, errors.New("must have a unit, such as 30s, 5m or 24h")
@@ -103,34 +103,34 @@ func parseDuration(text string, form form, _ string) (any, error) {
 	return d, nil
 }
 
-func parseQuotedMode(text string, form form, _ string) (any, error) {
+func parseQuotedMode(text string, form form, _ folders) (any, error) {
 	if form != formText {
 		return nil, errors.New(`must be in quotes, such as "0600": without them YAML reads a number`)
 	}
 	return parseFileMode(text)
 }
 
-func parseAccount(text string, form form, _ string) (any, error) {
+func parseAccount(text string, form form, _ folders) (any, error) {
 	if form != formText && form != formInteger {
 		return nil, errors.New("must be a name or a number")
 	}
 	return Account(text), nil
 }
 
-func parsePath(text, dir string) (any, error) {
+func parsePath(text string, in folders) (any, error) {
 	if text == "" {
 		return nil, errors.New("must not be empty")
 	}
 	if strings.ContainsRune(text, 0) {
 		return nil, errors.New("must not contain a NUL character")
 	}
-	return resolve(dir, text), nil
+	return in.resolve(text)
 }
 
 func parseName[T interface {
 	~string
 	Validate() error
-}](text, _ string) (any, error) {
+}](text string, _ folders) (any, error) {
 	return T(text), reasonOf(T(text).Validate())
 }
 
@@ -181,7 +181,7 @@ func bound(t reflect.Type, text string) reflect.Value {
 	if text == "" {
 		return reflect.Value{}
 	}
-	return mustScalar(t, text, "")
+	return mustScalar(t, text, folders{})
 }
 
 // formOf returns how the tags of this package write a value of type t.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"math"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -84,11 +83,3 @@ func parseFileMode(s string) (FileMode, error) {
 
 // Account is the name or number of a user or group. Empty means that of the agent.
 type Account string
-
-// resolve returns path made absolute against dir.
-func resolve(dir, path string) Path {
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
-	return Path(filepath.Clean(path))
-}

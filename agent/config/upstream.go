@@ -14,9 +14,9 @@ type Upstream struct {
 
 // Local is the built-in backend.
 type Local struct {
-	Database    Path    `yaml:"database" default:"./var/data/secrets.db" path:"write"`
-	Keyring     Path    `yaml:"keyring" default:"./var/keys/keyring.json" path:"watch,write"` // created when missing
-	MaxVersions int     `yaml:"maxVersions" default:"10" min:"2" max:"100"`                   // of one secret
+	Database    Path    `yaml:"database" default:"$STATE_DIRECTORY/data/secrets.db" path:"write"`
+	Keyring     Path    `yaml:"keyring" default:"$STATE_DIRECTORY/keys/keyring.json" path:"watch,write"` // created when missing
+	MaxVersions int     `yaml:"maxVersions" default:"10" min:"2" max:"100"`                              // of one secret
 	Emulate     Emulate `yaml:"emulate"`
 	Seed        []Seed  `yaml:"seed"`
 	API         API     `yaml:"api"`
@@ -42,7 +42,7 @@ type Seed struct {
 type API struct {
 	// Socket is the unix socket of the command line, 0600: who can open it may do
 	// everything. Empty means none.
-	Socket Path `yaml:"socket" default:"./var/run/kms.sock" off:"true" path:"write"`
+	Socket Path `yaml:"socket" default:"$STATE_DIRECTORY/run/kms.sock" off:"true" path:"write"`
 
 	// Listen is a TCP address for SDKs; empty means none. Only a loopback address may do
 	// without TLS.

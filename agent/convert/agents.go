@@ -13,7 +13,7 @@ import (
 
 const (
 	toStderr  = "the log goes to standard error: the journal, or the log of the container, keeps it"
-	tokenFrom = "the first that is set of KMS_TOKEN, KMS_SESSION_TOKEN, KMS_CONTAINER_AUTHORIZATION_TOKEN and the same with AWS says what it is, or names its file; without any, it is made in ./var/run/token. " +
+	tokenFrom = "the first that is set of KMS_TOKEN, KMS_SESSION_TOKEN, KMS_CONTAINER_AUTHORIZATION_TOKEN and the same with AWS says what it is, or names its file; without any, it is made in run/token of the state directory. " +
 		"Applications that read %s need tokenFile: %[1]s"
 	otherVariables = "only the variables of the token are looked at: for another one, set endpoint.tokenFile to the file that it names"
 	maxTTL         = 168 * time.Hour

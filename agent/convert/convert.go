@@ -163,8 +163,8 @@ func (c *converter) upstream() {
 	up := c.out.in("upstream")
 	if c.opts.Region == "" {
 		local := up.in("local")
-		local.set("database", "./var/data/secrets.db")
-		local.set("keyring", "./var/keys/keyring.json")
+		local.set("database", "$STATE_DIRECTORY/data/secrets.db")
+		local.set("keyring", "$STATE_DIRECTORY/keys/keyring.json")
 		return
 	}
 	endpoint := &mapping{}

@@ -127,7 +127,7 @@ func load(t *testing.T, dir, text string) *config.Config {
 	t.Helper()
 	path := filepath.Join(dir, "agent.yaml")
 	must(t, os.WriteFile(path, []byte(text), 0o600))
-	cfg, err := agent.Load(path)
+	cfg, err := config.Load(path, agent.Check)
 	if problems, ok := errors.AsType[config.Problems](err); ok {
 		t.Fatalf("%s\n%s", problems.Report(), text)
 	}

@@ -152,7 +152,7 @@ func (c *converter) listenerUnix(n *node) {
 		c.note(c.file, n.line, "listener", "is left out: there is one socket")
 		return
 	}
-	endpoint.set("socket", "./var/run/agent.sock")
+	endpoint.set("socket", "$STATE_DIRECTORY/run/agent.sock")
 	c.serveVault()
 	owner := func(key string) rule { return c.text(func(_ *node, text string) { endpoint.set(key, text) }) }
 	c.each(n.below, "listener.unix.", rules{
@@ -174,7 +174,7 @@ func (c *converter) serveVault() {
 		mounts = []string{"secret"}
 	}
 	endpoint.set("vaultMounts", mounts)
-	endpoint.set("tokenFile", "./var/run/token")
+	endpoint.set("tokenFile", "$STATE_DIRECTORY/run/token")
 	c.note(c.file, 0, "listener {}", "applications send the token of endpoint.tokenFile as X-Vault-Token and can only read secrets, "+
 		"below the mounts of endpoint.vaultMounts; {name: kv, version: 1} is one of KV v1; a prefix of --mount is part of the path")
 }
@@ -457,7 +457,7 @@ func (c *converter) finish() error {
 	if endpoint := c.out.in("endpoint"); !endpoint.has("listen") {
 		endpoint.set("listen", raw("off"))
 		if !endpoint.has("socket") {
-			endpoint.set("socket", "./var/run/agent.sock") // for get and status
+			endpoint.set("socket", "$STATE_DIRECTORY/run/agent.sock") // for get and status
 		}
 	}
 	return nil

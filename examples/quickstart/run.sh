@@ -26,10 +26,8 @@ if [ -z "${SECRETAGENT:-}" ]; then
 fi
 PORT=${PORT:-2025}
 
-# The example configuration names its files relative to itself.
+# What the agent writes lies in the folder var beside its configuration.
 sed "s/127\.0\.0\.1:2025/127.0.0.1:$PORT/" "$repo/agent.example.yaml" >"$work/agent.yaml"
-mkdir -p "$work/examples/quickstart"
-cp "$repo/examples/quickstart/app.env.tmpl" "$work/examples/quickstart/"
 cd "$work"
 
 "$SECRETAGENT" run --config agent.yaml 2>agent.log &
