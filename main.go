@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"os"
 
 	"secretagent/agent/command"
@@ -10,6 +11,11 @@ import (
 
 // version is set by the linker: -ldflags "-X main.version=1.2.3".
 var version = "dev"
+
+// example is the configuration with every key, which the binary prints as a help topic.
+//
+//go:embed agent.example.yaml
+var example string
 
 func main() {
 	os.Exit(command.Main(command.SignalContext(context.Background()), command.Process{
@@ -19,5 +25,6 @@ func main() {
 		Stderr:  os.Stderr,
 		Getenv:  os.Getenv,
 		Version: version,
+		Example: example,
 	}))
 }

@@ -24,6 +24,7 @@ type Process struct {
 	Stdout, Stderr io.Writer // Stderr is written in the background, also while Stdout is
 	Getenv         func(string) string
 	Version        string // of the program
+	Example        string // agent.example.yaml
 }
 
 // Main runs one command and returns the exit code. It blocks until the command is done, for
@@ -126,7 +127,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 func (a *app) source() (config.Source, error) {
 	path, err := config.Find(a.configFlag, a.Getenv, ".")
 	if err != nil {
-		err = usageError{withHint(err, "agent.example.yaml shows every key")}
+		err = usageError{withHint(err, "secretagent help agent.yaml prints one with every key")}
 	}
 	return config.Source{File: path, StateDir: a.stateDir, Keyring: a.keyring}, err
 }

@@ -20,9 +20,12 @@ import (
 //go:embed help/*.md
 var topicFiles embed.FS
 
+// exampleTopic is the name of the topic that is the configuration with every key.
+const exampleTopic = "agent.yaml"
+
 // topics returns the text of every topic by its name.
-func topics() map[string]string {
-	all := map[string]string{}
+func (a *app) topics() map[string]string {
+	all := map[string]string{exampleTopic: a.Example}
 	entries, _ := topicFiles.ReadDir("help")
 	for _, e := range entries {
 		text, err := topicFiles.ReadFile("help/" + e.Name())
@@ -46,7 +49,7 @@ its --help; of a name that is both, such as status, this prints the topic.`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			var names []cobra.Completion
 			if len(args) == 0 {
-				names = slices.Sorted(maps.Keys(topics()))
+				names = slices.Sorted(maps.Keys(a.topics()))
 			}
 			if parent, _, err := cmd.Root().Find(args); err == nil {
 				for _, c := range parent.Commands() {
@@ -65,7 +68,7 @@ its --help; of a name that is both, such as status, this prints the topic.`,
 
 // help prints what args name.
 func (a *app) help(root *cobra.Command, args []string) error {
-	all := topics()
+	all := a.topics()
 	if len(args) == 0 {
 		if err := root.Help(); err != nil {
 			return err
@@ -73,6 +76,9 @@ func (a *app) help(root *cobra.Command, args []string) error {
 		return a.write([]byte("\n" + topicList(all)))
 	}
 	if text, ok := all[args[0]]; ok && len(args) == 1 {
+		if args[0] != exampleTopic && isTerminal(a.Stdout) {
+			text = layout(text)
+		}
 		return a.page(text)
 	}
 	if cmd, rest, err := root.Find(args); err == nil && len(rest) == 0 && cmd != root {
@@ -90,19 +96,20 @@ func (a *app) help(root *cobra.Command, args []string) error {
 func topicList(all map[string]string) string {
 	list := "Topics, each printed by \"secretagent help TOPIC\":\n"
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		title, _, _ := strings.Cut(strings.TrimPrefix(all[name], "# "), "\n")
+		title := "Every key of the configuration, with its default"
+		if name != exampleTopic {
+			title, _, _ = strings.Cut(strings.TrimPrefix(all[name], "# "), "\n")
+		}
 		list += fmt.Sprintf("  %-13s %s\n", name, title)
 	}
 	return list
 }
 
-// page writes a topic: as it is where a program or a file gets it, laid out and through a pager
-// on a terminal.
+// page writes a text, on a terminal through a pager.
 func (a *app) page(text string) error {
 	if !isTerminal(a.Stdout) {
 		return a.write([]byte(text))
 	}
-	text = layout(text)
 	pager := strings.Fields(cmp.Or(a.Getenv("PAGER"), "less -FRX"))
 	path, err := exec.LookPath(pager[0])
 	if err != nil {
@@ -135,7 +142,11 @@ func layout(markdown string) string {
 			continue
 		}
 		flush()
-		if !strings.HasPrefix(line, "<!--") {
+		switch item, isItem := strings.CutPrefix(line, "- "); {
+		case strings.HasPrefix(line, "<!--"):
+		case isItem && columns(line) > width:
+			writeWrapped(&out, "-", 2, item)
+		default:
 			out.WriteString(line)
 		}
 	}
@@ -185,20 +196,26 @@ func writeTable(w io.Writer, rows [][]string) {
 			fmt.Fprintln(w, line)
 			line = ""
 		}
-		for word := range strings.FieldsSeq(last) {
-			if n := columns(line); n > indent && n+1+columns(word) > width {
-				fmt.Fprintln(w, line)
-				line = ""
-			}
-			if n := columns(line); n < indent {
-				line += strings.Repeat(" ", indent-n)
-			} else {
-				line += " "
-			}
-			line += word
-		}
-		fmt.Fprintln(w, strings.TrimRight(line, " "))
+		writeWrapped(w, line, indent, last)
 	}
+}
+
+// writeWrapped writes text behind what the line has already, from column indent on, in as many
+// lines as it takes.
+func writeWrapped(w io.Writer, line string, indent int, text string) {
+	for word := range strings.FieldsSeq(text) {
+		if n := columns(line); n > indent && n+1+columns(word) > width {
+			fmt.Fprintln(w, line)
+			line = ""
+		}
+		if n := columns(line); n < indent {
+			line += strings.Repeat(" ", indent-n)
+		} else {
+			line += " "
+		}
+		line += word
+	}
+	fmt.Fprintln(w, strings.TrimRight(line, " "))
 }
 
 // columns returns how wide text is; the pages have no wide characters.

@@ -31,8 +31,12 @@ func pages(t *testing.T) map[string]string {
 
 func TestREADMEIsAnEntry(t *testing.T) {
 	for file, text := range pages(t) {
+		generated := false
 		for i, line := range strings.Split(text, "\n") {
-			if n := utf8.RuneCountInString(line); n > 120 {
+			if strings.HasPrefix(line, "<!-- ") {
+				generated = strings.Contains(line, "generated")
+			}
+			if n := utf8.RuneCountInString(line); n > 120 && !generated {
 				t.Errorf("%s:%d: %d characters, at most 120", file, i+1, n)
 			}
 		}
@@ -45,12 +49,13 @@ func TestREADMEIsAnEntry(t *testing.T) {
 var (
 	isLink    = regexp.MustCompile(`(?:\]\(|src="|srcset=")([^)"#]+)`)
 	isExample = regexp.MustCompile("`(examples/[a-z/-]+)`")
-	isTopic   = regexp.MustCompile("secretagent help ([a-z][a-z-]*)")
+	isTopic   = regexp.MustCompile("secretagent help ([a-z][a-z.-]*[a-z])")
 )
 
 // TestPagesNameWhatThereIs follows every link, example and topic that a page names. What the
 // binary prints never sends its reader to the source code.
 func TestPagesNameWhatThereIs(t *testing.T) {
+	topics := (&app{}).topics()
 	for file, text := range pages(t) {
 		for _, m := range isLink.FindAllStringSubmatch(text, -1) {
 			if strings.HasPrefix(m[1], "https://") {
@@ -66,12 +71,83 @@ func TestPagesNameWhatThereIs(t *testing.T) {
 			}
 		}
 		for _, m := range isTopic.FindAllStringSubmatch(text, -1) {
-			if topics()[m[1]] == "" {
+			if _, ok := topics[m[1]]; !ok {
 				t.Errorf("%s: there is no topic %s", file, m[1])
 			}
 		}
 		if !strings.Contains(file, "README") && strings.Contains(text, "go doc") {
 			t.Errorf("%s: sends a user of the binary to go doc", file)
 		}
+	}
+}
+
+var (
+	isCode   = regexp.MustCompile("(?s)```[a-z]*\n(.*?)\n```|`([^`\n]+(?:\n[^`\n]+)?)`")
+	isKey    = regexp.MustCompile(`^(upstream|cache|endpoint|render|exec|log|process|templates|sets|secrets)(\.[a-zA-Z]+(\[\])?)+$`)
+	isMetric = regexp.MustCompile("`(secretagent_[a-z_]+)`")
+	isCall   = regexp.MustCompile(`(?:^|[ /])secretagent ([^|#>\n&]*)`)
+	isFlag   = regexp.MustCompile(`^--([a-z][a-z-]*)`)
+)
+
+// TestPagesNameRealKeysMetricsAndFlags holds what pages name in code against the binary: keys of
+// the configuration, metrics, commands and their flags.
+func TestPagesNameRealKeysMetricsAndFlags(t *testing.T) {
+	all := pages(t)
+	generated := func(topic string) string { // which a test of the package holds against the code
+		_, block, _ := strings.Cut(all["help/"+topic+".md"], "<!-- generated:")
+		block, _, found := strings.Cut(block, "<!-- end -->")
+		if !found {
+			t.Fatalf("%s has no generated part", topic)
+		}
+		return block
+	}
+	keys, metrics := generated("configuration"), generated("metrics")
+	calls, named, measured := 0, 0, 0
+	for file, page := range all {
+		for _, m := range isMetric.FindAllStringSubmatch(page, -1) {
+			if measured++; !strings.Contains(metrics, m[0]) {
+				t.Errorf("%s: there is no metric %s", file, m[1])
+			}
+		}
+		for _, m := range isCode.FindAllStringSubmatch(page, -1) {
+			code := m[1] + m[2]
+			if isKey.MatchString(code) {
+				if named++; !strings.Contains(keys, "`"+code+"`") && !strings.Contains(keys, "`"+code+".") && !strings.Contains(keys, "`"+code+"[]") {
+					t.Errorf("%s: there is no key %s", file, code)
+				}
+			}
+			for _, call := range isCall.FindAllStringSubmatch(strings.ReplaceAll(code, "\\\n", " "), -1) {
+				calls++
+				checkCall(t, file, strings.Fields(call[1]))
+			}
+		}
+	}
+	if calls < 30 || named < 40 || measured < 100 {
+		t.Errorf("only %d calls, %d keys and %d metrics were found", calls, named, measured)
+	}
+}
+
+// checkCall checks the words after "secretagent": a command that there is, with flags of its own.
+func checkCall(t *testing.T, file string, words []string) {
+	t.Helper()
+	root := (&app{}).root()
+	root.InitDefaultHelpCmd()
+	cmd, path := root, []string{}
+	for _, word := range words {
+		if m := isFlag.FindStringSubmatch(strings.Trim(word, "[]`\"',.")); m != nil {
+			if m[1] != "help" && m[1] != "version" && cmd.Flags().Lookup(m[1]) == nil && cmd.InheritedFlags().Lookup(m[1]) == nil {
+				t.Errorf("%s: secretagent %s has no flag --%s", file, strings.Join(path, " "), m[1])
+			}
+			continue
+		}
+		if !cmd.HasSubCommands() || !regexp.MustCompile(`^[a-z][a-z-]*$`).MatchString(word) {
+			continue // an argument, or the value of a flag
+		}
+		next, _, err := cmd.Find([]string{word})
+		if err != nil || next == cmd {
+			t.Errorf("%s: there is no command secretagent %s", file, strings.Join(append(path, word), " "))
+			return
+		}
+		cmd, path = next, append(path, word)
 	}
 }

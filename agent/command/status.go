@@ -40,7 +40,7 @@ sees only the secrets that it may read.
 
 With --watch the agent is asked every second, and the picture drawn again when it has changed,
 until it is interrupted. Colours are used on a terminal only, and not when NO_COLOR is set. The
-schema of --output json is that of GET /status, described in "go doc secretagent/agent.Status".
+schema of --output json is that of GET /status, described by "secretagent help status".
 
 With --live or --ready only that is asked, without a token: made for health checks of
 containers. --live asks whether the agent answers at all, --ready whether it holds and has

@@ -63,7 +63,7 @@ func TestAPageIsPaged(t *testing.T) {
 	echo := bufio.NewReader(terminal)
 	for _, c := range []struct{ pager, title string }{{"sed s/^#/paged:/", "paged: Title"}, {"no-such-pager -x", "# Title"}} {
 		pager = c.pager
-		must(t, a.page(page))
+		must(t, a.page(layout(page)))
 		for _, want := range []string{c.title, "", "  Exit  Means", "  0     a|b", "  `a long name, longer than its column`", "        c", "", "The end."} {
 			if line, err := echo.ReadString('\n'); err != nil || line != want+"\r\n" {
 				t.Errorf("%s: %q, %v, want %q", c.pager, line, err, want)

@@ -177,7 +177,7 @@ func (c *converter) print() string {
 	var b strings.Builder
 	say := func(format string, args ...any) { comment(&b, " ", fmt.Sprintf(format, args...)) }
 	say("Made from %s by: secretagent config convert --from %s", c.file, c.opts.From)
-	say("agent.example.yaml explains every key; secretagent check tells what this machine lacks.")
+	say("secretagent help agent.yaml explains every key; secretagent check tells what this machine lacks.")
 	if up := c.out.in("upstream"); up.has("local") {
 		b.WriteString("#\n")
 		say("The secrets are in the built-in backend: store them with \"secretagent secret create NAME --data-file FILE\", or convert with --region to have them in Alibaba Cloud KMS.")
@@ -231,7 +231,7 @@ func (c *converter) each(nodes []*node, above string, known rules) {
 		case n.kind == block && known.below(key):
 			c.each(n.below, key+".", known)
 		default:
-			c.without("is not known here: see whether agent.example.yaml has it")(&node{key: above + n.key, line: n.line, kind: n.kind})
+			c.without("is not known here: see whether \"secretagent help agent.yaml\" has it")(&node{key: above + n.key, line: n.line, kind: n.kind})
 		}
 	}
 }

@@ -119,28 +119,10 @@
 // Errors are {"Code","Message","RequestId"} in the shape of KMS, with "request_id" and "errors"
 // for clients of Vault that asked at a path which is none of Vault's: without these, Go's client
 // takes an error for a secret. In the shapes of the AWS agent and of Vault they have the status
-// that their clients expect. What the backend answered keeps its KMS code and status; what this package refuses by itself has a code of its own:
-//
-//	400 MalformedRequest      not HTTP, or a body where none belongs
-//	400 InvalidParameter      a parameter is wrong; 400 MissingParameter: one is missing
-//	403 ForwardedRequest      the request came through a proxy (X-Forwarded-*, Forwarded, Via, X-Real-Ip)
-//	403 HostNotAllowed        Host is neither loopback nor allowed: DNS rebinding
-//	403 OriginNotAllowed      a browser sent it on behalf of a page
-//	403 TokenMissing          no token, and no rule for the peer's uid or gid
-//	403 TokenInvalid          the token is not, or no longer, valid; or two tokens that differ
-//	403 SessionEnded          the session of a browser has ended; 403 LinkInvalid: a one-time link was used, or is too old
-//	403 PeerNotAllowed        the token is valid, but only for another uid or gid
-//	403 Forbidden.NoPermission  the caller may not read this name; the same whether it exists or not
-//	400 WrappingNotSupported  a client of Vault wants the answer wrapped; 400 UnsupportedOperation: it wants versions of a backend that tells none
-//	403 MountUnknown          a client of Vault asks for a mount that is not there; 403 TokenNotRevoked: it wants to end its token
-//	404 PathNotFound          no such path; 404 FieldNotFound: the secret has no such key, or it is null
-//	405 MethodNotAllowed      with Allow
-//	408 RequestTimeout        the request did not arrive in time
-//	413 BodyTooLarge, 431 HeaderTooLarge
-//	417 ExpectationFailed     the request carries Expect; nothing here takes a body (this answer alone has no JSON)
-//	500 InternalFailure       a defect; the log has it under the request id
-//	503 TooManyConnections, TooManyWaiters, TooManyBatches, ShuttingDown
-//	504 UpstreamTimeout       the backend did not answer in time and no usable value is held
+// that their clients expect. What the backend answered keeps its KMS code and status; what this
+// package refuses by itself has a code of its own, see refusal.go and "secretagent help errors",
+// which a test compares. A parameter that is wrong or missing is 400 InvalidParameter or
+// MissingParameter; a request that carries Expect is 417, the one answer without JSON.
 //
 // # Who may ask
 //
