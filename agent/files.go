@@ -16,10 +16,11 @@ import (
 // renderOptions turns the configuration into that of the renderer.
 func renderOptions(cfg *config.Config, log *slog.Logger) render.Options {
 	opts := render.Options{
-		Root:     string(cfg.Render.Root),
-		StateDir: string(cfg.Render.StateDir),
-		Timeout:  cfg.Endpoint.LookupTimeout,
-		Logger:   log.With("part", "render"),
+		Root:       string(cfg.Render.Root),
+		FolderMode: cfg.Render.FolderMode.Perm(),
+		StateDir:   string(cfg.Render.StateDir),
+		Timeout:    cfg.Endpoint.LookupTimeout,
+		Logger:     log.With("part", "render"),
 	}
 	if len(cfg.Templates) == 0 && len(cfg.Sets) == 0 {
 		opts.StateDir = "" // nothing to remember

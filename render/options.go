@@ -28,6 +28,7 @@ type Source interface {
 const (
 	defaultMode        fs.FileMode = 0o600
 	defaultFolderMode  fs.FileMode = 0o700
+	sharedFolderMode   fs.FileMode = 0o711
 	defaultTimeout                 = 30 * time.Second // of one read of the source
 	defaultHookTimeout             = 30 * time.Second
 
@@ -46,6 +47,10 @@ type Options struct {
 	// elsewhere root writes only by paths that nobody else could lead away, see
 	// [keyfile.CheckPath].
 	Root string
+
+	// FolderMode is that of folders that are missing on the way to a destination. Zero: 0700, or
+	// 0711 where others than the owner may read one of the files, and then get to it by its name.
+	FolderMode fs.FileMode
 
 	// StateDir remembers which hooks are owed, so that a restart does not forget them. It is
 	// created 0700 where missing. Empty: owed hooks are forgotten when the process ends.

@@ -170,6 +170,7 @@ func (p *prepared) reopen() (err error) {
 type folder struct {
 	root string // empty: anywhere
 	path string
+	mode fs.FileMode // of what is missing of it
 	sync bool
 }
 
@@ -201,7 +202,7 @@ func (d folder) open(create bool) (*os.Root, error) {
 	if d.root == "" {
 		var err error
 		if create {
-			err = keyfile.MakeFolder(d.path, defaultFolderMode, d.sync)
+			err = keyfile.MakeFolder(d.path, d.mode, d.sync)
 		} else {
 			err = keyfile.CheckPath(d.path)
 		}
@@ -223,7 +224,7 @@ func (d folder) open(create bool) (*os.Root, error) {
 		return nil, err
 	}
 	if create {
-		if err := root.MkdirAll(rel, defaultFolderMode); err != nil {
+		if err := root.MkdirAll(rel, d.mode); err != nil {
 			return nil, err
 		}
 	}

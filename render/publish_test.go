@@ -78,6 +78,41 @@ func TestPublish(t *testing.T) {
 	wantNames(t, dir, "a", "file", long) // no temporary file is left
 }
 
+// Others get to a file that they may read, also when a private one was first in its folder.
+func TestFoldersLetInWhomTheFilesDo(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(o *Options)
+		want   fs.FileMode
+	}{
+		{"private files", func(*Options) {}, 0o700},
+		{"one for the group", func(o *Options) { o.Targets[1].Mode = 0o640 }, 0o711},
+		{"one for all, below a root", func(o *Options) { o.Targets[1].Mode, o.Root = 0o644, filepath.Dir(filepath.Dir(o.Targets[0].Destination)) }, 0o711},
+		{"as it is said", func(o *Options) { o.FolderMode = 0o750 }, 0o750},
+		{"a set that others may enter", func(o *Options) {
+			o.Sets = []Set{{Directory: filepath.Dir(o.Targets[0].Destination) + "/set", Mode: 0o750, Files: []SetFile{{Name: "f", Content: Content{Contents: "x"}}}}}
+		}, 0o711},
+	} {
+		dir := t.TempDir() + "/made"
+		o := Options{Targets: []Target{
+			{Destination: dir + "/a", Content: Content{Contents: "x"}},
+			{Destination: dir + "/b", Content: Content{Contents: "x"}},
+		}}
+		c.change(&o)
+		r := mustNew(t, sourceOf("a", "x"), o)
+		must(t, r.RenderOnce(t.Context()))
+		if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != c.want {
+			t.Errorf("%s: %v, %v, want %04o", c.name, fi.Mode(), err, c.want)
+		}
+	}
+	for _, mode := range []fs.FileMode{0o600, 0o070, 0o720, 0o777} {
+		err := Options{FolderMode: mode}.Validate()
+		if err == nil || !strings.Contains(err.Error(), "render.folderMode") {
+			t.Errorf("%04o: %v", mode, err)
+		}
+	}
+}
+
 func wantMode(t *testing.T, path string, want fs.FileMode) {
 	t.Helper()
 	fi, err := os.Lstat(path)

@@ -57,7 +57,7 @@ func (l *fileSet) check() error {
 
 // open implements layout: 1.
 func (l *fileSet) open(create bool) (_ *os.Root, err error) {
-	parent, err := folder{root: l.folder.root, path: filepath.Dir(l.folder.path), sync: l.folder.sync}.open(create)
+	parent, err := folder{root: l.folder.root, path: filepath.Dir(l.folder.path), mode: l.folder.mode, sync: l.folder.sync}.open(create)
 	if err != nil {
 		return nil, err
 	}

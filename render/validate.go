@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -30,8 +31,9 @@ func (o Options) Validate() error { return build(o).problems.Err() }
 type builder struct {
 	opts     Options
 	problems upstream.OptionErrors
-	root     string // absolute; empty: none
-	stateDir folder // without a path: none
+	root     string      // absolute; empty: none
+	folders  fs.FileMode // of folders that are made for targets
+	stateDir folder      // without a path: none
 	targets  []*target
 	groups   []*hookGroup
 
@@ -61,6 +63,10 @@ func build(o Options) *builder {
 			b.problems.Add("render.root", checkRoot(b.root))
 		}
 	}
+	b.folders = cmp.Or(o.FolderMode, o.folderMode())
+	if b.folders&0o700 != 0o700 || b.folders&0o022 != 0 {
+		b.problems.Addf("render.folderMode", octal(b.folders), `must let the agent in, and nobody else write, as "0750" does`)
+	}
 	for i := range o.Targets {
 		b.addFile(fmt.Sprintf("templates[%d]", i), &o.Targets[i])
 	}
@@ -69,6 +75,7 @@ func build(o Options) *builder {
 	}
 	b.checkClaims()
 	if o.StateDir != "" {
+		b.stateDir.mode = defaultFolderMode
 		b.stateDir.path = b.path("render.stateDir", o.StateDir)
 		check := keyfile.CheckFolder
 		if inside(b.root, b.stateDir.path) {
@@ -83,6 +90,17 @@ func build(o Options) *builder {
 	return b
 }
 
+// folderMode is the mode of new folders where FolderMode says nothing. It is one for all, so that it
+// does not matter which of the files in a folder is the first.
+func (o Options) folderMode() fs.FileMode {
+	others := slices.ContainsFunc(o.Targets, func(t Target) bool { return t.Mode&0o044 != 0 }) ||
+		slices.ContainsFunc(o.Sets, func(s Set) bool { return s.Mode&0o011 != 0 })
+	if others {
+		return sharedFolderMode
+	}
+	return defaultFolderMode
+}
+
 // addFile adds the target of one file.
 func (b *builder) addFile(key string, spec *Target) {
 	path := b.destination(key+".destination", spec.Destination)
@@ -95,7 +113,7 @@ func (b *builder) addFile(key string, spec *Target) {
 	if source, err := filepath.Abs(spec.Source); spec.Source != "" && err == nil && source == path {
 		b.problems.Addf(key+".destination", path, "it is also the source")
 	}
-	in := folder{root: b.root, path: filepath.Dir(path), sync: !spec.NoSync}
+	in := folder{root: b.root, path: filepath.Dir(path), mode: b.folders, sync: !spec.NoSync}
 	b.trusted(key+".destination", path, in.check)
 	f := file{name: filepath.Base(path), mode: b.mode(key, spec.Mode, defaultMode), owner: b.owner(key, spec.User, spec.Group)}
 	t := &target{name: path, files: []string{path}, onRemoved: spec.OnRemoved, wait: spec.Wait}
@@ -116,7 +134,7 @@ func (b *builder) addSet(key string, spec *Set) {
 	path := b.destination(key+".directory", spec.Directory)
 	b.sets = append(b.sets, path)
 	set := &fileSet{
-		folder: folder{root: b.root, path: path, sync: !spec.NoSync},
+		folder: folder{root: b.root, path: path, mode: b.folders, sync: !spec.NoSync},
 		mode:   b.mode(key, spec.Mode, defaultFolderMode), owner: b.owner(key, spec.User, spec.Group),
 	}
 	b.trusted(key+".directory", path, set.check)

@@ -8,8 +8,9 @@ import (
 
 // Render holds what all rendered files share.
 type Render struct {
-	Root     Path `yaml:"root"`                                      // set: destinations outside it are refused
-	StateDir Path `yaml:"stateDir" default:"$STATE_DIRECTORY/state"` // remembers hooks that are owed
+	Root       Path     `yaml:"root"`                                      // set: destinations outside it are refused
+	FolderMode FileMode `yaml:"folderMode"`                                // of folders that are made; zero: see [render.Options]
+	StateDir   Path     `yaml:"stateDir" default:"$STATE_DIRECTORY/state"` // remembers hooks that are owed
 }
 
 // Template is one rendered file.
