@@ -72,6 +72,7 @@ type Agent struct {
 	cache       *cache.Cache
 	endpoint    *endpoint.Server
 	credentials *credentials.Server
+	monitor     *endpoint.Server
 	api         *kmsserver.Server // nil: no KMS API
 	audit       *lines.Writer     // nil: no audit log
 	child       *child.Supervisor // nil: no application to supervise
@@ -96,7 +97,8 @@ type live struct {
 	renderer *render.Renderer
 	sources  string // fingerprint of the template files that renderer has read
 	callers  []endpoint.Caller
-	serving  []*listener // those of the endpoint and the credentials
+	scrapers []endpoint.Caller // who may see all metrics from other hosts
+	serving  []*listener       // those of the endpoint, the credentials and the metrics
 }
 
 // config returns the configuration in force.
@@ -166,11 +168,17 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if a.credentials, err = a.newCredentials(cfg); err != nil {
 		return nil, err
 	}
-	if now.serving, err = listenEndpoint(&cfg.Endpoint, nil, a.endpoint.MakeRoom, a.log); err != nil {
+	if now.scrapers, err = loadScrapers(cfg, nil, a.log, keyfile.Kind.Load); err != nil {
+		return nil, inSection(sectionMetrics, err)
+	}
+	if a.monitor, err = a.newMonitor(now.scrapers); err != nil {
+		return nil, err
+	}
+	if now.serving, err = a.listenServing(cfg, nil); err != nil {
 		return nil, err
 	}
 	a.live.Store(now) // closeServing looks there
-	a.undo.add("endpoint listeners", a.closeServing)
+	a.undo.add("listeners", a.closeServing)
 
 	if err := a.openAPI(&cfg.Upstream); err != nil {
 		return nil, err
@@ -216,7 +224,7 @@ func (a *Agent) newRenderer(cfg *config.Config) (*render.Renderer, error) {
 	return render.New(a.cache, opts)
 }
 
-// closeServing closes the endpoint's listeners, those of an agent that was never run included.
+// closeServing closes the listeners in use, those of an agent that was never run included.
 func (a *Agent) closeServing() error {
 	return closeOthers(a.live.Load().serving, nil, (*listener).close)
 }
@@ -318,6 +326,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		var stopping sync.WaitGroup // a slow reader takes no time from the others
 		defer stopping.Wait()
 		stopping.Go(func() { stopServer(stopCtx, a.log, partCredentials, a.credentials.Shutdown) })
+		stopping.Go(func() { stopServer(stopCtx, a.log, partMetrics, a.monitor.Shutdown) })
 		stopServer(stopCtx, a.log, partEndpoint, a.endpoint.Shutdown)
 		if a.api != nil {
 			stopServer(stopCtx, a.log, partAPI, a.api.Shutdown)

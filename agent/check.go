@@ -26,6 +26,7 @@ func Check(cfg *config.Config) error {
 	p.Add("", checkUpstream(cfg))
 	p.Add("", ofCache(cacheOptions(cfg, slog.New(slog.DiscardHandler)).Validate()))
 	p.Add("endpoint", checkEndpoint(&cfg.Endpoint))
+	p.Add(sectionMetrics, checkMetrics(cfg))
 	p.Add("", checkOutputs(cfg, false))
 	p.Add("", CheckExec(false)(cfg))
 	return p.Err()
@@ -68,6 +69,7 @@ func Warnings(cfg *config.Config) error {
 	var p upstream.OptionErrors
 	p.Add("", checkCallers(cfg))
 	p.Add("", checkNames(cfg))
+	p.Add("", checkScrapeToken(&cfg.Metrics))
 	return p.Err()
 }
 

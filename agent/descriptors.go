@@ -6,6 +6,7 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/agent/credentials"
+	"secretagent/agent/endpoint"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -26,6 +27,9 @@ func maxClients(cfg *config.Config, limit int, log *slog.Logger) int {
 	}
 	if cfg.Endpoint.Credentials != nil {
 		other += credentials.MaxConnections
+	}
+	if cfg.Metrics.Listen != "" {
+		other += endpoint.MonitorConnections
 	}
 	needed := cfg.Endpoint.MaxConnections + cfg.Endpoint.MaxWaiting + other
 	if limit == 0 || needed <= limit {

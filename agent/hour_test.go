@@ -436,6 +436,8 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	must(t, err)
 	a.credentials, err = a.newCredentials(cfg)
 	must(t, err)
+	a.monitor, err = a.newMonitor(nil)
+	must(t, err)
 	a.live.Store(&live{cfg: cfg, renderer: renderer, sources: fingerprint(templateFiles(cfg)), callers: callers})
 	a.metrics.registry.MustRegister(collector{a})
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -153,8 +154,14 @@ func (m *metrics) observeLookup(result string, took time.Duration) {
 // observeChild counts what happens to the supervised application.
 func (m *metrics) observeChild(e child.Event) { m.childEvents.WithLabelValues(string(e)).Inc() }
 
-// writeMetrics writes what v may see of the metrics. Other names than those of secrets, files and
-// callers are in none.
+// plainLabels are those that name nothing of the user's but services and certificates. Everybody who
+// may see any metric may see them; at metrics.listen without a token that is everybody.
+var plainLabels = []string{
+	"action", "certificate", "code", "endpoint", "event", "goversion", "kind", "network", "operation", "outcome", "reason", "result", "state", "version",
+}
+
+// writeMetrics writes what v may see of the metrics. Series with another label than plainLabels are
+// only for who may see what it names.
 func (a *Agent) writeMetrics(w io.Writer, v endpoint.Viewer) error {
 	if v.All {
 		return a.metrics.write(w, func(string, string) bool { return true })
@@ -172,10 +179,8 @@ func (a *Agent) writeMetrics(w io.Writer, v endpoint.Viewer) error {
 			return files[value]
 		case "caller":
 			return value == v.Caller
-		case "access_key":
-			return false
 		}
-		return true
+		return slices.Contains(plainLabels, label)
 	})
 }
 
@@ -216,6 +221,7 @@ func (c collector) Describe(chan<- *prometheus.Desc) {}
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s := sink{ch}
 	c.endpoint(s)
+	c.monitor(s)
 	c.unitCredentials(s)
 	c.api(s)
 	c.cache(s)
@@ -259,6 +265,22 @@ func (c collector) endpoint(s sink) {
 	if lost := c.agent.deps.LogLost; lost != nil {
 		s.counter("secretagent_log_lines_failed_total", "Lines of standard error that nobody took in time, or that could not be written.", lost())
 	}
+}
+
+// monitor shows who watches the agent from other hosts, where that is possible.
+func (c collector) monitor(s sink) {
+	if c.agent.config().Metrics.Listen == "" {
+		return
+	}
+	st := c.agent.monitor.Stats()
+	for _, refused := range []map[string]uint64{st.Refused, st.Failed} {
+		s.counters("secretagent_metrics_refusals_total", "Requests at metrics.listen that were refused, by code.", "code", refused)
+	}
+	s.gauge("secretagent_metrics_connections", "Open connections to metrics.listen.", float64(st.Connections+st.HealthConnections))
+	s.gauge("secretagent_metrics_connections_limit", "The limit of connections to metrics.listen.", endpoint.MonitorConnections)
+	s.counter("secretagent_metrics_connections_evicted_total", "Connections to metrics.listen closed to make room for others.", st.Evicted)
+	s.counter("secretagent_metrics_connections_timed_out_total", "Connections to metrics.listen closed because they did not move.", st.TimedOut)
+	s.counter("secretagent_metrics_panics_total", "Defects caught while answering at metrics.listen.", st.Panics)
 }
 
 // unitCredentials shows what services of systemd were given, where they are given anything.

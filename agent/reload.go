@@ -52,7 +52,8 @@ func (s *reloadStatus) note(err error) {
 // Reload reads the configuration file again, and everything that it names, and changes the
 // running agent to it: templates, hooks, declared secrets, limits of the cache, callers and
 // tokens, what services of systemd get, log level, endpoints and credentials of the cloud,
-// certificates, listeners and mounts of the endpoint. No lookup fails meanwhile.
+// certificates, listeners and mounts of the endpoint, listener and token of the metrics. No lookup
+// fails meanwhile.
 //
 // It is all or nothing. A file that is wrong, or that changes what only a restart can change,
 // is an error that names the keys, and the agent goes on as it was. Only a caller whose token file
@@ -153,7 +154,10 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if next.callers, err = loadCallers(&cfg.Endpoint, old.callers, a.log, keyfile.Kind.Load); err != nil {
 		return inSection("endpoint", err)
 	}
-	if next.serving, err = listenEndpoint(&cfg.Endpoint, old.serving, a.endpoint.MakeRoom, a.log); err != nil {
+	if next.scrapers, err = loadScrapers(cfg, old.scrapers, a.log, keyfile.Kind.Load); err != nil {
+		return inSection(sectionMetrics, err)
+	}
+	if next.serving, err = a.listenServing(cfg, old.serving); err != nil {
 		return err
 	}
 	undo.add("new listeners", func() error { return closeOthers(next.serving, old.serving, (*listener).close) })
@@ -161,6 +165,10 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	setCallers, err := a.endpoint.PrepareCallers(next.callers)
 	if err != nil {
 		return err
+	}
+	setScrapers, err := a.monitor.PrepareCallers(next.scrapers)
+	if err != nil {
+		return inSection(sectionMetrics, err)
 	}
 	setMounts, err := a.endpoint.PrepareVaultMounts(vaultMounts(cfg.Endpoint.VaultMounts))
 	if err != nil {
@@ -188,6 +196,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	}
 
 	setCallers()
+	setScrapers()
 	setMounts()
 	setUnits()
 	setLimits()
@@ -207,7 +216,7 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 		return nil
 	})
 	if err := closeOthers(old.serving, next.serving, (*listener).retire); err != nil {
-		a.log.Warn("closing a listener failed", "part", "endpoint", "err", err, "hint", "nothing: the new one is in use")
+		a.log.Warn("closing a listener failed", "err", err, "hint", "nothing: the new one is in use")
 	}
 	if next.renderer != old.renderer {
 		select {
@@ -290,6 +299,9 @@ func onlyRestartChanges(old, next *config.Config) error {
 			fixed{"endpoint.socketMode, on the same socket,", o.SocketMode, n.SocketMode},
 			fixed{"endpoint.socketUser, on the same socket,", o.SocketUser, n.SocketUser},
 			fixed{"endpoint.socketGroup, on the same socket,", o.SocketGroup, n.SocketGroup})
+	}
+	if m := &next.Metrics; m.Listen == old.Metrics.Listen && m.Listen != "" {
+		keys = append(keys, fixed{"metrics.tls, on the same address,", old.Metrics.TLS, m.TLS})
 	}
 	now := to.fixed()
 	for i, s := range from.fixed() {

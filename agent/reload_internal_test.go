@@ -17,6 +17,7 @@ var liveKeys = map[string]bool{
 	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenMode": true, "endpoint.tokenGroup": true, "endpoint.tokenGrace": true, "endpoint.callers": true, "endpoint.vaultMounts": true, "endpoint.credentials": true,
 	"upstream.local.seed": true, "upstream.local.api.accessKeys": true,
 	"upstream.alibaba.endpoints": true, "upstream.alibaba.credentials": true, "upstream.alibaba.timeout": true,
+	"metrics.listen": true, "metrics.tokenFile": true,
 	"upstream.alibaba.retry": true, "upstream.alibaba.budget": true, "upstream.alibaba.breaker": true,
 }
 
@@ -34,7 +35,7 @@ func keysOf(v reflect.Value, path string, visit func(path string, field reflect.
 			field = field.Elem()
 		}
 		switch at {
-		case "upstream", "upstream.local", "upstream.local.api", "upstream.alibaba", "cache", "endpoint", "render", "log":
+		case "upstream", "upstream.local", "upstream.local.api", "upstream.alibaba", "cache", "endpoint", "render", "log", "metrics":
 			if field.Kind() == reflect.Struct {
 				keysOf(field, at+".", visit)
 			}
@@ -98,6 +99,7 @@ func TestEveryKeyIsLiveOrRefused(t *testing.T) {
 func fixedConfig(cloud bool) *config.Config {
 	c := &config.Config{}
 	c.Endpoint.Listen, c.Endpoint.Socket, c.Endpoint.MaxWait = "127.0.0.1:2025", "/agent.sock", time.Second
+	c.Metrics.Listen = "0.0.0.0:9102"
 	if cloud {
 		c.Upstream.Alibaba = &config.Alibaba{}
 	} else {

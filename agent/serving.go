@@ -166,6 +166,7 @@ const (
 	partEndpoint    = "endpoint"
 	partCredentials = "systemd"
 	partAPI         = "kms-api"
+	partMetrics     = "metrics"
 )
 
 // listener is where a part of the agent answers.
@@ -176,12 +177,15 @@ type listener struct {
 	retired atomic.Bool      // closed on purpose, because the configuration changed
 }
 
-// serve answers on a listener of the endpoint, or that of the credentials, until the server is shut
-// down or the listener retired.
+// serve answers on a listener of [live.serving] until the server is shut down or the listener
+// retired.
 func (a *Agent) serve(l *listener) (err error) {
-	if l.part == partCredentials {
+	switch l.part {
+	case partCredentials:
 		err = a.credentials.Serve(l.Listener)
-	} else {
+	case partMetrics:
+		err = ignore(a.monitor.Serve(l.Listener), endpoint.ErrServerClosed)
+	default:
 		err = ignore(a.endpoint.Serve(l.Listener), endpoint.ErrServerClosed)
 	}
 	if l.retired.Load() {
@@ -224,20 +228,29 @@ func (l *listener) expiry() (own, clients time.Time) {
 	return own, clients
 }
 
-// listenEndpoint returns the endpoint's listeners. Those of open that are still wanted are kept.
-func listenEndpoint(cfg *config.Endpoint, open []*listener, makeRoom func() bool, log *slog.Logger) ([]*listener, error) {
-	if cfg.Listen == "" && cfg.Socket == "" && cfg.Credentials == nil {
-		log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
+// listenServing returns the listeners of the endpoint, the credentials and the metrics, in this
+// order. Those of open that are still wanted are kept.
+func (a *Agent) listenServing(cfg *config.Config, open []*listener) (listeners []*listener, err error) {
+	e := &cfg.Endpoint
+	if e.Listen == "" && e.Socket == "" && e.Credentials == nil {
+		a.log.Warn("endpoint.listen is off and endpoint.socket is not set: applications get files only", "hint", "set one of them unless that is meant")
 	}
-	listeners, err := openListeners("endpoint", partEndpoint, endpointListeners(cfg), open, makeRoom, log)
-	if err != nil {
-		return nil, err
+	for _, p := range []struct {
+		section, part string
+		wanted        []listen.Options
+		makeRoom      func() bool
+	}{
+		{"endpoint", partEndpoint, endpointListeners(e), a.endpoint.MakeRoom},
+		{sectionCredentials, partCredentials, unitCredentialListeners(e.Credentials), a.endpoint.MakeRoom},
+		{sectionMetrics, partMetrics, metricsListeners(&cfg.Metrics), a.monitor.MakeRoom},
+	} {
+		more, err := openListeners(p.section, p.part, p.wanted, open, p.makeRoom, a.log)
+		if err != nil {
+			return nil, errors.Join(err, closeOthers(listeners, open, (*listener).close))
+		}
+		listeners = append(listeners, more...)
 	}
-	more, err := openListeners(sectionCredentials, partCredentials, unitCredentialListeners(cfg.Credentials), open, makeRoom, log)
-	if err != nil {
-		return nil, errors.Join(err, closeOthers(listeners, open, (*listener).close))
-	}
-	return append(listeners, more...), nil
+	return listeners, nil
 }
 
 // listenAPI opens the listeners of the KMS API, which section of agent.yaml describes.
@@ -294,20 +307,29 @@ func closeOthers(list, except []*listener, do func(*listener) error) error {
 	return errors.Join(errs...)
 }
 
-// listeners returns those of the endpoint and the credentials, and then those of the KMS API.
+// listeners returns those of the endpoint, the credentials and the metrics, and then those of the
+// KMS API.
 func (a *Agent) listeners() []*listener { return slices.Concat(a.live.Load().serving, a.apiListeners) }
 
 // Addrs returns where the endpoint listens: TCP first, then the unix socket, then the one of the
 // credentials, as far as they are configured.
-func (a *Agent) Addrs() []net.Addr { return addrs(a.live.Load().serving) }
+func (a *Agent) Addrs() []net.Addr {
+	return addrs(a.live.Load().serving, partEndpoint, partCredentials)
+}
+
+// MetricsAddrs returns where other hosts see the metrics, if that is configured.
+func (a *Agent) MetricsAddrs() []net.Addr { return addrs(a.live.Load().serving, partMetrics) }
 
 // APIAddrs returns where the KMS API of the built-in backend listens: the unix socket first,
 // then TCP, as far as they are configured.
-func (a *Agent) APIAddrs() []net.Addr { return addrs(a.apiListeners) }
+func (a *Agent) APIAddrs() []net.Addr { return addrs(a.apiListeners, partAPI) }
 
-func addrs(listeners []*listener) (list []net.Addr) {
+// addrs returns the addresses of those listeners that serve one of the parts.
+func addrs(listeners []*listener, parts ...string) (list []net.Addr) {
 	for _, ln := range listeners {
-		list = append(list, ln.Addr())
+		if slices.Contains(parts, ln.part) {
+			list = append(list, ln.Addr())
+		}
 	}
 	return list
 }

@@ -103,13 +103,14 @@ type SecretStatus struct {
 
 // ListenerStatus is an address where the agent answers.
 type ListenerStatus struct {
-	Serves             string // endpoint, systemd (credentials for services) or kms-api
+	Serves             string // endpoint, systemd (credentials for services), metrics or kms-api
 	Network            string // tcp or unix
 	Address            string // host:port or path
 	TLS                bool
 	CertificateExpires time.Time `json:",omitzero"`
 	ClientCAExpires    time.Time `json:",omitzero"` // the first of the authorities that clients need
 	Signed             bool      // calls of the KMS API need a signature
+	Token              bool      `json:",omitzero"` // the metrics need a token
 }
 
 // The states of a file that need a word; in the other one it is in order.
@@ -261,6 +262,7 @@ func (a *Agent) listenerStatus() []ListenerStatus {
 		list = append(list, ListenerStatus{
 			Serves: ln.part, Network: ln.Addr().Network(), Address: ln.Addr().String(), Signed: ln.signed(),
 			TLS: ln.Secure(), CertificateExpires: own, ClientCAExpires: clients,
+			Token: ln.part == partMetrics && len(a.live.Load().scrapers) > 0,
 		})
 	}
 	return list

@@ -251,6 +251,11 @@ func (b *picture) listeners(listeners []agent.ListenerStatus) {
 		case l.Serves == "endpoint":
 		case l.Serves == "systemd":
 			guard = "root, by unit"
+		case l.Serves == "metrics":
+			guard = "none"
+			if l.Token {
+				guard = "token"
+			}
 		case l.Signed:
 			guard = "signature"
 		default:

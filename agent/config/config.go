@@ -18,6 +18,7 @@ type Config struct {
 	Sets      []Set      `yaml:"sets"`
 	Exec      *Exec      `yaml:"exec"` // nil: no child process
 	Log       Log        `yaml:"log"`
+	Metrics   Metrics    `yaml:"metrics"`
 	Process   Process    `yaml:"process"`
 
 	// ReadyWhen is when systemd is told that the service is ready: when it serves, or when declared
@@ -58,6 +59,7 @@ func (c *Config) check(d *decoder) {
 	c.Upstream.check(d.problems)
 	c.Cache.check(d.problems)
 	c.Endpoint.check(d.problems)
+	c.Metrics.check(d.problems)
 	c.checkWrittenPaths(d)
 	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && e.Credentials == nil && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
 		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are credentials, templates, sets or exec: nobody could use the agent")

@@ -150,7 +150,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"nothing at all", "", "", "upstream: is missing: it must be set"},
 		{"only a comment", "", "# nothing\n", "upstream: is missing: it must be set"},
-		{"not a mapping", "", "- a\n", "must be a section with keys: upstream, cache, endpoint, secrets, render, templates, sets, exec, log, process, readyWhen"},
+		{"not a mapping", "", "- a\n", "must be a section with keys: upstream, cache, endpoint, secrets, render, templates, sets, exec, log, metrics, process, readyWhen"},
 		{"no backend", "", "upstream: {}\n", "upstream: must contain local or alibaba"},
 		{"two backends", "", "upstream: {local: , alibaba: {endpoints: [{region: cn-hangzhou}]}}\n", "upstream: must contain only one of local and alibaba"},
 		{"another case", "ttl: 5m", "max_entries: 5", "cache.max_entries: unknown key; did you mean maxEntries?"},

@@ -135,7 +135,7 @@ func shutOutSharers(previous, next []Caller, digest [sha256.Size]byte, sharers [
 // are woken. The error names every problem with the callers.
 func (s *Server) PrepareCallers(callers []Caller) (set func(), err error) {
 	var problems upstream.OptionErrors
-	if checkCallers(&problems, callers); len(problems) > 0 {
+	if s.opts.checkCallers(&problems, callers); len(problems) > 0 {
 		return nil, problems
 	}
 	next := newCallerSet(callers)
@@ -189,8 +189,8 @@ func newCallerSet(callers []Caller) *callerSet {
 }
 
 // checkCallers adds every problem with callers.
-func checkCallers(p *upstream.OptionErrors, callers []Caller) {
-	if len(callers) == 0 {
+func (o *Options) checkCallers(p *upstream.OptionErrors, callers []Caller) {
+	if len(callers) == 0 && !o.monitor {
 		p.Addf("callers", "", "must not be empty: nobody could ask")
 	}
 	names := map[string]bool{}

@@ -230,11 +230,20 @@ func (r *rig) serveCache(t testing.TB, secrets endpoint.Secrets, opts endpoint.O
 	if opts.Callers == nil {
 		opts.Callers = []endpoint.Caller{endpoint.DefaultCaller(mustToken(t, token))}
 	}
-	opts.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	var err error
-	if r.srv, err = endpoint.New(secrets, opts); err != nil {
-		t.Fatal(err)
-	}
+	opts.Logger = r.logger()
+	srv, err := endpoint.New(secrets, opts)
+	must(t, err)
+	r.run(t, srv)
+}
+
+func (r *rig) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// run makes srv answer on a loopback port, or on r.pipes, until the test ends.
+func (r *rig) run(t testing.TB, srv *endpoint.Server) {
+	t.Helper()
+	r.srv = srv
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()

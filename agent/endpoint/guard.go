@@ -262,7 +262,7 @@ func lower(s string) string {
 // must not be able to fill a disk.
 func (s *Server) noteRefusal(c *conn, r *refusal) {
 	switch r {
-	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, tokenInvalid, linkInvalid, peerNotAllowed, nameNotAllowed:
+	case forwardedRequest, hostNotAllowed, originNotAllowed, tokenMissing, bearerMissing, tokenInvalid, linkInvalid, peerNotAllowed, nameNotAllowed:
 	default:
 		return
 	}

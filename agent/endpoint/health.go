@@ -93,7 +93,11 @@ func (s *Server) metrics(ctx *fasthttp.RequestCtx, c *conn) {
 		return
 	}
 	var buf bytes.Buffer
-	if err := s.opts.Metrics(&buf, c.viewer(c.caller.Metrics)); err != nil {
+	viewer := Viewer{May: func(upstream.SecretName) bool { return false }} // nobody in particular, at a monitor
+	if c.caller != nil {
+		viewer = c.viewer(c.caller.Metrics)
+	}
+	if err := s.opts.Metrics(&buf, viewer); err != nil {
 		s.opts.Logger.Error("metrics cannot be gathered", "err", err, "hint", hintDefect)
 		s.refuse(ctx, c, internalFailure)
 		return

@@ -119,6 +119,8 @@ type Options struct {
 	// Logger receives refusals and defects, never values, tokens or request text. Nil
 	// discards.
 	Logger *slog.Logger
+
+	monitor bool // see NewMonitor
 }
 
 // Viewer is the caller that a status, or metrics, are for.
@@ -190,7 +192,7 @@ func (o Options) checked() (Options, error) {
 	}
 	o.Format = cmp.Or(o.Format, FormatKMS)
 	checkMounts(&p, o.VaultMounts)
-	checkCallers(&p, o.Callers)
+	o.checkCallers(&p, o.Callers)
 	return o, p.Err()
 }
 

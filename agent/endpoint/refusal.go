@@ -31,6 +31,7 @@ var (
 	hostNotAllowed     = &refusal{"HostNotAllowed", http.StatusForbidden, "The Host header must name this host's loopback, such as localhost or 127.0.0.1, or a name that the configuration allows.", true}
 	originNotAllowed   = &refusal{"OriginNotAllowed", http.StatusForbidden, "The agent does not answer requests that a browser sends for a page.", true}
 	tokenMissing       = &refusal{"TokenMissing", http.StatusForbidden, "The request needs a token in the X-KMS-Token header, or in another header that the configuration allows.", false}
+	bearerMissing      = &refusal{"TokenMissing", http.StatusForbidden, "The request needs a token: Authorization: Bearer TOKEN.", false}
 	tokenInvalid       = &refusal{"TokenInvalid", http.StatusForbidden, "The token is not valid.", true}
 	sessionEnded       = &refusal{"SessionEnded", http.StatusForbidden, "The session of the status page has ended. Sign in again.", true}
 	linkInvalid        = &refusal{"LinkInvalid", http.StatusForbidden, "The link to the status page has been used already, or is too old.", true}
@@ -45,6 +46,7 @@ var (
 	tooManyConnections = &refusal{"TooManyConnections", http.StatusServiceUnavailable, "All connections of the agent are busy, and the caller has its share of them. Only /live and /ready are answered.", true}
 	tooManyWaiters     = &refusal{"TooManyWaiters", http.StatusServiceUnavailable, "Too many clients wait already, and the caller has its share of them. Ask again without wait, or later.", false}
 	tooManyBatches     = &refusal{"TooManyBatches", http.StatusServiceUnavailable, "Other batches take all the memory that there is for them. Ask again later, or for fewer secrets at a time.", false}
+	tooManyScrapes     = &refusal{"TooManyScrapes", http.StatusTooManyRequests, "The metrics are asked for too often. Ask again in a second, or with a token.", false}
 	shuttingDown       = &refusal{"ShuttingDown", http.StatusServiceUnavailable, "The agent is shutting down.", true}
 	upstreamTimeout    = &refusal{"UpstreamTimeout", http.StatusGatewayTimeout, "The backend did not answer in time and no usable value is held.", false}
 )

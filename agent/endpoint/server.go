@@ -54,6 +54,8 @@ type Server struct {
 	logLimit  limiter
 	strangers limiter // audit lines about requests of no caller
 
+	scrapes *rate.Limiter // of a monitor, by clients without a token
+
 	// base ends when running lookups have to give up.
 	base     context.Context
 	cancel   context.CancelFunc
@@ -77,6 +79,10 @@ func New(secrets Secrets, opts Options) (*Server, error) {
 	if secrets == nil {
 		return nil, errors.New("endpoint: no secrets to serve")
 	}
+	return newServer(secrets, opts)
+}
+
+func newServer(secrets Secrets, opts Options) (*Server, error) {
 	opts, err := opts.checked()
 	if err != nil {
 		return nil, err
@@ -176,8 +182,11 @@ func (s *Server) MakeRoom() bool { return s.table.MakeRoom() }
 
 // noteShortage tells the log that there are more clients than connections.
 func (s *Server) noteShortage(n slots.Notice) {
-	s.opts.Logger.Warn("all connections are taken: some were closed to make room for others", "caller", n.Owner, "from", n.Origin, "count", n.Closed,
-		"hint", "look at what the caller does with its connections, or raise endpoint.maxConnections and endpoint.maxWaiting")
+	hint := "look at what the caller does with its connections, or raise endpoint.maxConnections and endpoint.maxWaiting"
+	if s.opts.monitor {
+		hint = "look at what holds connections to metrics.listen"
+	}
+	s.opts.Logger.Warn("all connections are taken: some were closed to make room for others", "caller", n.Owner, "from", n.Origin, "count", n.Closed, "hint", hint)
 }
 
 // admit starts serving a new connection. It may be one that has to leave again soon.
@@ -284,7 +293,11 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		c.began = time.Now()
 	}
 	defer s.recoverFault(ctx, c)
-	s.dispatch(ctx, c)
+	if s.opts.monitor {
+		s.dispatchMonitor(ctx, c)
+	} else {
+		s.dispatch(ctx, c)
+	}
 	c.waitUntil = time.Time{}
 	// Last, so that a lookup which outlasted the start of a shutdown is the end of its connection.
 	if s.stopping.Load() || c.Spare() || c.requests >= uint64(s.opts.MaxRequestsPerConnection) {

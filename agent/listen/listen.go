@@ -6,7 +6,8 @@
 // Every rule about where the agent may listen is decided here:
 //
 //   - Plain TCP stays on loopback. An address that other hosts can reach needs TLS, and
-//     [TCPOptions].AllowNonLoopback as well.
+//     [TCPOptions].AllowNonLoopback as well. Only what is no secret may do without TLS, see
+//     [TCPOptions].AllowPlain.
 //   - Nobody can connect to a unix socket before its mode and owner are as asked.
 //   - A unix socket that is there already is replaced only when nobody listens on it. Only a
 //     refused connection says so: when the agent may not connect, or the other process has no
@@ -176,6 +177,9 @@ type TCPOptions struct {
 
 	// AllowNonLoopback must be set, and TLS as well, for an address that other hosts can reach.
 	AllowNonLoopback bool
+
+	// AllowPlain lets such an address do without TLS, where nothing that is said there is a secret.
+	AllowPlain bool
 }
 
 // Validate checks address and TLS files.
@@ -203,7 +207,7 @@ func (o TCPOptions) resolve() (*net.TCPAddr, error) {
 	case addr.IP.IsLoopback():
 	case !o.AllowNonLoopback:
 		return nil, errors.New("is no loopback address: listen on 127.0.0.1, or set allowNonLoopback and tls")
-	case o.TLS == (TLSFiles{}):
+	case o.TLS == (TLSFiles{}) && !o.AllowPlain:
 		return nil, errors.New("is no loopback address: set tls, or listen on 127.0.0.1")
 	}
 	return addr, nil

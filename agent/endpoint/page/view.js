@@ -367,8 +367,8 @@ function drawFacts() {
     fact("Version", status.Version),
     fact("Runs", el("span", {}, when(status.StartedAt, "for"), `, since ${moment(status.StartedAt)}`)),
     fact("Configuration", r ? el("span", { class: r.Failed ? "error" : "" }, r.Failed ? "reload failed " : "reloaded ", when(r.At, "ago"), r.Error ? ` ${r.Error}` : "") : "as at the start"),
-    ...status.Listeners.map((l) => fact({ endpoint: "Listens", systemd: "Credentials" }[l.Serves] ?? "KMS API",
-      el("span", {}, el("span", { class: "id" }, ...breakable(l.Address)), l.TLS ? ", TLS" : "", l.Signed ? ", signed" : "",
+    ...status.Listeners.map((l) => fact({ endpoint: "Listens", systemd: "Credentials", metrics: "Metrics" }[l.Serves] ?? "KMS API",
+      el("span", {}, el("span", { class: "id" }, ...breakable(l.Address)), l.TLS ? ", TLS" : "", l.Signed ? ", signed" : "", l.Token ? ", token" : "",
         l.CertificateExpires ? el("span", {}, ", certificate ends ", when(l.CertificateExpires, "in")) : ""))),
   ]);
 }
