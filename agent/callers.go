@@ -185,6 +185,10 @@ func (a *Agent) keysShutOut() map[string]string {
 	return a.api.ShutOut()
 }
 
+// Whose says to whom a file that a client may not use belongs, and who the client is; empty where the system does
+// not tell.
+func Whose(path string) string { return keyfile.Whose(path) }
+
 // ReadTokenVariable returns the token that a variable of the environment holds, for a client.
 func ReadTokenVariable(name string) (string, error) {
 	text := os.Getenv(name)

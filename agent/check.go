@@ -14,6 +14,7 @@ import (
 	"secretagent/render"
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
+	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -70,6 +71,42 @@ func Warnings(cfg *config.Config) error {
 	p.Add("", checkCallers(cfg))
 	p.Add("", checkNames(cfg))
 	p.Add("", checkScrapeToken(&cfg.Metrics))
+	p.Add("", checkDestinations(cfg))
+	p.Add("", checkRegions(cfg))
+	return p.Err()
+}
+
+// checkDestinations returns which files this process cannot write. It is no problem of the configuration: the
+// agent may have other rights, a volume may come later, and what cannot be written keeps nothing else from working.
+func checkDestinations(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	look := func(key string, folder string) {
+		if err := keyfile.CheckWritable(folder); err != nil {
+			p.Addf(key, "", "cannot be written: %v", err)
+		}
+	}
+	if cfg.Render.Root != "" {
+		return nil // a folder that others hold: only rendering shows
+	}
+	for i := range cfg.Templates {
+		look(fmt.Sprintf("templates[%d].destination", i), keyfile.Folder(string(cfg.Templates[i].Destination)))
+	}
+	for i := range cfg.Sets {
+		look(fmt.Sprintf("sets[%d].directory", i), string(cfg.Sets[i].Directory))
+	}
+	return p.Err()
+}
+
+// checkRegions returns which regions of the cloud are probably misspelt.
+func checkRegions(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	if a := cfg.Upstream.Alibaba; a != nil {
+		for i, e := range a.Endpoints {
+			if meant, ok := kms.MisspeltRegion(e.Region); ok {
+				p.Addf(fmt.Sprintf("upstream.alibaba.endpoints[%d].region", i), e.Region, "is no region that is known here; did you mean %s?", meant)
+			}
+		}
+	}
 	return p.Err()
 }
 

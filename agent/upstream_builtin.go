@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
 )
 
@@ -60,7 +62,8 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 		return nil, err
 	}
 	if running {
-		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
+		// One attempt: who does not answer on this host hangs, and says so sooner than a log line could.
+		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Timeout: socketTimeout, Deadline: socketTimeout})
 	}
 	store, err := k.openFiles(ctx, log, files)
 	switch {
@@ -95,6 +98,9 @@ func (k builtinKind) fixed() []setting {
 		{"emulate", k.cfg.Emulate},
 	}...)
 }
+
+// socketTimeout bounds what a command asks of a running agent.
+const socketTimeout = 10 * time.Second
 
 // builtinBackend is the built-in backend of a running agent.
 type builtinBackend struct {
@@ -199,7 +205,7 @@ func answers(ctx context.Context, socket string) (bool, error) {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
 	case errors.Is(err, fs.ErrPermission):
-		return false, &upstream.Error{Message: socket + ": no permission to open the socket; an agent of another user serves it", Err: upstream.ErrAccessDenied}
+		return false, &upstream.Error{Message: "the socket of the agent is for others: " + cmp.Or(keyfile.Whose(socket), err.Error()), Err: upstream.ErrAccessDenied}
 	}
 	return false, nil
 }

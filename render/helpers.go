@@ -185,6 +185,9 @@ func (c *templateContent) secretJSON(name string) (any, error) {
 		return nil, err
 	}
 	v, err := decodeJSON(value.SecretData.Reveal())
+	if errors.Is(err, upstream.ErrNotJSON) {
+		return nil, refuse("secret %s cannot be read: %s; for text as it is, call secret in place of secretJSON", ref, err)
+	}
 	if err != nil {
 		return nil, refuse("secret %s cannot be read: %s", ref, err)
 	}
@@ -192,7 +195,7 @@ func (c *templateContent) secretJSON(name string) (any, error) {
 	case map[string]any, []any:
 		return v, nil
 	}
-	return nil, refuse("secret %s is neither a JSON object nor a list", ref)
+	return nil, refuse("secret %s is neither a JSON object nor a list; for text as it is, call secret in place of secretJSON", ref)
 }
 
 func (c *templateContent) secretField(name, field string) (string, error) {

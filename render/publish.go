@@ -29,7 +29,10 @@ const (
 )
 
 // publisher puts the content of a target on disk. One goroutine uses it at a time.
-type publisher struct{ layout }
+type publisher struct {
+	layout
+	folder string // where layout works, for messages
+}
 
 // layout is what differs between a single file and a set. The folder that its methods get is
 // the one that open returned.
@@ -62,7 +65,7 @@ type layout interface {
 func (p publisher) prepare(outs []*output) (*prepared, error) {
 	dir, err := p.open(true)
 	if err != nil {
-		return nil, err
+		return nil, keyfile.Denied(p.folder, err)
 	}
 	ready := &prepared{layout: p.layout, dir: dir}
 	equal, err := p.current(dir, outs)
@@ -71,7 +74,7 @@ func (p publisher) prepare(outs []*output) (*prepared, error) {
 	}
 	if err != nil || equal {
 		ready.abort()
-		return nil, err
+		return nil, keyfile.Denied(p.folder, err)
 	}
 	return ready, nil
 }

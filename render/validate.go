@@ -118,7 +118,7 @@ func (b *builder) addFile(key string, spec *Target) {
 	f := file{name: filepath.Base(path), mode: b.mode(key, spec.Mode, defaultMode), owner: b.owner(key, spec.User, spec.Group)}
 	t := &target{name: path, files: []string{path}, onRemoved: spec.OnRemoved, wait: spec.Wait}
 	t.contents = []content{b.content(key, &spec.Content, f.name)}
-	t.publisher = publisher{&singleFile{folder: in, file: f, backup: spec.Backup}}
+	t.publisher = publisher{&singleFile{folder: in, file: f, backup: spec.Backup}, in.path}
 	if _, ok := b.files[in]; !ok {
 		t.leftovers = func() error { return in.removeLeftovers(b.files[in]) }
 	}
@@ -144,7 +144,7 @@ func (b *builder) addSet(key string, spec *Set) {
 	if len(spec.Files) == 0 {
 		b.problems.Addf(key+".files", "", "must hold at least one file")
 	}
-	t := &target{name: path, publisher: publisher{set}, leftovers: set.removeLeftovers, onRemoved: spec.OnRemoved, wait: spec.Wait}
+	t := &target{name: path, publisher: publisher{set, path}, leftovers: set.removeLeftovers, onRemoved: spec.OnRemoved, wait: spec.Wait}
 	for i := range spec.Files {
 		key, one := fmt.Sprintf("%s.files[%d]", key, i), &spec.Files[i]
 		switch {
@@ -491,6 +491,6 @@ func (b *builder) checkCommand(key string, argv []string, example string, mayBeM
 		return
 	}
 	if _, err := exec.LookPath(argv[0]); err != nil && !mayBeMissing {
-		b.problems.Addf(key, argv[0], "must start with a program that can be run: %v", cause(err))
+		b.problems.Addf(key, argv[0], "%s", upstream.NoProgram(argv[0], cause(err)))
 	}
 }

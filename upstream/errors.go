@@ -50,6 +50,7 @@ const (
 	ExitNotFound    = 3
 	ExitDenied      = 4
 	ExitUnavailable = 5
+	ExitExists      = 6
 )
 
 // verdict is what the failure of a read says about a value that is held.
@@ -95,7 +96,7 @@ var classes = []class{
 		[]string{"InvalidTimeStamp.Expired", "RequestTimeTooSkewed"}},
 	{ErrNotFound, "Forbidden.ResourceNotFound", http.StatusNotFound, false, gone, ExitNotFound, nil},
 	{ErrKeyNotFound, "Forbidden.KeyNotFound", http.StatusNotFound, false, alone, ExitNotFound, nil},
-	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, alone, ExitFailed, nil},
+	{ErrExists, "Rejected.ResourceExist", http.StatusConflict, false, alone, ExitExists, nil},
 	{ErrPendingDeletion, "Rejected.ResourceInDeleteWindow", http.StatusConflict, false, gone, ExitFailed, nil},
 	{ErrNotPendingDeletion, "Rejected.ResourceInUse", http.StatusConflict, false, alone, ExitFailed, nil},
 	{ErrThrottled, "Rejected.Throttling", http.StatusTooManyRequests, true, outage, ExitUnavailable,

@@ -251,7 +251,7 @@ func (o Options) checkCommand(p *upstream.OptionErrors) {
 		p.Addf("command", "", `must start with a program, such as [kill, -HUP, "1"]`)
 	case !strings.ContainsRune(o.Command[0], 0):
 		if _, err := o.program(); err != nil {
-			*p = append(*p, &upstream.OptionError{Key: "command", Reason: "must start with a program that can be run: " + err.Error(), Err: err})
+			*p = append(*p, &upstream.OptionError{Key: "command", Reason: upstream.NoProgram(o.Command[0], err), Err: err})
 		}
 	}
 }

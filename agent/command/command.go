@@ -48,7 +48,7 @@ func Main(ctx context.Context, p Process) int {
 		return int(exit)
 	}
 	if !a.ran {
-		err = usageError{err} // cobra refused the arguments
+		err = meant(cmd, usageError{err}) // cobra refused the arguments
 	}
 	return a.report(err, cmd.CommandPath())
 }
@@ -89,7 +89,7 @@ over a localhost HTTP endpoint, as files rendered from templates, and in the env
 a child process.
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
-5 upstream unavailable.
+5 upstream unavailable, 6 exists.
 
 "secretagent help" lists the topics: configuration, templates, http, errors and more.`,
 		Example: `  secretagent run --config agent.yaml
@@ -145,6 +145,50 @@ func (a *app) loadConfig(rules ...config.Rules) (*config.Config, error) {
 		return nil, err
 	}
 	return source.Load(rules...)
+}
+
+// meant adds to err, which refuses the arguments of cmd, the verb that was probably meant: one that
+// is named so, of cmd or a group below, before one that is spelt like it.
+func meant(cmd *cobra.Command, err error) error {
+	args := cmd.Flags().Args()
+	if !cmd.HasAvailableSubCommands() || len(args) == 0 {
+		return err
+	}
+	var verbs []string
+	for _, match := range []func(*cobra.Command, string) []string{verbsNamed, verbsLike} {
+		for _, group := range append([]*cobra.Command{cmd}, cmd.Commands()...) {
+			verbs = append(verbs, match(group, args[0])...)
+			if len(verbs) > 0 && group == cmd {
+				break
+			}
+		}
+		if len(verbs) > 0 {
+			return withHint(err, "did you mean: %s", strings.Join(verbs, ", or "))
+		}
+	}
+	return err
+}
+
+// verbsNamed returns the verbs of group that are called word here or in other programs.
+func verbsNamed(group *cobra.Command, word string) (paths []string) {
+	for _, verb := range group.Commands() {
+		if verb.Name() == word || slices.Contains(verb.SuggestFor, word) {
+			paths = append(paths, verb.CommandPath())
+		}
+	}
+	return paths
+}
+
+// verbsLike returns the verb of group that is spelt like word.
+func verbsLike(group *cobra.Command, word string) []string {
+	var names []string
+	for _, verb := range group.Commands() {
+		names = append(names, verb.Name())
+	}
+	if name, ok := upstream.Suggest(word, names); ok {
+		return []string{group.CommandPath() + " " + name}
+	}
+	return nil
 }
 
 // group makes a command that only holds others.

@@ -6,7 +6,7 @@
 //
 // The rules of the interface stand at the top of terminal.go. Exit codes are those of package
 // upstream: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied, 5 upstream
-// unavailable.
+// unavailable, 6 exists.
 //
 // # Design notes
 //

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -189,7 +191,7 @@ func (a *app) client(f reachFlags) (*endpointClient, *config.Reach, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, c.notRunning(fmt.Sprintf("no token: %v", err))
 	case errors.Is(err, fs.ErrPermission):
-		return nil, nil, &upstream.Error{Message: "the token cannot be read: " + err.Error(), Err: upstream.ErrAccessDenied}
+		return nil, nil, withHint(&upstream.Error{Message: "the token is for others: " + err.Error(), Err: upstream.ErrAccessDenied}, hintOthers)
 	case err != nil:
 		return nil, nil, err
 	}
@@ -254,6 +256,12 @@ func pinned(certFile string) (*tls.Config, error) {
 	}, nil
 }
 
+// What to do about an agent that is there.
+const (
+	hintOthers = "ask as that user or a member of the group, or let the operator give you a token and a way in with endpoint.callers"
+	hintHangs  = "something holds the address and does not answer: where it is the agent, look at its log and restart it"
+)
+
 // call returns the body of a successful answer to a request without a body.
 func (c *endpointClient) call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
 	status, body, err := c.ask(ctx, method, path, query)
@@ -266,6 +274,7 @@ func (c *endpointClient) call(ctx context.Context, method, path string, query ur
 // ask returns status and body of any answer to a request without a body.
 func (c *endpointClient) ask(ctx context.Context, method, path string, query url.Values) (int, []byte, error) {
 	var missed []string
+	began := time.Now()
 	for _, r := range c.routes {
 		c.where = r.where
 		u := r.base + path
@@ -281,8 +290,13 @@ func (c *endpointClient) ask(ctx context.Context, method, path string, query url
 		if err == nil {
 			return c.read(resp)
 		}
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return 0, nil, withHint(fmt.Errorf("no answer from %s within %s: %w", c.where, time.Since(began).Round(100*time.Millisecond), ctx.Err()), hintHangs)
+		} else if ctx.Err() != nil {
 			return 0, nil, fmt.Errorf("no answer from %s: %w", c.where, ctx.Err())
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return 0, nil, withHint(&upstream.Error{Message: "the socket is for others: " + cmp.Or(agent.Whose(r.where), err.Error()), Err: upstream.ErrAccessDenied}, hintOthers)
 		}
 		if urlErr, ok := errors.AsType[*url.Error](err); ok {
 			err = urlErr.Err // without the URL

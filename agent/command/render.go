@@ -17,7 +17,7 @@ func (a *app) renderCommand() *cobra.Command {
 		out                                       output
 	)
 	cmd := &cobra.Command{
-		Use:   "render --once",
+		Use:   "render",
 		Short: "Render the files of the configuration once, then exit",
 		Long: `Render all templates and sets of the configuration once, run the hooks of what changed, and exit:
 for init containers and CI. No agent is needed: the values come from the running agent of the
@@ -39,7 +39,7 @@ with values masked. It writes nothing that a check could look at: no check and n
 		RunE: a.run(func(ctx context.Context, _ []string) error {
 			switch {
 			case !once:
-				return withHint(usagef("--once is needed: this verb does not stay"), "secretagent run keeps files current")
+				return withHint(usagef("--once=false: this verb does not stay"), "secretagent run keeps files current")
 			case diff && !dryRun:
 				return usagef("--diff belongs to --dry-run")
 			case timeout <= 0:
@@ -83,7 +83,7 @@ with values masked. It writes nothing that a check could look at: no check and n
 	a.logFlag(cmd)
 	a.keyringFlag(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&once, "once", false, "render once, then exit")
+	f.BoolVar(&once, "once", true, "render once, then exit: what this verb always does")
 	f.BoolVar(&dryRun, "dry-run", false, "publish nothing; list the files that would change")
 	f.BoolVar(&diff, "diff", false, "with --dry-run: show the lines that would change, values masked")
 	f.BoolVar(&allOrNothing, "all-or-nothing", true, "publish nothing when something could not be rendered")

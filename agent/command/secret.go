@@ -51,7 +51,12 @@ func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream
 	if cfg.Upstream.Alibaba != nil { // the running agent does not see what we write
 		m = upstream.TellWrites(m, func(ctx context.Context, name upstream.SecretName) { a.tellAgent(ctx, cfg, name) })
 	}
-	return fn(m)
+	err = fn(m)
+	api, _ := cfg.Upstream.API()
+	if e, ok := errors.AsType[*upstream.Error](err); ok && cfg.Upstream.Local != nil && e.Endpoint == string(api.Socket) && e.Endpoint != "" && errors.Is(err, upstream.ErrUnavailable) {
+		return withHint(err, hintHangs)
+	}
+	return err
 }
 
 // managed returns what fn reads from the upstream of the configuration.
@@ -160,7 +165,7 @@ func (a *app) secretPutCommand() *cobra.Command {
 		stages []string
 	)
 	cmd := &cobra.Command{
-		Use:   "put NAME",
+		Use: "put NAME", SuggestFor: []string{"set", "add", "write"},
 		Short: "Add a version to a secret",
 		Long: `Add a version to a secret and move ACSCurrent to it, or the labels of --stage instead. Print
 name, version id and labels. The value is taken byte by byte from a file, standard input or
@@ -242,7 +247,7 @@ func joinStages(stages []upstream.VersionStage) string {
 func (a *app) secretGetCommand() *cobra.Command {
 	var flags *readFlags
 	cmd := &cobra.Command{
-		Use:   "get NAME[:Label]",
+		Use: "get NAME[:Label]", SuggestFor: []string{"show", "read", "cat"},
 		Short: "Print the value of a secret from the upstream itself",
 		Long: `Print the value of a version of a secret byte by byte (with a newline after it on a terminal
 only), read from the upstream itself. Without label and --version-id the current version is

@@ -18,7 +18,7 @@ func (a *app) secretDeleteCommand() *cobra.Command {
 		force, yes bool
 	)
 	cmd := &cobra.Command{
-		Use:   "delete NAME",
+		Use: "delete NAME", SuggestFor: []string{"rm", "remove", "del"},
 		Short: "Delete a secret, after a time in which it can be restored",
 		Long: `Schedule the deletion of a secret with all its versions and print when it happens. From now on it
 can be neither read nor written. Until then "secretagent secret restore" takes the deletion

@@ -28,7 +28,7 @@ func (a *app) secretListCommand() *cobra.Command {
 		tags    bool
 	)
 	cmd := &cobra.Command{
-		Use:   "list",
+		Use: "list", SuggestFor: []string{"ls"},
 		Short: "List secrets, without their values",
 		Long: `List all secrets, without their values; those that wait for their deletion with its time.
 --filter KEY=VALUE selects those whose KEY equals VALUE; of several filters with the same KEY
@@ -103,7 +103,7 @@ func allPages[T any](read func(page upstream.Page) (items []T, total int, err er
 func (a *app) secretDescribeCommand() *cobra.Command {
 	var out output
 	return out.of(&cobra.Command{
-		Use:     "describe NAME",
+		Use: "describe NAME", SuggestFor: []string{"show", "info"},
 		Short:   "Show what is known about a secret, without its value",
 		Long:    `Show what is known about a secret: type, key, description, tags, times. Never its value.`,
 		Example: `  secretagent secret describe demo/db`,

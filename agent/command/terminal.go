@@ -102,8 +102,10 @@ func hintFor(err error, verb string) string {
 	switch {
 	case errors.Is(err, upstream.ErrPendingDeletion):
 		return "take the deletion back with: secretagent secret restore NAME"
-	case errors.Is(err, upstream.ErrUnauthenticated), errors.Is(err, upstream.ErrNoCredentials):
-		return "check upstream.alibaba.credentials"
+	case errors.Is(err, upstream.ErrUnauthenticated):
+		return "the service knows no such key, or the key is disabled or expired: check the one of upstream.alibaba.credentials"
+	case errors.Is(err, upstream.ErrNoCredentials):
+		return "no key was sent, because none was found: say with upstream.alibaba.credentials where one is"
 	case errors.Is(err, upstream.ErrClockSkew):
 		return "set the clock of this host"
 	case errors.Is(err, upstream.ErrThrottled):

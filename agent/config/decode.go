@@ -9,6 +9,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"secretagent/upstream"
 )
 
 // decoder walks a YAML document and the schema side by side. It never stops at a mistake.
@@ -80,11 +82,11 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 	given := map[string]bool{}
 	fields := d.schema.fields(v.Type())
 	holdsSecret := slices.ContainsFunc(fields, func(f field) bool { return f.typ == secretDataType })
-	for _, pair := range pairs {
+	for at, pair := range pairs {
 		name, pos := keyOf(pair.Key), positionOf(pair.Key)
 		path := joinKey(key, name)
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
-		if _, misspelt := suggest(name, d.schema.names(v.Type())); i < 0 && holdsSecret && !misspelt {
+		if _, misspelt := upstream.Suggest(name, d.schema.names(v.Type())); i < 0 && holdsSecret && !misspelt {
 			// "data: first,second" without quotes: the second half of a secret looks like a key.
 			d.addAt(pos, joinKey(key, masked), "", unknownKey("", d.schema.names(v.Type()))+"; or a value with a comma lacks its quotes")
 			continue
@@ -95,7 +97,11 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 			continue
 		}
 		if i < 0 {
-			d.addAt(pos, path, "", unknownKey(name, d.schema.names(v.Type())))
+			reason := unknownKey(name, d.schema.names(v.Type()))
+			if above := d.emptyAbove(v.Type(), pairs[:at], name); above != "" {
+				reason = fmt.Sprintf("unknown key here; did you mean the one of %s? Indent it further than %s", joinKey(key, above), above)
+			}
+			d.addAt(pos, path, "", reason)
 			continue
 		}
 		if given[name] {
@@ -106,6 +112,27 @@ func (d *decoder) section(node ast.Node, key string, v reflect.Value) {
 		d.value(pair.Value, fields[i], path, v.FieldByIndex(fields[i].index))
 	}
 	d.requireAll(v.Type(), key, given)
+}
+
+// emptyAbove returns the last key of pairs that t knows, where it is an empty section with the key name: that was
+// probably meant to stand below it.
+func (d *decoder) emptyAbove(t reflect.Type, pairs []*ast.MappingValueNode, name string) string {
+	for _, pair := range slices.Backward(pairs) {
+		above := keyOf(pair.Key)
+		i := slices.IndexFunc(d.schema.fields(t), func(f field) bool { return f.name == above })
+		if i < 0 {
+			continue // misplaced as well
+		}
+		section := d.schema.fields(t)[i].typ
+		for section.Kind() == reflect.Pointer {
+			section = section.Elem()
+		}
+		if pair.Value.Type() == ast.NullType && section.Kind() == reflect.Struct && !isScalar(section) && slices.Contains(d.schema.names(section), name) {
+			return above
+		}
+		break
+	}
+	return ""
 }
 
 // requireAll reports the required keys of a section that are not given.
@@ -123,7 +150,11 @@ func (d *decoder) list(node ast.Node, f field, key string, v reflect.Value) {
 	}
 	seq, ok := node.(*ast.SequenceNode)
 	if !ok {
-		d.addf(key, "", "must be a list, written [a, b] or with one \"- \" line per element")
+		hint := ""
+		if text, _, _ := textOf(node); strings.Contains(text, " ") {
+			hint = "; no shell splits text at its spaces"
+		}
+		d.addf(key, "", "must be a list, written [a, b] or with one \"- \" line per element%s", hint)
 		return
 	}
 	items := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))
@@ -210,6 +241,10 @@ func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 	if f.hidden {
 		shown = ""
 	}
+	if f.address && form == formInteger {
+		d.addf(key, shown, "is a port without a host: write \"127.0.0.1:%s\"", text)
+		return
+	}
 	if f.off && (text == "" || text == "off") && form == formText {
 		v.SetZero()
 		return
@@ -221,7 +256,7 @@ func (d *decoder) scalar(node ast.Node, f field, key string, v reflect.Value) {
 	}
 	if len(f.enum) > 0 && !slices.Contains(f.enum, text) {
 		hint := ""
-		if meant, ok := suggest(text, f.enum); ok {
+		if meant, ok := upstream.Suggest(text, f.enum); ok {
 			hint = fmt.Sprintf("; did you mean %s?", meant)
 		}
 		d.addf(key, shown, "must be one of %s%s", strings.Join(f.enum, ", "), hint)
@@ -270,7 +305,7 @@ func mustScalar(t reflect.Type, text string, in folders) reflect.Value {
 }
 
 func unknownKey(name string, allowed []string) string {
-	if meant, ok := suggest(name, allowed); ok {
+	if meant, ok := upstream.Suggest(name, allowed); ok {
 		return fmt.Sprintf("unknown key; did you mean %s?", meant)
 	}
 	return "unknown key; allowed here: " + strings.Join(allowed, ", ")

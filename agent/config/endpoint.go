@@ -9,7 +9,7 @@ import (
 type Endpoint struct {
 	// Listen is a TCP address; empty means none. An address that is not loopback needs
 	// AllowNonLoopback and TLS.
-	Listen           string   `yaml:"listen" default:"127.0.0.1:2025" off:"true"`
+	Listen           string   `yaml:"listen" default:"127.0.0.1:2025" off:"true" address:"true"`
 	AllowNonLoopback bool     `yaml:"allowNonLoopback" default:"false"`
 	AllowedHosts     []string `yaml:"allowedHosts"` // Host headers accepted besides loopback ones
 	TLS              *TLS     `yaml:"tls"`          // nil: plain HTTP on the TCP listener

@@ -114,7 +114,7 @@ func eachKey(t reflect.Type, at string, fn func(key string, f field)) {
 
 // TestTagsAreReadable reads every tag of the schema, which the compiler cannot.
 func TestTagsAreReadable(t *testing.T) {
-	known := []string{"yaml", "default", "min", "max", "enum", "required", "off", "path", "show", "short"}
+	known := []string{"yaml", "default", "min", "max", "enum", "required", "off", "path", "show", "short", "address"}
 	tags := regexp.MustCompile(`(\w+):"`)
 	var walk func(reflect.Type)
 	walk = func(typ reflect.Type) {

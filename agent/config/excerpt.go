@@ -120,6 +120,9 @@ func syntaxExcerpt(src []byte, n, column int) string {
 		}
 	}
 	line := strings.TrimRight(lines[n-1], " \t\r")
+	if text := strings.TrimLeft(line, " \t"); text != line { // to be seen
+		line = strings.ReplaceAll(line[:len(line)-len(text)], "\t", "→") + text
+	}
 	if hidden {
 		if start := lineStart.FindString(line); len(start) < len(line) {
 			line = start + " " + masked

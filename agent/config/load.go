@@ -169,7 +169,7 @@ func parseSyntax(path string, src []byte) (body ast.Node, tokens token.Tokens, p
 		pos, reason := position{1, 1}, "this is not YAML"
 		if yamlErr, ok := errors.AsType[yaml.Error](err); ok {
 			pos = tokenPosition(yamlErr.GetToken())
-			reason = "not YAML: " + syntaxReason(yamlErr.GetMessage())
+			reason = "not YAML: " + syntaxReason(yamlErr.GetMessage(), src, pos.line)
 		}
 		return nil, nil, at(pos, reason)
 	}
@@ -190,7 +190,15 @@ func parseSyntax(path string, src []byte) (body ast.Node, tokens token.Tokens, p
 
 // syntaxReason returns a message of the parser without what it quotes from the document,
 // which may be part of a secret.
-func syntaxReason(msg string) string {
+func syntaxReason(msg string, src []byte, line int) string {
+	if strings.Contains(msg, "found character '\t'") {
+		return "a tab indents this line: use spaces"
+	}
+	if strings.HasSuffix(msg, "not allowed in this context") {
+		if mistake := indentMistake(src, line); mistake != "" {
+			return "this line " + mistake
+		}
+	}
 	for _, prefix := range []string{"found unknown escape character", "found invalid tag character"} {
 		if strings.HasPrefix(msg, prefix) {
 			return prefix

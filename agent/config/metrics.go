@@ -3,7 +3,7 @@ package config
 // Metrics is where others than the applications of this host, such as Prometheus and the probes of
 // an orchestrator, see how the agent does: /metrics, /live and /ready, and nothing else.
 type Metrics struct {
-	Listen string `yaml:"listen" off:"true"` // a TCP address, of any interface; empty means none
+	Listen string `yaml:"listen" off:"true" address:"true"` // a TCP address, of any interface; empty means none
 	TLS    *TLS   `yaml:"tls"`               // nil: plain HTTP
 
 	// TokenFile holds the token that /metrics needs, and that shows the names of secrets, files and

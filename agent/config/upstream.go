@@ -46,7 +46,7 @@ type API struct {
 
 	// Listen is a TCP address for SDKs; empty means none. Only a loopback address may do
 	// without TLS.
-	Listen     string      `yaml:"listen" off:"true"`
+	Listen     string      `yaml:"listen" off:"true" address:"true"`
 	TLS        *TLS        `yaml:"tls"`
 	AccessKeys []AccessKey `yaml:"accessKeys"`
 }

@@ -42,6 +42,7 @@ package listen
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -197,6 +198,9 @@ func (o TCPOptions) Validate() error {
 // resolve returns the address to listen on, or why that must not be.
 func (o TCPOptions) resolve() (*net.TCPAddr, error) {
 	_, port, err := net.SplitHostPort(o.Address)
+	if _, numErr := strconv.ParseUint(o.Address, 10, 16); numErr == nil {
+		return nil, fmt.Errorf("is a port without a host: write \"127.0.0.1:%s\"", o.Address)
+	}
 	if n, numErr := strconv.Atoi(port); err != nil || numErr != nil || n < 0 || n > 65535 || strings.Trim(port, "0123456789") != "" {
 		return nil, errors.New("must be host:port, such as 127.0.0.1:2025, or off")
 	}
@@ -226,6 +230,9 @@ func (o TCPOptions) open() (*Listener, error) {
 	addr, err := o.resolve()
 	if err == nil {
 		l.Listener, err = net.ListenTCP("tcp", addr)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("another process%s listens there: stop it, or choose another port (%w)", holderOf(addr), syscall.EADDRINUSE)
 	}
 	if err != nil {
 		return nil, upstream.OptionErrors{problem("listen", o.Address, err)}

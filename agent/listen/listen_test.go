@@ -2,6 +2,7 @@ package listen_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -79,7 +80,11 @@ func TestPlainTCPStaysOnLoopback(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	ln := open(t, listen.TCPOptions{Address: "127.0.0.1:0"})
-	refused(t, listen.TCPOptions{Address: ln.Addr().String()}, true, ln.Addr().String())
+	want := "another process"
+	if runtime.GOOS == "linux" { // which tells who it is
+		want = fmt.Sprintf("another process (pid %d, ", os.Getpid())
+	}
+	refused(t, listen.TCPOptions{Address: ln.Addr().String()}, true, ln.Addr().String()+": "+want)
 }
 
 // socketPath returns a path that fits into a socket address.

@@ -209,8 +209,7 @@ func CheckThere(path string) (err error) {
 	return err
 }
 
-// read is ReadFile of a file that check accepts. Its errors are
-// [*fs.PathError].
+// read is ReadFile of a file that check accepts. Its errors wrap [*fs.PathError].
 func read(path string, most int64, check func(*os.File, fs.FileInfo) error) (content []byte, err error) {
 	for range exchanges {
 		if content, err = readOnce(path, most, check); !errors.Is(err, errExchanged) {
@@ -223,7 +222,7 @@ func read(path string, most int64, check func(*os.File, fs.FileInfo) error) (con
 func readOnce(path string, most int64, check func(*os.File, fs.FileInfo) error) (content []byte, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
-		return nil, err
+		return nil, Denied(path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -281,7 +280,7 @@ func CheckWritable(path string) error {
 		err = checkWritable(path)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return Denied(path, fmt.Errorf("%s: %w", path, err))
 	}
 	return nil
 }

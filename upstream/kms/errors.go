@@ -59,6 +59,9 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 			return outcome{err: out, quit: true}
 		}
 		out.Message = "no answer: " + overProxy(e.proxy(), got.err) + plain(got.err)
+		if meant, ok := MisspeltRegion(e.Region); ok {
+			out.Message += "; did you mean the region " + meant + "?"
+		}
 		out.Unreached = unreached(got, e)
 		return outcome{err: out, fault: true, lost: got.connected}
 	}
