@@ -9,8 +9,9 @@ import (
 	"secretagent/agent/command"
 )
 
-// version is set by the linker: -ldflags "-X main.version=1.2.3".
-var version = "dev"
+// Set by the linker: -ldflags "-X main.version=1.2.3 -X main.commit=… -X main.date=2026-11-30". What
+// is empty is as the Go command has recorded it from the checkout.
+var version, commit, date string
 
 // example is the configuration with every key, which the binary prints as a help topic.
 //
@@ -24,7 +25,7 @@ func main() {
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
 		Getenv:  os.Getenv,
-		Version: version,
+		Build:   command.Build{Version: version, Commit: commit, Date: date},
 		Example: example,
 	}))
 }

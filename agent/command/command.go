@@ -23,7 +23,7 @@ type Process struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // Stderr is written in the background, also while Stdout is
 	Getenv         func(string) string
-	Version        string // of the program
+	Build          Build  // may be empty, as far as the Go command knows better
 	Example        string // agent.example.yaml
 }
 
@@ -31,6 +31,7 @@ type Process struct {
 // run until ctx ends.
 func Main(ctx context.Context, p Process) int {
 	a := &app{Process: p, terminal: p.Stderr}
+	a.Build = a.Build.complete()
 	// Nobody waits for the reader of standard error, neither the agent nor the end of a command.
 	a.stderr = lines.New(p.Stderr, lines.Options{OnRecovery: a.tellLost})
 	a.Stderr = a.stderr
@@ -99,7 +100,9 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          help,
+		Version:       a.Build.Version, // which adds --version and -v
 	}
+	root.SetVersionTemplate(a.Build.answer().line())
 	root.PersistentFlags().StringVar(&a.configFlag, "config", "", "configuration `file` (default $"+config.EnvFile+
 		", agent.yaml, /etc/secretagent/agent.yaml, agent.example.yaml)")
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "`folder` for what the configuration does not place elsewhere\n"+

@@ -18,7 +18,7 @@ import (
 func newApp(stdin string) (*app, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
 	return &app{Process: Process{
-		Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Version: "1.2.3",
+		Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"},
 	}}, &stdout, &stderr
 }
 
@@ -163,7 +163,7 @@ func TestABrokenPipeIsAFailure(t *testing.T) {
 	var stderr bytes.Buffer
 	code := Main(t.Context(), Process{
 		Args: []string{"version"}, Stdin: strings.NewReader(""), Stdout: brokenPipe{}, Stderr: &stderr,
-		Getenv: func(string) string { return "" }, Version: "1.2.3",
+		Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"},
 	})
 	if code != 1 || !strings.Contains(stderr.String(), "write the answer") {
 		t.Errorf("code %d, stderr %s", code, &stderr)

@@ -68,7 +68,7 @@ func status(args ...string) (code int, out string) {
 	var all upstreamtest.Buffer
 	code = Main(context.Background(), Process{
 		Args: append([]string{"status"}, args...), Stdin: new(bytes.Buffer), Stdout: &all, Stderr: &all,
-		Getenv: func(string) string { return "" }, Version: "1.2.3",
+		Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"},
 	})
 	return code, all.String()
 }

@@ -62,7 +62,7 @@ process: {noDump: false}
 		var out upstreamtest.Buffer
 		code := Main(t.Context(), Process{
 			Args: append(args, "--config", path), Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out,
-			Getenv: func(string) string { return "" }, Version: "1.2.3",
+			Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"},
 		})
 		return out.String(), code
 	}
@@ -70,7 +70,7 @@ process: {noDump: false}
 	done := make(chan int, 1)
 	go func() {
 		done <- Main(ctx, Process{Args: []string{"run", "--config", path}, Stdin: strings.NewReader(""), Stdout: new(bytes.Buffer),
-			Stderr: new(bytes.Buffer), Getenv: func(string) string { return "" }, Version: "1.2.3"})
+			Stderr: new(bytes.Buffer), Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"}})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	eventually := func(what string, ok func() bool) {

@@ -30,7 +30,7 @@ func (a *app) deps(cfg *config.Config) (deps agent.Deps, flush func()) {
 	out := agent.LogOutput{Writer: a.Stderr, Color: a.colored(a.terminal), Journal: isJournal(a.terminal)}
 	set := cfg.Log
 	set.Level = cmp.Or(a.logLevel.word, set.Level)
-	deps = agent.Deps{Version: a.Version, LogLost: a.stderr.Lost, Stderr: a.Stderr}
+	deps = agent.Deps{Version: a.Build.Version, LogLost: a.stderr.Lost, Stderr: a.Stderr}
 	deps.Logger, deps.Level, flush = agent.NewLogger(set, out)
 	if a.logLevel.word != "" {
 		deps.Level = nil

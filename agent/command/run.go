@@ -39,7 +39,7 @@ so that a fresh checkout runs.`,
 			}
 			deps, flush := a.deps(cfg)
 			defer flush()
-			deps.Logger.Info("starting", "version", a.Version, "path", cfg.File())
+			deps.Logger.Info("starting", "version", a.Build.Version, "path", cfg.File())
 			if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
 				stayAwake()
 			}

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 		"secretagent": func() {
 			os.Exit(Main(SignalContext(context.Background()), Process{
 				Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-				Getenv: os.Getenv, Version: "1.2.3", Example: "# every key\nupstream: {local: {}}\n",
+				Getenv: os.Getenv, Build: Build{Version: "1.2.3"}, Example: "# every key\nupstream: {local: {}}\n",
 			}))
 		},
 	})

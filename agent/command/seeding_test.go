@@ -50,7 +50,7 @@ func TestSignalWhileSeeding(t *testing.T) {
 			}}
 			exit := Main(ctx, Process{
 				Args: []string{c.verb, "--config", path}, Stdin: strings.NewReader(""), Stdout: &upstreamtest.Buffer{}, Stderr: stderr,
-				Getenv: func(string) string { return "" }, Version: "1.2.3",
+				Getenv: func(string) string { return "" }, Build: Build{Version: "1.2.3"},
 			})
 			said := stderr.String()
 			if n := strings.Count(said, " seeded "); exit != c.exit || n == 0 || n == secrets || strings.Contains(said, "secretagent: ") {

@@ -1,13 +1,43 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
+
+// Build says which program this is.
+type Build struct {
+	Version string // such as 1.2.3
+	Commit  string // revision of the source
+	Date    string // of that revision, or of the build
+}
+
+// complete fills in what is empty with what the Go command has recorded: in a checkout the tag
+// or a version made from the revision, the revision and its time.
+func (b Build) complete() Build {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		info = &debug.BuildInfo{}
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	revision, tagged := settings["vcs.revision"], strings.TrimPrefix(info.Main.Version, "v")
+	if revision != "" && settings["vcs.modified"] == "true" {
+		revision += "-modified"
+	}
+	if tagged == "(devel)" {
+		tagged = ""
+	}
+	return Build{cmp.Or(b.Version, tagged, "dev"), cmp.Or(b.Commit, revision), cmp.Or(b.Date, settings["vcs.time"])}
+}
 
 func (a *app) versionCommand() *cobra.Command {
 	var out output
@@ -15,16 +45,12 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version",
 		Long: `Print the version of this program, the Go release and platform it was built with, and the
-commit where it is known.`,
+commit and its date where they are known. --version and -v print the same.`,
 		Example: `  secretagent version --output json`,
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(_ context.Context, _ []string) error {
-			v := versionAnswer{Version: a.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Commit: commit()}
-			line := fmt.Sprintf("secretagent %s (%s, %s", v.Version, v.Go, v.Platform)
-			if v.Commit != "" {
-				line += ", commit " + v.Commit
-			}
-			return a.print(&out, v, line+")\n")
+			v := a.Build.answer()
+			return a.print(&out, v, v.line())
 		}),
 	})
 }
@@ -33,21 +59,21 @@ commit where it is known.`,
 type versionAnswer struct {
 	Version, Go, Platform string
 	Commit                string `json:",omitempty"`
+	Date                  string `json:",omitempty"`
 }
 
-// commit returns the revision that the build was stamped with; empty when it was not.
-func commit() string {
-	build, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
+func (b Build) answer() versionAnswer {
+	return versionAnswer{b.Version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, b.Commit, b.Date}
+}
+
+// line is the text form of version.
+func (v versionAnswer) line() string {
+	s := fmt.Sprintf("secretagent %s (%s, %s", v.Version, v.Go, v.Platform)
+	if v.Commit != "" {
+		s += ", commit " + v.Commit
 	}
-	settings := map[string]string{}
-	for _, s := range build.Settings {
-		settings[s.Key] = s.Value
+	if v.Date != "" {
+		s += ", " + v.Date
 	}
-	revision := settings["vcs.revision"]
-	if revision != "" && settings["vcs.modified"] == "true" {
-		revision += "-modified"
-	}
-	return revision
+	return s + ")\n"
 }
