@@ -37,15 +37,24 @@ func (a *app) topics() map[string]string {
 	return all
 }
 
+// topicNames lists the topics in a line.
+func (a *app) topicNames() string {
+	return strings.Join(slices.Sorted(maps.Keys(a.topics())), ", ")
+}
+
 func (a *app) helpCommand() *cobra.Command {
-	return &cobra.Command{
+	var man string
+	cmd := &cobra.Command{
 		Use:   "help [TOPIC | COMMAND]",
 		Short: "Print a topic, or the help of a command",
 		Long: `Print a topic: how something works, in a page. On a terminal $PAGER shows it, or less.
 Without a topic, print the commands and the list of topics. The flags of a command are in
-its --help; of a name that is both, such as status, this prints the topic.`,
+its --help; of a name that is both, such as status, this prints the topic.
+
+With --man a manual page for every command is written into a folder, for man(1).`,
 		Example: `  secretagent help configuration
-  secretagent help secret put`,
+  secretagent help secret put
+  secretagent help --man /usr/local/share/man/man1`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			var names []cobra.Completion
 			if len(args) == 0 {
@@ -61,9 +70,20 @@ its --help; of a name that is both, such as status, this prints the topic.`,
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.run(func(_ context.Context, args []string) error { return a.help(cmd.Root(), args) })(cmd, args)
+			return a.run(func(_ context.Context, args []string) error {
+				switch {
+				case man == "":
+					return a.help(cmd.Root(), args)
+				case len(args) > 0:
+					return usagef("--man writes the pages of all commands: name none")
+				}
+				return a.man(cmd.Root(), man)
+			})(cmd, args)
 		},
 	}
+	cmd.Flags().StringVar(&man, "man", "", "write manual pages into this `folder`")
+	_ = cmd.MarkFlagDirname("man")
+	return cmd
 }
 
 // help prints what args name.
@@ -89,7 +109,7 @@ func (a *app) help(root *cobra.Command, args []string) error {
 	if near := root.SuggestionsFor(args[0]); len(args) == 1 && len(near) > 0 {
 		return withHint(err, "did you mean %s?", near[0])
 	}
-	return withHint(err, "topics: %s", strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+	return withHint(err, "topics: %s", a.topicNames())
 }
 
 // topicList returns the topics with their titles, as the help of commands is laid out.
