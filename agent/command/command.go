@@ -110,7 +110,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	_ = root.MarkPersistentFlagDirname("state-dir")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddGroup(&cobra.Group{ID: "agent", Title: "The agent:"}, &cobra.Group{ID: "secrets", Title: "Secrets and keys:"})
-	for _, c := range []*cobra.Command{a.runCommand(), a.execCommand(), a.renderCommand(), a.checkCommand(), a.getCommand(), a.statusCommand(), a.configCommand()} {
+	for _, c := range []*cobra.Command{a.runCommand(), a.execCommand(), a.renderCommand(), a.checkCommand(), a.getCommand(), a.statusCommand(), a.initCommand(), a.configCommand()} {
 		c.GroupID = "agent"
 		root.AddCommand(c)
 	}
@@ -130,7 +130,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 func (a *app) source() (config.Source, error) {
 	path, err := config.Find(a.configFlag, a.Getenv, ".")
 	if err != nil {
-		err = usageError{withHint(err, "secretagent help agent.yaml prints one with every key")}
+		err = usageError{withHint(err, "secretagent init writes one; secretagent help agent.yaml prints one with every key")}
 	}
 	return config.Source{File: path, StateDir: a.stateDir, Keyring: a.keyring}, err
 }

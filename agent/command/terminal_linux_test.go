@@ -2,7 +2,10 @@ package command
 
 import (
 	"bufio"
+	"bytes"
 	"os"
+	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -69,5 +72,34 @@ func TestAPageIsPaged(t *testing.T) {
 				t.Errorf("%s: %q, %v, want %q", c.pager, line, err, want)
 			}
 		}
+	}
+}
+
+// TestInitAsks answers the questions of init: with a number, with a word, with what is no answer at
+// first, and for the region with any text.
+func TestInitAsks(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	defer func() { _ = terminal.Close() }()
+	var asked bytes.Buffer
+	a := &app{Process: Process{Stdin: terminal, Stderr: &asked, Getenv: func(string) string { return "" }}}
+	_, err = terminal.WriteString("2\nno such\nalibaba\n9\n\n3\ncn-beijing\n")
+	must(t, err)
+	var p plan
+	must(t, a.askPlan(&p))
+	if want := (plan{For: "systemd", Upstream: "alibaba", Credentials: "oidc_role_arn", Region: "cn-beijing"}); !reflect.DeepEqual(p, want) {
+		t.Errorf("%+v, want %+v", p, want)
+	}
+	if !strings.Contains(asked.String(), "Where are the secrets?\n  1  local  ") {
+		t.Errorf("it asked\n%s", asked.String())
+	}
+	// What a flag says is not asked.
+	asked.Reset()
+	p = plan{For: "docker", Upstream: "local"}
+	must(t, a.askPlan(&p))
+	if asked.Len() > 0 {
+		t.Errorf("it asked\n%s", asked.String())
 	}
 }

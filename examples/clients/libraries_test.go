@@ -129,7 +129,7 @@ func secret(t *testing.T, dir string, args ...string) {
 	var out example.Buffer
 	args = append(append([]string{"secret"}, args...), "--config", filepath.Join(dir, "agent.yaml"))
 	code := command.Main(t.Context(), command.Process{
-		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Version: "test",
+		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out,
 		Getenv: func(string) string { return "" },
 	})
 	if code != 0 {
