@@ -64,6 +64,10 @@ type probe struct {
 	Exec struct {
 		Command []string `yaml:"command"`
 	} `yaml:"exec"`
+	HTTPGet struct {
+		Path string `yaml:"path"`
+		Port string `yaml:"port"`
+	} `yaml:"httpGet"`
 	PeriodSeconds    int `yaml:"periodSeconds"`
 	TimeoutSeconds   int `yaml:"timeoutSeconds"`
 	FailureThreshold int `yaml:"failureThreshold"`
@@ -76,6 +80,11 @@ type container struct {
 	Args          []string `yaml:"args"`
 
 	TerminationMessagePolicy string `yaml:"terminationMessagePolicy"`
+
+	Ports []struct {
+		Name          string `yaml:"name"`
+		ContainerPort int    `yaml:"containerPort"`
+	} `yaml:"ports"`
 
 	Env []struct {
 		Name  string `yaml:"name"`
@@ -173,6 +182,7 @@ func TestManifestFitsTogether(t *testing.T) {
 		t.Errorf("%v does not use %s", sidecar.Args, file)
 	}
 	checkProbes(t, sidecar, cfg.Endpoint.Listen)
+	checkMetrics(t, cfg, p, sidecar)
 	if app.mount(t, "shared") != sidecar.mount(t, "shared") ||
 		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
 		t.Error("the application looks elsewhere than the agent offers")
