@@ -10,7 +10,7 @@ import (
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream"
-	"secretagent/upstream/builtin"
+	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/kms"
 )
 
@@ -63,7 +63,7 @@ type AlibabaStatus struct {
 
 // Parts that describe themselves.
 type (
-	LocalStatus  = builtin.Stats       // of the built-in backend, since the agent started
+	LocalStatus  = bolt.Stats          // of the built-in backend, since the agent started
 	FileStatus   = render.TargetStatus // of a rendered file, or of a set, whose path is a folder
 	ChildStatus  = child.Status        // of the supervised application
 	CallerStatus = endpoint.CallerStats

@@ -13,6 +13,7 @@ import (
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
 )
@@ -38,13 +39,13 @@ func (k builtinKind) open(ctx context.Context, log *slog.Logger, _ func(kms.Obse
 }
 
 // openFiles opens the database and, at a start, writes the seed, which ctx can end: it can be large.
-func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger, files Files) (*builtin.Store, error) {
+func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger, files Files) (*bolt.Store, error) {
 	opts := builtinOptions(k.cfg, log)
 	if err := opts.Validate(); err != nil {
 		return nil, err // of the seed, too
 	}
 	opts.Seed, opts.Existing = nil, files == ExistingFiles
-	store, err := builtin.Open(opts)
+	store, err := bolt.Open(opts)
 	if err != nil || files != StartFiles {
 		return store, err
 	}
@@ -67,9 +68,9 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 	}
 	store, err := k.openFiles(ctx, log, files)
 	switch {
-	case errors.Is(err, builtin.ErrLocked) && socket == "":
+	case errors.Is(err, bolt.ErrLocked) && socket == "":
 		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
-	case errors.Is(err, builtin.ErrLocked):
+	case errors.Is(err, bolt.ErrLocked):
 		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
 	case err != nil:
 		return nil, err
@@ -105,11 +106,11 @@ const socketTimeout = 10 * time.Second
 // builtinBackend is the built-in backend of a running agent.
 type builtinBackend struct {
 	upstream.Manager // store, which knows no ARNs
-	store            *builtin.Store
+	store            *bolt.Store
 	log              *slog.Logger
 }
 
-func newBuiltinBackend(store *builtin.Store, log *slog.Logger) builtinBackend {
+func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
 	return builtinBackend{upstream.OfAccount(store, builtin.Account), store, log.With("part", "backend")}
 }
 
@@ -155,11 +156,11 @@ func (b builtinBackend) collect(s sink) {
 }
 
 // Store is the built-in backend, for commands on its keyring.
-type Store = builtin.Store
+type Store = bolt.Store
 
 // Errors of the built-in backend that a command acts on.
 var (
-	ErrNoDatabase = builtin.ErrNoDatabase // an [upstream.ErrNotFound]
+	ErrNoDatabase = bolt.ErrNoDatabase // an [upstream.ErrNotFound]
 	ErrKeyInUse   = builtin.ErrKeyInUse
 )
 
@@ -168,17 +169,20 @@ var (
 func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
 	opts := builtinOptions(cfg, log)
 	opts.Seed, opts.Existing = nil, true
-	store, err := builtin.Open(opts)
-	if errors.Is(err, builtin.ErrLocked) {
+	store, err := bolt.Open(opts)
+	if errors.Is(err, bolt.ErrLocked) {
 		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}
 	}
 	return store, err
 }
 
-func builtinOptions(cfg *config.Local, log *slog.Logger) builtin.Options {
-	return builtin.Options{
-		Database: string(cfg.Database), Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
-		MaxVersions: cfg.MaxVersions, Emulate: builtin.Emulate(cfg.Emulate), Seed: seed(cfg), Logger: log.With("part", "backend"),
+func builtinOptions(cfg *config.Local, log *slog.Logger) bolt.Options {
+	return bolt.Options{
+		Database: string(cfg.Database),
+		Options: builtin.Options{
+			Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
+			MaxVersions: cfg.MaxVersions, Emulate: builtin.Emulate(cfg.Emulate), Seed: seed(cfg), Logger: log.With("part", "backend"),
+		},
 	}
 }
 

@@ -5,23 +5,14 @@ import (
 	"errors"
 	"fmt"
 
-	bolterrors "go.etcd.io/bbolt/errors"
-
 	"secretagent/upstream"
 )
 
 // Sentinels beyond those of package upstream; each also matches the sentinel of upstream that
 // it is a case of.
 var (
-	// ErrLocked: another process has the database open. It is an [upstream.ErrUnavailable].
-	ErrLocked error = &sentinel{"the database is in use by another process (a running agent?)", upstream.ErrUnavailable}
-
-	// ErrDamaged: what is on disk is not what was written. It is an [upstream.ErrInternal].
+	// ErrDamaged: what is kept is not what was written. It is an [upstream.ErrInternal].
 	ErrDamaged error = &sentinel{"the database is damaged", upstream.ErrInternal}
-
-	// ErrNoDatabase: there is no database yet, and none was to be made. It is an
-	// [upstream.ErrNotFound].
-	ErrNoDatabase error = &sentinel{"there is no database yet", upstream.ErrNotFound}
 
 	// ErrKeyLost: the keyring lacks a key that the database needs. It is an
 	// [upstream.ErrKeyNotFound].
@@ -47,11 +38,6 @@ func errorf(class error, format string, args ...any) error {
 	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: class}
 }
 
-// damaged says what is wrong and what to do.
-func damaged(format string, args ...any) error {
-	return errorf(ErrDamaged, "the database is damaged: %s; stop the agent and put a good copy of the database file in place", fmt.Sprintf(format, args...))
-}
-
 // refer gives err the operation and the reference it belongs to, and a place in the error
 // table to errors that have none.
 func refer(err error, op string, ref upstream.SecretRef) error {
@@ -61,7 +47,7 @@ func refer(err error, op string, ref upstream.SecretRef) error {
 		return err
 	case ok:
 		return upstream.Wrap(known, op, ref)
-	case errors.Is(err, bolterrors.ErrDatabaseNotOpen), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrClosed):
 		return &upstream.Error{Op: op, Ref: ref, Message: ErrClosed.Error(), Err: ErrClosed}
 	default:
 		return &upstream.Error{Op: op, Ref: ref, Message: err.Error(), Err: upstream.ErrInternal}

@@ -17,7 +17,7 @@ import (
 )
 
 // index knows what lists ask about every secret, so that they need not open every record. The
-// writer brings it up to date after each commit and before it answers.
+// notices of the storage bring it up to date. No write decides by it.
 type index struct {
 	mu      sync.Mutex
 	secrets *btree.BTreeG[entry] // all, by name
@@ -220,6 +220,13 @@ func (x *index) apply(changes []listed) {
 			x.leaving.Set(next)
 		}
 	}
+}
+
+// len returns how many secrets there are, those that wait to be purged included.
+func (x *index) len() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.secrets.Len()
 }
 
 // due returns the secrets whose deletion window has passed, and when the next one's does; zero:

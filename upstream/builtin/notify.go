@@ -18,7 +18,7 @@ type listeners struct {
 // the change is on disk and before its writer is answered, so that fn has run when the writer
 // goes on. Changes that are committed together call fn once per secret.
 //
-// fn runs on the writer's goroutine: it must not block and must not call the [Store]. After
+// fn holds up the writer: it must not block and must not call the [Store]. After
 // cancel has returned, fn is not called again.
 func (s *Store) OnChange(fn func(upstream.SecretName)) (cancel func()) {
 	l := &s.listeners

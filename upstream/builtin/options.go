@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -15,15 +13,11 @@ import (
 	"secretagent/upstream/keyfile"
 )
 
-// Options says where a [Store] keeps its files. Database and Keyring are required; the zero
-// value of every other field means its default.
+// Options says how a [Store] works. Keyring is required; the zero value of every other field means
+// its default.
 type Options struct {
-	// Database is the path of the bbolt file. It is created, mode 0600 in a folder of mode
-	// 0700, when it does not exist.
-	Database string
-
-	// Keyring is the path of the key file. It is created like Database, unless the
-	// database already holds secrets: then its keys are lost, and [Open] says so.
+	// Keyring is the path of the key file. It is created, mode 0600 in a folder of mode 0700, when
+	// it does not exist, unless there are secrets already: then their keys are lost, and [Open] says so.
 	Keyring string
 
 	// KeyringIsCredential says that a service manager hands the keyring over, as systemd does
@@ -31,8 +25,8 @@ type Options struct {
 	// where the bit of the group is the mask of an access list that names one user.
 	KeyringIsCredential bool
 
-	// Existing says that [Open] makes no file: it fails with [ErrNoDatabase] where there is none.
-	Existing bool
+	// MayMakeKeyring returns why a keyring that is missing is not to be made. Nil: it is made.
+	MayMakeKeyring func() error
 
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
@@ -40,8 +34,8 @@ type Options struct {
 	// Emulate is what is done as the cloud does it.
 	Emulate Emulate
 
-	// Seed is what [Open] creates, once for each database and name, for demonstrations and
-	// tests; see [Store.Seed].
+	// Seed is what is to be created for demonstrations and tests. [Open] checks it and no more;
+	// [Store.Seed] creates it.
 	Seed []upstream.CreateSecretInput
 
 	// Logger receives warnings and what happens in the background, never a value.
@@ -51,32 +45,14 @@ type Options struct {
 	// Now is the clock; nil means [time.Now]. It decides about creation times and
 	// deletion windows. [Store.Run] sleeps in real time.
 	Now func() time.Time
-
-	// lockTimeout is how long Open waits for another process to release the database; zero
-	// means one second.
-	lockTimeout time.Duration
-
-	// freeSpace is [keyfile.FreeSpace], but for tests.
-	freeSpace func(folder string) (bytes uint64, known bool)
 }
 
 // Validate checks everything that [Open] checks without creating a file, and returns
-// [upstream.OptionErrors] with keys below upstream.local. It reads the keyring where it exists.
+// [upstream.OptionErrors]. It reads the keyring where it exists.
 func (o Options) Validate() error {
 	var problems upstream.OptionErrors
-	if o.Database == "" {
-		problems.Addf("database", "", "must be set: the path of the database file")
-	} else if st, err := os.Stat(o.Database); err == nil && !st.Mode().IsRegular() {
-		problems.Addf("database", o.Database, "must be a regular file")
-	} else if err == nil {
-		problems.Add("database", keyfile.CheckThere(o.Database))
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		problems.Add("database", err)
-	}
 	if o.Keyring == "" {
-		problems.Addf("keyring", "", "must be set: the path of the key file, on another volume than the database where possible")
-	} else if o.Database != "" && filepath.Clean(o.Database) == filepath.Clean(o.Keyring) {
-		problems.Addf("keyring", o.Keyring, "must be another file than database")
+		problems.Addf("keyring", "", "must be set: the path of the key file")
 	} else if _, err := newKeys(keyfile.ReadKeyring(o.Keyring, o.KeyringIsCredential)); errors.Is(err, fs.ErrNotExist) {
 		problems.Add("keyring", keyfile.KeyringFile.Check(o.Keyring)) // made where it is missing
 	} else {
@@ -116,12 +92,8 @@ func validateSeed(problems *upstream.OptionErrors, key string, in upstream.Creat
 
 func (o Options) withDefaults() Options {
 	o.MaxVersions = cmp.Or(o.MaxVersions, 10)
-	o.lockTimeout = cmp.Or(o.lockTimeout, time.Second)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.freeSpace == nil {
-		o.freeSpace = keyfile.FreeSpace
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"secretagent/upstream"
@@ -17,18 +16,12 @@ const (
 	purgeRetry   = time.Minute
 )
 
-// Run purges secrets whose deletion window has passed, and compacts the file after deletions, until
-// ctx ends or the [Store] is closed. It returns nil. Without it such secrets are invisible all the
-// same, but stay in the file.
+// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed. It
+// returns nil. Without it such secrets are invisible all the same, but stay where they are.
 func (s *Store) Run(ctx context.Context) error {
-	s.runs.Add(1)
-	defer s.runs.Add(-1)
-	var compaction sync.WaitGroup
-	defer compaction.Wait()
-	compaction.Go(func() { s.compactWhenOwed(ctx) })
 	for {
 		wait := purgeRetry
-		next, err := s.purgeDue(ctx)
+		next, err := s.Purge(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.log.Warn("deleted secrets are not purged yet", "retry_in", purgeRetry, "err", err, "hint", "it is tried again; check the disk when it stays")
@@ -43,9 +36,9 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// purgeDue removes every secret whose time has come and returns when the next one's comes; zero:
-// none is planned.
-func (s *Store) purgeDue(ctx context.Context) (next int64, err error) {
+// Purge removes every secret whose deletion window has passed and returns when the next one's does, in
+// Unix seconds; zero: none is planned.
+func (s *Store) Purge(ctx context.Context) (next int64, err error) {
 	due, next := s.index.due(s.now())
 	for names := range slices.Chunk(due, purgeBatch) {
 		err = errors.Join(err, s.purge(ctx, names))
@@ -81,7 +74,7 @@ func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
 	if err != nil {
 		return err
 	}
-	s.counters.purged.Add(uint64(len(purged)))
+	s.purged.Add(uint64(len(purged)))
 	for _, name := range purged {
 		s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
 	}

@@ -137,7 +137,7 @@ func (s *Store) RemoveKey(ctx context.Context, id string) error {
 			s.keys.Store(next)
 			s.log.Info("key removed", "key", id, "count", len(next.entries))
 		}
-		return t.delete(t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, key))
+		return t.delete(Keys, keyOf(key))
 	})
 }
 
@@ -161,28 +161,34 @@ func (t *tx) unused(key uint32) error {
 // holds disabled. A key that the keyring does hold must be the same key.
 func (t *tx) missingKeys() (map[uint32]bool, error) {
 	missing := map[uint32]bool{}
-	err := t.bolt.Bucket(bucketKeys).ForEach(func(key, _ []byte) error {
+	cursor := t.Scan(Keys, nil)
+	for {
+		key, _, err := cursor.Next()
+		if key == nil || err != nil {
+			return missing, err
+		}
 		if len(key) != 4 {
-			return damaged("its list of keys has an entry that is none")
+			return nil, t.place.Damaged("its list of keys has an entry that is none")
 		}
 		id := binary.BigEndian.Uint32(key)
 		if t.keys.aead(id) == nil {
 			missing[id] = true
-			return nil
+		} else if _, err := t.keySeen(id); err != nil {
+			return nil, err
 		}
-		_, err := t.keySeen(id)
-		return err
-	})
-	return missing, err
+	}
 }
+
+// keyOf is the key of a key's note.
+func keyOf(id uint32) []byte { return binary.BigEndian.AppendUint32(nil, id) }
 
 // keySeen returns when the database first saw a key; zero when it has not.
 func (t *tx) keySeen(id uint32) (time.Time, error) {
-	sealed := t.bolt.Bucket(bucketKeys).Get(binary.BigEndian.AppendUint32(nil, id))
-	if sealed == nil || t.keys.aead(id) == nil {
-		return time.Time{}, nil
+	sealed, err := t.Get(Keys, keyOf(id))
+	if sealed == nil || t.keys.aead(id) == nil || err != nil {
+		return time.Time{}, err
 	}
-	plain, err := t.keys.open(sealed, keyAssociatedData(id))
+	plain, err := t.keys.open(sealed, t.keyAssociatedData(id))
 	if err != nil || len(plain) != 8 {
 		return time.Time{}, errorf(ErrDamaged,
 			"what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id)
@@ -192,17 +198,16 @@ func (t *tx) keySeen(id uint32) (time.Time, error) {
 
 // noteKey seals a note with a key that the database has not seen before.
 func (t *tx) noteKey(id uint32) error {
-	bucket, key := t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, id)
-	if bucket.Get(key) != nil {
-		return nil
+	if note, err := t.Get(Keys, keyOf(id)); note != nil || err != nil {
+		return err
 	}
-	return t.put(bucket, key, id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), keyAssociatedData(id))
+	return t.put(Keys, keyOf(id), id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), t.keyAssociatedData(id))
 }
 
 // noteKeys notes the enabled keys of the keyring that the database has not seen, and forgets
-// keys that are gone and not needed. The writer does not run yet.
+// keys that are gone and not needed.
 func (s *Store) noteKeys(forgotten []uint32) error {
-	w := &write{apply: func(t *tx) error {
+	return s.write(context.Background(), call{op: "Open"}, func(t *tx) error {
 		for _, e := range t.keys.entries {
 			if e.AEAD == nil {
 				continue
@@ -212,16 +217,12 @@ func (s *Store) noteKeys(forgotten []uint32) error {
 			}
 		}
 		for _, id := range forgotten {
-			if err := t.delete(t.bolt.Bucket(bucketKeys), binary.BigEndian.AppendUint32(nil, id)); err != nil {
+			if err := t.delete(Keys, keyOf(id)); err != nil {
 				return err
 			}
 		}
 		return nil
-	}}
-	if err := s.execute([]*write{w}); err != nil {
-		return err
-	}
-	return w.err
+	})
 }
 
 // reencryptBatch bounds a transaction of [Store.Reencrypt], in bytes of values.
@@ -235,18 +236,9 @@ const reencryptBatch = 1 << 20
 // progress, which may be nil, is called after each batch with the number of secrets done and
 // the number of secrets there are. Other calls work meanwhile. A rotation during the call may
 // leave secrets under the key that was primary; call again.
-//
-// In the end the file is compacted, so that it holds no secret under an older key.
 func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
 	const op = "Reencrypt"
-	total := 0
-	if err := s.view(ctx, call{op: op}, func(t *tx) error {
-		total = t.secrets.Stats().KeyN
-		return nil
-	}); err != nil {
-		return err
-	}
-	done := 0
+	total, done := s.index.len(), 0
 	var last upstream.SecretName // that is done
 	for more := true; more; {
 		after, count := last, 0
@@ -262,9 +254,6 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 			progress(done, max(total, done))
 		}
 	}
-	if err := s.Compact(ctx); err != nil {
-		return err
-	}
 	s.log.Info("secrets re-encrypted", "count", done, "key", formatKeyID(s.keys.Load().primary))
 	return nil
 }
@@ -274,9 +263,9 @@ func (t *tx) reencrypt(after upstream.SecretName) (last upstream.SecretName, cou
 	last = after
 	for size := 0; size < reencryptBatch; count++ {
 		// The cursor is placed anew for each secret: a write may move what it points to.
-		key, sealed := t.secrets.Cursor().Seek(valueKey(last, ""))
-		if key == nil {
-			return last, count, false, nil
+		key, sealed, err := t.Scan(Records, valueKey(last, "")).Next()
+		if key == nil || err != nil {
+			return last, count, false, err
 		}
 		last = upstream.SecretName(key)
 		r, err := t.openRecord(last, sealed)
@@ -315,5 +304,5 @@ func (t *tx) reencryptSecret(name upstream.SecretName, r *record) (size int, err
 	if current {
 		return size, nil
 	}
-	return size, errors.Join(t.putRecord(name, r), t.owe())
+	return size, errors.Join(t.putRecord(name, r), t.w.Wipe())
 }

@@ -7,20 +7,31 @@ import (
 	"secretagent/upstream"
 )
 
-// Associated data binds each ciphertext to what it is for, so that none can take the place of
-// another. The parts cannot contain the separator.
-const associatedDataPrefix = "secretagent/local\x00"
+// Associated data binds each ciphertext to the place that it is kept in and to what it is for there, so
+// that none can take the place of another. The parts cannot contain the separator.
 
-func recordAssociatedData(name upstream.SecretName) []byte {
-	return []byte(associatedDataPrefix + "record\x00" + string(name))
+func (t *tx) recordAssociatedData(name upstream.SecretName) []byte {
+	return t.join(t.place.Binding, "record", string(name))
 }
 
-func valueAssociatedData(name upstream.SecretName, id upstream.VersionID, dataType string) []byte {
-	return []byte(associatedDataPrefix + "value\x00" + string(name) + "\x00" + string(id) + "\x00" + dataType)
+func (t *tx) valueAssociatedData(name upstream.SecretName, id upstream.VersionID, dataType string) []byte {
+	return t.join(t.place.Binding, "value", string(name), string(id), dataType)
 }
 
-func keyAssociatedData(id uint32) []byte {
-	return []byte(associatedDataPrefix + "key\x00" + formatKeyID(id))
+func (t *tx) keyAssociatedData(id uint32) []byte {
+	return t.join(t.place.Binding, "key", formatKeyID(id))
+}
+
+// join returns texts with the separator between them, until it is called again.
+func (t *tx) join(texts ...string) []byte {
+	b := t.joined[:0]
+	for i, text := range texts {
+		if i > 0 {
+			b = append(b, 0)
+		}
+		b = append(b, text...)
+	}
+	return b
 }
 
 func formatKeyID(id uint32) string { return strconv.FormatUint(uint64(id), 10) }

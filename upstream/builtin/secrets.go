@@ -130,12 +130,9 @@ func (s *Store) UpdateSecret(ctx context.Context, in upstream.UpdateSecretInput)
 
 // DeleteSecret schedules the deletion and returns when it happens; the zero time after a
 // forced, immediate deletion, which is also possible while another one is scheduled. The name
-// of a secret deleted by force is free at once. Its ciphertext is gone from the file when the file
-// has been compacted: [Store.Run] does it within some seconds, for many deletions together, and
-// where it is not at work, DeleteSecret itself. Where that fails, the log says so, and Run tries it
-// again.
+// of a secret deleted by force is free at once.
 func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput) (time.Time, error) {
-	at, err := answer(ctx, s.write, call{"DeleteSecret", secretRef(in.SecretName), in.Validate()}, func(t *tx) (none time.Time, err error) {
+	return answer(ctx, s.write, call{"DeleteSecret", secretRef(in.SecretName), in.Validate()}, func(t *tx) (none time.Time, err error) {
 		r, err := t.secret(in.SecretName)
 		switch {
 		case err != nil:
@@ -148,12 +145,6 @@ func (s *Store) DeleteSecret(ctx context.Context, in upstream.DeleteSecretInput)
 		}
 		return unixTime(t.now).Add(in.Window()), t.planDeletion(in.SecretName, r, t.now+int64(in.Window()/time.Second))
 	})
-	if err == nil && in.ForceDeleteWithoutRecovery && s.runs.Load() == 0 {
-		if err := s.compactOwed(ctx); err != nil {
-			s.log.Warn("old ciphertext is not removed from the database yet", "err", err, "hint", "check the disk and its free space; the running agent tries again")
-		}
-	}
-	return at, err
 }
 
 // RestoreSecret takes a scheduled deletion back. Versions and labels are as they were. It

@@ -7,7 +7,7 @@ import (
 	"secretagent/upstream"
 )
 
-// Seed creates each of the secrets once in the life of the database: where it is missing and was
+// Seed creates each of the secrets once in the life of the storage: where it is missing and was
 // not there at an earlier Seed. One that was deleted since stays deleted, and one that is there
 // stays as it is, whatever its value.
 func (s *Store) Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error {
@@ -47,13 +47,14 @@ func (s *Store) Unseeded(ctx context.Context, secrets []upstream.CreateSecretInp
 func (s *Store) seeded(ctx context.Context) (map[upstream.SecretName]bool, error) {
 	return answer(ctx, s.view, call{op: "Seed"}, func(t *tx) (map[upstream.SecretName]bool, error) {
 		done := map[upstream.SecretName]bool{}
-		if b := t.bolt.Bucket(bucketSeeded); b != nil {
-			return done, b.ForEach(func(name, _ []byte) error {
-				done[upstream.SecretName(name)] = true
-				return nil
-			})
+		cursor := t.Scan(Seeds, nil)
+		for {
+			name, _, err := cursor.Next()
+			if name == nil || err != nil {
+				return done, err
+			}
+			done[upstream.SecretName(name)] = true
 		}
-		return done, nil
 	})
 }
 
@@ -69,9 +70,5 @@ func (t *tx) seed(in upstream.CreateSecretInput, maxVersions int) (created bool,
 		}
 	}
 	t.writes++
-	b, err := t.bolt.CreateBucketIfNotExists(bucketSeeded)
-	if err != nil {
-		return false, err
-	}
-	return old == nil, b.Put([]byte(in.SecretName), nil)
+	return old == nil, t.w.Put(Seeds, []byte(in.SecretName), nil)
 }

@@ -5,56 +5,29 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"maps"
-	"runtime/debug"
 	"slices"
-
-	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
 )
 
-// tx is one transaction, with the secrets decrypted on their way in and out.
+// tx is what one operation does in a transaction, with the secrets decrypted on their way in and out.
 type tx struct {
-	bolt            *bbolt.Tx
-	secrets, values *bbolt.Bucket
-	keys            *keys
-	now             int64 // Unix seconds; one moment for everything an operation does
+	Reader
+	w     Writer // nil in a view
+	place Place
+	keys  *keys
+	now   int64 // Unix seconds; one moment for everything an operation does
 
-	// What the operations of a write transaction did.
-	writes  int                   // changes of the database so far
-	changed []upstream.SecretName // secrets whose readers see something else now
-	listed  []listed              // what the index is to know of secrets
-	owed    bool                  // ask Run to compact the file
-	compact *error                // not nil: compact the file next; where the outcome goes
+	Notice     // of what it did
+	writes int // changes so far
+
+	joined [256]byte // room for a key or associated data; most are shorter
 }
 
-// transact runs fn in one transaction; begin is View or Update of the database. A memory
-// fault or panic in it, which is how bbolt meets damage, becomes an error.
-func (s *Store) transact(begin func(func(*bbolt.Tx) error) error, fn func(*tx) error) (err error) {
-	if broken := s.broken.Load(); broken != nil {
-		return *broken
-	}
-	began, writable := false, false
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("a transaction met a damaged page", "err", fmt.Sprint(p), "stack", string(debug.Stack()), "hint", "restore the database and its keyring from a backup")
-			failure := damaged("a page of it cannot be read")
-			// A read that had begun has been undone. Otherwise bbolt may be left with its
-			// locks held or its list of free pages wrong.
-			if !began || writable {
-				s.breakDown(failure)
-			}
-			err = failure
-		}
-	}()
-	return begin(func(b *bbolt.Tx) error {
-		began, writable = true, b.Writable()
-		return fn(&tx{bolt: b, secrets: b.Bucket(bucketSecrets), values: b.Bucket(bucketValues), keys: s.keys.Load(), now: s.now()})
-	})
+func (s *Store) newTx(r Reader, w Writer) *tx {
+	return &tx{Reader: r, w: w, place: s.place, keys: s.keys.Load(), now: s.now()}
 }
 
 // call is what an operation is asked for.
@@ -74,13 +47,30 @@ func (c call) begin(ctx context.Context) error {
 
 func (c call) refer(err error) error { return refer(err, c.op, c.ref) }
 
-// view runs fn on a snapshot of the database.
+// view runs fn on a snapshot.
 func (s *Store) view(ctx context.Context, c call, fn func(*tx) error) error {
 	if err := c.begin(ctx); err != nil {
 		return err
 	}
-	s.counters.reads.Add(1)
-	return c.refer(s.transact(s.viewFile, fn))
+	return c.refer(s.storage.View(ctx, func(r Reader) error { return fn(s.newTx(r, nil)) }))
+}
+
+// write runs apply, which validates before it changes anything, in a transaction, and returns when
+// it is committed; see [Storage].
+func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error {
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	return c.refer(s.storage.Update(ctx, func(w Writer) error {
+		t := s.newTx(w, w)
+		if err := apply(t); err != nil {
+			return err
+		}
+		if t.writes > 0 {
+			w.Announce(t.Notice)
+		}
+		return nil
+	}))
 }
 
 // answer is view or write for operations that have an answer. A write may go on after its
@@ -133,23 +123,23 @@ func errPending(name upstream.SecretName, r *record) error {
 		"the secret %q is scheduled for deletion at %s; restore it first", name, upstream.WireTime(unixTime(r.plannedDelete)))
 }
 
-// stored returns the record in the database, nil when there is none.
+// stored returns the record in the storage, nil when there is none.
 func (t *tx) stored(name upstream.SecretName) (*record, error) {
-	sealed := t.secrets.Get([]byte(name))
-	if sealed == nil {
-		return nil, nil
+	sealed, err := t.Get(Records, t.join(string(name)))
+	if sealed == nil || err != nil {
+		return nil, err
 	}
 	return t.openRecord(name, sealed)
 }
 
 func (t *tx) openRecord(name upstream.SecretName, sealed []byte) (*record, error) {
-	plain, err := t.keys.open(sealed, recordAssociatedData(name))
+	plain, err := t.keys.open(sealed, t.recordAssociatedData(name))
 	if err != nil {
-		return nil, damaged("the metadata of secret %q %v", name, err)
+		return nil, t.place.Damaged("the metadata of secret %q %v", name, err)
 	}
 	r, err := decodeRecord(plain)
 	if err != nil {
-		return nil, damaged("the metadata of secret %q is %v", name, err)
+		return nil, t.place.Damaged("the metadata of secret %q is %v", name, err)
 	}
 	r.sealedBy, _ = sealKey(sealed)
 	return r, nil
@@ -157,16 +147,19 @@ func (t *tx) openRecord(name upstream.SecretName, sealed []byte) (*record, error
 
 // value returns the bytes of a version.
 func (t *tx) value(name upstream.SecretName, v *version) ([]byte, error) {
-	sealed := t.values.Get(valueKey(name, v.id))
+	sealed, err := t.Get(Values, t.join(string(name), string(v.id)))
+	if err != nil {
+		return nil, err
+	}
 	if sealed == nil {
-		return nil, damaged("the value of secret %q, version %q is missing", name, v.id)
+		return nil, t.place.Damaged("the value of secret %q, version %q is missing", name, v.id)
 	}
 	if id, ok := sealKey(sealed); !ok || id != v.keyID {
-		return nil, damaged("the value of secret %q, version %q %v", name, v.id, errSeal)
+		return nil, t.place.Damaged("the value of secret %q, version %q %v", name, v.id, errSeal)
 	}
-	plain, err := t.keys.open(sealed, valueAssociatedData(name, v.id, v.dataType()))
+	plain, err := t.keys.open(sealed, t.valueAssociatedData(name, v.id, v.dataType()))
 	if err != nil {
-		return nil, damaged("the value of secret %q, version %q %v", name, v.id, err)
+		return nil, t.place.Damaged("the value of secret %q, version %q %v", name, v.id, err)
 	}
 	return plain, nil
 }
@@ -192,23 +185,23 @@ func (t *tx) keyFor(r *record) uint32 {
 }
 
 // put stores plain, sealed with key id.
-func (t *tx) put(bucket *bbolt.Bucket, key []byte, id uint32, plain, associatedData []byte) error {
+func (t *tx) put(space Space, key []byte, id uint32, plain, associatedData []byte) error {
 	sealed, err := t.keys.seal(id, plain, associatedData)
 	if err != nil {
 		return err
 	}
 	t.writes++
-	return bucket.Put(key, sealed)
+	return t.w.Put(space, key, sealed)
 }
 
-func (t *tx) delete(bucket *bbolt.Bucket, key []byte) error {
+func (t *tx) delete(space Space, key []byte) error {
 	t.writes++
-	return bucket.Delete(key)
+	return t.w.Delete(space, key)
 }
 
 // putRecord stores r.
 func (t *tx) putRecord(name upstream.SecretName, r *record) error {
-	if err := t.put(t.secrets, []byte(name), t.keyFor(r), encodeRecord(nil, r), recordAssociatedData(name)); err != nil {
+	if err := t.put(Records, []byte(name), t.keyFor(r), encodeRecord(nil, r), t.recordAssociatedData(name)); err != nil {
 		return err
 	}
 	t.listed = append(t.listed, listedAs(name, r))
@@ -218,18 +211,18 @@ func (t *tx) putRecord(name upstream.SecretName, r *record) error {
 // putValue stores the bytes of version v and notes in v which key sealed them.
 func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []byte) error {
 	v.keyID = t.keyFor(r)
-	return t.put(t.values, valueKey(name, v.id), v.keyID, data, valueAssociatedData(name, v.id, v.dataType()))
+	return t.put(Values, valueKey(name, v.id), v.keyID, data, t.valueAssociatedData(name, v.id, v.dataType()))
 }
 
 // remove deletes a secret with all its versions.
 func (t *tx) remove(name upstream.SecretName, r *record) error {
 	for i := range r.versions {
-		if err := t.delete(t.values, valueKey(name, r.versions[i].id)); err != nil {
+		if err := t.delete(Values, valueKey(name, r.versions[i].id)); err != nil {
 			return err
 		}
 	}
 	t.listed = append(t.listed, listed{name: name, removed: true})
-	return errors.Join(t.delete(t.secrets, []byte(name)), t.owe())
+	return errors.Join(t.delete(Records, []byte(name)), t.w.Wipe())
 }
 
 // change notes that readers of the secret see something else after the commit.
@@ -254,8 +247,12 @@ func (t *tx) eachOf(ctx context.Context, names iter.Seq[upstream.SecretName], fn
 // past a record that is damaged, and returns the error of the first such record in the end, also
 // where fn ended the walk with its error.
 func (t *tx) eachStored(fn func(upstream.SecretName, *record) error) (damage error) {
-	cursor := t.secrets.Cursor()
-	for key, sealed := cursor.First(); key != nil; key, sealed = cursor.Next() {
+	cursor := t.Scan(Records, nil)
+	for {
+		key, sealed, err := cursor.Next()
+		if key == nil || err != nil {
+			return cmp.Or(damage, err)
+		}
 		r, err := t.openRecord(upstream.SecretName(key), sealed)
 		if err != nil {
 			damage = cmp.Or(damage, err)
@@ -263,24 +260,6 @@ func (t *tx) eachStored(fn func(upstream.SecretName, *record) error) (damage err
 			return cmp.Or(damage, err)
 		}
 	}
-	return damage
-}
-
-// verifyFormat checks that the file is one of ours, with all its buckets.
-func verifyFormat(t *tx) error {
-	format := t.bolt.Bucket(bucketFormat)
-	if format == nil {
-		return errors.New("is a bbolt file, but not a secretagent database")
-	}
-	if v := format.Get(formatKey); !bytes.Equal(v, formatValue) {
-		return fmt.Errorf("has format %q, of which this program knows nothing; it reads format %q", v, formatValue)
-	}
-	for _, name := range [][]byte{bucketKeys, bucketSecrets, bucketValues} {
-		if t.bolt.Bucket(name) == nil {
-			return damaged("it has no bucket %q", name)
-		}
-	}
-	return nil
 }
 
 // verify checks that every secret is whole: its metadata authenticates, all its values are
@@ -291,42 +270,48 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Both buckets are in the order of names, so one walk through each is enough.
-	values := t.values.Cursor()
-	next, _ := values.First()
-	err = t.secrets.ForEach(func(key, sealed []byte) error {
+	// Both spaces are in the order of names, so one walk through each is enough.
+	records, values := t.Scan(Records, nil), t.Scan(Values, nil)
+	next, _, err := values.Next()
+	for err == nil {
+		var key, sealed []byte
+		if key, sealed, err = records.Next(); key == nil || err != nil {
+			break
+		}
 		name := upstream.SecretName(key)
 		if id, ok := sealKey(sealed); ok && missing[id] {
-			return s.errKeyLost(id, name)
+			return nil, s.errKeyLost(id, name)
 		}
 		r, err := t.openRecord(name, sealed)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		prefix := valueKey(name, "")
 		found := 0
-		for ; bytes.HasPrefix(next, prefix); next, _ = values.Next() {
+		for ; bytes.HasPrefix(next, prefix); next, _, err = values.Next() {
 			if r.find(upstream.VersionID(next[len(prefix):])) < 0 {
-				return damaged("secret %q has a value too many", name)
+				return nil, t.place.Damaged("secret %q has a value too many", name)
 			}
 			found++
 		}
+		if err != nil {
+			return nil, err
+		}
 		if _, ok := r.holder(upstream.ACSCurrent); !ok || found != len(r.versions) {
-			return damaged("a value of secret %q is missing", name)
+			return nil, t.place.Damaged("a value of secret %q is missing", name)
 		}
 		for i := range r.versions {
 			if id := r.versions[i].keyID; t.keys.aead(id) == nil {
-				return s.errKeyLost(id, name)
+				return nil, s.errKeyLost(id, name)
 			}
 		}
 		t.listed = append(t.listed, listedAs(name, r))
-		return nil
-	})
+	}
+	if err == nil && next != nil {
+		err = t.place.Damaged("it holds a value that belongs to no secret")
+	}
 	if err != nil {
 		return nil, err
-	}
-	if next != nil {
-		return nil, damaged("it holds a value that belongs to no secret")
 	}
 	return slices.Collect(maps.Keys(missing)), nil
 }

@@ -77,7 +77,7 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 			return none, err
 		}
 		for _, id := range evicted {
-			if err := t.delete(t.values, valueKey(in.SecretName, id)); err != nil {
+			if err := t.delete(Values, valueKey(in.SecretName, id)); err != nil {
 				return none, err
 			}
 		}

@@ -20,6 +20,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/upstreamtest"
@@ -31,15 +32,17 @@ const (
 )
 
 // backend is a local store whose clock can be moved.
-func backend(t testing.TB, emulate ...upstreamtest.Emulation) (*builtin.Store, func(time.Duration)) {
+func backend(t testing.TB, emulate ...upstreamtest.Emulation) (*bolt.Store, func(time.Duration)) {
 	t.Helper()
 	var offset atomic.Int64
 	dir := t.TempDir()
-	store := must(builtin.Open(builtin.Options{
-		Emulate:  builtin.Emulate(append(emulate, upstreamtest.Emulation{})[0]),
+	store := must(bolt.Open(bolt.Options{
 		Database: filepath.Join(dir, "data", "secrets.db"),
-		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
-		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
+		Options: builtin.Options{
+			Emulate: builtin.Emulate(append(emulate, upstreamtest.Emulation{})[0]),
+			Keyring: filepath.Join(dir, "keys", "keyring.json"),
+			Now:     func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
+		},
 	}))
 	t.Cleanup(func() {
 		if err := store.Close(); err != nil {

@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/keyfile"
 )
 
@@ -28,93 +29,83 @@ const (
 	compactAtMost  = time.Hour        // from a failure to the next attempt
 )
 
-// owe notes that the file is to be compacted.
-func (t *tx) owe() error {
-	t.owed = true
-	b := t.bolt.Bucket(bucketFormat)
-	if b.Get(compactKey) != nil {
-		return nil
-	}
-	t.writes++
-	return b.Put(compactKey, []byte{1})
-}
-
-// Compact replaces the file of the database by one that holds what can be read now and nothing
-// older: no ciphertext that was deleted, or rewritten under another key. Reads go on meanwhile, and
-// writes wait. Windows cannot replace a file that is open: there Compact does nothing.
-func (s *Store) Compact(ctx context.Context) error {
-	const op = "Compact"
-	outcome, err := answer(ctx, s.write, call{op: op}, func(t *tx) (*error, error) {
+// compact is [Store.Compact].
+func (d *db) compact(ctx context.Context) error {
+	var outcome *error
+	err := d.write(ctx, func(t *tx) error {
 		if t.compact == nil { // once for all that ask at the same time
 			t.compact = new(error)
 		}
-		return t.compact, nil
+		outcome = t.compact
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return refer(*outcome, op, upstream.SecretRef{})
+	return *outcome
 }
 
 // ring tells [Store.Run] that the file is to be compacted.
-func (s *Store) ring() {
+func (d *db) ring() {
 	select {
-	case s.bell <- struct{}{}:
+	case d.bell <- struct{}{}:
 	default: // it has yet to hear the last one
 	}
 }
 
 // compactWhenOwed is the part of [Store.Run] that compacts the file.
-func (s *Store) compactWhenOwed(ctx context.Context) {
-	s.ring() // an earlier process may have left the task
+func (d *db) compactWhenOwed(ctx context.Context) {
+	d.ring() // an earlier process may have left the task
 	for retry := compactRetry; ; {
 		select {
-		case <-s.bell:
+		case <-d.bell:
 		case <-ctx.Done():
 			return
-		case <-s.quit:
+		case <-d.quit:
 			return
 		}
-		if !s.sleep(ctx, compactDelay) {
+		if !d.sleep(ctx, compactDelay) {
 			return
 		}
 		began := time.Now()
-		err := s.compactOwed(ctx)
+		err := d.compactOwed(ctx)
 		pause := max(compactAtLeast, compactShare*time.Since(began))
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, builtin.ErrClosed) {
 			pause = max(pause, retry)
 			retry = min(2*retry, compactAtMost)
-			s.log.Warn("old ciphertext is not removed from the database yet", "retry_in", pause, "err", err, "hint", "check the disk and its free space")
-			s.ring()
+			d.log.Warn("old ciphertext is not removed from the database yet", "retry_in", pause, "err", err, "hint", "check the disk and its free space")
+			d.ring()
 		} else {
 			retry = compactRetry
 		}
-		if !s.sleep(ctx, pause) {
+		if !d.sleep(ctx, pause) {
 			return
 		}
 	}
 }
 
-// sleep reports whether neither ctx nor the [Store] ended meanwhile.
-func (s *Store) sleep(ctx context.Context, d time.Duration) bool {
+// sleep reports whether neither ctx nor the database ended meanwhile.
+func (d *db) sleep(ctx context.Context, pause time.Duration) bool {
 	select {
-	case <-time.After(d):
+	case <-time.After(pause):
 		return true
 	case <-ctx.Done():
-	case <-s.quit:
+	case <-d.quit:
 	}
 	return false
 }
 
 // compactOwed compacts the file if a change asked for it.
-func (s *Store) compactOwed(ctx context.Context) error {
-	owed, err := answer(ctx, s.view, call{op: "Compact"}, func(t *tx) (bool, error) {
-		return t.bolt.Bucket(bucketFormat).Get(compactKey) != nil, nil
+func (d *db) compactOwed(ctx context.Context) error {
+	owed := false
+	err := d.transact(d.viewFile, func(t *tx) error {
+		owed = t.bolt.Bucket(bucketFormat).Get(compactKey) != nil
+		return nil
 	})
 	if err != nil || !owed {
 		return err
 	}
-	return s.Compact(ctx)
+	return d.compact(ctx)
 }
 
 // compactFile is Compact on the goroutine of the writer. The steps, each of which may be the last
@@ -124,7 +115,7 @@ func (s *Store) compactOwed(ctx context.Context) error {
 //  2. Open and lock the copy, so that no other process gets it between the next steps.
 //  3. Rename it to the name of the database, and sync the folder.
 //  4. Let reads and writes go on with it, and close the old file.
-func (s *Store) compactFile() error {
+func (d *db) compactFile() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
@@ -138,42 +129,42 @@ func (s *Store) compactFile() error {
 		}
 		next = nil
 	}
-	replaced, err := keyfile.Database.Replace(s.opts.Database, func(temp string) (err error) {
+	replaced, err := keyfile.Database.Replace(d.opts.Database, func(temp string) (err error) {
 		discard() // of an earlier attempt
-		if err = s.roomFor(temp); err != nil {
+		if err = d.roomFor(temp); err != nil {
 			return err
 		}
-		if err = s.copyTo(temp); err == nil {
-			next, file, err = openDatabase(temp, s.opts.lockTimeout)
+		if err = d.copyTo(temp); err == nil {
+			next, file, err = openDatabase(temp, d.opts.lockTimeout)
 		}
 		return err
 	})
 	if !replaced {
 		discard()
-		return errorf(upstream.ErrUnavailable, "the database %s could not be compacted, and still holds old ciphertext: %v", s.opts.Database, err)
+		return errorf(upstream.ErrUnavailable, "the database %s could not be compacted, and still holds old ciphertext: %v", d.opts.Database, err)
 	}
-	next.NoSync = s.db.NoSync
-	s.swap.Lock() // waits for the reads that run
-	old := s.db
-	s.db, s.file, s.update = next, file, next.Update
-	s.swap.Unlock()
+	next.NoSync = d.bolt.NoSync
+	d.swap.Lock() // waits for the reads that run
+	old := d.bolt
+	d.bolt, d.file, d.update = next, file, next.Update
+	d.swap.Unlock()
 	if err != nil { // a crash could bring the old file back, without the writes that follow
 		err = errorf(upstream.ErrInternal, "the disk did not confirm that the database was replaced (%v); check the disk, then restart the agent", err)
-		s.breakDown(err)
+		d.breakDown(err)
 	}
 	return errors.Join(err, old.Close())
 }
 
 // roomFor returns an error when a copy of what can be read surely finds no room beside path.
-func (s *Store) roomFor(path string) error {
-	free, known := s.opts.freeSpace(filepath.Dir(path))
+func (d *db) roomFor(path string) error {
+	free, known := d.opts.freeSpace(filepath.Dir(path))
 	if !known {
 		return nil
 	}
 	needed := 0
-	err := s.transact(s.db.View, func(t *tx) error {
-		for _, b := range []*bbolt.Bucket{t.secrets, t.values} {
-			st := b.Stats()
+	err := d.transact(d.bolt.View, func(t *tx) error {
+		for _, space := range []builtin.Space{builtin.Records, builtin.Values} {
+			st := t.bucket(space).Stats()
 			needed += st.BranchInuse + st.LeafInuse
 		}
 		return nil
@@ -185,7 +176,7 @@ func (s *Store) roomFor(path string) error {
 }
 
 // copyTo writes what can be read into the empty file at path, and puts it on disk.
-func (s *Store) copyTo(path string) error {
+func (d *db) copyTo(path string) error {
 	const perTransaction = 4 << 20 // bytes
 	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, NoSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
@@ -193,8 +184,8 @@ func (s *Store) copyTo(path string) error {
 	}
 	// To the database this is one more read: where it meets a damaged page, the copy is discarded,
 	// and everything goes on. The writer, on whose goroutine this is, changes nothing meanwhile.
-	err = s.transact(s.db.View, func(*tx) error {
-		if err := bbolt.Compact(to, s.db, perTransaction); err != nil {
+	err = d.transact(d.bolt.View, func(*tx) error {
+		if err := bbolt.Compact(to, d.bolt, perTransaction); err != nil {
 			return err
 		}
 		return to.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(compactKey) })
@@ -206,11 +197,4 @@ func (s *Store) copyTo(path string) error {
 		return fmt.Errorf("copy: %w", err)
 	}
 	return nil
-}
-
-// viewFile is View of the file that is the database now.
-func (s *Store) viewFile(fn func(*bbolt.Tx) error) error {
-	s.swap.RLock()
-	defer s.swap.RUnlock()
-	return s.db.View(fn)
 }

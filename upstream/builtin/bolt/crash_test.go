@@ -1,7 +1,8 @@
-package builtin
+package bolt
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
+	"secretagent/upstream/upstreamtest"
 )
 
 // crashWriters is how many goroutines of the child write, each to secrets of its own.
@@ -27,7 +30,7 @@ const crashWriters = 4
 // 1, 2, 3… to its secret and moves a label of its own along every third time. Meanwhile everything
 // that is there gets a new key, and the file is compacted again and again.
 func childWrites(database, keyring string) error {
-	s, err := Open(Options{Database: database, Keyring: keyring})
+	s, err := Open(Options{Database: database, Options: builtin.Options{Keyring: keyring}})
 	if err != nil {
 		return err
 	}
@@ -213,22 +216,7 @@ func checkCrashed(t *testing.T, s *Store, name upstream.SecretName, acked acknow
 // checkRules checks every secret against the label rules, whatever its history was.
 func checkRules(tb testing.TB, s *Store) {
 	tb.Helper()
-	err := s.view(context.Background(), call{op: "check"}, func(t *tx) error {
-		return t.eachStored(func(name upstream.SecretName, r *record) error {
-			for _, problem := range brokenRules(&r.versionSet, s.opts.MaxVersions) {
-				tb.Errorf("%s: %s", name, problem)
-			}
-			for i := range r.versions {
-				if _, err := t.value(name, &r.versions[i]); err != nil {
-					tb.Errorf("%s: %v", name, err)
-				}
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		tb.Errorf("check: %v", err)
-	}
+	upstreamtest.CheckRules(tb, s, cmp.Or(s.opts.MaxVersions, 10))
 }
 
 func TestTwoProcesses(t *testing.T) {

@@ -1,22 +1,23 @@
-package builtin
+package bolt
 
 import (
 	"testing"
 
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/upstreamtest"
 )
 
 func TestConformance(t *testing.T) {
-	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, Emulate{}) })
+	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, builtin.Emulate{}) })
 }
 
 func TestConformanceWithEmulation(t *testing.T) {
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness { return harness(t, emulateAll) })
 }
 
-var emulateAll = Emulate{InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}
+var emulateAll = builtin.Emulate{InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}
 
-func harness(t *testing.T, emulate Emulate) upstreamtest.Harness {
+func harness(t *testing.T, emulate builtin.Emulate) upstreamtest.Harness {
 	clock := newClock()
 	opts := testOptions(t)
 	opts.Now, opts.Emulate = clock.now, emulate

@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 )
 
 // The files that a re-executed test binary writes to instead of testing.
@@ -56,7 +57,7 @@ func testOptions(tb testing.TB) Options {
 	dir := tb.TempDir()
 	return Options{
 		Database: filepath.Join(dir, "data", "secrets.db"),
-		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
+		Options:  builtin.Options{Keyring: filepath.Join(dir, "keys", "keyring.json")},
 	}
 }
 

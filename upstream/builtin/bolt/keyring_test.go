@@ -1,14 +1,16 @@
-package builtin
+package bolt
 
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/keyset"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/upstreamtest"
 )
@@ -101,7 +104,7 @@ func TestWarnings(t *testing.T) {
 		must(t, mustOpen(t, opts).Close())
 		return log.String()
 	}
-	shared := Options{Database: filepath.Join(dir, "secrets.db"), Keyring: filepath.Join(dir, "keyring.json")}
+	shared := Options{Database: filepath.Join(dir, "secrets.db"), Options: builtin.Options{Keyring: filepath.Join(dir, "keyring.json")}}
 	if log := logOf(shared); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "move it to another volume") {
 		t.Errorf("no warning about the shared folder: %s", log)
 	}
@@ -127,7 +130,7 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 	text := readFile(t, opts.Keyring)
 	must(t, os.Remove(opts.Keyring))
 	_, err := Open(opts)
-	wantErr(t, err, ErrKeyLost)
+	wantErr(t, err, builtin.ErrKeyLost)
 	wantErr(t, err, upstream.ErrKeyNotFound)
 	if exists(opts.Keyring) {
 		t.Error("a new keyring was made over existing data")
@@ -135,7 +138,7 @@ func TestALostKeyringIsNotReplaced(t *testing.T) {
 	mixed := opts
 	mixed.Keyring = other.Keyring
 	_, err = Open(mixed)
-	wantErr(t, err, ErrKeyLost)
+	wantErr(t, err, builtin.ErrKeyLost)
 	if err != nil && !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("the error names no secret: %v", err)
 	}
@@ -157,11 +160,12 @@ func wantKey(t *testing.T, s *Store, want string, names ...upstream.SecretName) 
 func wantSealed(t *testing.T, s *Store, want string, names ...upstream.SecretName) {
 	t.Helper()
 	for _, name := range names {
-		must(t, s.view(t.Context(), call{}, func(x *tx) error {
-			r, err := x.secret(name)
+		v, err := s.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: name})
+		must(t, err)
+		must(t, s.db.View(t.Context(), func(r builtin.Reader) error {
+			sealed, err := r.Get(builtin.Values, []byte(string(name)+"\x00"+string(v.VersionID)))
 			must(t, err)
-			current, _ := r.holder(upstream.ACSCurrent)
-			if got := formatKeyID(r.versions[r.find(current)].keyID); got != want {
+			if got := keyIDOf(sealed); got != want {
 				t.Errorf("%s is sealed with key %s, want %s", name, got, want)
 			}
 			return nil
@@ -169,17 +173,20 @@ func wantSealed(t *testing.T, s *Store, want string, names ...upstream.SecretNam
 	}
 }
 
-func mustKeys(tb testing.TB, s *Store) []Key {
+// keyIDOf returns the key that something is sealed with: Tink puts it behind the first byte.
+func keyIDOf(sealed []byte) string { return fmt.Sprint(binary.BigEndian.Uint32(sealed[1:])) }
+
+func mustKeys(tb testing.TB, s *Store) []builtin.Key {
 	tb.Helper()
 	keys, err := s.Keys()
 	must(tb, err)
 	return keys
 }
 
-func primaryOf(tb testing.TB, s *Store) Key {
+func primaryOf(tb testing.TB, s *Store) builtin.Key {
 	tb.Helper()
 	keys := mustKeys(tb, s)
-	return keys[slices.IndexFunc(keys, func(k Key) bool { return k.Primary })]
+	return keys[slices.IndexFunc(keys, func(k builtin.Key) bool { return k.Primary })]
 }
 
 func TestRotation(t *testing.T) {
@@ -218,7 +225,7 @@ func TestRotation(t *testing.T) {
 	wantSealed(t, s, first, "named") // a key of its own
 	wantNamed()
 	start := newClock().now()
-	if keys, want := mustKeys(t, s), []Key{
+	if keys, want := mustKeys(t, s), []builtin.Key{
 		{ID: first, Status: "enabled", CreateTime: start, Secrets: 1, Values: 3},
 		{ID: second, Status: "enabled", Primary: true, CreateTime: start.Add(time.Hour), Secrets: 1, Values: 1},
 	}; !slices.Equal(keys, want) {
@@ -254,11 +261,11 @@ func TestRotation(t *testing.T) {
 
 func mustKeyID(t *testing.T, text string) uint32 {
 	t.Helper()
-	id, ok := parseKeyID(text)
-	if !ok {
+	id, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
 		t.Fatalf("key id %q", text)
 	}
-	return id
+	return uint32(id)
 }
 
 // rewriteKeyring changes a keyring as another program would.
@@ -285,7 +292,7 @@ func TestADisabledKeyThatIsNeeded(t *testing.T) {
 	must(t, s.Close())
 	rewriteKeyring(t, opts.Keyring, func(m *keyset.Manager) error { return m.Disable(mustKeyID(t, first)) })
 	_, err := Open(opts)
-	wantErr(t, err, ErrKeyLost)
+	wantErr(t, err, builtin.ErrKeyLost)
 	if err != nil && !strings.Contains(err.Error(), first) {
 		t.Errorf("the error names no key: %v", err)
 	}
@@ -304,7 +311,7 @@ func TestRotationMindsTheFile(t *testing.T) {
 		return err
 	})
 	mustRotate(t, s)
-	if keys := mustKeys(t, s); len(keys) != 3 || keys[1].ID != formatKeyID(added) {
+	if keys := mustKeys(t, s); len(keys) != 3 || keys[1].ID != fmt.Sprint(added) {
 		t.Errorf("keys %+v", keys)
 	}
 	// A keyring that is not the one in use is left alone.
@@ -313,7 +320,7 @@ func TestRotationMindsTheFile(t *testing.T) {
 	text := readFile(t, other.Keyring)
 	must(t, os.WriteFile(opts.Keyring, text, 0o600))
 	_, err := s.RotateKey(t.Context())
-	wantErr(t, err, ErrKeyLost)
+	wantErr(t, err, builtin.ErrKeyLost)
 	if !bytes.Equal(readFile(t, opts.Keyring), text) {
 		t.Error("the file was changed")
 	}

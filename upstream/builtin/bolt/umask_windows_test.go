@@ -1,3 +1,3 @@
-package builtin
+package bolt
 
 func openUmask() (restore func()) { return func() {} }

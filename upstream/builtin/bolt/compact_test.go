@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"bytes"
@@ -15,12 +15,13 @@ import (
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 )
 
 // ciphertexts returns everything that is sealed in the database.
 func ciphertexts(t *testing.T, s *Store) (all [][]byte) {
-	must(t, s.db.View(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketSecrets, bucketValues} {
+	must(t, s.db.bolt.View(func(tx *bbolt.Tx) error {
+		for _, b := range [][]byte{buckets[builtin.Records], buckets[builtin.Values]} {
 			must(t, tx.Bucket(b).ForEach(func(_, sealed []byte) error {
 				all = append(all, bytes.Clone(sealed))
 				return nil
@@ -47,9 +48,9 @@ func wantGone(t *testing.T, s *Store, sealed [][]byte) {
 
 // fileOf returns the file that is the database now.
 func fileOf(s *Store) *os.File {
-	s.swap.RLock()
-	defer s.swap.RUnlock()
-	return s.file
+	s.db.swap.RLock()
+	defer s.db.swap.RUnlock()
+	return s.db.file
 }
 
 func skipWithoutCompaction(t *testing.T) {
@@ -68,11 +69,11 @@ func TestOldCiphertextIsGone(t *testing.T) {
 	mustCreate(t, s, "small", "v1", "x")
 	mustCreate(t, s, "large", "v1", strings.Repeat("x", 20_000))
 	must(t, os.Chmod(opts.Database, 0o640))
-	first := formatKeyID(s.keys.Load().primary)
+	first := primaryOf(t, s).ID
 	old := ciphertexts(t, s)
-	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse)
+	wantErr(t, s.RemoveKey(t.Context(), first), builtin.ErrKeyInUse)
 	mustRotate(t, s)
-	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse) // it protects both
+	wantErr(t, s.RemoveKey(t.Context(), first), builtin.ErrKeyInUse) // it protects both
 	must(t, s.Reencrypt(t.Context(), nil))
 	wantGone(t, s, old)
 	if info, err := os.Stat(opts.Database); err != nil || info.Mode().Perm() != 0o640 {
@@ -90,8 +91,8 @@ func TestOldCiphertextIsGone(t *testing.T) {
 	wantValue(t, s, "small", "x")
 	mustDelete(t, s, "small", 7)
 	clock.advance(8 * 24 * time.Hour)
-	must(t, only(s.purgeDue(t.Context())))
-	must(t, s.compactOwed(t.Context()))
+	must(t, only(s.Purge(t.Context())))
+	must(t, s.db.compactOwed(t.Context()))
 	wantGone(t, s, old)
 	mustCreate(t, s, "next", "v1", "y")
 	wantValue(t, reopen(t, s), "next", "y")
@@ -101,11 +102,11 @@ func TestOldCiphertextIsGone(t *testing.T) {
 // with it yet.
 func TestKeyNamedAtCreationStays(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
-	first := formatKeyID(s.keys.Load().primary)
+	first := primaryOf(t, s).ID
 	mustRotate(t, s)
 	_, err := s.CreateSecret(t.Context(), upstream.CreateSecretInput{SecretName: "a", VersionID: "v1", SecretData: secret("x"), EncryptionKeyID: first})
 	must(t, err)
-	wantErr(t, s.RemoveKey(t.Context(), first), ErrKeyInUse)
+	wantErr(t, s.RemoveKey(t.Context(), first), builtin.ErrKeyInUse)
 	must(t, s.Reencrypt(t.Context(), nil))
 	must(t, s.RemoveKey(t.Context(), first))
 	wantValue(t, reopen(t, s), "a", "x")
@@ -125,10 +126,10 @@ func TestCompactionIsOwed(t *testing.T) {
 	wantErr(t, only(get(s, "a")), upstream.ErrNotFound)
 	must(t, os.Rename(away, s.opts.Database))
 	s = reopen(t, s)
-	must(t, s.compactOwed(t.Context()))
+	must(t, s.db.compactOwed(t.Context()))
 	wantGone(t, s, old)
 	file := fileOf(s)
-	must(t, s.compactOwed(t.Context()))
+	must(t, s.db.compactOwed(t.Context()))
 	if fileOf(s) != file {
 		t.Error("compacted again for nothing")
 	}
@@ -201,8 +202,8 @@ func TestCompactionMeetsDamage(t *testing.T) {
 	mustCreate(t, s, "b", "v1", "x")
 	forceDelete(t, s, "b")
 	var at int64
-	must(t, s.db.View(func(tx *bbolt.Tx) error {
-		at = int64(tx.Bucket(bucketValues).RootPage()) * int64(s.db.Info().PageSize)
+	must(t, s.db.bolt.View(func(tx *bbolt.Tx) error {
+		at = int64(tx.Bucket(buckets[builtin.Values]).RootPage()) * int64(s.db.bolt.Info().PageSize)
 		return nil
 	}))
 	file, err := os.OpenFile(s.opts.Database, os.O_RDWR, 0)
@@ -213,7 +214,7 @@ func TestCompactionMeetsDamage(t *testing.T) {
 	must(t, only(file.WriteAt(make([]byte, len(whole)), at)))
 	wantErr(t, s.Compact(t.Context()), upstream.ErrUnavailable)
 	must(t, only(file.WriteAt(whole, at)))
-	if broken := s.broken.Load(); broken != nil {
+	if broken := s.db.broken.Load(); broken != nil {
 		t.Fatal("the store has broken down: ", *broken)
 	}
 	wantGone(t, s, nil)

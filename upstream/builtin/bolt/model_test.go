@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/upstreamtest"
 )
 
@@ -174,7 +175,7 @@ func (sys *system) actions() map[string]func(*rapid.T) {
 			sys.clock.advance(oneOf(t, "by", []time.Duration{time.Second, time.Minute, time.Hour, 7 * day, 7*day - time.Second, 30 * day}))
 		},
 		"purge": func(t *rapid.T) {
-			must(t, only(sys.store.purgeDue(ctx)))
+			must(t, only(sys.store.Purge(ctx)))
 		},
 		"rotate": func(t *rapid.T) {
 			if rapid.IntRange(0, 9).Draw(t, "really") > 0 { // each makes the keyring longer
@@ -214,7 +215,7 @@ func (sys *system) reopen(tb fatal) {
 	}
 	s, err := Open(sys.opts)
 	must(tb, err)
-	s.db.NoSync = true // what is durable is for other tests
+	s.db.bolt.NoSync = true // what is durable is for other tests
 	sys.store = s
 }
 
@@ -285,7 +286,7 @@ func TestModel(t *testing.T) {
 		sys := &system{clock: clock, opts: testOptions(t)}
 		sys.opts.MaxVersions, sys.opts.Now, sys.opts.Emulate = limit, clock.now, emulateAll
 		if limit == 4 {
-			sys.opts.Emulate = Emulate{}
+			sys.opts.Emulate = builtin.Emulate{}
 		}
 		sys.reopen(t)
 		defer func() {

@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 )
 
 const (
@@ -27,60 +28,61 @@ type write struct {
 // changed something.
 var errPartial = errors.New("an operation failed half-way")
 
-// write hands an operation to the writer and returns its outcome after it is on disk.
+// Update hands an operation to the writer and returns its outcome after it is on disk.
 //
 // When ctx ends first, the context's error is returned. The operation is then not executed if
 // it has not begun; if it has, its outcome is not reported.
-func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error {
-	if err := c.begin(ctx); err != nil {
-		return err
-	}
+func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
+	return d.write(ctx, func(t *tx) error { return fn(t) })
+}
+
+func (d *db) write(ctx context.Context, apply func(*tx) error) error {
 	w := &write{ctx: ctx, apply: apply, done: make(chan error, 1)}
 	select {
-	case s.queue <- w:
+	case d.queue <- w:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.quit:
-		return c.refer(ErrClosed)
+	case <-d.quit:
+		return builtin.ErrClosed
 	}
 	select {
 	case err := <-w.done:
-		return c.refer(err)
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.writerDone:
+	case <-d.writerDone:
 		select {
 		case err := <-w.done:
-			return c.refer(err)
+			return err
 		default: // came into line as the writer left
-			return c.refer(ErrClosed)
+			return builtin.ErrClosed
 		}
 	}
 }
 
 // writeLoop is the writer: the only goroutine that opens write transactions.
-func (s *Store) writeLoop() {
-	defer close(s.writerDone)
+func (d *db) writeLoop() {
+	defer close(d.writerDone)
 	batch := make([]*write, 0, maxBatch)
 	for {
 		select {
-		case <-s.quit:
+		case <-d.quit:
 			for {
 				select {
-				case w := <-s.queue:
-					w.done <- ErrClosed
+				case w := <-d.queue:
+					w.done <- builtin.ErrClosed
 				default:
 					return
 				}
 			}
-		case w := <-s.queue:
+		case w := <-d.queue:
 			batch = append(batch, w)
 		}
 		// Writers that were answered a moment ago are about to come back. Yielding once
 		// lets them get in line; a lone writer does not notice.
 		runtime.Gosched()
-		batch = s.collect(batch)
-		s.commit(batch)
+		batch = d.collect(batch)
+		d.commit(batch)
 		clear(batch)
 		batch = batch[:0]
 	}
@@ -88,32 +90,32 @@ func (s *Store) writeLoop() {
 
 // collect fills batch with what is in line now, without waiting, and leaves out the writes
 // whose callers have left.
-func (s *Store) collect(batch []*write) []*write {
-	for len(batch) < maxBatch && len(s.queue) > 0 { // nobody else takes from it
-		batch = append(batch, <-s.queue)
+func (d *db) collect(batch []*write) []*write {
+	for len(batch) < maxBatch && len(d.queue) > 0 { // nobody else takes from it
+		batch = append(batch, <-d.queue)
 	}
 	return slices.DeleteFunc(batch, func(w *write) bool { return w.ctx.Err() != nil })
 }
 
 // commit executes a batch in one transaction, and one by one if that fails, and answers every
 // writer.
-func (s *Store) commit(batch []*write) {
+func (d *db) commit(batch []*write) {
 	if len(batch) == 0 {
 		return
 	}
-	s.counters.writes.Add(uint64(len(batch)))
-	err := s.execute(batch)
+	d.writes.Add(uint64(len(batch)))
+	err := d.execute(batch)
 	switch {
 	case err == nil:
-	case s.broken.Load() != nil || len(batch) == 1 && !errors.Is(err, errPartial):
+	case d.broken.Load() != nil || len(batch) == 1 && !errors.Is(err, errPartial):
 		for _, w := range batch {
 			w.err = err
 		}
 	case len(batch) == 1: // failed half-way and was rolled back: w.err says why
 	default:
-		s.counters.replays.Add(1)
+		d.replays.Add(1)
 		for i, w := range batch {
-			if err := s.execute(batch[i : i+1]); err != nil && !errors.Is(err, errPartial) {
+			if err := d.execute(batch[i : i+1]); err != nil && !errors.Is(err, errPartial) {
 				w.err = err
 			}
 		}
@@ -128,18 +130,17 @@ var errNothing = errors.New("nothing to commit")
 
 // execute runs operations in one transaction. Each operation's outcome is in its err; an error
 // of the transaction itself is returned, and then nothing was stored.
-func (s *Store) execute(batch []*write) error {
+func (d *db) execute(batch []*write) error {
 	var (
 		t         *tx
 		rollBack  error
 		commitsAs int
 	)
-	err := s.transact(s.update, func(current *tx) error {
+	err := d.transact(d.update, func(current *tx) error {
 		t = current
 		commitsAs = t.bolt.ID()
 		for _, w := range batch {
 			before := t.writes
-			t.now = s.now()
 			if w.err = w.apply(t); w.err != nil && t.writes != before {
 				rollBack = errPartial
 				return rollBack
@@ -152,45 +153,44 @@ func (s *Store) execute(batch []*write) error {
 	})
 	switch {
 	case err == nil:
-		s.counters.commits.Add(1)
-		s.index.apply(t.listed)
-		s.listeners.call(t.changed)
+		d.commits.Add(1)
+		d.observer(t.notices)
 		if t.owed {
-			s.ring()
+			d.ring()
 		}
-		s.compactAfter(t)
+		d.compactAfter(t)
 		return nil
 	case errors.Is(err, errNothing):
-		s.compactAfter(t)
+		d.compactAfter(t)
 		return nil
-	case errors.Is(err, errPartial), s.broken.Load() != nil, t == nil:
+	case errors.Is(err, errPartial), d.broken.Load() != nil, t == nil:
 		return err
 	}
 	err = errorf(upstream.ErrUnavailable, "the change could not be written to disk: %v", err)
-	if s.visible(commitsAs) {
+	if d.visible(commitsAs) {
 		// Its header page was written and only the last sync failed: readers see the
 		// change, but it may not survive a crash, and a failed sync is not tried again
 		// with success. Accepting more writes on top would acknowledge what may be lost.
-		s.listeners.call(t.changed)
+		d.observer(t.notices)
 		err = errorf(upstream.ErrInternal,
 			"the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err)
-		s.breakDown(err)
+		d.breakDown(err)
 	}
-	s.log.Error("write failed", "count", len(batch), "err", err, "hint", "check the disk and its free space")
+	d.log.Error("write failed", "count", len(batch), "err", err, "hint", "check the disk and its free space")
 	return err
 }
 
 // compactAfter compacts the file if the transaction, which has ended, asks for it.
-func (s *Store) compactAfter(t *tx) {
+func (d *db) compactAfter(t *tx) {
 	if t.compact != nil {
-		*t.compact = s.compactFile()
+		*t.compact = d.compactFile()
 	}
 }
 
 // visible reports whether the transaction of that id is what readers see, or later ones are.
-func (s *Store) visible(id int) bool {
+func (d *db) visible(id int) bool {
 	latest := 0
-	err := s.transact(s.viewFile, func(t *tx) error {
+	err := d.transact(d.viewFile, func(t *tx) error {
 		latest = t.bolt.ID()
 		return nil
 	})

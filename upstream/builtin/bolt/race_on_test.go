@@ -1,5 +1,5 @@
 //go:build race
 
-package builtin
+package bolt
 
 const raceDetector = true

@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 )
 
 // sample is a database with everything in it that a file can hold, and what it holds.
@@ -32,7 +33,7 @@ func newSample(t testing.TB) *sample {
 	sm := &sample{opts: testOptions(t), values: map[upstream.SecretRef]string{}}
 	sm.opts.Emulate = emulateAll
 	s := mustOpen(t, sm.opts)
-	s.db.NoSync = true // what is durable is for other tests
+	s.db.bolt.NoSync = true // what is durable is for other tests
 	for i := range 30 {
 		name := fmt.Sprintf("secret/%02d", i)
 		mustCreate(t, s, name, "v0", name)
@@ -89,7 +90,7 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 		return true
 	}
 	defer func() { _ = s.Close() }()
-	s.db.NoSync = true // what is durable is for other tests
+	s.db.bolt.NoSync = true // what is durable is for other tests
 	ctx := context.Background()
 	for ref, want := range sm.values {
 		v, err := s.GetSecretValue(ctx, ref)
@@ -128,7 +129,7 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 func (sm *sample) clear(t *testing.T, what string, err error) {
 	t.Helper()
 	text := err.Error()
-	known := errors.Is(err, ErrDamaged) && errors.Is(err, upstream.ErrInternal) && strings.Contains(text, "damaged") && strings.Contains(text, "copy")
+	known := errors.Is(err, builtin.ErrDamaged) && errors.Is(err, upstream.ErrInternal) && strings.Contains(text, "damaged") && strings.Contains(text, "copy")
 	foreign := strings.Contains(text, "not a secretagent database") || strings.Contains(text, "has format")
 	if !known && !foreign {
 		t.Errorf("%s: unclear error: %v", what, err)
@@ -252,20 +253,26 @@ func TestExchangedCiphertexts(t *testing.T) {
 		atRead bool // noticed when it is read, and not when the database is opened
 		change func(*bbolt.Tx) error
 	}{
-		{"values of two versions", true, swap(bucketValues, "secret/03\x00v0", "secret/03\x00v1")},
-		{"values of two secrets", true, swap(bucketValues, "secret/03\x00v0", "secret/04\x00v0")},
-		{"metadata of two secrets", false, swap(bucketSecrets, "secret/03", "secret/07")},
+		{"values of two versions", true, swap(buckets[builtin.Values], "secret/03\x00v0", "secret/03\x00v1")},
+		{"values of two secrets", true, swap(buckets[builtin.Values], "secret/03\x00v0", "secret/04\x00v0")},
+		{"metadata of two secrets", false, swap(buckets[builtin.Records], "secret/03", "secret/07")},
 		{"metadata put in the place of a value", true, func(tx *bbolt.Tx) error {
-			return tx.Bucket(bucketValues).Put([]byte("secret/03\x00v0"), tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
+			return tx.Bucket(buckets[builtin.Values]).Put([]byte("secret/03\x00v0"), tx.Bucket(buckets[builtin.Records]).Get([]byte("secret/03")))
 		}},
-		{"a value removed", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Delete([]byte("secret/03\x00v0")) }},
-		{"a value added", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret/03\x00zz"), []byte("x")) }},
-		{"a value of no secret", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("zz\x00v"), []byte("x")) }},
-		{"a value of no secret in between", false, func(tx *bbolt.Tx) error { return tx.Bucket(bucketValues).Put([]byte("secret\x00v"), []byte("x")) }},
+		{"a value removed", false, func(tx *bbolt.Tx) error { return tx.Bucket(buckets[builtin.Values]).Delete([]byte("secret/03\x00v0")) }},
+		{"a value added", false, func(tx *bbolt.Tx) error {
+			return tx.Bucket(buckets[builtin.Values]).Put([]byte("secret/03\x00zz"), []byte("x"))
+		}},
+		{"a value of no secret", false, func(tx *bbolt.Tx) error {
+			return tx.Bucket(buckets[builtin.Values]).Put([]byte("zz\x00v"), []byte("x"))
+		}},
+		{"a value of no secret in between", false, func(tx *bbolt.Tx) error {
+			return tx.Bucket(buckets[builtin.Values]).Put([]byte("secret\x00v"), []byte("x"))
+		}},
 		{"the note of a key", false, func(tx *bbolt.Tx) error {
-			bk := tx.Bucket(bucketKeys)
+			bk := tx.Bucket(buckets[builtin.Keys])
 			k, _ := bk.Cursor().First()
-			return bk.Put(k, tx.Bucket(bucketSecrets).Get([]byte("secret/03")))
+			return bk.Put(k, tx.Bucket(buckets[builtin.Records]).Get([]byte("secret/03")))
 		}},
 	} {
 		sm := newSample(t)
@@ -297,21 +304,21 @@ func TestDamageNamesTheSecret(t *testing.T) {
 	sm := newSample(t)
 	sm.change(t, func(tx *bbolt.Tx) error {
 		key := []byte("secret/03\x00v1")
-		sealed := bytes.Clone(tx.Bucket(bucketValues).Get(key))
+		sealed := bytes.Clone(tx.Bucket(buckets[builtin.Values]).Get(key))
 		sealed[len(sealed)-1] ^= 1
-		return tx.Bucket(bucketValues).Put(key, sealed)
+		return tx.Bucket(buckets[builtin.Values]).Put(key, sealed)
 	})
 	s := mustOpen(t, sm.opts)
 	for range 2 { // all else goes on
 		_, err := s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: "secret/03", VersionID: "v1"})
-		wantErr(t, err, ErrDamaged)
+		wantErr(t, err, builtin.ErrDamaged)
 		if err != nil && !strings.Contains(err.Error(), `secret "secret/03", version "v1"`) {
 			t.Errorf("the error does not name secret and version: %v", err)
 		}
 	}
 	wantValue(t, s, "secret/04", "secret/04")
 	// Nothing can be compared with a value that cannot be read.
-	wantErr(t, putter(s, "secret/03", "v1", "x")(), ErrDamaged)
+	wantErr(t, putter(s, "secret/03", "v1", "x")(), builtin.ErrDamaged)
 	mustPut(t, s, "secret/03", "v9", "good again")
 	wantValue(t, s, "secret/03", "good again")
 }
@@ -329,13 +336,13 @@ func TestDamageOnAFullPage(t *testing.T) {
 		mustCreate(t, s, name, "v1", "x")
 		must(t, s.TagResources(t.Context(), []upstream.SecretName{upstream.SecretName(name)}, tags))
 	}
-	must(t, s.db.Update(func(tx *bbolt.Tx) error {
+	must(t, s.db.bolt.Update(func(tx *bbolt.Tx) error {
 		key := []byte("secret/00")
-		sealed := bytes.Clone(tx.Bucket(bucketSecrets).Get(key))
+		sealed := bytes.Clone(tx.Bucket(buckets[builtin.Records]).Get(key))
 		sealed[len(sealed)-1] ^= 1
-		return tx.Bucket(bucketSecrets).Put(key, sealed)
+		return tx.Bucket(buckets[builtin.Records]).Put(key, sealed)
 	}))
-	wantErr(t, only(s.ListTagResources(t.Context(), upstream.ListTagResourcesInput{Tags: tags})), ErrDamaged)
+	wantErr(t, only(s.ListTagResources(t.Context(), upstream.ListTagResourcesInput{Tags: tags})), builtin.ErrDamaged)
 }
 
 // TestTruncatedUnderneath cuts the file while it is mapped: the process survives, every call
@@ -353,9 +360,9 @@ func TestTruncatedUnderneath(t *testing.T) {
 			must(t, os.Truncate(sm.opts.Database, keep*int64(os.Getpagesize())))
 			for range 3 {
 				_, err := get(s, "secret/03")
-				wantErr(t, err, ErrDamaged)
+				wantErr(t, err, builtin.ErrDamaged)
 			}
-			wantErr(t, putter(s, "secret/03", "new", "new")(), ErrDamaged)
+			wantErr(t, putter(s, "secret/03", "new", "new")(), builtin.ErrDamaged)
 			_ = s.Close()
 			must(t, os.WriteFile(sm.opts.Database, sm.file, 0o600))
 			wantValue(t, mustOpen(t, sm.opts), "secret/04", "secret/04")

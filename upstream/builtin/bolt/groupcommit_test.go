@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/upstreamtest"
 )
 
@@ -52,27 +53,22 @@ func holdWriter(t *testing.T, s *Store) (release func()) {
 }
 
 func writer(ctx context.Context, s *Store, apply func(*tx) error) func() error {
-	return func() error { return s.write(ctx, call{op: "test"}, apply) }
+	return func() error { return s.db.write(ctx, apply) }
 }
 
-// describe sets the description of the secret "a".
-func describe(text string) func(*tx) error {
-	return func(t *tx) error {
-		r, err := t.live("a")
-		if err != nil {
-			return err
-		}
-		r.description = text
-		t.change("a")
-		return t.putRecord("a", r)
-	}
+// mark writes a text where no rule looks.
+func mark(text string) func(*tx) error {
+	return func(t *tx) error { return t.Put(builtin.Seeds, []byte("mark"), []byte(text)) }
 }
 
-func wantDescription(t *testing.T, s *Store, want string) {
+func wantMark(t *testing.T, s *Store, want string) {
 	t.Helper()
-	if m, err := s.DescribeSecret(t.Context(), "a", false); err != nil || m.Description != want {
-		t.Errorf("description %q, %v; want %q", m.Description, err, want)
-	}
+	must(t, s.db.View(t.Context(), func(r builtin.Reader) error {
+		if got, err := r.Get(builtin.Seeds, []byte("mark")); err != nil || string(got) != want {
+			t.Errorf("marked %q, %v; want %q", got, err, want)
+		}
+		return nil
+	}))
 }
 
 func putter(s *Store, name, id, data string) func() error {
@@ -101,8 +97,8 @@ func TestWritersShareACommit(t *testing.T) {
 		for _, err := range outcomes() {
 			wantErr(t, err, nil)
 		}
-		if after := s.Stats(); after.Commits-before.Commits != 1 || s.counters.replays.Load() != 0 {
-			t.Errorf("%d writes took %d commits and %d replays", len(writes), after.Commits-before.Commits, s.counters.replays.Load())
+		if after := s.Stats(); after.Commits-before.Commits != 1 || s.db.replays.Load() != 0 {
+			t.Errorf("%d writes took %d commits and %d replays", len(writes), after.Commits-before.Commits, s.db.replays.Load())
 		}
 		wantValue(t, s, "a", "data8")
 		wantValue(t, s, "a:ACSPrevious", "data7")
@@ -119,8 +115,8 @@ func TestARefusedWriteLeavesItsNeighboursAlone(t *testing.T) {
 		wantErr(t, errors.Join(errs[0], errs[3]), nil)
 		wantErr(t, errs[1], upstream.ErrExists)
 		wantErr(t, errs[2], upstream.ErrNotFound)
-		if after := s.Stats(); after.Commits != before.Commits+1 || s.counters.replays.Load() != 0 {
-			t.Errorf("%d commits, %d replays", after.Commits-before.Commits, s.counters.replays.Load())
+		if after := s.Stats(); after.Commits != before.Commits+1 || s.db.replays.Load() != 0 {
+			t.Errorf("%d commits, %d replays", after.Commits-before.Commits, s.db.replays.Load())
 		}
 		wantValue(t, s, "a", "two")
 	})
@@ -132,18 +128,18 @@ func TestAWriteThatFailsHalfWayIsUndone(t *testing.T) {
 		release := holdWriter(t, s)
 		outcomes := start(
 			putter(s, "a", "v1", "one"),
-			writer(t.Context(), s, func(t *tx) error { return errors.Join(describe("half")(t), errors.New("half-way")) }),
+			writer(t.Context(), s, func(t *tx) error { return errors.Join(mark("half")(t), errors.New("half-way")) }),
 			putter(s, "a", "v2", "two"))
 		release()
 		errs := outcomes()
 		if errs[0] != nil || errs[2] != nil || errs[1] == nil || !strings.Contains(errs[1].Error(), "half-way") {
 			t.Errorf("got %v", errs)
 		}
-		if n := s.counters.replays.Load(); n != 1 {
+		if n := s.db.replays.Load(); n != 1 {
 			t.Errorf("%d replays", n)
 		}
 		wantValue(t, s, "a", "two")
-		wantDescription(t, s, "")
+		wantMark(t, s, "")
 		if got := heard(); !slices.Equal(got, []string{"a", "a"}) {
 			t.Errorf("heard of %v", got)
 		}
@@ -171,8 +167,8 @@ func TestAFailedTransactionIsReplayedOneByOne(t *testing.T) {
 
 // failCommits lets the next transactions that have something to commit fail.
 func failCommits(s *Store, failures int) {
-	s.update = func(fn func(*bbolt.Tx) error) error {
-		return s.db.Update(func(tx *bbolt.Tx) error {
+	s.db.update = func(fn func(*bbolt.Tx) error) error {
+		return s.db.bolt.Update(func(tx *bbolt.Tx) error {
 			if err := fn(tx); err != nil || failures == 0 {
 				return err
 			}
@@ -186,9 +182,9 @@ func failCommits(s *Store, failures int) {
 // what was refused is not, and after there is room again all is well.
 func TestFullDisk(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
-	st, err := s.file.Stat()
+	st, err := s.db.file.Stat()
 	must(t, err)
-	s.db.MaxSize = int(st.Size()) + growStep
+	s.db.bolt.MaxSize = int(st.Size()) + growStep
 	var last [8]string
 	var failed atomic.Int32
 	var wg sync.WaitGroup
@@ -217,7 +213,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	checkRules(t, s)
-	s.db.MaxSize = 0
+	s.db.bolt.MaxSize = 0
 	mustPut(t, s, "s/3", "last", "last")
 	wantValue(t, s, "s/3", "last")
 }
@@ -227,15 +223,15 @@ func TestFullDisk(t *testing.T) {
 func TestUnconfirmedCommit(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
 	mustCreate(t, s, "a", "v0", "zero")
-	s.update = func(fn func(*bbolt.Tx) error) error {
-		return errors.Join(s.db.Update(fn), errors.New("input/output error"))
+	s.db.update = func(fn func(*bbolt.Tx) error) error {
+		return errors.Join(s.db.bolt.Update(fn), errors.New("input/output error"))
 	}
 	err := putter(s, "a", "v1", "one")()
 	wantErr(t, err, upstream.ErrInternal)
 	if err == nil || !strings.Contains(err.Error(), "may or may not survive") {
 		t.Errorf("unclear: %v", err)
 	}
-	s.update = s.db.Update
+	s.db.update = s.db.bolt.Update
 	wantErr(t, putter(s, "a", "v2", "two")(), upstream.ErrInternal)
 }
 
@@ -257,12 +253,12 @@ func TestAWriteWhoseContextEnds(t *testing.T) {
 		// One that has begun goes on without its caller.
 		let := make(chan struct{})
 		ctx, cancel = context.WithCancel(t.Context())
-		outcomes = start(writer(ctx, s, func(t *tx) error { <-let; return describe("begun")(t) }))
+		outcomes = start(writer(ctx, s, func(t *tx) error { <-let; return mark("begun")(t) }))
 		cancel()
 		wantErr(t, outcomes()[0], context.Canceled)
 		close(let)
 		mustPut(t, s, "a", "after", "after")
-		wantDescription(t, s, "begun")
+		wantMark(t, s, "begun")
 	})
 }
 
@@ -272,7 +268,7 @@ func TestTheLineIsBounded(t *testing.T) {
 		var wg sync.WaitGroup
 		ctx, cancel := context.WithCancel(t.Context())
 		for range maxQueued + 10 {
-			wg.Go(func() { wantErr(t, writer(ctx, s, describe(""))(), context.Canceled) })
+			wg.Go(func() { wantErr(t, writer(ctx, s, mark(""))(), context.Canceled) })
 		}
 		synctest.Wait()
 		if n := s.Stats().WritesQueued; n != maxQueued {
@@ -335,7 +331,7 @@ func testOnChange(t *testing.T, s *Store) {
 		{"delete", func() error { mustDelete(t, s, "a", 30); return nil }, []string{"a"}, nil},
 		{"restore", func() error { return s.RestoreSecret(ctx, "a") }, []string{"a"}, nil},
 		{"delete again", func() error { mustDelete(t, s, "a", 30); return nil }, []string{"a"}, nil},
-		{"purge", func() error { time.Sleep(31 * day); _, err := s.purgeDue(ctx); return err }, []string{"a"}, nil},
+		{"purge", func() error { time.Sleep(31 * day); _, err := s.Purge(ctx); return err }, []string{"a"}, nil},
 		{"create", func() error { mustCreate(t, s, "a", "v1", "one"); return nil }, []string{"a"}, nil},
 		{"forced delete", func() error { forceDelete(t, s, "a"); return nil }, []string{"a"}, nil},
 	} {
@@ -358,14 +354,14 @@ func TestClosed(t *testing.T) {
 		release()
 		wantErr(t, closed()[0], nil)
 		if err := outcomes()[0]; err != nil { // may still have been executed
-			wantErr(t, err, ErrClosed)
+			wantErr(t, err, builtin.ErrClosed)
 		}
 		_, err := get(s, "a")
-		wantErr(t, err, ErrClosed)
+		wantErr(t, err, builtin.ErrClosed)
 		wantErr(t, err, upstream.ErrUnavailable)
-		wantErr(t, putter(s, "a", "v2", "two")(), ErrClosed)
+		wantErr(t, putter(s, "a", "v2", "two")(), builtin.ErrClosed)
 		_, err = s.RotateKey(t.Context())
-		wantErr(t, err, ErrClosed)
+		wantErr(t, err, builtin.ErrClosed)
 		wantErr(t, s.Run(t.Context()), nil)
 		wantErr(t, s.Close(), nil)
 	})

@@ -1,4 +1,4 @@
-package builtin_test
+package bolt_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/builtin/bolt"
 )
 
 func Example() {
@@ -17,9 +18,9 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	store, err := builtin.Open(builtin.Options{
+	store, err := bolt.Open(bolt.Options{
 		Database: filepath.Join(dir, "data", "secrets.db"),
-		Keyring:  filepath.Join(dir, "keys", "keyring.json"),
+		Options:  builtin.Options{Keyring: filepath.Join(dir, "keys", "keyring.json")},
 	})
 	if err != nil {
 		log.Fatal(err)

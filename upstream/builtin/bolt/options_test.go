@@ -1,4 +1,4 @@
-package builtin
+package bolt
 
 import (
 	"os"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/upstreamtest"
 )
 
@@ -40,7 +41,7 @@ func TestBadOptions(t *testing.T) {
 		{"a seed that is not text", seed(func(in *upstream.CreateSecretInput) { in.SecretData = secret("\xff") }), "seed[1].data: it is not valid UTF-8"},
 		{"a seed with a long description", seed(func(in *upstream.CreateSecretInput) { in.Description = strings.Repeat("x", 257) }), "seed[1]: "},
 	} {
-		opts := Options{Database: dir + "/db", Keyring: dir + "/keys"}
+		opts := Options{Database: dir + "/db", Options: builtin.Options{Keyring: dir + "/keys"}}
 		test.mutate(&opts)
 		err := opts.Validate()
 		if problems, ok := err.(upstream.OptionErrors); !ok || len(problems) != 1 || !strings.HasPrefix(err.Error(), test.want) {
@@ -51,10 +52,10 @@ func TestBadOptions(t *testing.T) {
 		}
 	}
 	// All problems at once.
-	if problems, _ := (Options{MaxVersions: -1}).Validate().(upstream.OptionErrors); len(problems) != 3 {
+	if problems, _ := (Options{Options: builtin.Options{MaxVersions: -1}}).Validate().(upstream.OptionErrors); len(problems) != 3 {
 		t.Errorf("got %v", problems)
 	}
-	must(t, Options{Database: dir + "/db", Keyring: dir + "/keys"}.Validate())
+	must(t, Options{Database: dir + "/db", Options: builtin.Options{Keyring: dir + "/keys"}}.Validate())
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
 		t.Errorf("created: %v, %v", files, err)
 	}

@@ -1,0 +1,115 @@
+package builtin
+
+import (
+	"context"
+	"fmt"
+
+	"secretagent/upstream"
+)
+
+// Storage keeps what a [Store] knows: values under keys, in the four key spaces of [Space]. It knows
+// no rules, and whatever is a secret reaches it encrypted.
+//
+// An error of the storage itself is an [*upstream.Error]: an [upstream.ErrUnavailable] where the
+// same may succeed later, [ErrClosed] after Close. Errors of the functions that it is given are
+// returned as they are.
+type Storage interface {
+	// View runs fn on a snapshot: what was committed before View was called, and nothing later
+	// than one moment. fn may run more than once.
+	View(ctx context.Context, fn func(Reader) error) error
+
+	// Update runs fn in a transaction and returns after what it has changed is committed: all of
+	// it, and only if nothing that fn has read has changed since, or nothing where fn or the
+	// storage fails. fn may run more than once, and must not change anything before it knows that
+	// it will succeed: then a storage may put several into one transaction.
+	//
+	// When ctx ends first, its error is returned. What has begun by then may still be committed.
+	Update(ctx context.Context, fn func(Writer) error) error
+
+	// Observe has fn called with the notices of what is committed, in the order of the commits,
+	// and before Update returns to the one who has committed. It is called once, before anything
+	// is written. fn does not block.
+	Observe(fn func([]Notice))
+
+	// Place tells where this is.
+	Place() Place
+
+	// Close ends everything. Calls that come later get [ErrClosed].
+	Close() error
+}
+
+// Space is a key space of a [Storage].
+type Space uint8
+
+// The key spaces.
+const (
+	Records Space  = iota // :: name → sealed record, see record.go
+	Values                // :: name 0x00 version id → sealed value
+	Keys                  // :: key id, 4 bytes → sealed: when the key was first seen here
+	Seeds                 // :: name → nothing: the seed of that name is done, see seed.go
+	Spaces  = iota        // how many there are
+)
+
+// String returns the name of the space.
+func (s Space) String() string { return [...]string{"secrets", "values", "keys", "seeded"}[s] }
+
+// Reader reads in a transaction. The bytes that it returns are valid until the end of the
+// transaction and must not be changed; it keeps none that it is given.
+type Reader interface {
+	// Get returns the value of a key; nil when there is none.
+	Get(space Space, key []byte) ([]byte, error)
+
+	// Scan returns the keys of a space in order, from the first one on that is not less than from.
+	// A write in the same transaction makes the cursor worthless.
+	Scan(space Space, from []byte) Cursor
+}
+
+// Cursor walks over keys.
+type Cursor interface {
+	// Next returns the next key and its value; a nil key at the end.
+	Next() (key, value []byte, err error)
+}
+
+// Writer reads and writes in a transaction. What it has written it also reads.
+type Writer interface {
+	Reader
+
+	Put(space Space, key, value []byte) error
+	Delete(space Space, key []byte) error
+
+	// Wipe says that what the transaction deletes or replaces should leave nothing behind in what
+	// the storage keeps, as soon as it can.
+	Wipe() error
+
+	// Announce hands a notice to the function of [Storage.Observe], once the transaction is committed.
+	Announce(Notice)
+}
+
+// Notice tells of what a transaction did.
+type Notice struct {
+	listed  []listed              // what the index is to know of secrets
+	changed []upstream.SecretName // secrets whose readers see something else now
+}
+
+// Place is where a [Storage] keeps things.
+type Place struct {
+	Name    string // for people
+	Binding string // ciphertext is bound to it: what was sealed elsewhere does not open here
+	Damage  string // what is told of damage: "%s" stands for what is damaged, and what to do follows
+}
+
+// Damaged returns an [ErrDamaged] that says what is wrong and what to do.
+func (p Place) Damaged(format string, args ...any) error {
+	return errorf(ErrDamaged, p.Damage, fmt.Sprintf(format, args...))
+}
+
+// observe makes known what was committed.
+func (s *Store) observe(notices []Notice) {
+	var all Notice
+	for _, n := range notices {
+		all.listed = append(all.listed, n.listed...)
+		all.changed = append(all.changed, n.changed...)
+	}
+	s.index.apply(all.listed)
+	s.listeners.call(all.changed)
+}
