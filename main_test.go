@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,5 +105,67 @@ func TestTopLevelIsFixed(t *testing.T) {
 		if !strings.HasPrefix(e.Name(), ".") && !slices.Contains(allowed, e.Name()) {
 			t.Errorf("%s has no place at the top level", e.Name())
 		}
+	}
+}
+
+// TestDockerfile holds what each builder needs of it, and where the pieces of the image must agree.
+// Builders themselves are not run here.
+func TestDockerfile(t *testing.T) {
+	src, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := regexp.MustCompile(`\\\n *`).ReplaceAllString(string(src), "")
+	lines := strings.Split(joined, "\n")
+	for what, line := range map[string]string{
+		"the classic builder knows no BUILDPLATFORM, and BuildKit's must stay": "ARG BUILDPLATFORM=${BUILDPLATFORM:-linux}",
+		"podman 4 refuses a default in FROM":                                   "FROM --platform=$BUILDPLATFORM golang:${GO_VERSION} AS build",
+		"builds behind a proxy":                                                "ARG GOPROXY",
+		"commands find configuration and state":                                "ENV SECRETAGENT_CONFIG=/etc/secretagent/agent.yaml STATE_DIRECTORY=/var/lib/secretagent",
+		"the state directory survives the container":                           "VOLUME /var/lib/secretagent",
+		"the state directory is the user's":                                    "COPY --from=build --chown=65532:65532 /state/ /var/lib/",
+		"a scratch image has no names of users":                                "USER 65532:65532",
+		"no shell for the health check":                                        `HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/secretagent", "status", "--live"]`,
+		"no shell for the program":                                             `ENTRYPOINT ["/secretagent"]`,
+	} {
+		if !slices.Contains(lines, line) {
+			t.Errorf("%s: there is no line\n%s", what, line)
+		}
+	}
+	if !regexp.MustCompile(`(?m)^ARG GO_VERSION=\S+@sha256:[0-9a-f]{64}$`).MatchString(joined) {
+		t.Error("the base is not named by its digest")
+	}
+	for _, label := range []string{"title", "description", "licenses", "version", "revision"} {
+		if !strings.Contains(joined, "org.opencontainers.image."+label+`="`) {
+			t.Errorf("there is no label %s", label)
+		}
+	}
+	if only := regexp.MustCompile(`(?mi)^# *syntax=|--mount=|--link|<<|COPY.*--chmod`).FindString(joined); only != "" {
+		t.Errorf("%q is for BuildKit alone", only)
+	}
+	// A file that is mounted by itself stays the old one, and is made a folder where it is missing.
+	if strings.Contains(string(src), "agent.yaml:/etc") || !strings.Contains(string(src), `-v "$PWD/conf:/etc/secretagent:ro"`) {
+		t.Error("the printed line does not mount a folder that it has made")
+	}
+}
+
+// TestImagesHaveTags looks for names of images that mean another image every day.
+func TestImagesHaveTags(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir("examples", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".yaml" && filepath.Base(path) != "Dockerfile" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^ *(?:- )?(?:image: *|FROM |ARG (?:AGENT|BASE)=)"?([^\s"$]+)`).FindAllStringSubmatch(string(text), -1) {
+			seen++
+			if _, tag, _ := strings.Cut(m[1][strings.LastIndex(m[1], "/")+1:], ":"); (tag == "" || tag == "latest") && m[1] != "scratch" {
+				t.Errorf("%s: %s has no tag of its own", path, m[1])
+			}
+		}
+		return err
+	})
+	if err != nil || seen < 5 {
+		t.Errorf("%d images, %v", seen, err)
 	}
 }

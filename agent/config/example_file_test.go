@@ -160,3 +160,39 @@ func TestTagsAreReadable(t *testing.T) {
 		}
 	})
 }
+
+// TestDocumentedConfigurationsNeedOneFolder reads what the documentation shows as the image does:
+// mounted into /etc/secretagent by itself, where nothing can be written and no other file is.
+func TestDocumentedConfigurationsNeedOneFolder(t *testing.T) {
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	var configurations []string
+	for _, page := range []string{"../../README.md", "../command/help/configuration.md"} {
+		text, err := os.ReadFile(page)
+		must(t, err)
+		found := block.FindAllSubmatch(text, -1)
+		if len(found) == 0 {
+			t.Errorf("%s shows no configuration", page)
+		}
+		for _, m := range found {
+			configurations = append(configurations, string(m[1]))
+		}
+	}
+	text, err := os.ReadFile(exampleFile)
+	must(t, err)
+	for _, src := range append(configurations, string(text), "upstream: {alibaba: {endpoints: [{region: cn-hangzhou}]}}") {
+		if !strings.Contains(src, "upstream:") {
+			continue // part of one
+		}
+		t.Setenv("STATE_DIRECTORY", stateSystem)
+		cfg, err := Source{File: fileSystem}.parse([]byte(src))
+		if err != nil {
+			t.Errorf("%v\n%s", err, src)
+			continue
+		}
+		eachPath(schema{}, reflect.ValueOf(cfg), "", func(_ field, key string, path *Path) {
+			if !strings.HasPrefix(string(*path), stateSystem+"/") {
+				t.Errorf("%s: %s is not in the state directory:\n%s", key, *path, src)
+			}
+		})
+	}
+}

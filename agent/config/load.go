@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -80,6 +81,9 @@ func unreadable(path string, err error) Problems {
 	reason := err.Error()
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		reason = pathErr.Err.Error()
+	}
+	if errors.Is(err, syscall.EISDIR) {
+		reason += "; docker makes one where a file that it is to mount is missing: mount the folder that the file is in"
 	}
 	return Problems{{File: path, Reason: reason, Err: err}}
 }

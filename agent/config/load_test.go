@@ -289,7 +289,7 @@ func TestLoadSaysWhyAFileCannotBeRead(t *testing.T) {
 	must(t, os.WriteFile(large, make([]byte, maxFileSize+1), 0o600))
 	for path, want := range map[string]string{
 		filepath.Join(dir, "missing.yaml"): "missing.yaml: no such file or directory",
-		dir:                                "is a directory",
+		dir:                                "is a directory; docker makes one where",
 		large:                              "large.yaml: is larger than 1 MiB, the most that is read",
 	} {
 		_, err := Load(path)
