@@ -40,8 +40,8 @@
 // Anybody can bind such an address. So the peer must be root, as the kernel says (SO_PEERCRED):
 // only the system's manager gets an answer, and other processes of root, which could read the
 // memory of the agent as well. Managers of users (systemctl --user) are refused: their users choose
-// the names of units. So is a peer in another pid namespace, whose ids cannot be trusted to be
-// ours. The socket should be closed to others anyway; listen makes it 0600.
+// the names of units. So is a peer in another pid namespace, such as root of a container: the
+// manager of this host is none. The socket should be closed to others anyway; listen makes it 0600.
 //
 // # Refusing
 //

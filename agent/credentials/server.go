@@ -250,7 +250,7 @@ func (s *Server) answer(nc net.Conn, q *question) (none upstream.Answer, err err
 	if known {
 		q.from = peer.String()
 	}
-	if !known || peer.UID != s.root {
+	if !known || peer.UID != s.root || peer.PID == 0 {
 		return none, errPeer
 	}
 	if q.unit, q.credential, err = parseAddress(nc.RemoteAddr().String()); err != nil {

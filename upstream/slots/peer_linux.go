@@ -9,6 +9,10 @@ import (
 // PeersKnown says that the system tells who is at the other end of a unix socket.
 const PeersKnown = true
 
+// overflowID stands for users and groups that have no number in a user namespace, unless somebody
+// has changed it in /proc/sys/kernel.
+const overflowID = 65534
+
 // PeerOf asks the kernel who connected. The answer was fixed when the connection was made: a
 // process that passes its connection on, to a child or over another socket, passes on who it was.
 // The kernel does not tell who writes to a stream.
@@ -17,6 +21,10 @@ const PeersKnown = true
 // asks: it can live and have passed the connection on, and one that ended may have left it to a
 // child of the same user rightfully. It would cost a descriptor for each connection and a system
 // call for each request. A token beside the uid binds each request, as every request carries it.
+//
+// In containers that share a folder, a process is of another pid namespace than the agent, and has no
+// number here: PID is 0. Who it is the kernel tells all the same, in the terms of the agent's user
+// namespace. A user without a name in these is not known: all of those look alike.
 func PeerOf(nc net.Conn) (p Peer, known bool) {
 	uc, ok := nc.(*net.UnixConn)
 	if !ok {
@@ -30,8 +38,10 @@ func PeerOf(nc net.Conn) (p Peer, known bool) {
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || credErr != nil || cred.Pid == 0 {
-		// Pid 0 is a process of another pid namespace whose ids we cannot trust to be ours.
+	}); err != nil || credErr != nil {
+		return p, false
+	}
+	if cred.Pid == 0 && (cred.Uid == overflowID || cred.Gid == overflowID) {
 		return p, false
 	}
 	return Peer{UID: cred.Uid, GID: cred.Gid, PID: cred.Pid}, true
