@@ -20,7 +20,7 @@ type hookGroup struct {
 	running   bool
 	notBefore time.Time // splay, or the pause after a failure; zero: at once
 	failure   error
-	noProcess bool // the last run found no process to signal
+	noProcess bool // the last run found nobody to tell
 	untried   bool // owed since before this process, and not run by it yet
 	backoff   retry.Backoff
 	timer     *time.Timer
@@ -86,7 +86,7 @@ func (r *Renderer) runHook(ctx context.Context, g *hookGroup) error {
 	case logged:
 		return nil
 	case noProcess:
-		log.Info("no process to signal: the hook stays owed")
+		log.Info("nobody is there to be told: the hook stays owed")
 		return nil
 	case err != nil:
 		log.Warn("hook failed; it stays owed", "count", len(ran), "err", err, "hint", "it is run again; try the command by hand")

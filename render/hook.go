@@ -25,15 +25,15 @@ const (
 )
 
 // errNoProcess is the answer of a pid file that is missing, empty, or names a process that has
-// ended.
+// ended, and of an address where nobody listens.
 var errNoProcess = errors.New("the process does not run")
 
 // Hook is what to do after a change: exactly one of Command, PIDFile, Child and URL.
 //
 // It runs after a change was published and is owed until it succeeds, with a growing,
-// jittered pause between attempts. A process of PIDFile that does not run is no failure: an
-// application may wait for the agent to be ready before it starts. The signal stays owed, in
-// case it started with the content from before. The hook never runs twice at the same time, and
+// jittered pause between attempts. A process of PIDFile that does not run is no failure, nor is an
+// address of URL where nobody listens: an application may wait for the agent to be ready before it
+// starts. The hook stays owed, in case it started with the content from before. The hook never runs twice at the same time, and
 // targets with an equal hook share one run when they change together. A hook that is cut short
 // because the agent stops stays owed.
 type Hook struct {
@@ -182,6 +182,9 @@ func (h *Hook) call(ctx context.Context) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		if refusedByNobody(err) {
+			return errNoProcess // a pod's application starts when the agent is ready, and not before
+		}
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err // without the URL, whose query may hold a token

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -434,16 +435,41 @@ func TestSignalHookWaitsForItsProcess(t *testing.T) {
 	}
 	mustRender(t, mustNew(t, src, opts))
 	r, _ := follow(t, src, opts)
-	eventually(t, "it found none, in both renderers", func() bool { return strings.Count(log.String(), "no process to signal") == 2 })
+	eventually(t, "it found none, in both renderers", func() bool { return strings.Count(log.String(), "nobody is there to be told") == 2 })
 	if s := r.Status()[0]; !s.HookOwed || s.HookError != "" {
 		t.Errorf("status: %+v", s)
 	}
 	mustWrite(t, dir+"/pid", listener(t, dir))
 	eventually(t, "the signal", holds(dir+"/got", "hup\n"))
 	eventually(t, "nothing owed", func() bool { return !r.Status()[0].HookOwed })
-	if n := strings.Count(log.String(), "no process to signal"); n != 2 { // one for each renderer
+	if n := strings.Count(log.String(), "nobody is there to be told"); n != 2 { // one for each renderer
 		t.Errorf("noted %d times", n)
 	}
+}
+
+// Ensure the same of an application that is told over HTTP.
+func TestHTTPHookWaitsForItsServer(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := ln.Addr().String()
+	must(t, ln.Close())
+	dir := t.TempDir()
+	var log upstreamtest.Buffer
+	r, _ := follow(t, sourceOf("a", "1"), Options{
+		Targets: []Target{hooked(dir+"/file", `{{ secret "a" }}`, &Hook{URL: "http://" + address + "/reload"})}, Logger: log.Logger(),
+	})
+	eventually(t, "it found none", func() bool { return strings.Contains(log.String(), "nobody is there to be told") })
+	if s := r.Status()[0]; !s.HookOwed || s.HookError != "" {
+		t.Errorf("status: %+v", s)
+	}
+	ln, err = net.Listen("tcp", address)
+	must(t, err)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Listener.Close()
+	server.Listener = ln
+	server.Start()
+	defer server.Close()
+	eventually(t, "nothing owed", func() bool { return !r.Status()[0].HookOwed })
 }
 
 func TestHTTPHook(t *testing.T) {

@@ -26,6 +26,9 @@ func killGroup(cmd *exec.Cmd) error {
 	return os.ErrProcessDone
 }
 
+// refusedByNobody reports whether nobody listens where a connection was to go.
+func refusedByNobody(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
 // parseSignal reads a name with or without SIG, in any case.
 func parseSignal(name string) (os.Signal, error) {
 	full := strings.ToUpper(name)

@@ -87,7 +87,9 @@ func TestFoldersLetInWhomTheFilesDo(t *testing.T) {
 	}{
 		{"private files", func(*Options) {}, 0o700},
 		{"one for the group", func(o *Options) { o.Targets[1].Mode = 0o640 }, 0o711},
-		{"one for all, below a root", func(o *Options) { o.Targets[1].Mode, o.Root = 0o644, filepath.Dir(filepath.Dir(o.Targets[0].Destination)) }, 0o711},
+		{"one for all, below a root", func(o *Options) {
+			o.Targets[1].Mode, o.Root = 0o644, filepath.Dir(filepath.Dir(o.Targets[0].Destination))
+		}, 0o711},
 		{"as it is said", func(o *Options) { o.FolderMode = 0o750 }, 0o750},
 		{"a set that others may enter", func(o *Options) {
 			o.Sets = []Set{{Directory: filepath.Dir(o.Targets[0].Destination) + "/set", Mode: 0o750, Files: []SetFile{{Name: "f", Content: Content{Contents: "x"}}}}}
