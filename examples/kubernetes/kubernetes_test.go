@@ -1,24 +1,42 @@
-// Package kubernetes holds a pod with a sidecar; this test reads the manifest strictly and
-// holds its parts against each other.
+// Package kubernetes holds manifests with a sidecar, an agent per node and an agent for External
+// Secrets; this test reads them strictly and holds their parts against each other.
 package kubernetes
 
 import (
 	"errors"
 	"io"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"secretagent/agent/config"
 	"secretagent/examples/internal/example"
 )
 
-// The types are as much of the API as the manifest uses, spelled as the API does; any other
+// The types are as much of the API as the manifests use, spelled as the API does; any other
 // key is an error.
+
+// Meta begins every object of the API. It is exported for the decoder, which sets it embedded.
+type Meta struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	Metadata   struct {
+		Name      string            `yaml:"name"`
+		Namespace string            `yaml:"namespace"`
+		Labels    map[string]string `yaml:"labels"`
+	} `yaml:"metadata"`
+}
+
+type namespace struct {
+	Meta `yaml:",inline"`
+}
 
 type serviceAccount struct {
 	Meta                         `yaml:",inline"`
@@ -32,32 +50,46 @@ type configMap struct {
 
 type pod struct {
 	Meta `yaml:",inline"`
+	Spec podSpec `yaml:"spec"`
+}
+
+// workload is a DaemonSet or a Deployment.
+type workload struct {
+	Meta `yaml:",inline"`
 	Spec struct {
-		ServiceAccountName           string `yaml:"serviceAccountName"`
-		AutomountServiceAccountToken *bool  `yaml:"automountServiceAccountToken"`
-		SecurityContext              struct {
-			RunAsNonRoot   bool  `yaml:"runAsNonRoot"`
-			RunAsUser      int64 `yaml:"runAsUser"`
-			RunAsGroup     int64 `yaml:"runAsGroup"`
-			FSGroup        int64 `yaml:"fsGroup"`
-			SeccompProfile struct {
-				Type string `yaml:"type"`
-			} `yaml:"seccompProfile"`
-		} `yaml:"securityContext"`
-		InitContainers []container `yaml:"initContainers"`
-		Containers     []container `yaml:"containers"`
-		Volumes        []volume    `yaml:"volumes"`
+		Replicas int      `yaml:"replicas"`
+		Selector selector `yaml:"selector"`
+		Template struct {
+			Metadata struct {
+				Labels map[string]string `yaml:"labels"`
+			} `yaml:"metadata"`
+			Spec podSpec `yaml:"spec"`
+		} `yaml:"template"`
 	} `yaml:"spec"`
 }
 
-// Meta begins every object of the API. It is exported for the decoder, which sets it embedded.
-type Meta struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	Metadata   struct {
-		Name   string            `yaml:"name"`
-		Labels map[string]string `yaml:"labels"`
-	} `yaml:"metadata"`
+type selector struct {
+	MatchLabels map[string]string `yaml:"matchLabels"`
+}
+
+type podSpec struct {
+	ServiceAccountName           string              `yaml:"serviceAccountName"`
+	AutomountServiceAccountToken *bool               `yaml:"automountServiceAccountToken"`
+	ShareProcessNamespace        bool                `yaml:"shareProcessNamespace"`
+	PriorityClassName            string              `yaml:"priorityClassName"`
+	Tolerations                  []map[string]string `yaml:"tolerations"`
+	SecurityContext              struct {
+		RunAsNonRoot   bool   `yaml:"runAsNonRoot"`
+		RunAsUser      *int64 `yaml:"runAsUser"`
+		RunAsGroup     *int64 `yaml:"runAsGroup"`
+		FSGroup        int64  `yaml:"fsGroup"`
+		SeccompProfile struct {
+			Type string `yaml:"type"`
+		} `yaml:"seccompProfile"`
+	} `yaml:"securityContext"`
+	InitContainers []container `yaml:"initContainers"`
+	Containers     []container `yaml:"containers"`
+	Volumes        []volume    `yaml:"volumes"`
 }
 
 type probe struct {
@@ -77,6 +109,7 @@ type container struct {
 	Name          string   `yaml:"name"`
 	Image         string   `yaml:"image"`
 	RestartPolicy string   `yaml:"restartPolicy"`
+	Command       []string `yaml:"command"`
 	Args          []string `yaml:"args"`
 
 	TerminationMessagePolicy string `yaml:"terminationMessagePolicy"`
@@ -85,22 +118,22 @@ type container struct {
 		Name          string `yaml:"name"`
 		ContainerPort int    `yaml:"containerPort"`
 	} `yaml:"ports"`
-
 	Env []struct {
 		Name  string `yaml:"name"`
 		Value string `yaml:"value"`
 	} `yaml:"env"`
-	StartupProbe  *probe `yaml:"startupProbe"`
-	LivenessProbe *probe `yaml:"livenessProbe"`
-	Resources     struct {
+	StartupProbe   *probe `yaml:"startupProbe"`
+	ReadinessProbe *probe `yaml:"readinessProbe"`
+	LivenessProbe  *probe `yaml:"livenessProbe"`
+	Resources      struct {
 		Requests map[string]string `yaml:"requests"`
 		Limits   map[string]string `yaml:"limits"`
 	} `yaml:"resources"`
 	SecurityContext struct {
-		RunAsUser                int64 `yaml:"runAsUser"`
-		RunAsGroup               int64 `yaml:"runAsGroup"`
-		AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
-		ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
+		RunAsUser                *int64 `yaml:"runAsUser"`
+		RunAsGroup               *int64 `yaml:"runAsGroup"`
+		AllowPrivilegeEscalation *bool  `yaml:"allowPrivilegeEscalation"`
+		ReadOnlyRootFilesystem   bool   `yaml:"readOnlyRootFilesystem"`
 		Capabilities             struct {
 			Drop []string `yaml:"drop"`
 		} `yaml:"capabilities"`
@@ -119,6 +152,14 @@ type volume struct {
 	ConfigMap *struct {
 		Name string `yaml:"name"`
 	} `yaml:"configMap"`
+	Secret *struct {
+		SecretName  string `yaml:"secretName"`
+		DefaultMode int    `yaml:"defaultMode"`
+	} `yaml:"secret"`
+	HostPath *struct {
+		Path string `yaml:"path"`
+		Type string `yaml:"type"`
+	} `yaml:"hostPath"`
 	Projected *struct {
 		Sources []struct {
 			ServiceAccountToken struct {
@@ -134,107 +175,298 @@ type volume struct {
 	} `yaml:"emptyDir"`
 }
 
-func TestManifestFitsTogether(t *testing.T) {
-	account, cm, p := read(t)
-	if account.Metadata.Name != p.Spec.ServiceAccountName {
-		t.Errorf("the pod's account is %s", p.Spec.ServiceAccountName)
+type service struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		Selector map[string]string `yaml:"selector"`
+		Ports    []struct {
+			Name       string `yaml:"name"`
+			Port       int    `yaml:"port"`
+			TargetPort int    `yaml:"targetPort"`
+		} `yaml:"ports"`
+	} `yaml:"spec"`
+}
+
+type networkPolicy struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		PodSelector selector `yaml:"podSelector"`
+		PolicyTypes []string `yaml:"policyTypes"`
+		Egress      []struct {
+			To []struct {
+				IPBlock *struct {
+					CIDR   string   `yaml:"cidr"`
+					Except []string `yaml:"except"`
+				} `yaml:"ipBlock"`
+				NamespaceSelector *selector `yaml:"namespaceSelector"`
+				PodSelector       *selector `yaml:"podSelector"`
+			} `yaml:"to"`
+			Ports []struct {
+				Protocol string `yaml:"protocol"`
+				Port     int    `yaml:"port"`
+			} `yaml:"ports"`
+		} `yaml:"egress"`
+	} `yaml:"spec"`
+}
+
+// secretStore and externalSecret are of External Secrets.
+type secretStore struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		Provider struct {
+			Webhook struct {
+				URL     string            `yaml:"url"`
+				Headers map[string]string `yaml:"headers"`
+				Result  map[string]string `yaml:"result"`
+				Timeout string            `yaml:"timeout"`
+				Secrets []struct {
+					Name      string            `yaml:"name"`
+					SecretRef map[string]string `yaml:"secretRef"`
+				} `yaml:"secrets"`
+				CAProvider map[string]string `yaml:"caProvider"`
+			} `yaml:"webhook"`
+		} `yaml:"provider"`
+	} `yaml:"spec"`
+}
+
+type externalSecret struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		RefreshInterval string            `yaml:"refreshInterval"`
+		SecretStoreRef  map[string]string `yaml:"secretStoreRef"`
+		Target          map[string]string `yaml:"target"`
+		Data            []struct {
+			SecretKey string            `yaml:"secretKey"`
+			RemoteRef map[string]string `yaml:"remoteRef"`
+		} `yaml:"data"`
+		DataFrom []struct {
+			Extract map[string]string `yaml:"extract"`
+		} `yaml:"dataFrom"`
+	} `yaml:"spec"`
+}
+
+// manifest is a file with what it holds.
+type manifest struct {
+	accounts map[string]serviceAccount
+	configs  map[string]configMap
+	pods     map[string]podSpec           // of pods and templates, by the name of the object
+	labels   map[string]map[string]string // of these
+	objects  []any
+}
+
+// read decodes every object of a file into the type of its kind.
+func read(t *testing.T, file string) manifest {
+	t.Helper()
+	m := manifest{accounts: map[string]serviceAccount{}, configs: map[string]configMap{}, pods: map[string]podSpec{}, labels: map[string]map[string]string{}}
+	parsed, err := parser.ParseBytes([]byte(example.Read(t, file)), 0)
+	example.Must(t, err)
+	for _, doc := range parsed.Docs {
+		var head struct {
+			APIVersion string `yaml:"apiVersion"`
+			Kind       string `yaml:"kind"`
+		}
+		example.Must(t, yaml.NodeToValue(doc.Body, &head))
+		switch kind := head.APIVersion + " " + head.Kind; kind {
+		case "v1 Namespace":
+			m.objects = append(m.objects, decode[namespace](t, doc))
+		case "v1 ServiceAccount":
+			o := decode[serviceAccount](t, doc)
+			m.accounts[o.Metadata.Name] = o
+		case "v1 ConfigMap":
+			o := decode[configMap](t, doc)
+			m.configs[o.Metadata.Name] = o
+		case "v1 Pod":
+			o := decode[pod](t, doc)
+			m.pods[o.Metadata.Name], m.labels[o.Metadata.Name] = o.Spec, o.Metadata.Labels
+		case "apps/v1 DaemonSet", "apps/v1 Deployment":
+			o := decode[workload](t, doc)
+			m.pods[o.Metadata.Name], m.labels[o.Metadata.Name] = o.Spec.Template.Spec, o.Spec.Template.Metadata.Labels
+			m.objects = append(m.objects, o)
+			if got, want := o.Spec.Template.Metadata.Labels, o.Spec.Selector.MatchLabels; len(want) != 1 || got["app.kubernetes.io/name"] != want["app.kubernetes.io/name"] {
+				t.Errorf("%s: labels %v, selected are %v", file, got, want)
+			}
+		case "v1 Service":
+			m.objects = append(m.objects, decode[service](t, doc))
+		case "networking.k8s.io/v1 NetworkPolicy":
+			m.objects = append(m.objects, decode[networkPolicy](t, doc))
+		case "monitoring.coreos.com/v1 PodMonitor":
+			m.objects = append(m.objects, decode[podMonitor](t, doc))
+		case "external-secrets.io/v1 SecretStore":
+			m.objects = append(m.objects, decode[secretStore](t, doc))
+		case "external-secrets.io/v1 ExternalSecret":
+			m.objects = append(m.objects, decode[externalSecret](t, doc))
+		default:
+			t.Errorf("%s: the kind %s is not known here", file, kind)
+		}
 	}
-	sidecar, app := p.Spec.InitContainers[0], p.Spec.Containers[0]
-	if sidecar.RestartPolicy != "Always" {
-		t.Error("the init container is no sidecar")
+	return m
+}
+
+func decode[T any](t *testing.T, doc *ast.DocumentNode) (o T) {
+	t.Helper()
+	dec := yaml.NewDecoder(strings.NewReader(doc.Body.String()), yaml.Strict())
+	example.Must(t, dec.Decode(&o))
+	if err := dec.Decode(&o); !errors.Is(err, io.EOF) {
+		t.Errorf("after the object: %v", err)
+	}
+	return o
+}
+
+// object returns the one object of a type.
+func object[T any](t *testing.T, m manifest) (found T) {
+	t.Helper()
+	i := slices.IndexFunc(m.objects, func(o any) bool { _, ok := o.(T); return ok })
+	if i < 0 {
+		t.Fatalf("there is no %T", found)
+	}
+	return m.objects[i].(T)
+}
+
+func TestEveryManifest(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	example.Must(t, err)
+	below, err := filepath.Glob("external-secrets/*.yaml")
+	example.Must(t, err)
+	if files = append(files, below...); len(files) < 7 {
+		t.Fatalf("only %v", files)
+	}
+	for _, file := range files {
+		t.Run(file, func(t *testing.T) {
+			m := read(t, file)
+			for name, p := range m.pods {
+				checkPod(t, name, p, m)
+			}
+		})
+	}
+}
+
+// checkPod looks at what every pod must have, and at the agent in it.
+func checkPod(t *testing.T, name string, p podSpec, m manifest) {
+	t.Helper()
+	if p.AutomountServiceAccountToken == nil || *p.AutomountServiceAccountToken {
+		t.Errorf("%s: the token for the API server is mounted", name)
+	}
+	if _, ok := m.accounts[p.ServiceAccountName]; !ok && p.ServiceAccountName != "" {
+		t.Errorf("%s: the account %s is not in the manifest", name, p.ServiceAccountName)
 	}
 	volumes := map[string]volume{}
-	for _, v := range p.Spec.Volumes {
+	for _, v := range p.Volumes {
 		volumes[v.Name] = v
-	}
-	if v := volumes["config"]; v.ConfigMap == nil || v.ConfigMap.Name != cm.Metadata.Name {
-		t.Error("the configuration's volume is not the ConfigMap")
-	}
-	if v := volumes["shared"]; v.EmptyDir == nil || v.EmptyDir.Medium != "Memory" {
-		t.Error("the shared volume is not in memory")
-	}
-	if sidecar.TerminationMessagePolicy != "FallbackToLogsOnError" {
-		t.Error("kubectl describe does not show why the sidecar ended")
-	}
-	if p.Spec.AutomountServiceAccountToken == nil || *p.Spec.AutomountServiceAccountToken {
-		t.Error("the token for the API server is mounted")
-	}
-	checkContainers(t, p, volumes)
-	// Every path of the configuration is where something fitting is mounted.
-	file := path.Join(sidecar.mount(t, "config"), "agent.yaml")
-	cfg, err := config.Parse(file, []byte(cm.Data["agent.yaml"]))
-	example.Must(t, err)
-	for _, written := range []config.Path{cfg.Endpoint.TokenFile, cfg.Templates[0].Destination, cfg.Render.StateDir} {
-		if !strings.HasPrefix(string(written), sidecar.mount(t, "shared")+"/") {
-			t.Errorf("%s is not in the shared volume", written)
+		if v.EmptyDir != nil && (v.EmptyDir.Medium != "Memory" || mebibytes(t, v.EmptyDir.SizeLimit) == 0) {
+			t.Errorf("%s: the volume %s is not in memory, or has no bound", name, v.Name)
 		}
 	}
-	checkMemory(t, cfg, sidecar, app, volumes)
-	// The application is of another user, and reads by the group of the volume.
-	if s := app.SecurityContext; s.RunAsUser == p.Spec.SecurityContext.RunAsUser || p.Spec.SecurityContext.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
-		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", s.RunAsUser, p.Spec.SecurityContext.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
-	}
-	token := path.Join(sidecar.mount(t, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path)
-	if got := string(cfg.Upstream.Alibaba.Credentials.OIDCTokenFile); got != token {
-		t.Errorf("the token is read from %s and mounted at %s", got, token)
-	}
-	if !slices.Contains(sidecar.Args, file) {
-		t.Errorf("%v does not use %s", sidecar.Args, file)
-	}
-	checkProbes(t, sidecar, cfg.Endpoint.Listen)
-	checkMetrics(t, cfg, p, sidecar)
-	if app.mount(t, "shared") != sidecar.mount(t, "shared") ||
-		app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
-		t.Error("the application looks elsewhere than the agent offers")
-	}
-}
-
-// checkContainers looks at what every container of a pod must have.
-func checkContainers(t *testing.T, p pod, volumes map[string]volume) {
-	t.Helper()
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+	for _, c := range slices.Concat(p.InitContainers, p.Containers) {
 		s := c.SecurityContext
-		if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) {
-			t.Errorf("%s is not hardened", c.Name)
+		if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []string{"ALL"}) || p.SecurityContext.SeccompProfile.Type != "RuntimeDefault" {
+			t.Errorf("%s: %s is not hardened", name, c.Name)
 		}
-		for _, m := range c.VolumeMounts {
-			if _, known := volumes[m.Name]; !known {
-				t.Errorf("%s mounts %s, which is not declared", c.Name, m.Name)
+		if _, tag, _ := strings.Cut(path.Base(c.Image), ":"); tag == "" || tag == "latest" {
+			t.Errorf("%s: the image %s of %s has no tag that stays", name, c.Image, c.Name)
+		}
+		for _, mount := range c.VolumeMounts {
+			if _, known := volumes[mount.Name]; !known {
+				t.Errorf("%s: %s mounts %s, which is not declared", name, c.Name, mount.Name)
 			}
 		}
-	}
-}
-
-// checkProbes looks whether no probe reads the configuration, and none is cut off while it waits.
-func checkProbes(t *testing.T, sidecar container, address string) {
-	t.Helper()
-	for flag, p := range map[string]*probe{"--ready --wait 5s": sidecar.StartupProbe, "--live": sidecar.LivenessProbe} {
-		want := "/secretagent status " + flag + " --address " + address
-		if p == nil || strings.Join(p.Exec.Command, " ") != want || p.TimeoutSeconds < 5 {
-			t.Errorf("the probe that should ask for %s is %+v", flag, p)
+		if c.Name == "secretagent" {
+			checkAgent(t, c, volumes, m)
 		}
 	}
 }
 
-// checkMemory looks at what lies in memory: restarted alone, the agent serves without upstream from its
-// sealed cache, which is where a restart of the container leaves it, twice as long as it may be, with
-// the key where the application cannot see it; and all of it is within what the container may use.
-func checkMemory(t *testing.T, cfg *config.Config, sidecar, app container, volumes map[string]volume) {
+// checkAgent looks at the container of an agent: its configuration is valid, reads and writes where
+// something fitting is mounted, and no probe depends on it.
+func checkAgent(t *testing.T, c container, volumes map[string]volume, m manifest) {
 	t.Helper()
-	size := func(name string) int64 { return mebibytes(t, volumes[name].EmptyDir.SizeLimit) }
-	below := func(path config.Path, name string) bool {
-		return strings.HasPrefix(string(path), sidecar.mount(t, name)+"/")
+	if c.TerminationMessagePolicy != "FallbackToLogsOnError" {
+		t.Error("kubectl describe does not show why it ended")
 	}
+	cfg := c.config(t, volumes, m)
+	creds := cfg.Upstream.Alibaba.Credentials
+	if at := path.Join(c.mount(t, "rrsa"), volumes["rrsa"].Projected.Sources[0].ServiceAccountToken.Path); string(creds.OIDCTokenFile) != at {
+		t.Errorf("the token is read from %s and mounted at %s", creds.OIDCTokenFile, at)
+	}
+	if host := cfg.Upstream.Alibaba.Endpoints[0].Host; strings.Replace(host, "kms", "sts", 1) != creds.STSEndpoint {
+		t.Errorf("KMS is at %s and STS at %s", host, creds.STSEndpoint)
+	}
+	checkMemory(t, c, cfg, volumes)
+	for _, written := range []config.Path{cfg.Endpoint.Socket, cfg.Endpoint.TokenFile} {
+		if written != "" && len(cfg.Endpoint.Callers) == 0 && c.holding(written, volumes) == nil {
+			t.Errorf("%s is not where it may write", written)
+		}
+	}
+	for _, file := range cfg.Templates {
+		if c.holding(file.Destination, volumes) == nil || c.holding(cfg.Render.StateDir, volumes) == nil {
+			t.Errorf("%s or %s is not where it may write", file.Destination, cfg.Render.StateDir)
+		}
+	}
+	for _, caller := range cfg.Endpoint.Callers {
+		if caller.TokenFile != "" && path.Dir(string(caller.TokenFile)) != c.mount(t, "callers") {
+			t.Errorf("the token of %s is not mounted", caller.Name)
+		}
+	}
+	checkProbes(t, c, cfg)
+}
+
+// checkMemory looks at what lies in memory.
+func checkMemory(t *testing.T, c container, cfg *config.Config, volumes map[string]volume) {
+	t.Helper()
+	inMemory, limit := int64(0), mebibytes(t, c.Resources.Limits["memory"])
+	for _, mount := range c.VolumeMounts {
+		if v := volumes[mount.Name]; v.EmptyDir != nil && !mount.ReadOnly {
+			inMemory += mebibytes(t, v.EmptyDir.SizeLimit)
+		}
+	}
+	if inMemory > limit/2 {
+		t.Errorf("volumes of %d bytes count against a limit of %d", inMemory, limit)
+	}
+	// Restarted alone, it serves without upstream: the sealed cache is where a restart of the container
+	// leaves it and fits twice, as while it is rewritten. The key is in a volume of its own.
 	sealed := cfg.Cache.Sealed
-	if !below(sealed.Path, "shared") || 2*int64(sealed.MaxBytes) >= size("shared") {
-		t.Errorf("the sealed cache: %+v", sealed)
+	cacheIn, keysIn := c.holding(sealed.Path, volumes), c.holding(sealed.Keyring, volumes)
+	if cacheIn == nil || 2*int64(sealed.MaxBytes) >= mebibytes(t, cacheIn.EmptyDir.SizeLimit) || keysIn == nil || cacheIn.Name == keysIn.Name {
+		t.Errorf("the sealed cache %+v is in %+v, its key in %+v", sealed, cacheIn, keysIn)
 	}
-	if !below(sealed.Keyring, "keys") || volumes["keys"].EmptyDir.Medium != "Memory" || slices.ContainsFunc(app.VolumeMounts, func(m volumeMount) bool { return m.Name == "keys" }) {
-		t.Errorf("the keyring: %s", sealed.Keyring)
+}
+
+// checkProbes looks whether the probes ask the agent where it listens, without its configuration.
+func checkProbes(t *testing.T, c container, cfg *config.Config) {
+	t.Helper()
+	where := "--socket " + string(cfg.Endpoint.Socket)
+	if cfg.Endpoint.Socket == "" {
+		where = "--address " + cfg.Endpoint.Listen
 	}
-	if limit := mebibytes(t, sidecar.Resources.Limits["memory"]); size("shared")+size("keys") > limit/2 {
-		t.Errorf("volumes in memory count against a limit of %d", limit)
+	for p, asks := range map[*probe]string{c.StartupProbe: "--ready --wait 5s", c.ReadinessProbe: "--live", c.LivenessProbe: "--live"} {
+		if p != nil && (strings.Join(p.Exec.Command, " ") != "/secretagent status "+asks+" "+where || p.TimeoutSeconds < 5) {
+			t.Errorf("the probe that should ask for %s is %+v", asks, p)
+		}
 	}
+	if c.LivenessProbe == nil {
+		t.Error("no liveness probe")
+	}
+}
+
+// config returns the configuration of an agent, as it is mounted and named.
+func (c container) config(t *testing.T, volumes map[string]volume, m manifest) *config.Config {
+	t.Helper()
+	file := path.Join(c.mount(t, "config"), "agent.yaml")
+	if !slices.Equal(c.Args, []string{"run", "--config", file}) {
+		t.Errorf("%v does not use %s", c.Args, file)
+	}
+	cfg, err := config.Parse(file, []byte(m.configs[volumes["config"].ConfigMap.Name].Data["agent.yaml"]))
+	example.Must(t, err)
+	return cfg
+}
+
+// holding returns the volume that path is in, where the container may write; nil: there is none.
+func (c container) holding(file config.Path, volumes map[string]volume) *volume {
+	for _, mount := range c.VolumeMounts {
+		if v := volumes[mount.Name]; !mount.ReadOnly && strings.HasPrefix(string(file), mount.MountPath+"/") && (v.EmptyDir != nil || v.HostPath != nil) {
+			return &v
+		}
+	}
+	return nil
 }
 
 // mount returns where c mounts a volume.
@@ -260,15 +492,109 @@ func mebibytes(t *testing.T, quantity string) int64 {
 	return n << 20
 }
 
-func read(t *testing.T) (account serviceAccount, cm configMap, p pod) {
+// sidecar returns the agent of a pod, its application and its configuration.
+func sidecar(t *testing.T, file, name string) (agent, app container, p podSpec, cfg *config.Config) {
 	t.Helper()
-	dec := yaml.NewDecoder(strings.NewReader(example.Read(t, "sidecar.yaml")), yaml.Strict())
-	example.Must(t, errors.Join(dec.Decode(&account), dec.Decode(&cm), dec.Decode(&p)))
-	if err := dec.Decode(&Meta{}); !errors.Is(err, io.EOF) {
-		t.Errorf("after the pod: %v", err)
+	m := read(t, file)
+	p = m.pods[name]
+	agent, app = p.InitContainers[0], p.Containers[0]
+	if agent.RestartPolicy != "Always" || agent.StartupProbe == nil {
+		t.Error("the init container is no sidecar")
 	}
-	if account.APIVersion != "v1" || account.Kind != "ServiceAccount" || cm.APIVersion != "v1" || cm.Kind != "ConfigMap" || p.APIVersion != "v1" || p.Kind != "Pod" || len(p.Spec.InitContainers) != 1 || len(p.Spec.Containers) != 1 {
-		t.Fatalf("%s and %s are not what is expected", cm.Kind, p.Kind)
+	if app.mount(t, "shared") != agent.mount(t, "shared") || slices.ContainsFunc(app.VolumeMounts, func(m volumeMount) bool { return m.Name == "keys" || m.Name == "rrsa" }) {
+		t.Error("the application looks elsewhere than the agent offers, or sees what is the agent's alone")
 	}
-	return account, cm, p
+	volumes := map[string]volume{}
+	for _, v := range p.Volumes {
+		volumes[v.Name] = v
+	}
+	return agent, app, p, agent.config(t, volumes, m)
+}
+
+// The application is of another user, and reads by the group of the volume.
+func TestASidecarSharesByGroup(t *testing.T) {
+	agent, app, p, cfg := sidecar(t, "sidecar.yaml", "app")
+	checkMetrics(t, cfg, read(t, "sidecar.yaml").labels["app"], agent)
+	if app.Env[0].Value != "http://"+cfg.Endpoint.Listen || app.Env[1].Value != string(cfg.Endpoint.TokenFile) {
+		t.Error("the application looks elsewhere than the agent offers")
+	}
+	if s := p.SecurityContext; *app.SecurityContext.RunAsUser == *s.RunAsUser || s.FSGroup == 0 || cfg.Endpoint.TokenMode != 0o640 || cfg.Templates[0].Mode != 0o640 {
+		t.Errorf("user %d, group of the volume %d, token %04o, file %04o", *app.SecurityContext.RunAsUser, s.FSGroup, cfg.Endpoint.TokenMode, cfg.Templates[0].Mode)
+	}
+}
+
+// The kernel says who asks on the socket, which the group of the volume may open.
+func TestASocketKnowsTheUser(t *testing.T) {
+	_, app, p, cfg := sidecar(t, "socket.yaml", "socket")
+	if user := *app.SecurityContext.RunAsUser; user == *p.SecurityContext.RunAsUser || !slices.Equal(cfg.Endpoint.Callers[0].UIDs, []int{int(user)}) || cfg.Endpoint.SocketMode != 0o660 || cfg.Endpoint.Listen != "" {
+		t.Errorf("user %d, %+v", user, cfg.Endpoint)
+	}
+	if app.Env[0].Value != string(cfg.Endpoint.Socket) {
+		t.Error("the application looks elsewhere than the agent offers")
+	}
+}
+
+// A signal needs one user and one process namespace, and a file that says to whom.
+func TestASignalCanReachTheApplication(t *testing.T) {
+	agent, app, p, cfg := sidecar(t, "reload-signal.yaml", "reload")
+	if !p.ShareProcessNamespace || app.SecurityContext.RunAsUser != nil || agent.SecurityContext.RunAsUser != nil {
+		t.Error("no signal gets from the agent to the application")
+	}
+	pid := string(cfg.Templates[0].Hook.Signal.PIDFile)
+	if path.Dir(pid) != app.mount(t, "pid") || path.Dir(pid) != agent.mount(t, "pid") || !strings.Contains(strings.Join(app.Command, " "), "echo $$$$ >"+pid) {
+		t.Errorf("the application does not write %s", pid)
+	}
+}
+
+func TestTheAgentOfTheNodeIsWhereItsApplicationAsks(t *testing.T) {
+	m := read(t, "node.yaml")
+	app := read(t, "node-app.yaml").pods["node-app"]
+	agent := m.pods["secretagent"]
+	find := func(p podSpec, name string) volume {
+		return p.Volumes[slices.IndexFunc(p.Volumes, func(v volume) bool { return v.Name == name })]
+	}
+	if a, b := find(agent, "socket").HostPath, find(app, "socket").HostPath; a.Path != b.Path || b.Type != "Directory" || !app.Containers[0].VolumeMounts[0].ReadOnly {
+		t.Errorf("%+v and %+v", a, b)
+	}
+	if *agent.SecurityContext.RunAsUser != 0 {
+		t.Error("only root writes into a folder that the kubelet makes on the node")
+	}
+}
+
+func TestExternalSecretsAsksTheAgent(t *testing.T) {
+	m := read(t, "external-secrets/agent.yaml")
+	p := m.pods["secretagent"]
+	volumes := map[string]volume{}
+	for _, v := range p.Volumes {
+		volumes[v.Name] = v
+	}
+	cfg := p.Containers[0].config(t, volumes, m)
+	if path.Dir(string(cfg.Endpoint.TLS.CertFile)) != p.Containers[0].mount(t, "tls") {
+		t.Errorf("the certificate is not mounted: %+v", cfg.Endpoint.TLS)
+	}
+	svc, store, want := object[service](t, m), object[secretStore](t, read(t, "external-secrets/store.yaml")), object[externalSecret](t, read(t, "external-secrets/store.yaml"))
+	host := svc.Metadata.Name + "." + svc.Metadata.Namespace + ".svc"
+	hook := store.Spec.Provider.Webhook
+	if !slices.Equal(cfg.Endpoint.AllowedHosts, []string{host}) || !strings.HasPrefix(hook.URL, "https://"+host+":"+strconv.Itoa(svc.Spec.Ports[0].Port)+"/secretsmanager/get?") {
+		t.Errorf("%s is asked, %v is answered", hook.URL, cfg.Endpoint.AllowedHosts)
+	}
+	if !slices.Contains(cfg.Endpoint.Headers, "X-KMS-Token") || hook.Headers["X-KMS-Token"] != "{{ ."+hook.Secrets[0].Name+".token }}" || hook.CAProvider["type"] != "ConfigMap" {
+		t.Errorf("%+v", hook)
+	}
+	i := slices.IndexFunc(cfg.Endpoint.Callers, func(c config.Caller) bool { return c.Name == store.Metadata.Namespace })
+	if i < 0 || !slices.Equal(cfg.Endpoint.Callers[i].Secrets, []string{"app/*"}) || want.Spec.Data[0].RemoteRef["key"] != "app/db" || want.Spec.SecretStoreRef["name"] != store.Metadata.Name {
+		t.Errorf("the namespace asks for %+v", want.Spec)
+	}
+}
+
+// The policy is for the pod of sidecar.yaml and lets it ask KMS, STS and names, and not the metadata
+// service.
+func TestTheNetworkPolicyFitsThePod(t *testing.T) {
+	policy := object[networkPolicy](t, read(t, "network-policy.yaml")).Spec
+	if policy.PodSelector.MatchLabels["app.kubernetes.io/name"] != "app" || !strings.Contains(example.Read(t, "sidecar.yaml"), "labels: {app.kubernetes.io/name: app}") {
+		t.Errorf("it selects %v", policy.PodSelector)
+	}
+	if cloud := policy.Egress[0]; !slices.Equal(cloud.To[0].IPBlock.Except, []string{"100.100.100.200/32"}) || cloud.Ports[0].Port != 443 || policy.Egress[1].Ports[0].Port != 53 {
+		t.Errorf("%+v", policy.Egress)
+	}
 }

@@ -46,7 +46,7 @@ type keyRef struct {
 
 // checkMetrics looks whether the sidecar names the port at which it gives its metrics, and whether the
 // PodMonitor scrapes that port of this pod.
-func checkMetrics(t *testing.T, cfg *config.Config, p pod, sidecar container) {
+func checkMetrics(t *testing.T, cfg *config.Config, labels map[string]string, sidecar container) {
 	t.Helper()
 	if len(sidecar.Ports) != 1 || cfg.Metrics.Listen != "0.0.0.0:"+strconv.Itoa(sidecar.Ports[0].ContainerPort) {
 		t.Fatalf("ports %v, metrics at %s", sidecar.Ports, cfg.Metrics.Listen)
@@ -65,7 +65,7 @@ func checkMetrics(t *testing.T, cfg *config.Config, p pod, sidecar container) {
 		t.Errorf("%+v", m)
 	}
 	for name, value := range m.Spec.Selector.MatchLabels {
-		if p.Metadata.Labels[name] != value {
+		if labels[name] != value {
 			t.Errorf("the pod has not the label %s: %s", name, value)
 		}
 	}
@@ -77,8 +77,8 @@ func TestProbesOverHTTP(t *testing.T) {
 	text, _, _ = strings.Cut("startupProbe:"+text, "```")
 	var c container
 	example.Must(t, yaml.UnmarshalWithOptions([]byte(text), &c, yaml.Strict()))
-	_, _, p := read(t)
-	port := p.Spec.InitContainers[0].Ports[0].Name
+	agent, _, _, _ := sidecar(t, "sidecar.yaml", "app")
+	port := agent.Ports[0].Name
 	for path, probe := range map[string]*probe{"/ready": c.StartupProbe, "/live": c.LivenessProbe} {
 		if probe == nil || probe.HTTPGet.Path != path || probe.HTTPGet.Port != port || probe.FailureThreshold == 0 {
 			t.Errorf("the probe of %s: %+v", path, probe)
