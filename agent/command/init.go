@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -266,7 +265,7 @@ func (p *plan) next(path string) string {
 	case "systemd":
 		return "read it, put it at /etc/secretagent/agent.yaml, then: secretagent check && systemctl enable --now secretagent"
 	case "docker":
-		return "read it, then: docker run -v ./" + filepath.Base(path) + ":/etc/secretagent/agent.yaml:ro -v secretagent:/var/lib/secretagent -v secretagent-run:/run/secretagent secretagent"
+		return "read it, put it into a folder conf as agent.yaml, then: docker run --read-only -v ./conf:/etc/secretagent:ro -v secretagent:/var/lib/secretagent -v secretagent-run:/run/secretagent secretagent:dev"
 	case "kubernetes":
 		return "read it, then: kubectl create configmap secretagent --from-file agent.yaml=" + path
 	}

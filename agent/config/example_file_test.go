@@ -184,7 +184,7 @@ func TestDocumentedConfigurationsNeedOneFolder(t *testing.T) {
 			continue // part of one
 		}
 		t.Setenv("STATE_DIRECTORY", stateSystem)
-		cfg, err := Source{File: fileSystem}.parse([]byte(src))
+		cfg, err := Source{File: fileSystem}.Parse([]byte(src))
 		if err != nil {
 			t.Errorf("%v\n%s", err, src)
 			continue

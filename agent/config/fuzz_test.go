@@ -25,7 +25,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(valid)
 	f.Fuzz(func(t *testing.T, src string) {
 		here := Source{File: "/etc/secretagent/agent.yaml"}
-		cfg, err := here.parse([]byte(src))
+		cfg, err := here.Parse([]byte(src))
 		if err == nil {
 			if cfg == nil || (cfg.Upstream.Local == nil) == (cfg.Upstream.Alibaba == nil) {
 				t.Fatalf("a configuration without upstream: %+v", cfg)

@@ -73,7 +73,7 @@ func (s Source) Load(rules ...Rules) (*Config, error) {
 	if err != nil {
 		return nil, unreadable(s.File, err)
 	}
-	return s.parse(src, rules...)
+	return s.Parse(src, rules...)
 }
 
 // unreadable says that the file at path cannot be read because of err.
@@ -104,10 +104,11 @@ func readFile(path string) ([]byte, error) {
 // Parse checks src, the content of the file at path, which itself is not read: path serves
 // messages and relative paths. Otherwise it is as [Load].
 func Parse(path string, src []byte, rules ...Rules) (*Config, error) {
-	return Source{File: path}.parse(src, rules...)
+	return Source{File: path}.Parse(src, rules...)
 }
 
-func (s Source) parse(src []byte, rules ...Rules) (*Config, error) {
+// Parse is [Source.Load] of src, the content of the file, which itself is not read.
+func (s Source) Parse(src []byte, rules ...Rules) (*Config, error) {
 	found, at, err := s.find()
 	if err != nil {
 		return nil, Problems{{File: s.File, Reason: err.Error(), Err: err}}
