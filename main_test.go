@@ -19,7 +19,7 @@ import (
 var mayImport = map[string][]string{
 	"secretagent":                             {"secretagent/agent/command"},
 	"secretagent/agent/command":               {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/convert", "secretagent/agent/lines", "secretagent/upstream"},
-	"secretagent/agent":                       {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/credentials", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin", "secretagent/upstream/builtin/bolt"},
+	"secretagent/agent":                       {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/credentials", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/agent/rotation", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin", "secretagent/upstream/builtin/bolt"},
 	"secretagent/agent/child":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/agent/command/help/helptest": {},
 	"secretagent/agent/config":                {"secretagent/upstream"},
@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"secretagent/agent/endpoint":              {"secretagent/upstream", "secretagent/upstream/slots"},
 	"secretagent/agent/lines":                 {},
 	"secretagent/agent/listen":                {"secretagent/upstream", "secretagent/upstream/keyfile"},
+	"secretagent/agent/rotation":              {"secretagent/upstream"},
 	"secretagent/cache":                       {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/render":                      {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream":                    {},

@@ -19,6 +19,7 @@ import (
 	"secretagent/agent/credentials"
 	"secretagent/agent/endpoint"
 	"secretagent/agent/lines"
+	"secretagent/agent/rotation"
 	"secretagent/cache"
 	"secretagent/render"
 	"secretagent/upstream"
@@ -78,6 +79,7 @@ type Agent struct {
 	child       *child.Supervisor // nil: no application to supervise
 	metrics     *metrics
 	renders     renderCounts
+	rotated     rotationCounts
 
 	apiListeners []*listener
 
@@ -95,6 +97,7 @@ type Agent struct {
 type live struct {
 	cfg      *config.Config
 	renderer *render.Renderer
+	rotator  *rotation.Rotator
 	sources  string // fingerprint of the template files that renderer has read
 	callers  []endpoint.Caller
 	scrapers []endpoint.Caller // who may see all metrics from other hosts
@@ -150,6 +153,10 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 
 	now.sources = fingerprint(templateFiles(cfg))
 	if now.renderer, err = a.newRenderer(cfg); err != nil {
+		return nil, err
+	}
+
+	if now.rotator, err = a.newRotator(cfg); err != nil {
 		return nil, err
 	}
 
@@ -211,6 +218,9 @@ func (a *Agent) changed(name upstream.SecretName) {
 	a.cache.Invalidate(name)
 	if a.api != nil {
 		a.api.Changed(name)
+	}
+	if now := a.live.Load(); now != nil {
+		now.rotator.Wake(name)
 	}
 }
 
@@ -301,9 +311,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	for _, ln := range a.apiListeners {
 		outer.Go(func() error { return ignore(a.api.Serve(ln.Listener, ln.access), kmsserver.ErrServerClosed) })
 	}
-	nextRenderer := make(chan *render.Renderer)
+	nextRenderer, nextRotator := make(chan *render.Renderer), make(chan *rotation.Rotator)
 	outer.Go(func() error { return runRenderers(outerCtx, now.renderer, nextRenderer) })
-	outer.Go(func() error { return a.serveReloads(outerCtx, outer, nextRenderer) })
+	outer.Go(func() error { return runRotators(outerCtx, now.rotator, nextRotator) })
+	outer.Go(func() error { return a.serveReloads(outerCtx, outer, heirs{nextRenderer, nextRotator}) })
 	outer.Go(func() error { return a.watchFiles(outerCtx) })
 	outer.Go(func() error { return a.watchdog(outerCtx) })
 	outer.Go(func() error { return a.tellState(outerCtx) })

@@ -30,6 +30,7 @@ func Check(cfg *config.Config) error {
 	p.Add(sectionMetrics, checkMetrics(cfg))
 	p.Add("", checkOutputs(cfg, false))
 	p.Add("", CheckExec(false)(cfg))
+	p.Add("", CheckRotations(cfg))
 	return p.Err()
 }
 

@@ -438,14 +438,16 @@ func hourAgent(t *testing.T, cfg *config.Config, up cache.Upstream, books *tally
 	must(t, err)
 	a.monitor, err = a.newMonitor(nil)
 	must(t, err)
-	a.live.Store(&live{cfg: cfg, renderer: renderer, sources: fingerprint(templateFiles(cfg)), callers: callers})
+	rotator, err := a.newRotator(cfg)
+	must(t, err)
+	a.live.Store(&live{cfg: cfg, renderer: renderer, rotator: rotator, sources: fingerprint(templateFiles(cfg)), callers: callers})
 	a.metrics.registry.MustRegister(collector{a})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var parts sync.WaitGroup
 	parts.Go(func() { _ = a.cache.Run(ctx) })
 	parts.Go(func() { _ = renderer.Run(ctx) })
-	parts.Go(func() { _ = a.serveReloads(ctx, new(errgroup.Group), make(chan *render.Renderer)) })
+	parts.Go(func() { _ = a.serveReloads(ctx, new(errgroup.Group), heirs{}) })
 	must(t, a.cache.Warm(ctx))
 	return a, func() {
 		must(t, a.endpoint.Shutdown(context.Background()))

@@ -227,6 +227,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.cache(s)
 	c.files(s)
 	c.child(s)
+	c.rotations(s)
 	c.agentItself(s)
 	c.certificates(s)
 	c.agent.backend.collect(s)

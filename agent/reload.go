@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"secretagent/agent/config"
+	"secretagent/agent/rotation"
 	"secretagent/render"
 	"secretagent/upstream/keyfile"
 )
@@ -50,7 +51,7 @@ func (s *reloadStatus) note(err error) {
 }
 
 // Reload reads the configuration file again, and everything that it names, and changes the
-// running agent to it: templates, hooks, declared secrets, limits of the cache, callers and
+// running agent to it: templates, hooks, rotations, declared secrets, limits of the cache, callers and
 // tokens, what services of systemd get, log level, endpoints and credentials of the cloud,
 // certificates, listeners and mounts of the endpoint, listener and token of the metrics. No lookup
 // fails meanwhile.
@@ -76,7 +77,7 @@ func (a *Agent) Reload(ctx context.Context) error {
 }
 
 // serveReloads carries out reloads until ctx ends. What they start belongs to group.
-func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) error {
+func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, heirs heirs) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,7 +89,7 @@ func (a *Agent) serveReloads(ctx context.Context, group *errgroup.Group, nextRen
 			}
 			a.reopenAudit()
 			a.reloadCertificates()
-			err := a.reloadNow(ctx, group, nextRenderer)
+			err := a.reloadNow(ctx, group, heirs)
 			a.reload.note(err)
 			if err != nil {
 				a.log.Error("the configuration was not reloaded; the agent goes on as it was", "err", err, "hint", "secretagent check shows every problem; some changes need a restart")
@@ -129,7 +130,7 @@ func (a *Agent) reloadCertificates() {
 // reloadNow works in two halves: everything that can fail, then the switch. What the first half
 // does is undone when a later step of it fails; only files that it created because they were
 // missing, tokens and secrets of access keys, stay.
-func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRenderer chan<- *render.Renderer) (err error) {
+func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, heirs heirs) (err error) {
 	old := a.live.Load()
 	cfg, err := old.cfg.Source().Load(Check)
 	if err != nil {
@@ -144,12 +145,9 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 			err = errors.Join(err, undo.run(a.log))
 		}
 	}()
-	next := &live{cfg: cfg, renderer: old.renderer, sources: fingerprint(templateFiles(cfg))}
-	if next.sources != old.sources || !sameFiles(old.cfg, cfg) {
-		if next.renderer, err = a.newRenderer(cfg); err != nil {
-			return err
-		}
-		next.renderer.Continue(old.renderer)
+	next := &live{cfg: cfg, renderer: old.renderer, rotator: old.rotator, sources: fingerprint(templateFiles(cfg))}
+	if err := a.prepareHeirs(old, next); err != nil {
+		return err
 	}
 	if next.callers, err = loadCallers(&cfg.Endpoint, old.callers, a.log, keyfile.Kind.Load); err != nil {
 		return inSection("endpoint", err)
@@ -218,13 +216,44 @@ func (a *Agent) reloadNow(ctx context.Context, group *errgroup.Group, nextRender
 	if err := closeOthers(old.serving, next.serving, (*listener).retire); err != nil {
 		a.log.Warn("closing a listener failed", "err", err, "hint", "nothing: the new one is in use")
 	}
+	heirs.take(ctx, old, next)
+	return nil
+}
+
+// heirs take the place of parts that run, as soon as these have stopped.
+type heirs struct {
+	renderers chan<- *render.Renderer
+	rotators  chan<- *rotation.Rotator
+}
+
+// prepareHeirs makes the parts of next that cannot go on as they were in old.
+func (a *Agent) prepareHeirs(old, next *live) (err error) {
+	if next.sources != old.sources || !sameFiles(old.cfg, next.cfg) {
+		if next.renderer, err = a.newRenderer(next.cfg); err != nil {
+			return err
+		}
+		next.renderer.Continue(old.renderer)
+	}
+	if !sameRotations(old.cfg, next.cfg) {
+		next.rotator, err = a.newRotator(next.cfg)
+	}
+	return err
+}
+
+// take lets what is new in next run.
+func (h heirs) take(ctx context.Context, old, next *live) {
 	if next.renderer != old.renderer {
 		select {
-		case nextRenderer <- next.renderer:
+		case h.renderers <- next.renderer:
 		case <-ctx.Done():
 		}
 	}
-	return nil
+	if next.rotator != old.rotator {
+		select {
+		case h.rotators <- next.rotator:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // sameFiles reports whether both configurations render the same, so that a renderer, and the

@@ -11,7 +11,7 @@ import (
 
 // liveKeys are what a reload changes.
 var liveKeys = map[string]bool{
-	"secrets": true, "templates": true, "sets": true, "log.level": true,
+	"secrets": true, "templates": true, "sets": true, "rotations": true, "log.level": true,
 	"render.root": true, "render.folderMode": true, "render.stateDir": true, "readyWhen": true,
 	"cache.ttl": true, "cache.maxStale": true, "cache.negativeTTL": true, "cache.maxEntries": true, "cache.maxBytes": true,
 	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenMode": true, "endpoint.tokenGroup": true, "endpoint.tokenGrace": true, "endpoint.callers": true, "endpoint.vaultMounts": true, "endpoint.credentials": true,

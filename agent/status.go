@@ -35,13 +35,14 @@ type Status struct {
 	Problems      []endpoint.Problem // also those that do not stand against readiness
 
 	Upstream       UpstreamStatus
-	Secrets        []SecretStatus // declared, held, or refused lately; in order of their names
-	SecretsOmitted int            `json:",omitzero"` // beyond 10000; declared ones come first
-	SecretsUnnamed int            `json:",omitzero"` // that only templates ask for which compute the name: it may be a secret
-	Files          []FileStatus   // templates and sets, in order of the configuration
-	Child          *ChildStatus   `json:",omitempty"` // of exec
-	Callers        []CallerStatus // who may ask, in order of the configuration
-	TokenFrom      string         `json:",omitzero"` // the variable of the environment that the token comes from, and its file
+	Secrets        []SecretStatus   // declared, held, or refused lately; in order of their names
+	SecretsOmitted int              `json:",omitzero"` // beyond 10000; declared ones come first
+	SecretsUnnamed int              `json:",omitzero"` // that only templates ask for which compute the name: it may be a secret
+	Files          []FileStatus     // templates and sets, in order of the configuration
+	Child          *ChildStatus     `json:",omitempty"` // of exec
+	Rotations      []RotationStatus `json:",omitempty"` // of the secrets that the caller may read, in order of the configuration
+	Callers        []CallerStatus   // who may ask, in order of the configuration
+	TokenFrom      string           `json:",omitzero"` // the variable of the environment that the token comes from, and its file
 	Listeners      []ListenerStatus
 	Reload         *ReloadStatus `json:",omitempty"` // the last one
 }
@@ -151,6 +152,7 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		Callers:   a.callerStatus(viewer),
 		Listeners: a.listenerStatus(),
 		Reload:    a.reloadStatus(reason),
+		Rotations: a.rotationStatus(viewer, reason),
 
 		SecretsUnnamed: unnamed,
 	}

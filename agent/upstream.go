@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"secretagent/agent/config"
+	"secretagent/agent/rotation"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/kms"
@@ -60,6 +61,9 @@ type backend interface {
 	// served is what the KMS API serves: the backend itself or, where each read costs a call, what
 	// c holds of it. A reload asks again.
 	served(c *cache.Cache) upstream.Manager
+
+	// rotated is what versions are rotated on: the upstream itself, as it is in use now.
+	rotated() rotation.Upstream
 
 	// prepare does what can fail of a change to the configuration cfg, as the last step that
 	// can: commit, which is called next, completes it.

@@ -14,6 +14,7 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/agent/listen"
+	"secretagent/agent/rotation"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/keyfile"
@@ -141,6 +142,11 @@ func sameClient(a, b config.Alibaba) bool {
 func (b *alibabaBackend) served(c *cache.Cache) upstream.Manager {
 	told := upstream.TellWrites(relay{b.current.Load().Client, c}, func(_ context.Context, name upstream.SecretName) { b.tell(name) })
 	return upstream.OfAccount(told, "asked for by names alone")
+}
+
+// rotated returns the client in use. What is written with it this agent hears of.
+func (b *alibabaBackend) rotated() rotation.Upstream {
+	return upstream.TellWrites(b.current.Load().Client, func(_ context.Context, name upstream.SecretName) { b.tell(name) })
 }
 
 // relay is an upstream whose values come from the cache.

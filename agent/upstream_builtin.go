@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"secretagent/agent/config"
+	"secretagent/agent/rotation"
 	"secretagent/cache"
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
@@ -115,6 +116,8 @@ func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
 }
 
 func (b builtinBackend) manager() upstream.Manager { return b.Manager }
+
+func (b builtinBackend) rotated() rotation.Upstream { return b.Manager }
 
 func (b builtinBackend) served(*cache.Cache) upstream.Manager { return b.Manager }
 

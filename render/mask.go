@@ -45,7 +45,7 @@ func newMasker(values []upstream.SecretValue) *masker {
 			if decoded, ok := upstream.DecodeBase64([]byte(line)); ok {
 				add(string(decoded))
 			}
-			for _, quote := range []func(string) (string, error){shellQuote, pgpassEscape, iniQuote, phpQuote, func(s string) (string, error) { return toJSON(s) }} {
+			for _, quote := range []func(string) (string, error){shellQuote, pgpassEscape, iniQuote, phpQuote, func(s string) (string, error) { return toJSON(s) }, jsonInJSON} {
 				if quoted, err := quote(line); err == nil {
 					add(strings.Trim(quoted, `'"`))
 				}
@@ -85,6 +85,16 @@ func newMasker(values []upstream.SecretValue) *masker {
 		}
 	}
 	return &masker{values: slices.Collect(maps.Keys(seen))}
+}
+
+// jsonInJSON returns s as it is spelled in JSON text that is a string of other JSON text, as in
+// what the commands of a rotation get.
+func jsonInJSON(s string) (string, error) {
+	inner, err := toJSON(s)
+	if err != nil {
+		return "", err
+	}
+	return toJSON(inner[1 : len(inner)-1])
 }
 
 // separates reports whether r ends a word in the syntax of most files.

@@ -31,7 +31,8 @@ So does a declared secret that a mount of endpoint.vaultMounts hides.
 With --probe a valid configuration is also tried: every declared secret is read once from every
 endpoint of the upstream, and its value thrown away. Where none is declared, secretagent-probe
 is asked for, and "not found" or "denied" will do. The answer says which credential source was
-used, never what it gave.
+used, never what it gave. In the cloud it is also asked whether the credentials may write, by
+taking a label off that is not there: for rotations they must, otherwise there is a warning.
 
 Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 		Example: `  secretagent check --config agent.yaml
@@ -97,7 +98,8 @@ func (a *app) probe(ctx context.Context, cfg *config.Config) (probes []checkProb
 			p.Error, failed = r.Err.Error(), cmp.Or(failed, r.Err)
 		}
 		probes = append(probes, p)
-		t.add(plain, p.Endpoint, p.Credential, p.SecretName, cmp.Or(p.Error, "ok"))
+		p.Warning = r.Warning
+		t.add(plain, p.Endpoint, p.Credential, p.SecretName, cmp.Or(p.Error, p.Warning, "ok"))
 	}
 	return probes, t.text(false), failed
 }
@@ -119,6 +121,7 @@ type checkProbe struct {
 	Credential string `json:",omitempty"`
 	SecretName string
 	Error      string `json:",omitempty"`
+	Warning    string `json:",omitempty"`
 }
 
 type checkProblem struct {

@@ -28,6 +28,7 @@ what applications read, ACSPrevious what they read before.`,
 		a.secretCreateCommand(), a.secretPutCommand(), a.secretGetCommand(), a.secretListCommand(),
 		a.secretDescribeCommand(), a.secretVersionsCommand(), a.secretStageCommand(), a.secretUpdateCommand(),
 		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(), a.secretPolicyCommand(),
+		a.secretRotateCommand(),
 		a.secretRandomPasswordCommand(),
 	)
 }

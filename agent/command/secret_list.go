@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"secretagent/agent"
 	"secretagent/upstream"
 )
 
@@ -104,12 +105,20 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 	var out output
 	return out.of(&cobra.Command{
 		Use: "describe NAME", SuggestFor: []string{"show", "info"},
-		Short:   "Show what is known about a secret, without its value",
-		Long:    `Show what is known about a secret: type, key, description, tags, times. Never its value.`,
+		Short: "Show what is known about a secret, without its value",
+		Long: `Show what is known about a secret: type, key, description, tags, times, and when it is rotated
+where the configuration says so. Never its value.`,
 		Example: `  secretagent secret describe demo/db`,
 		Args:    cobra.ExactArgs(1),
 		RunE: a.runOn(func(ctx context.Context, name upstream.SecretName, _ []string) error {
-			s, err := managed(ctx, a, func(m upstream.Manager) (upstream.SecretMetadata, error) { return m.DescribeSecret(ctx, name, true) })
+			var rotation *agent.RotationStatus
+			s, err := managed(ctx, a, func(m upstream.Manager) (upstream.SecretMetadata, error) {
+				s, err := m.DescribeSecret(ctx, name, true)
+				if err == nil {
+					rotation, err = a.rotationOf(ctx, m, name)
+				}
+				return s, err
+			})
 			if err != nil {
 				return err
 			}
@@ -117,13 +126,15 @@ func (a *app) secretDescribeCommand() *cobra.Command {
 			for _, line := range [][2]string{
 				{"Name", string(s.SecretName)}, {"ARN", s.ARN}, {"Type", s.SecretType}, {"Description", s.Description},
 				{"Key", s.EncryptionKeyID}, {"Instance", s.DKMSInstanceID}, {"Created", wireTime(s.CreateTime)}, {"Updated", wireTime(s.UpdateTime)},
-				{"Deleted on", wireTime(s.PlannedDeleteTime)}, {"Tags", joinTags(s.Tags)},
+				{"Deleted on", wireTime(s.PlannedDeleteTime)}, {"Tags", joinTags(s.Tags)}, {"Rotation", rotationText(rotation)},
 			} {
 				if line[1] != "" {
 					fmt.Fprintf(&b, "%-12s %s\n", line[0]+":", printable(line[1]))
 				}
 			}
-			return a.print(&out, metadataOf(s), b.String())
+			answer := metadataOf(s)
+			answer.Rotation = rotation
+			return a.print(&out, answer, b.String())
 		}),
 	})
 }
@@ -175,6 +186,8 @@ type metadataAnswer struct {
 	CreateTime        string `json:",omitempty"`
 	UpdateTime        string `json:",omitempty"`
 	PlannedDeleteTime string `json:",omitempty"`
+
+	Rotation *agent.RotationStatus `json:",omitempty"` // of the configuration
 
 	Tags map[string]string `json:",omitempty"`
 

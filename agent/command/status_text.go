@@ -60,6 +60,7 @@ func statusText(s agent.Status, p palette) string {
 	b.secrets(s)
 	b.files(s.Files)
 	b.child(s.Child)
+	b.rotations(s.Rotations)
 	b.callers(s.Callers)
 	if s.TokenFrom != "" {
 		b.line(tokenFrom + printable(s.TokenFrom))
@@ -324,6 +325,35 @@ func (b *picture) child(c *agent.ChildStatus) {
 	b.section(t)
 	if c.Failing && c.Error != "" {
 		b.wrap("! ", c.Error, bad)
+	}
+}
+
+// rotations draws what is rotated, and why a rotation fails.
+func (b *picture) rotations(rotations []agent.RotationStatus) {
+	t := table{columns: []column{{name: "ROTATION", least: 20}, {name: "LAST"}, {name: "TOOK"}, {name: "NEXT"}, {name: "STATE", least: 20}}}
+	for _, r := range rotations {
+		took, next := "-", b.until(r.Next)
+		if r.TookSeconds > 0 {
+			took = fmt.Sprintf("%.3gs", r.TookSeconds)
+		}
+		state, m := string(r.State), good
+		switch {
+		case r.State == agent.RotationFailed:
+			state, m = fmt.Sprintf("failed at step %s", r.Step), bad
+		case r.Error != "":
+			state, m = fmt.Sprintf("step %s fails ×%d", r.Step, r.Attempts), doubtful
+		case r.Step != "":
+			state, m = fmt.Sprintf("in step %s", r.Step), doubtful
+		case r.Next.IsZero():
+			state = "by hand"
+		}
+		t.add(m, string(r.SecretName), b.ago(r.Last), took, next, state)
+	}
+	b.section(t)
+	for _, r := range rotations {
+		if r.Error != "" {
+			b.wrap("! ", string(r.SecretName)+": "+r.Error, bad)
+		}
 	}
 }
 

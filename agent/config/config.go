@@ -17,6 +17,7 @@ type Config struct {
 	Templates []Template `yaml:"templates"`
 	Sets      []Set      `yaml:"sets"`
 	Exec      *Exec      `yaml:"exec"` // nil: no child process
+	Rotations []Rotation `yaml:"rotations"`
 	Log       Log        `yaml:"log"`
 	Metrics   Metrics    `yaml:"metrics"`
 	Process   Process    `yaml:"process"`
@@ -61,8 +62,8 @@ func (c *Config) check(d *decoder) {
 	c.Endpoint.check(d.problems)
 	c.Metrics.check(d.problems)
 	c.checkWrittenPaths(d)
-	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && e.Credentials == nil && len(c.Templates)+len(c.Sets) == 0 && c.Exec == nil {
-		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are credentials, templates, sets or exec: nobody could use the agent")
+	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && e.Credentials == nil && len(c.Templates)+len(c.Sets)+len(c.Rotations) == 0 && c.Exec == nil {
+		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are credentials, templates, sets, exec or rotations: nobody could use the agent")
 	}
 }
 

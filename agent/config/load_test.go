@@ -150,7 +150,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"nothing at all", "", "", "upstream: is missing: it must be set"},
 		{"only a comment", "", "# nothing\n", "upstream: is missing: it must be set"},
-		{"not a mapping", "", "- a\n", "must be a section with keys: upstream, cache, endpoint, secrets, render, templates, sets, exec, log, metrics, process, readyWhen"},
+		{"not a mapping", "", "- a\n", "must be a section with keys: upstream, cache, endpoint, secrets, render, templates, sets, exec, rotations, log, metrics, process, readyWhen"},
 		{"no backend", "", "upstream: {}\n", "upstream: must contain local or alibaba"},
 		{"two backends", "", "upstream: {local: , alibaba: {endpoints: [{region: cn-hangzhou}]}}\n", "upstream: must contain only one of local and alibaba"},
 		{"another case", "ttl: 5m", "max_entries: 5", "cache.max_entries: unknown key; did you mean maxEntries?"},
@@ -169,7 +169,7 @@ func TestMistakes(t *testing.T) {
 		{"not YAML", "ttl: 5m}", "ttl: 5m", "not YAML: ',' or '}' must be specified"},
 		{"not UTF-8", "demo/db", "demo\xffdb", "this line is not UTF-8 text"},
 		{"an agent for nobody", "", "upstream: {local: }\nendpoint: {listen: off}\n",
-			"endpoint.socket: must be set when endpoint.listen is off, unless there are credentials, templates, sets or exec: nobody could use the agent"},
+			"endpoint.socket: must be set when endpoint.listen is off, unless there are credentials, templates, sets, exec or rotations: nobody could use the agent"},
 		{"a caller by uid without socket", "socket: a.sock, ", "", "endpoint.callers[0].uids: works on endpoint.socket only, which is not set"},
 		{"a shared token", "callers: [", `callers: [{name: a, tokenFile: a.token, secrets: [x]}, {name: b, tokenFile: a.token, secrets: [x]}, `,
 			"endpoint.callers[1].tokenFile: /etc/secretagent/a.token: is used twice: give every caller a token of its own"},

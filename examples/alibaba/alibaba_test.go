@@ -27,6 +27,22 @@ func TestConfigurationsAreValid(t *testing.T) {
 	}
 }
 
+func TestPolicyOfARotationIsJSON(t *testing.T) {
+	var policy struct {
+		Statement []struct {
+			Action any
+		}
+	}
+	want := `["kms:GetSecretValue","kms:ListSecretVersionIds","kms:PutSecretValue","kms:UpdateSecretVersionStage"]`
+	err := json.Unmarshal([]byte(example.Read(t, "ram-policy-rotation.json")), &policy)
+	if err != nil || len(policy.Statement) != 2 {
+		t.Fatalf("%+v, %v", policy, err)
+	}
+	if got, _ := json.Marshal(policy.Statement[0].Action); string(got) != want {
+		t.Errorf("actions %s", got)
+	}
+}
+
 func TestPolicyIsJSON(t *testing.T) {
 	var policy struct {
 		Statement []struct{ Effect, Action, Resource string }

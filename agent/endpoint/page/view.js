@@ -48,6 +48,9 @@ function attention(s) {
     else if (f.HookFailed) add("bad", `file ${f.Path}`, `its hook failed: ${f.HookError ?? "the log says why"}`);
   }
   if (s.Child?.Failing) add("bad", `application ${s.Child.Command}`, s.Child.Error ?? "fails");
+  for (const r of s.Rotations ?? []) {
+    if (r.Error) add(r.State === "failed" ? "bad" : "warn", `rotation of ${r.SecretName}`, `step ${r.Step} fails: ${r.Error}`);
+  }
   if (s.Upstream.Alibaba?.Credential.Error) add("warn", "the credentials of the agent", s.Upstream.Alibaba.Credential.Error);
   const ends = (what, at) => {
     const left = at ? Date.parse(at) - now() : Infinity;
@@ -349,6 +352,20 @@ function drawFacts() {
       c.State === "ended" && fact("Exit code", String(c.ExitCode ?? 0)),
     ]);
   }
+
+  const rotations = status.Rotations ?? [];
+  byId("rotations").hidden = rotations.length === 0;
+  keyed(byId("rotations-rows"), rotations, (x) => x.SecretName, (x) => el("tr", { role: "row" },
+    el("th", { role: "rowheader", scope: "row", class: "secret" }, ...breakable(x.SecretName)), cell("held"), cell("confirmed"), cell("next")),
+  (row, x) => {
+    const [, last, took, next] = row.children;
+    rebuild(last, x.LastRotation, (at) => [el("span", { class: "on-narrow" }, "last "), at ? when(at, "ago") : el("span", { class: "quiet" }, "not yet")]);
+    rebuild(took, x.TookSeconds, (s) => [el("span", { class: "on-narrow" }, "took "), s ? `${s.toPrecision(2)} s` : "–"]);
+    rebuild(next, [x.State, x.Step, x.NextRotation, x.Error, x.Attempts], ([state, step, at, error, n]) => [
+      el("span", { class: "on-narrow" }, "next "),
+      error ? el("span", { class: "error" }, state === "failed" ? `failed at step ${step}` : `step ${step} fails, attempt ${n}`)
+        : step ? `in step ${step}` : at ? when(at, "in") : el("span", { class: "quiet" }, "by hand")]);
+  });
 
   const callers = status.Callers ?? [];
   byId("callers").hidden = callers.length === 0;
