@@ -76,6 +76,7 @@ func (a *Agent) newEndpoint(cfg *config.Config, callers []endpoint.Caller) (*end
 	opts := endpointOptions(&cfg.Endpoint, callers)
 	opts.MaxBatchBytes = batchBytes()
 	opts.MaxClients = maxClients(cfg, maxOpenFiles(), a.log)
+	opts.Reload = a.Reload
 	opts.Ready, opts.Status, opts.Metrics, opts.Declared = a.readiness, a.status, a.writeMetrics, a.declared
 	opts.Observe, opts.Logger = a.metrics.observeLookup, a.log.With("part", "endpoint")
 	if a.audit != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"os"
 	"slices"
 	"time"
 
@@ -29,6 +30,9 @@ const maxStatusSecrets = 10_000
 type Status struct {
 	Time          time.Time // of this status
 	Version       string    // of the program
+	PID           int       `json:",omitzero"` // of the agent, on this host; as Host and Config for those who may see everything
+	Host          string    `json:",omitzero"`
+	Config        string    `json:",omitzero"` // path of the configuration
 	StartedAt     time.Time
 	UptimeSeconds float64
 	Ready         bool               // as GET /ready says
@@ -52,6 +56,7 @@ type Status struct {
 type UpstreamStatus struct {
 	Kind    string         // local or alibaba
 	Outage  string         `json:",omitzero"` // code of the failure while it as a whole is taken to be down
+	Cause   string         `json:",omitzero"` // the same in words
 	Local   *LocalStatus   `json:",omitempty"`
 	Alibaba *AlibabaStatus `json:",omitempty"`
 }
@@ -92,6 +97,7 @@ type SecretStatus struct {
 	ServedUntil time.Time `json:",omitzero"` // unless the upstream answers before; there only while it does not
 	NextRefresh time.Time `json:",omitzero"`
 	Error       string    `json:",omitzero"` // code of the last call, if it failed
+	Cause       string    `json:",omitzero"` // the same in words
 	ErrorAt     time.Time `json:",omitzero"`
 	Failures    int       // in a row
 	Subscribers int       // waiting clients, files and the application
@@ -163,6 +169,8 @@ func (a *Agent) status(viewer endpoint.Viewer) any {
 		s.Files[i].Error, s.Files[i].HookError = reason(f.Error), reason(f.HookError)
 	}
 	if reader.All {
+		s.PID, s.Config = os.Getpid(), a.config().File()
+		s.Host, _ = os.Hostname()
 		s.TokenFrom = TokenSource(&a.config().Endpoint)
 	}
 	if a.child != nil {
@@ -229,7 +237,7 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer) (list []S
 			VersionID: e.VersionID, VersionStages: e.VersionStages,
 			Held: e.VersionID != "", Fresh: e.Fresh && e.VersionID != "", Declared: e.Pinned,
 			ConfirmedAt: e.FetchedAt, AgeSeconds: e.Age.Seconds(), NextRefresh: e.NextRefresh,
-			Error: e.LastError, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers, AskedAt: e.AskedAt,
+			Error: e.LastError, Cause: e.LastCause, ErrorAt: e.LastErrorAt, Failures: e.Failures, Subscribers: e.Subscribers, AskedAt: e.AskedAt,
 			History: e.History, HistoryDropped: e.HistoryDropped,
 		}
 		if viewer.All || e.AskedBy == viewer.Caller {
@@ -247,7 +255,8 @@ func secretStatus(entries []cache.EntryStatus, viewer endpoint.Viewer) (list []S
 }
 
 func (a *Agent) upstreamStatus() UpstreamStatus {
-	s := UpstreamStatus{Kind: kindOf(&a.config().Upstream).name(), Outage: a.cache.Stats().Outage}
+	stats := a.cache.Stats()
+	s := UpstreamStatus{Kind: kindOf(&a.config().Upstream).name(), Outage: stats.Outage, Cause: stats.OutageCause}
 	a.backend.status(&s)
 	return s
 }

@@ -49,17 +49,18 @@ func TestStatusTellsWhatTheAgentHolds(t *testing.T) {
 		t.Errorf("fresh until %v, now it is %v; %d reads", s.Secrets[0].FreshUntil, s.Time, s.Upstream.Local.Reads)
 	}
 	s.Upstream.Local = nil
+	s.Host = map[bool]string{true: "HOST"}[s.Host != ""]
 	all, err := json.Marshal(s)
 	must(t, err)
 	got := varying.ReplaceAllString(strings.ReplaceAll(string(all), dir, "DIR"), "${1}T")
-	want := strings.ReplaceAll(`{"Time":"T","Version":"test","StartedAt":"T","UptimeSeconds":T,"Ready":false,
+	want := strings.ReplaceAll(`{"Time":"T","Version":"test","PID":T,"Host":"HOST","Config":"DIR/agent.yaml","StartedAt":"T","UptimeSeconds":T,"Ready":false,
 "Problems":[{"Subject":"secret not/there:ACSCurrent","Reason":"GetSecretValue not/there:ACSCurrent: there is no secret \"not/there\""}],
 "Upstream":{"Kind":"local"},
 "Secrets":[{"Secret":"demo/db:ACSCurrent","SecretName":"demo/db","VersionStage":"ACSCurrent","VersionId":"v1","VersionStages":["ACSCurrent"],
 "Held":true,"Fresh":true,"Declared":true,"ConfirmedAt":"T","AgeSeconds":T,"FreshUntil":"T","NextRefresh":"T","Failures":0,"Subscribers":2,
 "History":[{"Kind":"version","VersionId":"v1","First":"T","Last":"T","Count":T}]},
 {"Secret":"not/there:ACSCurrent","SecretName":"not/there","VersionStage":"ACSCurrent","Held":false,"Fresh":false,"Declared":true,"NextRefresh":"T",
-"Error":"Forbidden.ResourceNotFound","ErrorAt":"T","Failures":T,"Subscribers":0,
+"Error":"Forbidden.ResourceNotFound","Cause":"there is no secret \"not/there\"","ErrorAt":"T","Failures":T,"Subscribers":0,
 "History":[{"Kind":"gone","Code":"Forbidden.ResourceNotFound","First":"T","Last":"T","Count":T}]}],
 "Files":[{"Path":"DIR/rendered/app.env","State":"current","Failures":0,"ChangedAt":"T","TriedAt":"T",
 "Versions":[{"SecretName":"demo/db","VersionId":"v1"}],"HookOwed":false,"HookFailed":false}],

@@ -77,6 +77,16 @@ func (o *outage) state() (reason string, until int64, down bool) {
 	return upstream.Reason(o.err), o.until, true
 }
 
+// cause says in words why the upstream is down; empty while it is not, or where that is not known.
+func (o *outage) cause() string {
+	if !o.down.Load() {
+		return ""
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return upstream.Explain(o.err)
+}
+
 // failing reports whether the last call failed.
 func (o *outage) failing() bool {
 	o.mu.Lock()

@@ -99,7 +99,8 @@ type Stats struct {
 	Subscriptions        int
 	SubscriptionsRefused uint64
 
-	Outage string // reason while the upstream as a whole is taken to be down
+	Outage      string // reason while the upstream as a whole is taken to be down
+	OutageCause string // the same in words
 
 	// ClockBehind is by how much the clock of this host is behind the newest time that the
 	// sealed file or the upstream has told; 0 for less than a minute, and once the upstream has answered.
@@ -144,6 +145,7 @@ func (c *Cache) Stats() Stats {
 		Subscriptions:        int(c.subscriptions.Load()),
 		SubscriptionsRefused: c.subsRefused.Load(),
 		Outage:               reason,
+		OutageCause:          c.outage.cause(),
 		ClockBehind:          c.clock.skew(),
 		Scheduled:            c.due.count(),
 		Events:               int(c.events.Load()),
@@ -181,6 +183,7 @@ type EntryStatus struct {
 	AskedAt time.Time // zero: never
 
 	LastError   string    // KMS code of the last call, if it failed
+	LastCause   string    // the same in words
 	LastErrorAt time.Time // zero when the last call succeeded
 	Failures    int       // in a row
 
@@ -257,6 +260,7 @@ func (sh lockedShard) status(e *entry, failing bool) EntryStatus {
 	}
 	if e.fail != nil {
 		s.LastError, s.LastErrorAt, s.Failures = upstream.Reason(e.fail.err), wall(e.fail.at), e.fail.count
+		s.LastCause = upstream.Explain(e.fail.err)
 	}
 	return s
 }

@@ -136,7 +136,7 @@ func TestEntriesTellWhatIsHeldAndWhatFailed(t *testing.T) {
 		next, size := all[1].NextRefresh, all[1].Size
 		failIf(t, size == 0 || next.Before(time.Now()) || next.After(time.Now().Add(2*time.Second)), "%d bytes, refreshed at %s", size, next)
 		want := []cache.EntryStatus{
-			{Ref: ref("a"), LastError: "Forbidden.ResourceNotFound", LastErrorAt: begin, Failures: 1},
+			{Ref: ref("a"), LastError: "Forbidden.ResourceNotFound", LastCause: "no such secret", LastErrorAt: begin, Failures: 1},
 			{Ref: ref("b"), VersionID: "v1", VersionStages: []upstream.VersionStage{"ACSCurrent"}, Size: size, Pinned: true, Subscribers: 1,
 				Fresh: true, FetchedAt: begin, Age: time.Second, FreshUntil: begin.Add(time.Minute), ServedUntil: begin.Add(24 * time.Hour), NextRefresh: next,
 				LastError: "Rejected.Throttling", LastErrorAt: begin.Add(time.Second), Failures: 1, History: all[1].History},

@@ -236,6 +236,21 @@ func Reason(err error) string {
 	return Code(err)
 }
 
+// Explain returns why err came about in words, for people who know what was asked for: what is wrong and where. It
+// is empty where nothing is known beyond [Reason].
+func Explain(err error) string {
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case !ok || e.Message == "":
+		return ""
+	case e.Endpoint != "" && !strings.Contains(e.Message, e.Endpoint):
+		return e.Message + " (" + e.Endpoint + ")"
+	}
+	return e.Message
+}
+
 // Status returns the HTTP status that belongs to [Code].
 func Status(err error) int { return classOf(err).status }
 

@@ -110,7 +110,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	_ = root.MarkPersistentFlagDirname("state-dir")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddGroup(&cobra.Group{ID: "agent", Title: "The agent:"}, &cobra.Group{ID: "secrets", Title: "Secrets and keys:"})
-	for _, c := range []*cobra.Command{a.runCommand(), a.execCommand(), a.renderCommand(), a.checkCommand(), a.getCommand(), a.statusCommand(), a.initCommand(), a.configCommand()} {
+	for _, c := range []*cobra.Command{a.runCommand(), a.execCommand(), a.renderCommand(), a.checkCommand(), a.reloadCommand(), a.getCommand(), a.statusCommand(), a.initCommand(), a.configCommand()} {
 		c.GroupID = "agent"
 		root.AddCommand(c)
 	}

@@ -48,6 +48,7 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			}
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
+			reach.about = ref.SecretName
 			client, _, err := a.client(reach)
 			if err != nil {
 				return err

@@ -26,7 +26,11 @@ import (
 )
 
 // reachFlags say which running agent to ask, and as whom.
-type reachFlags struct{ address, socket, tokenFile, caller string }
+type reachFlags struct {
+	address, socket, tokenFile, caller string
+
+	about upstream.SecretName // what is asked for; empty: no secret
+}
 
 // of adds the flags to a verb.
 func (f *reachFlags) of(cmd *cobra.Command) {
@@ -154,6 +158,44 @@ func (a *app) reach(f reachFlags) (*endpointClient, *config.Reach, error) {
 	return nil, nil, withHint(usagef("endpoint.listen is off and endpoint.socket is not set: the agent cannot be asked"), "%s", c.hint)
 }
 
+// errNoSocket is why nobody can be asked as the operator.
+var errNoSocket = withHint(usagef("the agent has no unix socket that we know of: endpoint.socket is not set"),
+	"set it; until then send the agent SIGHUP, and look at its log")
+
+// askOperator asks the agent, over one of its sockets, what root and its own user may ask whatever callers there
+// are. Where f names a caller or an address, that is not asked.
+func (a *app) askOperator(ctx context.Context, f reachFlags, method, path string) (body []byte, err error) {
+	if f.address != "" || f.tokenFile != "" || f.caller != "" {
+		return nil, errNoSocket
+	}
+	c := &endpointClient{headers: http.Header{}}
+	sockets := []string{f.socket}
+	if f.socket == "" {
+		file, _ := config.Find(a.configFlag, a.Getenv, ".")
+		r := config.Source{File: file, StateDir: a.stateDir}.ReadReach()
+		c.hint = "start it with: secretagent run --config " + file
+		sockets = []string{string(r.Socket), string(r.APISocket)}
+	}
+	err = errNoSocket
+	for _, socket := range sockets {
+		if socket == "" {
+			continue
+		}
+		c.routes = []route{overSocket(socket)}
+		status, body, failed := c.ask(ctx, method, path, nil)
+		if failed == nil && (status == http.StatusOK || status == http.StatusUnprocessableEntity) {
+			return body, nil
+		}
+		if failed == nil {
+			failed = c.refused(status, body)
+		}
+		if !errors.Is(err, upstream.ErrAccessDenied) { // says more than that nobody answers elsewhere
+			err = failed
+		}
+	}
+	return nil, err
+}
+
 // client prepares the way to the agent that f means and reads the token to ask with.
 func (a *app) client(f reachFlags) (*endpointClient, *config.Reach, error) {
 	c, r, err := a.reach(f)
@@ -174,6 +216,9 @@ func (a *app) client(f reachFlags) (*endpointClient, *config.Reach, error) {
 		}
 		return nil, nil, r.Err
 	default:
+		if f.caller == "" && f.about != "" && len(r.Callers) > 1 { // whoever may: the answer is the same
+			f.caller = callerFor(&r.Endpoint, f.about)
+		}
 		if tokenFile, err = tokenFileOf(&r.Endpoint, f.caller); err != nil {
 			return nil, nil, err
 		}

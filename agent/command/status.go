@@ -35,8 +35,9 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Show what the running agent holds, how fresh it is, and what failed last",
 		Long: `Ask the endpoint of the running agent for its state and print it in 80 columns: the upstream,
 every secret with its version, age and next refresh, every file with its hook, and the
-application. It never shows a value. As which caller to ask is chosen as for "get"; a caller
-sees only the secrets that it may read.
+application. It never shows a value. Root and the user of the agent see everything, over its unix
+sockets (endpoint.socket or that of the KMS API) and whatever callers there are. Anybody else asks
+as one of the callers, chosen as for "get", and sees only the secrets that this one may read.
 
 With --watch the agent is asked every second, and the picture drawn again when it has changed,
 until it is interrupted. Colours are used on a terminal only, and not when NO_COLOR is set. The
@@ -106,6 +107,11 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 		return a.openStatus(ctx, f.reach)
 	}
 	ask := func(ctx context.Context) ([]byte, error) {
+		within, cancel := context.WithTimeout(ctx, statusTimeout)
+		defer cancel()
+		if body, err := a.askOperator(within, f.reach, http.MethodGet, "/status"); err == nil {
+			return body, nil
+		}
 		client, _, err := a.client(f.reach) // with the token as it is now
 		if err != nil {
 			return nil, err

@@ -50,9 +50,12 @@ func statusText(s agent.Status, p palette) string {
 		state, m = "not ready", bad
 	}
 	b.line(p.paint(heading, "secretagent "+printable(s.Version)) + "  " + p.paint(m, state) + "  up " + short(time.Duration(s.UptimeSeconds*float64(time.Second))))
-	b.upstream(s.Upstream)
-	for _, problem := range s.Problems {
-		b.wrap("! ", problem.Subject+": "+problem.Reason, bad)
+	if s.PID != 0 {
+		b.wrap("", fmt.Sprintf("pid %d on %s, configuration %s", s.PID, s.Host, s.Config), plain)
+	}
+	b.upstream(s)
+	for _, problem := range problems(s) {
+		b.wrap("! ", problem, bad)
 	}
 	if r := s.Reload; r != nil {
 		b.line("configuration reloaded " + map[bool]string{false: "", true: "in vain "}[r.Failed] + b.ago(r.At) + " ago")
@@ -128,12 +131,35 @@ func between(from, to, known time.Time) string {
 	return short(to.Sub(from))
 }
 
-func (b *picture) upstream(u agent.UpstreamStatus) {
+// problems returns what a person should look at.
+func problems(s agent.Status) (list []string) {
+	known := map[string]bool{}
+	for _, p := range s.Problems {
+		known[p.Subject] = true
+		list = append(list, p.Subject+": "+p.Reason)
+	}
+	for _, f := range s.Files {
+		switch {
+		case known["file "+f.Path]:
+		case f.State == agent.FileFailed:
+			list = append(list, "file "+f.Path+": "+cmp.Or(f.Error, "the log says why"))
+		case f.HookFailed:
+			list = append(list, "file "+f.Path+": its hook failed: "+cmp.Or(f.HookError, "the log says why"))
+		}
+	}
+	return list
+}
+
+func (b *picture) upstream(s agent.Status) {
+	u := s.Upstream
 	var parts []string
 	empty := func(text string) bool { return text == "" }
 	say := func(words ...string) { parts = append(parts, strings.Join(slices.DeleteFunc(words, empty), " ")) }
 	m := plain
-	say("upstream:", u.Kind, when(u.Outage != "", "is DOWN: "+u.Outage))
+	say("upstream:", u.Kind, when(u.Outage != "", "is DOWN: "+cmp.Or(u.Cause, u.Outage)))
+	if end := servedUntil(s); u.Outage != "" && !end.IsZero() {
+		say("last good values are served, the first until " + b.moment(end))
+	}
 	if l := u.Local; l != nil {
 		say(fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
 		say(when(l.WritesQueued > 0, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit)))
@@ -163,6 +189,25 @@ func (b *picture) upstream(u agent.UpstreamStatus) {
 	b.wrap("", strings.Join(slices.DeleteFunc(parts, empty), "; "), m)
 }
 
+// servedUntil returns when the first of the secrets is served no longer, unless the upstream answers; zero: none ends.
+func servedUntil(s agent.Status) (first time.Time) {
+	for _, e := range s.Secrets {
+		if end := e.ServedUntil; !end.IsZero() && (first.IsZero() || end.Before(first)) {
+			first = end
+		}
+	}
+	return first
+}
+
+// moment returns a point in time by the clock of whoever looks, with the day where it is another one.
+func (b *picture) moment(t time.Time) string {
+	local, now := t.Local(), b.now.Local()
+	if local.YearDay() == now.YearDay() && local.Year() == now.Year() {
+		return local.Format("15:04")
+	}
+	return local.Format("2006-01-02 15:04")
+}
+
 // when returns text if is.
 func when(is bool, text string) string {
 	if !is {
@@ -173,13 +218,19 @@ func when(is bool, text string) string {
 
 func (b *picture) secrets(s agent.Status) {
 	t := table{columns: []column{{name: "SECRET", least: 20}, {name: "VERSION", least: 8}, {name: "AGE"}, {name: "FRESH"}, {name: "NEXT"}, {name: "ASKED", least: 8}, {name: "STATE", least: 18}}}
-	for _, e := range s.Secrets {
+	// What is declared comes first; names that somebody has asked for in vain are told in one line.
+	var asked []string
+	for _, e := range slices.SortedStableFunc(slices.Values(s.Secrets), declaredFirst) {
+		if !e.Held && !e.Declared && e.Subscribers == 0 {
+			asked = append(asked, strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent)))
+			continue
+		}
 		state, m := "fresh", good
 		switch {
 		case !e.Held && e.Error == "":
 			state, m = "not fetched yet", doubtful
 		case !e.Held:
-			state, m = e.Error, bad
+			state, m = cmp.Or(e.Cause, e.Error), bad
 		case !e.Fresh && !e.ServedUntil.IsZero():
 			state, m = "stale, "+b.until(e.ServedUntil)+" left", bad
 		case !e.Fresh:
@@ -188,7 +239,7 @@ func (b *picture) secrets(s agent.Status) {
 			state, m = "fresh, "+b.until(e.ServedUntil)+" left", doubtful
 		}
 		if e.Held && e.Error != "" {
-			state += ": " + e.Error
+			state += ": " + cmp.Or(e.Cause, e.Error)
 		}
 		if e.Failures > 1 {
 			state += " ×" + strconv.Itoa(e.Failures)
@@ -197,12 +248,32 @@ func (b *picture) secrets(s agent.Status) {
 		t.add(m, name, cmp.Or(versionText(e), "-"), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
 	}
 	b.section(t)
+	if more := len(asked) - askedShown; more > 0 {
+		asked = append(asked[:askedShown:askedShown], fmt.Sprintf("and %d more", more))
+	}
+	if len(asked) > 0 {
+		b.wrap("", "asked for, and not there: "+strings.Join(asked, ", "), plain)
+	}
 	if s.SecretsUnnamed > 0 {
 		b.line(fmt.Sprintf("and %d whose name a template computes", s.SecretsUnnamed))
 	}
 	if s.SecretsOmitted > 0 {
 		b.line(fmt.Sprintf("and %d more", s.SecretsOmitted))
 	}
+}
+
+// askedShown is how many names are shown that somebody has asked for in vain.
+const askedShown = 3
+
+// declaredFirst orders secrets that the configuration declares before those that are held because of a lookup.
+func declaredFirst(a, b agent.SecretStatus) int {
+	switch {
+	case a.Declared == b.Declared:
+		return 0
+	case a.Declared:
+		return -1
+	}
+	return 1
 }
 
 // versionText returns the version and the labels on it that were not asked for.

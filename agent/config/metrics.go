@@ -4,7 +4,7 @@ package config
 // an orchestrator, see how the agent does: /metrics, /live and /ready, and nothing else.
 type Metrics struct {
 	Listen string `yaml:"listen" off:"true" address:"true"` // a TCP address, of any interface; empty means none
-	TLS    *TLS   `yaml:"tls"`               // nil: plain HTTP
+	TLS    *TLS   `yaml:"tls"`                              // nil: plain HTTP
 
 	// TokenFile holds the token that /metrics needs, and that shows the names of secrets, files and
 	// callers in it; created when missing. Empty: /metrics needs none, and shows none of them.

@@ -11,6 +11,9 @@ import (
 type Reach struct {
 	Endpoint // what cannot be read has its default
 
+	// APISocket is that of the KMS API, which answers the operator of the agent as well; empty: none is known.
+	APISocket Path
+
 	// Said is true when Listen and Socket are known to be right: the file says one of them, or has no mistake.
 	Said bool
 
@@ -48,6 +51,9 @@ func (s Source) parseReach(src []byte, problems ...*Error) Reach {
 	cfg.Endpoint.findToken(d.problems)
 	says := func(key string) bool { return d.has(key) && !d.seen[key] }
 	r := Reach{Endpoint: cfg.Endpoint}
+	if api, _ := cfg.Upstream.API(); api != nil {
+		r.APISocket = api.Socket
+	}
 	r.Said = says("endpoint.listen") && r.Listen != "" || says("endpoint.socket") && r.Socket != ""
 	if len(problems) == 0 { // otherwise what d found has no place in the file
 		problems = d.sorted()

@@ -192,7 +192,11 @@ func (s *Server) identify(req *fasthttp.RequestHeader, c *conn, r *route, h *hea
 	set := s.callers.Load()
 	who, refused := authenticate(c, h, set)
 	lent := refused == tokenMissing
-	if lent {
+	if r.forOperator && h.tokens == 0 && isOperator(c) {
+		who, refused, lent = s.operator, allowed, false
+	} else if r.noOthers {
+		who, refused = nil, operatorOnly
+	} else if lent {
 		who, refused = s.admitBrowser(req, c, r, set)
 	}
 	switch {

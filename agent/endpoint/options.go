@@ -92,6 +92,10 @@ type Options struct {
 	// not see, and must not hold values. Nil means 404.
 	Status func(Viewer) any
 
+	// Reload reads the configuration again, for POST /reload; an error says why the agent goes on as it was. Nil
+	// means 404.
+	Reload func(context.Context) error
+
 	// StatusPage makes GET /status answer browsers with a page. Off, there is neither page nor
 	// sign-in.
 	StatusPage bool

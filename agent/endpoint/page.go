@@ -50,6 +50,22 @@ func (s *Server) file(ctx *fasthttp.RequestCtx, _ *conn) {
 	s.showFile(ctx, name)
 }
 
+// home sends a browser to the page. For all others there is nothing.
+func (s *Server) home(ctx *fasthttp.RequestCtx, c *conn) {
+	switch {
+	case s.wantsPage(&ctx.Request.Header):
+	case c.caller == nil:
+		s.refuse(ctx, c, tokenMissing)
+		return
+	default:
+		s.refuse(ctx, c, pathNotFound)
+		return
+	}
+	ctx.Response.Header.Set("Location", "/status")
+	ctx.Response.SetStatusCode(fasthttp.StatusSeeOther)
+	c.status = fasthttp.StatusSeeOther
+}
+
 // setPageHeaders keeps what a browser gets to itself.
 func setPageHeaders(ctx *fasthttp.RequestCtx) {
 	h := &ctx.Response.Header

@@ -422,3 +422,30 @@ func TestLinkFromTheSocket(t *testing.T) {
 		t.Errorf("over the socket: %s", link)
 	}
 }
+
+// TestBrowsersAtTheRootAreSentToThePage, and nobody else is: the guard is the same there as everywhere.
+func TestBrowsersAtTheRootAreSentToThePage(t *testing.T) {
+	r := startPage(t, endpoint.Options{})
+	got := r.ask(t, "GET", "/", "", htmlLine)
+	if got.status != 303 || got.header.Get("Location") != "/status" {
+		t.Errorf("a browser: %d, %s", got.status, got.header.Get("Location"))
+	}
+	for what, c := range map[string]struct {
+		header []string
+		status int
+		code   string
+	}{
+		"a program without a token": {[]string{"Accept: */*"}, 403, "TokenMissing"},
+		"a program with one":        {[]string{"Accept: */*", tokenLine}, 404, "PathNotFound"},
+		"another page":              {[]string{htmlLine, "Sec-Fetch-Site: cross-site"}, 403, "OriginNotAllowed"},
+		"a proxy":                   {[]string{htmlLine, "X-Forwarded-For: 10.0.0.1"}, 403, "ForwardedRequest"},
+	} {
+		if got := r.ask(t, "GET", "/", "", c.header...); got.status != c.status || !strings.Contains(got.body, c.code) {
+			t.Errorf("%s: %d %s", what, got.status, got.body)
+		}
+	}
+	// Nobody asks for a reload over TCP, with whatever token.
+	if got := r.ask(t, "POST", "/reload", "", tokenLine); got.status != 403 || !strings.Contains(got.body, "OperatorOnly") {
+		t.Errorf("a reload with a token: %d %s", got.status, got.body)
+	}
+}

@@ -36,6 +36,7 @@ var (
 	sessionEnded       = &refusal{"SessionEnded", http.StatusForbidden, "The session of the status page has ended. Sign in again.", true}
 	linkInvalid        = &refusal{"LinkInvalid", http.StatusForbidden, "The link to the status page has been used already, or is too old.", true}
 	peerNotAllowed     = &refusal{"PeerNotAllowed", http.StatusForbidden, "The token is not valid for this process. It is bound to a user or group and to the unix socket.", true}
+	operatorOnly       = &refusal{"OperatorOnly", http.StatusForbidden, "Only root and the user of the agent may ask for this, over its unix socket and without a token.", true}
 	nameNotAllowed     = &refusal{"Forbidden.NoPermission", http.StatusForbidden, "The caller may not read this secret.", false}
 	pathNotFound       = &refusal{"PathNotFound", http.StatusNotFound, "There is nothing at this path.", false}
 	fieldNotFound      = &refusal{"FieldNotFound", http.StatusNotFound, "The secret has no such field.", false}

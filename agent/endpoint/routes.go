@@ -29,6 +29,8 @@ type route struct {
 
 	page        bool // part of the status page: not there when that is off
 	forBrowsers bool // needs no token
+	forOperator bool // open to the operator, see operator.go
+	noOthers    bool // and to nobody else
 	forSessions bool // open to the session of a browser
 	fromPage    bool // only the page itself may ask
 
@@ -51,8 +53,10 @@ var routes = map[string]*route{
 	"/ping":                   {op: "Live", format: FormatAWS, health: true, forAll: true, handle: (*Server).ping},
 	"/ready":                  {op: "Ready", format: FormatKMS, health: true, handle: (*Server).ready},
 	"/metrics":                {op: "Metrics", format: FormatKMS, handle: (*Server).metrics},
-	"/status":                 {op: "Status", format: FormatKMS, forSessions: true, handle: (*Server).status},
-	"/status/versions":        {op: "ListSecretVersionIds", format: FormatKMS, params: paramSecretID, forSessions: true, handle: (*Server).versions},
+	"/":                       {op: "Page", format: FormatKMS, page: true, forBrowsers: true, handle: (*Server).home},
+	"/reload":                 {op: "Reload", format: FormatKMS, methods: methodPost, forOperator: true, noOthers: true, handle: (*Server).reload},
+	"/status":                 {op: "Status", format: FormatKMS, forSessions: true, forOperator: true, handle: (*Server).status},
+	"/status/versions":        {op: "ListSecretVersionIds", format: FormatKMS, params: paramSecretID, forSessions: true, forOperator: true, handle: (*Server).versions},
 	"/status/link":            {op: "MakeLink", format: FormatKMS, methods: methodPost, page: true, handle: (*Server).makeLink},
 	"/status/open":            {op: "SignIn", format: FormatKMS, params: paramCode, page: true, forBrowsers: true, handle: (*Server).openLink},
 	"/status/sign-in":         {op: "SignIn", format: FormatKMS, methods: methodPost, page: true, forBrowsers: true, fromPage: true, handle: (*Server).signIn},

@@ -52,6 +52,7 @@ type Server struct {
 	hubs      hubs
 	stats     counters
 	logLimit  limiter
+	operator  *caller // see operator.go
 	strangers limiter // audit lines about requests of no caller
 
 	scrapes *rate.Limiter // of a monitor, by clients without a token
@@ -97,6 +98,7 @@ func newServer(secrets Secrets, opts Options) (*Server, error) {
 		done:      make(chan struct{}),
 		logLimit:  limiter{Limiter: rate.NewLimiter(5, 20)},
 		strangers: newAuditLimiter(),
+		operator:  newOperator(),
 	}
 	for _, h := range opts.TokenHeaders {
 		s.tokenHeaders = append(s.tokenHeaders, []byte(textproto.CanonicalMIMEHeaderKey(h)))

@@ -1,6 +1,7 @@
 package kmsserver
 
 import (
+	"context"
 	"log/slog"
 	"time"
 )
@@ -13,6 +14,10 @@ type Options struct {
 	// Watch offers [upstream.WatchAction] on signed listeners: whoever makes the server calls [Server.Changed] for
 	// every change.
 	Watch bool
+
+	// Operator answers other paths than that of the KMS API on trusted listeners, for whoever runs the agent; not ok
+	// for those that it does not know. Nil knows none.
+	Operator func(ctx context.Context, method, path string) (status int, body []byte, ok bool)
 
 	// Logger gets one line per refused or failed request and a debug line per other. No line
 	// holds parameters, values or signatures. Nil discards.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -40,8 +41,11 @@ type Server struct {
 	manager atomic.Pointer[upstream.Manager]
 	logger  *slog.Logger
 	observe func(action, code string, status int, took time.Duration)
-	clock   func() time.Time
-	limits  limits
+
+	operator func(ctx context.Context, method, path string) (status int, body []byte, ok bool) // nil: nobody
+
+	clock  func() time.Time
+	limits limits
 
 	keys    atomic.Pointer[accessKeys]
 	changes *changes // nil: nobody can watch
@@ -63,7 +67,7 @@ func newServer(m upstream.Manager, opts Options, limits limits, clock func() tim
 	if m == nil {
 		return nil, errors.New("kmsserver: there is no manager to serve")
 	}
-	s := &Server{logger: opts.Logger, observe: opts.Observe, clock: clock, limits: limits}
+	s := &Server{logger: opts.Logger, observe: opts.Observe, operator: opts.Operator, clock: clock, limits: limits}
 	s.manager.Store(&m)
 	s.conns = newConnections(&limits, s.noteShortage)
 	if s.logger == nil {
@@ -171,6 +175,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // handle answers one request. Nothing of ctx outlives it.
 func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
+	if access == Trusted && s.answerOperator(ctx) {
+		return
+	}
 	begin := time.Now()
 	ex := &exchange{requestID: upstream.NewRequestID(), trace: traceOf(&ctx.Request.Header)}
 	body, err := s.answer(ctx, access, ex)
@@ -192,6 +199,21 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 		ctx.SetConnectionClose()
 	}
 	s.observe(ex.action, code, status, time.Since(begin))
+}
+
+// answerOperator answers a request that is none of the KMS API.
+func (s *Server) answerOperator(ctx *fasthttp.RequestCtx) bool {
+	path := string(ctx.Request.Header.RequestURI())
+	if s.operator == nil || path == "" || path == "/" || strings.HasPrefix(path, "/?") {
+		return false
+	}
+	within, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+	defer cancel()
+	status, body, ok := s.operator(within, string(ctx.Method()), path)
+	if ok {
+		(&exchange{requestID: upstream.NewRequestID()}).respond(ctx, status, body)
+	}
+	return ok
 }
 
 // exchange is what is known about a request so far, for the log and for Observe.

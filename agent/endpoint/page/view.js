@@ -25,6 +25,12 @@ function stateOf(s) {
   return { level: "idle", word: s.Error ? "refused" : "not held" };
 }
 
+/** why returns the reason of the last failure: in words where they are known. */
+const why = (s) => s.Cause ?? s.Error;
+
+/** onlyAsked tells a name that somebody asked for, and that is not there. */
+const onlyAsked = (s) => !s.Held && !s.Declared && !s.Subscribers;
+
 /** attention returns what a person should look at, gravest first. */
 function attention(s) {
   const list = [];
@@ -34,12 +40,12 @@ function attention(s) {
     known.add(p.Subject);
     add(s.Ready ? "warn" : "bad", p.Subject.replace(/^(secret .*):ACSCurrent$/, "$1"), p.Reason);
   }
-  if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Outage}; last good values are served${firstEnd(s)}`);
+  if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Cause ?? s.Upstream.Outage}; last good values are served${firstEnd(s)}`);
   const failing = s.Secrets.filter((x) => ["warn", "bad"].includes(stateOf(x).level) && !known.has(`secret ${x.Secret}`));
   for (const x of failing.slice(0, 5)) {
     const since = x.ConfirmedAt ? `, confirmed last at ${moment(x.ConfirmedAt)}` : "";
     const until = x.ServedUntil ? `, served until ${moment(x.ServedUntil)}` : "";
-    add(stateOf(x).level, `secret ${spelled(x)}`, `${stateOf(x).word}: ${x.Error ?? "no answer yet"}${since}${until}`);
+    add(stateOf(x).level, `secret ${spelled(x)}`, `${stateOf(x).word}: ${why(x) ?? "no answer yet"}${since}${until}`);
   }
   if (failing.length > 5) add("warn", `${failing.length - 5} more secrets`, "stand first in the list below");
   for (const f of s.Files) {
@@ -76,7 +82,7 @@ function lastFailure(s) {
     if (at && (!last || Date.parse(at) > Date.parse(last.at))) last = { at, what };
   };
   for (const x of s.Secrets) {
-    see(x.ErrorAt, `${spelled(x)}: ${x.Error}`);
+    see(x.ErrorAt, `${spelled(x)}: ${why(x)}`);
     for (const e of x.History ?? []) if (e.Kind === "failed") see(e.Last, `${spelled(x)}: ${e.Code}`);
   }
   see(s.Child?.ErrorAt, `application: ${s.Child?.Error}`);
@@ -162,14 +168,14 @@ const rank = { bad: 0, warn: 1, ok: 2, idle: 3 };
 const byName = (a, b) => (a.Secret < b.Secret ? -1 : a.Secret > b.Secret ? 1 : 0);
 const changedAt = (s) => Math.max(0, ...(s.History ?? []).filter((e) => e.Kind === "version").map((e) => Date.parse(e.First)));
 const orders = {
-  attention: (a, b) => rank[stateOf(a).level] - rank[stateOf(b).level] || byName(a, b),
+  attention: (a, b) => rank[stateOf(a).level] - rank[stateOf(b).level] || Boolean(b.Declared) - Boolean(a.Declared) || byName(a, b),
   name: byName,
   next: (a, b) => (Date.parse(a.NextRefresh) || Infinity) - (Date.parse(b.NextRefresh) || Infinity) || byName(a, b),
   changed: (a, b) => changedAt(b) - changedAt(a) || byName(a, b),
 };
 
 function matches(s, words) {
-  const text = [s.Secret, s.VersionId, ...(s.VersionStages ?? []), stateOf(s).word, s.Error, s.AskedBy].join(" ").toLowerCase();
+  const text = [s.Secret, s.VersionId, ...(s.VersionStages ?? []), stateOf(s).word, s.Error, s.Cause, s.AskedBy].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -177,13 +183,15 @@ function matches(s, words) {
 export function drawSecrets() {
   if (!status) return;
   const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = status.Secrets.filter((s) => matches(s, words)).sort(orders[byId("order").value]);
+  const asked = words.length ? 0 : status.Secrets.filter(onlyAsked).length;
+  const found = status.Secrets.filter((s) => (words.length ? matches(s, words) : !onlyAsked(s))).sort(orders[byId("order").value]);
   const all = status.Secrets.length;
   setText(byId("secrets-count"), found.length === all ? `${all.toLocaleString("en")}` : `${found.length.toLocaleString("en")} of ${all.toLocaleString("en")}`);
   const note = byId("secrets-note");
   const more = found.length - maxRows;
-  setText(note, all === 0 ? "None are held yet, and none are declared." : found.length === 0 ? "No secret matches the filter." :
-    more > 0 ? `The first ${maxRows} are shown; filter to see the other ${more.toLocaleString("en")}.` : "");
+  const folded = asked ? `${plural(asked, "name was", "names were")} asked for and ${asked === 1 ? "is" : "are"} not there: filter for “refused” to see ${asked === 1 ? "it" : "them"}. ` : "";
+  setText(note, folded + (all === 0 ? "None are held yet, and none are declared." : found.length === 0 && words.length ? "No secret matches the filter." :
+    more > 0 ? `The first ${maxRows} are shown; filter to see the other ${more.toLocaleString("en")}.` : ""));
   note.hidden = note.textContent === "";
   byId("secrets-table").hidden = found.length === 0;
   setText(byId("axis-from"), moment(status.StartedAt));
@@ -231,7 +239,7 @@ function updateSecret(row, s) {
   }
   held.dataset.version = s.VersionId ?? "";
   rebuild(confirmed, s.ConfirmedAt, (at) => [el("span", { class: "on-narrow" }, "confirmed "), when(at, "ago")]);
-  rebuild(next, [s.NextRefresh, s.Failures, s.Error, s.ServedUntil], ([at, failures, error, until]) => [
+  rebuild(next, [s.NextRefresh, s.Failures, why(s), s.ServedUntil], ([at, failures, error, until]) => [
     el("span", { class: "on-narrow" }, "next "), when(at, "in"),
     error && el("span", { class: "error" }, failures > 1 ? `${failures} times ` : "", ...breakable(error)),
     until && el("span", { class: "error" }, "served until ", moment(until)),
@@ -267,13 +275,13 @@ function updateDetails(row, s) {
       versions(picture, s.SecretName);
     }
   }
-  rebuild(facts, [s.Declared, s.FreshUntil, s.ServedUntil, s.ConfirmedAt, s.NextRefresh, s.Subscribers, s.AskedBy, s.AskedAt, s.Error, s.ErrorAt, s.Failures], () => [
+  rebuild(facts, [s.Declared, s.FreshUntil, s.ServedUntil, s.ConfirmedAt, s.NextRefresh, s.Subscribers, s.AskedBy, s.AskedAt, s.Error, s.Cause, s.ErrorAt, s.Failures], () => [
     fact("Declared", s.Declared ? "yes: fetched at start, kept, part of readiness" : "no: held because it was asked for"),
     s.FreshUntil && fact("Fresh until", el("span", {}, moment(s.FreshUntil), ", ", when(s.FreshUntil, "in"))),
     s.ServedUntil && fact("Served until", el("span", {}, moment(s.ServedUntil), ", ", when(s.ServedUntil, "in"), ", unless the upstream answers before")),
     s.Subscribers > 0 && fact("Waiting for changes", plural(s.Subscribers, "file, client or application", "files, clients and applications")),
     (s.AskedAt || s.AskedBy) && fact("Asked for last", el("span", {}, s.AskedBy ? `by ${s.AskedBy} ` : "", when(s.AskedAt, "ago"))),
-    s.Error && fact("Last error", el("span", {}, s.Error, " ", when(s.ErrorAt, "ago"), s.Failures > 1 ? `, ${s.Failures} in a row` : "")),
+    s.Error && fact("Last error", el("span", {}, s.Cause ? `${s.Cause} (${s.Error})` : s.Error, " ", when(s.ErrorAt, "ago"), s.Failures > 1 ? `, ${s.Failures} in a row` : "")),
   ]);
   story_.hidden = !s.History?.length;
   rebuild(story_.lastChild, [s.History, s.HistoryDropped], () => story(s));
@@ -380,10 +388,12 @@ function drawFacts() {
   });
 
   const r = status.Reload;
-  rebuild(byId("agent"), [status.Version, status.StartedAt, status.Listeners, r], () => [
+  rebuild(byId("agent"), [status.Version, status.StartedAt, status.Listeners, status.PID, status.Config, r], () => [
     fact("Version", status.Version),
     fact("Runs", el("span", {}, when(status.StartedAt, "for"), `, since ${moment(status.StartedAt)}`)),
-    fact("Configuration", r ? el("span", { class: r.Failed ? "error" : "" }, r.Failed ? "reload failed " : "reloaded ", when(r.At, "ago"), r.Error ? ` ${r.Error}` : "") : "as at the start"),
+    status.PID && fact("Process", `${status.PID} on ${status.Host}`),
+    status.Config && fact("Configuration", el("span", { class: "id" }, ...breakable(status.Config))),
+    fact("Reloaded", r ? el("span", { class: r.Failed ? "error" : "" }, r.Failed ? "in vain " : "", when(r.At, "ago"), r.Error ? ` ${r.Error}` : "") : "not since the start"),
     ...status.Listeners.map((l) => fact({ endpoint: "Listens", systemd: "Credentials", metrics: "Metrics" }[l.Serves] ?? "KMS API",
       el("span", {}, el("span", { class: "id" }, ...breakable(l.Address)), l.TLS ? ", TLS" : "", l.Signed ? ", signed" : "", l.Token ? ", token" : "",
         l.CertificateExpires ? el("span", {}, ", certificate ends ", when(l.CertificateExpires, "in")) : ""))),
