@@ -160,7 +160,7 @@ func TestImagesHaveTags(t *testing.T) {
 		text, err := os.ReadFile(path)
 		for _, m := range regexp.MustCompile(`(?m)^ *(?:- )?(?:image: *|FROM |ARG (?:AGENT|BASE)=)"?([^\s"$]+)`).FindAllStringSubmatch(string(text), -1) {
 			seen++
-			if _, tag, _ := strings.Cut(m[1][strings.LastIndex(m[1], "/")+1:], ":"); (tag == "" || tag == "latest") && m[1] != "scratch" {
+			if _, tag, _ := strings.Cut(m[1][strings.LastIndex(m[1], "/")+1:], ":"); (tag == "" || tag == "latest") && m[1] != "scratch" && m[1] != "{{" { // a chart's are in what it renders
 				t.Errorf("%s: %s has no tag of its own", path, m[1])
 			}
 		}
