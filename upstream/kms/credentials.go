@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"regexp"
@@ -31,7 +32,7 @@ const (
 	// closePatience is how long Close waits at most.
 	closePatience = 15 * time.Second
 
-	// A source that fails is asked again after a pause that doubles.
+	// A source that fails is asked again after a pause that doubles, or up to half of it earlier.
 	firstPause   = 500 * time.Millisecond
 	longestPause = 5 * time.Second
 
@@ -275,7 +276,7 @@ func (s *CredentialSource) keepLocked(used fetcher, c Credential, err error) (te
 		}
 		s.err = err
 		s.pause = min(max(s.pause*2, firstPause), longestPause)
-		s.retryAt = now.Add(s.pause)
+		s.retryAt = now.Add(s.pause - rand.N(s.pause/2)) // a thousand pods that start together ask apart
 		return tell
 	}
 	if !s.have || !s.current.same(c) {
