@@ -204,9 +204,10 @@ func (p *plan) configuration(path string) ([]byte, error) {
 		plan
 		Where, Command string
 		Notes          []string
-		Apart          string // where database and keyring are kept
+		Keyring, Apart string // and how it is kept apart from the database
 		Run, API, Keys string // folders: of the token, of the socket of the KMS API, of access keys
-	}{plan: *p, Command: p.command(path), Run: "/run/secretagent", API: "/var/lib/secretagent/run", Keys: "/etc/secretagent"}
+	}{plan: *p, Command: p.command(path), Run: "/run/secretagent", API: "/var/lib/secretagent/run",
+		Keyring: "/var/lib/secretagent/keys/keyring.json", Keys: "/etc/secretagent"}
 	for _, o := range initFor {
 		if o.word == p.For {
 			data.Where = o.means
@@ -217,10 +218,14 @@ func (p *plan) configuration(path string) ([]byte, error) {
 		data.Run, data.Keys = "$STATE_DIRECTORY/run", "$STATE_DIRECTORY/keys"
 		data.Notes = []string{"Everything that the agent writes lies in the folder var beside this file."}
 	case "systemd":
-		data.API, data.Apart = data.Run, "do not back them up to the same place."
+		data.API, data.Keyring = data.Run, "/etc/secretagent/keyring.json"
+		data.Apart = "the keyring is root's, and the unit hands a copy\n    # to the service (--keyring). Do not back them up to the same place."
 		data.Notes = []string{
 			"It belongs to /etc/secretagent/agent.yaml. State lies in /var/lib/secretagent, token and sockets in",
 			"/run/secretagent: StateDirectory= and RuntimeDirectory= of the unit make both.",
+		}
+		if p.Upstream == "alibaba" {
+			data.Notes = append(data.Notes, "The unit reaches loopback only: allow the addresses of KMS (IPAddressAllow=) with systemctl edit.")
 		}
 	case "docker":
 		data.Apart = "mount a volume of its own at the folder of the keyring."
