@@ -94,7 +94,7 @@ func TestTopLevelIsFixed(t *testing.T) {
 	allowed := []string{
 		"agent", "cache", "render", "upstream", "examples",
 		"main.go", "main_test.go", "go.mod", "go.sum", "Dockerfile", "agent.example.yaml",
-		"README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE",
+		"README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE",
 		"var",         // what a run from the checkout leaves behind, ignored by git
 		"secretagent", // the binary, ignored by git
 	}

@@ -13,7 +13,7 @@ import (
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, pattern := range []string{"help/*.md", "../../README*.md"} {
+	for _, pattern := range []string{"help/*.md", "../../README*.md", "../../CONTRIBUTING.md"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: nothing found: %v", pattern, err)
@@ -40,8 +40,56 @@ func TestREADMEIsAnEntry(t *testing.T) {
 				t.Errorf("%s:%d: %d characters, at most 120", file, i+1, n)
 			}
 		}
-		if name := filepath.Base(file); name == "README.md" && len(text) > 9*1024 {
+		if name := filepath.Base(file); strings.HasPrefix(name, "README") && len(text) > 9*1024 {
 			t.Errorf("%s has %d bytes, at most 9 KiB: what explains belongs in a topic", file, len(text))
+		}
+	}
+}
+
+// TestREADMEsSayTheSame compares the README in English with that in Chinese: headings, links, names
+// in code and commands are the same, in the same order; comments in commands are translated.
+func TestREADMEsSayTheSame(t *testing.T) {
+	outline := func(name string) (lines []string) {
+		text, err := os.ReadFile("../../" + name)
+		must(t, err)
+		text = regexp.MustCompile(`(?m)^\[[^]]+\]\(README[^)]*\)$`).ReplaceAll(text, nil) // to each other
+		code := false
+		for line := range strings.Lines(string(text)) {
+			switch line = strings.TrimSpace(line); {
+			case strings.HasPrefix(line, "```"):
+				code = !code
+				lines = append(lines, line)
+			case code:
+				command, _, _ := strings.Cut(line, "  #")
+				lines = append(lines, strings.TrimSpace(command))
+			case strings.HasPrefix(line, "#"):
+				level, _, _ := strings.Cut(line, " ")
+				lines = append(lines, level)
+			default:
+				if strings.HasPrefix(line, "|") {
+					lines = append(lines, "a row")
+				}
+				for _, m := range regexp.MustCompile("\\]\\([^)]+\\)|`[^`]+`|src(?:set)?=\"[^\"]+\"").FindAllString(line, -1) {
+					lines = append(lines, m)
+				}
+			}
+		}
+		return lines
+	}
+	english, chinese := outline("README.md"), outline("README.zh-CN.md")
+	if len(english) < 100 {
+		t.Errorf("only %d parts were found", len(english))
+	}
+	for i := range max(len(english), len(chinese)) {
+		var e, c string
+		if i < len(english) {
+			e = english[i]
+		}
+		if i < len(chinese) {
+			c = chinese[i]
+		}
+		if e != c {
+			t.Fatalf("part %d: README.md has %s where README.zh-CN.md has %s", i+1, e, c)
 		}
 	}
 }
