@@ -131,7 +131,7 @@ func TestPagesNameWhatThereIs(t *testing.T) {
 
 var (
 	isCode   = regexp.MustCompile("(?s)```[a-z]*\n(.*?)\n```|`([^`\n]+(?:\n[^`\n]+)?)`")
-	isKey    = regexp.MustCompile(`^(upstream|cache|endpoint|render|exec|log|process|templates|sets|secrets)(\.[a-zA-Z]+(\[\])?)+$`)
+	isKey    = regexp.MustCompile(`^(upstream|cache|endpoint|render|exec|log|process|templates|sets|secrets|rotations)(\.[a-z][a-zA-Z]*(\[\])?)+$`)
 	isMetric = regexp.MustCompile("`(secretagent_[a-z_]+)`")
 	isCall   = regexp.MustCompile(`(?:^|[ /])secretagent ([^|#>\n&]*)`)
 	isFlag   = regexp.MustCompile(`^--([a-z][a-z-]*)`)
