@@ -1,6 +1,7 @@
 package command
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -197,5 +198,28 @@ func checkCall(t *testing.T, file string, words []string) {
 			return
 		}
 		cmd, path = next, append(path, word)
+	}
+}
+
+// TestExamplesSayWhereTheProgramComesFrom: who has nothing but the clone can type what an example
+// says, since it makes the program or the image first.
+func TestExamplesSayWhereTheProgramComesFrom(t *testing.T) {
+	var files []string
+	must(t, filepath.WalkDir("../../examples", func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.Name() == "README.md" {
+			files = append(files, path)
+		}
+		return err
+	}))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		runs := regexp.MustCompile("(?ms)^```sh\n.*?\\b(secretagent|docker|kubectl|helm) .*?^```").Match(text)
+		if runs && !regexp.MustCompile(`go build|docker build`).Match(text) {
+			t.Errorf("%s: does not say how secretagent comes to be", file)
+		}
+	}
+	if len(files) < 14 {
+		t.Errorf("only %d examples were found", len(files))
 	}
 }
