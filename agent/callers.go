@@ -185,6 +185,9 @@ func (a *Agent) keysShutOut() map[string]string {
 	return a.api.ShutOut()
 }
 
+// InMemory reports whether a file at path is kept in memory, and never on a disk unless the system swaps.
+func InMemory(path string) bool { return keyfile.InMemory(path) }
+
 // Whose says to whom a file that a client may not use belongs, and who the client is; empty where the system does
 // not tell.
 func Whose(path string) string { return keyfile.Whose(path) }

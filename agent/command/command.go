@@ -120,6 +120,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 	}
 	root.AddCommand(a.versionCommand())
 	root.SetHelpCommand(a.helpCommand())
+	a.completeFlags(root)
 	root.InitDefaultCompletionCmd()
 	completion, _, _ := root.Find([]string{"completion"})
 	completion.RunE = help // otherwise a shell that it does not know gets the help to read

@@ -67,7 +67,9 @@ With --output json the answer is the JSON of GetSecretValue. To ask the backend 
 			if refresh {
 				query.Set("refreshNow", "true")
 			}
+			done := a.progress("asking the agent")
 			body, err := client.call(ctx, http.MethodGet, "/secretsmanager/get", query)
+			done()
 			if err != nil {
 				return upstream.Wrap(err, "get", ref)
 			}

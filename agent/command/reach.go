@@ -53,6 +53,7 @@ type endpointClient struct {
 	where   string  // the route of the last question, for messages
 	headers http.Header
 	hint    string // what to do when nobody answers
+	etag    string // of the last answer
 }
 
 // route is a way to an endpoint.
@@ -358,6 +359,7 @@ func (c *endpointClient) ask(ctx context.Context, method, path string, query url
 // read returns status and body of an answer.
 func (c *endpointClient) read(resp *http.Response) (int, []byte, error) {
 	defer resp.Body.Close()
+	c.etag = resp.Header.Get("ETag")
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return 0, nil, c.unavailable("the answer broke off: " + err.Error())

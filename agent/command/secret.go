@@ -27,6 +27,7 @@ A secret has versions, which never change, and labels, each on one version: ACSC
 what applications read, ACSPrevious what they read before.`,
 		a.secretCreateCommand(), a.secretPutCommand(), a.secretGetCommand(), a.secretListCommand(),
 		a.secretDescribeCommand(), a.secretVersionsCommand(), a.secretStageCommand(), a.secretUpdateCommand(),
+		a.secretEditCommand(), a.secretDiffCommand(), a.secretWatchCommand(),
 		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(), a.secretPolicyCommand(),
 		a.secretRotateCommand(),
 		a.secretRandomPasswordCommand(),
@@ -60,9 +61,13 @@ func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream
 	return err
 }
 
+// asking is what takes long where the upstream does.
+const asking = "asking the upstream"
+
 // managed returns what fn reads from the upstream of the configuration.
 func managed[T any](ctx context.Context, a *app, fn func(upstream.Manager) (T, error)) (value T, err error) {
 	err = a.withManager(ctx, func(m upstream.Manager) (err error) {
+		defer a.progress(asking)()
 		value, err = fn(m)
 		return err
 	})
@@ -111,8 +116,8 @@ func (a *app) secretCreateCommand() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Create a secret with its first version",
 		Long: `Create a secret with its first version, which gets the label ACSCurrent. Print name, version id
-and labels. The value is taken byte by byte from a file, standard input or --data, a final
-newline included.
+and labels. On a terminal the value is asked for, and not shown. Otherwise it is taken byte by byte
+from standard input, or from the file of --data-file, a final newline included.
 
 With --data-type binary the bytes are stored as base64, which is what Alibaba's SDKs and
 controllers expect of a binary secret. A value that is base64 already is stored as it is.
@@ -149,6 +154,7 @@ Without --version-id the id is made from the time, such as 20260131T120000.123Z.
 			return err
 		}
 		return a.withFiles(ctx, agent.MissingFiles, func(m upstream.Manager) error {
+			defer a.progress(asking)()
 			if _, err := m.CreateSecret(ctx, in); errors.Is(err, upstream.ErrExists) {
 				return withHint(err, "add a version to it with: secretagent secret put %s", name)
 			} else if err != nil {
@@ -169,8 +175,8 @@ func (a *app) secretPutCommand() *cobra.Command {
 		Use: "put NAME", SuggestFor: []string{"set", "add", "write"},
 		Short: "Add a version to a secret",
 		Long: `Add a version to a secret and move ACSCurrent to it, or the labels of --stage instead. Print
-name, version id and labels. The value is taken byte by byte from a file, standard input or
---data, a final newline included.
+name, version id and labels. On a terminal the value is asked for, and not shown. Otherwise it is
+taken byte by byte from standard input, or from the file of --data-file, a final newline included.
 
 With --data-type binary the bytes are stored as base64, which is what Alibaba's SDKs and
 controllers expect of a binary secret. A value that is base64 already is stored as it is.
@@ -200,6 +206,7 @@ repeated should give an id.`,
 			return err
 		}
 		return a.withManager(ctx, func(m upstream.Manager) error {
+			defer a.progress(asking)()
 			version, err := m.PutSecretValue(ctx, in)
 			switch {
 			case errors.Is(err, upstream.ErrExists):
@@ -266,7 +273,9 @@ the answer is the JSON of GetSecretValue, which has the base64.
 				return err
 			}
 			return a.withManager(ctx, func(m upstream.Manager) error {
+				done := a.progress(asking)
 				value, err := m.GetSecretValue(ctx, ref)
+				done() // before anything is printed
 				switch {
 				case err != nil:
 					return err

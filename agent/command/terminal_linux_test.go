@@ -5,8 +5,11 @@ import (
 	"bytes"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestOnATerminal checks what is for people at a terminal only. The test plays both sides: what
@@ -102,4 +105,41 @@ func TestInitAsks(t *testing.T) {
 	if asked.Len() > 0 {
 		t.Errorf("it asked\n%s", asked.String())
 	}
+}
+
+// TestAValueIsAskedForAndNotShown types a value at a terminal, twice.
+func TestAValueIsAskedForAndNotShown(t *testing.T) {
+	for typed, want := range map[string]string{"hunter2\nhunter2\n": "hunter2", "hunter2\nhunter3\n": ""} {
+		person, program := openTerminal(t)
+		var asked bytes.Buffer
+		a := &app{terminal: &asked, Process: Process{Stdin: program}}
+		_, err := person.WriteString(strings.SplitAfter(typed, "\n")[0])
+		must(t, err)
+		_, err = person.WriteString(strings.SplitAfter(typed, "\n")[1])
+		must(t, err)
+		value, err := a.askValue()
+		if string(value) != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", typed, value, err)
+		}
+		if got := asked.String(); got != "Value (it is not shown): \nOnce more: \n" {
+			t.Errorf("it asked %q", got)
+		}
+	}
+}
+
+// openTerminal returns both ends of a terminal.
+func openTerminal(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = person.Close() })
+	must(t, unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	program, err = os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = program.Close() })
+	return person, program
 }

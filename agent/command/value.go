@@ -1,6 +1,8 @@
 package command
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"secretagent/upstream"
 )
@@ -50,17 +53,21 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 	switch {
 	case byFlag && byFile:
 		return upstream.SecretData{}, usagef("--data and --data-file exclude each other")
-	case !byFlag && !byFile:
-		return upstream.SecretData{}, usagef("no value: give --data-file FILE, --data-file - for standard input, or --data VALUE")
 	case f.dataType != upstream.DataTypeText && f.dataType != upstream.DataTypeBinary:
 		return upstream.SecretData{}, usagef("--data-type must be text or binary")
 	}
 	value, source := []byte(f.data), "--data"
-	if byFlag {
+	if !byFlag && !byFile && isTerminal(a.Stdin) {
+		var err error
+		if value, err = a.askValue(); err != nil {
+			return upstream.SecretData{}, err
+		}
+		source = "the terminal"
+	} else if byFlag {
 		a.warningf("--data shows in the process list and in the history of the shell: prefer --data-file")
 	} else {
 		var err error
-		if value, source, err = a.readInput("value", f.file, upstream.MaxSecretDataLen); err != nil {
+		if value, source, err = a.readInput("value", cmp.Or(f.file, "-"), upstream.MaxSecretDataLen); err != nil {
 			return upstream.SecretData{}, err
 		}
 	}
@@ -83,6 +90,28 @@ func (f *valueFlags) read(a *app) (upstream.SecretData, error) {
 			"store bytes with --data-type binary")
 	}
 	return upstream.NewSecretData(value), nil
+}
+
+// askValue asks for a value on the terminal, where it is not shown: twice, since nobody sees what was typed.
+func (a *app) askValue() ([]byte, error) {
+	in, ok := a.Stdin.(*os.File)
+	if !ok {
+		return nil, usagef("there is no terminal to ask on: give --data-file FILE")
+	}
+	var typed [2][]byte
+	for i, question := range []string{"Value (it is not shown): ", "Once more: "} {
+		fmt.Fprint(a.terminal, question)
+		text, err := term.ReadPassword(int(in.Fd()))
+		fmt.Fprintln(a.terminal)
+		if err != nil {
+			return nil, fmt.Errorf("read the value: %w", err)
+		}
+		typed[i] = text
+	}
+	if !bytes.Equal(typed[0], typed[1]) {
+		return nil, usagef("the two values are not the same: nothing was put")
+	}
+	return typed[0], nil
 }
 
 // readInput returns the content of a file, of standard input for "-", and what to call it in
