@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	admissionv1beta1 "k8s.io/api/admissionregistration/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -55,7 +56,7 @@ func TestPods(t *testing.T) {
 	for name, manifest := range map[string]string{
 		// No volumes, no init containers, no securityContext: each list has to be made first, and a
 		// list of objects in one JSON patch would make the API server panic.
-		"bare": `spec: {containers: [{name: app, image: "app:1.0.0"}]}`,
+		"bare": `spec: {automountServiceAccountToken: false, containers: [{name: app, image: "app:1.0.0"}]}`,
 		"files": `
 metadata:
   annotations:
@@ -408,6 +409,20 @@ func TestResources(t *testing.T) {
 		if got := "limits:" + list(resources.Limits) + "; requests:" + list(resources.Requests); got != want {
 			t.Errorf("%s: %s", annotations, got)
 		}
+	}
+}
+
+// TestHostNetwork: while the validation is not there yet, either, the sidecar does not serve on the node's loopback.
+func TestHostNetwork(t *testing.T) {
+	objects := slices.DeleteFunc(policies(t, withUpstream), func(o runtime.Object) bool {
+		_, is := o.(*admissionv1.ValidatingAdmissionPolicyBinding)
+		return is
+	})
+	s := start(t, objects, map[string]string{"apps": ""}, nil)
+	pod, err := s.create("apps", readPod(t, `{metadata: {labels: {secretagent.io/inject: "true"}}, spec: {hostNetwork: true, containers: [{name: app, image: app}]}}`))
+	must(t, err)
+	if len(pod.Spec.InitContainers) > 0 {
+		t.Errorf("it was injected:\n%s", yamlOf(t, pod))
 	}
 }
 

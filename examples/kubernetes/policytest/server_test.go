@@ -194,6 +194,9 @@ func (c changing) Admit(_ context.Context, a admission.Attributes, _ admission.O
 // mountAPIToken does what the API server's own plugin does, which runs before policies and again after
 // them: every container without a mount at that path gets the token.
 func mountAPIToken(pod *corev1.Pod) {
+	if automount := pod.Spec.AutomountServiceAccountToken; automount != nil && !*automount {
+		return
+	}
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
