@@ -126,7 +126,7 @@ func TestInjectedConfigurations(t *testing.T) {
 	}
 }
 
-// TestChartsReadme: every annotation that the policy knows, and every value, is explained.
+// TestChartsReadme: every annotation that the policy knows, and every value, has its explanation.
 func TestChartsReadme(t *testing.T) {
 	readme, policy := example.Read(t, "chart/README.md"), example.Read(t, "policytest/testdata/alibaba.yaml")
 	names := map[string]bool{}
@@ -145,10 +145,9 @@ func TestChartsReadme(t *testing.T) {
 			t.Errorf("chart/README.md does not say what secretagent.io/%s is", name)
 		}
 	}
-	// A value without a comment before it or before the first of its group is a riddle.
 	lines := strings.Split(example.Read(t, "chart/values.yaml"), "\n")
 	for i, line := range lines[1:] {
-		if before := strings.TrimSpace(lines[i]); regexp.MustCompile(`^\w+:`).MatchString(line) && !strings.HasPrefix(before, "#") {
+		if before := strings.TrimSpace(lines[i]); regexp.MustCompile(`^ *\w+:`).MatchString(line) && !strings.HasPrefix(before, "#") {
 			t.Errorf("values.yaml: %s has no comment", line)
 		}
 	}
