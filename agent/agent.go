@@ -313,7 +313,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	nextRenderer, nextRotator := make(chan *render.Renderer), make(chan *rotation.Rotator)
 	outer.Go(func() error { return runRenderers(outerCtx, now.renderer, nextRenderer) })
-	outer.Go(func() error { return runRotators(outerCtx, now.rotator, nextRotator) })
+	outer.Go(func() error { return a.runRotators(outerCtx, now.rotator, nextRotator) })
 	outer.Go(func() error { return a.serveReloads(outerCtx, outer, heirs{nextRenderer, nextRotator}) })
 	outer.Go(func() error { return a.watchFiles(outerCtx) })
 	outer.Go(func() error { return a.watchdog(outerCtx) })

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"secretagent/agent/config"
 	"secretagent/agent/endpoint"
@@ -108,13 +109,37 @@ func (a *Agent) newRotator(cfg *config.Config) (*rotation.Rotator, error) {
 	return rotation.New(opts)
 }
 
+// filesFirst bounds how long rotations wait at the start for rendered files.
+const filesFirst = time.Minute
+
+// awaitFiles waits until every rendered file is in order, but not for long. An agent that was down
+// has not passed on the last rotation yet: a pair of accounts must not go on to the next one before.
+func (a *Agent) awaitFiles(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, filesFirst)
+	defer cancel()
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for ready := false; !ready; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			ready, _ = a.renderer().Ready()
+		}
+	}
+}
+
 // runRotators runs a rotator until ctx ends, and each that comes over next in place of the one
-// before.
-func runRotators(ctx context.Context, r *rotation.Rotator, next <-chan *rotation.Rotator) error {
-	for {
+// before. The first begins when the rendered files are in order.
+func (a *Agent) runRotators(ctx context.Context, r *rotation.Rotator, next <-chan *rotation.Rotator) error {
+	before := a.awaitFiles
+	for ; ; before = func(context.Context) {} {
 		runCtx, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- r.Run(runCtx) }()
+		go func() {
+			before(runCtx)
+			done <- r.Run(runCtx)
+		}()
 		select {
 		case <-ctx.Done():
 			stop()

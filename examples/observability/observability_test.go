@@ -273,6 +273,7 @@ endpoint:
   audit: {file: audit.log}
 secrets: [{name: demo/db}]
 templates: [{contents: '{{ secret "demo/db" }}', destination: ./out, check: {command: [test, -s, "{{ .Path }}"]}, hook: {command: ["false"]}}]
+rotations: [{secret: demo/db, every: 720h, new: {password: {}}}]
 exec: {command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 0.02; done'], env: [{name: DB, secret: demo/db}]}
 process: {noDump: false}
 `, backend.APIAddrs()[0]))

@@ -6,7 +6,7 @@ package postgrespair
 
 import (
 	"encoding/json"
-	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/user"
@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"secretagent/examples/internal/example"
 )
@@ -35,6 +36,10 @@ func TestFiles(t *testing.T) {
 }
 
 func TestClientsConnectDuringRotations(t *testing.T) {
+	rotations := 3
+	if n, err := strconv.Atoi(os.Getenv("ROTATIONS")); err == nil {
+		rotations = n // each some seconds, and some more where the agent is killed
+	}
 	psql := example.Tool(t, "psql", "/usr/lib/postgresql/*/bin/psql")
 	server := startServer(t)
 	admin := func(statement string) {
@@ -44,15 +49,23 @@ func TestClientsConnectDuringRotations(t *testing.T) {
 			t.Fatalf("%s: %s", statement, out)
 		}
 	}
-	users := []string{"app_a", "app_b"}
-	password := func(n int) string { return fmt.Sprintf(`p:%d\ä "w"`, n) }
-	for _, u := range users {
-		admin("create role " + u + " login")
-	}
-	admin(fmt.Sprintf("alter role app_a password '%s'", password(0)))
+	const first = `first:\ä "w"`
+	admin("create role rotator login createrole password 'of the rotator'")
+	admin("create role app_a login password '" + first + "'")
+	admin("create role app_b login")
+	admin("grant app_a, app_b to rotator with admin option") // which PostgreSQL needs from 16 on
 
-	a := example.Start(t)
-	put(t, a, a.Create, server, "app_a", password(0))
+	a := example.Start(t, func(dir string) {
+		example.Write(t, filepath.Join(dir, "rotator.pgpass"), "*:*:*:rotator:of the rotator\n")
+		text := example.Read(t, filepath.Join(dir, "agent.yaml"))
+		text = strings.ReplaceAll(text, "/run/postgresql", server)
+		if rotations > 3 { // by the schedule, and not by hand
+			text = strings.Replace(text, "every: 720h\n    window: {from: \"02:00\", to: \"04:00\"}", "every: 5s", 1)
+			text = strings.ReplaceAll(text, "rotator.pgpass\"]", "rotator.pgpass\"]\n      timeout: 2s")
+		}
+		example.Write(t, filepath.Join(dir, "agent.yaml"), text)
+	})
+	put(t, a, a.Create, server, "app_a", first)
 	a.Ready(t)
 	env := []string{"PGSERVICEFILE=" + a.Path("var", "pg", "pg_service.conf"), "PGPASSFILE=" + a.Path("var", "pg", "pgpass")}
 	connect := func() (string, int) {
@@ -60,37 +73,67 @@ func TestClientsConnectDuringRotations(t *testing.T) {
 	}
 
 	var stop atomic.Bool
-	var connections [2]atomic.Int64 // of each client
+	var connections, failed atomic.Int64
+	var longest [2]time.Duration
 	var clients sync.WaitGroup
-	for i := range connections {
+	for i := range longest {
 		clients.Go(func() {
 			for !stop.Load() {
+				began := time.Now()
 				if out, code := connect(); code != 0 {
+					failed.Add(1)
 					t.Errorf("a client could not connect: %s", out)
-					return
 				}
-				connections[i].Add(1)
+				connections.Add(1)
+				longest[i] = max(longest[i], time.Since(began))
 			}
 		})
 	}
-	for n := 1; n <= 4; n++ {
-		next := users[n%2]
-		admin(fmt.Sprintf("alter role %s password '%s'", next, password(n)))
-		put(t, a, a.Put, server, next, password(n))
+	current := func() string {
+		return strings.TrimSpace(output(t, a, "secret", "get", "app/db", "--field", "username"))
+	}
+	kills := 0
+	for n := range rotations {
+		before := version(t, a)
+		next := map[string]string{"app_a": "app_b", "app_b": "app_a"}[current()]
+		if rotations > 3 {
+			for version(t, a) == before {
+				if rand.N(3) == 0 {
+					time.Sleep(rand.N(7 * time.Second))
+					a.Kill(t)
+					kills++
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+		} else {
+			if n == 1 {
+				a.Kill(t) // what was published stays, and is the same after it
+				kills++
+			}
+			output(t, a, "secret", "rotate", "app/db")
+		}
 		example.Eventually(t, "the next user", func() bool {
 			out, _ := connect()
 			return strings.TrimSpace(out) == next
 		})
 		// A connection that began with the user before must end before that user's password
 		// changes, as it does where rotations are hours apart.
-		for i := range connections {
-			before := connections[i].Load()
-			example.Eventually(t, "the connections under way", func() bool { return connections[i].Load() > before || t.Failed() })
-		}
+		seen := connections.Load()
+		example.Eventually(t, "the connections under way", func() bool { return connections.Load() > seen+int64(len(longest)) || t.Failed() })
 	}
 	stop.Store(true)
 	clients.Wait()
-	t.Logf("%d and %d connections during 4 rotations", connections[0].Load(), connections[1].Load())
+	t.Logf("%d rotations, %d kills, %d logins, %d failed; the longest took %s", rotations, kills, connections.Load(), failed.Load(), max(longest[0], longest[1]))
+}
+
+// output returns what a command prints, which must succeed.
+func output(t *testing.T, a *example.Agent, args ...string) string {
+	t.Helper()
+	out, code := example.Output(t, a.Dir, nil, append([]string{a.Bin}, append(args, "--config", "agent.yaml")...)...)
+	if code != 0 {
+		t.Fatalf("secretagent %v: %s", args, out)
+	}
+	return out
 }
 
 // startServer runs a server on a unix socket in the folder that it returns, until the test
@@ -153,4 +196,14 @@ func wantFile(t *testing.T, a *example.Agent, name, want string) {
 	if got := example.Read(t, a.Path("var", "pg", name)); got != want {
 		t.Errorf("%s is\n%snot\n%s", name, got, want)
 	}
+}
+
+// version returns the id of the current version.
+func version(t *testing.T, a *example.Agent) string {
+	t.Helper()
+	var value struct {
+		VersionID string `json:"VersionId"`
+	}
+	example.Must(t, json.Unmarshal([]byte(output(t, a, "secret", "get", "app/db", "--output", "json")), &value))
+	return value.VersionID
 }

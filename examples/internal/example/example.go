@@ -84,6 +84,8 @@ type Agent struct {
 
 	log     Buffer
 	secrets []string // what was stored, and must not be in the log
+	cmd     *exec.Cmd
+	ended   chan error
 }
 
 // Start starts an agent in a copy of the example, in which it makes the changes, and stops it
@@ -95,21 +97,16 @@ func Start(t *testing.T, changes ...func(dir string)) *Agent {
 	for _, change := range changes {
 		change(a.Dir)
 	}
-	cmd := exec.Command(a.Bin, "run", "--config", "agent.yaml")
-	cmd.Dir = a.Dir
-	cmd.Stderr = &a.log
-	Must(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	a.run(t)
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = a.cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case err := <-ended:
+		case err := <-a.ended:
 			if err != nil {
 				t.Errorf("the agent ended with %v", err)
 			}
 		case <-time.After(Patience):
-			_ = cmd.Process.Kill()
+			_ = a.cmd.Process.Kill()
 			t.Error("the agent did not end")
 		}
 		log := a.log.String()
@@ -124,6 +121,28 @@ func Start(t *testing.T, changes ...func(dir string)) *Agent {
 	})
 	a.await(t, "--live")
 	return a
+}
+
+// run starts the agent.
+func (a *Agent) run(t *testing.T) {
+	t.Helper()
+	a.cmd = exec.Command(a.Bin, "run", "--config", "agent.yaml")
+	a.cmd.Dir = a.Dir
+	a.cmd.Stderr = &a.log
+	Must(t, a.cmd.Start())
+	cmd, ended := a.cmd, make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	a.ended = ended
+}
+
+// Kill ends the agent as a crash does, and starts another one in its place, which answers when
+// Kill returns.
+func (a *Agent) Kill(t *testing.T) {
+	t.Helper()
+	Must(t, a.cmd.Process.Kill())
+	<-a.ended
+	a.run(t)
+	a.await(t, "--live")
 }
 
 // Ready waits until the agent holds every secret and has written every file.
