@@ -73,6 +73,7 @@ type selector struct {
 }
 
 type podSpec struct {
+	RestartPolicy                string              `yaml:"restartPolicy"`
 	ServiceAccountName           string              `yaml:"serviceAccountName"`
 	AutomountServiceAccountToken *bool               `yaml:"automountServiceAccountToken"`
 	ShareProcessNamespace        bool                `yaml:"shareProcessNamespace"`
@@ -209,6 +210,27 @@ type networkPolicy struct {
 	} `yaml:"spec"`
 }
 
+type cronJob struct {
+	Meta `yaml:",inline"`
+	Spec struct {
+		Schedule                   string `yaml:"schedule"`
+		TimeZone                   string `yaml:"timeZone"`
+		ConcurrencyPolicy          string `yaml:"concurrencyPolicy"`
+		StartingDeadlineSeconds    int    `yaml:"startingDeadlineSeconds"`
+		SuccessfulJobsHistoryLimit int    `yaml:"successfulJobsHistoryLimit"`
+		FailedJobsHistoryLimit     int    `yaml:"failedJobsHistoryLimit"`
+		JobTemplate                struct {
+			Spec struct {
+				BackoffLimit          int `yaml:"backoffLimit"`
+				ActiveDeadlineSeconds int `yaml:"activeDeadlineSeconds"`
+				Template              struct {
+					Spec podSpec `yaml:"spec"`
+				} `yaml:"template"`
+			} `yaml:"spec"`
+		} `yaml:"jobTemplate"`
+	} `yaml:"spec"`
+}
+
 // secretStore and externalSecret are of External Secrets.
 type secretStore struct {
 	Meta `yaml:",inline"`
@@ -285,6 +307,10 @@ func read(t *testing.T, file string) manifest {
 			if got, want := o.Spec.Template.Metadata.Labels, o.Spec.Selector.MatchLabels; len(want) != 1 || got["app.kubernetes.io/name"] != want["app.kubernetes.io/name"] {
 				t.Errorf("%s: labels %v, selected are %v", file, got, want)
 			}
+		case "batch/v1 CronJob":
+			o := decode[cronJob](t, doc)
+			m.pods[o.Metadata.Name] = o.Spec.JobTemplate.Spec.Template.Spec
+			m.objects = append(m.objects, o)
 		case "v1 Service":
 			m.objects = append(m.objects, decode[service](t, doc))
 		case "networking.k8s.io/v1 NetworkPolicy":
@@ -451,7 +477,7 @@ func checkProbes(t *testing.T, c container, cfg *config.Config) {
 func (c container) config(t *testing.T, volumes map[string]volume, m manifest) *config.Config {
 	t.Helper()
 	file := path.Join(c.mount(t, "config"), "agent.yaml")
-	if !slices.Equal(c.Args, []string{"run", "--config", file}) {
+	if n := len(c.Args); n < 3 || !slices.Equal(c.Args[n-2:], []string{"--config", file}) || c.Name == "secretagent" && (n != 3 || c.Args[0] != "run") {
 		t.Errorf("%v does not use %s", c.Args, file)
 	}
 	cfg, err := config.Parse(file, []byte(m.configs[volumes["config"].ConfigMap.Name].Data["agent.yaml"]))
@@ -596,5 +622,24 @@ func TestTheNetworkPolicyFitsThePod(t *testing.T) {
 	}
 	if cloud := policy.Egress[0]; !slices.Equal(cloud.To[0].IPBlock.Except, []string{"100.100.100.200/32"}) || cloud.Ports[0].Port != 443 || policy.Egress[1].Ports[0].Port != 53 {
 		t.Errorf("%+v", policy.Egress)
+	}
+}
+
+// TestTheJobRotatesWhatItsConfigurationSays: the secret of the command has a rotation, and the job ends.
+func TestTheJobRotatesWhatItsConfigurationSays(t *testing.T) {
+	m := read(t, "rotate.yaml")
+	job := object[cronJob](t, m)
+	p := job.Spec.JobTemplate.Spec.Template.Spec
+	c := p.Containers[0]
+	volumes := map[string]volume{}
+	for _, v := range p.Volumes {
+		volumes[v.Name] = v
+	}
+	cfg := c.config(t, volumes, m)
+	if len(cfg.Rotations) != 1 || !slices.Equal(c.Args[:3], []string{"secret", "rotate", string(cfg.Rotations[0].Secret)}) || cfg.Rotations[0].Every != 0 {
+		t.Errorf("args %v, rotations %+v", c.Args, cfg.Rotations)
+	}
+	if job.Spec.ConcurrencyPolicy != "Forbid" || job.Spec.JobTemplate.Spec.ActiveDeadlineSeconds == 0 || p.RestartPolicy != "Never" {
+		t.Errorf("the job is %+v", job.Spec)
 	}
 }

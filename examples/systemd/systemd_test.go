@@ -213,3 +213,22 @@ func TestSecretAfterTheFirstStart(t *testing.T) {
 		t.Errorf("told too early: %q", h.statuses)
 	}
 }
+
+func TestVerifyTheTimer(t *testing.T) {
+	cfg, err := config.Load("agent.yaml")
+	example.Must(t, err)
+	unit := example.Read(t, "secretagent-rotate.service")
+	if len(cfg.Rotations) != 1 || cfg.Rotations[0].Every != 0 || !strings.Contains(unit, "secret rotate "+string(cfg.Rotations[0].Secret)+" ") {
+		t.Errorf("rotations %+v", cfg.Rotations)
+	}
+	analyze := example.Tool(t, "systemd-analyze")
+	dir := t.TempDir()
+	var paths []string
+	for _, name := range []string{"secretagent.service", "secretagent-rotate.service", "secretagent-rotate.timer"} {
+		paths = append(paths, filepath.Join(dir, name))
+		example.Write(t, filepath.Join(dir, name), strings.ReplaceAll(example.Read(t, name), "/usr/local/bin/secretagent", "/bin/true"))
+	}
+	if out, code := example.Output(t, "", nil, append([]string{analyze, "verify", "--man=no"}, paths...)...); code != 0 || strings.Contains(out, "secretagent") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}
