@@ -25,9 +25,10 @@ func newOperator() *caller {
 	}
 }
 
-// isOperator reports whether c is a connection of the operator.
+// isOperator reports whether c is a connection of the operator. A process without a number here is of another
+// container that shares the folder of the socket: its root is not ours, and its users are not either.
 func isOperator(c *conn) bool {
-	return c.peer.known && (c.peer.UID == 0 || int(c.peer.UID) == os.Geteuid())
+	return c.peer.known && c.peer.PID != 0 && (c.peer.UID == 0 || int(c.peer.UID) == os.Geteuid())
 }
 
 // Operator answers what the operator may ask, for a server of another socket that nobody else can open; not ok for

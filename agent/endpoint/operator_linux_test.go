@@ -12,15 +12,20 @@ import (
 )
 
 func TestOperatorIsRootAndTheUserOfTheAgent(t *testing.T) {
+	us := uint32(os.Geteuid())
 	for _, c := range []struct {
-		uid   uint32
-		known bool
-		want  bool
-	}{{0, true, true}, {uint32(os.Geteuid()), true, true}, {4711, true, os.Geteuid() == 4711}, {0, false, false}} {
-		who := &conn{peer: peer{slots.Peer{UID: c.uid}, c.known}}
-		if got := isOperator(who); got != c.want {
-			t.Errorf("uid %d, known %v: %v", c.uid, c.known, got)
+		peer slots.Peer
+		want bool
+	}{
+		{slots.Peer{UID: 0, PID: 7}, true}, {slots.Peer{UID: us, PID: 7}, true}, {slots.Peer{UID: 4711, PID: 7}, us == 4711},
+		{slots.Peer{UID: 0}, false}, {slots.Peer{UID: us}, false}, // of other containers
+	} {
+		if got := isOperator(&conn{peer: peer{c.peer, true}}); got != c.want {
+			t.Errorf("%v: %v", c.peer, got)
 		}
+	}
+	if isOperator(&conn{peer: peer{slots.Peer{UID: 0, PID: 7}, false}}) {
+		t.Error("somebody who is not known")
 	}
 }
 
