@@ -31,7 +31,7 @@ func busy(now time.Time) agent.Status {
 		},
 		Upstream: agent.UpstreamStatus{Kind: "alibaba", Outage: "Rejected.Throttling", Cause: "too many calls", Alibaba: &agent.AlibabaStatus{Status: kms.Status{
 			Endpoint:   "kms-vpc.cn-hangzhou.aliyuncs.com",
-			Endpoints:  []kms.EndpointStatus{{Name: "kms-vpc.cn-hangzhou.aliyuncs.com", State: "ready"}, {Name: "kms.cn-hangzhou.aliyuncs.com", State: "resting", LastFailure: "ServiceUnavailable"}},
+			Endpoints:  []kms.EndpointStatus{{Name: "kms-vpc.cn-hangzhou.aliyuncs.com", State: "ready"}, {Name: "kms.cn-hangzhou.aliyuncs.com", State: "resting", LastFailure: "ServiceUnavailable", LastCause: "no answer: connection refused"}},
 			Credential: kms.CredentialStatus{Type: "default", Source: "default/oidc_role_arn", RenewedAt: now.Add(-time.Hour), Expires: now.Add(30 * time.Minute)},
 			Breaker:    kms.BreakerStatus{State: "open", Until: now.Add(20 * time.Second)}, Budget: kms.BudgetStatus{CallsPerSecond: 12.5, MaxCallsPerSecond: 50, Calls: -3, Waiting: 4},
 		}}},
@@ -42,6 +42,7 @@ func busy(now time.Time) agent.Status {
 			{Secret: "asked:ACSCurrent", Error: "Forbidden.ResourceNotFound", Failures: 2},
 			{Secret: "gone:ACSCurrent", Declared: true, Error: "Forbidden.ResourceNotFound", Cause: "there is no secret of this name", Failures: 2},
 			{Secret: "idle:ACSCurrent", VersionStage: upstream.ACSCurrent, VersionID: "v7", VersionStages: []upstream.VersionStage{upstream.ACSCurrent, "a"}, Held: true, ConfirmedAt: now.Add(-10 * time.Minute)},
+			{Secret: "same:ACSCurrent", VersionID: "v1", Held: true, ServedUntil: now.Add(3 * time.Hour), Error: "Rejected.Throttling", Cause: "too many calls", Failures: 1},
 			{Secret: "new:ACSCurrent", Declared: true},
 		},
 		SecretsOmitted: 17,
@@ -83,13 +84,16 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		"secretagent 1.2.3  not ready  up 3d\n",
 		"upstream: alibaba is DOWN: too many calls; last good values are served, the first until ", "; kms-vpc.cn-hangzhou.aliyuncs.com",
 		"\npid 7 on db-1, configuration", "\nasked for, and not there: asked\n", "! file /run/app/app.env: its hook failed: exit status 3",
-		"ready (in use);", "resting after ServiceUnavailable;", "renewed 60m ago ends in 30m;", "breaker open for 20s;", "4 calls wait for", "budget 12.5 of 50 calls/s,",
+		"ready (in use);", "resting after no answer: connection refused;", "renewed 60m ago ends in 30m;", "breaker open for 20s;", "4 calls wait for", "budget 12.5 of 50 calls/s,",
 		"configuration reloaded in vain 60m ago\n",
 		"\nand 17 more\n", "the-end.env", "failed ×12\n", "very/long/name-",
 	} {
 		if !strings.Contains(text, want) && !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
+	}
+	if strings.Contains(text, "left: too many") {
+		t.Errorf("a secret repeats what the upstream has said\n%s", text)
 	}
 	for _, want := range [][]string{
 		{"demo/db", "v1", "90s", "3m", "60s", "5s", "web", "fresh"},

@@ -166,7 +166,7 @@ func (b *picture) upstream(s agent.Status) {
 	}
 	if c := u.Alibaba; c != nil {
 		for _, e := range c.Endpoints {
-			say(e.Name, e.State, when(e.Name == c.Endpoint, "(in use)"), when(e.State != "ready" && e.LastFailure != "", "after "+e.LastFailure))
+			say(e.Name, e.State, when(e.Name == c.Endpoint, "(in use)"), when(e.State != "ready" && e.LastFailure != "", "after "+cmp.Or(e.LastCause, e.LastFailure)))
 		}
 		credential := c.Credential
 		say("credential", credential.Type,
@@ -178,7 +178,7 @@ func (b *picture) upstream(s agent.Status) {
 		say(fmt.Sprintf("budget %.3g of %.3g calls/s, %.0f at once", c.Budget.CallsPerSecond, c.Budget.MaxCallsPerSecond, math.Floor(c.Budget.Calls)))
 		say(when(c.Budget.Waiting > 0, fmt.Sprintf("%d calls wait for it", c.Budget.Waiting)))
 		say(when(c.Budget.PausedUntil.After(b.now), "paused for "+b.until(c.Budget.PausedUntil)))
-		say(when(c.Watch.State == "on", "changes are told by "+c.Watch.Endpoint), when(c.Watch.State == "broken", "changes are NOT told by "+c.Watch.Endpoint+": "+c.Watch.LastFailure))
+		say(when(c.Watch.State == "on", "changes are told by "+c.Watch.Endpoint), when(c.Watch.State == "broken", "changes are NOT told by "+c.Watch.Endpoint+": "+cmp.Or(c.Watch.LastCause, c.Watch.LastFailure)))
 		if c.Breaker.State != "closed" || credential.Error != "" || c.Watch.State == "broken" {
 			m = doubtful
 		}
@@ -238,8 +238,8 @@ func (b *picture) secrets(s agent.Status) {
 		case !e.ServedUntil.IsZero():
 			state, m = "fresh, "+b.until(e.ServedUntil)+" left", doubtful
 		}
-		if e.Held && e.Error != "" {
-			state += ": " + cmp.Or(e.Cause, e.Error)
+		if why := cmp.Or(e.Cause, e.Error); e.Held && why != "" && (s.Upstream.Outage == "" || why != cmp.Or(s.Upstream.Cause, s.Upstream.Outage)) {
+			state += ": " + why // which the upstream as a whole has not said already
 		}
 		if e.Failures > 1 {
 			state += " ×" + strconv.Itoa(e.Failures)

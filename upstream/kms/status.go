@@ -24,6 +24,7 @@ type WatchStatus struct {
 	Endpoint    string    `json:",omitzero"` // that is asked
 	Since       time.Time `json:",omitzero"`
 	LastFailure string    `json:",omitzero"` // code, while it is broken
+	LastCause   string    `json:",omitzero"` // the same in words
 	Changes     uint64    // told so far
 }
 
@@ -36,6 +37,7 @@ type EndpointStatus struct {
 	RestsUntil    time.Time `json:",omitzero"` // when the rest ends or, if due, ended; zero: it is ready
 	LastSuccessAt time.Time `json:",omitzero"` // zero: never
 	LastFailure   string    `json:",omitzero"` // code of the last failure; empty: never
+	LastCause     string    `json:",omitzero"` // the same in words
 }
 
 // BreakerStatus is the state of the breaker.
@@ -95,7 +97,7 @@ func (e *endpoint) status(now time.Time) EndpointStatus {
 		Failures: h.failures, RestsUntil: h.restsUntil, LastSuccessAt: h.lastSuccess,
 	}
 	if h.last.err != nil {
-		s.LastFailure = upstream.Reason(h.last.err)
+		s.LastFailure, s.LastCause = upstream.Reason(h.last.err), upstream.Explain(h.last.err)
 	}
 	return s
 }

@@ -204,12 +204,12 @@ func (w *watch) set(state string, e *endpoint, err error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, was := &w.status, w.status.State
-	s.State, s.Endpoint, s.LastFailure = state, "", ""
+	s.State, s.Endpoint, s.LastFailure, s.LastCause = state, "", "", ""
 	if e != nil {
 		s.Endpoint = e.name
 	}
 	if err != nil {
-		s.LastFailure = upstream.Reason(err)
+		s.LastFailure, s.LastCause = upstream.Reason(err), upstream.Explain(err)
 	}
 	if was == state {
 		return false

@@ -41,7 +41,8 @@ function attention(s) {
     add(s.Ready ? "warn" : "bad", p.Subject.replace(/^(secret .*):ACSCurrent$/, "$1"), p.Reason);
   }
   if (s.Upstream.Outage) add("warn", "the upstream does not answer", `${s.Upstream.Cause ?? s.Upstream.Outage}; last good values are served${firstEnd(s)}`);
-  const failing = s.Secrets.filter((x) => ["warn", "bad"].includes(stateOf(x).level) && !known.has(`secret ${x.Secret}`));
+  const said = s.Upstream.Outage && (s.Upstream.Cause ?? s.Upstream.Outage); // of all that are served meanwhile
+  const failing = s.Secrets.filter((x) => ["warn", "bad"].includes(stateOf(x).level) && !known.has(`secret ${x.Secret}`) && !(x.Held && said && why(x) === said));
   for (const x of failing.slice(0, 5)) {
     const since = x.ConfirmedAt ? `, confirmed last at ${moment(x.ConfirmedAt)}` : "";
     const until = x.ServedUntil ? `, served until ${moment(x.ServedUntil)}` : "";
@@ -334,7 +335,7 @@ function drawFacts() {
   rebuild(byId("upstream"), up, () => (cloud ? [
     fact("Kind", "Alibaba Cloud KMS"),
     ...cloud.Endpoints.map((e) => fact(e.Name, el("span", {}, e.State, e.Name === cloud.Endpoint ? ", in use" : "",
-      e.Failures ? `, ${plural(e.Failures, "failure")}: ${e.LastFailure}` : "", e.RestsUntil ? el("span", {}, ", tried again ", when(e.RestsUntil, "in")) : ""))),
+      e.Failures ? `, ${plural(e.Failures, "failure")}: ${e.LastCause ?? e.LastFailure}` : "", e.RestsUntil ? el("span", {}, ", tried again ", when(e.RestsUntil, "in")) : ""))),
     fact("Credentials", el("span", {}, cloud.Credential.Source ?? cloud.Credential.Type,
       cloud.Credential.Expires ? el("span", {}, ", end ", when(cloud.Credential.Expires, "in")) : "",
       cloud.Credential.Error ? el("span", { class: "error" }, ` ${cloud.Credential.Error}`) : "")),
