@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"secretagent/agent/config"
@@ -34,11 +35,36 @@ func Check(cfg *config.Config) error {
 	return p.Err()
 }
 
+// OtherUser returns the number of the user that the agent of cfg runs as, where this process is root
+// and the state directory shows that it is another; zero: it may be root.
+func OtherUser(cfg *config.Config) (uid int) {
+	info, err := os.Stat(cfg.StateDir())
+	if os.Geteuid() != 0 || err != nil {
+		return 0
+	}
+	return max(keyfile.Owner(info), 0)
+}
+
+// CheckForUser is [Check] for the user that the agent runs as: with [OtherUser] it leaves out what only
+// an agent of root refuses.
+func CheckForUser(cfg *config.Config) error {
+	var p upstream.OptionErrors
+	p.Add("", Check(cfg))
+	if OtherUser(cfg) != 0 {
+		p = slices.DeleteFunc(p, func(e *upstream.OptionError) bool { return errors.Is(e, keyfile.ErrForeign) })
+	}
+	return p.Err()
+}
+
 // checkCallers returns why callers and access keys are shut out. It is apart from Check, because
 // that is no problem of the configuration: the agent runs, without them. To root it also tells of
 // token files that an agent of this user would refuse: one of another user may be meant.
 func checkCallers(cfg *config.Config) error {
-	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), previewFile)
+	preview := previewFile
+	if OtherUser(cfg) != 0 {
+		preview = previewForAnyUser
+	}
+	callers, err := loadCallers(&cfg.Endpoint, nil, slog.New(slog.DiscardHandler), preview)
 	var p upstream.OptionErrors
 	p.Add("endpoint", err)
 	for i, c := range callers {

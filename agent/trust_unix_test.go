@@ -81,3 +81,38 @@ func TestRootChecksForAnAgentOfAnotherUser(t *testing.T) {
 		_ = a.Close()
 	}
 }
+
+// TestRootChecksWhereTheStateIsOfAnotherUser: folders of the user that the agent runs as are none of
+// the configuration's problems, whatever root's own agent would say of them.
+func TestRootChecksWhereTheStateIsOfAnotherUser(t *testing.T) {
+	needsOwners(t)
+	dir := shortTempDir(t)
+	write(t, dir, map[string]string{"agent.yaml": `
+upstream: {local: {}}
+cache: {sealed: {}}
+endpoint: {listen: "off", socket: ./run/agent.sock}
+templates: [{contents: x, destination: ./run/out, hook: {command: [sh]}}]
+`})
+	source := config.Source{File: dir + "/agent.yaml", StateDir: dir + "/state"}
+	must(t, errors.Join(os.Mkdir(dir+"/state", 0o700), os.Mkdir(dir+"/run", 0o700), os.Chown(dir+"/run", 65533, 65533)))
+	for _, c := range []struct {
+		owner int
+		runs  bool // the agent, as the owner of its state
+	}{{0, false}, {65533, true}} {
+		must(t, os.Chown(dir+"/state", c.owner, c.owner))
+		if _, err := source.Load(agent.CheckForUser); (err == nil) != c.runs {
+			t.Errorf("state of uid %d: %v", c.owner, err)
+		}
+		if cfg, err := source.Load(); err != nil || agent.OtherUser(cfg) != c.owner {
+			t.Errorf("state of uid %d: checked for uid %d, %v", c.owner, agent.OtherUser(cfg), err)
+		}
+		if _, err := source.Load(agent.Check); err == nil || !strings.Contains(err.Error(), "endpoint.socket") || !strings.Contains(err.Error(), "templates[0].destination") {
+			t.Errorf("state of uid %d: root's agent: %v", c.owner, err)
+		}
+	}
+	// Other mistakes are told as ever.
+	write(t, dir, map[string]string{"agent.yaml": "upstream: {local: {}}\ntemplates: [{source: ./missing, destination: ./run/out}]\n"})
+	if _, err := source.Load(agent.CheckForUser); err == nil || !strings.Contains(err.Error(), "templates[0].source") || strings.Contains(err.Error(), "destination") {
+		t.Errorf("a mistake: %v", err)
+	}
+}

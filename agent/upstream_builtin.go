@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -73,6 +74,8 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
 	case errors.Is(err, bolt.ErrLocked):
 		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
+	case errors.Is(err, keyfile.ErrForeign) && socket != "":
+		return nil, fmt.Errorf("%w; or start the agent, which makes what is missing as its own user: where one runs, it is asked", err)
 	case err != nil:
 		return nil, err
 	case store.KeyringMade() && files != StartFiles:

@@ -135,7 +135,7 @@ func (s *Sealed) validate() error {
 		return p.Err()
 	default:
 		if err := keyfile.CheckPath(keyfile.Folder(s.Path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			p.Addf("path", s.Path, "%v", err)
+			p.Addf("path", s.Path, "%w", err)
 		} else {
 			p.Add("path", keyfile.CheckThere(s.Path))
 		}

@@ -83,7 +83,7 @@ func build(o Options) *builder {
 		}
 		if b.stateDir.path != "" && len(b.groups) > 0 {
 			if err := check(b.stateDir.path); err != nil {
-				b.problems.Addf("render.stateDir", b.stateDir.path, "must be a directory that the agent can write to: %v", err)
+				b.problems.Addf("render.stateDir", b.stateDir.path, "must be a directory that the agent can write to: %w", err)
 			}
 		}
 	}
@@ -264,7 +264,7 @@ func (b *builder) trusted(key, path string, check func() error) {
 		return
 	}
 	if err := check(); err != nil {
-		b.problems.Addf(key, path, "%v, or set render.root to a folder that holds the path", err)
+		b.problems.Addf(key, path, "%w, or set render.root to a folder that holds the path", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -34,9 +35,11 @@ func (e *OptionError) Unwrap() error { return e.Err }
 // OptionErrors collects every problem of some options. The zero value is ready to use.
 type OptionErrors []*OptionError
 
-// Addf adds a problem with the value of key. The value and the reason must hold no secret.
+// Addf adds a problem with the value of key. The value and the reason must hold no secret. What %w
+// stands for is the cause.
 func (p *OptionErrors) Addf(key, value, format string, args ...any) {
-	*p = append(*p, &OptionError{Key: key, Value: value, Reason: fmt.Sprintf(format, args...)})
+	err := fmt.Errorf(format, args...)
+	*p = append(*p, &OptionError{Key: key, Value: value, Reason: err.Error(), Err: errors.Unwrap(err)})
 }
 
 // Add adds err as a problem with key; nil adds nothing. Of OptionErrors it adds each, with key

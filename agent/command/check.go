@@ -44,7 +44,7 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			if err != nil {
 				return err
 			}
-			cfg, err := source.Load(agent.Check)
+			cfg, err := source.Load(agent.CheckForUser)
 			if err != nil && !out.json() {
 				return err
 			}
@@ -57,6 +57,9 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			if err == nil {
 				answer.StateDir = cfg.StateDir()
 				text += "the state directory is " + answer.StateDir + "\n"
+				if answer.CheckedFor = agent.OtherUser(cfg); answer.CheckedFor != 0 {
+					text += fmt.Sprintf("it belongs to uid %d: what only an agent of root would refuse is left out\n", answer.CheckedFor)
+				}
 				if answer.TokenFrom = agent.TokenSource(&cfg.Endpoint); answer.TokenFrom != "" {
 					text += tokenFrom + answer.TokenFrom + "\n"
 				}
@@ -109,6 +112,10 @@ type checkAnswer struct {
 	File     string
 	Valid    bool
 	StateDir string `json:",omitempty"` // what the file does not place elsewhere is here
+
+	// CheckedFor is the uid of the agent, where root checks for another user.
+	CheckedFor int `json:",omitempty"`
+
 	Problems []checkProblem
 	Warnings []checkProblem `json:",omitempty"` // what "run" goes on without
 	Probes   []checkProbe   `json:",omitempty"`

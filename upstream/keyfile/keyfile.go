@@ -177,6 +177,10 @@ func (k Kind) checkFile(path string, info fs.FileInfo) error {
 // ErrStranger is in the error about a file that belongs to nobody who may own it, see [Kind.OwnedBy].
 var ErrStranger = errors.New("can be changed by another user")
 
+// ErrForeign is matched by the error about a folder or link on the way to a file that another user
+// than root could change: root does not follow it, see [CheckPath].
+var ErrForeign = errors.New("can be led elsewhere by another user")
+
 // MaxToken bounds the file of a token.
 const MaxToken = 4 << 10
 

@@ -119,9 +119,14 @@ func (s step) unless(trusted bool) error {
 	if trusted {
 		return nil
 	}
-	return fmt.Errorf("%s belongs to uid %d and has mode %04o: others than root could lead this process, which runs as root, elsewhere; chown it to root and chmod go-w, or run the process as another user",
-		s.path, s.uid, s.mode.Perm())
+	return foreign{fmt.Errorf("%s belongs to uid %d and has mode %04o: others than root could lead this process, which runs as root, elsewhere; chown it to root and chmod go-w, or run the process as another user",
+		s.path, s.uid, s.mode.Perm())}
 }
+
+// foreign is an [ErrForeign].
+type foreign struct{ error }
+
+func (foreign) Is(target error) bool { return target == ErrForeign }
 
 // walk calls check for the components of the path in the order in which the kernel meets them,
 // and returns what the last one is, or the first error.
