@@ -60,6 +60,22 @@ func TestFormatsRoundTrip(t *testing.T) {
 	}
 }
 
+// readers read back what each format writes.
+var readers = map[Format]func(*testing.T, string) map[string]string{
+	Env: parseAsAll, Shell: parseEnvStrictly, Docker: parsePlain, Properties: parseProperties,
+	JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal),
+}
+
+// Ensure that no format is without a reader: FuzzFormats tries them all. TestRawBytes and TestPEM have
+// those that write no names.
+func TestEveryFormatIsReadBack(t *testing.T) {
+	for _, format := range formats {
+		if f := Format(format); readers[f] == nil && f != Raw && f != PEM {
+			t.Errorf("format %s: nothing reads back what it writes", format)
+		}
+	}
+}
+
 // renderSecret writes a secret in a format. kind is want or error.
 func renderSecret(t *testing.T, format Format, secret any) (kind, text string) {
 	t.Helper()
@@ -353,9 +369,7 @@ func FuzzFormats(f *testing.F) {
 			t.Skip("a secret in JSON cannot hold this text")
 		}
 		object := map[string]string{key: value}
-		for format, parse := range map[Format]func(*testing.T, string) map[string]string{
-			Env: parseAsAll, Shell: parseEnvStrictly, Docker: parsePlain, JSON: parseWith(json.Unmarshal), YAML: parseWith(yaml.Unmarshal), TOML: parseWith(toml.Unmarshal), Properties: parseProperties,
-		} {
+		for format, parse := range readers {
 			kind, text := renderSecret(t, format, object)
 			switch {
 			case kind == "error" && format != Env && format != Shell && format != Docker:

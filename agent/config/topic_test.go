@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -74,4 +75,30 @@ func valueOf(f field) string {
 		value += ", or off"
 	}
 	return value
+}
+
+// TestFormatsAreExplained: every format of files and every shape of answers stands in the example and
+// in its help topic.
+func TestFormatsAreExplained(t *testing.T) {
+	for key, topic := range map[string]string{"templates[].format": "templates", "endpoint.format": "http"} {
+		found := false
+		eachKey(reflect.TypeFor[Config](), "", func(k string, f field) {
+			if k != key {
+				return
+			}
+			found = true
+			for file, quote := range map[string]string{exampleFile: "", "../command/help/" + topic + ".md": "`"} {
+				text, err := os.ReadFile(file)
+				must(t, err)
+				for _, word := range f.enum {
+					if !strings.Contains(string(text), quote+word+quote) {
+						t.Errorf("%s does not explain %s: %s", file, key, word)
+					}
+				}
+			}
+		})
+		if !found {
+			t.Errorf("there is no key %s", key)
+		}
+	}
 }
