@@ -76,7 +76,27 @@ func (c *formatContent) write(s *secretReader, out *output) error {
 	if err != nil {
 		return err
 	}
-	switch c.format {
+	return writePairs(c.format, pairs, out)
+}
+
+// FormatTexts returns the texts, each the whole value of the secret, as a file in one of the formats that have
+// names: name of the entry → text. Its errors name entry and secret, and quote no text.
+func FormatTexts(format Format, texts map[string]upstream.SecretData, secretOf func(name string) upstream.SecretName) ([]byte, error) {
+	var pairs []pair
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		raw, _ := toJSON(string(texts[name].Reveal())) // any text can be written
+		pairs = append(pairs, pair{name, json.RawMessage(raw), upstream.SecretRef{SecretName: secretOf(name)}})
+	}
+	out := &output{}
+	if err := writePairs(format, pairs, out); err != nil {
+		return nil, err
+	}
+	return out.bytes, nil
+}
+
+// writePairs writes entries in a format that has names.
+func writePairs(format Format, pairs []pair, out *output) error {
+	switch format {
 	case Env:
 		return writeLines(out, pairs, variableLine(envName, dotenvQuote))
 	case Shell:

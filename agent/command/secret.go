@@ -30,6 +30,7 @@ what applications read, ACSPrevious what they read before.`,
 		a.secretEditCommand(), a.secretDiffCommand(), a.secretWatchCommand(),
 		a.secretDeleteCommand(), a.secretRestoreCommand(), a.secretTagCommand(), a.secretUntagCommand(), a.secretPolicyCommand(),
 		a.secretRotateCommand(),
+		a.secretImportCommand(), a.secretExportCommand(),
 		a.secretRandomPasswordCommand(),
 	)
 }

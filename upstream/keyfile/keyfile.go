@@ -74,9 +74,10 @@ var (
 	KeyringFile       = Kind{maxBytes: 1 << 20, refused: 0o077}
 	KeyringCredential = Kind{maxBytes: 1 << 20, refused: 0o037}
 	Database          = Kind{}
-	PEM               = Kind{maxBytes: 1 << 20}  // certificates and keys; all public authorities have 250 KiB
-	CloudKey          = Kind{maxBytes: 64 << 10} // one part of a credential of the cloud; tokens have a few KiB
-	CloudProfile      = Kind{maxBytes: 1 << 20}  // the configuration of the aliyun CLI
+	ClearText         = Kind{maxBytes: 1 << 30, refused: 0o077} // secrets that were taken out, for people
+	PEM               = Kind{maxBytes: 1 << 20}                 // certificates and keys; all public authorities have 250 KiB
+	CloudKey          = Kind{maxBytes: 64 << 10}                // one part of a credential of the cloud; tokens have a few KiB
+	CloudProfile      = Kind{maxBytes: 1 << 20}                 // the configuration of the aliyun CLI
 )
 
 // OwnedBy returns the kind for files that may also belong to these users, beside root and the
