@@ -29,7 +29,7 @@ RUN go mod download && go mod verify
 COPY . .
 ARG TARGETOS TARGETARCH VERSION=dev
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
-    go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /image/secretagent .
+    go build -trimpath -tags timetzdata -ldflags "-s -w -X main.version=${VERSION}" -o /image/secretagent .
 # What belongs to root, and the state directory, whose owner and mode become those of the volume.
 RUN mkdir -p /image/etc/ssl/certs /image/var/lib /state/secretagent && chmod 0700 /state/secretagent && \
     cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/

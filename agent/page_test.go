@@ -76,7 +76,7 @@ func TestPage(t *testing.T) {
 }
 
 func pageShowsARotation(t *testing.T, browser *chromium) {
-	w := start(t, shortTempDir(t), basic)
+	w := start(t, shortTempDir(t), basic+"rotations: [{secret: demo/db, every: 720h, new: {password: {field: password}}}]\n")
 	w.ready()
 	network := upstreamtest.NewFaulty(t, strings.TrimPrefix(w.url, "http://"))
 	base := "http://" + network.Addr()
@@ -90,6 +90,8 @@ func pageShowsARotation(t *testing.T, browser *chromium) {
 	tab.eval("document.querySelector('#token').value = " + quoted(" "+w.token()+" ") + "; document.querySelector('form').requestSubmit()")
 	tab.await("calm page", isHeaded("All is well"))
 	tab.await("version", "document.querySelector('#secrets').innerText.includes('demo/db') && document.querySelector('.held').innerText.includes('v1')")
+
+	tab.await("next rotation", `/demo.db.*–.*in.(29|30).d/s.test(document.querySelector("#rotations").innerText)`)
 
 	// A rotation appears by itself: in the list, in the strip and in the picture of versions.
 	tab.eval("window.sameDocument = true")

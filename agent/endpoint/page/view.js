@@ -369,7 +369,7 @@ function drawFacts() {
   (row, x) => {
     const [, last, took, next] = row.children;
     rebuild(last, x.LastRotation, (at) => [el("span", { class: "on-narrow" }, "last "), at ? when(at, "ago") : el("span", { class: "quiet" }, "not yet")]);
-    rebuild(took, x.TookSeconds, (s) => [el("span", { class: "on-narrow" }, "took "), s ? `${s.toPrecision(2)} s` : "–"]);
+    rebuild(took, x.TookSeconds ?? 0, (s) => [el("span", { class: "on-narrow" }, "took "), s ? `${s.toPrecision(2)} s` : "–"]);
     rebuild(next, [x.State, x.Step, x.NextRotation, x.Error, x.Attempts], ([state, step, at, error, n]) => [
       el("span", { class: "on-narrow" }, "next "),
       error ? el("span", { class: "error" }, state === "failed" ? `failed at step ${step}` : `step ${step} fails, attempt ${n}`)
