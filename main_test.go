@@ -19,7 +19,7 @@ import (
 var mayImport = map[string][]string{
 	"secretagent":                             {"secretagent/agent/command"},
 	"secretagent/agent/command":               {"secretagent/agent", "secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/convert", "secretagent/agent/lines", "secretagent/upstream"},
-	"secretagent/agent":                       {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/credentials", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/agent/rotation", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin", "secretagent/upstream/builtin/bolt"},
+	"secretagent/agent":                       {"secretagent/agent/child", "secretagent/agent/config", "secretagent/agent/credentials", "secretagent/agent/endpoint", "secretagent/agent/lines", "secretagent/agent/listen", "secretagent/agent/rotation", "secretagent/cache", "secretagent/render", "secretagent/upstream", "secretagent/upstream/keyfile", "secretagent/upstream/kms", "secretagent/upstream/kmsserver", "secretagent/upstream/builtin", "secretagent/upstream/builtin/bolt", "secretagent/upstream/builtin/etcd"},
 	"secretagent/agent/child":                 {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/agent/command/help/helptest": {},
 	"secretagent/agent/config":                {"secretagent/upstream"},
@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"secretagent/upstream/slots":              {},
 	"secretagent/upstream/builtin":            {"secretagent/upstream", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/builtin/bolt":       {"secretagent/upstream", "secretagent/upstream/builtin", "secretagent/upstream/keyfile"},
+	"secretagent/upstream/builtin/etcd":       {"secretagent/upstream", "secretagent/upstream/builtin", "secretagent/upstream/keyfile"},
 	"secretagent/upstream/upstreamtest":       {"secretagent/upstream"},
 }
 

@@ -175,7 +175,7 @@ func inSection(section string, err error) error {
 }
 
 func checkUpstream(cfg *config.Config) error {
-	if cfg.Upstream.Local == nil && cfg.Upstream.Alibaba == nil {
+	if u := cfg.Upstream; u.Local == nil && u.Etcd == nil && u.Alibaba == nil {
 		return nil // config tells
 	}
 	k := kindOf(&cfg.Upstream)

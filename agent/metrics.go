@@ -299,9 +299,9 @@ func (c collector) unitCredentials(s sink) {
 
 // api shows the connections and access keys of the KMS API, where it is served.
 func (c collector) api(s sink) {
-	if local := c.agent.config().Upstream.Local; local != nil && c.agent.api != nil {
+	if api, _ := c.agent.config().Upstream.API(); api != nil && c.agent.api != nil {
 		shutOut := c.agent.api.ShutOut()
-		for _, key := range local.API.AccessKeys {
+		for _, key := range api.AccessKeys {
 			s.gauge("secretagent_kms_api_access_key_shut_out", "1 while nothing is taken that the access key signs, because its secret file is of no use.", boolean(shutOut[key.ID] != ""), "access_key", key.ID)
 		}
 	}

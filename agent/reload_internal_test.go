@@ -15,7 +15,7 @@ var liveKeys = map[string]bool{
 	"render.root": true, "render.folderMode": true, "render.stateDir": true, "readyWhen": true,
 	"cache.ttl": true, "cache.maxStale": true, "cache.negativeTTL": true, "cache.maxEntries": true, "cache.maxBytes": true,
 	"endpoint.listen": true, "endpoint.socket": true, "endpoint.tokenFile": true, "endpoint.tokenMode": true, "endpoint.tokenGroup": true, "endpoint.tokenGrace": true, "endpoint.callers": true, "endpoint.vaultMounts": true, "endpoint.credentials": true,
-	"upstream.local.seed": true, "upstream.local.api.accessKeys": true,
+	"upstream.local.seed": true, "upstream.local.api.accessKeys": true, "upstream.etcd.api.accessKeys": true,
 	"upstream.alibaba.endpoints": true, "upstream.alibaba.credentials": true, "upstream.alibaba.timeout": true,
 	"metrics.listen": true, "metrics.tokenFile": true,
 	"upstream.alibaba.retry": true, "upstream.alibaba.budget": true, "upstream.alibaba.breaker": true,
@@ -35,7 +35,7 @@ func keysOf(v reflect.Value, path string, visit func(path string, field reflect.
 			field = field.Elem()
 		}
 		switch at {
-		case "upstream", "upstream.local", "upstream.local.api", "upstream.alibaba", "cache", "endpoint", "render", "log", "metrics":
+		case "upstream", "upstream.local", "upstream.local.api", "upstream.etcd", "upstream.etcd.api", "upstream.alibaba", "cache", "endpoint", "render", "log", "metrics":
 			if field.Kind() == reflect.Struct {
 				keysOf(field, at+".", visit)
 			}
@@ -72,10 +72,10 @@ func change(t *testing.T, path string, v reflect.Value) {
 // Ensure that no key is forgotten: a reload either changes it or refuses it.
 func TestEveryKeyIsLiveOrRefused(t *testing.T) {
 	met := map[string]bool{}
-	for _, cloud := range []bool{false, true} {
-		keysOf(reflect.ValueOf(fixedConfig(cloud)).Elem(), "", func(path string, _ reflect.Value) {
+	for _, kind := range []string{"local", "etcd", "alibaba"} {
+		keysOf(reflect.ValueOf(fixedConfig(kind)).Elem(), "", func(path string, _ reflect.Value) {
 			met[path] = true
-			old, next := fixedConfig(cloud), fixedConfig(cloud)
+			old, next := fixedConfig(kind), fixedConfig(kind)
 			keysOf(reflect.ValueOf(next).Elem(), "", func(at string, field reflect.Value) {
 				if at == path {
 					change(t, at, field)
@@ -96,21 +96,24 @@ func TestEveryKeyIsLiveOrRefused(t *testing.T) {
 	}
 }
 
-func fixedConfig(cloud bool) *config.Config {
+func fixedConfig(kind string) *config.Config {
 	c := &config.Config{}
 	c.Endpoint.Listen, c.Endpoint.Socket, c.Endpoint.MaxWait = "127.0.0.1:2025", "/agent.sock", time.Second
 	c.Metrics.Listen = "0.0.0.0:9102"
-	if cloud {
-		c.Upstream.Alibaba = &config.Alibaba{}
-	} else {
+	switch kind {
+	case "local":
 		c.Upstream.Local = &config.Local{}
+	case "etcd":
+		c.Upstream.Etcd = &config.Etcd{}
+	case "alibaba":
+		c.Upstream.Alibaba = &config.Alibaba{}
 	}
 	return c
 }
 
 // Ensure that a refusal names every key and says what to do.
 func TestOnlyRestartChanges(t *testing.T) {
-	old, next := fixedConfig(false), fixedConfig(false)
+	old, next := fixedConfig("local"), fixedConfig("local")
 	if err := onlyRestartChanges(old, next); err != nil {
 		t.Errorf("nothing changed: %v", err)
 	}
@@ -119,7 +122,7 @@ func TestOnlyRestartChanges(t *testing.T) {
 	if err := onlyRestartChanges(old, next); err == nil || err.Error() != want {
 		t.Errorf("two changes: %v", err)
 	}
-	if err := onlyRestartChanges(old, fixedConfig(true)); err == nil || !strings.Contains(err.Error(), "needs a restart") {
+	if err := onlyRestartChanges(old, fixedConfig("alibaba")); err == nil || !strings.Contains(err.Error(), "needs a restart") {
 		t.Errorf("another upstream: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"secretagent/render"
 	"secretagent/upstream"
 	"secretagent/upstream/builtin/bolt"
+	"secretagent/upstream/builtin/etcd"
 	"secretagent/upstream/kms"
 )
 
@@ -51,13 +52,14 @@ type Status struct {
 	Reload         *ReloadStatus `json:",omitempty"` // the last one
 }
 
-// UpstreamStatus says where secrets come from and how that goes: one of Local and Alibaba is
-// there.
+// UpstreamStatus says where secrets come from and how that goes: one of Local, Etcd and Alibaba
+// is there.
 type UpstreamStatus struct {
-	Kind    string         // local or alibaba
+	Kind    string         // local, etcd or alibaba
 	Outage  string         `json:",omitzero"` // code of the failure while it as a whole is taken to be down
 	Cause   string         `json:",omitzero"` // the same in words
 	Local   *LocalStatus   `json:",omitempty"`
+	Etcd    *EtcdStatus    `json:",omitempty"`
 	Alibaba *AlibabaStatus `json:",omitempty"`
 }
 
@@ -69,6 +71,7 @@ type AlibabaStatus struct {
 
 // Parts that describe themselves.
 type (
+	EtcdStatus   = etcd.Stats          // of the built-in backend on etcd, since the agent started
 	LocalStatus  = bolt.Stats          // of the built-in backend, since the agent started
 	FileStatus   = render.TargetStatus // of a rendered file, or of a set, whose path is a folder
 	ChildStatus  = child.Status        // of the supervised application

@@ -43,6 +43,9 @@ func kindOf(cfg *config.Upstream) kind {
 	if cfg.Alibaba != nil {
 		return alibaba{cfg.Alibaba}
 	}
+	if cfg.Etcd != nil {
+		return etcdKind{cfg.Etcd}
+	}
 	return builtinKind{cfg.Local}
 }
 

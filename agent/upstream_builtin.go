@@ -51,7 +51,7 @@ func (k builtinKind) openFiles(ctx context.Context, log *slog.Logger, files File
 	if err != nil || files != StartFiles {
 		return store, err
 	}
-	if err := store.Seed(ctx, seed(k.cfg)); err != nil {
+	if err := store.Seed(ctx, seed(k.cfg.Seed)); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
 	return store, nil
@@ -107,44 +107,66 @@ func (k builtinKind) fixed() []setting {
 // socketTimeout bounds what a command asks of a running agent.
 const socketTimeout = 10 * time.Second
 
-// builtinBackend is the built-in backend of a running agent.
-type builtinBackend struct {
+// builtinStore is the built-in backend, wherever it keeps its secrets.
+type builtinStore interface {
+	upstream.Manager
+	OnChange(fn func(upstream.SecretName)) (cancel func())
+	Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error
+	Unseeded(ctx context.Context, secrets []upstream.CreateSecretInput) ([]upstream.SecretName, error)
+	Run(ctx context.Context) error
+	Close() error
+}
+
+// builtinCommon is what a running agent does with the built-in backend, wherever it keeps its secrets.
+type builtinCommon struct {
 	upstream.Manager // store, which knows no ARNs
-	store            *bolt.Store
+	builtinStore     builtinStore
 	log              *slog.Logger
 }
 
-func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
-	return builtinBackend{upstream.OfAccount(store, builtin.Account), store, log.With("part", "backend")}
+func newBuiltinCommon(store builtinStore, log *slog.Logger) builtinCommon {
+	return builtinCommon{upstream.OfAccount(store, builtin.Account), store, log.With("part", "backend")}
 }
 
-func (b builtinBackend) manager() upstream.Manager { return b.Manager }
+func (b builtinCommon) manager() upstream.Manager { return b.Manager }
 
-func (b builtinBackend) rotated() rotation.Upstream { return b.Manager }
+func (b builtinCommon) rotated() rotation.Upstream { return b.Manager }
 
-func (b builtinBackend) served(*cache.Cache) upstream.Manager { return b.Manager }
+func (b builtinCommon) served(*cache.Cache) upstream.Manager { return b.Manager }
 
-func (b builtinBackend) Close() error { return b.store.Close() }
+func (b builtinCommon) Close() error { return b.builtinStore.Close() }
 
 // OnChange tells of a secret by its name and by its ARN: both may be held.
-func (b builtinBackend) OnChange(changed func(upstream.SecretName)) (cancel func()) {
-	return b.store.OnChange(func(name upstream.SecretName) {
+func (b builtinCommon) OnChange(changed func(upstream.SecretName)) (cancel func()) {
+	return b.builtinStore.OnChange(func(name upstream.SecretName) {
 		changed(name)
-		changed(builtin.Account + ":secret/" + name)
+		if name != upstream.AnySecret {
+			changed(builtin.Account + ":secret/" + name)
+		}
 	})
+}
+
+func (b builtinCommon) run(ctx context.Context) error { return b.builtinStore.Run(ctx) }
+
+// builtinBackend is the built-in backend in a file, of a running agent.
+type builtinBackend struct {
+	builtinCommon
+	store *bolt.Store
+}
+
+func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
+	return builtinBackend{newBuiltinCommon(store, log), store}
 }
 
 // prepare changes nothing: secrets are seeded at a start.
 func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
-	names, err := b.store.Unseeded(ctx, seed(cfg.Local))
+	names, err := b.store.Unseeded(ctx, seed(cfg.Local.Seed))
 	return func() {
 		for _, name := range names {
 			b.log.Info("not seeded: the next start does it", "secret", string(name))
 		}
 	}, inSection("upstream.local", err)
 }
-
-func (b builtinBackend) run(ctx context.Context) error { return b.store.Run(ctx) }
 
 func (b builtinBackend) status(s *UpstreamStatus) {
 	st := b.store.Stats()
@@ -187,15 +209,15 @@ func builtinOptions(cfg *config.Local, log *slog.Logger) bolt.Options {
 		Database: string(cfg.Database),
 		Options: builtin.Options{
 			Keyring: string(cfg.Keyring), KeyringIsCredential: isCredential(cfg.Keyring),
-			MaxVersions: cfg.MaxVersions, Emulate: builtin.Emulate(cfg.Emulate), Seed: seed(cfg), Logger: log.With("part", "backend"),
+			MaxVersions: cfg.MaxVersions, Emulate: builtin.Emulate(cfg.Emulate), Seed: seed(cfg.Seed), Logger: log.With("part", "backend"),
 		},
 	}
 }
 
 // seed returns the configured secrets that are created once, at a start.
-func seed(cfg *config.Local) []upstream.CreateSecretInput {
+func seed(seeds []config.Seed) []upstream.CreateSecretInput {
 	var secrets []upstream.CreateSecretInput
-	for _, s := range cfg.Seed {
+	for _, s := range seeds {
 		secrets = append(secrets, upstream.CreateSecretInput{SecretName: s.Name, VersionID: s.VersionID, SecretData: s.Data})
 	}
 	return secrets

@@ -184,7 +184,7 @@ func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 		return err
 	}
 	if cfg.Upstream.Local == nil {
-		return usagef("the keyring belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
+		return usagef("the keyring that is managed here belongs to upstream.local; that of upstream.etcd is a file that every agent is given, and the keys of Alibaba Cloud KMS are managed there")
 	}
 	store, err := agent.OpenStore(cfg.Upstream.Local, a.logger())
 	if err != nil {

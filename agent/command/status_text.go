@@ -164,6 +164,14 @@ func (b *picture) upstream(s agent.Status) {
 		say(fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
 		say(when(l.WritesQueued > 0, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit)))
 	}
+	if e := u.Etcd; e != nil {
+		say(fmt.Sprintf("%d writes", e.Writes))
+		say(when(e.WatchUp, "changes are told by its watch"), when(!e.WatchUp, "the watch is BROKEN for "+b.ago(e.WatchSince)+": "+e.WatchCause))
+		say(when(e.Unreadable > 0, fmt.Sprintf("%d secrets CANNOT be read", e.Unreadable)))
+		if !e.WatchUp || e.Unreadable > 0 {
+			m = doubtful
+		}
+	}
 	if c := u.Alibaba; c != nil {
 		for _, e := range c.Endpoints {
 			say(e.Name, e.State, when(e.Name == c.Endpoint, "(in use)"), when(e.State != "ready" && e.LastFailure != "", "after "+cmp.Or(e.LastCause, e.LastFailure)))

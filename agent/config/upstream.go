@@ -9,6 +9,7 @@ import (
 // Upstream says where secrets come from: exactly one of its fields is set.
 type Upstream struct {
 	Local   *Local   `yaml:"local"`
+	Etcd    *Etcd    `yaml:"etcd"`
 	Alibaba *Alibaba `yaml:"alibaba"`
 }
 
@@ -20,6 +21,28 @@ type Local struct {
 	Emulate     Emulate `yaml:"emulate"`
 	Seed        []Seed  `yaml:"seed"`
 	API         API     `yaml:"api"`
+}
+
+// Etcd is the built-in backend on a cluster of etcd, which any number of agents share.
+type Etcd struct {
+	Endpoints    []string      `yaml:"endpoints" required:"true"` // URLs of the members
+	Prefix       string        `yaml:"prefix" required:"true"`    // of every key; ends with a slash
+	TLS          *EtcdTLS      `yaml:"tls"`
+	User         string        `yaml:"user"`
+	PasswordFile Path          `yaml:"passwordFile" path:"watch"`
+	Timeout      time.Duration `yaml:"timeout" default:"5s" min:"100ms" max:"5m"`  // of a request
+	Keyring      Path          `yaml:"keyring" required:"true" path:"watch"`       // the same on every agent
+	MaxVersions  int           `yaml:"maxVersions" default:"10" min:"2" max:"100"` // of one secret
+	Emulate      Emulate       `yaml:"emulate"`
+	Seed         []Seed        `yaml:"seed"`
+	API          API           `yaml:"api"`
+}
+
+// EtcdTLS is how the members are verified and what they are shown.
+type EtcdTLS struct {
+	CAFile   Path `yaml:"caFile" path:"watch"` // PEM; empty: the CAs of the system
+	CertFile Path `yaml:"certFile" path:"watch"`
+	KeyFile  Path `yaml:"keyFile" path:"watch"`
 }
 
 // Emulate is what the built-in backend does as the cloud does it, for infrastructure code.
@@ -138,6 +161,8 @@ func (u *Upstream) API() (api *API, section string) {
 	switch {
 	case u.Local != nil:
 		return &u.Local.API, "upstream.local.api"
+	case u.Etcd != nil:
+		return &u.Etcd.API, "upstream.etcd.api"
 	case u.Alibaba != nil:
 		return u.Alibaba.API, "upstream.alibaba.api"
 	}
@@ -145,24 +170,36 @@ func (u *Upstream) API() (api *API, section string) {
 }
 
 func (u *Upstream) check(p *problems) {
-	switch {
-	case u.Local == nil && u.Alibaba == nil:
-		p.addf("upstream", "", "must contain local or alibaba")
-	case u.Local != nil && u.Alibaba != nil:
-		p.addf("upstream", "", "must contain only one of local and alibaba")
+	switch kinds := u.kinds(); {
+	case kinds == 0:
+		p.addf("upstream", "", "must contain local, etcd or alibaba")
+	case kinds > 1:
+		p.addf("upstream", "", "must contain only one of local, etcd and alibaba")
 	}
 	if u.Local != nil {
-		u.Local.check(p)
+		checkSeed(p, "upstream.local", u.Local.Seed)
+	}
+	if u.Etcd != nil {
+		checkSeed(p, "upstream.etcd", u.Etcd.Seed)
 	}
 	if api, section := u.API(); api != nil {
 		api.check(p, section)
 	}
 }
 
-func (l *Local) check(p *problems) {
-	const section = "upstream.local"
+// kinds returns how many kinds of upstream are there.
+func (u *Upstream) kinds() (n int) {
+	for _, there := range []bool{u.Local != nil, u.Etcd != nil, u.Alibaba != nil} {
+		if there {
+			n++
+		}
+	}
+	return n
+}
+
+func checkSeed(p *problems, section string, seed []Seed) {
 	names := map[upstream.SecretName]bool{}
-	for i, s := range l.Seed {
+	for i, s := range seed {
 		if names[s.Name] && s.Name != "" {
 			p.addf(key(section+".seed[%d].name", i), string(s.Name), "is seeded twice: keep one")
 		}

@@ -2,7 +2,8 @@
 // tags as Alibaba Cloud KMS has them, kept encrypted in a [Storage].
 //
 // The rules are here and nowhere else. A Storage keeps keys and values, in transactions, and knows no
-// rule; package bolt has one in a file. It opens a [Store] on it, too.
+// rule; package bolt has one in a file, and package etcd one on a cluster that many share. They open a [Store]
+// on it, too.
 //
 // A Store implements [upstream.Manager]; all its methods are safe for concurrent use. A
 // write is answered after it is committed. An operation validates before it changes anything, in a

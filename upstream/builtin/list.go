@@ -20,6 +20,9 @@ func (s *Store) ListSecrets(ctx context.Context, in upstream.ListSecretsInput) (
 	if err := c.begin(ctx); err != nil {
 		return upstream.ListSecretsOutput{}, err
 	}
+	if err := s.catchUp(ctx); err != nil {
+		return upstream.ListSecretsOutput{}, c.refer(err)
+	}
 	page := in.Page.WithDefaults(10)
 	// Before the snapshot: what it shows can then be newer than the names, but not older.
 	names, total := s.index.page(&in, page, s.now())

@@ -3,14 +3,13 @@ package builtin
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"secretagent/upstream"
 )
 
 const (
-	purgeBatch   = 64          // secrets per transaction
+	purgeBatch   = 64          // secrets per transaction, at most
 	purgeAtMost  = time.Hour   // the longest sleep, for clocks that are set; what is planned meanwhile is a week away
 	purgeAtLeast = time.Second // the shortest one, and the pause after a failure is a minute
 	purgeRetry   = time.Minute
@@ -39,22 +38,31 @@ func (s *Store) Run(ctx context.Context) error {
 // Purge removes every secret whose deletion window has passed and returns when the next one's does, in
 // Unix seconds; zero: none is planned.
 func (s *Store) Purge(ctx context.Context) (next int64, err error) {
+	if err := s.catchUp(ctx); err != nil {
+		return 0, err
+	}
 	due, next := s.index.due(s.now())
-	for names := range slices.Chunk(due, purgeBatch) {
-		err = errors.Join(err, s.purge(ctx, names))
+	for len(due) > 0 {
+		n, batchErr := s.purge(ctx, due[:min(len(due), purgeBatch)])
+		err, due = errors.Join(err, batchErr), due[n:]
 	}
 	return next, err
 }
 
-// purge removes those of the named secrets whose time has come. A damaged record holds up no others.
-func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
+// purge removes those of the first ones of the named secrets whose time has come, as many as fit into
+// one transaction, and returns how many it has looked at. A damaged record holds up no others.
+func (s *Store) purge(ctx context.Context, names []upstream.SecretName) (looked int, _ error) {
 	var (
 		purged []upstream.SecretName
 		damage error
 	)
 	err := s.write(ctx, call{op: "purge"}, func(t *tx) error {
-		purged, damage = purged[:0], nil // the operation may be executed again
+		purged, damage, looked = purged[:0], nil, 0 // the operation may be executed again
 		for _, name := range names {
+			if t.full() {
+				break
+			}
+			looked++
 			r, err := t.stored(name)
 			if err != nil {
 				damage = errors.Join(damage, err)
@@ -72,11 +80,11 @@ func (s *Store) purge(ctx context.Context, names []upstream.SecretName) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return len(names), err
 	}
 	s.purged.Add(uint64(len(purged)))
 	for _, name := range purged {
 		s.log.Info("secret purged: its deletion window has passed", "secret", string(name))
 	}
-	return damage
+	return looked, damage
 }

@@ -61,6 +61,20 @@ func (s *Store) Keys() ([]Key, error) {
 	})
 }
 
+// ReadKeyring reads the keyring file again. commit makes the Store use what it holds now; an error changes
+// nothing. It is for a [Shared] storage, whose keyring is changed by those who hand it to all agents.
+func (s *Store) ReadKeyring() (commit func(), err error) {
+	next, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		s.rotate.Lock()
+		defer s.rotate.Unlock()
+		s.keys.Store(next)
+	}, nil
+}
+
 // RotateKey adds a key to the keyring, makes it primary and returns its id. The keyring file is
 // replaced atomically and is on disk before the key is used. Everything that was sealed stays
 // readable; what is written from now on is sealed with the new key, except for secrets that
@@ -261,29 +275,33 @@ func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) e
 // reencrypt brings the secrets behind after under the primary key, until the batch is full.
 func (t *tx) reencrypt(after upstream.SecretName) (last upstream.SecretName, count int, more bool, err error) {
 	last = after
-	for size := 0; size < reencryptBatch; count++ {
+	for size := 0; size < reencryptBatch && !t.full(); count++ {
 		// The cursor is placed anew for each secret: a write may move what it points to.
 		key, sealed, err := t.Scan(Records, valueKey(last, "")).Next()
 		if key == nil || err != nil {
 			return last, count, false, err
 		}
-		last = upstream.SecretName(key)
-		r, err := t.openRecord(last, sealed)
+		name := upstream.SecretName(key)
+		r, err := t.openRecord(name, sealed)
 		if err != nil {
 			return "", 0, false, err
 		}
-		n, err := t.reencryptSecret(last, r)
+		n, done, err := t.reencryptSecret(name, r, reencryptBatch-size)
 		if err != nil {
 			return "", 0, false, err
 		}
+		if !done {
+			return last, count, true, nil // the next batch goes on with it
+		}
+		last = name
 		size += n + 512 // the record, and that looking costs something too
 	}
 	return last, count, true, nil
 }
 
 // reencryptSecret brings one secret under the primary key and returns how many bytes of values
-// it has rewritten.
-func (t *tx) reencryptSecret(name upstream.SecretName, r *record) (size int, err error) {
+// it has rewritten. It is not done when it has rewritten more than room.
+func (t *tx) reencryptSecret(name upstream.SecretName, r *record, room int) (size int, done bool, err error) {
 	current := r.sealedBy == t.keys.primary && r.key == 0
 	r.key = 0
 	for i := range r.versions {
@@ -292,17 +310,20 @@ func (t *tx) reencryptSecret(name upstream.SecretName, r *record) (size int, err
 			continue
 		}
 		current = false
+		if size >= room {
+			return size, false, t.putRecord(name, r)
+		}
 		data, err := t.value(name, v)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		size += len(data)
 		if err := t.putValue(name, r, v, data); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
 	if current {
-		return size, nil
+		return size, true, nil
 	}
-	return size, errors.Join(t.putRecord(name, r), t.w.Wipe())
+	return size, true, errors.Join(t.putRecord(name, r), t.w.Wipe())
 }

@@ -60,8 +60,13 @@ type Reader interface {
 	Get(space Space, key []byte) ([]byte, error)
 
 	// Scan returns the keys of a space in order, from the first one on that is not less than from.
-	// A write in the same transaction makes the cursor worthless.
+	// A write in the same transaction makes the cursor worthless; a new one may not see that write.
 	Scan(space Space, from []byte) Cursor
+}
+
+// Prefetcher is a [Reader] that can read many keys at once, which [Reader.Get] then has.
+type Prefetcher interface {
+	Prefetch(space Space, keys [][]byte) error
 }
 
 // Cursor walks over keys.
@@ -70,7 +75,7 @@ type Cursor interface {
 	Next() (key, value []byte, err error)
 }
 
-// Writer reads and writes in a transaction. What it has written it also reads.
+// Writer reads and writes in a transaction. What it has written Get also reads.
 type Writer interface {
 	Reader
 
@@ -85,16 +90,37 @@ type Writer interface {
 	Announce(Notice)
 }
 
-// Notice tells of what a transaction did.
+// Shared is a Storage that others write to as well. It ignores [Writer.Announce]: its notices tell of
+// records as they are now, whoever has changed them.
+type Shared interface {
+	Storage
+
+	// CatchUp returns when the notices have told of all that was there when it was called, as far
+	// as the storage knows, or an [upstream.ErrUnavailable] that says why they cannot.
+	CatchUp(ctx context.Context) error
+}
+
+// Notice tells of what a transaction did, or of what others did.
 type Notice struct {
+	// Of a [Shared] storage.
+	Records []SealedRecord
+	All     bool // there are no other records, and any secret may have changed
+
 	listed  []listed              // what the index is to know of secrets
 	changed []upstream.SecretName // secrets whose readers see something else now
+}
+
+// SealedRecord is a record as it is stored.
+type SealedRecord struct {
+	Name   upstream.SecretName
+	Sealed []byte // nil: it is gone
 }
 
 // Place is where a [Storage] keeps things.
 type Place struct {
 	Name    string // for people
 	Binding string // ciphertext is bound to it: what was sealed elsewhere does not open here
+	Shared  bool   // with other stores: it is a [Shared]
 	Damage  string // what is told of damage: "%s" stands for what is damaged, and what to do follows
 }
 
@@ -107,6 +133,9 @@ func (p Place) Damaged(format string, args ...any) error {
 func (s *Store) observe(notices []Notice) {
 	var all Notice
 	for _, n := range notices {
+		if n.Records != nil || n.All {
+			n = s.unseal(n)
+		}
 		all.listed = append(all.listed, n.listed...)
 		all.changed = append(all.changed, n.changed...)
 	}

@@ -31,9 +31,10 @@ type Store struct {
 	closeOnce sync.Once
 	closeErr  error
 
-	index     *index
-	listeners listeners
-	purged    atomic.Uint64
+	index      *index
+	listeners  listeners
+	unreadable unreadable // of a shared storage
+	purged     atomic.Uint64
 }
 
 var _ upstream.Manager = (*Store)(nil)
@@ -60,10 +61,18 @@ func Open(storage Storage, opts Options) (*Store, error) {
 	}
 	storage.Observe(s.observe)
 	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !s.place.Shared {
+		err = nil // load may make it
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := s.load(keyring); err != nil {
+	if !s.place.Shared {
+		err = s.load(keyring)
+	} else if err == nil {
+		s.keys.Store(keyring) // what is there is checked when it is read
+	}
+	if err != nil {
 		return nil, err
 	}
 	if s.opts.Emulate.InstanceID != "" {

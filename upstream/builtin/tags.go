@@ -97,6 +97,9 @@ func (s *Store) ListTagResources(ctx context.Context, in upstream.ListTagResourc
 	if err := c.begin(ctx); err != nil {
 		return upstream.ListTagResourcesOutput{}, err
 	}
+	if err := s.catchUp(ctx); err != nil {
+		return upstream.ListTagResourcesOutput{}, c.refer(err)
+	}
 	tagged := s.index.tagged(&in, s.now())
 	return answer(ctx, s.view, c, func(t *tx) (out upstream.ListTagResourcesOutput, err error) {
 		err = t.eachOf(ctx, tagged.from(tagged.find(after.SecretName)), func(name upstream.SecretName, r *record) error {

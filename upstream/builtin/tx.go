@@ -20,8 +20,9 @@ type tx struct {
 	keys  *keys
 	now   int64 // Unix seconds; one moment for everything an operation does
 
-	Notice     // of what it did
-	writes int // changes so far
+	Notice          // of what it did
+	writes int      // changes so far
+	noted  []uint32 // keys that were looked for in the notes, of a shared storage
 
 	joined [256]byte // room for a key or associated data; most are shorter
 }
@@ -134,6 +135,9 @@ func (t *tx) stored(name upstream.SecretName) (*record, error) {
 
 func (t *tx) openRecord(name upstream.SecretName, sealed []byte) (*record, error) {
 	plain, err := t.keys.open(sealed, t.recordAssociatedData(name))
+	if lost := t.lost(err, name, sealed); lost != nil {
+		return nil, lost
+	}
 	if err != nil {
 		return nil, t.place.Damaged("the metadata of secret %q %v", name, err)
 	}
@@ -158,6 +162,9 @@ func (t *tx) value(name upstream.SecretName, v *version) ([]byte, error) {
 		return nil, t.place.Damaged("the value of secret %q, version %q %v", name, v.id, errSeal)
 	}
 	plain, err := t.keys.open(sealed, t.valueAssociatedData(name, v.id, v.dataType()))
+	if lost := t.lost(err, name, sealed); lost != nil {
+		return nil, lost
+	}
 	if err != nil {
 		return nil, t.place.Damaged("the value of secret %q, version %q %v", name, v.id, err)
 	}
@@ -201,6 +208,9 @@ func (t *tx) delete(space Space, key []byte) error {
 
 // putRecord stores r.
 func (t *tx) putRecord(name upstream.SecretName, r *record) error {
+	if err := t.useKey(t.keyFor(r)); err != nil {
+		return err
+	}
 	if err := t.put(Records, []byte(name), t.keyFor(r), encodeRecord(nil, r), t.recordAssociatedData(name)); err != nil {
 		return err
 	}
@@ -211,6 +221,9 @@ func (t *tx) putRecord(name upstream.SecretName, r *record) error {
 // putValue stores the bytes of version v and notes in v which key sealed them.
 func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []byte) error {
 	v.keyID = t.keyFor(r)
+	if err := t.useKey(v.keyID); err != nil {
+		return err
+	}
 	return t.put(Values, valueKey(name, v.id), v.keyID, data, t.valueAssociatedData(name, v.id, v.dataType()))
 }
 
@@ -231,6 +244,17 @@ func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, na
 // eachOf calls fn for those of the named secrets that exist. It stops with the error of fn, or the
 // context's.
 func (t *tx) eachOf(ctx context.Context, names iter.Seq[upstream.SecretName], fn func(upstream.SecretName, *record) error) error {
+	if p, ok := t.Reader.(Prefetcher); ok {
+		all := slices.Collect(names)
+		keys := make([][]byte, len(all))
+		for i, name := range all {
+			keys[i] = []byte(name)
+		}
+		if err := p.Prefetch(Records, keys); err != nil {
+			return err
+		}
+		names = slices.Values(all)
+	}
 	for name := range names {
 		r, err := t.find(name)
 		if err = cmp.Or(ctx.Err(), err); err == nil && r != nil {

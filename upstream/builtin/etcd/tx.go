@@ -1,0 +1,364 @@
+package etcd
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	retry "github.com/sethvargo/go-retry"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"secretagent/upstream"
+	"secretagent/upstream/builtin"
+)
+
+const (
+	maxOps       = 128     // of a transaction, as etcd has it by default
+	maxBytes     = 1 << 20 // of what a transaction writes; etcd takes 1.5 MiB by default
+	maxPage      = 256     // keys of a scan that are read at once
+	maxHints     = 5       // keys that a transaction reads are remembered
+	exactCompare = 32      // keys of a scan that a write compares one by one
+)
+
+// tx is one attempt of a transaction: a snapshot, of the revision at which its first read was answered,
+// and what it is to write.
+type tx struct {
+	ctx context.Context
+	db  *db
+
+	hints *lru.Cache[string, []string] // :: first key of a transaction → the others that such a one read
+	asked []string                     // keys that were read, the first ones
+	rev   int64                        // of the snapshot; 0 before the first read
+	known map[string]*mvccpb.KeyValue  // that were read, nil where there is none, asked for or not
+
+	// Of a write only.
+	read   map[string]int64 // :: key that was asked for → its revision; 0: there is none
+	ranges []clientv3.Cmp
+	writes map[string]*[]byte // nil: deleted
+	size   int
+}
+
+var _ builtin.Writer = (*tx)(nil)
+
+// key returns the key at etcd.
+func (d *db) key(space builtin.Space, key []byte) string {
+	return d.opts.Prefix + space.String() + "/" + string(key)
+}
+
+// do makes one request with its time limit.
+func (t *tx) do(ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
+	return t.db.txn(t.ctx, nil, ops)
+}
+
+// Get returns the value of a key. With the first one, what such a transaction read further the last
+// time is read too, in one transaction.
+func (t *tx) Get(space builtin.Space, k []byte) ([]byte, error) {
+	key := t.db.key(space, k)
+	if value, ok := t.writes[key]; ok {
+		if value == nil {
+			return nil, nil
+		}
+		return *value, nil
+	}
+	kv, ok := t.known[key]
+	if !ok {
+		keys := []string{key}
+		if len(t.asked) == 0 {
+			also, _ := t.hints.Get(key)
+			keys = append(keys, also...)
+		}
+		if err := t.fetch(keys); err != nil {
+			return nil, err
+		}
+		kv = t.known[key]
+	}
+	if len(t.asked) < maxHints && !slices.Contains(t.asked, key) {
+		t.asked = append(t.asked, key)
+	}
+	if t.read != nil {
+		t.read[key] = kv.GetModRevision()
+	}
+	if kv == nil {
+		return nil, nil
+	}
+	if kv.Value == nil {
+		return []byte{}, nil
+	}
+	return kv.Value, nil
+}
+
+// remember keeps what the transaction has read, for the next one that begins so.
+func (t *tx) remember() {
+	if len(t.asked) > 1 {
+		t.hints.Add(t.asked[0], t.asked[1:])
+	}
+}
+
+// Prefetch reads many keys at once.
+func (t *tx) Prefetch(space builtin.Space, keys [][]byte) error {
+	for some := range slices.Chunk(keys, maxOps) {
+		names := make([]string, len(some))
+		for i, key := range some {
+			names[i] = t.db.key(space, key)
+		}
+		if err := t.fetch(names); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch reads keys in one transaction, at the revision of the snapshot.
+func (t *tx) fetch(keys []string) error {
+	ops := make([]clientv3.Op, len(keys))
+	for i, key := range keys {
+		ops[i] = clientv3.OpGet(key, clientv3.WithRev(t.rev))
+	}
+	answer, err := t.do(ops...)
+	if err != nil {
+		return err
+	}
+	if t.rev == 0 {
+		t.rev = answer.Header.Revision
+	}
+	for i, key := range keys {
+		t.known[key] = nil
+		if kvs := answer.Responses[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
+			t.known[key] = kvs[0]
+		}
+	}
+	return nil
+}
+
+// Scan returns the keys of a space from one on, as they were when the transaction began.
+func (t *tx) Scan(space builtin.Space, from []byte) builtin.Cursor {
+	return &cursor{tx: t, space: t.db.key(space, nil), next: t.db.key(space, from), limit: 2}
+}
+
+// cursor walks over the keys of a space.
+type cursor struct {
+	tx    *tx
+	space string // what all keys begin with
+	next  string // first key that was not read yet
+	limit int64  // of the next page
+	page  []*mvccpb.KeyValue
+	end   bool // page is the last one
+	guard int  // place in tx.ranges of what guards this scan, from 1
+	count int
+	start string
+}
+
+func (c *cursor) Next() (key, value []byte, err error) {
+	if len(c.page) == 0 && !c.end {
+		if c.start == "" {
+			c.start = c.next
+		}
+		end := clientv3.GetPrefixRangeEnd(c.space)
+		c.limit = min(2*c.limit, maxPage)
+		answer, err := c.tx.do(clientv3.OpGet(c.next, clientv3.WithRange(end), clientv3.WithLimit(c.limit), clientv3.WithRev(c.tx.rev)))
+		if err != nil {
+			return nil, nil, err
+		}
+		if c.tx.rev == 0 {
+			c.tx.rev = answer.Header.Revision
+		}
+		pageOf := answer.Responses[0].GetResponseRange()
+		c.page, c.end = pageOf.Kvs, !pageOf.More
+		if n := len(c.page); n > 0 {
+			c.next = string(c.page[n-1].Key) + "\x00"
+		}
+	}
+	if len(c.page) == 0 {
+		c.compare(clientv3.GetPrefixRangeEnd(c.space), nil)
+		return nil, nil, nil
+	}
+	kv := c.page[0]
+	c.page = c.page[1:]
+	c.compare(string(kv.Key)+"\x00", kv)
+	return kv.Key[len(c.space):], kv.Value, nil
+}
+
+// compare guards what a write has read of the range up to end: no key in it is new or has changed.
+// That none is gone is compared for the first keys only, and for those that are written; nothing that
+// walks further depends on it.
+func (c *cursor) compare(end string, kv *mvccpb.KeyValue) {
+	t := c.tx
+	if t.read == nil {
+		return
+	}
+	cmp := clientv3.Compare(clientv3.ModRevision(c.start), "<", t.rev+1).WithRange(end)
+	if c.guard == 0 {
+		t.ranges = append(t.ranges, cmp)
+		c.guard = len(t.ranges)
+	}
+	t.ranges[c.guard-1] = cmp
+	if kv == nil {
+		return
+	}
+	t.known[string(kv.Key)] = kv
+	if c.count++; c.count <= exactCompare {
+		t.read[string(kv.Key)] = kv.ModRevision
+	}
+}
+
+// Put sets the value of a key.
+func (t *tx) Put(space builtin.Space, key, value []byte) error {
+	t.set(t.db.key(space, key), &value)
+	return nil
+}
+
+// Delete removes a key, if it is there.
+func (t *tx) Delete(space builtin.Space, key []byte) error {
+	t.set(t.db.key(space, key), nil)
+	return nil
+}
+
+func (t *tx) set(key string, value *[]byte) {
+	if kv, ok := t.known[key]; ok {
+		t.read[key] = kv.GetModRevision()
+	}
+	t.writes[key] = value
+	t.size += len(key)
+	if value != nil {
+		t.size += len(*value)
+	}
+}
+
+// Wipe does nothing: etcd keeps what was replaced until it is compacted and defragmented, which is
+// for those who run it.
+func (t *tx) Wipe() error { return nil }
+
+// Announce does nothing: the watch tells.
+func (t *tx) Announce(builtin.Notice) {}
+
+// View runs fn on a snapshot.
+func (d *db) View(ctx context.Context, fn func(builtin.Reader) error) error {
+	return d.attempt(ctx, func() error {
+		t := &tx{ctx: ctx, db: d, hints: d.viewHints, known: map[string]*mvccpb.KeyValue{}}
+		defer t.remember()
+		return fn(t)
+	})
+}
+
+// attempt runs a transaction until it meets neither a conflict nor a snapshot that etcd has dropped.
+func (d *db) attempt(ctx context.Context, fn func() error) error {
+	pause := retry.WithMaxDuration(2*d.opts.Timeout, retry.WithCappedDuration(100*time.Millisecond, retry.WithJitterPercent(50, retry.NewExponential(time.Millisecond))))
+	return retry.Do(ctx, pause, func(context.Context) error {
+		err := fn()
+		if err == errConflict || err == errCompacted {
+			return retry.RetryableError(err)
+		}
+		return err
+	})
+}
+
+var (
+	errConflict  error = &upstream.Error{Message: "others change the same all the time; try again", Err: upstream.ErrUnavailable}
+	errCompacted error = &upstream.Error{Message: "etcd has compacted what was read; try again", Err: upstream.ErrUnavailable}
+)
+
+// Update runs fn in a transaction: on a snapshot first, and then everything that it writes is written if
+// all that it has read is still so.
+func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
+	d.writes.Add(1)
+	var rev int64
+	err := d.attempt(ctx, func() (err error) {
+		t := &tx{
+			ctx: ctx, db: d, hints: d.updateHints, known: map[string]*mvccpb.KeyValue{},
+			read: map[string]int64{}, writes: map[string]*[]byte{},
+		}
+		defer t.remember()
+		if err := fn(t); err != nil || len(t.writes) == 0 {
+			return err
+		}
+		rev, err = t.commit()
+		return err
+	})
+	if err == nil && rev > 0 {
+		d.commits.Add(1)
+		d.watch.await(ctx, rev)
+	}
+	return err
+}
+
+// commit returns the revision of what it has written.
+func (t *tx) commit() (int64, error) {
+	cmps := slices.Clone(t.ranges)
+	for key, rev := range t.read {
+		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", rev))
+	}
+	ops := make([]clientv3.Op, 0, len(t.writes))
+	for _, key := range slices.Sorted(maps.Keys(t.writes)) {
+		if value := t.writes[key]; value != nil {
+			ops = append(ops, clientv3.OpPut(key, string(*value)))
+		} else {
+			ops = append(ops, clientv3.OpDelete(key))
+		}
+	}
+	if len(cmps) > maxOps || len(ops) > maxOps || t.size > maxBytes+maxBytes/4 {
+		return 0, errorf(upstream.ErrLimitExceeded, "the change is too large for one transaction of etcd (%d keys, %d bytes); change fewer secrets at once", len(ops), t.size)
+	}
+	answer, err := t.db.txn(t.ctx, cmps, ops)
+	switch {
+	case err != nil:
+		return 0, err
+	case !answer.Succeeded:
+		t.db.conflicts.Add(1)
+		return 0, errConflict
+	}
+	return answer.Header.Revision, nil
+}
+
+// txn makes one request. Without comparisons it is a read.
+func (d *db) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+	client, err := d.client()
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, d.opts.Timeout)
+	defer cancel()
+	writes := len(cmps) > 0
+	answer, err := client.Txn(limited).If(cmps...).Then(ops...).Commit()
+	if err == nil {
+		return answer, nil
+	}
+	if e := ctx.Err(); e != nil {
+		return nil, e
+	}
+	return nil, d.failure(err, writes)
+}
+
+// failure says what an error of etcd means. Of a write that was sent nobody may know the outcome.
+func (d *db) failure(err error, writes bool) error {
+	select {
+	case <-d.ctx.Done():
+		return builtin.ErrClosed
+	default:
+	}
+	text := strings.TrimPrefix(err.Error(), "etcdserver: ")
+	if e, ok := err.(rpctypes.EtcdError); ok {
+		switch e {
+		case rpctypes.ErrCompacted, rpctypes.ErrFutureRev:
+			return errCompacted
+		case rpctypes.ErrNoSpace:
+			return errorf(upstream.ErrUnavailable, "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm")
+		case rpctypes.ErrPermissionDenied:
+			return errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
+		case rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound:
+			return errorf(upstream.ErrUnauthenticated, "etcd does not accept the user: %s", text)
+		case rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge:
+			return errorf(upstream.ErrLimitExceeded, "etcd refuses the change: %s", text)
+		case rpctypes.ErrTooManyRequests:
+			return errorf(upstream.ErrThrottled, "etcd has too much to do: %s", text)
+		}
+	}
+	if writes {
+		return errorf(upstream.ErrUnavailable, "the outcome of the change is unknown (etcd: %s): read it back, or repeat the request", text)
+	}
+	return errorf(upstream.ErrUnavailable, "etcd does not answer: %s", text)
+}

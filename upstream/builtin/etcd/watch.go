@@ -1,0 +1,240 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"secretagent/upstream"
+	"secretagent/upstream/builtin"
+)
+
+const (
+	awaitWatch = time.Second            // how long a writer waits for its own change to come back
+	rewatch    = 200 * time.Millisecond // from the end of a watch to the next one, doubled up to
+	rewatchMax = 5 * time.Second
+)
+
+// watch is how far the notices of changes have come.
+type watch struct {
+	mu      sync.Mutex
+	up      bool
+	synced  bool          // everything was told once
+	rev     int64         // what is told
+	own     int64         // what this store has committed
+	moved   chan struct{} // closed, and made anew, with each change of these
+	since   time.Time     // of the last change of up
+	resyncs uint64
+	breaks  uint64
+	cause   string // why it is not up
+}
+
+func newWatch() *watch {
+	return &watch{moved: make(chan struct{}), since: time.Now(), cause: "not connected yet"}
+}
+
+// set changes the state of the watch.
+func (w *watch) set(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+	close(w.moved)
+	w.moved = make(chan struct{})
+}
+
+// await returns when what was committed at a revision is told, or when that may take long.
+func (w *watch) await(ctx context.Context, rev int64) {
+	timer := time.NewTimer(awaitWatch)
+	defer timer.Stop()
+	for {
+		w.mu.Lock()
+		w.own = max(w.own, rev)
+		moved, done := w.moved, w.rev >= rev || !w.up
+		w.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// CatchUp returns when the notices tell of all that there is, as far as is known, or why they do not.
+func (d *db) CatchUp(ctx context.Context) error {
+	w := d.watch
+	timer := time.NewTimer(d.opts.Timeout)
+	defer timer.Stop()
+	for {
+		w.mu.Lock()
+		moved, up, cause := w.moved, w.up && w.rev >= w.own, cmp.Or(w.cause, "it lags behind")
+		w.mu.Unlock()
+		if up {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-timer.C:
+			return errorf(upstream.ErrUnavailable, "the list of secrets is not up to date: %s", cause)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.ctx.Done():
+			return builtin.ErrClosed
+		}
+	}
+}
+
+// start begins to tell of changes.
+func (d *db) start() { d.done.Go(d.follow) }
+
+// follow tells of changes until Close. A watch that has ended goes on where it was; where etcd has
+// compacted that, everything is told anew.
+func (d *db) follow() {
+	pause := rewatch
+	for {
+		began := time.Now()
+		err := d.followOnce()
+		if d.ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > 2*d.opts.pulse {
+			pause = rewatch
+		}
+		wasUp := false
+		d.watch.set(func() {
+			wasUp = d.watch.up
+			if wasUp {
+				d.watch.up, d.watch.since = false, time.Now()
+				d.watch.breaks++
+			}
+			d.watch.cause = err.Error()
+		})
+		if wasUp {
+			d.log.Warn("the watch of etcd is broken: changes are noticed when values are refreshed", "err", err, "hint", "it is made anew; check that a majority of the members is there")
+		}
+		select {
+		case <-time.After(pause):
+		case <-d.ctx.Done():
+			return
+		}
+		pause = min(2*pause, rewatchMax)
+	}
+}
+
+// followOnce tells of everything, unless that was done, and of changes from then on. It returns why it
+// has ended.
+func (d *db) followOnce() error {
+	client, err := d.client()
+	if err != nil {
+		return err
+	}
+	d.watch.mu.Lock()
+	rev := d.watch.rev
+	d.watch.mu.Unlock()
+	if rev == 0 {
+		if rev, err = d.resync(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(d.ctx))
+	defer cancel()
+	d.mu.Lock()
+	d.endWatch = cancel
+	d.mu.Unlock()
+	watcher := clientv3.NewWatcher(client) // with a stream of its own, which ends with it
+	defer watcher.Close()
+	space := d.key(builtin.Records, nil)
+	changes := watcher.Watch(ctx, space, clientv3.WithPrefix(), clientv3.WithRev(rev+1), clientv3.WithCreatedNotify(), clientv3.WithFragment())
+	alive, tick := time.Now(), time.NewTicker(d.opts.pulse)
+	defer tick.Stop()
+	for {
+		select {
+		case answer, ok := <-changes:
+			if !ok {
+				return errors.New("the watch has ended")
+			}
+			if answer.CompactRevision != 0 {
+				d.watch.set(func() { d.watch.rev = 0 })
+				return errors.New("etcd has compacted what the watch has missed")
+			}
+			if err := answer.Err(); err != nil {
+				return d.failure(err, false)
+			}
+			alive = time.Now()
+			d.tell(space, answer.Events)
+		case <-d.again:
+			if _, err := d.resync(); err != nil {
+				d.watch.set(func() { d.watch.rev = 0 })
+				return err
+			}
+		case <-tick.C:
+			if time.Since(alive) > 2*d.opts.pulse {
+				return errors.New("etcd gives no sign of life")
+			}
+			limited, done := context.WithTimeout(ctx, d.opts.pulse)
+			_ = watcher.RequestProgress(limited) // the answer is a sign of life
+			done()
+		}
+	}
+}
+
+// tell tells of events, which come in the order of their revisions, and notes how far it has come. A
+// watch that has been made is up.
+func (d *db) tell(space string, events []*clientv3.Event) {
+	var last int64
+	if len(events) > 0 {
+		records := make([]builtin.SealedRecord, len(events))
+		for i, e := range events {
+			records[i].Name = upstream.SecretName(strings.TrimPrefix(string(e.Kv.Key), space))
+			if e.Type == clientv3.EventTypePut {
+				records[i].Sealed = e.Kv.Value
+			}
+			last = e.Kv.ModRevision
+		}
+		d.observer([]builtin.Notice{{Records: records}})
+	}
+	d.watch.set(func() {
+		d.watch.rev = max(d.watch.rev, last)
+		if !d.watch.up {
+			d.watch.up, d.watch.since, d.watch.cause = true, time.Now(), ""
+		}
+	})
+}
+
+// resync tells of everything there is, and returns the revision.
+func (d *db) resync() (int64, error) {
+	var (
+		rev     int64
+		records []builtin.SealedRecord
+	)
+	err := d.View(d.ctx, func(r builtin.Reader) error {
+		records = records[:0]
+		cursor := r.Scan(builtin.Records, nil)
+		for {
+			name, sealed, err := cursor.Next()
+			if err != nil {
+				return err
+			}
+			if name == nil {
+				rev = r.(*tx).rev
+				return nil
+			}
+			records = append(records, builtin.SealedRecord{Name: upstream.SecretName(name), Sealed: sealed})
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	d.observer([]builtin.Notice{{Records: records, All: true}})
+	d.watch.set(func() { d.watch.rev, d.watch.synced = rev, true; d.watch.resyncs++ })
+	return rev, nil
+}
