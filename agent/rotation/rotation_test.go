@@ -315,3 +315,25 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	must(t, rotation.Options{Rotations: []rotation.Rotation{valid()}}.Validate())
 }
+
+// What takes over goes on with what was begun, and can be looked at meanwhile.
+func TestContinue(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.fail = func(string) error { return errors.New("no") }
+		old := w.rotator(func(r *rotation.Rotation) { r.MaxAttempts = 1 })
+		runFor(t, old, 26*time.Hour)
+		w.fail = nil
+		next := w.rotator(nil)
+		done := make(chan struct{})
+		go func() { _ = next.Status(); close(done) }()
+		next.Continue(old)
+		<-done
+		if st := next.Status()[0]; st.State != rotation.Failed || st.Pending == "" {
+			t.Errorf("it knows %+v", st)
+		}
+		runFor(t, next, 10*time.Second) // less than what is left to others
+		if _, labels := w.versions(); labels[upstream.ACSCurrent] == "v1" || w.sets != 1 {
+			t.Errorf("labels %v, %d sets", labels, w.sets)
+		}
+	})
+}

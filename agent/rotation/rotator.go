@@ -98,7 +98,11 @@ func New(opts Options) (*Rotator, error) {
 func (r *Rotator) Continue(old *Rotator) {
 	for _, j := range r.jobs {
 		if before := old.find(j.Secret); before != nil {
-			j.mine, j.others, j.status = before.mine, before.others, before.Status()
+			j.mine, j.others = before.mine, before.others
+			status := before.Status()
+			j.mu.Lock() // it may be looked at already
+			j.status = status
+			j.mu.Unlock()
 		}
 	}
 }
