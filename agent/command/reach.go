@@ -193,6 +193,9 @@ func (a *app) askOperator(ctx context.Context, f reachFlags, method, path string
 		if !errors.Is(err, upstream.ErrAccessDenied) { // says more than that nobody answers elsewhere
 			err = failed
 		}
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	return nil, err
 }

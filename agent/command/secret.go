@@ -47,7 +47,9 @@ func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream
 		return err
 	}
 	m, closeManager, err := agent.OpenManager(ctx, cfg, a.logger(), files)
-	if err != nil {
+	if errors.Is(err, upstream.ErrAccessDenied) && cfg.Upstream.Local != nil {
+		return withHint(err, "ask as that user, or as root")
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = cmp.Or(err, closeManager()) }()

@@ -109,8 +109,8 @@ func (a *app) status(ctx context.Context, f statusFlags) error {
 	ask := func(ctx context.Context) ([]byte, error) {
 		within, cancel := context.WithTimeout(ctx, statusTimeout)
 		defer cancel()
-		if body, err := a.askOperator(within, f.reach, http.MethodGet, "/status"); err == nil {
-			return body, nil
+		if body, err := a.askOperator(within, f.reach, http.MethodGet, "/status"); err == nil || within.Err() != nil {
+			return body, err // an agent that hangs is not asked again
 		}
 		client, _, err := a.client(f.reach) // with the token as it is now
 		if err != nil {

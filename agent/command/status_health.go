@@ -63,7 +63,7 @@ func (a *app) askHealth(ctx context.Context, f reachFlags, key string) ([]byte, 
 	status, body, err := client.ask(ctx, http.MethodGet, "/"+strings.ToLower(key), nil)
 	switch {
 	case err != nil && ctx.Err() != nil: // it hangs: as good as absent
-		return nil, &upstream.Error{Message: err.Error(), Err: upstream.ErrUnavailable}
+		return nil, withHint(&upstream.Error{Message: err.Error(), Err: upstream.ErrUnavailable}, hintHangs)
 	case err != nil:
 		return nil, err
 	case !holds(body, key), status != http.StatusOK && status != http.StatusServiceUnavailable:
