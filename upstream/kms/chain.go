@@ -1,7 +1,6 @@
 package kms
 
 import (
-	"errors"
 	"log/slog"
 	"os"
 	"strings"
@@ -15,9 +14,10 @@ import (
 // library has one of its own, with the same members in the same order, which can neither be told
 // where STS is nor says which member has failed, and why.
 //
-// A member that is set up and cannot be asked ends the chain, where the library goes on to the
-// next. Whoever is given the role of a pod must not work with that of its node while STS is down:
-// what that one may not read would be taken for forbidden, and dropped.
+// Where STS gives a role no credentials, or the variables of a pod name one and it has none, the chain
+// ends, while that of the library goes on. Whoever is given the role of a pod must not work with that
+// of its node, whether STS is down or refuses: that one may read what the pod may not, and what it may
+// not read would be taken for forbidden, and dropped.
 type chain struct {
 	members []member
 	used    *member // nil: none has given credentials yet
@@ -58,6 +58,7 @@ func (o CredentialOptions) newChain() *chain {
 	}
 	if set("ALIBABA_CLOUD_ROLE_ARN", "ALIBABA_CLOUD_OIDC_PROVIDER_ARN") && (set("ALIBABA_CLOUD_OIDC_TOKEN_FILE") || set("ALIBABA_CLOUD_OIDC_TOKEN")) {
 		add("oidc_role_arn", true, o.oidcRole)
+		return c
 	}
 	if !strings.EqualFold(os.Getenv("ALIBABA_CLOUD_CLI_PROFILE_DISABLED"), "true") {
 		file := cliConfig()
@@ -102,7 +103,7 @@ func (c *chain) GetCredentials() (*providers.Credentials, error) {
 			c.used = m
 			return got, nil
 		}
-		if sts, ok := errors.AsType[*stsError](err); ok && sts.outage() || is[*upstream.Error](err) {
+		if is[*stsError](err) || is[*upstream.Error](err) {
 			return nil, explain("default/"+m.kind, err)
 		}
 		if m.setUp && first == nil {

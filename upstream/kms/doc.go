@@ -120,8 +120,8 @@
 //
 // Which STS a type asks is decided here alone, so that every failure names it, with the code of its
 // answer. The default chain has the members of the library's, in its order, and one rule more: where
-// the STS of a role is down or throttles, it does not go on to the next identity, such as the role of
-// the node, for which the service could forbid what the pod may read.
+// STS is down or refuses a role, or a pod has variables for one, it does not go on to the next
+// identity, such as the role of the node, which may read other secrets than the pod.
 //
 // # What is never shown
 //

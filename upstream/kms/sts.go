@@ -98,11 +98,6 @@ func stsErrorOf(host string, err error) error {
 	return err
 }
 
-// outage reports whether the same question may be answered later.
-func (e *stsError) outage() bool {
-	return e.code == "" || strings.HasPrefix(e.code, "Throttling") || strings.HasPrefix(e.code, "ServiceUnavailable") || strings.HasPrefix(e.code, "Internal")
-}
-
 // explain says in our own words what STS did. Of its answer no more than code and request id get
 // out: a message can quote what was sent.
 func (e *stsError) explain(kind string) error {

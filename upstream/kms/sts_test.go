@@ -74,42 +74,29 @@ func TestEveryTypeAsksTheSTSThatIsNamed(t *testing.T) {
 }
 
 // What STS does in the way of the default chain is told with its host and its code, and nothing that
-// it quotes. Where it cannot be asked, the role of the node does not take the place of the pod's.
+// it quotes. Whatever it is, the role of the node does not take the place of the pod's.
 func TestTheDefaultChainTellsWhatSTSDid(t *testing.T) {
 	clean(t)
 	i, _ := newIssuer(t)
 	i.metadata()
 	rrsa(t)
 	sts := strings.TrimPrefix(i.sts.URL, "https://")
-	for _, c := range []struct {
-		name, sts, odd, refusal string
-		next                    bool // the metadata service is asked instead
-		want                    string
-	}{
-		{"unreachable", "127.0.0.1:1", "", "", false, "no credentials from default/oidc_role_arn: STS at 127.0.0.1:1: connection refused"},
-		{"not an answer", sts, "MARKER-text", "", false, "STS at " + sts + ": the answer is not one of STS"},
-		{"failing", sts, "down", "", false, "STS at " + sts + ": the answer is not one of STS"},
-		{"throttling", sts, "", "Throttling.User", false, "STS at " + sts + " answers Throttling.User: it throttles"},
-		{"in trouble", sts, "", "ServiceUnavailable", false, "STS at " + sts + " answers ServiceUnavailable; check that the STS endpoint can be reached"},
-		{"refusing", sts, "", "AuthenticationFail.OIDCToken.Expired", true, "STS at " + sts + " answers AuthenticationFail.OIDCToken.Expired: it refuses the OIDC token"},
-		{"refusing for another reason", sts, "", "InvalidParameter.RoleArn", true, "STS at " + sts + " answers InvalidParameter.RoleArn"},
+	for _, c := range []struct{ name, sts, odd, refusal, want string }{
+		{"unreachable", "127.0.0.1:1", "", "", "no credentials from default/oidc_role_arn: STS at 127.0.0.1:1: connection refused"},
+		{"not an answer", sts, "MARKER-text", "", "STS at " + sts + ": the answer is not one of STS"},
+		{"failing", sts, "down", "", "STS at " + sts + ": the answer is not one of STS"},
+		{"throttling", sts, "", "Throttling.User", "STS at " + sts + " answers Throttling.User: it throttles"},
+		{"in trouble", sts, "", "ServiceUnavailable", "STS at " + sts + " answers ServiceUnavailable; check that the STS endpoint can be reached"},
+		{"refusing", sts, "", "AuthenticationFail.OIDCToken.Expired", "STS at " + sts + " answers AuthenticationFail.OIDCToken.Expired: it refuses the OIDC token"},
+		{"refusing for another reason", sts, "", "InvalidParameter.RoleArn", "STS at " + sts + " answers InvalidParameter.RoleArn"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i.answers(c.odd)
 			i.refuses(c.refusal)
 			var log upstreamtest.Buffer
 			s := source(t, kms.CredentialOptions{STSEndpoint: c.sts, Logger: log.Logger()})
-			got, err := s.Credential(t.Context())
+			_, err := s.Credential(t.Context())
 			text := log.String() + s.Status().Error
-			if c.next {
-				if err != nil || got.Source != "default/ecs_ram_role" || !strings.Contains(log.String(), c.want) {
-					t.Errorf("got %q, %v, want the role of the node\n%s", got.Source, err, text)
-				}
-				// Without any other identity it is the reason why there is none.
-				t.Setenv("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")
-				s = source(t, kms.CredentialOptions{STSEndpoint: c.sts, Logger: log.Logger()})
-				_, err = s.Credential(t.Context())
-			}
 			if !errors.Is(err, upstream.ErrNoCredentials) || !strings.Contains(err.Error(), c.want) || !strings.Contains(s.Status().Error, c.want) || !strings.Contains(log.String(), c.want) {
 				t.Errorf("got %v, want %s\n%s", err, c.want, text)
 			}
@@ -118,6 +105,38 @@ func TestTheDefaultChainTellsWhatSTSDid(t *testing.T) {
 			}
 			if strings.Contains(fmt.Sprint(err)+text+log.String(), "MARKER") {
 				t.Errorf("shown: %v %s", err, text)
+			}
+		})
+	}
+}
+
+// What is set up in another way than by STS for the pod: a role of a profile ends the chain, too, and so
+// does a pod whose token is not there. A file in which there is nobody does not, and the log tells.
+func TestWhereTheDefaultChainEnds(t *testing.T) {
+	clean(t)
+	i, _ := newIssuer(t)
+	i.metadata()
+	i.refuses("NoPermission")
+	sts := strings.TrimPrefix(i.sts.URL, "https://")
+	dir := t.TempDir()
+	role := write(t, dir, "role.json", `{"current":"r","profiles":[{"name":"r","mode":"RamRoleArn","access_key_id":"`+keyID+`","access_key_secret":"`+keySecret+`","ram_role_arn":"acs:ram::1:role/r","ram_session_name":"s","expired_seconds":900}]}`)
+	for _, c := range []struct{ name, variable, value, want string }{
+		{"a profile", "ALIBABA_CLOUD_CONFIG_FILE", role, "default/profile: STS at " + sts + " answers NoPermission"},
+		{"a pod without its token", "ALIBABA_CLOUD_OIDC_TOKEN_FILE", dir + "/none", "default/oidc_role_arn: "},
+		{"an empty file", "ALIBABA_CLOUD_CONFIG_FILE", write(t, dir, "empty.json", "{}"), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Contains(c.variable, "OIDC") {
+				rrsa(t)
+			}
+			t.Setenv(c.variable, c.value)
+			var log upstreamtest.Buffer
+			got, err := source(t, kms.CredentialOptions{STSEndpoint: sts, Logger: log.Logger()}).Credential(t.Context())
+			switch {
+			case c.want != "" && (!errors.Is(err, upstream.ErrNoCredentials) || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %q, %v, want %s", got.Source, err, c.want)
+			case c.want == "" && (err != nil || got.Source != "default/ecs_ram_role" || !strings.Contains(log.String(), "the next one is used")):
+				t.Errorf("got %q, %v\n%s", got.Source, err, log.String())
 			}
 		})
 	}
