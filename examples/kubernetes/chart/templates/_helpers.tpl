@@ -100,6 +100,7 @@ env:
   - {name: ALIBABA_CLOUD_ROLE_ARN, value: {{ $policy | ternary "=variables.role" .roleArn | quote }}}
   - {name: ALIBABA_CLOUD_OIDC_PROVIDER_ARN, value: {{ .oidcProviderArn | quote }}}
   - {name: ALIBABA_CLOUD_OIDC_TOKEN_FILE, value: /var/run/secrets/rrsa/token}
+  - {name: ALIBABA_CLOUD_ECS_METADATA_DISABLED, value: "true"} # a pod without a role has not that of the node
   {{- end }}
 {{- end }}
 {{- end }}
