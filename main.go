@@ -13,10 +13,13 @@ import (
 // is empty is as the Go command has recorded it from the checkout.
 var version, commit, date string
 
-// example is the configuration with every key, which the binary prints as a help topic.
-//
-//go:embed agent.example.yaml
-var example string
+// What the binary prints as help topics: the configuration with every key, and who is trusted.
+var (
+	//go:embed agent.example.yaml
+	example string
+	//go:embed SECURITY.md
+	trust string
+)
 
 func main() {
 	os.Exit(command.Main(command.SignalContext(context.Background()), command.Process{
@@ -27,5 +30,6 @@ func main() {
 		Getenv:  os.Getenv,
 		Build:   command.Build{Version: version, Commit: commit, Date: date},
 		Example: example,
+		Trust:   trust,
 	}))
 }

@@ -24,7 +24,7 @@ type Process struct {
 	Stdout, Stderr io.Writer // Stderr is written in the background, also while Stdout is
 	Getenv         func(string) string
 	Build          Build  // may be empty, as far as the Go command knows better
-	Example        string // agent.example.yaml
+	Example, Trust string // agent.example.yaml and SECURITY.md, to print
 }
 
 // Main runs one command and returns the exit code. It blocks until the command is done, for

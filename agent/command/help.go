@@ -25,7 +25,7 @@ const exampleTopic = "agent.yaml"
 
 // topics returns the text of every topic by its name.
 func (a *app) topics() map[string]string {
-	all := map[string]string{exampleTopic: a.Example}
+	all := map[string]string{exampleTopic: a.Example, "trust": a.Trust}
 	entries, _ := topicFiles.ReadDir("help")
 	for _, e := range entries {
 		text, err := topicFiles.ReadFile("help/" + e.Name())
@@ -122,7 +122,7 @@ func topicList(all map[string]string) string {
 		}
 		list += fmt.Sprintf("  %-13s %s\n", name, title)
 	}
-	return list
+	return list + "The examples that they name are in the source, and in /usr/share/doc/secretagent of the packages.\n"
 }
 
 // page writes a text, on a terminal through a pager.
@@ -165,7 +165,7 @@ func layout(markdown string) string {
 		switch item, isItem := strings.CutPrefix(line, "- "); {
 		case strings.HasPrefix(line, "<!--"):
 		case isItem && columns(line) > width:
-			writeWrapped(&out, "-", 2, item)
+			fmt.Fprintln(&out, wrap(&out, "-", 2, item))
 		default:
 			out.WriteString(line)
 		}
@@ -207,22 +207,23 @@ func writeTable(w io.Writer, rows [][]string) {
 	}
 	for _, row := range rows {
 		line, indent := "", 2
-		for i, w := range widths {
-			line += strings.Repeat(" ", max(0, indent-columns(line))) + row[i]
-			indent += w + 2
+		for i, cell := range row {
+			if cell != "" && i > 0 && columns(line) > indent-2 {
+				fmt.Fprintln(w, line)
+				line = ""
+			}
+			line = wrap(w, line, indent, cell)
+			if i < len(widths) {
+				indent += widths[i] + 2
+			}
 		}
-		last := row[len(row)-1]
-		if last != "" && columns(line) > indent-2 {
-			fmt.Fprintln(w, line)
-			line = ""
-		}
-		writeWrapped(w, line, indent, last)
+		fmt.Fprintln(w, line)
 	}
 }
 
-// writeWrapped writes text behind what the line has already, from column indent on, in as many
-// lines as it takes.
-func writeWrapped(w io.Writer, line string, indent int, text string) {
+// wrap adds text to line from column indent on. It writes the lines that become full and returns
+// the last one.
+func wrap(w io.Writer, line string, indent int, text string) string {
 	for word := range strings.FieldsSeq(text) {
 		if n := columns(line); n > indent && n+1+columns(word) > width {
 			fmt.Fprintln(w, line)
@@ -235,7 +236,7 @@ func writeWrapped(w io.Writer, line string, indent int, text string) {
 		}
 		line += word
 	}
-	fmt.Fprintln(w, strings.TrimRight(line, " "))
+	return line
 }
 
 // columns returns how wide text is; the pages have no wide characters.
