@@ -70,9 +70,7 @@ func TestREADMEsSayTheSame(t *testing.T) {
 				if strings.HasPrefix(line, "|") {
 					lines = append(lines, "a row")
 				}
-				for _, m := range regexp.MustCompile("\\]\\([^)]+\\)|`[^`]+`|src(?:set)?=\"[^\"]+\"").FindAllString(line, -1) {
-					lines = append(lines, m)
-				}
+				lines = append(lines, regexp.MustCompile("\\]\\([^)]+\\)|`[^`]+`|src(?:set)?=\"[^\"]+\"").FindAllString(line, -1)...)
 			}
 		}
 		return lines
