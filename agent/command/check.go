@@ -83,6 +83,7 @@ Exit code 0: the file is valid; 2: it is not; 3, 4 or 5: a probe failed.`,
 			return failed
 		}),
 	}
+	a.keyringFlag(cmd)
 	cmd.Flags().BoolVar(&ping, "probe", false, "also read every declared secret from every endpoint")
 	return out.of(cmd)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -38,6 +39,7 @@ var (
 	}
 	initUpstream = []option{
 		{"local", "the built-in backend: a file of this host"},
+		{"etcd", "the built-in backend on a cluster of etcd"},
 		{"alibaba", "Alibaba Cloud KMS Secrets Manager"},
 	}
 	initCredentials = []option{
@@ -52,6 +54,7 @@ var (
 type plan struct {
 	For, Upstream, Credentials string
 	Region                     string
+	Endpoints                  []string // of etcd
 	Secrets                    []upstream.SecretRef
 }
 
@@ -118,6 +121,7 @@ keys that there are.`,
 		cmd.Flags().StringVar(f.value, f.name, "", f.usage+": "+strings.Join(words, ", "))
 		_ = cmd.RegisterFlagCompletionFunc(f.name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
+	cmd.Flags().StringSliceVar(&p.Endpoints, "endpoints", nil, "`addresses` of the members of etcd, such as https://etcd-0:2379")
 	cmd.Flags().StringVar(&p.Region, "region", "", "`region` of the cloud, such as cn-hangzhou")
 	cmd.Flags().StringArrayVar(&secrets, "secret", nil, "`NAME[:Label]` of a secret that the application needs; may be repeated")
 	cmd.Flags().StringVar(&path, "out", "agent.yaml", "`file` to write; - prints it")
@@ -139,6 +143,24 @@ func (a *app) askPlan(p *plan) error {
 	}
 	if err := a.ask(asked, "Where are the secrets?", "upstream", &p.Upstream, initUpstream); err != nil {
 		return err
+	}
+	if p.Upstream == "etcd" {
+		if len(p.Endpoints) == 0 {
+			var members string
+			if err := a.ask(asked, "Which members has the cluster, such as https://etcd-0:2379? (with commas between)", "endpoints", &members, nil); err != nil {
+				return err
+			}
+			p.Endpoints = strings.Split(members, ",")
+		}
+		for i, member := range p.Endpoints {
+			member = strings.TrimSpace(member)
+			if u, err := url.Parse(member); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Scheme+"://"+u.Host != member {
+				return usagef("--endpoints: must be addresses such as https://etcd-0:2379")
+			}
+			p.Endpoints[i] = member
+		}
+	} else if len(p.Endpoints) > 0 {
+		return usagef("--endpoints belongs to --upstream etcd")
 	}
 	if p.Upstream != "alibaba" {
 		for flag, value := range map[string]string{"region": p.Region, "credentials": p.Credentials} {
@@ -205,9 +227,10 @@ func (p *plan) configuration(path string) ([]byte, error) {
 		Where, Command string
 		Notes          []string
 		Keyring, Apart string // and how it is kept apart from the database
+		Shared         string // the keyring that all agents on etcd have
 		Run, API, Keys string // folders: of the token, of the socket of the KMS API, of access keys
 	}{plan: *p, Command: p.command(path), Run: "/run/secretagent", API: "/var/lib/secretagent/run",
-		Keyring: "/var/lib/secretagent/keys/keyring.json", Keys: "/etc/secretagent"}
+		Keyring: "/var/lib/secretagent/keys/keyring.json", Keys: "/etc/secretagent", Shared: "/etc/secretagent/keyring.json"}
 	for _, o := range initFor {
 		if o.word == p.For {
 			data.Where = o.means
@@ -215,7 +238,7 @@ func (p *plan) configuration(path string) ([]byte, error) {
 	}
 	switch p.For {
 	case "developer":
-		data.Run, data.Keys = "$STATE_DIRECTORY/run", "$STATE_DIRECTORY/keys"
+		data.Run, data.Keys, data.Shared = "$STATE_DIRECTORY/run", "$STATE_DIRECTORY/keys", "$STATE_DIRECTORY/keys/keyring.json"
 		data.Notes = []string{"Everything that the agent writes lies in the folder var beside this file."}
 	case "systemd":
 		data.API, data.Keyring = data.Run, "/etc/secretagent/keyring.json"
@@ -237,6 +260,7 @@ func (p *plan) configuration(path string) ([]byte, error) {
 		}
 	case "kubernetes":
 		data.Keys, data.Apart = "/run/secrets/secretagent", "keep them on different volumes."
+		data.Shared = data.Keys + "/keyring.json"
 		data.Notes = []string{
 			"It is the content of a ConfigMap, mounted at /etc/secretagent. The token lies in an emptyDir in",
 			"memory at /run/secretagent, which the application mounts too.",
@@ -254,6 +278,9 @@ func (p *plan) command(path string) string {
 	words := []string{"secretagent init --for", p.For, "--upstream", p.Upstream}
 	if p.Upstream == "alibaba" {
 		words = append(words, "--credentials", p.Credentials, "--region", p.Region)
+	}
+	if len(p.Endpoints) > 0 {
+		words = append(words, "--endpoints", strings.Join(p.Endpoints, ","))
 	}
 	for _, ref := range p.Secrets {
 		words = append(words, "--secret", ref.String())

@@ -25,6 +25,9 @@ func TestInitPassesCheck(t *testing.T) {
 				for _, secrets := range []string{"", "app/db app/tls:Green"} {
 					dir := t.TempDir()
 					args := []string{"init", "--for", place.word, "--upstream", upstream.word, "--out", filepath.Join(dir, "agent.yaml")}
+					if upstream.word == "etcd" {
+						args = append(args, "--endpoints", "https://etcd-0:2379,https://etcd-1:2379")
+					}
 					if c.word != "" {
 						args = append(args, "--region", "cn-hangzhou", "--credentials", c.word)
 					}
@@ -33,7 +36,13 @@ func TestInitPassesCheck(t *testing.T) {
 					}
 					t.Run(strings.Join(args[2:len(args)-2], " ")+" "+secrets, func(t *testing.T) {
 						calls(t, 0, args...)
-						calls(t, 0, "check", "--config", filepath.Join(dir, "agent.yaml"))
+						check := []string{"check", "--config", filepath.Join(dir, "agent.yaml")}
+						if upstream.word == "etcd" { // it is not made at a start: all agents have the same
+							keyring := filepath.Join(dir, "keyring.json")
+							calls(t, 0, "keys", "init", keyring)
+							check = append(check, "--keyring", keyring)
+						}
+						calls(t, 0, check...)
 						text, err := os.ReadFile(filepath.Join(dir, "agent.yaml"))
 						must(t, err)
 						for line := range strings.Lines(string(text)) {
