@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"reflect"
 	"slices"
 )
@@ -62,6 +63,7 @@ func (c *Config) check(d *decoder) {
 	c.Endpoint.check(d.problems)
 	c.Metrics.check(d.problems)
 	c.checkWrittenPaths(d)
+	c.checkAddresses(d.problems)
 	if e := &c.Endpoint; e.Listen == "" && e.Socket == "" && e.Credentials == nil && len(c.Templates)+len(c.Sets)+len(c.Rotations) == 0 && c.Exec == nil {
 		d.addf("endpoint.socket", "", "must be set when endpoint.listen is off, unless there are credentials, templates, sets, exec or rotations: nobody could use the agent")
 	}
@@ -108,6 +110,30 @@ func (c *Config) checkWrittenPaths(d *decoder) {
 			d.addf(key, string(path), "%s writes the same path: choose another", first)
 		}
 	})
+}
+
+// checkAddresses refuses two parts of the agent that would listen on one port of an address.
+func (c *Config) checkAddresses(p *problems) {
+	type listener struct{ key, address string }
+	all := []listener{{"endpoint.listen", c.Endpoint.Listen}, {"metrics.listen", c.Metrics.Listen}}
+	if api, section := c.Upstream.API(); api != nil {
+		all = append(all, listener{section + ".listen", api.Listen})
+	}
+	for i, l := range all {
+		for _, other := range all[:i] {
+			if sameAddress(l.address, other.address) {
+				p.addf(l.key, l.address, "%s is %s: choose another port", other.key, other.address)
+			}
+		}
+	}
+}
+
+// sameAddress reports whether one host cannot listen on both. Port 0 is a free one each time.
+func sameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	every := func(host string) bool { return host == "" || net.ParseIP(host).IsUnspecified() }
+	return errA == nil && errB == nil && portA == portB && portA != "0" && (hostA == hostB || every(hostA) || every(hostB))
 }
 
 // watchedFiles returns the files that the configuration names and the agent reads.

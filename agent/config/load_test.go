@@ -191,6 +191,10 @@ func TestMistakes(t *testing.T) {
 		{"no destination", "destination: out/a, ", "", "templates[0].destination: is missing: it must be set"},
 		{"the same destination twice", "templates: [", "templates: [{source: b.tmpl, destination: out/a}, ",
 			"templates[1].destination: /etc/secretagent/out/a: templates[0].destination writes the same path: choose another"},
+		{"one port for two", "log: {level: info}", `metrics: {listen: "127.0.0.1:2026"}`,
+			"upstream.local.api.listen: 127.0.0.1:2026: metrics.listen is 127.0.0.1:2026: choose another port"},
+		{"the port of every address", "log: {level: info}", `metrics: {listen: "0.0.0.0:2025"}`,
+			"metrics.listen: 0.0.0.0:2025: endpoint.listen is 127.0.0.1:2025: choose another port"},
 		{"over the configuration", "destination: out/a", "destination: agent.yaml",
 			"templates[0].destination: /etc/secretagent/agent.yaml: is the configuration itself: choose another"},
 
