@@ -225,6 +225,16 @@ func TestAPIToken(t *testing.T) {
 	}
 }
 
+// TestNamesOfSecrets: every form that the agent takes is admitted.
+func TestNamesOfSecrets(t *testing.T) {
+	for _, name := range []string{"a", "A/b_c+d=e.f@g-h", "app/db:ACSPrevious", "acs:kms:cn-hangzhou:1234567890123456:secret/app/db:v/2", "acs:kms:::secret/app/db"} {
+		pod := injected(t, standard(t), `{metadata: {annotations: {secretagent.io/secret-x: "`+name+`"}}, spec: {containers: [{name: app, image: app}]}}`)
+		if !strings.Contains(pod.Annotations["secretagent.io/agent.yaml"], `{name: "`+name+`"}`) {
+			t.Errorf("%s: %s", name, pod.Annotations["secretagent.io/agent.yaml"])
+		}
+	}
+}
+
 // TestSecondInvocation: a mesh puts its containers in after the policy, which then runs again.
 func TestSecondInvocation(t *testing.T) {
 	mesh := func(pod *corev1.Pod) {
@@ -467,6 +477,11 @@ func TestRefusals(t *testing.T) {
 		`secretagent.io/memory-limit: "0"`:                              `annotation secretagent.io/memory-limit: "0" is not a quantity`,
 		`secretagent.io/memory-request: 64MB`:                           `annotation secretagent.io/memory-request: "64MB" is not a quantity`,
 		`secretagent.io/secret-x: a b`:                                  `annotation secretagent.io/secret-x: "a b" is not the name of a secret`,
+		`secretagent.io/secret-x: "a:b:c"`:                              `annotation secretagent.io/secret-x: "a:b:c" is not the name of a secret`,
+		`secretagent.io/secret-x: "a:"`:                                 `annotation secretagent.io/secret-x: "a:" is not the name of a secret`,
+		`secretagent.io/secret-x: "a, b"`:                               `annotation secretagent.io/secret-x: several secrets need format-x`,
+		`secretagent.io/secret-x: a, secretagent.io/mode-x: "0666"`:     `annotation secretagent.io/mode-x: "0666" is not the mode of a file`,
+		`secretagent.io/secret-x: a, secretagent.io/mode-x: "0040"`:     `annotation secretagent.io/mode-x: "0040" is not the mode of a file`,
 		`secretagent.io/secret-x: "a,"`:                                 `annotation secretagent.io/secret-x: "a," is not the name of a secret`,
 		`secretagent.io/template-x: ""`:                                 `annotation secretagent.io/template-x: "" is no template`,
 		`secretagent.io/secret-x: a, secretagent.io/template-x: b`:      `annotations secretagent.io/secret-x and template-…: a file has one of them`,

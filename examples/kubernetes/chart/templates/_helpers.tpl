@@ -298,9 +298,10 @@ log-level: {pattern: "'^(debug|info|warn|error)$'", message: "not debug, info, w
 {{- end }}
 
 {{- define "secretagent.fileRules" -}}
-secret: {pattern: "'^ *[A-Za-z0-9_/+=.@:-]+( *, *[A-Za-z0-9_/+=.@:-]+)* *$'", message: "not the name of a secret, with :Label where it is not ACSCurrent, or several with commas between"}
+{{- $secret := "(acs:kms:[A-Za-z0-9-]*:[A-Za-z0-9-]*:secret/)?[A-Za-z0-9_/+=.@-]{1,192}(:[A-Za-z0-9_/+=.@-]{1,64})?" }}
+secret: {pattern: "'^ *{{ $secret }}( *, *{{ $secret }})* *$'", message: "not the name of a secret, with :Label where it is not ACSCurrent, or several with commas between"}
 template: {pattern: "'.'", message: no template}
 format: {pattern: "'^(env|shell|docker|json|yaml|toml|properties|raw|pem)$'", message: "not env, shell, docker, json, yaml, toml, properties, raw or pem"}
-mode: {pattern: "'^0[0-7]{3}$'", message: "not the mode of a file such as 0640"}
-hook: {pattern: "'^http://(127[.]0[.]0[.]1|localhost)(:[0-9]+)?(/[^ ]*)?$'", message: "not a URL of the pod such as http://127.0.0.1:8080/reload"}
+mode: {pattern: "'^0[4-7][0-7][0145]$'", message: "not the mode of a file such as 0640, which its owner reads and not everybody writes"}
+hook: {pattern: "'^http://(127[.]0[.]0[.]1|localhost)(:[0-9]{1,5})?(/([A-Za-z0-9/._~:@!$&()*+,;=?-]|%[0-9A-Fa-f]{2})*)?$'", message: "not a URL of the pod such as http://127.0.0.1:8080/reload"}
 {{- end }}
