@@ -298,6 +298,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"rotations[0].new.password.field: password: must name another field than that of the account": func(r *rotation.Rotation) { r.New.Pair = &rotation.Pair{Field: "password", Users: []string{"a", "b"}} },
 		"rotations[0].window.from: 2am: must be a time of day such as \"02:00\"":                      func(r *rotation.Rotation) { r.Window = &rotation.Window{From: "2am", To: "04:00"} },
 		"rotations[0].window.to: 04:00: must be another time than from: the window would be empty":    func(r *rotation.Rotation) { r.Window = &rotation.Window{From: "04:00", To: "04:00"} },
+		"rotations[0].window.to: 4:00: must be another time than from: the window would be empty":     func(r *rotation.Rotation) { r.Window = &rotation.Window{From: "04:00", To: "4:00"} },
 		"rotations[0].window: belongs to every: a rotation by hand does not wait for it":              func(r *rotation.Rotation) { r.Every, r.Window = 0, &rotation.Window{From: "02:00", To: "04:00"} },
 		"rotations[0].window.zone: Mars/Base: is no time zone that is known here: use a name such as UTC or Asia/Shanghai, and install tzdata where there is none": func(r *rotation.Rotation) {
 			r.Window = &rotation.Window{From: "02:00", To: "04:00", Zone: "Mars/Base"}

@@ -33,7 +33,8 @@ func (w *Window) validate() error {
 			p.Addf(at.key, at.text, "%v", err)
 		}
 	}
-	if w.From == w.To {
+	from, _ := clock(w.From)
+	if to, err := clock(w.To); err == nil && from == to { // in minutes: 2:00 is 02:00
 		p.Addf("to", w.To, "must be another time than from: the window would be empty")
 	}
 	if _, err := time.LoadLocation(w.Zone); err != nil {
@@ -46,32 +47,35 @@ func (w *Window) validate() error {
 // maxSearch is longer than any two windows are apart, also where a clock change skips one.
 const maxSearch = 72 * time.Hour
 
-// contains reports whether the clocks of the zone show a time inside the window.
-func (w *Window) contains(t time.Time) bool {
+// contains returns what reports whether the clocks of the zone show a time inside the window. It
+// reads the zone once, which is a file.
+func (w *Window) contains() func(time.Time) bool {
 	zone, err := time.LoadLocation(w.Zone)
 	if err != nil {
 		zone = time.UTC // was there when it was checked
 	}
 	from, _ := clock(w.From)
 	to, _ := clock(w.To)
-	t = t.In(zone)
-	now := t.Hour()*60 + t.Minute()
-	if from < to {
-		return from <= now && now < to
+	return func(t time.Time) bool {
+		t = t.In(zone)
+		now := t.Hour()*60 + t.Minute()
+		if from < to {
+			return from <= now && now < to
+		}
+		return now >= from || now < to
 	}
-	return now >= from || now < to
 }
 
 // next returns the first moment from t on that is inside the window, and the end of the window.
 // It looks at each minute: clocks are set forward and back by whole minutes, and a window may begin in a
 // time that a day does not have.
 func (w *Window) next(t time.Time) (from, to time.Time) {
-	end := t.Add(maxSearch)
+	contains, end := w.contains(), t.Add(maxSearch)
 	from = t
-	for !w.contains(from) && from.Before(end) {
+	for !contains(from) && from.Before(end) {
 		from = from.Truncate(time.Minute).Add(time.Minute)
 	}
-	for to = from; w.contains(to) && to.Before(end); {
+	for to = from; contains(to) && to.Before(end); {
 		to = to.Truncate(time.Minute).Add(time.Minute)
 	}
 	return from, to
@@ -96,7 +100,7 @@ func (r *Rotation) fit(t time.Time) time.Time {
 // but for the time that their clocks differ by.
 func (r *Rotation) next(last, now time.Time) time.Time {
 	at := r.fit(last.Add(r.Every))
-	if at.Before(now) && r.Window != nil && !r.Window.contains(now) {
+	if at.Before(now) && r.Window != nil && !r.Window.contains()(now) {
 		return r.fit(now) // nobody was there in the window
 	}
 	return at
