@@ -48,7 +48,8 @@
 // it has made, then in the next window, at a moment of it that all agents agree on. The last one is the
 // newest of the current version, the previous one, and those that a rotation has made: neither a
 // version that was rolled back nor one that was abandoned is replaced at once. What has begun is
-// finished after the window as well.
+// finished after the window as well. An agent whose clock is ahead of that of the upstream rotates
+// early, but not again within half of Every.
 //
 // # Design notes
 //

@@ -95,6 +95,7 @@ type job struct {
 	mine   map[upstream.VersionID]bool      // pending versions that we have made or taken up
 	others map[upstream.VersionID]time.Time // :: pending version of others → until when it is left to them
 	given  upstream.VersionID               // the pending version that we have given up on
+	done   time.Time                        // when the last rotation ended that we have seen; zero: none
 
 	mu     sync.Mutex
 	status Status

@@ -338,3 +338,44 @@ func TestContinue(t *testing.T) {
 		}
 	})
 }
+
+// clockAhead is an upstream whose clock the agent's own is ahead of.
+type clockAhead struct {
+	rotation.Upstream
+	by time.Duration
+}
+
+func (c clockAhead) ListSecretVersionIDs(ctx context.Context, in upstream.ListSecretVersionIDsInput) (upstream.ListSecretVersionIDsOutput, error) {
+	out, err := c.Upstream.ListSecretVersionIDs(ctx, in)
+	for i := range out.Versions {
+		out.Versions[i].CreateTime = out.Versions[i].CreateTime.Add(-c.by)
+	}
+	return out, err
+}
+
+// A clock that is far ahead makes rotations come twice as often, and not each second.
+func TestAClockThatIsAhead(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		var old *rotation.Rotator
+		for range 2 { // also after a reload
+			r, err := rotation.New(rotation.Options{
+				Rotations: []rotation.Rotation{w.rotation()}, Run: w.run,
+				Upstream: func() rotation.Upstream { return clockAhead{w.store, 365 * 24 * time.Hour} },
+			})
+			must(t, err)
+			if old != nil {
+				r.Continue(old)
+			}
+			old = r
+			runFor(t, r, 5*time.Hour)
+			if ids, _ := w.versions(); len(ids) != 2 {
+				t.Fatalf("%d versions", len(ids))
+			}
+		}
+		runFor(t, old, 10*time.Hour)
+		if ids, _ := w.versions(); len(ids) != 3 {
+			t.Errorf("%d versions after the next time", len(ids))
+		}
+		w.check("a clock that is ahead")
+	})
+}

@@ -98,7 +98,7 @@ func New(opts Options) (*Rotator, error) {
 func (r *Rotator) Continue(old *Rotator) {
 	for _, j := range r.jobs {
 		if before := old.find(j.Secret); before != nil {
-			j.mine, j.others = before.mine, before.others
+			j.mine, j.others, j.done = before.mine, before.others, before.done
 			status := before.Status()
 			j.mu.Lock() // it may be looked at already
 			j.status = status
@@ -213,7 +213,11 @@ func (j *job) turn(ctx context.Context) (time.Duration, error) {
 		return lookAgain, nil
 	case pending == "":
 		now := time.Now()
-		if next := j.next(s.last, now); next.After(now) {
+		next := j.next(s.last, now)
+		if early := j.done.Add(j.Every / 2); !next.After(now) && now.Before(early) {
+			next = j.fit(early) // our clock is ahead of that of the upstream, which says that it was long ago
+		}
+		if next.After(now) {
 			j.rest(s, next)
 			return min(next.Sub(now), lookAgain), nil
 		}
@@ -262,6 +266,6 @@ func (j *job) begin(ctx context.Context, s *state) (again time.Duration) {
 		j.status.TookSeconds = result.TookSeconds
 		j.mu.Unlock()
 	}
-	j.given = ""
+	j.given, j.done = "", time.Now()
 	return 0
 }
