@@ -113,7 +113,8 @@ func (a *Agent) newRotator(cfg *config.Config) (*rotation.Rotator, error) {
 const filesFirst = time.Minute
 
 // awaitFiles waits until every rendered file is in order, but not for long. An agent that was down
-// has not passed on the last rotation yet: a pair of accounts must not go on to the next one before.
+// has not passed on the last rotation yet: a pair of accounts must not go on to the next one before,
+// also where the configuration is reloaded meanwhile.
 func (a *Agent) awaitFiles(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, filesFirst)
 	defer cancel()
@@ -130,14 +131,13 @@ func (a *Agent) awaitFiles(ctx context.Context) {
 }
 
 // runRotators runs a rotator until ctx ends, and each that comes over next in place of the one
-// before. The first begins when the rendered files are in order.
+// before. Each begins when the rendered files are in order.
 func (a *Agent) runRotators(ctx context.Context, r *rotation.Rotator, next <-chan *rotation.Rotator) error {
-	before := a.awaitFiles
-	for ; ; before = func(context.Context) {} {
+	for {
 		runCtx, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() {
-			before(runCtx)
+			a.awaitFiles(runCtx)
 			done <- r.Run(runCtx)
 		}()
 		select {
