@@ -2,6 +2,7 @@ package render
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"strings"
@@ -30,6 +31,13 @@ func TestCommand(t *testing.T) {
 	// What it reads and prints is masked, however it is encoded, and nothing else comes from us.
 	_, log, err := run(Command{Input: nested}, "cat; env; ls -l /proc/self/fd/0; exit 3")
 	if err == nil || strings.Contains(err.Error()+log, "MARKER") || !strings.Contains(log, "pipe:") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("error %v, log %s", err, log)
+	}
+
+	// So it is as a part of a URL, in the other alphabet of base64, and where a number or a line is a value.
+	hide = append(hide, upstream.SecretValue{SecretData: upstream.NewSecretData([]byte(`{"pin":8041.5,"url":"a b?c>>>\u00ff/d","pem":"-----\nfirst line\nsecond line\n-----"}`))})
+	said := "8041.5 a%20b%3Fc%3E%3E%3E%C3%BF%2Fd " + base64.RawURLEncoding.EncodeToString([]byte("a b?c>>>\u00ff/d")) + "\nsecond line"
+	if _, log, err := run(Command{}, "echo '"+said+"'; exit 3"); err == nil || !strings.HasSuffix(err.Error(), ": [masked] [masked] [masked] [masked]") || strings.Contains(log, "8041") {
 		t.Errorf("error %v, log %s", err, log)
 	}
 

@@ -39,7 +39,9 @@ func newMasker(values []upstream.SecretValue) *masker {
 			line = strings.TrimSpace(line)
 			add(line)
 			add(base64.StdEncoding.EncodeToString([]byte(line)))
+			add(base64.RawURLEncoding.EncodeToString([]byte(line)))
 			add(url.QueryEscape(line))
+			add(strings.ReplaceAll(url.QueryEscape(line), "+", "%20")) // as most other languages
 			add(propertiesKey(line))
 			add(propertiesValue(line))
 			if decoded, ok := upstream.DecodeBase64([]byte(line)); ok {
