@@ -112,7 +112,7 @@ func (c *chain) GetCredentials() (*providers.Credentials, error) {
 	}
 	if first == nil {
 		first = sourceError("default", "neither environment, OIDC, CLI profile, ini profile, ECS metadata nor credentials URI gave any",
-			"set one of them up, or name one type in the configuration")
+			"set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or set up another of them, or name one with upstream.alibaba.credentials.type")
 	}
 	return nil, first
 }

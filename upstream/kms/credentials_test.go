@@ -258,7 +258,7 @@ func TestSourcesThatGiveNothing(t *testing.T) {
 		{"the URI answers text", "MARKER-text", uri, "no usable answer"},
 		{"the URI answers empty parts", `{"AccessKeyId":"","AccessKeySecret":"","SecurityToken":"","Expiration":"2040-01-01T00:00:00Z"}`, uri, "empty credential"},
 		{"the URI answers a strange time", `{"AccessKeyId":"a","AccessKeySecret":"MARKER","SecurityToken":"MARKER","Expiration":"MARKER-time"}`, uri, "no usable answer"},
-		{"the whole chain", "MARKER-text", kms.CredentialOptions{}, "gave any"},
+		{"the whole chain", "MARKER-text", kms.CredentialOptions{}, "set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i.answers(c.odd)
