@@ -43,6 +43,7 @@ func busy(now time.Time) agent.Status {
 			{Secret: "gone:ACSCurrent", Declared: true, Error: "Forbidden.ResourceNotFound", Cause: "there is no secret of this name", Failures: 2},
 			{Secret: "idle:ACSCurrent", VersionStage: upstream.ACSCurrent, VersionID: "v7", VersionStages: []upstream.VersionStage{upstream.ACSCurrent, "a"}, Held: true, ConfirmedAt: now.Add(-10 * time.Minute)},
 			{Secret: "same:ACSCurrent", VersionID: "v1", Held: true, ServedUntil: now.Add(3 * time.Hour), Error: "Rejected.Throttling", Cause: "too many calls", Failures: 1},
+			{Secret: "cut:ACSCurrent", VersionID: "v1", Held: true, ServedUntil: now.Add(23 * time.Hour), Error: "ServiceUnavailable", Cause: "no answer: the name of the cloud is not known to any server", Failures: 1},
 			{Secret: "new:ACSCurrent", Declared: true},
 		},
 		SecretsOmitted: 17,
@@ -88,7 +89,7 @@ func TestStatusFitsTheScreen(t *testing.T) {
 		"\npid 7 on db-1, configuration", "\nasked for, and not there: asked\n", "! file /run/app/app.env: its hook failed: exit status 3",
 		"ready (in use);", "resting after no answer: connection refused;", "renewed 60m ago ends in 30m;", "breaker open for 20s;", "4 calls wait for", "budget 12.5 of 50 calls/s,",
 		"configuration reloaded in vain 60m ago\n",
-		"\nand 17 more\n", "the-end.env", "failed ×12\n", "very/long/name-",
+		"\nand 17 more\n", "\ncut: no answer: the name of the cloud is not known to any server\n", "the-end.env", "failed ×12\n", "very/long/name-",
 	} {
 		if !strings.Contains(text, want) && !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
 			t.Errorf("%q is missing in\n%s", want, text)

@@ -227,7 +227,7 @@ func when(is bool, text string) string {
 func (b *picture) secrets(s agent.Status) {
 	t := table{columns: []column{{name: "SECRET", least: 20}, {name: "VERSION", least: 8}, {name: "AGE"}, {name: "FRESH"}, {name: "NEXT"}, {name: "ASKED", least: 8}, {name: "STATE", least: 18}}}
 	// What is declared comes first; names that somebody has asked for in vain are told in one line.
-	var asked []string
+	var asked, causes []string // causes: of each row, empty where its state says all
 	for _, e := range slices.SortedStableFunc(slices.Values(s.Secrets), declaredFirst) {
 		if !e.Held && !e.Declared && e.Subscribers == 0 {
 			asked = append(asked, strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent)))
@@ -246,21 +246,24 @@ func (b *picture) secrets(s agent.Status) {
 		case !e.ServedUntil.IsZero():
 			state, m = "fresh, "+b.until(e.ServedUntil)+" left", doubtful
 		}
-		if why := cmp.Or(e.Cause, e.Error); e.Held && why != "" && (s.Upstream.Outage == "" || why != cmp.Or(s.Upstream.Cause, s.Upstream.Outage)) {
-			state += ": " + why // which the upstream as a whole has not said already
+		why := cmp.Or(e.Cause, e.Error)
+		if s.Upstream.Outage != "" && why == cmp.Or(s.Upstream.Cause, s.Upstream.Outage) {
+			why = "" // the upstream as a whole has said it already
+		}
+		if e.Held && why != "" {
+			state += ": " + why
 		}
 		if e.Failures > 1 {
 			state += " ×" + strconv.Itoa(e.Failures)
 		}
 		name := strings.TrimSuffix(e.Secret, ":"+string(upstream.ACSCurrent))
 		t.add(m, name, cmp.Or(versionText(e), "-"), b.ago(e.ConfirmedAt), b.until(e.FreshUntil), b.until(e.NextRefresh), b.asked(e), state)
+		causes = append(causes, why)
 	}
 	b.section(t)
-	if more := len(asked) - askedShown; more > 0 {
-		asked = append(asked[:askedShown:askedShown], fmt.Sprintf("and %d more", more))
-	}
+	b.wholeCauses(t, causes)
 	if len(asked) > 0 {
-		b.wrap("", "asked for, and not there: "+strings.Join(asked, ", "), plain)
+		b.wrap("", "asked for, and not there: "+someOf(asked), plain)
 	}
 	if s.SecretsUnnamed > 0 {
 		b.line(fmt.Sprintf("and %d whose name a template computes", s.SecretsUnnamed))
@@ -270,8 +273,41 @@ func (b *picture) secrets(s agent.Status) {
 	}
 }
 
-// askedShown is how many names are shown that somebody has asked for in vain.
-const askedShown = 3
+// wholeCauses writes below t each cause that its last column has no room for, once, with the names of its rows.
+func (b *picture) wholeCauses(t table, causes []string) {
+	last := len(t.columns) - 1
+	room := t.widths()[last]
+	names := map[string][]string{} // cause → first cells
+	var order []string
+	for i, r := range t.rows {
+		if causes[i] == "" || utf8.RuneCountInString(r.cells[last]) <= room {
+			continue
+		}
+		if names[causes[i]] == nil {
+			order = append(order, causes[i])
+		}
+		names[causes[i]] = append(names[causes[i]], r.cells[0])
+	}
+	for _, why := range order[:min(len(order), causesShown)] {
+		b.wrap("", someOf(names[why])+": "+why, bad)
+	}
+	if more := len(order) - causesShown; more > 0 {
+		b.line(fmt.Sprintf("and %d more causes", more))
+	}
+}
+
+const (
+	namesShown  = 3 // of many names
+	causesShown = 8 // of many causes
+)
+
+// someOf lists the first names, and says how many more there are.
+func someOf(names []string) string {
+	if more := len(names) - namesShown; more > 0 {
+		names = append(names[:namesShown:namesShown], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
+}
 
 // declaredFirst orders secrets that the configuration declares before those that are held because of a lookup.
 func declaredFirst(a, b agent.SecretStatus) int {
