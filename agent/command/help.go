@@ -131,6 +131,9 @@ func (a *app) page(text string) error {
 		return a.write([]byte(text))
 	}
 	pager := strings.Fields(cmp.Or(a.Getenv("PAGER"), "less -FRX"))
+	if len(pager) == 0 { // of spaces: the user wants none
+		return a.write([]byte(text))
+	}
 	path, err := exec.LookPath(pager[0])
 	if err != nil {
 		return a.write([]byte(text))

@@ -37,8 +37,10 @@ current meanwhile.
 
 The value lies in a file that only this user can read, in a folder of its own that is kept in memory
 and removed afterwards: with what the editor leaves there, such as swap files. What an editor keeps
-elsewhere, such as a history, and what the system swaps to disk, is theirs. An end of line that the
-editor adds after a value without one is taken away again.`,
+elsewhere, such as a history, and what the system swaps to disk, is theirs. SIGTERM and SIGHUP end the
+editor and remove the folder; SIGKILL leaves it: secretagent-edit-* in $XDG_RUNTIME_DIR or /dev/shm,
+until the machine starts again. An end of line that the editor adds after a value without one is
+taken away again.`,
 		Example: `  EDITOR=nano secretagent secret edit demo/db
   secretagent secret edit demo/db --version-id v3`,
 		Args: cobra.ExactArgs(1),
@@ -147,10 +149,7 @@ func memoryFolder() (string, error) {
 // runEditor opens the file at path in the editor of the user and waits for its end. Ctrl-C is the editor's to judge;
 // with SIGTERM and SIGHUP it is asked to end as well, so that the file is removed in any case.
 func (a *app) runEditor(path string) error {
-	words := strings.Fields(cmp.Or(a.Getenv("VISUAL"), a.Getenv("EDITOR"), "vi"))
-	if len(words) == 0 {
-		return usagef("$VISUAL and $EDITOR name no program")
-	}
+	words := strings.Fields(cmp.Or(strings.TrimSpace(a.Getenv("VISUAL")), strings.TrimSpace(a.Getenv("EDITOR")), "vi"))
 	editor := exec.Command(words[0], append(words[1:], path)...)
 	editor.Stdin, editor.Stdout, editor.Stderr = a.Stdin, os.Stderr, os.Stderr // our standard output carries the answer
 	if f, ok := a.Stdin.(*os.File); ok && isTerminal(f) {

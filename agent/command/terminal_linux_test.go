@@ -67,7 +67,7 @@ func TestAPageIsPaged(t *testing.T) {
 	a := &app{terminal: terminal, Process: Process{Stdout: terminal, Getenv: func(string) string { return pager }}}
 	const page = "# Title\n\n<!-- a note -->\n| Exit | Means |\n|---|---|\n| 0 | a\\|b |\n| `a long name, longer than its column` | c |\n\nThe end.\n"
 	echo := bufio.NewReader(terminal)
-	for _, c := range []struct{ pager, title string }{{"sed s/^#/paged:/", "paged: Title"}, {"no-such-pager -x", "# Title"}} {
+	for _, c := range []struct{ pager, title string }{{"sed s/^#/paged:/", "paged: Title"}, {"no-such-pager -x", "# Title"}, {" ", "# Title"}} {
 		pager = c.pager
 		must(t, a.page(layout(page)))
 		for _, want := range []string{c.title, "", "  Exit  Means", "  0     a|b", "  `a long name, longer than its column`", "        c", "", "The end."} {
