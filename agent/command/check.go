@@ -94,7 +94,9 @@ const tokenFrom = "the token comes from the environment: "
 // probe returns what every endpoint answered, also as a table. The error is that of the first
 // failure.
 func (a *app) probe(ctx context.Context, cfg *config.Config) (probes []checkProbe, text string, failed error) {
+	done := a.progress(asking)
 	results, failed := agent.Probe(ctx, cfg, a.logger())
+	done()
 	t := newTable("ENDPOINT", "CREDENTIAL", "SECRET", "RESULT")
 	for _, r := range results {
 		p := checkProbe{Endpoint: r.Endpoint, Credential: r.Credential, SecretName: string(r.Secret)}

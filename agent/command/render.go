@@ -57,10 +57,13 @@ with values masked. It writes nothing that a check could look at: no check and n
 			defer cancel()
 			deps, flush := a.deps(cfg)
 			defer flush()
+			done := a.progress("rendering")
+			defer done()
 			if !dryRun {
 				return agent.RenderOnce(ctx, cfg, deps, agent.RenderOptions{Partial: !allOrNothing, NoHooks: noHooks})
 			}
 			diffs, err := agent.RenderDiff(ctx, cfg, deps)
+			done()
 			if err != nil {
 				return err
 			}

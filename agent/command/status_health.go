@@ -43,7 +43,9 @@ func (a *app) awaitHealth(ctx context.Context, f statusFlags, key string) error 
 		}
 		return retry.RetryableError(err)
 	}
+	done := a.progress("waiting until the agent is " + word)
 	err := retry.Do(ctx, retry.WithMaxDuration(f.wait, retry.NewConstant(waitEvery)), ask)
+	done()
 	if body == nil {
 		return err
 	}
