@@ -202,7 +202,7 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
 			f, err := openLocked(name, flag&^os.O_CREATE, perm, timeout)
 			if err != nil {
-				return nil, err
+				return nil, keyfile.Denied(name, err)
 			}
 			st, err := f.Stat()
 			if err == nil {
