@@ -37,10 +37,10 @@ current meanwhile.
 
 The value lies in a file that only this user can read, in a folder of its own that is kept in memory
 and removed afterwards: with what the editor leaves there, such as swap files. What an editor keeps
-elsewhere, such as a history, and what the system swaps to disk, is theirs. SIGTERM and SIGHUP end the
-editor and remove the folder; SIGKILL leaves it: secretagent-edit-* in $XDG_RUNTIME_DIR or /dev/shm,
-until the machine starts again. An end of line that the editor adds after a value without one is
-taken away again.`,
+elsewhere, such as a history, and what the system swaps to disk, is theirs. SIGTERM and SIGHUP end
+the editor and remove the folder. SIGKILL leaves it, secretagent-edit-* in $XDG_RUNTIME_DIR or
+/dev/shm, until the machine starts again. An end of line that the editor adds after a value without
+one is taken away again.`,
 		Example: `  EDITOR=nano secretagent secret edit demo/db
   secretagent secret edit demo/db --version-id v3`,
 		Args: cobra.ExactArgs(1),
