@@ -8,6 +8,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
 		clock := newClock()
 		opts := testOptions(t)

@@ -2,10 +2,12 @@ package etcd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -15,6 +17,11 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/grpclog"
+	"google.golang.org/grpc/status"
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
@@ -30,8 +37,11 @@ type db struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu   sync.Mutex
-	made *clientv3.Client // by client
+	mu      sync.Mutex
+	made    *clientv3.Client  // by connect
+	with    [sha256.Size]byte // credentials of made
+	making  singleflight.Group
+	trouble atomic.Pointer[string] // why no member can be reached
 
 	viewHints, updateHints *lru.Cache[string, []string]
 
@@ -49,6 +59,9 @@ var (
 )
 
 const keptHints = 4096
+
+// What there is to say comes as errors: nothing is to write to standard error past the log.
+func init() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) }
 
 func newDB(opts Options) *db {
 	d := &db{opts: opts, log: opts.Logger, watch: newWatch(), again: make(chan struct{}, 1)}
@@ -72,22 +85,53 @@ func (d *db) Place() builtin.Place {
 }
 
 // client returns the connection to the cluster. With a user, making it needs an answer of etcd: until
-// there is one, each call tries anew.
-func (d *db) client() (*clientv3.Client, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+// there is one, those who wait share an attempt, none of them longer than ctx.
+func (d *db) client(ctx context.Context) (*clientv3.Client, error) {
 	if d.ctx.Err() != nil {
 		return nil, builtin.ErrClosed
 	}
-	if d.made != nil {
-		return d.made, nil
+	if made := d.connected(); made != nil {
+		return made, nil
+	}
+	select {
+	case attempt := <-d.making.DoChan("", func() (any, error) { return d.connect() }):
+		if attempt.Err != nil {
+			return nil, attempt.Err
+		}
+		return attempt.Val.(*clientv3.Client), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (d *db) connected() *clientv3.Client {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.made
+}
+
+// connect makes the connection, unless an attempt before has. Only one is at work at a time.
+func (d *db) connect() (*clientv3.Client, error) {
+	if made := d.connected(); made != nil {
+		return made, nil
 	}
 	config := clientv3.Config{
 		Context: d.ctx, Endpoints: d.opts.Endpoints, DialTimeout: d.opts.Timeout, Username: d.opts.User, Logger: zap.NewNop(),
-		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second, PermitWithoutStream: true,
+		// Only while something is asked: etcd hangs up on who pings it otherwise.
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(d.noteTrouble),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialMax},
+				MinConnectTimeout: d.opts.Timeout,
+			}),
+		},
 	}
-	var err error
-	if config.TLS, err = d.opts.tls(); err == nil && d.opts.User != "" {
+	with, err := d.opts.credentials()
+	if err == nil {
+		config.TLS, err = d.opts.tls()
+	}
+	if err == nil && d.opts.User != "" {
 		config.Password, err = d.opts.password()
 	}
 	if err != nil {
@@ -97,8 +141,69 @@ func (d *db) client() (*clientv3.Client, error) {
 	if err != nil {
 		return nil, d.failure(err, false)
 	}
-	d.made = client
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ctx.Err() != nil {
+		_ = client.Close()
+		return nil, builtin.ErrClosed
+	}
+	d.made, d.with = client, with
 	return client, nil
+}
+
+// redialMax is how long a member that was not there may be back before it is noticed.
+const redialMax = 2 * time.Second
+
+// noteTrouble keeps why no member can be reached: the client of etcd tells only that time is over.
+func (d *db) noteTrouble(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, in, out, conn, opts...)
+	if _, why, ok := strings.Cut(status.Convert(err).Message(), "connection error: desc = "); ok {
+		d.trouble.Store(&why)
+	} else if err == nil {
+		d.trouble.Store(nil)
+	}
+	return err
+}
+
+// renew gives up a connection that was made with a password or CA that is no longer the one in its file.
+func (d *db) renew() {
+	if d.opts.PasswordFile == "" && d.opts.CAFile == "" {
+		return
+	}
+	now, err := d.opts.credentials()
+	if err != nil {
+		return // it may be about to be written
+	}
+	d.mu.Lock()
+	old, endWatch := d.made, d.endWatch
+	if old == nil || d.with == now {
+		d.mu.Unlock()
+		return
+	}
+	d.made = nil
+	d.mu.Unlock()
+	if endWatch != nil {
+		endWatch()
+	}
+	_ = old.Close()
+	d.log.Info("etcd is connected to anew: the password or the CA has changed")
+}
+
+// credentials returns a digest of what a connection is made with and does not read again itself.
+func (o *Options) credentials() (sum [sha256.Size]byte, err error) {
+	hash := sha256.New()
+	for _, path := range []string{o.PasswordFile, o.CAFile} {
+		if path == "" {
+			continue
+		}
+		content, err := keyfile.ReadFile(path, maxFile)
+		if err != nil {
+			return sum, err
+		}
+		part := sha256.Sum256(content)
+		hash.Write(part[:])
+	}
+	return [sha256.Size]byte(hash.Sum(nil)), nil
 }
 
 // tls returns how to talk to the cluster; nil for plain text. The certificate of the client is read for
@@ -153,10 +258,8 @@ const maxFile = 1 << 20
 // Close ends the watch and all calls.
 func (d *db) Close() error {
 	d.cancel()
-	d.mu.Lock()
-	client := d.made
-	d.mu.Unlock()
 	d.done.Wait()
+	client := d.connected()
 	if client == nil {
 		return nil
 	}

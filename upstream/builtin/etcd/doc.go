@@ -25,10 +25,13 @@
 // [upstream.ErrUnavailable] that says that the outcome is unknown. Repeating a PutSecretValue is safe: the same
 // version id with the same value changes nothing.
 //
+// The certificate of the agent is read for each connection, its password and the CA when a request fails:
+// when they have changed, the connection is made anew.
+//
 // # Changes
 //
 // A watch tells of each change, also those of this store: a writer is answered after its own change was told,
-// unless that takes more than a second. A watch that gives no sign of life for 10 s is taken to be
+// unless that takes more than a second. A watch that gives no sign of life for 10 to 15 s is taken to be
 // broken; it goes on where it was, and where etcd has compacted that, everything is read anew, and
 // [upstream.AnySecret] is told. Lists are made of what was told: they show every change of this store, and those of
 // others some milliseconds later. While the watch is broken they fail.
@@ -47,6 +50,8 @@
 //	PREFIX values/ name 0x00 version id  sealed value
 //	PREFIX keys/ key id, 4 bytes         sealed note of when the key was first used
 //	PREFIX seeded/ name                  the seed of that name is done
+//
+// No part of a prefix has the name of one of these: one prefix may be below another, and their keys stay apart.
 //
 // Ciphertext is bound to prefix, name and version: it opens in no other place.
 //

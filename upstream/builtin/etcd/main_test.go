@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 // server is an etcd of one member.
 type server struct {
 	url  string
+	tls  *tls.Config // of client
 	args []string
 	cmd  *exec.Cmd
 }
@@ -48,11 +50,16 @@ func newServer(tb testing.TB, dir string, flags ...string) *server {
 	if err != nil {
 		tb.Skip("skipped: there is no etcd here (Debian has it in etcd-server)")
 	}
-	s := &server{url: "http://" + freeAddress(tb)}
+	return newServerAt(tb, &server{url: "http://" + freeAddress(tb)}, program, dir, flags...)
+}
+
+func newServerAt(tb testing.TB, s *server, program, dir string, flags ...string) *server {
+	tb.Helper()
 	peer := "http://" + freeAddress(tb)
 	s.args = append([]string{
 		program, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", s.url, "--advertise-client-urls", s.url,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer, "--logger", "zap", "--log-level", "error",
+		"--heartbeat-interval", "20", "--election-timeout", "200", // a lone member waits that long before it leads
 	}, flags...)
 	s.start(tb)
 	return s
@@ -91,7 +98,7 @@ func (s *server) stop() {
 // client is one that is not ours. The caller closes it.
 func (s *server) client(tb testing.TB) *clientv3.Client {
 	tb.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.url}, Logger: zap.NewNop()})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.url}, TLS: s.tls, Logger: zap.NewNop()})
 	must(tb, err)
 	return client
 }

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -316,12 +317,15 @@ func (t *tx) commit() (int64, error) {
 
 // txn makes one request. Without comparisons it is a read.
 func (d *db) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
-	client, err := d.client()
+	limited, cancel := context.WithTimeout(ctx, d.opts.Timeout)
+	defer cancel()
+	client, err := d.client(limited)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		err = d.failure(err, false)
+	}
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, d.opts.Timeout)
-	defer cancel()
 	writes := len(cmps) > 0
 	answer, err := client.Txn(limited).If(cmps...).Then(ops...).Commit()
 	if err == nil {
@@ -340,7 +344,11 @@ func (d *db) failure(err error, writes bool) error {
 		return builtin.ErrClosed
 	default:
 	}
+	d.renew()
 	text := strings.TrimPrefix(err.Error(), "etcdserver: ")
+	if why := d.trouble.Load(); why != nil && errors.Is(err, context.DeadlineExceeded) {
+		text = *why
+	}
 	if e, ok := err.(rpctypes.EtcdError); ok {
 		switch e {
 		case rpctypes.ErrCompacted, rpctypes.ErrFutureRev:

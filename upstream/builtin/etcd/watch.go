@@ -133,7 +133,7 @@ func (d *db) follow() {
 // followOnce tells of everything, unless that was done, and of changes from then on. It returns why it
 // has ended.
 func (d *db) followOnce() error {
-	client, err := d.client()
+	client, err := d.client(d.ctx)
 	if err != nil {
 		return err
 	}
