@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -52,6 +53,7 @@ func TestOthersHear(t *testing.T) {
 // TestManyWriters lets stores write to the same secrets at the same time: each write is acknowledged
 // once, versions are as many as were put, and the rules hold.
 func TestManyWriters(t *testing.T) {
+	t.Parallel()
 	opts := testOptions(t)
 	opts.MaxVersions = 100
 	stores := []*Store{mustOpen(t, opts), mustOpen(t, another(opts)), mustOpen(t, another(opts))}
@@ -81,6 +83,7 @@ func TestManyWriters(t *testing.T) {
 
 // TestOnceInEffect seeds and purges from several stores at the same time.
 func TestOnceInEffect(t *testing.T) {
+	t.Parallel()
 	opts, clock := testOptions(t), newClock()
 	opts.Now = clock.now
 	seed := []upstream.CreateSecretInput{{SecretName: "seeded", VersionID: "v1", SecretData: upstream.NewSecretData([]byte("x"))}}
@@ -189,6 +192,26 @@ func TestCompaction(t *testing.T) {
 		out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{})
 		return err == nil && out.TotalCount == 1
 	})
+}
+
+// TestNothingOlderIsTold: what the watch brings of before a resync is told by then.
+func TestNothingOlderIsTold(t *testing.T) {
+	d := newDB(Options{})
+	var told []string
+	d.Observe(func(notices []builtin.Notice) {
+		for _, r := range notices[0].Records {
+			told = append(told, string(r.Sealed))
+		}
+	})
+	d.watch.rev = 5 // by a resync
+	event := func(rev int64) *clientv3.Event {
+		return &clientv3.Event{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{Key: []byte("secrets/a"), Value: fmt.Append(nil, rev), ModRevision: rev}}
+	}
+	d.tell("secrets/", []*clientv3.Event{event(4), event(5)})
+	d.tell("secrets/", []*clientv3.Event{event(5), event(6)})
+	if fmt.Sprint(told) != "[6]" || d.watch.rev != 6 {
+		t.Errorf("told %v, at %d", told, d.watch.rev)
+	}
 }
 
 // TestKeyrings: an agent with another keyring serves what it can, says what it cannot, and writes nothing
@@ -314,6 +337,7 @@ func TestNoSpace(t *testing.T) {
 
 // TestTheLargestSecret: no legal secret is too large for a transaction.
 func TestTheLargestSecret(t *testing.T) {
+	t.Parallel()
 	opts := testOptions(t)
 	opts.MaxVersions = 100
 	s := mustOpen(t, opts)
@@ -357,6 +381,7 @@ func TestBadOptions(t *testing.T) {
 		{"no URL", func(o *Options) { o.Endpoints = []string{"etcd-0:2379"} }, "endpoints: each must be a URL"},
 		{"both schemes", func(o *Options) { o.Endpoints = append(o.Endpoints, "https://etcd-1:2379") }, "endpoints: https://etcd-1:2379: must have the scheme"},
 		{"a prefix without end", func(o *Options) { o.Prefix = "/p" }, "prefix: /p: must have"},
+		{"a prefix within another", func(o *Options) { o.Prefix = "/p/secrets/" }, "prefix: /p/secrets/: must have no part \"secrets\""},
 		{"half a certificate", func(o *Options) { o.CertFile = "x" }, "tls: certFile and keyFile"},
 		{"half a user", func(o *Options) { o.User = "x" }, "user: x: user and passwordFile"},
 		{"no keyring", func(o *Options) { o.Keyring += ".none" }, "keyring: "},

@@ -57,6 +57,11 @@ func (o Options) Validate() error {
 	if o.Prefix == "" || !strings.HasSuffix(o.Prefix, "/") || strings.ContainsFunc(o.Prefix, func(r rune) bool { return r <= ' ' || r > '~' }) || len(o.Prefix) > 256 {
 		problems.Addf("prefix", o.Prefix, "must have 1 to 256 printable ASCII characters and end with a slash, such as /secretagent/prod/")
 	}
+	for s := builtin.Records; s < builtin.Spaces; s++ {
+		if strings.Contains(o.Prefix, "/"+s.String()+"/") {
+			problems.Addf("prefix", o.Prefix, "must have no part %q: that is where the keys of a prefix above it are", s)
+		}
+	}
 	if (o.CertFile == "") != (o.KeyFile == "") {
 		problems.Addf("tls", "", "certFile and keyFile belong together: set both or none")
 	}

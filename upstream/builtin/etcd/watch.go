@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -191,6 +192,10 @@ func (d *db) followOnce() error {
 // watch that has been made is up.
 func (d *db) tell(space string, events []*clientv3.Event) {
 	var last int64
+	d.watch.mu.Lock()
+	told := d.watch.rev // a resync may be ahead of the watch
+	d.watch.mu.Unlock()
+	events = slices.DeleteFunc(events, func(e *clientv3.Event) bool { return e.Kv.ModRevision <= told })
 	if len(events) > 0 {
 		records := make([]builtin.SealedRecord, len(events))
 		for i, e := range events {
