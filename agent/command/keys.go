@@ -18,8 +18,9 @@ func (a *app) keysCommand() *cobra.Command {
 	return group("keys", "Manage the keyring of the built-in backend",
 		`Make a keyring, and list, rotate and remove the keys that encrypt the database of the built-in
 backend.
-The keyring is a file of its own, upstream.local.keyring. list, rotate and remove need the database
-for themselves: stop the agent first.`,
+The keyring is a file of its own, upstream.local.keyring; that of upstream.etcd is changed by hand,
+as the help on configuration says. list, rotate and remove need the database for themselves: stop
+the agent first.`,
 		a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand(), a.keysRemoveCommand())
 }
 
@@ -184,7 +185,11 @@ func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 		return err
 	}
 	if cfg.Upstream.Local == nil {
-		return usagef("the keyring that is managed here belongs to upstream.local; that of upstream.etcd is a file that every agent is given, and the keys of Alibaba Cloud KMS are managed there")
+		if cfg.Upstream.Etcd != nil {
+			return withHint(usagef("keys of upstream.etcd are not changed by this command: other agents could not read what a key protects that they lack, and nothing here knows which keys they hold"),
+				"change the keyring by hand: hand every agent a keyring with the new key first, and make it primary when all have it; secretagent help configuration says how")
+		}
+		return usagef("the keyring that is managed here belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
 	}
 	store, err := agent.OpenStore(cfg.Upstream.Local, a.logger())
 	if err != nil {

@@ -2,9 +2,12 @@ package etcd
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +20,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/upstreamtest"
 )
 
@@ -244,6 +248,60 @@ func TestKeyrings(t *testing.T) {
 	until(t, "everything can be read", func() bool { return other.Stats().Unreadable == 0 })
 	wantValue(t, other, "a", "one")
 	must(t, put(other, "a", "v2", "two"))
+}
+
+// TestKeysAreExchangedByHand as the help on configuration says: everywhere first, primary then. At no step
+// does an agent meet what it cannot read.
+func TestKeysAreExchangedByHand(t *testing.T) {
+	opts := testOptions(t)
+	fresh := filepath.Join(t.TempDir(), "new.json")
+	_, err := keyfile.CreateKeyring(fresh)
+	must(t, err)
+	read := func(path string) (ring map[string]any) {
+		content, err := os.ReadFile(path)
+		must(t, err)
+		must(t, json.Unmarshal(content, &ring))
+		return ring
+	}
+	rings := []string{opts.Keyring, filepath.Join(t.TempDir(), "keyring.json")}
+	ring, err := os.ReadFile(opts.Keyring)
+	must(t, err)
+	must(t, os.WriteFile(rings[1], ring, 0o600))
+	second := opts
+	second.Keyring = rings[1]
+	stores := []*Store{mustOpen(t, opts), mustOpen(t, second)}
+	must(t, create(stores[0], "a", "v0", "v0"))
+	added := read(opts.Keyring)
+	added["key"] = append(added["key"].([]any), read(fresh)["key"].([]any)...)
+	primary := maps.Clone(added)
+	primary["primaryKeyId"] = read(fresh)["primaryKeyId"]
+	for step, ring := range []map[string]any{added, primary} {
+		for i, s := range stores {
+			content, err := json.Marshal(ring)
+			must(t, err)
+			must(t, os.WriteFile(rings[i], content, 0o600))
+			commit, err := s.ReadKeyring()
+			must(t, err)
+			commit()
+			for w, writer := range stores {
+				id := fmt.Sprintf("v1-%d-%d-%d", step, i, w)
+				must(t, put(writer, "a", id, id))
+				must(t, create(writer, "new/"+id, id, id))
+				for _, reader := range stores {
+					wantValue(t, reader, "a", id)
+					wantValue(t, reader, "new/"+id, id)
+				}
+			}
+		}
+	}
+	if keys, err := stores[1].Keys(); err != nil || len(keys) != 2 || !keys[1].Primary || keys[1].Secrets == 0 {
+		t.Errorf("keys %+v, %v", keys, err)
+	}
+	for _, s := range stores {
+		if n := s.Stats().Unreadable; n > 0 {
+			t.Errorf("%d secrets cannot be read", n)
+		}
+	}
 }
 
 // TestCiphertextIsBound: what is sealed under one prefix, name or version opens nowhere else.
