@@ -32,7 +32,7 @@ type Options struct {
 	// Timeout bounds each request; zero means 5 s.
 	Timeout time.Duration
 
-	// pulse is how often the watch must give a sign of life; zero means 5 s.
+	// pulse is how often the watch must give a sign of life; zero means 5 s, or Timeout where that is less.
 	pulse time.Duration
 }
 
@@ -114,7 +114,7 @@ func Open(opts Options) (*Store, error) {
 		return nil, err
 	}
 	opts.Timeout = cmp.Or(opts.Timeout, 5*time.Second)
-	opts.pulse = cmp.Or(opts.pulse, 5*time.Second)
+	opts.pulse = cmp.Or(opts.pulse, min(5*time.Second, opts.Timeout))
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
