@@ -41,6 +41,14 @@ func TestCommand(t *testing.T) {
 		t.Errorf("error %v, log %s", err, log)
 	}
 
+	// A shell's echo makes of the backslashes what it likes.
+	hide = []upstream.SecretValue{{SecretData: upstream.NewSecretData([]byte(`{"password":")$\"+e$2W;>?5|O*>b;%I\\eI)!"}`))}}
+	for _, spelled := range []string{`)$\\\"+e$2W;>?5|O*>b;%I\\\\eI)!`, `)$\\"+e$2W;>?5|O*>b;%I\\eI)!`, `)$"+e$2W;>?5|O*>b;%I\eI)!`, `)%24%22%2Be%242W%3B%3E%3F5%7CO*%3Eb%3B%25I%5CeI)!`} {
+		if _, log, err := run(Command{}, "cat <<'E'\n"+spelled+"\nE\nexit 3"); err == nil || !strings.HasSuffix(err.Error(), "exit status 3: [masked]") || strings.Contains(log, "2W") {
+			t.Errorf("error %v, log %s", err, log)
+		}
+	}
+
 	// An answer is exact, and no log hears of it, nor of what standard error tells of it.
 	answer, log, err := run(Command{Input: []byte("in"), Answer: 100}, `printf '%s MARKER-new\n' "$(cat)"; echo "made MARKER-new" >&2`)
 	if err != nil || answer != "in MARKER-new\n" || strings.Contains(log, "MARKER-new") || !strings.Contains(log, "made [masked]") {

@@ -3,6 +3,7 @@ package render
 import (
 	"encoding/base64"
 	"encoding/json"
+	"iter"
 	"maps"
 	"net/url"
 	"slices"
@@ -41,7 +42,8 @@ func newMasker(values []upstream.SecretValue) *masker {
 			add(base64.StdEncoding.EncodeToString([]byte(line)))
 			add(base64.RawURLEncoding.EncodeToString([]byte(line)))
 			add(url.QueryEscape(line))
-			add(strings.ReplaceAll(url.QueryEscape(line), "+", "%20")) // as most other languages
+			add(unescapedMarks.Replace(url.QueryEscape(line))) // as JavaScript and jq do
+			add(strings.ReplaceAll(url.QueryEscape(line), "+", "%20"))
 			add(propertiesKey(line))
 			add(propertiesValue(line))
 			if decoded, ok := upstream.DecodeBase64([]byte(line)); ok {
@@ -89,6 +91,9 @@ func newMasker(values []upstream.SecretValue) *masker {
 	return &masker{values: slices.Collect(maps.Keys(seen))}
 }
 
+// unescapedMarks makes of a part of a URL as Go writes it that of encodeURIComponent.
+var unescapedMarks = strings.NewReplacer("+", "%20", "%21", "!", "%27", "'", "%28", "(", "%29", ")", "%2A", "*")
+
 // jsonInJSON returns s as it is spelled in JSON text that is a string of other JSON text, as in
 // what the commands of a rotation get.
 func jsonInJSON(s string) (string, error) {
@@ -104,6 +109,19 @@ func separates(r rune) bool {
 	return unicode.IsSpace(r) || strings.ContainsRune("\"'`,;#=(){}[]<>|&$\\", r)
 }
 
+// occurrences yields where part is in text, also where it overlaps itself.
+func occurrences(text, part string) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for at := 0; ; at++ {
+			i := strings.Index(text[at:], part)
+			if i < 0 || !yield(at+i) {
+				return
+			}
+			at += i
+		}
+	}
+}
+
 // mask returns text without the values. cut says that text was cut off at its end, where a
 // piece of a value may have remained.
 func (m *masker) mask(text string, cut bool) string {
@@ -113,14 +131,23 @@ func (m *masker) mask(text string, cut bool) string {
 			hidden[i] = true
 		}
 	}
+	// A shell's echo takes some of the backslashes of a quoted value away: they do not count.
+	var bare []byte
+	var origin []int // of each byte of bare, in text
+	for i := range len(text) {
+		if text[i] != '\\' {
+			bare, origin = append(bare, text[i]), append(origin, i)
+		}
+	}
+	plain := string(bare)
 	for _, v := range m.values {
-		for at := 0; ; at++ {
-			i := strings.Index(text[at:], v)
-			if i < 0 {
-				break
-			}
-			at += i
+		for at := range occurrences(text, v) {
 			hide(at, at+len(v))
+		}
+		if short := strings.ReplaceAll(v, `\`, ""); len(short) >= minMasked {
+			for at := range occurrences(plain, short) {
+				hide(origin[at], origin[at+len(short)-1]+1)
+			}
 		}
 		for n := min(len(v)-1, len(text)); cut && n > 0; n-- {
 			if strings.HasSuffix(text, v[:n]) {
