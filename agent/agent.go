@@ -142,8 +142,6 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 		return nil, ofCache(err)
 	}
 	a.undo.add("cache", a.cache.Close)
-	cancel := a.backend.OnChange(a.changed)
-	a.undo.add("change notices", func() error { cancel(); return nil })
 
 	if cfg.Exec != nil && len(cfg.Exec.Command) > 0 {
 		if a.child, err = newSupervisor(a.cache, cfg, deps, nil, nil, a.metrics.observeChild); err != nil {
@@ -190,6 +188,10 @@ func New(ctx context.Context, cfg *config.Config, deps Deps) (_ *Agent, err erro
 	if err := a.openAPI(&cfg.Upstream); err != nil {
 		return nil, err
 	}
+	// Nothing has been read yet that a notice could have made old, and all that a notice is passed on
+	// to is there now: the backend on etcd tells from another goroutine at any moment.
+	cancel := a.backend.OnChange(a.changed)
+	a.undo.add("change notices", func() error { cancel(); return nil })
 	noteToken(&cfg.Endpoint, a.log)
 	a.noteShutOut(now.callers)
 	a.seen = fingerprint(cfg.Files())
