@@ -89,22 +89,35 @@ func (a *app) secretNames(ctx context.Context) (names []string) {
 			}
 		}
 	})
+	for _, s := range a.running(ctx).Secrets {
+		if s.Held || s.Declared {
+			names = append(names, string(s.SecretName))
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// filePaths returns what the running agent renders.
+func (a *app) filePaths(ctx context.Context, _ []string, _ string) (paths []string) {
+	for _, f := range a.running(ctx).Files {
+		paths = append(paths, f.Path)
+	}
+	return paths
+}
+
+// running returns the status of the running agent; an empty one where it cannot be had.
+func (a *app) running(ctx context.Context) (status agent.Status) {
 	body, err := a.askOperator(ctx, reachFlags{}, http.MethodGet, "/status")
 	if err != nil {
 		if c, _, failed := a.client(reachFlags{}); failed == nil {
 			body, err = c.call(ctx, http.MethodGet, "/status", nil)
 		}
 	}
-	var status agent.Status
-	if err == nil && json.Unmarshal(body, &status) == nil {
-		for _, s := range status.Secrets {
-			if s.Held || s.Declared {
-				names = append(names, string(s.SecretName))
-			}
-		}
+	if err != nil || json.Unmarshal(body, &status) != nil {
+		return agent.Status{}
 	}
-	slices.Sort(names)
-	return names
+	return status
 }
 
 // versions returns those of the secret that args begin with, from the built-in backend.

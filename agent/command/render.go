@@ -2,12 +2,15 @@ package command
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"secretagent/agent"
+	"secretagent/agent/config"
 )
 
 func (a *app) renderCommand() *cobra.Command {
@@ -17,7 +20,7 @@ func (a *app) renderCommand() *cobra.Command {
 		out                                       output
 	)
 	cmd := &cobra.Command{
-		Use:   "render",
+		Use:   "render [FILE…]",
 		Short: "Render the files of the configuration once, then exit",
 		Long: `Render all templates and sets of the configuration once, run the hooks of what changed, and exit:
 for init containers and CI. No agent is needed: the values come from the running agent of the
@@ -31,13 +34,17 @@ that failed is listed, with the reason. Reads that fail for a passing reason are
 Where the built-in backend has no files yet it makes them, with their seed, as a start of the
 agent does; --dry-run does not.
 
---dry-run publishes nothing and lists the files that would change; --diff shows the lines,
-with values masked. It writes nothing that a check could look at: no check and no hook runs.`,
+--dry-run publishes nothing and lists the files that would change, of those that are named, if any
+are: destinations of templates, sets or files in these. --diff shows the lines, with values masked.
+It writes nothing that a check could look at: no check and no hook runs.`,
 		Example: `  secretagent render --once --timeout 1m
   secretagent render --once --dry-run --diff`,
-		Args: cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, _ []string) error {
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: a.complete(a.filePaths),
+		RunE: a.run(func(ctx context.Context, files []string) error {
 			switch {
+			case len(files) > 0 && !dryRun:
+				return withHint(usagef("%s: files are named to --dry-run only", files[0]), "without it all are rendered, or none")
 			case !once:
 				return withHint(usagef("--once=false: this verb does not stay"), "secretagent run keeps files current")
 			case diff && !dryRun:
@@ -51,6 +58,9 @@ with values masked. It writes nothing that a check could look at: no check and n
 			}
 			cfg, err := a.loadConfig(agent.CheckFiles(noHooks))
 			if err != nil {
+				return err
+			}
+			if files, err = destinations(cfg, files); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -67,6 +77,7 @@ with values masked. It writes nothing that a check could look at: no check and n
 			if err != nil {
 				return err
 			}
+			diffs = slices.DeleteFunc(diffs, func(d agent.FileDiff) bool { return !isOrHolds(files, d.Path) })
 			var text strings.Builder
 			for i := range diffs {
 				d := &diffs[i]
@@ -93,4 +104,36 @@ with values masked. It writes nothing that a check could look at: no check and n
 	f.BoolVar(&noHooks, "no-hooks", false, "run no hooks and owe none")
 	f.DurationVar(&timeout, "timeout", 30*time.Second, "longest wait for the upstream")
 	return out.of(cmd)
+}
+
+// destinations returns absolute paths of files that are the configuration's, or folders that have one.
+func destinations(cfg *config.Config, files []string) ([]string, error) {
+	var known []string
+	for i := range cfg.Templates {
+		known = append(known, string(cfg.Templates[i].Destination))
+	}
+	for i := range cfg.Sets {
+		for j := range cfg.Sets[i].Files {
+			known = append(known, filepath.Join(string(cfg.Sets[i].Directory), cfg.Sets[i].Files[j].Name))
+		}
+	}
+	var found []string
+	for _, file := range files {
+		path, err := filepath.Abs(file)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(known, func(k string) bool { return isOrHolds([]string{path}, k) }) {
+			return nil, usagef("%s: the configuration renders nothing there", file)
+		}
+		found = append(found, path)
+	}
+	return found, nil
+}
+
+// isOrHolds reports whether path is one of files or below it; without files, whatever it is.
+func isOrHolds(files []string, path string) bool {
+	return len(files) == 0 || slices.ContainsFunc(files, func(f string) bool {
+		return path == f || strings.HasPrefix(path, strings.TrimSuffix(f, string(filepath.Separator))+string(filepath.Separator))
+	})
 }
