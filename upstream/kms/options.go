@@ -180,7 +180,7 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 	}
 	name, ok := hostname(e.Host)
 	if !ok && e.Host != "" {
-		p.Addf("host", e.Host, "must be a host name, with :port if need be; the scheme has a key of its own")
+		p.Addf("host", withoutUser(e.Host), "must be a host name, with :port if need be; the scheme has a key of its own")
 	}
 	loopback := isLoopback(name)
 	if shared := sharedHost.FindStringSubmatch(strings.ToLower(name)); shared != nil {

@@ -137,14 +137,18 @@ var stsCodes = []struct{ code, what, fix string }{
 // checkSTS adds the problems of what says which STS is asked.
 func (o CredentialOptions) checkSTS(p *upstream.OptionErrors) {
 	if _, ok := hostname(o.STSEndpoint); !ok && o.STSEndpoint != "" {
-		p.Addf("stsEndpoint", o.STSEndpoint, "must be a host name, without scheme or path")
+		p.Addf("stsEndpoint", withoutUser(o.STSEndpoint), "must be a host name, without scheme or path")
 	}
 	if host := stsFromEnvironment(); host != "" && o.STSEndpoint == "" && o.asksSTS() {
 		if _, ok := hostname(host); !ok {
-			p.Addf("stsEndpoint", host, "the variable %s must be a host name, without path", stsVariable)
+			p.Addf("stsEndpoint", withoutUser(host), "the variable %s must be a host name, without path", stsVariable)
 		}
 	}
 }
+
+// withoutUser returns what a message may show of text that should be a host: a user and password before
+// it are not for others.
+func withoutUser(text string) string { return text[strings.LastIndexByte(text, '@')+1:] }
 
 // stsTypes are the types that ask STS, or may.
 const stsTypes = "default oidc_role_arn profile ram_role_arn"

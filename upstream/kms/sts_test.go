@@ -141,3 +141,20 @@ func TestWhereTheDefaultChainEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestAUserBeforeAHostIsNotShown: whoever writes credentials into the name of a host is told, without them.
+func TestAUserBeforeAHostIsNotShown(t *testing.T) {
+	const host = "user:MARKER@sts.example.com"
+	shows := func(what string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "must be a host name") || strings.Contains(err.Error(), "MARKER") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	o := kms.CredentialOptions{Type: "default", STSEndpoint: host}
+	shows("the option", o.Validate())
+	o.STSEndpoint = ""
+	t.Setenv("ALIBABA_CLOUD_STS_ENDPOINT", host)
+	shows("the variable", o.Validate())
+	shows("a gateway", kms.Options{Endpoints: []kms.Endpoint{{Host: host}}}.Validate())
+}
