@@ -194,8 +194,13 @@ func TestSixtyFourCallersShareEightConnections(t *testing.T) {
 		})
 	}
 	calling.Wait()
-	if n := proxy.Connections(); n > 8 {
-		t.Errorf("%d connections, at most 8 are allowed", n)
+	if n := proxy.AtOnce(); n > 8 {
+		t.Errorf("%d requests at once, at most 8 are allowed", n)
+	}
+	// net/http gives up a connection whose answer came long before it knew that the request was written: on a
+	// busy machine some are made anew.
+	if n := proxy.Connections(); n > 32 {
+		t.Errorf("%d connections for %d requests: they are not used again", n, proxy.Requests())
 	}
 }
 

@@ -122,6 +122,8 @@ type Faulty struct {
 	connections, requests atomic.Int64
 
 	mu      sync.Mutex
+	running int // requests that have arrived and were not answered yet
+	most    int // of them at once
 	fault   Fault
 	queue   []Fault       // of the next requests, before fault
 	changed chan struct{} // closed when the fault changes
@@ -175,8 +177,25 @@ func (f *Faulty) Connections() int { return int(f.connections.Load()) }
 // Requests returns how many requests arrived.
 func (f *Faulty) Requests() int { return int(f.requests.Load()) }
 
+// AtOnce returns how many requests, at most, were there at the same time.
+func (f *Faulty) AtOnce() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
+// count counts a request in or out. A short answer leaves after that.
+func (f *Faulty) count(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running += n
+	f.most = max(f.most, f.running)
+}
+
 // serve takes in a whole request and lets it meet its fault.
 func (f *Faulty) serve(w http.ResponseWriter, r *http.Request) {
+	f.count(1)
+	defer f.count(-1)
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		hangUp()
