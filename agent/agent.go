@@ -249,7 +249,7 @@ func (a *Agent) openAPI(cfg *config.Upstream) error {
 	}
 	var err error
 	a.api, err = kmsserver.New(a.backend.served(a.cache), kmsserver.Options{
-		AccessKeys: accessKeys(api.AccessKeys), Watch: true, Operator: a.endpoint.Operator, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api"),
+		AccessKeys: accessKeys(api.AccessKeys), Watch: true, Operator: a.operate, Observe: a.metrics.observeRequest, Logger: a.log.With("part", "kms-api"),
 	})
 	if err != nil {
 		return inSection(section, err)

@@ -75,6 +75,9 @@ type backend interface {
 	// run does what there is to do in the background, until ctx ends.
 	run(ctx context.Context) error
 
+	// operations returns what whoever runs the agent may ask of it, by method and path.
+	operations() map[string]operation
+
 	status(s *UpstreamStatus)
 	collect(s sink)
 

@@ -100,6 +100,8 @@ func (b *alibabaBackend) GetSecretValue(ctx context.Context, ref upstream.Secret
 	return b.current.Load().GetSecretValue(ctx, ref)
 }
 
+func (b *alibabaBackend) operations() map[string]operation { return nil }
+
 // OnChange calls changed where the endpoint in use is another agent, which tells of changes; the
 // cloud does not. It has room for one.
 func (b *alibabaBackend) OnChange(changed func(upstream.SecretName)) (cancel func()) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"time"
 
 	"secretagent/agent/config"
@@ -18,6 +19,7 @@ import (
 	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
 )
 
 // builtinKind is the built-in backend.
@@ -113,6 +115,7 @@ type builtinStore interface {
 	OnChange(fn func(upstream.SecretName)) (cancel func())
 	Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error
 	Unseeded(ctx context.Context, secrets []upstream.CreateSecretInput) ([]upstream.SecretName, error)
+	Keys() ([]builtin.Key, error)
 	Run(ctx context.Context) error
 	Close() error
 }
@@ -133,6 +136,15 @@ func (b builtinCommon) manager() upstream.Manager { return b.Manager }
 func (b builtinCommon) rotated() rotation.Upstream { return b.Manager }
 
 func (b builtinCommon) served(*cache.Cache) upstream.Manager { return b.Manager }
+
+func (b builtinCommon) operations() map[string]operation {
+	return map[string]operation{
+		"GET /keys": func(context.Context, url.Values) (*kmsserver.Operated, error) {
+			keys, err := b.builtinStore.Keys()
+			return operated(KeysAnswer{keys}, err)
+		},
+	}
+}
 
 func (b builtinCommon) Close() error { return b.builtinStore.Close() }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,8 +20,8 @@ func (a *app) keysCommand() *cobra.Command {
 		`Make a keyring, and list, rotate and remove the keys that encrypt the database of the built-in
 backend.
 The keyring is a file of its own, upstream.local.keyring; that of upstream.etcd is changed by hand,
-as the help on configuration says. list, rotate and remove need the database for themselves: stop
-the agent first.`,
+as the help on configuration says. rotate and remove need the database for themselves: stop the
+agent first.`,
 		a.keysInitCommand(), a.keysListCommand(), a.keysRotateCommand(), a.keysRemoveCommand())
 }
 
@@ -59,12 +60,8 @@ many secrets and values each still protects. A key that protects none is no long
 by this database: "keys remove" takes it out.`,
 		Example: `  secretagent keys list`,
 		Args:    cobra.NoArgs,
-		RunE: a.run(func(_ context.Context, _ []string) error {
-			return a.withStore(func(store *agent.Store) error {
-				keys, err := store.Keys()
-				if err != nil {
-					return err
-				}
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			return a.withKeys(ctx, func(keys []agent.Key) error {
 				answer := make([]keyAnswer, 0, len(keys))
 				t := newTable("KEY", "STATUS", "USE", "FIRST SEEN", "SECRETS", "VALUES")
 				for _, k := range keys {
@@ -178,6 +175,34 @@ func primaryKey(store *agent.Store) (id string, err error) {
 	return id, err
 }
 
+var errKeysOfTheCloud = usagef("the keyring that is managed here belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
+
+// withKeys calls fn with the keys, as the running agent tells them or, where none runs, from the files.
+func (a *app) withKeys(ctx context.Context, fn func([]agent.Key) error) error {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	if cfg.Upstream.Alibaba != nil {
+		return errKeysOfTheCloud
+	}
+	var answer agent.KeysAnswer
+	running, err := agent.OperateJSON(ctx, cfg, http.MethodGet, "/keys", nil, &answer)
+	if err != nil {
+		return err
+	}
+	if running {
+		return fn(answer.Keys)
+	}
+	return a.withStore(func(store *agent.Store) error {
+		keys, err := store.Keys()
+		if err != nil {
+			return err
+		}
+		return fn(keys)
+	})
+}
+
 // withStore calls fn with the built-in backend, opened by this process alone.
 func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 	cfg, err := a.loadConfig()
@@ -189,7 +214,7 @@ func (a *app) withStore(fn func(*agent.Store) error) (err error) {
 			return withHint(usagef("keys of upstream.etcd are not changed by this command: other agents could not read what a key protects that they lack, and nothing here knows which keys they hold"),
 				"change the keyring by hand: hand every agent a keyring with the new key first, and make it primary when all have it; secretagent help configuration says how")
 		}
-		return usagef("the keyring that is managed here belongs to upstream.local; the keys of Alibaba Cloud KMS are managed there")
+		return errKeysOfTheCloud
 	}
 	store, err := agent.OpenStore(cfg.Upstream.Local, a.logger())
 	if err != nil {

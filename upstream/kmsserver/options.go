@@ -2,7 +2,9 @@ package kmsserver
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"net/url"
 	"time"
 )
 
@@ -15,9 +17,10 @@ type Options struct {
 	// every change.
 	Watch bool
 
-	// Operator answers other paths than that of the KMS API on trusted listeners, for whoever runs the agent; not ok
-	// for those that it does not know. Nil knows none.
-	Operator func(ctx context.Context, method, path string) (status int, body []byte, ok bool)
+	// Operator answers other paths than that of the KMS API on trusted listeners, for whoever runs the agent; nil and
+	// nil for those that it does not know, and nil knows none. It takes as long as it takes, [MaxOperation] at most. An
+	// error is answered as one of the KMS API is.
+	Operator func(ctx context.Context, method, path string, query url.Values) (*Operated, error)
 
 	// Logger gets one line per refused or failed request and a debug line per other. No line
 	// holds parameters, values or signatures. Nil discards.
@@ -29,6 +32,20 @@ type Options struct {
 	// observes nothing.
 	Observe func(action, code string, status int, took time.Duration)
 }
+
+// Operated is what [Options.Operator] answers.
+type Operated struct {
+	Status int    // of HTTP; 0 means 200
+	Body   []byte // JSON
+
+	// File is sent in place of Body, where it is not nil: Size bytes, and then it is closed. Whoever gets fewer
+	// knows that it broke off.
+	File io.ReadCloser
+	Size int64
+}
+
+// MaxOperation bounds what an operator asks for, and the time in which the answer must have been taken.
+const MaxOperation = 15 * time.Minute
 
 // Validate returns every problem of the options as [upstream.OptionErrors], but those of
 // [CheckSecretFiles], which keep no server from starting.

@@ -2,12 +2,14 @@ package kmsserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -42,7 +44,7 @@ type Server struct {
 	logger  *slog.Logger
 	observe func(action, code string, status int, took time.Duration)
 
-	operator func(ctx context.Context, method, path string) (status int, body []byte, ok bool) // nil: nobody
+	operator func(ctx context.Context, method, path string, query url.Values) (*Operated, error) // nil: nobody
 
 	clock  func() time.Time
 	limits limits
@@ -203,17 +205,42 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 
 // answerOperator answers a request that is none of the KMS API.
 func (s *Server) answerOperator(ctx *fasthttp.RequestCtx) bool {
-	path := string(ctx.Request.Header.RequestURI())
-	if s.operator == nil || path == "" || path == "/" || strings.HasPrefix(path, "/?") {
+	path, raw, _ := strings.Cut(string(ctx.Request.Header.RequestURI()), "?")
+	if s.operator == nil || path == "" || path == "/" {
 		return false
 	}
-	within, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+	client, ex := ctx.Conn().(*conn), &exchange{requestID: upstream.NewRequestID()}
+	client.SetPhase(slots.Busy)
+	within, cancel := context.WithTimeout(upstream.WithCause(s.base, ex.cause()), MaxOperation)
 	defer cancel()
-	status, body, ok := s.operator(within, string(ctx.Method()), path)
-	if ok {
-		(&exchange{requestID: upstream.NewRequestID()}).respond(ctx, status, body)
+	var answer *Operated
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		err = &upstream.Error{Message: "the query is malformed", Err: upstream.ErrInvalidParameter} // its own text quotes it
+	} else {
+		answer, err = s.operator(within, string(ctx.Method()), path, query)
 	}
-	return ok
+	switch {
+	case err != nil:
+		f := faultOf(err)
+		s.logFault(f, ex, ctx.RemoteAddr())
+		ex.respond(ctx, f.status, ex.encodeFault(f, nil))
+	case answer == nil:
+		client.SetPhase(slots.Active)
+		return false
+	case answer.File != nil:
+		// It is sent after this returns, while the connection still counts as busy.
+		_ = client.SetWriteDeadline(time.Now().Add(MaxOperation))
+		ex.respond(ctx, http.StatusOK, nil)
+		ctx.Response.Header.SetContentType("application/octet-stream")
+		ctx.SetBodyStream(answer.File, int(answer.Size))
+		ctx.SetConnectionClose()
+		return true
+	default:
+		ex.respond(ctx, cmp.Or(answer.Status, http.StatusOK), answer.Body)
+	}
+	client.SetPhase(slots.Active)
+	return true
 }
 
 // exchange is what is known about a request so far, for the log and for Observe.
