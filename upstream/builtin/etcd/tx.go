@@ -41,6 +41,7 @@ type tx struct {
 	read   map[string]int64 // :: key that was asked for → its revision; 0: there is none
 	ranges []clientv3.Cmp
 	writes map[string]*[]byte // nil: deleted
+	told   bool               // the watch tells of a part of it
 	size   int
 }
 
@@ -209,17 +210,19 @@ func (c *cursor) compare(end string, kv *mvccpb.KeyValue) {
 
 // Put sets the value of a key.
 func (t *tx) Put(space builtin.Space, key, value []byte) error {
-	t.set(t.db.key(space, key), &value)
+	t.set(space, key, &value)
 	return nil
 }
 
 // Delete removes a key, if it is there.
 func (t *tx) Delete(space builtin.Space, key []byte) error {
-	t.set(t.db.key(space, key), nil)
+	t.set(space, key, nil)
 	return nil
 }
 
-func (t *tx) set(key string, value *[]byte) {
+func (t *tx) set(space builtin.Space, k []byte, value *[]byte) {
+	t.told = t.told || space == builtin.Records
+	key := t.db.key(space, k)
 	if kv, ok := t.known[key]; ok {
 		t.read[key] = kv.GetModRevision()
 	}
@@ -267,7 +270,10 @@ var (
 // all that it has read is still so.
 func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
 	d.writes.Add(1)
-	var rev int64
+	var (
+		rev  int64
+		told bool
+	)
 	err := d.attempt(ctx, func() (err error) {
 		t := &tx{
 			ctx: ctx, db: d, hints: d.updateHints, known: map[string]*mvccpb.KeyValue{},
@@ -278,11 +284,14 @@ func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
 			return err
 		}
 		rev, err = t.commit()
+		told = t.told
 		return err
 	})
 	if err == nil && rev > 0 {
 		d.commits.Add(1)
-		d.watch.await(ctx, rev)
+		if told {
+			d.watch.await(ctx, rev)
+		}
 	}
 	return err
 }
