@@ -116,11 +116,11 @@ func (j *job) execute(ctx context.Context, e Execution) ([]byte, error) {
 
 // attempt is what one rotation remembers from one attempt to the next.
 type attempt struct {
-	base      upstream.VersionID                         // to be replaced; empty: what is found first
-	saw       bool                                       // a version was pending
-	values    map[upstream.VersionID]upstream.SecretData // made, and put under that id, perhaps in vain
-	staggered bool                                       // others may be at the same: take pauses that differ
-	step      Step                                       // that is being done
+	base      upstream.VersionID                          // to be replaced; empty: what is found first
+	saw       bool                                        // a version was pending
+	values    map[upstream.VersionID]upstream.SecretValue // made, and put under that id, perhaps in vain
+	staggered bool                                        // others may be at the same: take pauses that differ
+	step      Step                                        // that is being done
 }
 
 // errDropped ends a rotation whose version somebody else has dropped.
@@ -130,7 +130,7 @@ var errDropped = errors.New("the pending version was dropped meanwhile")
 // finds. When base is not current any more, another has done it.
 func (j *job) rotate(ctx context.Context, base upstream.VersionID, staggered bool) (Result, error) {
 	began := time.Now()
-	a := &attempt{base: base, values: map[upstream.VersionID]upstream.SecretData{}, staggered: staggered}
+	a := &attempt{base: base, values: map[upstream.VersionID]upstream.SecretValue{}, staggered: staggered}
 	pauses := retry.WithJitterPercent(pauseJitter, retry.WithCappedDuration(lastPause, retry.NewExponential(j.pause)))
 	for n := 1; ; n++ {
 		to, followed, err := j.try(ctx, a)
@@ -231,7 +231,7 @@ func (j *job) leave(ctx context.Context, s *state, a *attempt) (time.Duration, e
 		if err != nil {
 			return 0, err
 		}
-		j.mine[id] = there.SecretData.Equal(value)
+		j.mine[id] = there.SecretData.Equal(value.SecretData)
 	}
 	if j.mine[id] {
 		return 0, nil
@@ -263,13 +263,14 @@ func (j *job) put(ctx context.Context, a *attempt, s *state) error {
 		if err != nil {
 			return err
 		}
-		if value, err = j.make(ctx, current); err != nil {
+		value.SecretDataType = j.dataType(current)
+		if value.SecretData, err = j.make(ctx, current); err != nil {
 			return err
 		}
 		a.values[id] = value
 	}
 	j.enter(a, Put, id)
-	in := upstream.PutSecretValueInput{SecretName: j.Secret, VersionID: id, SecretData: value, SecretDataType: upstream.DataTypeText}
+	in := upstream.PutSecretValueInput{SecretName: j.Secret, VersionID: id, SecretData: value.SecretData, SecretDataType: value.SecretDataType}
 	if j.twoPhase() {
 		in.VersionStages = []upstream.VersionStage{j.PendingStage}
 	}

@@ -12,6 +12,14 @@ import (
 	"secretagent/upstream"
 )
 
+// dataType returns the type of the value that follows current: its own, unless it is drawn.
+func (j *job) dataType(current *upstream.SecretValue) string {
+	if j.New.Command != nil {
+		return current.SecretDataType
+	}
+	return upstream.DataTypeText
+}
+
 // make returns the value that follows current.
 func (j *job) make(ctx context.Context, current *upstream.SecretValue) (upstream.SecretData, error) {
 	if j.New.Command != nil {
@@ -52,6 +60,9 @@ func (j *job) makeByCommand(ctx context.Context, current *upstream.SecretValue) 
 		return none, fmt.Errorf("the command has printed more than %d bytes", upstream.MaxSecretDataLen)
 	case !utf8.Valid(value):
 		return none, errors.New("what the command has printed is not UTF-8 text, which the KMS API cannot carry")
+	}
+	if _, ok := upstream.DecodeBase64(value); !ok && current.SecretDataType == upstream.DataTypeBinary {
+		return none, errors.New("the secret is binary, so the command must print base64, which is what it is given")
 	}
 	return upstream.NewSecretData(slices.Clone(value)), nil
 }

@@ -280,6 +280,39 @@ func TestWithoutSetAndTestOnePutIsAll(t *testing.T) {
 	})
 }
 
+// A binary secret stays one: its command gets and prints base64.
+func TestABinarySecretStaysOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, err := w.store.PutSecretValue(t.Context(), upstream.PutSecretValueInput{
+			SecretName: secret, VersionID: "key", SecretData: upstream.NewSecretData([]byte("AAEC")), SecretDataType: upstream.DataTypeBinary,
+		})
+		must(t, err)
+		printed := "no base64"
+		r, err := rotation.New(rotation.Options{
+			Rotations: []rotation.Rotation{{Secret: secret, New: rotation.NewValue{Command: &rotation.Command{Argv: []string{"new"}}}, MaxAttempts: 1}},
+			Upstream:  func() rotation.Upstream { return w.store },
+			Run: func(_ context.Context, e rotation.Execution) ([]byte, error) {
+				if string(e.Input) != "AAEC" {
+					t.Errorf("the command gets %s", e.Input)
+				}
+				return []byte(printed + "\n"), nil
+			},
+		})
+		must(t, err)
+		if _, err := r.Rotate(t.Context(), secret); err == nil || !strings.Contains(err.Error(), "base64") {
+			t.Errorf("text for a binary secret: %v", err)
+		}
+		printed = "AwQF"
+		_, err = r.Rotate(t.Context(), secret)
+		must(t, err)
+		v, err := w.store.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: secret})
+		must(t, err)
+		if got := string(v.SecretData.Reveal()); got != printed || v.SecretDataType != upstream.DataTypeBinary {
+			t.Errorf("it is %s, %s", got, v.SecretDataType)
+		}
+	})
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	password := func(length int) *rotation.Password {
 		return &rotation.Password{Field: "password", RandomPasswordInput: upstream.RandomPasswordInput{PasswordLength: length}}
