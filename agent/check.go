@@ -98,6 +98,7 @@ func Warnings(cfg *config.Config) error {
 	p.Add("", checkCallers(cfg))
 	p.Add("", checkNames(cfg))
 	p.Add("", checkScrapeToken(&cfg.Metrics))
+	p.Add("upstream.local", checkDatabase(cfg.Upstream.Local))
 	p.Add("", checkDestinations(cfg))
 	p.Add("", checkRegions(cfg))
 	return p.Err()
@@ -120,6 +121,26 @@ func checkDestinations(cfg *config.Config) error {
 	}
 	for i := range cfg.Sets {
 		look(fmt.Sprintf("sets[%d].directory", i), string(cfg.Sets[i].Directory))
+	}
+	return p.Err()
+}
+
+// checkDatabase returns why this process could not open the database or make it, which is no problem of the
+// configuration: the agent may be another user.
+func checkDatabase(cfg *config.Local) error {
+	if cfg == nil {
+		return nil
+	}
+	path := string(cfg.Database)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = keyfile.CheckWritable(keyfile.Folder(path))
+	} else if err == nil {
+		err = file.Close()
+	}
+	var p upstream.OptionErrors
+	if err != nil {
+		p.Addf("database", "", "cannot be used by this user: %v", keyfile.Denied(path, err))
 	}
 	return p.Err()
 }

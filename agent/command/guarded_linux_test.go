@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -50,6 +51,36 @@ func folderFor(t *testing.T, name string) (dir, bin string) {
 	must(t, os.WriteFile(bin, text, 0o755))
 	give(t, dir)
 	return dir, bin
+}
+
+func TestCheckTellsOfADatabaseOfOthers(t *testing.T) {
+	dir, bin := folderFor(t, "secretagent")
+	for path, text := range map[string]string{"agent.yaml": "upstream: {local: {database: ./data/secrets.db}}\n", "data/secrets.db": ""} {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644))
+	}
+	for _, c := range []struct {
+		folder, file os.FileMode
+		want         string
+	}{
+		{0o777, 0o666, ""},
+		{0o777, 0, "upstream.local.database: cannot be used by this user: .*permission denied: .*secrets.db belongs to "},
+		{0o555, 0, "upstream.local.database: cannot be used by this user: .*data: permission denied: .*data belongs to "},
+	} {
+		database := filepath.Join(dir, "data", "secrets.db")
+		if c.folder == 0o555 {
+			must(t, os.Remove(database))
+		} else {
+			must(t, os.Chmod(database, c.file))
+		}
+		must(t, os.Chmod(filepath.Dir(database), c.folder))
+		cmd := exec.Command(bin, "check", "--config", filepath.Join(dir, "agent.yaml"))
+		asNobody(cmd)
+		out, err := cmd.CombinedOutput()
+		if got := string(out); err != nil || !regexp.MustCompile(c.want).MatchString(got) || strings.Contains(got, "warning:") != (c.want != "") {
+			t.Errorf("folder %o, file %o: %v\n%s", c.folder, c.file, err, got)
+		}
+	}
 }
 
 func give(t *testing.T, path string) {
