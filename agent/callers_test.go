@@ -80,6 +80,7 @@ func (w *world) wantShutOut(name, reason, operator, other string) {
 // TestATokenFileOfNoUseShutsOutItsCallerAlone ruins a token file in each way that its application
 // has. The rights of another caller are narrowed by the same reload, and a restart starts.
 func TestATokenFileOfNoUseShutsOutItsCallerAlone(t *testing.T) {
+	t.Parallel() // it waits
 	for name, ruin := range map[string]func(path string) error{
 		"16 are needed":         func(path string) error { return os.WriteFile(path, nil, 0o600) },
 		"not printable":         func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("é", 20)), 0o600) },

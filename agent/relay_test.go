@@ -121,6 +121,7 @@ func TestWhoWatchesIsWaitedFor(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the ttl")
 	}
+	t.Parallel() // it waits
 	cloud, host, secretFile := startKMS(t, "one")
 	node := startOnCloud(t, shortTempDir(t), edited(edited(cloudConfig(silent(t, host), secretFile), "    timeout: 30s\n",
 		"    api: {socket: off, listen: \"127.0.0.1:0\", accessKeys: [{id: agent, secretFile: ./key, actions: [GetSecretValue], secrets: [\"app/*\"]}]}\n    timeout: 30s\n"),

@@ -15,6 +15,7 @@ import (
 
 // TestRotation lets an agent rotate, over a reload and a step that fails.
 func TestRotation(t *testing.T) {
+	t.Parallel() // it waits
 	dir := shortTempDir(t)
 	text := basic + `rotations:
   - secret: demo/db
@@ -78,6 +79,7 @@ func TestRotation(t *testing.T) {
 // TestRotationInTheCloud lets an agent rotate over the KMS API, whose answers are lost now and then, with
 // the rights of examples/alibaba, and asks what rights there are.
 func TestRotationInTheCloud(t *testing.T) {
+	t.Parallel() // it waits
 	far := start(t, shortTempDir(t), `
 endpoint: {listen: off, socket: ./run/agent.sock}
 process: {noDump: false}
