@@ -246,6 +246,38 @@ func TestFlightFromBeforeAnAnnouncementCannotInstallItsResult(t *testing.T) {
 	})
 }
 
+// Who has seen the result of such a call is not served an older value when the upstream fails afterwards.
+func TestFlightFromBeforeAnAnnouncementIsTheLastGoodValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls, second := 0, make(chan struct{})
+		c := open(t, fetchFunc(func(_ context.Context, r upstream.SecretRef) (upstream.SecretValue, error) {
+			switch calls++; calls {
+			case 2:
+				<-second
+			case 3:
+				return upstream.SecretValue{}, upstream.ErrUnavailable
+			}
+			return upstream.SecretValue{SecretName: r.SecretName, VersionID: "v", SecretData: upstream.NewSecretData([]byte(fmt.Sprint(calls)))}, nil
+		}), cache.Options{})
+		start(t, c)
+		wantAnswer(t, look(t, c, "app/db"), "1", upstream.Miss)
+		bell, cancel := c.Subscribe(ref("app/db"))
+		defer cancel()
+		c.Invalidate("app/db")
+		early := make(chan upstream.Answer, 1)
+		go func() { early <- look(t, c, "app/db") }()
+		synctest.Wait()
+		rung(bell)
+		c.Invalidate("app/db") // of a change that the second call may have missed
+		close(second)
+		synctest.Wait()
+		wantAnswer(t, <-early, "2", upstream.Miss)
+		wantAnswer(t, look(t, c, "app/db"), "2", upstream.Stale)
+		failIf(t, !rung(bell), "the bell does not ring")
+		failIf(t, calls != 3, "%d calls", calls)
+	})
+}
+
 func TestAnnouncementRefreshesAndRings(t *testing.T) {
 	with(t, cache.Options{}, func(t *testing.T, fake *upstreamtest.Fake, c *cache.Cache) {
 		fake.OnChange(c.Invalidate)

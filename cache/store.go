@@ -12,7 +12,8 @@ import (
 const maxRetryAfter = 5 * time.Minute
 
 // store makes what the call of f found the state of e, and returns whom that concerns. What may
-// predate an announced change is good for those who asked before it, and for nothing else.
+// predate an announced change is the answer for those who asked before it. A value is kept then, too, but not as
+// a fresh one: who has seen it must not be served an older one when the upstream fails now.
 func (sh lockedShard) store(e *entry, f *flight, value *upstream.SecretValue, err error) (outcome Outcome, bells []bell) {
 	sh.change(e)
 	f.err = err
@@ -48,9 +49,6 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 			f.answer.Derived.Follow(e.derived)
 		}
 	}
-	if f.outdated {
-		return outcome, nil
-	}
 	if outcome != Unchanged {
 		bells = e.subs.bells()
 	}
@@ -70,6 +68,9 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 	}
 	for _, other := range sh.contradicted(e, f, outcome == Changed) {
 		sh.expire(other)
+	}
+	if f.outdated {
+		sh.expire(e)
 	}
 	return outcome, bells
 }
