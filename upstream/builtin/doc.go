@@ -50,6 +50,13 @@
 // access keys of the API; and a secret with a key of the cloud is sealed with the primary key of
 // the keyring, like one that names none. What a secret was created with stays when the setting goes.
 //
+// # Moving
+//
+// A [Transfer] moves secrets as a whole from one [Keeper] to another: each [Secret] is opened with the keys of the one
+// and sealed with those of the other, and is never in a file in the clear. It compares first and moves what differs, so
+// that repeating it goes on with one that was interrupted. A backup is a database of package bolt, made by a copy of
+// the file or by a transfer from another storage at one moment; [Restore] makes a storage what a backup is.
+//
 // # Design notes
 //
 // What lists ask is also in memory, in a tree that counts: the names, when a deletion is due, and

@@ -28,6 +28,9 @@ type Options struct {
 	// MayMakeKeyring returns why a keyring that is missing is not to be made. Nil: it is made.
 	MayMakeKeyring func() error
 
+	// ReadOnly says that nothing is written: writes fail with [upstream.ErrUnsupported], and no keyring is made.
+	ReadOnly bool
+
 	// MaxVersions is how many versions a secret keeps, 2 to 100; zero means 10.
 	MaxVersions int
 

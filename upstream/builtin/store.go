@@ -115,7 +115,7 @@ func (s *Store) load(keyring *keys) error {
 		s.index.apply(t.listed)
 		return err
 	})
-	if err != nil {
+	if err != nil || s.opts.ReadOnly {
 		return err
 	}
 	return s.noteKeys(forgotten)

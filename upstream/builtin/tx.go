@@ -62,6 +62,9 @@ func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error 
 	if err := c.begin(ctx); err != nil {
 		return err
 	}
+	if s.opts.ReadOnly {
+		return c.refer(errorf(upstream.ErrUnsupported, "%s is open for reading only", s.place.Name))
+	}
 	return c.refer(s.storage.Update(ctx, func(w Writer) error {
 		t := s.newTx(w, w)
 		if err := apply(t); err != nil {
@@ -155,6 +158,11 @@ func (t *tx) value(name upstream.SecretName, v *version) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.openValue(name, v, sealed)
+}
+
+// openValue returns the bytes of a version that is kept as sealed.
+func (t *tx) openValue(name upstream.SecretName, v *version, sealed []byte) ([]byte, error) {
 	if sealed == nil {
 		return nil, t.place.Damaged("the value of secret %q, version %q is missing", name, v.id)
 	}

@@ -372,6 +372,11 @@ func (k Kind) Replace(path string, fill func(temp string) error) (replaced bool,
 	return replaced, RenameError(path, err)
 }
 
+// Temp calls fill with the path of an empty file beside path, which is removed when Temp returns.
+func (k Kind) Temp(path string, fill func(temp string) error) error {
+	return k.withTemp(path, fill, func(string, string) error { return nil })
+}
+
 // IsMountPoint is what is wrong with a file that is to be replaced when a container was given it
 // by itself.
 const IsMountPoint = "is a mount point, which no rename can replace: mount the folder, not the file"

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,18 +32,39 @@ const (
 
 // compact is [Store.Compact].
 func (d *db) compact(ctx context.Context) error {
-	var outcome *error
-	err := d.write(ctx, func(t *tx) error {
-		if t.compact == nil { // once for all that ask at the same time
-			t.compact = new(error)
+	for {
+		release, err := d.lockCopying(ctx) // not on the goroutine of the writer, which would hold up all writes
+		if err != nil {
+			return err
 		}
-		outcome = t.compact
-		return nil
-	})
-	if err != nil {
-		return err
+		release()
+		var outcome *error
+		err = d.write(ctx, func(t *tx) error {
+			if t.compact == nil { // once for all that ask at the same time
+				t.compact = new(error)
+			}
+			outcome = t.compact
+			return nil
+		})
+		if err != nil || *outcome != errCopying {
+			return cmp.Or(err, *outcome)
+		}
 	}
-	return *outcome
+}
+
+// errCopying is why a compaction has not begun: a backup was faster.
+var errCopying = errors.New("the file is being copied")
+
+// lockCopying waits until nobody copies the file.
+func (d *db) lockCopying(ctx context.Context) (release func(), err error) {
+	select {
+	case d.copying <- struct{}{}:
+		return func() { <-d.copying }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-d.quit:
+		return nil, builtin.ErrClosed
+	}
 }
 
 // ring tells [Store.Run] that the file is to be compacted.
@@ -119,6 +141,12 @@ func (d *db) compactFile() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
+	select {
+	case d.copying <- struct{}{}:
+		defer func() { <-d.copying }()
+	default:
+		return errCopying
+	}
 	var (
 		next *bbolt.DB
 		file *os.File
@@ -134,8 +162,8 @@ func (d *db) compactFile() error {
 		if err = d.roomFor(temp); err != nil {
 			return err
 		}
-		if err = d.copyTo(temp); err == nil {
-			next, file, err = openDatabase(temp, d.opts.lockTimeout)
+		if err = d.copyTo(context.Background(), temp); err == nil {
+			next, file, err = openDatabase(temp, false, d.opts.lockTimeout)
 		}
 		return err
 	})
@@ -175,17 +203,15 @@ func (d *db) roomFor(path string) error {
 	return err
 }
 
-// copyTo writes what can be read into the empty file at path, and puts it on disk.
-func (d *db) copyTo(path string) error {
-	const perTransaction = 4 << 20 // bytes
+// copyTo writes what can be read into the empty file at path, and puts it on disk. The caller holds copying. To the
+// database this is one more read: where it meets a damaged page, the copy is worthless, and everything goes on.
+func (d *db) copyTo(ctx context.Context, path string) error {
 	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, NoSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return err
 	}
-	// To the database this is one more read: where it meets a damaged page, the copy is discarded,
-	// and everything goes on. The writer, on whose goroutine this is, changes nothing meanwhile.
-	err = d.transact(d.bolt.View, func(*tx) error {
-		if err := bbolt.Compact(to, d.bolt, perTransaction); err != nil {
+	err = d.transact(d.bolt.View, func(t *tx) error {
+		if err := copyBuckets(ctx, to, t.bolt); err != nil {
 			return err
 		}
 		return to.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketFormat).Delete(compactKey) })
@@ -197,4 +223,32 @@ func (d *db) copyTo(path string) error {
 		return fmt.Errorf("copy: %w", err)
 	}
 	return nil
+}
+
+// copyBuckets copies everything, in a few transactions. bbolt's own Compact begins another read within that of the
+// caller, which bbolt forbids while others write.
+func copyBuckets(ctx context.Context, to *bbolt.DB, from *bbolt.Tx) error {
+	const perTransaction = 4 << 20 // bytes
+	return from.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+		cursor := bucket.Cursor()
+		for key, value := cursor.First(); ; {
+			err := to.Update(func(tx *bbolt.Tx) error {
+				into, err := tx.CreateBucketIfNotExists(name)
+				if err != nil {
+					return err
+				}
+				into.FillPercent = 1 // they come in order
+				for size := 0; key != nil && size < perTransaction; key, value = cursor.Next() {
+					if err := into.Put(key, value); err != nil {
+						return err
+					}
+					size += len(key) + len(value)
+				}
+				return nil
+			})
+			if err = cmp.Or(err, ctx.Err()); err != nil || key == nil {
+				return err
+			}
+		}
+	})
 }

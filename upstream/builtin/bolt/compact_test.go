@@ -324,7 +324,7 @@ func TestLockOfAReplacedFile(t *testing.T) {
 	s := mustOpen(t, opts)
 	opened := make(chan *os.File, 1)
 	go func() {
-		f, err := openLocked(opts.Database, os.O_RDWR, 0, time.Minute)
+		f, err := openLocked(opts.Database, os.O_RDWR, 0, true, time.Minute)
 		if err != nil {
 			t.Error(err)
 		}

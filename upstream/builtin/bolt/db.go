@@ -34,6 +34,8 @@ type db struct {
 	quit       chan struct{} // closed by Close
 	writerDone chan struct{} // closed when the writer has stopped
 
+	copying chan struct{} // held while the file is copied: as the lock of a compaction, which must not wait for a backup
+
 	runs atomic.Int32  // calls of Run at work
 	bell chan struct{} // rung for Run when a compaction is owed; it has room for one
 
@@ -78,10 +80,11 @@ func openDB(opts Options) (*db, error) {
 		writerDone: make(chan struct{}),
 		brokenDown: make(chan struct{}),
 		bell:       make(chan struct{}, 1),
+		copying:    make(chan struct{}, 1),
 		observer:   func([]builtin.Notice) {},
 	}
 	var err error
-	if d.bolt, d.file, err = openDatabase(opts.Database, opts.lockTimeout); err != nil {
+	if d.bolt, d.file, err = openDatabase(opts.Database, opts.ReadOnly, opts.lockTimeout); err != nil {
 		return nil, err
 	}
 	d.update = d.bolt.Update
@@ -131,13 +134,13 @@ func verifyFormat(t *tx) error {
 // but where that must not be, there is no database either.
 func createDatabase(opts Options, keyringMissing bool) error {
 	path := opts.Database
-	if !opts.Existing {
+	if !opts.Existing && !opts.ReadOnly {
 		keyfile.Database.Clean(path)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if opts.Existing {
+	if opts.Existing || opts.ReadOnly {
 		return errorf(ErrNoDatabase, "does not exist yet; %s", firstMade)
 	}
 	if keyringMissing {
@@ -145,32 +148,35 @@ func createDatabase(opts Options, keyringMissing bool) error {
 			return err
 		}
 	}
-	err := keyfile.Database.Make(path, func(temp string) error {
-		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})
-		if err != nil {
-			return err
-		}
-		err = db.Update(func(tx *bbolt.Tx) error {
-			for space, name := range buckets {
-				if builtin.Space(space) == builtin.Seeds {
-					continue
-				}
-				if _, err := tx.CreateBucket(name); err != nil {
-					return err
-				}
-			}
-			format, err := tx.CreateBucket(bucketFormat)
-			if err != nil {
-				return err
-			}
-			return format.Put(formatKey, formatValue)
-		})
-		return errors.Join(err, db.Close())
-	})
+	err := keyfile.Database.Make(path, makeEmpty)
 	if errors.Is(err, fs.ErrExist) {
 		return nil // another process was faster
 	}
 	return err
+}
+
+// makeEmpty makes a database without secrets of an empty file.
+func makeEmpty(path string) error {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for space, name := range buckets {
+			if builtin.Space(space) == builtin.Seeds {
+				continue
+			}
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		format, err := tx.CreateBucket(bucketFormat)
+		if err != nil {
+			return err
+		}
+		return format.Put(formatKey, formatValue)
+	})
+	return errors.Join(err, db.Close())
 }
 
 // mapSize is how much address space the map of the file gets at once. Growing it later makes
@@ -188,19 +194,24 @@ func mapSize() int {
 const growStep = 1 << 20
 
 // openDatabase locks the file, checks its structure and only then lets bbolt map it.
-func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.File, err error) {
+func openDatabase(path string, readOnly bool, timeout time.Duration) (db *bbolt.DB, file *os.File, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = damaged("it cannot be opened (%v)", p)
 		}
 	}()
+	size := mapSize()
+	if readOnly {
+		size = 0 // it does not grow
+	}
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout:         max(timeout, time.Second),
 		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: mapSize(),
+		InitialMmapSize: size,
 		NoStatistics:    true,
+		ReadOnly:        readOnly,
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-			f, err := openLocked(name, flag&^os.O_CREATE, perm, timeout)
+			f, err := openLocked(name, flag&^os.O_CREATE, perm, !readOnly, timeout)
 			if err != nil {
 				return nil, keyfile.Denied(name, err)
 			}
@@ -232,15 +243,15 @@ func openDatabase(path string, timeout time.Duration) (db *bbolt.DB, file *os.Fi
 // lockRetry is how often a lock held by another process is tried again.
 const lockRetry = 10 * time.Millisecond
 
-// openLocked opens and locks the file of that name. Another process may replace it while this one
+// openLocked opens and locks the file of that name, for this process alone or with others that read. Another process may replace it while this one
 // waits for the lock: then what was opened is not the database any more.
-func openLocked(name string, flag int, perm os.FileMode, timeout time.Duration) (*os.File, error) {
+func openLocked(name string, flag int, perm os.FileMode, alone bool, timeout time.Duration) (*os.File, error) {
 	for range 10 {
 		f, err := os.OpenFile(name, flag, perm)
 		if err != nil {
 			return nil, err
 		}
-		if err := lockFile(f, timeout); err != nil {
+		if err := lockFile(f, alone, timeout); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 		opened, err := f.Stat()
@@ -257,9 +268,9 @@ func openLocked(name string, flag int, perm os.FileMode, timeout time.Duration) 
 
 // lockFile takes the lock that bbolt takes, so that the file can be looked at before bbolt
 // maps it.
-func lockFile(f *os.File, timeout time.Duration) error {
+func lockFile(f *os.File, alone bool, timeout time.Duration) error {
 	for deadline := time.Now().Add(timeout); ; time.Sleep(min(lockRetry, time.Until(deadline))) {
-		switch locked, err := tryLock(f); {
+		switch locked, err := tryLock(f, alone); {
 		case locked:
 			return nil
 		case err != nil:

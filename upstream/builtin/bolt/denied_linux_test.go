@@ -27,7 +27,7 @@ func TestADatabaseThatMayNotBeOpenedSaysWhoseItIs(t *testing.T) {
 		}
 		defer func() { _ = unix.Setfsuid(uid) }()
 	}
-	_, _, err := openDatabase(path, time.Second)
+	_, _, err := openDatabase(path, false, time.Second)
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), path+" belongs to ") || !strings.Contains(err.Error(), ", mode 0000, and this process is ") {
 		t.Errorf("got %v", err)
 	}

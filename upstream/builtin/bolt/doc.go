@@ -30,6 +30,12 @@
 // affected, and leave the file as it is. bbolt maps the file into memory and trusts it, so
 // every transaction here also turns a memory fault into that error.
 //
+// # Backup
+//
+// [Store.CopyTo] and [Store.Backup] write a copy of one moment while everything goes on, without what was deleted or
+// replaced. The copy is a database, so that [Open] checks it as such, with ReadOnly without changing it. [Store.Restore]
+// puts it in the place of another one, which it has locked until then, with one rename.
+//
 // # Design notes
 //
 // Group commit is our own and not bbolt's Batch: Batch waits for a timer before it commits,

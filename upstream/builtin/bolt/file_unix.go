@@ -8,9 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock takes the lock that bbolt takes, unless another process holds it.
-func tryLock(f *os.File) (locked bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+// tryLock takes the lock that bbolt takes, unless another process holds it; not alone, only unless one writes.
+func tryLock(f *os.File, alone bool) (locked bool, err error) {
+	how := unix.LOCK_SH
+	if alone {
+		how = unix.LOCK_EX
+	}
+	err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	if err == unix.EWOULDBLOCK || err == unix.EINTR {
 		return false, nil
 	}

@@ -11,9 +11,13 @@ func place() *windows.Overlapped {
 	return &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
 }
 
-// tryLock takes the lock that bbolt takes, unless another process holds it.
-func tryLock(f *os.File) (locked bool, err error) {
-	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_FAIL_IMMEDIATELY|windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, place())
+// tryLock takes the lock that bbolt takes, unless another process holds it; not alone, only unless one writes.
+func tryLock(f *os.File, alone bool) (locked bool, err error) {
+	how := uint32(windows.LOCKFILE_FAIL_IMMEDIATELY)
+	if alone {
+		how |= windows.LOCKFILE_EXCLUSIVE_LOCK
+	}
+	err = windows.LockFileEx(windows.Handle(f.Fd()), how, 0, 1, 0, place())
 	if err == windows.ERROR_LOCK_VIOLATION {
 		return false, nil
 	}

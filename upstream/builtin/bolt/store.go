@@ -55,6 +55,9 @@ func Open(opts Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("database %s: %w", opts.Database, err), db.Close())
 	}
 	s := &Store{rules, opts, db}
+	if opts.ReadOnly {
+		return s, nil
+	}
 	s.warn()
 	if err := s.Seed(context.Background(), opts.Seed); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -93,7 +96,7 @@ func (o Options) mayMakeKeyring() error {
 	switch {
 	case err != nil:
 		return err
-	case o.Existing:
+	case o.Existing || o.ReadOnly:
 		return errorf(ErrNoDatabase, "holds no secret, and the keyring %s does not exist yet; %s", o.Keyring, firstMade)
 	case o.KeyringIsCredential || strings.HasPrefix(path, credentials):
 		return fmt.Errorf("the keyring %s does not exist and is not made there: what lies among the credentials of a service is lost when the service stops; %s", o.Keyring, advice)
