@@ -20,15 +20,16 @@ type Storage interface {
 
 	// Update runs fn in a transaction and returns after what it has changed is committed: all of
 	// it, and only if nothing that fn has read has changed since, or nothing where fn or the
-	// storage fails. fn may run more than once, and must not change anything before it knows that
+	// storage fails. fn may run more than once, also on what is not so any more, and then its
+	// outcome counts only in the last run. It must not change anything before it knows that
 	// it will succeed: then a storage may put several into one transaction.
 	//
 	// When ctx ends first, its error is returned. What has begun by then may still be committed.
 	Update(ctx context.Context, fn func(Writer) error) error
 
-	// Observe has fn called with the notices of what is committed, in the order of the commits,
-	// and before Update returns to the one who has committed. It is called once, before anything
-	// is written. fn does not block.
+	// Observe has fn called with the notices of what is committed, those of a secret in the order of
+	// the commits, and before Update returns to the one who has committed. It is called once, before
+	// anything is written. fn does not block.
 	Observe(fn func([]Notice))
 
 	// Place tells where this is.

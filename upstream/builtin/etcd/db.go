@@ -43,7 +43,8 @@ type db struct {
 	making  singleflight.Group
 	trouble atomic.Pointer[string] // why no member can be reached
 
-	viewHints, updateHints *lru.Cache[string, []string]
+	hints  *lru.Cache[string, []string] // see tx
+	memory memory
 
 	watch    *watch
 	endWatch context.CancelFunc // of the watch at work; for tests
@@ -66,8 +67,8 @@ func init() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io
 func newDB(opts Options) *db {
 	d := &db{opts: opts, log: opts.Logger, watch: newWatch(), again: make(chan struct{}, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.viewHints, _ = lru.New[string, []string](keptHints) // the size is positive
-	d.updateHints, _ = lru.New[string, []string](keptHints)
+	d.hints, _ = lru.New[string, []string](keptHints) // the size is positive
+	d.memory = newMemory(d.key(builtin.Values, nil))
 	return d
 }
 

@@ -17,9 +17,12 @@
 // Record and value come in one transaction where the last read of the secret tells which value that is;
 // otherwise the value is read at the revision of the record.
 //
-// A write reads first, at one revision, and is then one transaction, which compares the revisions of all
-// that was read, also of what was not there. When others were faster, it begins anew. A scan compares that
-// no key in its range is new or has changed, and of the first keys that none is gone.
+// A write is one transaction, which compares the revisions of all that the operation has read, also of what was not
+// there. A scan compares that no key in its range is new or has changed, and of the first keys that none is gone.
+// The operation is run on what was last seen of the records that it reads, in reads, in commits of this store and by the
+// watch. That may save a request, and it decides nothing: where it is no longer so, and also where the operation fails
+// or finds nothing to do, it is run again, on what is read now, at one revision. While the watch is broken it is run
+// on what is read from the beginning, and so an outage is met before anything is sent that changes something.
 //
 // A write whose answer is lost, because the leader died or the time was over, fails with an
 // [upstream.ErrUnavailable] that says that the outcome is unknown. Repeating a PutSecretValue is safe: the same
@@ -30,9 +33,9 @@
 //
 // # Changes
 //
-// A watch tells of each change, also those of this store: a writer is answered after its own change was told,
-// unless that takes more than a second. A watch that gives no sign of life for 10 to 15 s is taken to be
-// broken; it goes on where it was, and where etcd has compacted that, everything is read anew, and
+// A change of this store is told when it is committed, before the writer is answered, and those of others are told by a
+// watch. Of one secret, nothing is told after something newer. A watch that gives no sign of life for 10 to 15 s is
+// taken to be broken; it goes on where it was, and where etcd has compacted that, everything is read anew, and
 // [upstream.AnySecret] is told. Lists are made of what was told: they show every change of this store, and those of
 // others some milliseconds later. While the watch is broken they fail.
 //
@@ -73,8 +76,8 @@
 // What was replaced or deleted stays in etcd until it is compacted and defragmented, which is for those who
 // run etcd: an agent's role has no right to it.
 //
-// The watch is fed back into nothing that decides: a write reads all that it decides by. What is remembered
-// of a transaction are names of keys only, to read them together the next time.
+// What a transaction compares decides, and nothing else: neither what is remembered of records, nor the names of the
+// keys that a transaction has read, which are remembered to read them together the next time.
 //
 // The client of etcd reconnects silently, so that a broken watch looks like a quiet one; therefore etcd is
 // asked for a sign of life every 5 s, which costs one small message.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,9 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
@@ -199,26 +196,6 @@ func TestCompaction(t *testing.T) {
 		out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{})
 		return err == nil && out.TotalCount == 1
 	})
-}
-
-// TestNothingOlderIsTold: what the watch brings of before a resync is told by then.
-func TestNothingOlderIsTold(t *testing.T) {
-	d := newDB(Options{})
-	var told []string
-	d.Observe(func(notices []builtin.Notice) {
-		for _, r := range notices[0].Records {
-			told = append(told, string(r.Sealed))
-		}
-	})
-	d.watch.rev = 5 // by a resync
-	event := func(rev int64) *clientv3.Event {
-		return &clientv3.Event{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{Key: []byte("secrets/a"), Value: fmt.Append(nil, rev), ModRevision: rev}}
-	}
-	d.tell("secrets/", []*clientv3.Event{event(4), event(5)})
-	d.tell("secrets/", []*clientv3.Event{event(5), event(6)})
-	if fmt.Sprint(told) != "[6]" || d.watch.rev != 6 {
-		t.Errorf("told %v, at %d", told, d.watch.rev)
-	}
 }
 
 // TestKeyrings: an agent with another keyring serves what it can, says what it cannot, and writes nothing
@@ -455,52 +432,5 @@ func TestBadOptions(t *testing.T) {
 		if _, err := Open(opts); err == nil {
 			t.Errorf("%s: opened", test.name)
 		}
-	}
-}
-
-// BenchmarkPut compares a PutSecretValue with a bare transaction of the same size that checks one key.
-func BenchmarkPut(b *testing.B) {
-	if _, err := exec.LookPath("etcd"); err != nil {
-		b.Skip("there is no etcd here")
-	}
-	opts := testOptions(b)
-	s := mustOpen(b, opts)
-	raw, err := clientv3.New(clientv3.Config{Endpoints: opts.Endpoints, Logger: zap.NewNop()})
-	must(b, err)
-	defer raw.Close()
-	data := strings.Repeat("x", 1024)
-	for _, writers := range []int{1, 16} {
-		parallel := func(name string, fn func(w, n int) error) {
-			b.Run(fmt.Sprintf("%s/writers=%d", name, writers), func(b *testing.B) {
-				var next atomic.Int64
-				var wg sync.WaitGroup
-				for w := range writers {
-					wg.Go(func() {
-						for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
-							must(b, fn(w, int(n)))
-						}
-					})
-				}
-				wg.Wait()
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
-			})
-		}
-		run := fmt.Sprint(time.Now().UnixNano())
-		for w := range writers {
-			must(b, create(s, fmt.Sprint("b/", run, w), "v0", "zero"))
-		}
-		parallel("bare", func(w, n int) error {
-			key := opts.Prefix + "bare/" + fmt.Sprint(w)
-			return only(raw.Txn(context.Background()).If(clientv3.Compare(clientv3.ModRevision(key), ">", -1)).Then(
-				clientv3.OpPut(key, data[:300]), clientv3.OpPut(key+"/v", data)).Commit())
-		})
-		parallel("PutSecretValue", func(w, n int) error { return put(s, fmt.Sprint("b/", run, w), fmt.Sprint("v", n, "-", b.N), data) })
-		parallel("bareGet", func(w, _ int) error {
-			key := opts.Prefix + "bare/" + fmt.Sprint(w)
-			return only(raw.Txn(context.Background()).Then(clientv3.OpGet(key), clientv3.OpGet(key+"/v")).Commit())
-		})
-		parallel("GetSecretValue", func(w, _ int) error {
-			return only(s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: upstream.SecretName(fmt.Sprint("b/", run, w))}))
-		})
 	}
 }

@@ -213,7 +213,13 @@ func (c *clock) advance(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-func must(tb testing.TB, err error) {
+// fatal is what both package testing and package rapid have.
+type fatal interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+func must(tb fatal, err error) {
 	tb.Helper()
 	if err != nil {
 		tb.Fatal(err)

@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ const (
 	maxOps       = 128     // of a transaction, as etcd has it by default
 	maxBytes     = 1 << 20 // of what a transaction writes; etcd takes 1.5 MiB by default
 	maxPage      = 256     // keys of a scan that are read at once
-	maxHints     = 5       // keys that a transaction reads are remembered
+	maxAsked     = 5       // keys that a transaction has read that the next one, or its repetition, reads together
 	exactCompare = 32      // keys of a scan that a write compares one by one
 )
 
@@ -32,17 +31,20 @@ type tx struct {
 	ctx context.Context
 	db  *db
 
-	hints *lru.Cache[string, []string] // :: first key of a transaction → the others that such a one read
-	asked []string                     // keys that were read, the first ones
-	rev   int64                        // of the snapshot; 0 before the first read
-	known map[string]*mvccpb.KeyValue  // that were read, nil where there is none, asked for or not
+	asked  []string                     // keys that were read, the first ones
+	also   []string                     // keys to read with the first one
+	rev    int64                        // of the snapshot; 0 before the first read
+	known  map[string]*mvccpb.KeyValue  // that were read, nil where there is none, asked for or not
+	hints  *lru.Cache[string, []string] // of a view :: its first key → the others that such a one read
+	failed bool                         // etcd did not answer
 
 	// Of a write only.
-	read   map[string]int64 // :: key that was asked for → its revision; 0: there is none
-	ranges []clientv3.Cmp
-	writes map[string]*[]byte // nil: deleted
-	told   bool               // the watch tells of a part of it
-	size   int
+	recalls  bool             // keys are taken from memory rather than read
+	recalled bool             // some were: it counts if it is committed, and otherwise decides nothing
+	read     map[string]int64 // :: key that was asked for → its revision; 0: there is none
+	ranges   []clientv3.Cmp
+	writes   map[string][]byte // nil: deleted
+	size     int
 }
 
 var _ builtin.Writer = (*tx)(nil)
@@ -52,26 +54,26 @@ func (d *db) key(space builtin.Space, key []byte) string {
 	return d.opts.Prefix + space.String() + "/" + string(key)
 }
 
-// do makes one request with its time limit.
-func (t *tx) do(ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
-	return t.db.txn(t.ctx, nil, ops)
-}
-
-// Get returns the value of a key. With the first one, what such a transaction read further the last
-// time is read too, in one transaction.
+// Get returns the value of a key. With the first one that is read, what such a transaction read further the
+// last time is read too, in one transaction.
 func (t *tx) Get(space builtin.Space, k []byte) ([]byte, error) {
 	key := t.db.key(space, k)
 	if value, ok := t.writes[key]; ok {
-		if value == nil {
-			return nil, nil
-		}
-		return *value, nil
+		return value, nil
 	}
 	kv, ok := t.known[key]
+	if !ok && t.recalls {
+		if kv, ok = t.db.memory.Get(key); ok {
+			t.known[key], t.recalled = kv, true
+		}
+	}
 	if !ok {
 		keys := []string{key}
-		if len(t.asked) == 0 {
-			also, _ := t.hints.Get(key)
+		if t.rev == 0 {
+			also := t.also
+			if t.hints != nil {
+				also, _ = t.hints.Get(key)
+			}
 			keys = append(keys, also...)
 		}
 		if err := t.fetch(keys); err != nil {
@@ -79,7 +81,7 @@ func (t *tx) Get(space builtin.Space, k []byte) ([]byte, error) {
 		}
 		kv = t.known[key]
 	}
-	if len(t.asked) < maxHints && !slices.Contains(t.asked, key) {
+	if len(t.asked) < maxAsked && !slices.Contains(t.asked, key) {
 		t.asked = append(t.asked, key)
 	}
 	if t.read != nil {
@@ -88,17 +90,15 @@ func (t *tx) Get(space builtin.Space, k []byte) ([]byte, error) {
 	if kv == nil {
 		return nil, nil
 	}
-	if kv.Value == nil {
-		return []byte{}, nil
-	}
-	return kv.Value, nil
+	return present(kv.Value), nil
 }
 
-// remember keeps what the transaction has read, for the next one that begins so.
-func (t *tx) remember() {
-	if len(t.asked) > 1 {
-		t.hints.Add(t.asked[0], t.asked[1:])
+// present returns a value that is there, also where it is empty.
+func present(value []byte) []byte {
+	if value == nil {
+		return []byte{}
 	}
+	return value
 }
 
 // Prefetch reads many keys at once.
@@ -117,9 +117,13 @@ func (t *tx) Prefetch(space builtin.Space, keys [][]byte) error {
 
 // fetch reads keys in one transaction, at the revision of the snapshot.
 func (t *tx) fetch(keys []string) error {
+	var options []clientv3.OpOption
+	if t.rev != 0 {
+		options = append(options, clientv3.WithRev(t.rev))
+	}
 	ops := make([]clientv3.Op, len(keys))
 	for i, key := range keys {
-		ops[i] = clientv3.OpGet(key, clientv3.WithRev(t.rev))
+		ops[i] = clientv3.OpGet(key, options...)
 	}
 	answer, err := t.do(ops...)
 	if err != nil {
@@ -132,9 +136,17 @@ func (t *tx) fetch(keys []string) error {
 		t.known[key] = nil
 		if kvs := answer.Responses[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			t.known[key] = kvs[0]
+			t.db.memory.see(key, kvs[0])
 		}
 	}
 	return nil
+}
+
+// do makes one request that reads.
+func (t *tx) do(ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
+	answer, err := t.db.txn(t.ctx, nil, ops)
+	t.failed = t.failed || err != nil
+	return answer, err
 }
 
 // Scan returns the keys of a space from one on, as they were when the transaction began.
@@ -210,51 +222,56 @@ func (c *cursor) compare(end string, kv *mvccpb.KeyValue) {
 
 // Put sets the value of a key.
 func (t *tx) Put(space builtin.Space, key, value []byte) error {
-	t.set(space, key, &value)
+	t.set(t.db.key(space, key), present(value))
 	return nil
 }
 
 // Delete removes a key, if it is there.
 func (t *tx) Delete(space builtin.Space, key []byte) error {
-	t.set(space, key, nil)
+	t.set(t.db.key(space, key), nil)
 	return nil
 }
 
-func (t *tx) set(space builtin.Space, k []byte, value *[]byte) {
-	t.told = t.told || space == builtin.Records
-	key := t.db.key(space, k)
+func (t *tx) set(key string, value []byte) {
 	if kv, ok := t.known[key]; ok {
 		t.read[key] = kv.GetModRevision()
 	}
 	t.writes[key] = value
-	t.size += len(key)
-	if value != nil {
-		t.size += len(*value)
-	}
+	t.size += len(key) + len(value)
 }
 
 // Wipe does nothing: etcd keeps what was replaced until it is compacted and defragmented, which is
 // for those who run it.
 func (t *tx) Wipe() error { return nil }
 
-// Announce does nothing: the watch tells.
+// Announce does nothing: what is told are the records that were committed.
 func (t *tx) Announce(builtin.Notice) {}
 
 // View runs fn on a snapshot.
 func (d *db) View(ctx context.Context, fn func(builtin.Reader) error) error {
 	return d.attempt(ctx, func() error {
-		t := &tx{ctx: ctx, db: d, hints: d.viewHints, known: map[string]*mvccpb.KeyValue{}}
-		defer t.remember()
+		t := &tx{ctx: ctx, db: d, hints: d.hints, known: map[string]*mvccpb.KeyValue{}}
+		defer func() {
+			if len(t.asked) > 1 {
+				d.hints.Add(t.asked[0], t.asked[1:])
+			}
+		}()
 		return fn(t)
 	})
 }
 
-// attempt runs a transaction until it meets neither a conflict nor a snapshot that etcd has dropped.
+// attempt runs a transaction until it meets neither a conflict nor a snapshot that etcd has dropped, the second
+// time at once.
 func (d *db) attempt(ctx context.Context, fn func() error) error {
+	again := func(err error) bool { return err == errConflict || err == errCompacted }
+	err := fn()
+	if !again(err) {
+		return err
+	}
 	pause := retry.WithMaxDuration(2*d.opts.Timeout, retry.WithCappedDuration(100*time.Millisecond, retry.WithJitterPercent(50, retry.NewExponential(time.Millisecond))))
 	return retry.Do(ctx, pause, func(context.Context) error {
 		err := fn()
-		if err == errConflict || err == errCompacted {
+		if again(err) {
 			return retry.RetryableError(err)
 		}
 		return err
@@ -266,65 +283,80 @@ var (
 	errCompacted error = &upstream.Error{Message: "etcd has compacted what was read; try again", Err: upstream.ErrUnavailable}
 )
 
-// Update runs fn in a transaction: on a snapshot first, and then everything that it writes is written if
-// all that it has read is still so.
+// Update runs fn in a transaction: everything that it writes is written if all that it has read is still so.
 func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
 	d.writes.Add(1)
-	var (
-		rev  int64
-		told bool
-	)
-	err := d.attempt(ctx, func() (err error) {
+	recalls := d.watch.isUp()
+	var asked []string // by the attempt before
+	return d.attempt(ctx, func() error {
 		t := &tx{
-			ctx: ctx, db: d, hints: d.updateHints, known: map[string]*mvccpb.KeyValue{},
-			read: map[string]int64{}, writes: map[string]*[]byte{},
+			ctx: ctx, db: d, also: asked, known: map[string]*mvccpb.KeyValue{},
+			recalls: recalls, read: map[string]int64{}, writes: map[string][]byte{},
 		}
-		defer t.remember()
-		if err := fn(t); err != nil || len(t.writes) == 0 {
-			return err
-		}
-		rev, err = t.commit()
-		told = t.told
+		err := t.run(fn)
+		asked, recalls = t.asked, false
 		return err
 	})
-	if err == nil && rev > 0 {
-		d.commits.Add(1)
-		if told {
-			d.watch.await(ctx, rev)
-		}
+}
+
+// run returns the outcome of an attempt, errConflict where it does not count.
+func (t *tx) run(fn func(builtin.Writer) error) error {
+	err := fn(t)
+	switch {
+	case err == nil && len(t.writes) > 0:
+		return t.commit()
+	case t.recalled && !t.failed:
+		return errConflict
 	}
 	return err
 }
 
-// commit returns the revision of what it has written.
-func (t *tx) commit() (int64, error) {
-	cmps := slices.Clone(t.ranges)
+// commit writes.
+func (t *tx) commit() error {
+	cmps := t.ranges
 	for key, rev := range t.read {
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", rev))
 	}
 	ops := make([]clientv3.Op, 0, len(t.writes))
-	for _, key := range slices.Sorted(maps.Keys(t.writes)) {
-		if value := t.writes[key]; value != nil {
-			ops = append(ops, clientv3.OpPut(key, string(*value)))
-		} else {
+	for key, value := range t.writes {
+		if value == nil {
 			ops = append(ops, clientv3.OpDelete(key))
+			continue
 		}
+		op := clientv3.OpPut(key, "")
+		op.WithValueBytes(value)
+		ops = append(ops, op)
 	}
 	if len(cmps) > maxOps || len(ops) > maxOps || t.size > maxBytes+maxBytes/4 {
-		return 0, errorf(upstream.ErrLimitExceeded, "the change is too large for one transaction of etcd (%d keys, %d bytes); change fewer secrets at once", len(ops), t.size)
+		return errorf(upstream.ErrLimitExceeded, "the change is too large for one transaction of etcd (%d keys, %d bytes); change fewer secrets at once", len(ops), t.size)
 	}
 	answer, err := t.db.txn(t.ctx, cmps, ops)
 	switch {
 	case err != nil:
-		return 0, err
+		return err
 	case !answer.Succeeded:
 		t.db.conflicts.Add(1)
-		return 0, errConflict
+		return errConflict
 	}
-	return answer.Header.Revision, nil
+	t.db.commits.Add(1)
+	t.committed(answer.Header.Revision)
+	return nil
 }
 
-// txn makes one request. Without comparisons it is a read.
+// committed remembers, and tells, what was written.
+func (t *tx) committed(rev int64) {
+	var records []builtin.SealedRecord
+	space := t.db.key(builtin.Records, nil)
+	for key, value := range t.writes {
+		t.db.memory.see(key, &mvccpb.KeyValue{Value: value, ModRevision: rev})
+		if name, ok := strings.CutPrefix(key, space); ok {
+			records = append(records, builtin.SealedRecord{Name: upstream.SecretName(name), Sealed: value})
+		}
+	}
+	t.db.tellOwn(rev, records)
+}
+
+// txn makes one request with its time limit. Without comparisons it is a read.
 func (d *db) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
 	limited, cancel := context.WithTimeout(ctx, d.opts.Timeout)
 	defer cancel()

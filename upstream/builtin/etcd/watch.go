@@ -16,27 +16,30 @@ import (
 )
 
 const (
-	awaitWatch = time.Second            // how long a writer waits for its own change to come back
 	rewatch    = 200 * time.Millisecond // from the end of a watch to the next one, doubled up to
 	rewatchMax = 5 * time.Second
 )
 
 // watch is how far the notices of changes have come.
+//
+// Of each record the newest change that was told is known: it is in ahead, or else at most at rev. A change is told
+// if it is newer. So a change of this store is told when it is committed, the watch does not tell it again, and
+// nothing is told after something newer of the same record.
 type watch struct {
 	mu      sync.Mutex
 	up      bool
-	synced  bool          // everything was told once
-	rev     int64         // what is told
-	own     int64         // what this store has committed
-	moved   chan struct{} // closed, and made anew, with each change of these
-	since   time.Time     // of the last change of up
+	rev     int64                         // up to which everything is told, by a resync and by the watch
+	ahead   map[upstream.SecretName]int64 // :: secret → revision of a change of this store that is told, beyond rev
+	due     int64                         // up to which everything must be told before lists are up to date
+	moved   chan struct{}                 // closed, and made anew, with each change of up, rev and due
+	since   time.Time                     // of the last change of up
 	resyncs uint64
 	breaks  uint64
 	cause   string // why it is not up
 }
 
 func newWatch() *watch {
-	return &watch{moved: make(chan struct{}), since: time.Now(), cause: "not connected yet"}
+	return &watch{ahead: map[upstream.SecretName]int64{}, moved: make(chan struct{}), since: time.Now(), cause: "not connected yet"}
 }
 
 // set changes the state of the watch.
@@ -48,26 +51,10 @@ func (w *watch) set(change func()) {
 	w.moved = make(chan struct{})
 }
 
-// await returns when what was committed at a revision is told, or when that may take long.
-func (w *watch) await(ctx context.Context, rev int64) {
-	timer := time.NewTimer(awaitWatch)
-	defer timer.Stop()
-	for {
-		w.mu.Lock()
-		w.own = max(w.own, rev)
-		moved, done := w.moved, w.rev >= rev || !w.up
-		w.mu.Unlock()
-		if done {
-			return
-		}
-		select {
-		case <-moved:
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
+func (w *watch) isUp() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.up
 }
 
 // CatchUp returns when the notices tell of all that there is, as far as is known, or why they do not.
@@ -77,7 +64,7 @@ func (d *db) CatchUp(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
-		moved, up, cause := w.moved, w.up && w.rev >= w.own, cmp.Or(w.cause, "it lags behind")
+		moved, up, cause := w.moved, w.up && w.rev >= w.due, cmp.Or(w.cause, "it lags behind")
 		w.mu.Unlock()
 		if up {
 			return nil
@@ -188,29 +175,50 @@ func (d *db) followOnce() error {
 	}
 }
 
-// tell tells of events, which come in the order of their revisions, and notes how far it has come. A
-// watch that has been made is up.
-func (d *db) tell(space string, events []*clientv3.Event) {
-	var last int64
-	d.watch.mu.Lock()
-	told := d.watch.rev // a resync may be ahead of the watch
-	d.watch.mu.Unlock()
-	events = slices.DeleteFunc(events, func(e *clientv3.Event) bool { return e.Kv.ModRevision <= told })
-	if len(events) > 0 {
-		records := make([]builtin.SealedRecord, len(events))
-		for i, e := range events {
-			records[i].Name = upstream.SecretName(strings.TrimPrefix(string(e.Kv.Key), space))
-			if e.Type == clientv3.EventTypePut {
-				records[i].Sealed = e.Kv.Value
-			}
-			last = e.Kv.ModRevision
-		}
-		d.observer([]builtin.Notice{{Records: records}})
+// tellOwn tells of records that this store has committed.
+func (d *db) tellOwn(rev int64, records []builtin.SealedRecord) {
+	w := d.watch
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	records = slices.DeleteFunc(records, func(r builtin.SealedRecord) bool { return rev <= max(w.rev, w.ahead[r.Name]) })
+	if len(records) == 0 {
+		return
 	}
+	for _, r := range records {
+		w.ahead[r.Name] = rev
+	}
+	d.observer([]builtin.Notice{{Records: records}})
+}
+
+// tell tells of events, which come in the order of their revisions, those of one revision together. A watch that
+// has been made is up.
+func (d *db) tell(space string, events []*clientv3.Event) {
 	d.watch.set(func() {
-		d.watch.rev = max(d.watch.rev, last)
-		if !d.watch.up {
-			d.watch.up, d.watch.since, d.watch.cause = true, time.Now(), ""
+		w := d.watch
+		told := w.rev // a resync may be ahead of the watch
+		var records []builtin.SealedRecord
+		for _, e := range events {
+			if d.memory.Contains(string(e.Kv.Key)) {
+				d.memory.see(string(e.Kv.Key), e.Kv)
+			}
+			r := builtin.SealedRecord{Name: upstream.SecretName(strings.TrimPrefix(string(e.Kv.Key), space))}
+			if e.Type == clientv3.EventTypePut {
+				r.Sealed = e.Kv.Value
+			}
+			rev, ahead := e.Kv.ModRevision, w.ahead[r.Name]
+			if rev > max(told, ahead) {
+				records = append(records, r)
+			}
+			if rev >= ahead {
+				delete(w.ahead, r.Name)
+			}
+			w.rev = max(w.rev, rev)
+		}
+		if len(records) > 0 {
+			d.observer([]builtin.Notice{{Records: records}})
+		}
+		if !w.up {
+			w.up, w.since, w.cause = true, time.Now(), ""
 		}
 	})
 }
@@ -239,7 +247,20 @@ func (d *db) resync() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	d.observer([]builtin.Notice{{Records: records, All: true}})
-	d.watch.set(func() { d.watch.rev, d.watch.synced = rev, true; d.watch.resyncs++ })
+	d.tellAll(rev, records)
 	return rev, nil
+}
+
+// tellAll tells that there are these records and no others, as of a revision that no event was told beyond.
+func (d *db) tellAll(rev int64, records []builtin.SealedRecord) {
+	d.watch.set(func() {
+		w := d.watch
+		for _, ahead := range w.ahead { // the watch tells it again
+			w.due = max(w.due, ahead)
+		}
+		clear(w.ahead)
+		w.rev = rev
+		w.resyncs++
+		d.observer([]builtin.Notice{{Records: records, All: true}})
+	})
 }
