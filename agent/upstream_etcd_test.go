@@ -6,55 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 
 	"secretagent/agent"
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
-
-// member is an etcd of one member, at the same address after each start.
-type member struct {
-	addr string
-	args []string
-	cmd  *exec.Cmd
-}
-
-func newMember(t *testing.T) *member {
-	if _, err := exec.LookPath("etcd"); err != nil {
-		t.Skip("skipped: there is no etcd here (Debian has it in etcd-server)")
-	}
-	var addrs []string
-	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		addrs = append(addrs, l.Addr().String())
-		must(t, l.Close())
-	}
-	client, peer := "http://"+addrs[0], "http://"+addrs[1]
-	m := &member{addr: addrs[0], args: []string{
-		"--data-dir", t.TempDir() + "/data", "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
-		"--heartbeat-interval", "20", "--election-timeout", "200", "--logger", "zap", "--log-level", "error",
-	}}
-	t.Cleanup(m.kill)
-	m.start(t)
-	return m
-}
-
-func (m *member) start(t *testing.T) {
-	m.cmd = exec.Command("etcd", m.args...)
-	must(t, m.cmd.Start())
-}
-
-func (m *member) kill() {
-	if m.cmd != nil {
-		_ = m.cmd.Process.Kill()
-		_ = m.cmd.Wait()
-		m.cmd = nil
-	}
-}
 
 // cable carries connections to an address until it is cut: then they and new ones hang.
 type cable struct {
@@ -158,11 +117,12 @@ func TestAgentsShareEtcd(t *testing.T) {
 		t.Skip("it waits for a watch to be given up")
 	}
 	t.Parallel()
-	etcd := newMember(t)
+	etcd := upstreamtest.NewEtcd(t, nil)
+	addr := strings.TrimPrefix(etcd.URL, "http://")
 	keyring := t.TempDir() + "/keyring.json"
 	_, err := agent.CreateKeyring(keyring)
 	must(t, err)
-	one, wire := onEtcd(t, keyring, etcd.addr), newCable(t, etcd.addr)
+	one, wire := onEtcd(t, keyring, addr), newCable(t, addr)
 	two := onEtcd(t, keyring, wire.Addr().String())
 	put := func(w *world, version, value string) (err error) {
 		w.manage(func(ctx context.Context, m upstream.Manager) error {
@@ -189,7 +149,7 @@ func TestAgentsShareEtcd(t *testing.T) {
 	}
 	two.eventually("the cache", func() bool { _, got := two.lookup("/v1/app/db"); return got == "two" })
 
-	etcd.kill()
+	etcd.Kill()
 	if err := put(two, "v3", "lost"); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("a write while etcd is away: %v", err)
 	}
@@ -198,7 +158,7 @@ func TestAgentsShareEtcd(t *testing.T) {
 	if s := two.series(); s["secretagent_etcd_watch_up"] != 0 || s["secretagent_etcd_watch_breaks_total"] < 1 {
 		t.Errorf("metrics: %v", s)
 	}
-	etcd.start(t)
+	etcd.Start(t)
 	one.eventually("a write", func() bool { return put(one, "v4", "four") == nil })
 	two.wantFile("four")
 	two.eventually("the watch", two.watchIsUp)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"secretagent/upstream/builtin/etcd"
+	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
 	"secretagent/upstream/kmsserver"
 	"secretagent/upstream/upstreamtest"
@@ -24,6 +26,19 @@ func TestConformance(t *testing.T) {
 			bad.Next(upstreamtest.Unavailable, upstreamtest.Fault{})
 		}
 		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{over(bad), {Region: "cn-two", Host: second.String(), CAFile: ca.file(t)}}})
+		return upstreamtest.Harness{Manager: client, Advance: advance}
+	})
+}
+
+func TestConformanceOnEtcd(t *testing.T) {
+	t.Parallel()
+	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
+		server, prefix := upstreamtest.SharedEtcd(t)
+		opts, advance := options(t)
+		must(keyfile.CreateKeyring(opts.Keyring))
+		store := must(etcd.Open(etcd.Options{Endpoints: []string{server.URL}, Prefix: prefix, Options: opts}))
+		t.Cleanup(func() { _ = store.Close() })
+		client := connect(t, kms.Options{Endpoints: []kms.Endpoint{plain(start(t, store, nil, kmsserver.Options{}))}})
 		return upstreamtest.Harness{Manager: client, Advance: advance}
 	})
 }

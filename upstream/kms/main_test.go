@@ -3,9 +3,12 @@ package kms_test
 import (
 	"net/http"
 	"net/url"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"secretagent/upstream/upstreamtest"
 )
 
 func TestMain(m *testing.M) {
@@ -22,6 +25,7 @@ func TestMain(m *testing.M) {
 	t.TLSClientConfig = fakeCA.client()
 
 	goleak.VerifyTestMain(m,
+		goleak.Cleanup(func(code int) { upstreamtest.StopEtcd(); os.Exit(code) }),
 		// The server under test leaves janitors behind.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))

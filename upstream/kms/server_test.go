@@ -34,22 +34,23 @@ const (
 // backend is a local store whose clock can be moved.
 func backend(t testing.TB, emulate ...upstreamtest.Emulation) (*bolt.Store, func(time.Duration)) {
 	t.Helper()
-	var offset atomic.Int64
-	dir := t.TempDir()
-	store := must(bolt.Open(bolt.Options{
-		Database: filepath.Join(dir, "data", "secrets.db"),
-		Options: builtin.Options{
-			Emulate: builtin.Emulate(append(emulate, upstreamtest.Emulation{})[0]),
-			Keyring: filepath.Join(dir, "keys", "keyring.json"),
-			Now:     func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
-		},
-	}))
+	opts, advance := options(t, emulate...)
+	store := must(bolt.Open(bolt.Options{Database: filepath.Join(t.TempDir(), "secrets.db"), Options: opts}))
 	t.Cleanup(func() {
 		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return store, func(d time.Duration) { offset.Add(int64(d)) }
+	return store, advance
+}
+
+func options(t testing.TB, emulate ...upstreamtest.Emulation) (opts builtin.Options, advance func(time.Duration)) {
+	var offset atomic.Int64
+	return builtin.Options{
+		Emulate: builtin.Emulate(append(emulate, upstreamtest.Emulation{})[0]),
+		Keyring: filepath.Join(t.TempDir(), "keyring.json"),
+		Now:     func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
+	}, func(d time.Duration) { offset.Add(int64(d)) }
 }
 
 // serve answers the KMS API for m on ln until the test ends.

@@ -19,6 +19,8 @@ import (
 	"secretagent/upstream/builtin"
 )
 
+const samplePolicy = `{"Version":"1","Statement":[{"Effect":"Allow","Principal":{"RAM":["x"]},"Action":"kms:*","Resource":"*"}]}`
+
 // sample is a database with everything in it that a file can hold, and what it holds.
 type sample struct {
 	opts   Options
@@ -55,7 +57,7 @@ func newSample(t testing.TB) *sample {
 	sm.cloud = "secret/cloud"
 	sm.names = append(sm.names, sm.cloud)
 	must(t, only(s.CreateSecret(t.Context(), upstream.CreateSecretInput{
-		SecretName: sm.cloud, VersionID: "v0", SecretData: secret("x"), EncryptionKeyID: "key-1", DKMSInstanceID: "kst-1", Policy: modelPolicies[len(modelPolicies)-1],
+		SecretName: sm.cloud, VersionID: "v0", SecretData: secret("x"), EncryptionKeyID: "key-1", DKMSInstanceID: "kst-1", Policy: samplePolicy,
 	})))
 	mustCreate(t, s, "secret/gone", "v0", "leaves free pages")
 	forceDelete(t, s, "secret/gone")
@@ -109,7 +111,7 @@ func (sm *sample) check(t *testing.T, what string, content []byte, write bool) (
 	}
 	meta, err := s.DescribeSecret(ctx, sm.cloud, false)
 	policy, policyErr := s.GetSecretPolicy(ctx, sm.cloud)
-	if err != nil || policyErr != nil || meta.EncryptionKeyID != "key-1" || meta.DKMSInstanceID != "kst-1" || policy != modelPolicies[len(modelPolicies)-1] {
+	if err != nil || policyErr != nil || meta.EncryptionKeyID != "key-1" || meta.DKMSInstanceID != "kst-1" || policy != samplePolicy {
 		t.Errorf("%s: %s has key %q, instance %q, policy %s; %v, %v", what, sm.cloud, meta.EncryptionKeyID, meta.DKMSInstanceID, policy, err, policyErr)
 	}
 	if out, err := s.ListSecrets(ctx, upstream.ListSecretsInput{}); err != nil || out.TotalCount != len(sm.names) {

@@ -87,13 +87,7 @@ func checkFile(tb testing.TB, path string) {
 	wantErr(tb, verifyPages(bytes.NewReader(content), int64(len(content))), nil)
 }
 
-// fatal is what both package testing and package rapid have.
-type fatal interface {
-	Helper()
-	Fatal(args ...any)
-}
-
-func must(tb fatal, err error) {
+func must(tb testing.TB, err error) {
 	tb.Helper()
 	if err != nil {
 		tb.Fatal(err)

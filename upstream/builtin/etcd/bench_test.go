@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -21,14 +20,10 @@ import (
 // versions does, and one that reads two. of_bare is how many calls are made in the time of one such transaction, the
 // median of the turns. Allocations are those of the calls.
 func BenchmarkAgainstBare(b *testing.B) {
-	if _, err := exec.LookPath("etcd"); err != nil {
-		b.Skip("there is no etcd here")
-	}
-	server, prefix := shared.prefix(b)
-	opts := server.options(b, prefix)
+	opts := testOptions(b)
 	s := mustOpen(b, opts)
 	until(b, "it follows", func() bool { return s.Stats().WatchUp })
-	raw := server.client(b)
+	raw := sharedClient(b)
 	b.Cleanup(func() { _ = raw.Close() })
 	ctx, data := context.Background(), strings.Repeat("x", 1024)
 	var unique atomic.Int64

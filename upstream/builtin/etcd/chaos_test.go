@@ -29,7 +29,7 @@ func TestChaos(t *testing.T) {
 		t.Skip("skipped: set SECRETAGENT_CHAOS to how long it is to go on, such as 10m")
 	}
 	c := newCluster(t)
-	opts := (&server{url: c.urls[0]}).options(t, "/chaos/")
+	opts := optionsAt(t, c.urls[0], "/chaos/")
 	opts.Endpoints, opts.Timeout = c.urls, 2*time.Second
 	stores := []*Store{mustOpen(t, opts), mustOpen(t, opts), mustOpen(t, opts)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -126,13 +126,11 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T) *cluster {
-	if _, err := exec.LookPath("etcd"); err != nil {
-		t.Skip("skipped: there is no etcd here (Debian has it in etcd-server)")
-	}
+	upstreamtest.EtcdProgram(t)
 	c := &cluster{members: make([]*exec.Cmd, 3)}
 	for range c.members {
-		c.urls, c.peers = append(c.urls, "http://"+freeAddress(t)), append(c.peers, "http://"+freeAddress(t))
-		c.dirs = append(c.dirs, filepath.Join(inMemory(t), "data"))
+		c.urls, c.peers = append(c.urls, "http://"+upstreamtest.FreeAddress(t)), append(c.peers, "http://"+upstreamtest.FreeAddress(t))
+		c.dirs = append(c.dirs, filepath.Join(upstreamtest.InMemory(t), "data"))
 	}
 	for i := range c.members {
 		c.start(t, i)

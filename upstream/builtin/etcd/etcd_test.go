@@ -87,7 +87,9 @@ func TestOnceInEffect(t *testing.T) {
 	t.Parallel()
 	opts, clock := testOptions(t), newClock()
 	opts.Now = clock.now
-	seed := []upstream.CreateSecretInput{{SecretName: "seeded", VersionID: "v1", SecretData: upstream.NewSecretData([]byte("x"))}}
+	seed := func(value string) []upstream.CreateSecretInput {
+		return []upstream.CreateSecretInput{{SecretName: "seeded", VersionID: "v1", SecretData: upstream.NewSecretData([]byte(value))}}
+	}
 	var stores []*Store
 	for range 4 {
 		stores = append(stores, mustOpen(t, opts))
@@ -99,7 +101,13 @@ func TestOnceInEffect(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	all(func(s *Store) { must(t, s.Seed(context.Background(), seed)) })
+	var seeds atomic.Int64
+	all(func(s *Store) { must(t, s.Seed(context.Background(), seed(fmt.Sprint(seeds.Add(1))))) })
+	first, err := stores[0].GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "seeded"})
+	must(t, err)
+	for _, s := range stores {
+		wantValue(t, s, "seeded", string(first.SecretData.Reveal()))
+	}
 	for i := range 30 {
 		name := fmt.Sprint("gone/", i)
 		must(t, create(stores[0], name, "v1", "x"))
@@ -124,19 +132,21 @@ func TestOnceInEffect(t *testing.T) {
 		out, err := stores[3].ListSecrets(t.Context(), upstream.ListSecretsInput{})
 		return err == nil && out.TotalCount == 1
 	})
+	must(t, only(stores[2].DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "seeded", ForceDeleteWithoutRecovery: true})))
+	all(func(s *Store) { must(t, s.Seed(context.Background(), seed("again"))) })
+	wantErr(t, put(stores[1], "seeded", "v2", "x"), upstream.ErrNotFound)
 }
 
 // TestOutage stops the only member: reads and writes are an outage, and when it is back, what others have
 // changed meanwhile is told, also where etcd has compacted it.
 func TestOutage(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, inMemory(t))
-	defer server.stop()
-	opts := server.options(t, "/p/")
+	server := upstreamtest.NewEtcd(t, nil)
+	opts := optionsAt(t, server.URL, "/p/")
 	opts.Timeout, opts.pulse = 500*time.Millisecond, 300*time.Millisecond
 	var log upstreamtest.Buffer
 	opts.Logger = log.Logger()
-	server.stop()
+	server.Kill()
 	s := mustOpen(t, opts) // which needs nobody
 	begin := time.Now()
 	wantErr(t, create(s, "a", "v1", "one"), upstream.ErrUnavailable)
@@ -144,16 +154,16 @@ func TestOutage(t *testing.T) {
 		t.Errorf("an outage takes %v to be told", took)
 	}
 	wantErr(t, only(s.ListSecrets(t.Context(), upstream.ListSecretsInput{})), upstream.ErrUnavailable)
-	server.start(t)
+	server.Start(t)
 	until(t, "writes succeed again", func() bool { return create(s, "a", "v1", "one") == nil })
 	until(t, "the watch is up", func() bool { return s.Stats().WatchUp })
 
 	var heard atomic.Bool
 	defer s.OnChange(func(upstream.SecretName) { heard.Store(true) })()
-	server.stop()
+	server.Kill()
 	wantErr(t, put(s, "a", "v2", "two"), upstream.ErrUnavailable)
 	until(t, "the watch is told to be broken", func() bool { return !s.Stats().WatchUp })
-	server.start(t)
+	server.Start(t)
 	other := mustOpen(t, opts)
 	until(t, "the other store writes", func() bool { return put(other, "a", "v3", "three") == nil })
 	until(t, "the change is told", heard.Load)
@@ -182,7 +192,7 @@ func TestCompaction(t *testing.T) {
 	})()
 	s.db.watch.set(func() { s.db.watch.rev = 1 }) // as if it had slept since then
 	must(t, only(other.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "removed", ForceDeleteWithoutRecovery: true})))
-	raw := shared.client(t)
+	raw := sharedClient(t)
 	defer raw.Close()
 	now, err := raw.Get(t.Context(), "x")
 	must(t, err)
@@ -204,8 +214,8 @@ func TestKeyrings(t *testing.T) {
 	opts := testOptions(t)
 	s := mustOpen(t, opts)
 	must(t, create(s, "a", "v1", "one"))
-	_, prefix := shared.prefix(t)
-	foreign := shared.options(t, prefix)
+	e, prefix := upstreamtest.SharedEtcd(t)
+	foreign := optionsAt(t, e.URL, prefix)
 	foreign.Prefix = opts.Prefix
 	other := mustOpen(t, foreign)
 	_, err := other.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "a"})
@@ -290,10 +300,10 @@ func TestCiphertextIsBound(t *testing.T) {
 	s := mustOpen(t, opts)
 	must(t, create(s, "a", "v1", "one"))
 	must(t, create(s, "b", "v1", "two"))
-	_, prefix := shared.prefix(t)
+	_, prefix := upstreamtest.SharedEtcd(t)
 	elsewhere := opts
 	elsewhere.Prefix = prefix
-	raw := shared.client(t)
+	raw := sharedClient(t)
 	defer raw.Close()
 	all, err := raw.Get(t.Context(), opts.Prefix, clientv3.WithPrefix())
 	must(t, err)
@@ -316,9 +326,8 @@ func TestCiphertextIsBound(t *testing.T) {
 // use another.
 func TestARoleWithThePrefixIsEnough(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, inMemory(t))
-	defer server.stop()
-	raw := server.client(t)
+	server := upstreamtest.NewEtcd(t, nil)
+	raw := client(t, server)
 	defer raw.Close()
 	ctx := t.Context()
 	must(t, only(raw.RoleAdd(ctx, "root")))
@@ -332,7 +341,7 @@ func TestARoleWithThePrefixIsEnough(t *testing.T) {
 		must(t, only(raw.UserGrantRole(ctx, name, name)))
 	}
 	must(t, only(raw.AuthEnable(ctx)))
-	opts := server.options(t, "/agent/")
+	opts := optionsAt(t, server.URL, "/agent/")
 	opts.User, opts.PasswordFile = "agent", opts.Keyring+".password"
 	must(t, os.WriteFile(opts.PasswordFile, []byte("secret\n"), 0o600))
 	s := mustOpen(t, opts)
@@ -358,9 +367,8 @@ func TestARoleWithThePrefixIsEnough(t *testing.T) {
 // TestNoSpace fills the quota of etcd.
 func TestNoSpace(t *testing.T) {
 	t.Parallel()
-	server := newServer(t, inMemory(t), "--quota-backend-bytes", "2000000")
-	defer server.stop()
-	s := mustOpen(t, server.options(t, "/p/"))
+	server := upstreamtest.NewEtcd(t, nil, "--quota-backend-bytes", "2000000")
+	s := mustOpen(t, optionsAt(t, server.URL, "/p/"))
 	must(t, create(s, "a", "v0", "zero"))
 	var err error
 	for i := 1; err == nil && i < 1000; i++ {
@@ -392,7 +400,7 @@ func TestTheLargestSecret(t *testing.T) {
 	}
 	upstreamtest.CheckRules(t, s, 100)
 	must(t, only(s.DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: "a", ForceDeleteWithoutRecovery: true})))
-	raw := shared.client(t)
+	raw := sharedClient(t)
 	defer raw.Close()
 	left, err := raw.Get(t.Context(), opts.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	must(t, err)
@@ -404,10 +412,7 @@ func TestTheLargestSecret(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	good := func() Options {
-		opts := (&server{url: "http://127.0.0.1:1"}).options(t, "/p/")
-		return opts
-	}
+	good := func() Options { return optionsAt(t, "http://127.0.0.1:1", "/p/") }
 	must(t, good().Validate())
 	for _, test := range []struct {
 		name   string

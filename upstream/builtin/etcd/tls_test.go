@@ -12,7 +12,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"secretagent/upstream"
+	"secretagent/upstream/upstreamtest"
 )
 
 // authority issues certificates into a folder.
@@ -70,10 +70,6 @@ func (a *authority) path(name string) string { return filepath.Join(a.dir, name)
 // password that was changed.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	program, err := exec.LookPath("etcd")
-	if err != nil {
-		t.Skip("skipped: there is no etcd here (Debian has it in etcd-server)")
-	}
 	ca := newAuthority(t)
 	serverCert, serverKey := ca.issue(t, "etcd")
 	agentCert, agentKey := ca.issue(t, "secretagent")
@@ -82,14 +78,12 @@ func TestTLS(t *testing.T) {
 	must(t, err)
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
-	server := &server{url: "https://" + freeAddress(t), tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}}}
-	newServerAt(t, server, program, inMemory(t), "--cert-file", serverCert, "--key-file", serverKey,
-		"--trusted-ca-file", ca.path("ca.crt"), "--client-cert-auth", "--auth-token-ttl", "1")
-	defer server.stop()
-	opts := server.options(t, "/agent/")
+	server := upstreamtest.NewEtcd(t, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair}},
+		"--cert-file", serverCert, "--key-file", serverKey, "--trusted-ca-file", ca.path("ca.crt"), "--client-cert-auth", "--auth-token-ttl", "1")
+	opts := optionsAt(t, server.URL, "/agent/")
 	opts.Timeout, opts.pulse = 2*time.Second, 300*time.Millisecond
 	opts.CAFile, opts.CertFile, opts.KeyFile = filepath.Join(t.TempDir(), "ca.crt"), agentCert, agentKey
-	raw := server.client(t)
+	raw := client(t, server)
 	defer raw.Close()
 	ctx := t.Context()
 	must(t, only(raw.RoleAdd(ctx, "agent")))

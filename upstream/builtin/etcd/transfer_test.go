@@ -11,6 +11,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/upstreamtest"
 )
 
 func transfer(tb testing.TB, t builtin.Transfer) map[string]int {
@@ -80,20 +81,19 @@ func TestTransferOfTheLargestSecret(t *testing.T) {
 
 // What etcd has compacted cannot be had any more as it was: a transfer goes on with another moment, unless it must not.
 func TestTransferMeetsACompaction(t *testing.T) {
-	s := newServer(t, inMemory(t)) // others would meet it too
-	defer s.stop()
-	from, to := mustOpen(t, s.options(t, "/from/")), mustOpen(t, s.options(t, "/to/"))
+	s := upstreamtest.NewEtcd(t, nil) // others would meet it too
+	from, to := mustOpen(t, optionsAt(t, s.URL, "/from/")), mustOpen(t, optionsAt(t, s.URL, "/to/"))
 	for i := range 40 { // on several pages
 		must(t, create(from, fmt.Sprintf("s%d", i), "v1", "one"))
 	}
 	for _, moment := range []bool{true, false} {
 		compacts := &compacting{Store: from, compact: func() {
 			must(t, put(from, "s0", fmt.Sprint(moment), "another"))
-			client := s.client(t)
-			defer client.Close()
-			answer, err := client.Get(t.Context(), "x")
+			raw := client(t, s)
+			defer raw.Close()
+			answer, err := raw.Get(t.Context(), "x")
 			must(t, err)
-			must(t, only(client.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical())))
+			must(t, only(raw.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical())))
 		}}
 		_, err := builtin.Transfer{From: compacts, To: to, Moment: moment, Replace: true}.Run(t.Context())
 		if moment {
