@@ -13,7 +13,6 @@ import (
 
 	"secretagent/agent/config"
 	"secretagent/upstream"
-	"secretagent/upstream/builtin"
 	"secretagent/upstream/kmsserver"
 )
 
@@ -40,12 +39,6 @@ func operated(answer any, err error) (*kmsserver.Operated, error) {
 	body, err := json.Marshal(answer)
 	return &kmsserver.Operated{Body: body}, err
 }
-
-// Key is a key of the keyring of a built-in backend.
-type Key = builtin.Key
-
-// KeysAnswer is what GET /keys answers.
-type KeysAnswer struct{ Keys []Key }
 
 // Operate asks the agent that runs with cfg for an operation of its backend, and copies the answer to out. It
 // reports whether such an agent runs, and is bounded by [kmsserver.MaxOperation]. After an error out may have

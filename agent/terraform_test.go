@@ -316,13 +316,10 @@ func TestTerraform(t *testing.T) {
 			tf.imports()
 
 			// A rotation of the keyring is none of Terraform's business.
-			must(t, w.stop())
-			store, err := agent.OpenStore(w.cfg.Upstream.Local, slog.New(slog.DiscardHandler))
+			keys, err := agent.OpenKeys(t.Context(), w.cfg, slog.New(slog.DiscardHandler))
 			must(t, err)
-			_, err = store.RotateKey(t.Context())
-			must(t, errors.Join(err, store.Reencrypt(t.Context(), nil), store.Close()))
-			_, tf = startTerraform(t, dir, emulateAll)
-			tf.earlier = earlier
+			_, err = keys.Rotate(t.Context(), true)
+			must(t, errors.Join(err, keys.Await(t.Context(), func(agent.KeyState) {}), keys.Close()))
 			tf.settled("keys rotated", full)
 			tf.settled("keys rotated", least)
 

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/url"
 	"time"
 
 	"secretagent/agent/config"
@@ -19,7 +18,6 @@ import (
 	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
-	"secretagent/upstream/kmsserver"
 )
 
 // builtinKind is the built-in backend.
@@ -70,12 +68,8 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 		// One attempt: who does not answer on this host hangs, and says so sooner than a log line could.
 		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Timeout: socketTimeout, Deadline: socketTimeout})
 	}
-	store, err := k.openFiles(ctx, log, files)
+	store, err := k.openUnused(ctx, log, files)
 	switch {
-	case errors.Is(err, bolt.ErrLocked) && socket == "":
-		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
-	case errors.Is(err, bolt.ErrLocked):
-		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
 	case errors.Is(err, keyfile.ErrForeign) && socket != "":
 		return nil, fmt.Errorf("%w; or start the agent, which makes what is missing as its own user: where one runs, it is asked", err)
 	case err != nil:
@@ -85,6 +79,20 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 			"hint", "keep it, apart from the database, and let the user of the agent own both files")
 	}
 	return newBuiltinBackend(store, log), nil
+}
+
+// openUnused opens the files where no agent can be asked. That one has them open all the same is an error that
+// says how it could be.
+func (k builtinKind) openUnused(ctx context.Context, log *slog.Logger, files Files) (*bolt.Store, error) {
+	store, err := k.openFiles(ctx, log, files)
+	socket := string(k.cfg.API.Socket)
+	switch {
+	case errors.Is(err, bolt.ErrLocked) && socket == "":
+		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
+	case errors.Is(err, bolt.ErrLocked):
+		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
+	}
+	return store, err
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
@@ -115,7 +123,7 @@ type builtinStore interface {
 	OnChange(fn func(upstream.SecretName)) (cancel func())
 	Seed(ctx context.Context, secrets []upstream.CreateSecretInput) error
 	Unseeded(ctx context.Context, secrets []upstream.CreateSecretInput) ([]upstream.SecretName, error)
-	Keys() ([]builtin.Key, error)
+	keyStore
 	Run(ctx context.Context) error
 	Close() error
 }
@@ -137,14 +145,7 @@ func (b builtinCommon) rotated() rotation.Upstream { return b.Manager }
 
 func (b builtinCommon) served(*cache.Cache) upstream.Manager { return b.Manager }
 
-func (b builtinCommon) operations() map[string]operation {
-	return map[string]operation{
-		"GET /keys": func(context.Context, url.Values) (*kmsserver.Operated, error) {
-			keys, err := b.builtinStore.Keys()
-			return operated(KeysAnswer{keys}, err)
-		},
-	}
-}
+func (b builtinCommon) operations() map[string]operation { return keyOperations(b.builtinStore) }
 
 func (b builtinCommon) Close() error { return b.builtinStore.Close() }
 
@@ -170,10 +171,15 @@ func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
 	return builtinBackend{newBuiltinCommon(store, log), store}
 }
 
-// prepare changes nothing: secrets are seeded at a start.
+// prepare reads the keyring again. Secrets are seeded at a start.
 func (b builtinBackend) prepare(ctx context.Context, cfg *config.Upstream) (commit func(), err error) {
 	names, err := b.store.Unseeded(ctx, seed(cfg.Local.Seed))
+	if err != nil {
+		return nil, inSection("upstream.local", err)
+	}
+	useKeyring, err := b.store.ReadKeyring(ctx)
 	return func() {
+		useKeyring()
 		for _, name := range names {
 			b.log.Info("not seeded: the next start does it", "secret", string(name))
 		}
@@ -193,28 +199,14 @@ func (b builtinBackend) collect(s sink) {
 	s.counter("secretagent_local_purged_total", "Secrets removed after their deletion window.", st.Purged)
 	s.gauge("secretagent_local_writes_queued", "Writes in line.", float64(st.WritesQueued))
 	s.gauge("secretagent_local_writes_queued_limit", "The length of that line.", float64(st.WritesQueueLimit))
+	collectKeys(s, st.Keys)
 }
-
-// Store is the built-in backend, for commands on its keyring.
-type Store = bolt.Store
 
 // Errors of the built-in backend that a command acts on.
 var (
-	ErrNoDatabase = bolt.ErrNoDatabase // an [upstream.ErrNotFound]
-	ErrKeyInUse   = builtin.ErrKeyInUse
+	ErrNoDatabase  = bolt.ErrNoDatabase     // an [upstream.ErrNotFound]
+	ErrKeyringKept = builtin.ErrKeyringKept // an [upstream.ErrUnsupported]
 )
-
-// OpenStore opens the files of the built-in backend, and makes none. It fails while an agent runs on them,
-// with an error that wraps [upstream.ErrUnavailable].
-func OpenStore(cfg *config.Local, log *slog.Logger) (*Store, error) {
-	opts := builtinOptions(cfg, log)
-	opts.Seed, opts.Existing = nil, true
-	store, err := bolt.Open(opts)
-	if errors.Is(err, bolt.ErrLocked) {
-		return nil, &upstream.Error{Message: err.Error() + "; stop the agent first", Err: upstream.ErrUnavailable}
-	}
-	return store, err
-}
 
 func builtinOptions(cfg *config.Local, log *slog.Logger) bolt.Options {
 	return bolt.Options{

@@ -129,8 +129,8 @@ func (b *etcdBackend) run(ctx context.Context) error {
 }
 
 // prepare reads the keyring again. Secrets are seeded at a start.
-func (b *etcdBackend) prepare(context.Context, *config.Upstream) (commit func(), err error) {
-	commit, err = b.store.ReadKeyring()
+func (b *etcdBackend) prepare(ctx context.Context, _ *config.Upstream) (commit func(), err error) {
+	commit, err = b.store.ReadKeyring(ctx)
 	return commit, inSection("upstream.etcd", err)
 }
 
@@ -149,4 +149,5 @@ func (b *etcdBackend) collect(s sink) {
 	s.counter("secretagent_etcd_watch_breaks_total", "Times that the watch of etcd broke.", st.WatchBreaks)
 	s.counter("secretagent_etcd_watch_resyncs_total", "Times that everything was read anew, the first one included.", st.WatchResyncs)
 	s.gauge("secretagent_etcd_unreadable", "Secrets that cannot be read because the keyring lacks their key or they are damaged.", float64(st.Unreadable))
+	collectKeys(s, st.Keys)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -36,7 +37,8 @@ func TestMain(m *testing.M) {
 //	exits CODE PROGRAM ARGS...   like exec, and holds the exit code
 //	await SOCKET|URL             waits until somebody serves the socket, or the URL answers 200
 //	await-file FILE [TEXT]       waits until the file is there, and contains the text
-//	await-status TEXT            waits until secretagent status prints the text
+//	await-status TEXT [ARGS...]  waits until secretagent status prints the text
+//	await-keys CONFIG REGEXP     waits until secretagent keys list prints what the expression matches
 //	freeport VAR                 sets VAR to a port that was free a moment ago
 func TestScripts(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -60,6 +62,7 @@ func TestScripts(t *testing.T) {
 			"await":        scriptAwait,
 			"await-file":   scriptAwaitFile,
 			"await-status": scriptAwaitStatus,
+			"await-keys":   scriptAwaitKeys,
 			"freeport":     scriptFreePort,
 		},
 	})
@@ -125,16 +128,31 @@ func scriptAwaitFile(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func scriptAwaitStatus(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: await-status TEXT")
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: await-status TEXT [ARGS...]")
 	}
 	eventually(ts, args[0], func() error {
-		err := ts.Exec("secretagent", "status")
+		err := ts.Exec("secretagent", append([]string{"status"}, args[1:]...)...)
 		oneLine := func(text string) string { return strings.Join(strings.Fields(text), " ") } // the path of the test decides where lines break
 		if !strings.Contains(oneLine(ts.ReadFile("stdout")), oneLine(args[0])) {
 			return fmt.Errorf("not in the status: %w", err)
 		}
 		return nil
+	})
+}
+
+func scriptAwaitKeys(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await-keys CONFIG REGEXP")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	eventually(ts, args[1], func() error {
+		err := ts.Exec("secretagent", "keys", "list", "--config", args[0])
+		if err == nil && !pattern.MatchString(ts.ReadFile("stdout")) {
+			err = errors.New(ts.ReadFile("stdout"))
+		}
+		return err
 	})
 }
 

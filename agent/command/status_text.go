@@ -163,12 +163,14 @@ func (b *picture) upstream(s agent.Status) {
 	if l := u.Local; l != nil {
 		say(fmt.Sprintf("%d reads, %d writes", l.Reads, l.Writes))
 		say(when(l.WritesQueued > 0, fmt.Sprintf("%d of at most %d writes in line", l.WritesQueued, l.WritesQueueLimit)))
+		b.keys(say, l.Keys)
 	}
 	if e := u.Etcd; e != nil {
 		say(fmt.Sprintf("%d writes", e.Writes))
 		say(when(e.WatchUp, "changes are told by its watch"), when(!e.WatchUp, "the watch is BROKEN for "+b.ago(e.WatchSince)+": "+e.WatchCause))
 		say(when(e.Unreadable > 0, fmt.Sprintf("%d secrets CANNOT be read", e.Unreadable)))
-		if !e.WatchUp || e.Unreadable > 0 {
+		b.keys(say, e.Keys)
+		if !e.WatchUp || e.Unreadable > 0 || len(e.Keys.Lacking) > 0 {
 			m = doubtful
 		}
 	}
@@ -195,6 +197,17 @@ func (b *picture) upstream(s agent.Status) {
 		m = bad
 	}
 	b.wrap("", strings.Join(slices.DeleteFunc(parts, empty), "; "), m)
+}
+
+// keys says what the keys of a built-in backend are to do, where that is worth a word.
+func (b *picture) keys(say func(words ...string), k agent.KeyState) {
+	say(when(len(k.Lacking) > 0, "the keyring LACKS what others use: key "+strings.Join(k.Lacking, ", ")))
+	if r := k.Rotation; r != nil {
+		say("a rotation to key "+r.Key+" waits, for "+b.ago(r.Since), when(len(r.Waiting) > 0, "for "+strings.Join(r.Waiting, ", ")))
+	}
+	if r := k.Reencryption; r != nil {
+		say(fmt.Sprintf("%d of %d secrets are re-encrypted under key %s", r.Done, r.Total, r.Key), when(r.By != "", "by "+r.By))
+	}
 }
 
 // servedUntil returns when the first of the secrets is served no longer, unless the upstream answers; zero: none ends.

@@ -17,13 +17,15 @@
 // readable, as do sizes. The keys are a cleartext Tink keyset in a file, the keyring, which with the
 // storage gives the secrets: keep the two apart. Key ids are Tink's, in decimal.
 //
-// [Store.RotateKey] adds a key and makes it primary. Old values stay readable under the old
-// key until [Store.Reencrypt] has rewritten them. CreateSecret may name a key of the keyring,
-// which that secret then uses whatever is primary; Reencrypt ends this too, because a key is
-// usually rotated because it is no longer trusted.
+// [Store.RotateKey] adds a key and makes it primary; in a [Shared] storage, whose agents have a keyring file
+// each, as soon as all of them have the key. Old values stay readable under the old key until a re-encryption
+// has rewritten them, which is noted in the storage and goes on after a crash: in the [Store.Run] of an agent,
+// with pauses, or in [Store.Reencrypt]. CreateSecret may name a key of the keyring, which that secret then uses
+// whatever is primary; a re-encryption ends this too, because a key is usually rotated because it is no longer
+// trusted.
 //
 // EncryptionKeyId is what the creator of the secret named, as it was named, and absent where none
-// was. Nothing changes it: no rotation, and no Reencrypt, after which it is the id of a key that
+// was. Nothing changes it: no rotation, and no re-encryption, after which it is the id of a key that
 // protects the secret no more. Infrastructure code that compares it, such as Terraform's, would
 // otherwise replace the secret. [Store.Keys] tells which keys protect how much. A secret of a
 // database that is older than this rule has the key that was named when it was created, unless

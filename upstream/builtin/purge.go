@@ -3,6 +3,7 @@ package builtin
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"secretagent/upstream"
@@ -15,9 +16,22 @@ const (
 	purgeRetry   = time.Minute
 )
 
-// Run purges secrets whose deletion window has passed, until ctx ends or the [Store] is closed. It
-// returns nil. Without it such secrets are invisible all the same, but stay where they are.
+// Run does what a running agent does in the background, until ctx ends or the [Store] is closed: it purges
+// secrets whose deletion window has passed, and goes on with a re-encryption. In a [Shared] storage it also shows
+// the others which keys this agent holds, and completes a rotation that waits for it. It returns nil. Without it
+// secrets whose time has come are invisible all the same, but stay where they are.
 func (s *Store) Run(ctx context.Context) error {
+	var background sync.WaitGroup
+	defer background.Wait()
+	if shared, ok := s.storage.(Shared); ok {
+		background.Go(func() { s.keepKeys(ctx, shared) })
+	}
+	background.Go(func() { s.reencryptInTurn(ctx) })
+	s.purgeInTime(ctx)
+	return nil
+}
+
+func (s *Store) purgeInTime(ctx context.Context) {
 	for {
 		wait := purgeRetry
 		next, err := s.Purge(ctx)
@@ -30,7 +44,7 @@ func (s *Store) Run(ctx context.Context) error {
 			wait = min(max(time.Duration(next-s.now())*time.Second, purgeAtLeast), purgeAtMost)
 		}
 		if !s.sleep(ctx, wait) {
-			return nil
+			return
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package builtin
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +19,9 @@ import (
 // Key is a key of the keyring, without its material.
 type Key struct {
 	ID      string // decimal, as in EncryptionKeyId
-	Status  string // enabled, disabled or destroyed
+	Status  string // enabled, disabled, destroyed or missing
 	Primary bool   // seals what is written from now on
+	Next    bool   `json:",omitzero"` // becomes primary when all agents hold it
 
 	// CreateTime is when this database first saw the key; zero when it has not yet.
 	CreateTime time.Time
@@ -28,9 +32,10 @@ type Key struct {
 	Values  int
 }
 
-// Keys returns the keys of the keyring, in its order. It reads the metadata of every secret.
-func (s *Store) Keys() ([]Key, error) {
-	return answer(context.Background(), s.view, call{op: "Keys"}, func(t *tx) (out []Key, err error) {
+// Keys returns the keys of the keyring, in its order, and behind them those that are used here and that it
+// lacks, whose Status is missing. It reads the metadata of every secret, as far as the keyring allows.
+func (s *Store) Keys(ctx context.Context) ([]Key, error) {
+	return answer(ctx, s.view, call{op: "Keys"}, func(t *tx) (out []Key, err error) {
 		secrets, values := map[uint32]int{}, map[uint32]int{}
 		// Also secrets that wait to be purged: their keys are still needed.
 		err = t.eachStored(func(_ upstream.SecretName, r *record) error {
@@ -40,46 +45,98 @@ func (s *Store) Keys() ([]Key, error) {
 			}
 			return nil
 		})
+		if err != nil && !errors.Is(err, ErrKeyLost) {
+			return nil, err
+		}
+		primary, err := t.inForce()
 		if err != nil {
 			return nil, err
 		}
+		next, _, err := t.keyNote(noteNext)
+		if err != nil {
+			return nil, err
+		}
+		missing, err := t.missingKeys()
+		if err != nil {
+			return nil, err
+		}
+		add := func(id uint32, status string) error {
+			created, err := t.keySeen(id)
+			out = append(out, Key{
+				ID:         formatKeyID(id),
+				Status:     strings.ToLower(status),
+				Primary:    id == primary,
+				Next:       next != nil && id == next.key,
+				CreateTime: created,
+				Secrets:    secrets[id],
+				Values:     values[id],
+			})
+			return err
+		}
 		for _, e := range t.keys.entries {
-			created, err := t.keySeen(e.ID)
-			if err != nil {
+			delete(missing, e.ID)
+			if err := add(e.ID, e.Status.String()); err != nil {
 				return nil, err
 			}
-			out = append(out, Key{
-				ID:         formatKeyID(e.ID),
-				Status:     strings.ToLower(e.Status.String()),
-				Primary:    e.ID == t.keys.primary,
-				CreateTime: created,
-				Secrets:    secrets[e.ID],
-				Values:     values[e.ID],
-			})
+		}
+		for _, id := range slices.Sorted(maps.Keys(missing)) {
+			if err := add(id, "missing"); err != nil {
+				return nil, err
+			}
 		}
 		return out, nil
 	})
 }
 
-// ReadKeyring reads the keyring file again. commit makes the Store use what it holds now; an error changes
-// nothing. It is for a [Shared] storage, whose keyring is changed by those who hand it to all agents.
-func (s *Store) ReadKeyring() (commit func(), err error) {
+// ReadKeyring reads the keyring file again, which others may have changed. commit makes the Store use what it
+// holds now; an error changes nothing. A file is refused that lacks a key which the Store has and which is noted
+// here: [Store.RemoveKey] comes first. While the storage does not answer, nothing is refused for that.
+func (s *Store) ReadKeyring(ctx context.Context) (commit func(), err error) {
+	was := s.keys.Load()
 	next, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
 	if err != nil {
 		return nil, err
 	}
+	noted, err := answer(ctx, s.view, call{op: "ReadKeyring"}, (*tx).notedKeys)
+	if err != nil && !errors.Is(err, upstream.ErrUnavailable) {
+		return nil, err
+	}
+	for _, id := range noted {
+		if was.aead(id) != nil && next.aead(id) == nil {
+			return nil, errorf(ErrKeyLost, "the keyring %s no longer holds key %d, which may be needed; put it back: secretagent keys remove takes out a key that protects nothing", s.opts.Keyring, id)
+		}
+	}
 	return func() {
 		s.rotate.Lock()
 		defer s.rotate.Unlock()
+		if s.keys.Load() != was {
+			return // this process has changed the file meanwhile
+		}
 		s.keys.Store(next)
+		ring(s.keysBell)
+		if s.place.Shared {
+			return
+		}
+		if err := s.noteKeys(nil); err != nil {
+			s.log.Warn("the keys of the keyring could not be noted", "keyring", s.opts.Keyring, "err", err, "hint", "the next start does it")
+		}
+		s.refreshKeyState()
 	}, nil
 }
 
-// RotateKey adds a key to the keyring, makes it primary and returns its id. The keyring file is
-// replaced atomically and is on disk before the key is used. Everything that was sealed stays
-// readable; what is written from now on is sealed with the new key, except for secrets that
-// were created with a key of their own.
-func (s *Store) RotateKey(ctx context.Context) (string, error) {
+// refreshKeyState brings up to date what [Store.KeyState] returns, where that is possible.
+func (s *Store) refreshKeyState() { _, _ = s.ReadKeyState(context.Background()) }
+
+// RotateKey adds a key to the keyring and returns its id. The file is replaced atomically and is on disk before
+// the key is used. Everything that was sealed stays readable, and what is written under the new key is sealed with
+// it, except for secrets that were created with a key of their own. With reencrypt, everything is then brought
+// under it, as [Store.Reencrypt] does, by the Run of this [Store] or another.
+//
+// The key becomes primary at once or, in a [Shared] storage, as soon as all agents that run there hold it: by
+// this call, or by the Run of the one that gets it last. [Store.ReadKeyState] tells which lack it. A rotation that
+// waits already is gone on with: no further key is added then. Nor is one where the last key of the keyring file is
+// its primary one and was never used here: somebody has added it for this, and that key is taken.
+func (s *Store) RotateKey(ctx context.Context, reencrypt bool) (string, error) {
 	c := call{op: "RotateKey"}
 	if err := c.begin(ctx); err != nil {
 		return "", err
@@ -91,6 +148,14 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 	}
 	s.rotate.Lock()
 	defer s.rotate.Unlock()
+	if s.place.Shared {
+		id, err := s.beginRotation(ctx, c, reencrypt)
+		if err != nil {
+			return "", c.refer(err)
+		}
+		ring(s.keysBell)
+		return id, s.promote(ctx)
+	}
 	next, err := s.extendKeyring()
 	if err != nil {
 		return "", c.refer(err)
@@ -98,17 +163,106 @@ func (s *Store) RotateKey(ctx context.Context) (string, error) {
 	s.keys.Store(next)
 	id := formatKeyID(next.primary)
 	s.log.Info("key rotated", "key", id, "count", len(next.entries))
-	// What is in the same transaction as this note, or after it, uses the new key.
-	err = s.write(context.WithoutCancel(ctx), c, func(t *tx) error { return t.noteKey(next.primary) })
+	// What is in the same transaction as these notes, or after them, uses the new key.
+	err = s.write(context.WithoutCancel(ctx), c, func(t *tx) error {
+		if err := t.noteKey(next.primary); err != nil || !reencrypt {
+			return err
+		}
+		return t.putKeyNote(noteReencrypt, keyNote{key: next.primary, Since: t.now})
+	})
 	if err != nil {
 		return id, fmt.Errorf("key %s is in the keyring and primary, but could not be noted in the database: %w", id, err)
+	}
+	s.refreshKeyState()
+	if reencrypt {
+		ring(s.reencryptBell)
 	}
 	return id, nil
 }
 
-// extendKeyring adds a primary key to the keyring file. Others use the file as well, so it is
-// read again and not taken from memory.
-func (s *Store) extendKeyring() (*keys, error) {
+// CompleteRotation makes the key primary that a rotation waits with, if no agent of a [Shared] storage lacks it any
+// more. The Run of each agent does that, too.
+func (s *Store) CompleteRotation(ctx context.Context) error {
+	if !s.place.Shared {
+		return nil
+	}
+	return s.promote(ctx)
+}
+
+// beginRotation notes which key is next in a shared storage. It adds one to the keyring file if need be, before
+// it is noted: a key that is noted is in the file of somebody.
+func (s *Store) beginRotation(ctx context.Context, c call, reencrypt bool) (id string, err error) {
+	onDisk, err := s.keyringOnDisk()
+	if err != nil {
+		return "", err
+	}
+	var waits, fresh uint32
+	err = s.view(ctx, c, func(t *tx) error {
+		t.keys, waits, fresh = onDisk, 0, 0
+		next, held, err := t.keyNote(noteNext)
+		if err != nil {
+			return err
+		}
+		if next != nil && !held {
+			return errNextElsewhere(next.key)
+		}
+		if next != nil {
+			waits = next.key
+		}
+		primary, err := t.inForce()
+		if err != nil {
+			return err
+		}
+		if last := onDisk.entries[len(onDisk.entries)-1].ID; last == onDisk.primary && primary != 0 && last != primary {
+			seen, err := t.Get(Keys, keyOf(last))
+			if seen == nil {
+				fresh = last
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return t.holdsAll(cmp.Or(waits, fresh))
+	})
+	if err != nil {
+		return "", err
+	}
+	next := onDisk
+	key := cmp.Or(waits, fresh)
+	if key == 0 {
+		if next, err = s.extend(onDisk); err != nil {
+			return "", err
+		}
+		key = next.primary
+		s.log.Info("key added to the keyring", "key", formatKeyID(key), "keyring", s.opts.Keyring, "count", len(next.entries))
+	}
+	s.keys.Store(next)
+	return formatKeyID(key), s.write(ctx, c, func(t *tx) error {
+		note, _, err := t.keyNote(noteNext)
+		switch {
+		case err != nil:
+			return err
+		case note == nil && waits != 0:
+			return nil // it has become primary meanwhile
+		case note == nil:
+			note = &keyNote{key: key, Since: t.now}
+		case note.key != key:
+			return errNextElsewhere(note.key)
+		case note.Reencrypt || !reencrypt:
+			return nil
+		}
+		note.Reencrypt = note.Reencrypt || reencrypt
+		return t.putKeyNote(noteNext, *note)
+	})
+}
+
+func errNextElsewhere(key uint32) error {
+	return errorf(ErrKeyLost, "a rotation to key %d waits for agents that lack it, and this keyring lacks it, too; give it the keyring of the agent that has begun, or give the rotation up with: secretagent keys remove %[1]d", key)
+}
+
+// keyringOnDisk reads the keyring file, which must hold all keys that are in use. Others use the file as well, so
+// what is changed is not what is in memory.
+func (s *Store) keyringOnDisk() (*keys, error) {
 	onDisk, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
 	if err != nil {
 		return nil, err
@@ -119,49 +273,115 @@ func (s *Store) extendKeyring() (*keys, error) {
 				"the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.ID)
 		}
 	}
+	return onDisk, nil
+}
+
+// extendKeyring adds a primary key to the keyring file.
+func (s *Store) extendKeyring() (*keys, error) {
+	onDisk, err := s.keyringOnDisk()
+	if err != nil {
+		return nil, err
+	}
+	return s.extend(onDisk)
+}
+
+func (s *Store) extend(onDisk *keys) (*keys, error) {
 	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
-		return nil, fmt.Errorf("could not add a key to the keyring: %w", err)
+		return nil, fmt.Errorf("could not add a key to the keyring (%w); where it is a copy that cannot be changed, add the key to the original with \"secretagent keys add FILE\" and hand it over anew", err)
 	}
 	return next, nil
 }
 
-// RemoveKey takes a key out of the keyring that neither is the primary one nor protects anything in
-// this database. The file is replaced as by RotateKey.
+// RemoveKey takes a key out of the keyring that neither is the primary one nor protects anything here. The
+// file is replaced as by RotateKey. From a [Shared] storage a key is removed when no agent can need it any more;
+// the other agents have it in their files until these are replaced, and where the file of this one cannot be
+// changed, the error is an [ErrKeyringKept]. A rotation to the key that waits is given up.
 func (s *Store) RemoveKey(ctx context.Context, id string) error {
 	key, err := keyNamed(id)
 	c := call{op: "RemoveKey", invalid: err}
 	s.rotate.Lock()
 	defer s.rotate.Unlock()
-	removed := false // the operation may be executed again
-	return s.write(ctx, c, func(t *tx) error {
-		if !removed {
-			if err := t.unused(key); err != nil {
-				return err
-			}
-			ring, err := keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential)
-			if err == nil {
-				ring, err = ring.Remove(key)
-			}
-			next, err := newKeys(ring, err)
-			if err != nil {
-				return err
-			}
-			removed, t.keys = true, next
-			s.keys.Store(next)
-			s.log.Info("key removed", "key", id, "count", len(next.entries))
-		}
-		return t.delete(Keys, keyOf(key))
-	})
+	primary, err := s.forgetKey(ctx, c, key)
+	if err != nil {
+		return err
+	}
+	next, err := newKeys(keyfile.ReadKeyring(s.opts.Keyring, s.opts.KeyringIsCredential))
+	if err == nil && slices.ContainsFunc(next.entries, func(e keyfile.Key) bool { return e.ID == key }) {
+		next, err = newKeys(next.ring.Remove(key, primary))
+	}
+	s.refreshKeyState()
+	ring(s.keysBell)
+	if err != nil {
+		return c.refer(errorf(ErrKeyringKept, "key %d protects nothing here any more and is forgotten, but stays in the keyring: %v", key, err))
+	}
+	s.keys.Store(next)
+	s.log.Info("key removed", "key", id, "count", len(next.entries))
+	return nil
 }
 
-// unused returns an error unless the key is in the keyring and nothing needs it.
+// forgetKey removes the note of a key that nothing needs, and returns the primary one. What is sealed is looked at in a transaction before, which
+// would take too long where others write all the time: once a key is not the primary one, only a new secret with
+// a key of its own can come to need it, and notes the key anew; see claimKey.
+func (s *Store) forgetKey(ctx context.Context, c call, key uint32) (primary uint32, err error) {
+	for {
+		var before []byte
+		err := s.view(ctx, c, func(t *tx) (err error) {
+			if before, err = t.Get(Keys, keyOf(key)); err == nil {
+				before = bytes.Clone(before)
+				err = t.unused(key)
+			}
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		same := false
+		err = s.write(ctx, c, func(t *tx) error {
+			now, err := t.Get(Keys, keyOf(key))
+			if same = err == nil && bytes.Equal(now, before); !same {
+				return err
+			}
+			if primary, err = t.inForce(); err != nil {
+				return err
+			}
+			if primary == key {
+				return errPrimary(key)
+			}
+			next, _, err := t.keyNote(noteNext)
+			if err == nil && next != nil && next.key == key {
+				err = t.delete(KeyNotes, []byte(noteNext))
+			}
+			if err == nil && now != nil {
+				err = t.delete(Keys, keyOf(key))
+			}
+			return err
+		})
+		if err != nil || same {
+			return primary, err
+		}
+	}
+}
+
+func errPrimary(key uint32) error {
+	return errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
+}
+
+// unused returns an error unless the key is in the keyring, or next, and nothing needs it.
 func (t *tx) unused(key uint32) error {
-	if !slices.ContainsFunc(t.keys.entries, func(e keyfile.Key) bool { return e.ID == key }) {
+	primary, err := t.inForce()
+	if err != nil {
+		return err
+	}
+	next, _, err := t.keyNote(noteNext)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(t.keys.entries, func(e keyfile.Key) bool { return e.ID == key }) && (next == nil || next.key != key) {
 		return errorf(upstream.ErrKeyNotFound, "the keyring has no key %d", key)
 	}
-	if key == t.keys.primary {
-		return errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
+	if key == primary || primary == 0 && key == t.keys.primary {
+		return errPrimary(key)
 	}
 	return t.eachStored(func(name upstream.SecretName, r *record) error {
 		if r.sealedBy == key || r.key == key || slices.ContainsFunc(r.versions, func(v version) bool { return v.keyID == key }) {
@@ -171,26 +391,34 @@ func (t *tx) unused(key uint32) error {
 	})
 }
 
-// missingKeys returns the keys that the database has seen and the keyring does not hold, or
-// holds disabled. A key that the keyring does hold must be the same key.
-func (t *tx) missingKeys() (map[uint32]bool, error) {
-	missing := map[uint32]bool{}
+// notedKeys returns the keys that the database has seen.
+func (t *tx) notedKeys() (ids []uint32, err error) {
 	cursor := t.Scan(Keys, nil)
 	for {
 		key, _, err := cursor.Next()
 		if key == nil || err != nil {
-			return missing, err
+			return ids, err
 		}
 		if len(key) != 4 {
 			return nil, t.place.Damaged("its list of keys has an entry that is none")
 		}
-		id := binary.BigEndian.Uint32(key)
+		ids = append(ids, binary.BigEndian.Uint32(key))
+	}
+}
+
+// missingKeys returns the keys that the database has seen and the keyring does not hold, or
+// holds disabled. A key that the keyring does hold must be the same key.
+func (t *tx) missingKeys() (map[uint32]bool, error) {
+	missing := map[uint32]bool{}
+	noted, err := t.notedKeys()
+	for _, id := range noted {
 		if t.keys.aead(id) == nil {
 			missing[id] = true
 		} else if _, err := t.keySeen(id); err != nil {
 			return nil, err
 		}
 	}
+	return missing, err
 }
 
 // keyOf is the key of a key's note.
@@ -215,7 +443,11 @@ func (t *tx) noteKey(id uint32) error {
 	if note, err := t.Get(Keys, keyOf(id)); note != nil || err != nil {
 		return err
 	}
-	return t.put(Keys, keyOf(id), id, binary.BigEndian.AppendUint64(nil, uint64(t.now)), t.keyAssociatedData(id))
+	return t.putKeySeen(id, t.now)
+}
+
+func (t *tx) putKeySeen(id uint32, at int64) error {
+	return t.put(Keys, keyOf(id), id, binary.BigEndian.AppendUint64(nil, uint64(at)), t.keyAssociatedData(id))
 }
 
 // noteKeys notes the enabled keys of the keyring that the database has not seen, and forgets
@@ -237,93 +469,4 @@ func (s *Store) noteKeys(forgotten []uint32) error {
 		}
 		return nil
 	})
-}
-
-// reencryptBatch bounds a transaction of [Store.Reencrypt], in bytes of values.
-const reencryptBatch = 1 << 20
-
-// Reencrypt rewrites everything that is not sealed with the primary key: values and metadata,
-// also of secrets that were created with a key of their own, which from then on follow the
-// primary key. Each batch is on disk before the next begins, and what uses the primary key
-// already is skipped, so a call after a crash goes on where the last one was.
-//
-// progress, which may be nil, is called after each batch with the number of secrets done and
-// the number of secrets there are. Other calls work meanwhile. A rotation during the call may
-// leave secrets under the key that was primary; call again.
-func (s *Store) Reencrypt(ctx context.Context, progress func(done, total int)) error {
-	const op = "Reencrypt"
-	total, done := s.index.len(), 0
-	var last upstream.SecretName // that is done
-	for more := true; more; {
-		after, count := last, 0
-		err := s.write(ctx, call{op: op}, func(t *tx) (err error) {
-			last, count, more, err = t.reencrypt(after)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		done += count
-		if progress != nil {
-			progress(done, max(total, done))
-		}
-	}
-	s.log.Info("secrets re-encrypted", "count", done, "key", formatKeyID(s.keys.Load().primary))
-	return nil
-}
-
-// reencrypt brings the secrets behind after under the primary key, until the batch is full.
-func (t *tx) reencrypt(after upstream.SecretName) (last upstream.SecretName, count int, more bool, err error) {
-	last = after
-	for size := 0; size < reencryptBatch && !t.full(); count++ {
-		// The cursor is placed anew for each secret: a write may move what it points to.
-		key, sealed, err := t.Scan(Records, valueKey(last, "")).Next()
-		if key == nil || err != nil {
-			return last, count, false, err
-		}
-		name := upstream.SecretName(key)
-		r, err := t.openRecord(name, sealed)
-		if err != nil {
-			return "", 0, false, err
-		}
-		n, done, err := t.reencryptSecret(name, r, reencryptBatch-size)
-		if err != nil {
-			return "", 0, false, err
-		}
-		if !done {
-			return last, count, true, nil // the next batch goes on with it
-		}
-		last = name
-		size += n + 512 // the record, and that looking costs something too
-	}
-	return last, count, true, nil
-}
-
-// reencryptSecret brings one secret under the primary key and returns how many bytes of values
-// it has rewritten. It is not done when it has rewritten more than room.
-func (t *tx) reencryptSecret(name upstream.SecretName, r *record, room int) (size int, done bool, err error) {
-	current := r.sealedBy == t.keys.primary && r.key == 0
-	r.key = 0
-	for i := range r.versions {
-		v := &r.versions[i]
-		if v.keyID == t.keys.primary {
-			continue
-		}
-		current = false
-		if size >= room {
-			return size, false, t.putRecord(name, r)
-		}
-		data, err := t.value(name, v)
-		if err != nil {
-			return 0, false, err
-		}
-		size += len(data)
-		if err := t.putValue(name, r, v, data); err != nil {
-			return 0, false, err
-		}
-	}
-	if current {
-		return size, true, nil
-	}
-	return size, true, errors.Join(t.putRecord(name, r), t.w.Wipe())
 }

@@ -22,6 +22,10 @@ func (t *tx) keyAssociatedData(id uint32) []byte {
 	return t.join(t.place.Binding, "key", formatKeyID(id))
 }
 
+func (t *tx) noteAssociatedData(name string) []byte {
+	return t.join(t.place.Binding, "note", name)
+}
+
 // join returns texts with the separator between them, until it is called again.
 func (t *tx) join(texts ...string) []byte {
 	b := t.joined[:0]

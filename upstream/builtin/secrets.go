@@ -41,6 +41,9 @@ func (t *tx) create(in upstream.CreateSecretInput, key uint32, tags []upstream.T
 	if key != 0 && t.keys.aead(key) == nil {
 		return none, errUnknownKey(key)
 	}
+	if err := t.claimKey(key); err != nil {
+		return none, err
+	}
 	if old != nil { // not purged yet
 		if err := t.remove(in.SecretName, old); err != nil {
 			return none, err

@@ -3,7 +3,6 @@ package builtin
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
 	"secretagent/upstream"
@@ -97,32 +96,6 @@ func (s *Store) catchUp(ctx context.Context) error {
 		return shared.CatchUp(ctx)
 	}
 	return nil
-}
-
-// useKey refuses to write with a key before the storage has a note of it, and notes it where this keyring
-// has all keys that others have noted: what is sealed with a key that they lack would be lost to them, and
-// an agent with the keyring of another place would mix the two.
-func (t *tx) useKey(id uint32) error {
-	if !t.place.Shared || slices.Contains(t.noted, id) {
-		return nil
-	}
-	t.noted = append(t.noted, id)
-	note, err := t.Get(Keys, keyOf(id))
-	if err != nil {
-		return err
-	}
-	if note != nil {
-		_, err := t.keySeen(id)
-		return err
-	}
-	missing, err := t.missingKeys()
-	if err != nil {
-		return err
-	}
-	for other := range missing {
-		return errorf(ErrKeyLost, "the keyring lacks key %d, which others use here, and so must not bring in key %d; give all agents the same keyring", other, id)
-	}
-	return t.noteKey(id)
 }
 
 // full reports whether a transaction should take no other secret, which can have a hundred versions.

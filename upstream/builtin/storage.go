@@ -3,11 +3,12 @@ package builtin
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"secretagent/upstream"
 )
 
-// Storage keeps what a [Store] knows: values under keys, in the four key spaces of [Space]. It knows
+// Storage keeps what a [Store] knows: values under keys, in the key spaces of [Space]. It knows
 // no rules, and whatever is a secret reaches it encrypted.
 //
 // An error of the storage itself is an [*upstream.Error]: an [upstream.ErrUnavailable] where the
@@ -44,15 +45,19 @@ type Space uint8
 
 // The key spaces.
 const (
-	Records Space  = iota // :: name → sealed record, see record.go
-	Values                // :: name 0x00 version id → sealed value
-	Keys                  // :: key id, 4 bytes → sealed: when the key was first seen here
-	Seeds                 // :: name → nothing: the seed of that name is done, see seed.go
-	Spaces  = iota        // how many there are
+	Records  Space  = iota // :: name → sealed record, see record.go
+	Values                 // :: name 0x00 version id → sealed value
+	Keys                   // :: key id, 4 bytes → sealed: when the key was first seen here
+	Seeds                  // :: name → nothing: the seed of that name is done, see seed.go
+	KeyNotes               // :: note → sealed: which key is primary, and what is under way; see keystate.go
+	Agents                 // :: id of a running agent → which keys it holds; of a [Shared] storage, see agents.go
+	Spaces   = iota        // how many there are
 )
 
 // String returns the name of the space.
-func (s Space) String() string { return [...]string{"secrets", "values", "keys", "seeded"}[s] }
+func (s Space) String() string {
+	return [...]string{"secrets", "values", "keys", "seeded", "keystate", "agents"}[s]
+}
 
 // Reader reads in a transaction. The bytes that it returns are valid until the end of the
 // transaction and must not be changed; it keeps none that it is given.
@@ -99,6 +104,13 @@ type Shared interface {
 	// CatchUp returns when the notices have told of all that was there when it was called, as far
 	// as the storage knows, or an [upstream.ErrUnavailable] that says why they cannot.
 	CatchUp(ctx context.Context) error
+
+	// Present keeps value under key in the space [Agents] until the storage is closed, or is out of reach
+	// for some [Shared.Pulse]: then the key is gone by itself. It is called once in each of them.
+	Present(ctx context.Context, key, value []byte) error
+
+	// Pulse is how often a running agent shows that it lives.
+	Pulse() time.Duration
 }
 
 // Notice tells of what a transaction did, or of what others did.

@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,6 +27,11 @@ type Store struct {
 
 	keys   atomic.Pointer[keys]
 	rotate sync.Mutex // one change of the keyring at a time
+
+	id            string                   // of this store among the agents of a shared storage
+	keyState      atomic.Pointer[KeyState] // as it was last seen
+	keysBell      chan struct{}            // rung when there is news of keys to tell or to look for, and
+	reencryptBell chan struct{}            // when a re-encryption is noted; each has room for one
 
 	quit      chan struct{} // closed by Close
 	closeOnce sync.Once
@@ -58,7 +64,12 @@ func Open(storage Storage, opts Options) (*Store, error) {
 		place:   storage.Place(),
 		quit:    make(chan struct{}),
 		index:   newIndex(),
+
+		id:            rand.Text(),
+		keysBell:      make(chan struct{}, 1),
+		reencryptBell: make(chan struct{}, 1),
 	}
+	s.keyState.Store(&KeyState{})
 	storage.Observe(s.observe)
 	keyring, err := newKeys(keyfile.ReadKeyring(opts.Keyring, opts.KeyringIsCredential))
 	if errors.Is(err, fs.ErrNotExist) && !s.place.Shared {
@@ -118,7 +129,11 @@ func (s *Store) load(keyring *keys) error {
 	if err != nil || s.opts.ReadOnly {
 		return err
 	}
-	return s.noteKeys(forgotten)
+	if err := s.noteKeys(forgotten); err != nil {
+		return err
+	}
+	s.refreshKeyState()
+	return nil
 }
 
 func (s *Store) makeKeyring() (*keys, error) {

@@ -22,6 +22,7 @@ type tx struct {
 
 	Notice          // of what it did
 	writes int      // changes so far
+	agreed uint32   // the primary key, once it was looked for; of a shared storage
 	noted  []uint32 // keys that were looked for in the notes, of a shared storage
 
 	joined [256]byte // room for a key or associated data; most are shorter
@@ -192,11 +193,11 @@ func valueKey(name upstream.SecretName, id upstream.VersionID) []byte {
 }
 
 // keyFor returns the id of the key that seals what is written for r from now on.
-func (t *tx) keyFor(r *record) uint32 {
-	if r.key != 0 {
-		return r.key
+func (t *tx) keyFor(r *record) (uint32, error) {
+	if r.key == 0 {
+		return t.primary()
 	}
-	return t.keys.primary
+	return r.key, t.useKey(r.key)
 }
 
 // put stores plain, sealed with key id.
@@ -216,10 +217,11 @@ func (t *tx) delete(space Space, key []byte) error {
 
 // putRecord stores r.
 func (t *tx) putRecord(name upstream.SecretName, r *record) error {
-	if err := t.useKey(t.keyFor(r)); err != nil {
+	key, err := t.keyFor(r)
+	if err != nil {
 		return err
 	}
-	if err := t.put(Records, []byte(name), t.keyFor(r), encodeRecord(nil, r), t.recordAssociatedData(name)); err != nil {
+	if err := t.put(Records, []byte(name), key, encodeRecord(nil, r), t.recordAssociatedData(name)); err != nil {
 		return err
 	}
 	t.listed = append(t.listed, listedAs(name, r))
@@ -227,9 +229,8 @@ func (t *tx) putRecord(name upstream.SecretName, r *record) error {
 }
 
 // putValue stores the bytes of version v and notes in v which key sealed them.
-func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []byte) error {
-	v.keyID = t.keyFor(r)
-	if err := t.useKey(v.keyID); err != nil {
+func (t *tx) putValue(name upstream.SecretName, r *record, v *version, data []byte) (err error) {
+	if v.keyID, err = t.keyFor(r); err != nil {
 		return err
 	}
 	return t.put(Values, valueKey(name, v.id), v.keyID, data, t.valueAssociatedData(name, v.id, v.dataType()))
@@ -252,13 +253,9 @@ func (t *tx) change(name upstream.SecretName) { t.changed = append(t.changed, na
 // eachOf calls fn for those of the named secrets that exist. It stops with the error of fn, or the
 // context's.
 func (t *tx) eachOf(ctx context.Context, names iter.Seq[upstream.SecretName], fn func(upstream.SecretName, *record) error) error {
-	if p, ok := t.Reader.(Prefetcher); ok {
+	if _, ok := t.Reader.(Prefetcher); ok {
 		all := slices.Collect(names)
-		keys := make([][]byte, len(all))
-		for i, name := range all {
-			keys[i] = []byte(name)
-		}
-		if err := p.Prefetch(Records, keys); err != nil {
+		if err := t.prefetch(Records, keysOf(all)); err != nil {
 			return err
 		}
 		names = slices.Values(all)

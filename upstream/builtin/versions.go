@@ -58,7 +58,7 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 		if err != nil {
 			return none, err
 		}
-		v := version{id: in.VersionID, created: t.now, keyID: t.keyFor(r), binary: in.SecretDataType == upstream.DataTypeBinary}
+		v := version{id: in.VersionID, created: t.now, binary: in.SecretDataType == upstream.DataTypeBinary}
 		if i := r.find(in.VersionID); i >= 0 {
 			old := &r.versions[i]
 			if err := t.sameValue(in.SecretName, old, &v, in.SecretData); err != nil || !relabels {
@@ -68,6 +68,9 @@ func (s *Store) PutSecretValue(ctx context.Context, in upstream.PutSecretValueIn
 				return r.version(old), err
 			}
 			return r.version(old), t.putVersions(in.SecretName, r)
+		}
+		if v.keyID, err = t.keyFor(r); err != nil {
+			return none, err
 		}
 		evicted, err := r.add(v, in.VersionStages, s.opts.MaxVersions)
 		if err != nil {

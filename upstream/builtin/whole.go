@@ -294,6 +294,9 @@ func (t *tx) putPart(in *Secret, done int, replace bool) (int, error) {
 		n = min(n, done+putAtOnce)
 	}
 	r := t.part(in, versions[:n], old)
+	if err := t.claimKey(r.key); err != nil {
+		return 0, err
+	}
 	for _, v := range versions[done:n] {
 		if err := t.putValue(in.SecretName, r, &r.versions[r.find(v.VersionID)], v.SecretData.Reveal()); err != nil {
 			return 0, err

@@ -110,10 +110,15 @@ func (r *Keyring) Extend() (*Keyring, error) {
 	return keep(r.path, handle, KeyringFile.replace)
 }
 
-// Remove takes a key that is not the primary one out, and replaces the file as Extend does.
-func (r *Keyring) Remove(id uint32) (*Keyring, error) {
+// Remove takes a key out that is not the one that is to be primary from then on, and replaces the file as
+// Extend does.
+func (r *Keyring) Remove(id, primary uint32) (*Keyring, error) {
 	m := keyset.NewManagerFromHandle(r.handle)
-	if err := m.Delete(id); err != nil {
+	err := m.SetPrimary(primary)
+	if err == nil {
+		err = m.Delete(id)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: key %d cannot be removed: %w", r.path, id, err)
 	}
 	handle, err := m.Handle()

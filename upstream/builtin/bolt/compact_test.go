@@ -82,7 +82,7 @@ func TestOldCiphertextIsGone(t *testing.T) {
 	must(t, s.RemoveKey(t.Context(), first))
 	wantErr(t, s.RemoveKey(t.Context(), first), upstream.ErrKeyNotFound)
 	wantErr(t, s.RemoveKey(t.Context(), "x"), upstream.ErrKeyNotFound)
-	if keys, err := s.Keys(); err != nil || len(keys) != 1 {
+	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 1 {
 		t.Errorf("left are %v, %v", keys, err)
 	}
 

@@ -39,7 +39,7 @@ func childWrites(database, keyring string) error {
 		go func() { failed <- childWriter(s, crashSecret(w)) }()
 	}
 	go func() {
-		_, err := s.RotateKey(context.Background())
+		_, err := s.RotateKey(context.Background(), false)
 		err = errors.Join(err, s.Reencrypt(context.Background(), nil))
 		for err == nil {
 			err = s.Compact(context.Background())

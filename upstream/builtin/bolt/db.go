@@ -55,7 +55,7 @@ var _ builtin.Storage = (*db)(nil)
 //	format   "version"  → "1"
 //	format   "compact"  → a note that the file is to be compacted, see compact.go
 //
-// That of the seeds is made by the first one.
+// Those of the seeds and of what is younger are made by the first entry.
 var (
 	bucketFormat = []byte("format")
 
@@ -122,7 +122,7 @@ func verifyFormat(t *tx) error {
 		return fmt.Errorf("has format %q, of which this program knows nothing; it reads format %q", v, formatValue)
 	}
 	for space, name := range buckets {
-		if builtin.Space(space) != builtin.Seeds && t.bolt.Bucket(name) == nil {
+		if builtin.Space(space) < builtin.Seeds && t.bolt.Bucket(name) == nil {
 			return damaged("it has no bucket %q", name)
 		}
 	}
@@ -163,7 +163,7 @@ func makeEmpty(path string) error {
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
 		for space, name := range buckets {
-			if builtin.Space(space) == builtin.Seeds {
+			if builtin.Space(space) >= builtin.Seeds {
 				continue
 			}
 			if _, err := tx.CreateBucket(name); err != nil {

@@ -7,7 +7,7 @@
 //	})
 //	if err != nil { … }
 //	defer store.Close()
-//	go store.Run(ctx) // purges secrets whose deletion window has passed
+//	go store.Run(ctx) // purges secrets whose deletion window has passed, and goes on with a re-encryption
 //
 // A write is answered after it is on disk. Reads run on a snapshot of their own and never wait
 // for a write. One process has a database open at a time; [Open] reports [ErrLocked] to the

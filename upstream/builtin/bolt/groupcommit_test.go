@@ -360,7 +360,7 @@ func TestClosed(t *testing.T) {
 		wantErr(t, err, builtin.ErrClosed)
 		wantErr(t, err, upstream.ErrUnavailable)
 		wantErr(t, putter(s, "a", "v2", "two")(), builtin.ErrClosed)
-		_, err = s.RotateKey(t.Context())
+		_, err = s.RotateKey(t.Context(), false)
 		wantErr(t, err, builtin.ErrClosed)
 		wantErr(t, s.Run(t.Context()), nil)
 		wantErr(t, s.Close(), nil)
@@ -396,11 +396,11 @@ func TestEverythingAtOnce(t *testing.T) {
 				try(putter(s, string(name), fmt.Sprint("v", i%12), fmt.Sprint(i%2))())
 				try(only(s.DeleteSecret(ctx, upstream.DeleteSecretInput{SecretName: name, ForceDeleteWithoutRecovery: i%9 == 0})))
 				if g == 0 && i%10 == 0 {
-					try(only(s.RotateKey(ctx)))
+					try(only(s.RotateKey(ctx, false)))
 				}
 				if g == 1 && i%10 == 0 {
 					try(s.Reencrypt(ctx, nil))
-					try(only(s.Keys()))
+					try(only(s.Keys(t.Context())))
 				}
 			}
 		})

@@ -178,7 +178,7 @@ func keyIDOf(sealed []byte) string { return fmt.Sprint(binary.BigEndian.Uint32(s
 
 func mustKeys(tb testing.TB, s *Store) []builtin.Key {
 	tb.Helper()
-	keys, err := s.Keys()
+	keys, err := s.Keys(tb.Context())
 	must(tb, err)
 	return keys
 }
@@ -319,13 +319,13 @@ func TestRotationMindsTheFile(t *testing.T) {
 	must(t, mustOpen(t, other).Close())
 	text := readFile(t, other.Keyring)
 	must(t, os.WriteFile(opts.Keyring, text, 0o600))
-	_, err := s.RotateKey(t.Context())
+	_, err := s.RotateKey(t.Context(), false)
 	wantErr(t, err, builtin.ErrKeyLost)
 	if !bytes.Equal(readFile(t, opts.Keyring), text) {
 		t.Error("the file was changed")
 	}
 	must(t, os.Remove(opts.Keyring))
-	if _, err = s.RotateKey(t.Context()); err == nil || exists(opts.Keyring) {
+	if _, err = s.RotateKey(t.Context(), false); err == nil || exists(opts.Keyring) {
 		t.Errorf("rotated without a file: %v", err)
 	}
 	wantValue(t, s, "a", "one")

@@ -141,7 +141,7 @@ func forceDelete(tb testing.TB, s *Store, name string) {
 
 func mustRotate(tb testing.TB, s *Store) (id string) {
 	tb.Helper()
-	id, err := s.RotateKey(context.Background())
+	id, err := s.RotateKey(context.Background(), false)
 	must(tb, err)
 	return id
 }

@@ -39,7 +39,7 @@ func TestModel(t *testing.T) {
 				"purge":  {Do: func() error { return only(store.Purge(ctx)) }},
 				"reopen": {Rarely: true, Do: reopen},
 				"rotate": {Rarely: true, Do: func() error { // each makes the keyring longer
-					must(t, only(store.RotateKey(ctx)))
+					must(t, only(store.RotateKey(ctx, false)))
 					return store.Reencrypt(ctx, nil)
 				}},
 			},

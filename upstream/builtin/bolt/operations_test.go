@@ -174,7 +174,7 @@ func TestKeysWithAnEndedContext(t *testing.T) {
 	s := mustOpen(t, testOptions(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := s.RotateKey(ctx)
+	_, err := s.RotateKey(ctx, false)
 	wantErr(t, err, context.Canceled)
 	wantErr(t, s.Reencrypt(ctx, nil), context.Canceled)
 }

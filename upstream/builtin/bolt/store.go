@@ -160,6 +160,8 @@ type Stats struct {
 
 	WritesQueued     int // in line now
 	WritesQueueLimit int // beyond which writers wait for a place in line
+
+	Keys builtin.KeyState
 }
 
 // Stats returns counters for metrics and status.
@@ -171,5 +173,6 @@ func (s *Store) Stats() Stats {
 		Purged:           s.Purged(),
 		WritesQueued:     len(s.db.queue),
 		WritesQueueLimit: cap(s.db.queue),
+		Keys:             s.KeyState(),
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -104,18 +103,6 @@ func (w *chaosWriter) read(ctx context.Context, s *Store) {
 		}
 		seen = n
 	}
-}
-
-// numberOf returns the number that is the current value of a secret, and its version.
-func numberOf(s *Store, name string) (int, error) {
-	v, err := s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: upstream.SecretName(name)})
-	if err != nil {
-		return 0, err
-	}
-	if data := string(v.SecretData.Reveal()); data != string(v.VersionID) {
-		return 0, fmt.Errorf("version %s has the value %s", v.VersionID, data)
-	}
-	return strconv.Atoi(string(v.VersionID))
 }
 
 // cluster is an etcd of three members.

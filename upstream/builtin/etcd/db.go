@@ -46,6 +46,8 @@ type db struct {
 	hints  *lru.Cache[string, []string] // see tx
 	memory memory
 
+	presence presence
+
 	watch    *watch
 	endWatch context.CancelFunc // of the watch at work; for tests
 	again    chan struct{}      // rung to have everything read anew; it has room for one
@@ -258,6 +260,7 @@ const maxFile = 1 << 20
 
 // Close ends the watch and all calls.
 func (d *db) Close() error {
+	d.leave()
 	d.cancel()
 	d.done.Wait()
 	client := d.connected()

@@ -9,7 +9,7 @@
 //	})
 //	if err != nil { … }
 //	defer store.Close()
-//	go store.Run(ctx) // purges secrets whose deletion window has passed
+//	go store.Run(ctx) // shows that it runs, purges secrets whose deletion window has passed, and more
 //
 // # Reading and writing
 //
@@ -53,6 +53,8 @@
 //	PREFIX values/ name 0x00 version id  sealed value
 //	PREFIX keys/ key id, 4 bytes         sealed note of when the key was first used
 //	PREFIX seeded/ name                  the seed of that name is done
+//	PREFIX keystate/ note                sealed note of which key is primary, which is next, how far a re-encryption is
+//	PREFIX agents/ id                    which keys a running agent holds, under a lease
 //
 // No part of a prefix has the name of one of these: one prefix may be below another, and their keys stay apart.
 //
@@ -60,9 +62,22 @@
 //
 // # Keyring
 //
-// All agents are given the same keyring; none makes one. An agent whose keyring lacks a key serves what it
-// can, says how many secrets it cannot read, leaves them out of lists, and brings in no key of its own
-// before it has all keys that others use. [Store.ReadKeyring] takes a changed file over.
+// Each agent has its own copy of the keyring; none makes one, and [Store.ReadKeyring] takes a changed one over. An agent
+// whose keyring lacks a key serves what it can, says how many secrets it cannot read and which keys it lacks, leaves
+// those secrets out of lists, and brings in no key of its own before it has all keys that others use.
+//
+// Which key is primary is noted under the prefix, by the first write of all, and part of what each write compares: no
+// write is sealed with a key that is primary no more. Whoever lacks the primary key cannot write.
+//
+// [Store.RotateKey] adds a key to the file that it has, and notes it as next. Each agent whose Run is at work shows
+// which keys it holds, with a key under a lease of six pulses, 30 s, which needs no right but that on the prefix. As
+// soon as none of them lacks the next key, whoever notices first makes it primary, in a transaction that compares the
+// keys of all agents: one that joins in this moment is waited for, one that died is not once its lease has ended. Every
+// pulse each agent looks; only while a rotation waits does it read the keys of the others.
+//
+// A re-encryption is a note too, which each of its transactions moves on: whoever begins it may die, and whoever
+// notices goes on where it was. The note names the agent at work, and others leave it alone while that one shows that
+// it runs. Two at once would only meet conflicts.
 //
 // # Limits
 //

@@ -2,11 +2,8 @@ package etcd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +14,6 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
-	"secretagent/upstream/keyfile"
 	"secretagent/upstream/upstreamtest"
 )
 
@@ -232,66 +228,12 @@ func TestKeyrings(t *testing.T) {
 	right, err := os.ReadFile(opts.Keyring)
 	must(t, err)
 	must(t, os.WriteFile(foreign.Keyring, right, 0o600))
-	commit, err := other.ReadKeyring()
+	commit, err := other.ReadKeyring(t.Context())
 	must(t, err)
 	commit()
 	until(t, "everything can be read", func() bool { return other.Stats().Unreadable == 0 })
 	wantValue(t, other, "a", "one")
 	must(t, put(other, "a", "v2", "two"))
-}
-
-// TestKeysAreExchangedByHand as the help on configuration says: everywhere first, primary then. At no step
-// does an agent meet what it cannot read.
-func TestKeysAreExchangedByHand(t *testing.T) {
-	opts := testOptions(t)
-	fresh := filepath.Join(t.TempDir(), "new.json")
-	_, err := keyfile.CreateKeyring(fresh)
-	must(t, err)
-	read := func(path string) (ring map[string]any) {
-		content, err := os.ReadFile(path)
-		must(t, err)
-		must(t, json.Unmarshal(content, &ring))
-		return ring
-	}
-	rings := []string{opts.Keyring, filepath.Join(t.TempDir(), "keyring.json")}
-	ring, err := os.ReadFile(opts.Keyring)
-	must(t, err)
-	must(t, os.WriteFile(rings[1], ring, 0o600))
-	second := opts
-	second.Keyring = rings[1]
-	stores := []*Store{mustOpen(t, opts), mustOpen(t, second)}
-	must(t, create(stores[0], "a", "v0", "v0"))
-	added := read(opts.Keyring)
-	added["key"] = append(added["key"].([]any), read(fresh)["key"].([]any)...)
-	primary := maps.Clone(added)
-	primary["primaryKeyId"] = read(fresh)["primaryKeyId"]
-	for step, ring := range []map[string]any{added, primary} {
-		for i, s := range stores {
-			content, err := json.Marshal(ring)
-			must(t, err)
-			must(t, os.WriteFile(rings[i], content, 0o600))
-			commit, err := s.ReadKeyring()
-			must(t, err)
-			commit()
-			for w, writer := range stores {
-				id := fmt.Sprintf("v1-%d-%d-%d", step, i, w)
-				must(t, put(writer, "a", id, id))
-				must(t, create(writer, "new/"+id, id, id))
-				for _, reader := range stores {
-					wantValue(t, reader, "a", id)
-					wantValue(t, reader, "new/"+id, id)
-				}
-			}
-		}
-	}
-	if keys, err := stores[1].Keys(); err != nil || len(keys) != 2 || !keys[1].Primary || keys[1].Secrets == 0 {
-		t.Errorf("keys %+v, %v", keys, err)
-	}
-	for _, s := range stores {
-		if n := s.Stats().Unreadable; n > 0 {
-			t.Errorf("%d secrets cannot be read", n)
-		}
-	}
 }
 
 // TestCiphertextIsBound: what is sealed under one prefix, name or version opens nowhere else.
@@ -352,6 +294,18 @@ func TestARoleWithThePrefixIsEnough(t *testing.T) {
 		t.Errorf("listed %+v, %v", out, err)
 	}
 	must(t, s.Reencrypt(ctx, nil))
+	agent := newMember(t, opts) // which shows that it runs, and holds up a rotation
+	must(t, only(s.RotateKey(ctx, true)))
+	if n := agent.waiting(t); n != 1 {
+		t.Errorf("it waits for %d agents", n)
+	}
+	agent.stop()
+	until(t, "its watch is up", func() bool { return agent.Stats().WatchUp })
+	must(t, agent.Close())
+	must(t, s.CompleteRotation(ctx))
+	if state, err := s.ReadKeyState(ctx); err != nil || state.Rotation != nil || state.Reencryption == nil {
+		t.Errorf("an agent that has ended is waited for: %+v, %v", state, err)
+	}
 
 	denied := opts
 	denied.User = "other"
@@ -392,9 +346,9 @@ func TestTheLargestSecret(t *testing.T) {
 	for i := range 100 {
 		must(t, put(s, "a", fmt.Sprint("v", i+1), data))
 	}
-	must(t, only(s.RotateKey(t.Context())))
+	must(t, only(s.RotateKey(t.Context(), false)))
 	must(t, s.Reencrypt(t.Context(), nil))
-	keys, err := s.Keys()
+	keys, err := s.Keys(t.Context())
 	if err != nil || len(keys) != 2 || keys[0].Values != 0 || keys[1].Values != 100 {
 		t.Errorf("keys %+v, %v", keys, err)
 	}
@@ -405,7 +359,7 @@ func TestTheLargestSecret(t *testing.T) {
 	left, err := raw.Get(t.Context(), opts.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	must(t, err)
 	for _, kv := range left.Kvs {
-		if !strings.HasPrefix(string(kv.Key), opts.Prefix+"keys/") {
+		if !strings.HasPrefix(string(kv.Key), opts.Prefix+"key") {
 			t.Errorf("left behind: %q", kv.Key)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -133,6 +134,18 @@ func wantValue(tb testing.TB, s upstream.Manager, name, want string) {
 	if got := string(v.SecretData.Reveal()); err != nil || got != want {
 		tb.Errorf("%s: got %q, %v; want %q", name, got, err, want)
 	}
+}
+
+// numberOf returns the number that is the current value of a secret, and its version.
+func numberOf(s *Store, name string) (int, error) {
+	v, err := s.GetSecretValue(context.Background(), upstream.SecretRef{SecretName: upstream.SecretName(name)})
+	if err != nil {
+		return 0, err
+	}
+	if data := string(v.SecretData.Reveal()); data != string(v.VersionID) {
+		return 0, fmt.Errorf("version %s has the value %s", v.VersionID, data)
+	}
+	return strconv.Atoi(string(v.VersionID))
 }
 
 func contains(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }

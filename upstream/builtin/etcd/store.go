@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -127,14 +128,17 @@ func Open(opts Options) (*Store, error) {
 	return &Store{rules, db}, nil
 }
 
-// ReadKeyring is that of [builtin.Store]; after commit, everything is read anew.
-func (s *Store) ReadKeyring() (commit func(), err error) {
-	use, err := s.Store.ReadKeyring()
+// ReadKeyring is that of [builtin.Store]; after commit, everything is read anew where something could not be.
+func (s *Store) ReadKeyring(ctx context.Context) (commit func(), err error) {
+	use, err := s.Store.ReadKeyring(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return func() {
 		use()
+		if s.Unreadable() == 0 {
+			return
+		}
 		select {
 		case s.db.again <- struct{}{}:
 		default: // it is about to
@@ -156,6 +160,7 @@ type Stats struct {
 	WatchResyncs uint64    // times that everything was read anew, the first one included
 
 	Unreadable int // secrets that the keyring lacks the key of
+	Keys       builtin.KeyState
 }
 
 // Stats returns counters for metrics and status.
@@ -166,6 +171,6 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		Writes: s.db.writes.Load(), Commits: s.db.commits.Load(), Conflicts: s.db.conflicts.Load(), Purged: s.Purged(),
 		WatchUp: w.up, WatchSince: w.since, WatchCause: w.cause, WatchBreaks: w.breaks, WatchResyncs: w.resyncs,
-		Unreadable: s.Unreadable(),
+		Unreadable: s.Unreadable(), Keys: s.KeyState(),
 	}
 }
