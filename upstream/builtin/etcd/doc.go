@@ -84,7 +84,8 @@
 // etcd takes 1.5 MiB and 128 operations in a transaction. A secret with a hundred versions of the largest size
 // stays below that in every operation, re-encryption included, which takes several transactions then. Only
 // tags for fifty secrets at once whose records are of the largest size may not fit, and are refused as a
-// whole. A used-up quota is told by its name, NOSPACE.
+// whole. A used-up quota is told by its name, NOSPACE, with an outcome that is unknown: etcd says so of the write
+// that has used it up, too.
 //
 // # Design notes
 //

@@ -395,7 +395,11 @@ func (d *db) failure(err error, writes bool) error {
 		case rpctypes.ErrCompacted, rpctypes.ErrFutureRev:
 			return errCompacted
 		case rpctypes.ErrNoSpace:
-			return errorf(upstream.ErrUnavailable, "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm")
+			why := "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"
+			if writes { // etcd says so also after the write that has used the quota up
+				why += "; the outcome of the change is unknown: read it back, or repeat the request"
+			}
+			return errorf(upstream.ErrUnavailable, "%s", why)
 		case rpctypes.ErrPermissionDenied:
 			return errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
 		case rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound:
