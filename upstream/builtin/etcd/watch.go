@@ -17,7 +17,7 @@ import (
 
 const (
 	rewatch    = 200 * time.Millisecond // from the end of a watch to the next one, doubled up to
-	rewatchMax = 5 * time.Second
+	rewatchMax = 500 * time.Millisecond
 )
 
 // watch is how far the notices of changes have come.
