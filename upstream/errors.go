@@ -125,9 +125,26 @@ type Error struct {
 	// asking again costs it nothing.
 	Unreached bool
 
+	// Unknown says that the change may have been made all the same, or may still be, such as when its answer was
+	// lost. [Error.Error] says so, too.
+	Unknown bool
+
 	// Parameter is the parameter of the request that is wrong, and Reason what is wrong with
 	// it, without the words of the KMS API around it. Both may be empty.
 	Parameter, Reason string
+}
+
+// UnknownOutcome is what people are told of an [Error] that is Unknown.
+const UnknownOutcome = "the outcome of the change is unknown: read it back, or repeat the request"
+
+// Changes reports whether the operation of that name can change something.
+func Changes(op string) bool {
+	for _, verb := range []string{"Get", "List", "Describe", "BatchGet"} {
+		if strings.HasPrefix(op, verb) {
+			return false
+		}
+	}
+	return true
 }
 
 // Error returns operation, reference, message, code and where to look, in that order.
@@ -140,6 +157,9 @@ func (e *Error) Error() string {
 		s += e.Message
 	} else if e.Err != nil {
 		s += e.Err.Error()
+	}
+	if e.Unknown && !strings.Contains(s, UnknownOutcome) {
+		s += "; " + UnknownOutcome
 	}
 	var details []string
 	for _, d := range []struct{ name, value string }{{"", e.Code}, {"request id ", e.RequestID}, {"endpoint ", e.Endpoint}} {

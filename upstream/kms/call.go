@@ -41,6 +41,7 @@ type call struct {
 	route    route
 	attempts int
 	lost     bool  // an earlier attempt may have been carried out
+	unknown  bool  // the same, but for what our own agent has refused
 	faulted  bool  // the last attempt failed through no fault of the request
 	last     error // of the last attempt
 }
@@ -80,7 +81,13 @@ func (p *policy) do(ctx context.Context, c *call) error {
 			err = &upstream.Error{Err: upstream.ErrUnavailable, Message: fmt.Sprintf("no answer within %v", p.Deadline)}
 		}
 	}
-	return upstream.Wrap(err, c.op, c.ref)
+	err = upstream.Wrap(err, c.op, c.ref)
+	if known, ok := err.(*upstream.Error); ok && c.unknown && upstream.Changes(c.op) {
+		told := *known
+		told.Unknown = true
+		return &told
+	}
+	return err
 }
 
 // backoff returns the waits between the attempts of c: none while an endpoint of this round
@@ -131,6 +138,7 @@ func (p *policy) attempt(ctx context.Context, c *call) error {
 		}
 	}
 	c.lost = c.lost || out.lost
+	c.unknown = c.unknown || out.lost && !out.refused
 	c.faulted, c.last = out.fault, out.err
 	if !out.fault {
 		c.route.restart() // this endpoint works, it only wants to be asked later

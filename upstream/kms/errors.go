@@ -40,6 +40,7 @@ type outcome struct {
 	answered bool  // the service said yes or no
 	fault    bool  // the endpoint is at fault: transport, timeout, 5xx, an answer that is none
 	lost     bool  // the request may have been carried out although no answer says so
+	refused  bool  // but our own agent says that it was not
 	quit     bool  // repeating it is of no use
 	renew    bool  // the credential was refused and a new one may do better
 }
@@ -106,6 +107,7 @@ func judge(got answer, err error, e *endpoint, hide ...upstream.SecretData) outc
 		answered: !fault,
 		fault:    fault,
 		lost:     fault,
+		refused:  e.local() && !foreign && !strings.Contains(out.Message, upstream.UnknownOutcome),
 		quit:     !upstream.Retryable(out),
 		renew:    renew,
 	}

@@ -43,7 +43,8 @@
 // format that was asked for, unless the request line and headers could not be read.
 //
 // Errors have the codes and statuses of the API. What goes wrong inside the backend is logged and
-// answered with InternalFailure or ServiceUnavailableTemporary, without details.
+// answered with InternalFailure or ServiceUnavailableTemporary, without details but on a trusted listener. The
+// message of a change that may have been made all the same says that its outcome is unknown.
 //
 // # Watching
 //

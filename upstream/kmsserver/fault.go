@@ -126,3 +126,16 @@ func faultOf(err error) *fault {
 	}
 	return f
 }
+
+// tellAll adds what the backend says about its own trouble, for who runs it.
+func (f *fault) tellAll() {
+	if known, ok := errors.AsType[*upstream.Error](f.cause); ok && known.Message != "" {
+		f.message = known.Message
+	}
+}
+
+// unknown reports whether the action that ended with err may have changed something all the same, or may still.
+func unknown(err error, action string) bool {
+	known, ok := errors.AsType[*upstream.Error](err)
+	return ok && known.Unknown || upstream.IsContextError(err) && upstream.Changes(action)
+}

@@ -186,6 +186,12 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx, access Access) {
 	code, status := "", http.StatusOK
 	if err != nil {
 		f := faultOf(err)
+		if access == Trusted {
+			f.tellAll()
+		}
+		if unknown(err, ex.action) {
+			f.message = strings.TrimSuffix(f.message, ".") + "; " + upstream.UnknownOutcome
+		}
 		code, status = f.code, f.status
 		body = ex.encodeFault(f, ctx.Request.Header.Host())
 		if f.retryAfter > 0 {
@@ -223,6 +229,7 @@ func (s *Server) answerOperator(ctx *fasthttp.RequestCtx) bool {
 	switch {
 	case err != nil:
 		f := faultOf(err)
+		f.tellAll()
 		s.logFault(f, ex, ctx.RemoteAddr())
 		ex.respond(ctx, f.status, ex.encodeFault(f, nil))
 	case answer == nil:

@@ -395,11 +395,8 @@ func (d *db) failure(err error, writes bool) error {
 		case rpctypes.ErrCompacted, rpctypes.ErrFutureRev:
 			return errCompacted
 		case rpctypes.ErrNoSpace:
-			why := "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"
-			if writes { // etcd says so also after the write that has used the quota up
-				why += "; the outcome of the change is unknown: read it back, or repeat the request"
-			}
-			return errorf(upstream.ErrUnavailable, "%s", why)
+			// It says so of the write that has used the quota up, too.
+			return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: writes, Message: "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"}
 		case rpctypes.ErrPermissionDenied:
 			return errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
 		case rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound:
@@ -410,8 +407,5 @@ func (d *db) failure(err error, writes bool) error {
 			return errorf(upstream.ErrThrottled, "etcd has too much to do: %s", text)
 		}
 	}
-	if writes {
-		return errorf(upstream.ErrUnavailable, "the outcome of the change is unknown (etcd: %s): read it back, or repeat the request", text)
-	}
-	return errorf(upstream.ErrUnavailable, "etcd does not answer: %s", text)
+	return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: writes, Message: "etcd does not answer: " + text}
 }
