@@ -31,12 +31,13 @@ type tx struct {
 	ctx context.Context
 	db  *db
 
-	asked  []string                     // keys that were read, the first ones
-	also   []string                     // keys to read with the first one
-	rev    int64                        // of the snapshot; 0 before the first read
-	known  map[string]*mvccpb.KeyValue  // that were read, nil where there is none, asked for or not
-	hints  *lru.Cache[string, []string] // of a view :: its first key → the others that such a one read
-	failed bool                         // etcd did not answer
+	asked   []string                     // keys that were read, the first ones
+	also    []string                     // keys to read with the first one
+	rev     int64                        // of the snapshot; 0 before the first read
+	known   map[string]*mvccpb.KeyValue  // that were read, nil where there is none, asked for or not
+	hints   *lru.Cache[string, []string] // of a view :: its first key → the others that such a one read
+	fetched int                          // times that keys were
+	failed  bool                         // etcd did not answer
 
 	// Of a write only.
 	recalls  bool             // keys are taken from memory rather than read
@@ -55,7 +56,7 @@ func (d *db) key(space builtin.Space, key []byte) string {
 }
 
 // Get returns the value of a key. With the first one that is read, what such a transaction read further the
-// last time is read too, in one transaction.
+// last time that it took more than one request is read too, in one transaction.
 func (t *tx) Get(space builtin.Space, k []byte) ([]byte, error) {
 	key := t.db.key(space, k)
 	if value, ok := t.writes[key]; ok {
@@ -125,6 +126,7 @@ func (t *tx) fetch(keys []string) error {
 	for i, key := range keys {
 		ops[i] = clientv3.OpGet(key, options...)
 	}
+	t.fetched++
 	answer, err := t.do(ops...)
 	if err != nil {
 		return err
@@ -252,7 +254,7 @@ func (d *db) View(ctx context.Context, fn func(builtin.Reader) error) error {
 	return d.attempt(ctx, func() error {
 		t := &tx{ctx: ctx, db: d, hints: d.hints, known: map[string]*mvccpb.KeyValue{}}
 		defer func() {
-			if len(t.asked) > 1 {
+			if t.fetched > 1 && len(t.asked) > 1 {
 				d.hints.Add(t.asked[0], t.asked[1:])
 			}
 		}()
