@@ -10,18 +10,23 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/grpclog"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"secretagent/upstream"
@@ -50,7 +55,8 @@ type db struct {
 	presence presence
 
 	watch    *watch
-	endWatch context.CancelFunc // of the watch at work; for tests
+	watched  *clientv3.Client   // that the watch at work is on; it may be another than made
+	endWatch context.CancelFunc // ends that watch
 	again    chan struct{}      // rung to have everything read anew; it has room for one
 	observer func([]builtin.Notice)
 
@@ -125,7 +131,7 @@ func (d *db) connect() (*clientv3.Client, error) {
 		// member may leave bytes or probes without an acknowledgement.
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: silenceMax,
 		DialOptions: []grpc.DialOption{
-			grpc.WithChainUnaryInterceptor(d.noteTrouble),
+			grpc.WithChainUnaryInterceptor(d.observe),
 			grpc.WithContextDialer(dial),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: redialMax},
@@ -171,15 +177,78 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", address)
 }
 
-// noteTrouble keeps why no member can be reached: the client of etcd tells only that time is over.
-func (d *db) noteTrouble(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	err := invoke(ctx, method, in, out, conn, opts...)
+// observe is around each request to a member. It keeps why no member can be reached, of which the client of etcd
+// tells only that time is over, and whether a request was sent.
+func (d *db) observe(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var to peer.Peer // it has an address if there was a stream
+	err := invoke(ctx, method, in, out, conn, append(slices.Clip(opts), grpc.Peer(&to))...)
+	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok && to.Addr != nil {
+		sent.Store(true)
+	}
 	if _, why, ok := strings.Cut(status.Convert(err).Message(), "connection error: desc = "); ok {
 		d.trouble.Store(&why)
 	} else if err == nil {
 		d.trouble.Store(nil)
 	}
+	if method == etcdserverpb.Auth_Authenticate_FullMethodName && rpctypes.Error(err) == rpctypes.ErrInvalidAuthToken {
+		d.drop(conn)
+		return errExpired
+	}
 	return err
+}
+
+// errExpired is what becomes of the refusal to give a user a token because the one that the request came with, of
+// the same connection, has expired, which an etcd before 3.5 does. The client would repeat the same for ever.
+var errExpired = status.Error(codes.Aborted, "the token of the user has expired")
+
+func isExpired(err error) bool {
+	return status.Code(err) == codes.Aborted && status.Convert(err).Message() == status.Convert(errExpired).Message()
+}
+
+type sentKey struct{}
+
+// noteSent returns a context whose requests note that they were sent.
+func noteSent(ctx context.Context) (context.Context, *atomic.Bool) {
+	sent := new(atomic.Bool)
+	return context.WithValue(ctx, sentKey{}, sent), sent
+}
+
+// drop gives up a connection whose token has expired. A watch on it goes on, since it has been let in.
+func (d *db) drop(conn *grpc.ClientConn) {
+	d.mu.Lock()
+	client, watched := d.made, d.made == d.watched
+	if client == nil || client.ActiveConnection() != conn {
+		d.mu.Unlock()
+		return // others have
+	}
+	d.made = nil
+	d.mu.Unlock()
+	if watched {
+		return // it is closed when the watch has ended
+	}
+	go func() {
+		select {
+		case <-time.After(d.opts.Timeout): // what others have asked is answered by then
+		case <-d.ctx.Done():
+		}
+		_ = client.Close()
+	}()
+}
+
+// watching notes that the watch is on a connection, until done is called.
+func (d *db) watching(client *clientv3.Client, end context.CancelFunc) (done func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watched, d.endWatch = client, end
+	return func() {
+		d.mu.Lock()
+		d.watched = nil
+		left := d.made != client
+		d.mu.Unlock()
+		if left {
+			_ = client.Close()
+		}
+	}
 }
 
 // renew gives up a connection that was made with a password or CA that is no longer the one in its file.

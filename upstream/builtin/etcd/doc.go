@@ -24,12 +24,14 @@
 // or finds nothing to do, it is run again, on what is read now, at one revision. While the watch is broken it is run
 // on what is read from the beginning, and so an outage is met before anything is sent that changes something.
 //
-// A write whose answer is lost, because the leader died or the time was over, fails with an
+// A read that a member does not answer within a third of [Options.Timeout] is asked of the next one. A write that was
+// sent and whose answer is lost, because the leader died or the time was over, fails with an
 // [upstream.ErrUnavailable] that says that the outcome is unknown. Repeating a PutSecretValue is safe: the same
 // version id with the same value changes nothing.
 //
 // The certificate of the agent is read for each connection, its password and the CA when a request fails:
-// when they have changed, the connection is made anew.
+// when they have changed, the connection is made anew. So it is when etcd has forgotten a user who has asked nothing
+// for some minutes.
 //
 // # Changes
 //

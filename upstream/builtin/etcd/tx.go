@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
@@ -362,26 +364,49 @@ func (t *tx) committed(rev int64) {
 func (d *db) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
 	limited, cancel := context.WithTimeout(ctx, d.opts.Timeout)
 	defer cancel()
-	client, err := d.client(limited)
-	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		err = d.failure(err, false)
+	limited, sent := noteSent(limited)
+	for try := 1; ; try++ {
+		client, err := d.client(limited)
+		if err != nil && ctx.Err() == nil && limited.Err() != nil {
+			err = d.failure(err, false)
+		}
+		if err != nil {
+			return nil, err
+		}
+		answer, err := d.once(limited, client, cmps, ops)
+		switch {
+		case err == nil:
+			return answer, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case isExpired(err) && try < maxTries: // the next one is made on another connection
+		case len(cmps) == 0 && isTimeOver(err) && limited.Err() == nil:
+		default:
+			return nil, d.failure(err, len(cmps) > 0 && sent.Load())
+		}
 	}
-	if err != nil {
-		return nil, err
+}
+
+// maxTries is how often a request may be made within its time limit: the members take turns, and of three one may
+// hang.
+const maxTries = 3
+
+// once makes one request. A read leaves time to ask another member.
+func (d *db) once(ctx context.Context, client *clientv3.Client, cmps []clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+	if len(cmps) == 0 && len(d.opts.Endpoints) > 1 {
+		limited, cancel := context.WithTimeout(ctx, d.opts.Timeout/maxTries)
+		defer cancel()
+		ctx = limited
 	}
-	writes := len(cmps) > 0
-	answer, err := client.Txn(limited).If(cmps...).Then(ops...).Commit()
-	if err == nil {
-		return answer, nil
-	}
-	if e := ctx.Err(); e != nil {
-		return nil, e
-	}
-	return nil, d.failure(err, writes)
+	return client.Txn(ctx).If(cmps...).Then(ops...).Commit()
+}
+
+func isTimeOver(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
 // failure says what an error of etcd means. Of a write that was sent nobody may know the outcome.
-func (d *db) failure(err error, writes bool) error {
+func (d *db) failure(err error, sent bool) error {
 	select {
 	case <-d.ctx.Done():
 		return builtin.ErrClosed
@@ -398,7 +423,7 @@ func (d *db) failure(err error, writes bool) error {
 			return errCompacted
 		case rpctypes.ErrNoSpace:
 			// It says so of the write that has used the quota up, too.
-			return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: writes, Message: "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"}
+			return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: sent, Message: "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"}
 		case rpctypes.ErrPermissionDenied:
 			return errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
 		case rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound:
@@ -409,5 +434,5 @@ func (d *db) failure(err error, writes bool) error {
 			return errorf(upstream.ErrThrottled, "etcd has too much to do: %s", text)
 		}
 	}
-	return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: writes, Message: "etcd does not answer: " + text}
+	return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: sent, Message: "etcd does not answer: " + text}
 }

@@ -135,9 +135,7 @@ func (d *db) followOnce() error {
 	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(d.ctx))
 	defer cancel()
-	d.mu.Lock()
-	d.endWatch = cancel
-	d.mu.Unlock()
+	defer d.watching(client, cancel)()
 	watcher := clientv3.NewWatcher(client) // with a stream of its own, which ends with it
 	defer watcher.Close()
 	space := d.key(builtin.Records, nil)
