@@ -55,7 +55,9 @@ func (k etcdKind) manage(ctx context.Context, log *slog.Logger, _ Files) (manage
 		return nil, err
 	}
 	if running {
-		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Logger: log})
+		// The agent has tried what it can when it says that etcd is away, which may take two requests.
+		patience := max(socketTimeout, 2*k.cfg.Timeout+time.Second)
+		return kms.New(kms.Options{Endpoints: []kms.Endpoint{{Socket: socket}}, Timeout: patience, Deadline: patience, Retry: kms.Retry{MaxAttempts: 1}})
 	}
 	return k.connect(log)
 }

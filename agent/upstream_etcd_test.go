@@ -89,11 +89,11 @@ func (c *cable) set(cut bool) {
 }
 
 // onEtcd is an agent with a file, that reads again by itself only after an hour.
-func onEtcd(t *testing.T, keyring, addr string) *world {
+func onEtcd(t *testing.T, keyring, addr, timeout string) *world {
 	t.Helper()
 	return start(t, shortTempDir(t), fmt.Sprintf(`
 upstream:
-  etcd: {endpoints: ["http://%s"], prefix: /test/, keyring: %s, timeout: 500ms, api: {socket: ./run/kms.sock}}
+  etcd: {endpoints: ["http://%s"], prefix: /test/, keyring: %s, timeout: %s, api: {socket: ./run/kms.sock}}
 endpoint: {listen: 127.0.0.1:0, tokenFile: ./run/token}
 cache: {ttl: 1h, maxStale: 1h}
 secrets: [{name: app/db}]
@@ -101,7 +101,7 @@ templates: [{contents: '{{ secret "app/db" }}', destination: ./rendered/file}]
 render: {stateDir: ./state}
 process: {noDump: false}
 log: {level: debug}
-`, addr, keyring))
+`, addr, keyring, timeout))
 }
 
 func (w *world) watchIsUp() bool {
@@ -122,8 +122,8 @@ func TestAgentsShareEtcd(t *testing.T) {
 	keyring := t.TempDir() + "/keyring.json"
 	_, err := agent.CreateKeyring(keyring)
 	must(t, err)
-	one, wire := onEtcd(t, keyring, addr), newCable(t, addr)
-	two := onEtcd(t, keyring, wire.Addr().String())
+	one, wire := onEtcd(t, keyring, addr, "5s"), newCable(t, addr)
+	two := onEtcd(t, keyring, wire.Addr().String(), "500ms")
 	put := func(w *world, version, value string) (err error) {
 		w.manage(func(ctx context.Context, m upstream.Manager) error {
 			data := upstream.NewSecretData([]byte(value))
@@ -150,6 +150,8 @@ func TestAgentsShareEtcd(t *testing.T) {
 	two.eventually("the cache", func() bool { _, got := two.lookup("/v1/app/db"); return got == "two" })
 
 	etcd.Kill()
+	patient := make(chan error)
+	go func() { patient <- put(one, "v3", "lost") }()
 	if err := put(two, "v3", "lost"); !errors.Is(err, upstream.ErrUnavailable) {
 		t.Errorf("a write while etcd is away: %v", err)
 	}
@@ -157,6 +159,10 @@ func TestAgentsShareEtcd(t *testing.T) {
 	serves(two, "two")
 	if s := two.series(); s["secretagent_etcd_watch_up"] != 0 || s["secretagent_etcd_watch_breaks_total"] < 1 {
 		t.Errorf("metrics: %v", s)
+	}
+	// A command waits for what the agent says, which takes that long.
+	if err := <-patient; !errors.Is(err, upstream.ErrUnavailable) || strings.Contains(err.Error(), "did not come in time") {
+		t.Errorf("a write while etcd is away: %v", err)
 	}
 	etcd.Start(t)
 	one.eventually("a write", func() bool { return put(one, "v4", "four") == nil })
