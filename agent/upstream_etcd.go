@@ -148,6 +148,7 @@ func (b *etcdBackend) collect(s sink) {
 	s.counter("secretagent_etcd_conflicts_total", "Transactions that were repeated because others had changed the same.", st.Conflicts)
 	s.counter("secretagent_etcd_purged_total", "Secrets that this agent removed after their deletion window.", st.Purged)
 	s.gauge("secretagent_etcd_watch_up", "1 while etcd tells of changes at once; otherwise they are found when values are refreshed.", boolean(st.WatchUp))
+	s.gauge("secretagent_etcd_watch_silence_seconds", "Time since etcd's watch gave the last sign of life, which it does every 5 s; 15 s are a broken watch.", time.Since(st.WatchAlive).Seconds())
 	s.counter("secretagent_etcd_watch_breaks_total", "Times that the watch of etcd broke.", st.WatchBreaks)
 	s.counter("secretagent_etcd_watch_resyncs_total", "Times that everything was read anew, the first one included.", st.WatchResyncs)
 	s.gauge("secretagent_etcd_unreadable", "Secrets that cannot be read because the keyring lacks their key or they are damaged.", float64(st.Unreadable))

@@ -177,6 +177,9 @@ func TestAgentsShareEtcd(t *testing.T) {
 	}
 	serves(two, "four")
 	two.eventually("a watch that is told to be broken", func() bool { return !two.watchIsUp() })
+	if silence := two.series()["secretagent_etcd_watch_silence_seconds"]; silence < 1 {
+		t.Errorf("the watch is broken after %v s of silence", silence)
+	}
 	if status, body := two.get("/v1/app/db"); status != http.StatusOK {
 		t.Errorf("%d %s", status, body)
 	}

@@ -1,5 +1,5 @@
 // Package observability holds alert rules and a dashboard; this test holds them against the
-// metrics that two running agents really produce.
+// metrics that running agents, and an etcd, really produce.
 package observability
 
 import (
@@ -28,6 +28,8 @@ import (
 
 	"secretagent/agent"
 	"secretagent/examples/internal/example"
+	"secretagent/upstream/keyfile"
+	"secretagent/upstream/upstreamtest"
 )
 
 // rules is what rules.yml holds.
@@ -163,7 +165,7 @@ func TestEveryRuleIsTested(t *testing.T) {
 }
 
 var (
-	selectors = regexp.MustCompile(`\b(secretagent_\w+)(\{[^}]*\})?`)
+	selectors = regexp.MustCompile(`\b((?:secretagent|etcd)_\w+)(\{[^}]*\})?`)
 	matchers  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
 	groupings = regexp.MustCompile(`\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)`)
 )
@@ -218,6 +220,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		`secretagent_a{state="open",job=~"$job"} == 1`: true,
 		`sum by (state, instance) (secretagent_a)`:     true,
 		`secretagent_b`:                      false,
+		`etcd_b`:                             false,
 		`secretagent_a{state="shut"}`:        false,
 		`secretagent_a{stat=~"open"}`:        false,
 		`sum by (status) (secretagent_a)`:    false,
@@ -237,8 +240,8 @@ func read(t *testing.T, file string, unmarshal func([]byte, any) error, into any
 	}
 }
 
-// everyMetric runs one agent on the built-in backend and another that takes the first for the
-// cloud, and lets happen what makes metrics appear.
+// everyMetric runs one agent on the built-in backend, one on etcd, and another that takes the first for
+// the cloud, and lets happen what makes metrics appear.
 func everyMetric(t *testing.T) (all produced, texts []string) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the agents use unix sockets and sh")
@@ -288,6 +291,21 @@ secrets: [{name: demo/db}]
 process: {noDump: false}
 `, backend.APIAddrs()[0], fakeSTS(t)))
 
+	etcd := upstreamtest.NewEtcd(t, nil)
+	_, err = keyfile.CreateKeyring(filepath.Join(dir, "keyring.json"))
+	example.Must(t, err)
+	shared := start(t, filepath.Join(dir, "shared"), fmt.Sprintf(`
+upstream:
+  etcd: {endpoints: ["%s"], prefix: /test/, keyring: ../keyring.json, api: {socket: off}}
+endpoint: {listen: off, socket: agent.sock, tokenFile: token}
+process: {noDump: false}
+`, etcd.URL))
+	ofEtcd, err := http.Get(etcd.URL + "/metrics")
+	example.Must(t, err)
+	defer ofEtcd.Body.Close()
+	names, err := io.ReadAll(ofEtcd.Body)
+	example.Must(t, err)
+
 	ask(t, front, "/v1/demo/db", http.StatusOK)
 	ask(t, front, "/v1/not/there", http.StatusNotFound)
 	ask(t, front, "/v1/demo/db?what=1", http.StatusBadRequest)
@@ -301,7 +319,8 @@ process: {noDump: false}
 	appear := func(names ...string) bool {
 		return !slices.ContainsFunc(names, func(name string) bool { return all[name] == nil })
 	}
-	texts = append(texts, take(backend))
+	all.add(t, string(names))
+	texts = append(texts, take(backend), take(shared))
 	example.Eventually(t, "an assumed role", func() bool {
 		take(assumed)
 		return appear("secretagent_upstream_credential_expiry_timestamp_seconds")

@@ -155,6 +155,7 @@ type Stats struct {
 
 	WatchUp      bool      // changes are told at once; otherwise they are found when values are refreshed
 	WatchSince   time.Time // since when that is so
+	WatchAlive   time.Time // when etcd gave the last sign of life on it, or the store was opened
 	WatchCause   string    `json:",omitempty"` // why it is not up
 	WatchBreaks  uint64    // times that it broke
 	WatchResyncs uint64    // times that everything was read anew, the first one included
@@ -170,7 +171,7 @@ func (s *Store) Stats() Stats {
 	defer w.mu.Unlock()
 	return Stats{
 		Writes: s.db.writes.Load(), Commits: s.db.commits.Load(), Conflicts: s.db.conflicts.Load(), Purged: s.Purged(),
-		WatchUp: w.up, WatchSince: w.since, WatchCause: w.cause, WatchBreaks: w.breaks, WatchResyncs: w.resyncs,
+		WatchUp: w.up, WatchSince: w.since, WatchAlive: w.alive, WatchCause: w.cause, WatchBreaks: w.breaks, WatchResyncs: w.resyncs,
 		Unreadable: s.Unreadable(), Keys: s.KeyState(),
 	}
 }

@@ -33,13 +33,14 @@ type watch struct {
 	due     int64                         // up to which everything must be told before lists are up to date
 	moved   chan struct{}                 // closed, and made anew, with each change of up, rev and due
 	since   time.Time                     // of the last change of up
+	alive   time.Time                     // when the watch gave the last sign of life
 	resyncs uint64
 	breaks  uint64
 	cause   string // why it is not up
 }
 
 func newWatch() *watch {
-	return &watch{ahead: map[upstream.SecretName]int64{}, moved: make(chan struct{}), since: time.Now(), cause: "not connected yet"}
+	return &watch{ahead: map[upstream.SecretName]int64{}, moved: make(chan struct{}), since: time.Now(), alive: time.Now(), cause: "not connected yet"}
 }
 
 // set changes the state of the watch.
@@ -193,6 +194,7 @@ func (d *db) tellOwn(rev int64, records []builtin.SealedRecord) {
 func (d *db) tell(space string, events []*clientv3.Event) {
 	d.watch.set(func() {
 		w := d.watch
+		w.alive = time.Now()
 		told := w.rev // a resync may be ahead of the watch
 		var records []builtin.SealedRecord
 		for _, e := range events {
