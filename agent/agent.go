@@ -392,6 +392,7 @@ func (a *Agent) readiness() endpoint.Readiness {
 			Subject: "clock", Reason: fmt.Sprintf("ClockSkew: it is %s behind the newest time that the sealed cache or the upstream has told; the age of values counts from that", behind.Round(time.Second)),
 		})
 	}
+	problems = append(problems, a.backend.problems()...)
 	for _, c := range a.live.Load().callers {
 		if c.ShutOut != "" {
 			// One application must not be able to take the agent out of service.

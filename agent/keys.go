@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
 	"secretagent/upstream/builtin/etcd"
@@ -73,6 +75,7 @@ func OpenKeys(ctx context.Context, cfg *config.Config, log *slog.Logger) (Keys, 
 // keyStore is the part of a built-in backend that has the keys.
 type keyStore interface {
 	Keys(ctx context.Context) ([]builtin.Key, error)
+	KeyState() builtin.KeyState
 	ReadKeyState(ctx context.Context) (builtin.KeyState, error)
 	RotateKey(ctx context.Context, reencrypt bool) (string, error)
 	CompleteRotation(ctx context.Context) error
@@ -228,6 +231,16 @@ func keyOperations(store keyStore) map[string]operation {
 			return err
 		}),
 	}
+}
+
+// problems tells of keys that this agent lacks.
+func (b builtinCommon) problems() []endpoint.Problem {
+	lacking := b.builtinStore.KeyState().Lacking
+	if len(lacking) == 0 {
+		return nil
+	}
+	reason := "lacks keys that other agents use: " + strings.Join(lacking, ", ") + "; put the keyring in its place that they have"
+	return []endpoint.Problem{{Subject: "keyring", Reason: reason, Private: true}}
 }
 
 // collectKeys makes the metrics of the keys.

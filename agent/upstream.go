@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
 	"secretagent/agent/rotation"
 	"secretagent/cache"
 	"secretagent/upstream"
@@ -77,6 +78,9 @@ type backend interface {
 
 	// operations returns what whoever runs the agent may ask of it, by method and path.
 	operations() map[string]operation
+
+	// problems returns what is wrong and does not keep the agent from serving what it can.
+	problems() []endpoint.Problem
 
 	status(s *UpstreamStatus)
 	collect(s sink)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"secretagent/agent/config"
+	"secretagent/agent/endpoint"
 	"secretagent/agent/listen"
 	"secretagent/agent/rotation"
 	"secretagent/cache"
@@ -101,6 +102,8 @@ func (b *alibabaBackend) GetSecretValue(ctx context.Context, ref upstream.Secret
 }
 
 func (b *alibabaBackend) operations() map[string]operation { return nil }
+
+func (b *alibabaBackend) problems() []endpoint.Problem { return nil }
 
 // OnChange calls changed where the endpoint in use is another agent, which tells of changes; the
 // cloud does not. It has room for one.

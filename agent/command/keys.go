@@ -247,7 +247,9 @@ seals with the key that was primary when it started.`,
 			}
 			return a.withKeys(ctx, func(keys agent.Keys) error {
 				err := keys.Remove(ctx, args[0])
-				switch {
+				switch cfg, _ := a.loadConfig(); {
+				case err == nil && cfg != nil && cfg.Upstream.Etcd != nil:
+					a.printf("key %s is out of the keyring %s; hand that file to the other agents, too", args[0], a.keyringOf())
 				case errors.Is(err, agent.ErrKeyringKept):
 					a.warningf("%s; take it out of the original with: secretagent keys remove %s FILE", errorLine(err), args[0])
 					return nil

@@ -3,6 +3,7 @@ package builtin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -82,15 +83,21 @@ func lackIt(agents []string) string {
 
 // keepKeys tells the others which keys this agent holds, completes a rotation that waited for the last agent,
 // and lets the re-encryption go on that is under way, until ctx ends. It is the part of [Store.Run] for a
-// shared storage.
+// shared storage. That the storage does not answer is told elsewhere.
 func (s *Store) keepKeys(ctx context.Context, shared Shared) {
-	warned := ""
+	lacked, failed := "", ""
 	for {
-		if state, err := s.beat(ctx, shared); err == nil {
-			warned = s.warnLacking(state, warned)
+		state, err := s.beat(ctx, shared)
+		switch {
+		case err == nil:
+			lacked, failed = s.warnLacking(state, lacked), ""
 			if state.Reencryption != nil {
 				ring(s.reencryptBell)
 			}
+		case errors.Is(err, upstream.ErrUnavailable) || ctx.Err() != nil || err.Error() == failed:
+		default:
+			failed = err.Error()
+			s.log.Warn("this agent takes no part in the rotation of keys", "err", err, "hint", "it goes on by itself when that is mended; a role at etcd needs readwrite on the prefix")
 		}
 		select {
 		case <-time.After(shared.Pulse()):
@@ -103,7 +110,7 @@ func (s *Store) keepKeys(ctx context.Context, shared Shared) {
 	}
 }
 
-// beat does once what keepKeys does. Whatever fails, the outage of the storage is told elsewhere.
+// beat does once what keepKeys does.
 func (s *Store) beat(ctx context.Context, shared Shared) (KeyState, error) {
 	value, err := json.Marshal(s.keys.Load().hold())
 	if err == nil {
