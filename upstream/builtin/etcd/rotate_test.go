@@ -106,6 +106,7 @@ func load(t *testing.T, members ...*member) (stop func()) {
 			}
 		})
 	}
+	t.Cleanup(func() { cancel(); running.Wait() })
 	return func() {
 		cancel()
 		running.Wait()
@@ -144,13 +145,14 @@ func TestRotationWhileAgentsRun(t *testing.T) {
 	b.give(t, a)
 	until(t, "c and the late one are waited for", func() bool { return a.waiting(t) == 2 })
 	dead := newMember(t, opts)
-	dead.die()
+	until(t, "c, the late one and the one that is to die are waited for", func() bool { return a.waiting(t) == 3 })
 	late.give(t, b)
-	until(t, "c and the dead one are waited for", func() bool { return a.waiting(t) == 2 })
 	c.give(t, a)
+	until(t, "the one that is to die is waited for", func() bool { return a.waiting(t) == 1 })
 	if got := a.primary(t); got != old {
-		t.Errorf("%s is primary while one that is taken to live lacks it", got)
+		t.Errorf("%s is primary while one that lives lacks it", got)
 	}
+	dead.die()
 	until(t, "the dead one is waited for no longer", func() bool { return a.primary(t) == next })
 	until(t, "everything is re-encrypted", func() bool {
 		keys, err := b.Keys(t.Context())
