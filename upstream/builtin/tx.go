@@ -16,7 +16,7 @@ import (
 type tx struct {
 	Reader
 	w     Writer // nil in a view
-	place Place
+	place *Place
 	keys  *keys
 	now   int64 // Unix seconds; one moment for everything an operation does
 
@@ -25,11 +25,16 @@ type tx struct {
 	agreed uint32   // the primary key, once it was looked for; of a shared storage
 	noted  []uint32 // keys that were looked for in the notes, of a shared storage
 
-	joined [256]byte // room for a key or associated data; most are shorter
+	// Room for what most need, so that it is allocated once.
+	joined     [256]byte // a key or associated data
+	oneListed  [1]listed
+	oneChanged [1]upstream.SecretName
 }
 
 func (s *Store) newTx(r Reader, w Writer) *tx {
-	return &tx{Reader: r, w: w, place: s.place, keys: s.keys.Load(), now: s.now()}
+	t := &tx{Reader: r, w: w, place: &s.place, keys: s.keys.Load(), now: s.now()}
+	t.listed, t.changed = t.oneListed[:0], t.oneChanged[:0]
+	return t
 }
 
 // call is what an operation is asked for.

@@ -39,7 +39,8 @@ func (d *db) compact(ctx context.Context) error {
 		}
 		release()
 		var outcome *error
-		err = d.write(ctx, func(t *tx) error {
+		err = d.Update(ctx, func(w builtin.Writer) error {
+			t := w.(*tx)
 			if t.compact == nil { // once for all that ask at the same time
 				t.compact = new(error)
 			}

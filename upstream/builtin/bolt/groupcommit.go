@@ -17,9 +17,9 @@ const (
 
 // write is one operation on its way through the writer.
 type write struct {
-	ctx   context.Context // of the caller, who leaves when it ends
-	apply func(*tx) error // validates before it changes anything
-	done  chan error      // has room for the outcome
+	ctx   context.Context            // of the caller, who leaves when it ends
+	apply func(builtin.Writer) error // validates before it changes anything
+	done  chan error                 // has room for the outcome
 
 	err error // outcome of apply in the latest transaction
 }
@@ -33,11 +33,7 @@ var errPartial = errors.New("an operation failed half-way")
 // When ctx ends first, the context's error is returned. The operation is then not executed if
 // it has not begun; if it has, its outcome is not reported.
 func (d *db) Update(ctx context.Context, fn func(builtin.Writer) error) error {
-	return d.write(ctx, func(t *tx) error { return fn(t) })
-}
-
-func (d *db) write(ctx context.Context, apply func(*tx) error) error {
-	w := &write{ctx: ctx, apply: apply, done: make(chan error, 1)}
+	w := &write{ctx: ctx, apply: fn, done: make(chan error, 1)}
 	select {
 	case d.queue <- w:
 	case <-ctx.Done():

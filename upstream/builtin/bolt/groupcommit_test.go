@@ -53,7 +53,7 @@ func holdWriter(t *testing.T, s *Store) (release func()) {
 }
 
 func writer(ctx context.Context, s *Store, apply func(*tx) error) func() error {
-	return func() error { return s.db.write(ctx, apply) }
+	return func() error { return s.db.Update(ctx, func(w builtin.Writer) error { return apply(w.(*tx)) }) }
 }
 
 // mark writes a text where no rule looks.
