@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"time"
 
 	"secretagent/agent/config"
@@ -18,6 +19,7 @@ import (
 	"secretagent/upstream/builtin/bolt"
 	"secretagent/upstream/keyfile"
 	"secretagent/upstream/kms"
+	"secretagent/upstream/kmsserver"
 )
 
 // builtinKind is the built-in backend.
@@ -85,14 +87,19 @@ func (k builtinKind) manage(ctx context.Context, log *slog.Logger, files Files) 
 // says how it could be.
 func (k builtinKind) openUnused(ctx context.Context, log *slog.Logger, files Files) (*bolt.Store, error) {
 	store, err := k.openFiles(ctx, log, files)
-	socket := string(k.cfg.API.Socket)
-	switch {
-	case errors.Is(err, bolt.ErrLocked) && socket == "":
-		return nil, &upstream.Error{Message: err.Error() + "; set upstream.local.api.socket so that commands can reach the running agent", Err: upstream.ErrUnavailable}
-	case errors.Is(err, bolt.ErrLocked):
-		return nil, &upstream.Error{Message: err.Error() + "; nothing answers on " + socket + ": was the agent started with another configuration?", Err: upstream.ErrUnavailable}
+	if errors.Is(err, bolt.ErrLocked) {
+		return nil, unreachable(err, string(k.cfg.API.Socket))
 	}
 	return store, err
+}
+
+// unreachable is the error of a database that an agent has open which did not answer on the socket.
+func unreachable(err error, socket string) error {
+	why := "nothing answers on " + socket + ": was the agent started with another configuration?"
+	if socket == "" {
+		why = "set upstream.local.api.socket so that commands can reach the running agent"
+	}
+	return &upstream.Error{Message: err.Error() + "; " + why, Err: upstream.ErrUnavailable}
 }
 
 func (k builtinKind) probe(ctx context.Context, refs []upstream.SecretRef, log *slog.Logger) ([]ProbeResult, error) {
@@ -169,6 +176,18 @@ type builtinBackend struct {
 
 func newBuiltinBackend(store *bolt.Store, log *slog.Logger) builtinBackend {
 	return builtinBackend{newBuiltinCommon(store, log), store}
+}
+
+func (b builtinBackend) operations() map[string]operation {
+	all := b.builtinCommon.operations()
+	all["GET /backup"] = func(ctx context.Context, _ url.Values) (*kmsserver.Operated, error) {
+		file, size, err := b.store.Backup(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &kmsserver.Operated{File: file, Size: size}, nil
+	}
+	return all
 }
 
 // prepare reads the keyring again. Secrets are seeded at a start.

@@ -114,7 +114,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 denied,
 		c.GroupID = "agent"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.secretCommand(), a.keysCommand()} {
+	for _, c := range []*cobra.Command{a.secretCommand(), a.keysCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand()} {
 		c.GroupID = "secrets"
 		root.AddCommand(c)
 	}

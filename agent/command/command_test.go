@@ -55,7 +55,7 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 // nothing but a value or text for the shell.
 func TestVerbsThatPrintDataSpeakJSON(t *testing.T) {
 	a, _, _ := newApp("")
-	silent := "secret-export run exec init secret-watch config-convert secret-stage secret-update secret-restore secret-tag secret-untag secret-policy-get secret-policy-set secret-random-password keys-remove completion-bash completion-fish completion-powershell completion-zsh"
+	silent := "backup restore secret-export run exec init secret-watch config-convert secret-stage secret-update secret-restore secret-tag secret-untag secret-policy-get secret-policy-set secret-random-password keys-remove completion-bash completion-fish completion-powershell completion-zsh"
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		name := strings.ReplaceAll(strings.TrimPrefix(cmd.CommandPath(), "secretagent "), " ", "-")

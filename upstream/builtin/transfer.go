@@ -187,7 +187,7 @@ func (t *transferRun) moveOne(ctx context.Context, s, there *Secret) (m Moved, e
 		}
 	}
 	switch {
-	case there == nil || !there.is(kept) && there.begins(kept):
+	case there == nil || !there.is(kept) && there.PartOf(kept):
 		m.Result = Copied
 	case there.is(kept):
 		m.Result = Unchanged

@@ -58,22 +58,22 @@ func (s *Secret) size() int {
 }
 
 // is reports whether both are the same, whatever they are sealed with.
-func (s *Secret) is(other *Secret) bool { return s.begins(other) && other.begins(s) }
+func (s *Secret) is(other *Secret) bool { return s.PartOf(other) && other.PartOf(s) }
 
-// begins reports whether s is other but for versions and labels that it lacks: what is left where a transfer of
+// PartOf reports whether s is other but for versions and labels that it lacks: what is left where a transfer of
 // other was interrupted.
-func (s *Secret) begins(other *Secret) bool {
+func (s *Secret) PartOf(other *Secret) bool {
 	return s.SecretName == other.SecretName && s.Description == other.Description && s.EncryptionKeyID == other.EncryptionKeyID &&
 		s.DKMSInstanceID == other.DKMSInstanceID && s.Policy == other.Policy && slices.Equal(s.Tags, other.Tags) &&
 		s.CreateTime.Equal(other.CreateTime) && s.UpdateTime.Equal(other.UpdateTime) && s.PlannedDeleteTime.Equal(other.PlannedDeleteTime) &&
 		!slices.ContainsFunc(s.Versions, func(v Version) bool {
 			of := other.find(v.VersionID)
-			return of == nil || !v.begins(of)
+			return of == nil || !v.partOf(of)
 		})
 }
 
-// begins is that of a secret.
-func (v *Version) begins(of *Version) bool {
+// partOf is that of a secret.
+func (v *Version) partOf(of *Version) bool {
 	lacks := func(stage upstream.VersionStage) bool { return !slices.Contains(of.VersionStages, stage) }
 	return v.SecretDataType == of.SecretDataType && v.CreateTime.Equal(of.CreateTime) && v.SecretData.Equal(of.SecretData) &&
 		!slices.ContainsFunc(v.VersionStages, lacks)
@@ -317,7 +317,7 @@ func (t *tx) makeWay(in *Secret, replace bool) error {
 		if err != nil {
 			return err
 		}
-		if !there.begins(in) {
+		if !there.PartOf(in) {
 			return errorf(upstream.ErrExists, "the secret %q already exists and is another one", in.SecretName)
 		}
 	}

@@ -89,7 +89,7 @@ func (s *Store) Restore(ctx context.Context, path string, replace bool, check fu
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return "", err
 	}
-	keep := path + ".replaced-" + time.Now().UTC().Format("20060102T150405Z")
+	keep := path + ".replaced-" + time.Now().UTC().Format("20060102T150405.000Z")
 	replaced, err := keyfile.Database.Replace(path, func(temp string) error {
 		err := fill(temp)
 		if err == nil {
