@@ -158,7 +158,7 @@ func (s *Store) promote(ctx context.Context) error {
 		if len(waiting) > 0 || err != nil {
 			return err
 		}
-		if err := t.holdsAll(next.key); err != nil {
+		if err := t.holdsAll(); err != nil {
 			return err
 		}
 		if err := t.noteKey(next.key); err != nil {

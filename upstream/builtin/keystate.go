@@ -124,7 +124,7 @@ func (t *tx) useKey(id uint32) error {
 		_, err := t.keySeen(id)
 		return err
 	}
-	if err := t.holdsAll(id); err != nil {
+	if err := t.holdsAll(); err != nil {
 		return err
 	}
 	waiting, err := t.lacking(id)
@@ -137,14 +137,14 @@ func (t *tx) useKey(id uint32) error {
 	return t.noteKey(id)
 }
 
-// holdsAll refuses to bring in key id where this keyring lacks one that others use.
-func (t *tx) holdsAll(id uint32) error {
+// holdsAll refuses to bring in a key where this keyring lacks one that others use.
+func (t *tx) holdsAll() error {
 	missing, err := t.missingKeys()
 	if err != nil {
 		return err
 	}
 	for other := range missing {
-		return errorf(ErrKeyLost, "the keyring lacks key %d, which others use here, and so must not bring in key %d; give all agents the same keyring", other, id)
+		return errorf(ErrKeyLost, "the keyring lacks key %d, which others use here, and so must bring in no other one; give all agents the same keyring", other)
 	}
 	return nil
 }

@@ -222,7 +222,7 @@ func (s *Store) beginRotation(ctx context.Context, c call, reencrypt bool) (id s
 				return err
 			}
 		}
-		return t.holdsAll(cmp.Or(waits, fresh))
+		return t.holdsAll()
 	})
 	if err != nil {
 		return "", err

@@ -40,7 +40,18 @@ func TestModel(t *testing.T) {
 					return revs[0] == revs[1]
 				})
 			},
-			Actions: map[string]upstreamtest.Action{"purge": {Do: func() error { return only(next().Purge(context.Background())) }}},
+			Actions: map[string]upstreamtest.Action{
+				"purge": {Do: func() error { return only(next().Purge(context.Background())) }},
+				"rotate": {Rarely: true, Do: func() error { // each makes the keyring longer
+					must(t, only(next().RotateKey(context.Background(), false)))
+					for _, s := range stores {
+						use, err := s.ReadKeyring(context.Background())
+						must(t, err)
+						use()
+					}
+					return next().Reencrypt(context.Background(), nil)
+				}},
+			},
 		}
 	})
 }
