@@ -404,9 +404,10 @@ func wantExplained(t *testing.T, before, after, grown map[string]float64, shows 
 // noBackend has nothing to tell of itself.
 type noBackend struct{ backend }
 
-func (noBackend) status(*UpstreamStatus)    {}
-func (noBackend) collect(sink)              {}
-func (noBackend) manager() upstream.Manager { return nil }
+func (noBackend) problems() []endpoint.Problem { return nil }
+func (noBackend) status(*UpstreamStatus)       {}
+func (noBackend) collect(sink)                 {}
+func (noBackend) manager() upstream.Manager    { return nil }
 func (noBackend) prepare(context.Context, *config.Upstream) (func(), error) {
 	return func() {}, nil
 }
