@@ -166,9 +166,9 @@ func (d *db) connect() (*clientv3.Client, error) {
 // What was cut off or away is to be in use within a second of its return. TCP alone would take as long again as
 // it was away: it waits twice as long with each packet that is lost.
 const (
-	redialMax  = 500 * time.Millisecond // from one attempt to connect to the next
-	dialMax    = 500 * time.Millisecond // of an attempt: the kernel of a member answers in one round trip
-	silenceMax = 2 * time.Second        // of a member whose kernel is to answer; then it is connected to anew
+	redialMax  = 300 * time.Millisecond  // from one attempt to connect to the next
+	dialMax    = 500 * time.Millisecond  // of an attempt: the kernel of a member answers in one round trip
+	silenceMax = 1500 * time.Millisecond // of a member whose kernel is to answer; then it is connected to anew
 )
 
 // dial connects to a member, and has the kernel look every second whether it is still there, which costs etcd nothing.
