@@ -165,6 +165,23 @@ func (c *Cache) restore(r *record) bool {
 	return true
 }
 
+// Restored returns when the sealed file was written that the cache began with, zero where there was none, and whether
+// the value of one of refs is from there and the upstream has not confirmed it yet. Then it may lack what
+// changed after that time, before a crash. A value that was confirmed stays so.
+func (c *Cache) Restored(refs ...upstream.SecretRef) (asOf time.Time, unconfirmed bool) {
+	if c.sealed == nil || c.sealed.written.IsZero() {
+		return asOf, false
+	}
+	for _, ref := range refs {
+		ref = ref.WithDefaults()
+		sh := c.lock(ref.SecretName)
+		e := sh.find(ref)
+		unconfirmed = unconfirmed || e != nil && e.restored
+		sh.unlock()
+	}
+	return c.sealed.written, unconfirmed
+}
+
 // records calls yield with everything that belongs in the sealed file, until it has enough:
 // first what is declared or subscribed to, then what was used last. No lock is held meanwhile.
 func (c *Cache) records(yield func(*record) bool) {

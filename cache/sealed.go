@@ -81,7 +81,8 @@ type sealedFile struct {
 	every    func() time.Duration // between rewrites without a change
 	wake     bell                 // a rewrite becomes due, or due earlier
 
-	lock *os.File // nil until it is taken
+	lock    *os.File  // nil until it is taken
+	written time.Time // when the file was that the cache began with; zero: there was none
 
 	mu   sync.Mutex
 	off  bool // given up or closed
@@ -130,6 +131,7 @@ func (s *sealedFile) load(restore func(*record) bool) (newest time.Time) {
 		}
 	})
 	note(written)
+	s.written = written
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, fs.ErrPermission):
@@ -384,6 +386,7 @@ func (s *sealedFile) replace() (st SealedStats, err error) {
 // write writes everything that belongs in the file and fits.
 func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
 	out := bufio.NewWriterSize(f, 64<<10) // it keeps an error for Flush
+	began := s.clock.known(s.clock.now()) // what is newer may not be in it
 	header := append([]byte(sealedMagic), make([]byte, sealedHeader-len(sealedMagic))...)
 	_, _ = rand.Read(header[len(sealedMagic):]) // never fails
 	_, _ = out.Write(header)
@@ -410,7 +413,7 @@ func (s *sealedFile) write(f io.Writer) (st SealedStats, err error) {
 			st.Skipped++
 		}
 	}
-	if _, err := put(endRecord(st.Records, s.clock.known(s.clock.now())), endSize); err != nil {
+	if _, err := put(endRecord(st.Records, began), endSize); err != nil {
 		return st, err
 	}
 	return st, out.Flush()

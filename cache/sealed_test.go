@@ -257,6 +257,27 @@ func TestConfirmationsAreWrittenRarely(t *testing.T) {
 	})
 }
 
+// What the sealed file holds is told apart until it is confirmed, which rings.
+func TestWhatWasRestoredIsToldUntilItIsConfirmed(t *testing.T) {
+	opts := sealedIn(t)
+	fillSealed(t, opts, 1)
+	synctest.Test(t, func(t *testing.T) {
+		fake := upstreamtest.NewFake()
+		fake.MustCreate(t, "s0", "v1", "value-0")
+		fake.Fail(get, upstream.ErrUnavailable)
+		c := open(t, fake, opts)
+		asOf, unconfirmed := c.Restored(ref("s0"))
+		failIf(t, asOf.IsZero() || !unconfirmed, "as of %v, unconfirmed %t", asOf, unconfirmed)
+		bell, cancel := c.Subscribe(ref("s0"))
+		defer cancel()
+		fake.Fail(get, nil)
+		wantAnswer(t, look(t, c, "s0"), "value-0", upstream.Miss)
+		again, unconfirmed := c.Restored(ref("s0"))
+		failIf(t, again != asOf || unconfirmed, "as of %v, unconfirmed %t", again, unconfirmed)
+		failIf(t, !rung(bell), "the bell does not ring")
+	})
+}
+
 func TestSealedFileTellsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := sealedIn(t)

@@ -49,7 +49,7 @@ func (sh lockedShard) found(e *entry, f *flight, value *upstream.SecretValue) (o
 			f.answer.Derived.Follow(e.derived)
 		}
 	}
-	if outcome != Unchanged {
+	if outcome != Unchanged || e.restored { // that it is confirmed is news, too
 		bells = e.subs.bells()
 	}
 	switch {

@@ -24,6 +24,14 @@ type Source interface {
 	Subscribe(refs ...upstream.SecretRef) (changed <-chan struct{}, cancel func())
 }
 
+// Restoring is a [Source] that may begin with values from before a crash, which lack what changed just before it.
+// What [Renderer.Run] finds published is not replaced by an older one then.
+type Restoring interface {
+	// Restored returns as of when the values are that the source began with, zero where there were none, and
+	// whether one of refs is among them and not confirmed yet. The source rings when that is confirmed.
+	Restored(refs ...upstream.SecretRef) (asOf time.Time, unconfirmed bool)
+}
+
 // The defaults and bounds of [Options].
 const (
 	defaultMode        fs.FileMode = 0o600

@@ -3,7 +3,9 @@ package render
 import (
 	"cmp"
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -303,12 +305,13 @@ func (s *session) render(t *target) {
 func (s *session) attempt(t *target) error {
 	r, started := s.r, time.Now()
 	var a attempted
-	a.result, a.err = t.compute(s.ctx, r.src, r.opts.Timeout, func(ref upstream.SecretRef) { s.watch(t, ref) })
+	asOf := time.Time{}
+	a.result, asOf, a.err = s.compute(t)
 	switch {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()
 	case a.err == nil:
-		if a.changed, a.err = s.publish(t, a.result); a.err != nil && !a.changed && s.ctx.Err() != nil {
+		if a.changed, a.err = s.publish(t, a.result, asOf); a.err != nil && !a.changed && s.ctx.Err() != nil {
 			return s.ctx.Err() // a check that had to end says nothing about the content
 		}
 	case removed(a.err) && t.onRemoved == Delete:
@@ -321,12 +324,40 @@ func (s *session) attempt(t *target) error {
 	return r.record(t, started, a)
 }
 
-// publish puts the result of a computation on disk. While a check looks at it, another worker takes
+// compute returns the result, and as of when it is where it is made from values of before a crash; otherwise zero.
+func (s *session) compute(t *target) (result *rendering, asOf time.Time, err error) {
+	compute := func() (*rendering, error) {
+		return t.compute(s.ctx, s.r.src, s.r.opts.Timeout, func(ref upstream.SecretRef) { s.watch(t, ref) })
+	}
+	result, err = compute()
+	src, restores := s.r.src.(Restoring)
+	if err != nil || !restores || t.confirmed {
+		return result, asOf, err
+	}
+	asOf, unconfirmed := src.Restored(slices.Collect(maps.Keys(t.known))...)
+	if unconfirmed {
+		return result, asOf, nil
+	}
+	t.confirmed = true
+	if !asOf.IsZero() { // they may have been confirmed after they were read
+		result, err = compute()
+	}
+	return result, time.Time{}, err
+}
+
+// errMayBeNewer is why what is published before a crash is not replaced.
+var errMayBeNewer error = &upstream.Error{Err: upstream.ErrUnavailable, Message: "what is there may be newer than the values of before a crash, which the upstream has not confirmed yet"}
+
+// publish puts the result of a computation on disk, unless it differs from what was published after asOf. While a check looks at it, another worker takes
 // the place of this one, so that a check that hangs holds up no other target.
-func (s *session) publish(t *target, result *rendering) (changed bool, err error) {
+func (s *session) publish(t *target, result *rendering, asOf time.Time) (changed bool, err error) {
 	p, err := t.publisher.prepare(result.outs)
 	if err != nil {
 		return false, err
+	}
+	if p != nil && !asOf.IsZero() && t.isFrom(asOf) {
+		p.abort()
+		return false, errMayBeNewer
 	}
 	if p != nil && t.check != nil {
 		p.release() // many may wait for a slot

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,10 @@ type target struct {
 	// known are the references that the last computation used, and whether each may be absent.
 	// The goroutine that renders owns it until Run ends.
 	known map[upstream.SecretRef]bool
+
+	// confirmed says that none of its values is any longer one that a [Restoring] source began with. It is
+	// owned like known.
+	confirmed bool
 
 	// definition is equal for targets that are made from the same.
 	definition [sha256.Size]byte
@@ -135,6 +140,15 @@ func (t *target) compute(ctx context.Context, src Source, timeout time.Duration,
 		}
 	}
 	return result, nil
+}
+
+// isFrom reports whether one of the files was written at that time or later. File systems tell the time some
+// milliseconds late.
+func (t *target) isFrom(at time.Time) bool {
+	return slices.ContainsFunc(t.files, func(path string) bool {
+		fi, err := os.Stat(path)
+		return err == nil && fi.ModTime().After(at.Add(-20*time.Millisecond))
+	})
 }
 
 // inFile says which file of a set an error is about; a template error says it itself.
