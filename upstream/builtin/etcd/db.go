@@ -51,6 +51,7 @@ type db struct {
 
 	hints  *lru.Cache[string, []string] // see tx
 	memory memory
+	known  newest
 
 	presence presence
 

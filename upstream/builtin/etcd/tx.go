@@ -146,10 +146,16 @@ func (t *tx) fetch(keys []string) error {
 	return nil
 }
 
-// do makes one request that reads.
+// do makes one request that reads. A first one whose answer is older than what this store knew before it asked is
+// asked again.
 func (t *tx) do(ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
+	known := t.db.known.get()
 	answer, err := t.db.txn(t.ctx, nil, ops)
 	t.failed = t.failed || err != nil
+	if err == nil && t.rev == 0 && answer.Header.Revision < known {
+		t.db.log.Warn("a member of etcd answers with what was there before", "hint", "nothing: it is asked again; releases of etcd from before March 2026 do that when a member was stopped for a while")
+		return nil, errBehind
+	}
 	return answer, err
 }
 
@@ -267,7 +273,7 @@ func (d *db) View(ctx context.Context, fn func(builtin.Reader) error) error {
 // attempt runs a transaction until it meets neither a conflict nor a snapshot that etcd has dropped, the second
 // time at once.
 func (d *db) attempt(ctx context.Context, fn func() error) error {
-	again := func(err error) bool { return err == errConflict || err == errCompacted }
+	again := func(err error) bool { return err == errConflict || err == errCompacted || err == errBehind }
 	err := fn()
 	if !again(err) {
 		return err
@@ -284,6 +290,7 @@ func (d *db) attempt(ctx context.Context, fn func() error) error {
 
 var (
 	errConflict  error = &upstream.Error{Message: "others change the same all the time; try again", Err: upstream.ErrUnavailable}
+	errBehind    error = &upstream.Error{Message: "etcd answers with what was there before; try again", Err: upstream.ErrUnavailable}
 	errCompacted error = &upstream.Error{Message: "etcd has compacted what was read; try again", Err: upstream.ErrUnavailable}
 )
 
@@ -376,6 +383,7 @@ func (d *db) txn(ctx context.Context, cmps []clientv3.Cmp, ops []clientv3.Op) (*
 		answer, err := d.once(limited, client, cmps, ops)
 		switch {
 		case err == nil:
+			d.known.set(answer.Header.Revision)
 			return answer, nil
 		case ctx.Err() != nil:
 			return nil, ctx.Err()

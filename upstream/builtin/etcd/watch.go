@@ -213,6 +213,7 @@ func (d *db) tell(space string, events []*clientv3.Event) {
 				delete(w.ahead, r.Name)
 			}
 			w.rev = max(w.rev, rev)
+			d.known.set(rev)
 		}
 		if len(records) > 0 {
 			d.observer([]builtin.Notice{{Records: records}})
