@@ -76,8 +76,9 @@
 // at all. Without a change it is written every 64th of MaxStale, with the confirmations since then
 // and the time. The time of confirmation is in each record, so an older copy of the file brings back
 // nothing older than MaxStale. It can bring back, marked as stale while the upstream cannot be
-// asked, a value that was replaced or deleted since; so can a kill within that pause. A
-// database writes less at a time, takes twice the space and was 500 lines more.
+// asked, a value that was replaced or deleted since; so can a kill within that pause, which
+// [Cache.Restored] tells of, so that no file is made older. A database writes less at a time, takes
+// twice the space and was 500 lines more.
 //
 // Values that are dropped lie in memory that is overwritten once nobody refers to it, see
 // [upstream.Erasable]: they are shared, so the cache cannot know who reads them last.
