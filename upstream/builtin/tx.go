@@ -26,7 +26,7 @@ type tx struct {
 	noted  []uint32 // keys that were looked for in the notes, of a shared storage
 
 	// Room for what most need, so that it is allocated once.
-	joined     [256]byte // a key or associated data
+	joined     [96]byte // a key or associated data
 	oneListed  [1]listed
 	oneChanged [1]upstream.SecretName
 }
