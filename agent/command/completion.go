@@ -160,7 +160,7 @@ func (a *app) callerNames(context.Context, []string, string) (names []string) {
 // quietly calls fn with the built-in backend, where that is the upstream and can be opened.
 func (a *app) quietly(ctx context.Context, fn func(upstream.Manager)) {
 	cfg, err := a.loadConfig()
-	if err != nil || cfg.Upstream.Local == nil {
+	if err != nil || cfg.Upstream.Local == nil && cfg.Upstream.Etcd == nil {
 		return
 	}
 	m, closeManager, err := agent.OpenManager(ctx, cfg, slog.New(slog.DiscardHandler), agent.ExistingFiles)

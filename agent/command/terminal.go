@@ -103,9 +103,9 @@ func hintFor(err error, verb string) string {
 	case errors.Is(err, upstream.ErrPendingDeletion):
 		return "take the deletion back with: secretagent secret restore NAME"
 	case errors.Is(err, upstream.ErrUnauthenticated):
-		return "the service knows no such key, or the key is disabled or expired: check the one of upstream.alibaba.credentials"
+		return "the service knows no such key or user, or it is disabled or expired: check upstream.alibaba.credentials, or user and passwordFile of upstream.etcd"
 	case errors.Is(err, upstream.ErrNoCredentials):
-		return "no key was sent, because none was found: say with upstream.alibaba.credentials where one is"
+		return "nothing was sent, because no key or password was found: say where it is with upstream.alibaba.credentials, or with passwordFile and tls of upstream.etcd"
 	case errors.Is(err, upstream.ErrClockSkew):
 		return "set the clock of this host"
 	case errors.Is(err, upstream.ErrThrottled):
