@@ -91,6 +91,9 @@ func (e *Etcd) Kill() {
 	}
 }
 
+// Pid is the number of the process.
+func (e *Etcd) Pid() int { return e.cmd.Process.Pid }
+
 func (e *Etcd) remove() {
 	e.Kill()
 	_ = os.RemoveAll(e.dir)
