@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ the keyring, kept apart from it, nobody can read it. It is a database, which "re
 		if err != nil {
 			return asOwner(err)
 		}
-		a.printf("%s holds %d secrets; the keyring is not in it: without a copy of %s, kept apart, nobody can read it", args[0], made.Secrets, made.Keyring)
+		a.printf("%s holds %s; the keyring is not in it: without a copy of %s, kept apart, nobody can read it", args[0], many(made.Secrets, "secret"), made.Keyring)
 		return nil
 	})
 	return cmd
@@ -101,10 +102,10 @@ With --dry-run the file is read, and what would be done is told.`,
 			would = "would be "
 		}
 		if cfg.Upstream.Etcd != nil {
-			a.printf("%s holds %d secrets: %d %swritten, %d that it does not have %sdeleted", path, result.Secrets, result.Written, would, result.Removed, would)
+			a.printf("%s holds %s: %d %swritten, %d that it does not have %sdeleted", path, many(result.Secrets, "secret"), result.Written, would, result.Removed, would)
 			return nil
 		}
-		a.printf("%s holds %d secrets, which %sput into %s", path, result.Secrets, map[bool]string{true: "would be ", false: "were "}[dryRun], cfg.Upstream.Local.Database)
+		a.printf("%s, which holds %s, %sput into %s", path, many(result.Secrets, "secret"), cmp.Or(would, "was "), cfg.Upstream.Local.Database)
 		if result.Kept != "" {
 			a.printf("the database that was there is kept as %s: remove it when it is not needed", result.Kept)
 		}

@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -116,15 +115,15 @@ func (a *app) printMoved(out *output, moved []agent.Moved, dryRun bool, failed e
 	}
 	if failed != nil {
 		if n := counts[agent.MoveCopied] + counts[agent.MoveReplaced]; n > 0 && !dryRun {
-			a.printf("%d secrets were copied; repeat it to go on", n)
+			a.printf("%s copied; repeat it to go on", many(n, "secret"))
 		}
 		return nil
 	}
 	if n := counts[agent.MoveUnchanged]; n > 0 {
-		a.printf("%d secrets are the same already", n)
+		a.printf("%s the same already", many(n, "secret"))
 	}
 	if n := counts[agent.MoveDiffers]; n > 0 && !dryRun {
-		return withHint(&upstream.Error{Message: fmt.Sprintf("%d secrets are others at the target, and were left as they are", n), Err: upstream.ErrExists},
+		return withHint(&upstream.Error{Message: many(n, "secret") + " left as it is at the target, which has another one of that name", Err: upstream.ErrExists},
 			"replace them with --force")
 	}
 	return nil

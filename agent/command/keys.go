@@ -205,7 +205,7 @@ func (a *app) underOneKey(ctx context.Context, keys agent.Keys) error {
 	}
 	for _, k := range all {
 		if !k.Primary && k.Secrets+k.Values > 0 {
-			return withHint(fmt.Errorf("key %s still protects %d secrets and %d values", k.ID, k.Secrets, k.Values),
+			return withHint(fmt.Errorf("key %s still protects %s and %s", k.ID, many(k.Secrets, "secret"), many(k.Values, "value")),
 				"the log of the agent names what cannot be read; what was created meanwhile with a key of its own is brought over by: secretagent keys rotate --reencrypt --resume")
 		}
 	}

@@ -236,7 +236,7 @@ value that not all readers of .env files would read alike: nothing is written th
 		if err != nil {
 			return err
 		}
-		a.warningf("%s holds %d secrets in clear text: whoever reads it has them", path, len(values))
+		a.warningf("%s holds %s in clear text: whoever reads it has them", path, many(len(values), "secret"))
 		return nil
 	})
 	return cmd

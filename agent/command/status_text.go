@@ -168,7 +168,7 @@ func (b *picture) upstream(s agent.Status) {
 	if e := u.Etcd; e != nil {
 		say(fmt.Sprintf("%d writes", e.Writes))
 		say(when(e.WatchUp, "changes are told by its watch"), when(!e.WatchUp, "the watch is BROKEN for "+b.ago(e.WatchSince)+": "+e.WatchCause))
-		say(when(e.Unreadable > 0, fmt.Sprintf("%d secrets CANNOT be read", e.Unreadable)))
+		say(when(e.Unreadable > 0, many(e.Unreadable, "secret")+" CANNOT be read"))
 		b.keys(say, e.Keys)
 		if !e.WatchUp || e.Unreadable > 0 || len(e.Keys.Lacking) > 0 {
 			m = doubtful

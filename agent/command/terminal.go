@@ -58,14 +58,18 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// many returns how many of something there are, such as "1 secret" or "2 secrets".
+func many(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprint(n, " ", noun)
+}
+
 // report prints err and returns the exit code. verb is the command that failed, for the hint.
 func (a *app) report(err error, verb string) int {
 	if problems, ok := errors.AsType[config.Problems](err); ok {
-		noun := "problems"
-		if len(problems) == 1 {
-			noun = "problem"
-		}
-		a.printf("%d %s in the configuration:", len(problems), noun)
+		a.printf("%s in the configuration:", many(len(problems), "problem"))
 		fmt.Fprint(a.Stderr, problems.Report())
 		return upstream.ExitUsage
 	}
