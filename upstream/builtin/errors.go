@@ -21,8 +21,7 @@ var (
 	// ErrKeyInUse: the key cannot be removed. It is an [upstream.ErrUnsupported].
 	ErrKeyInUse error = &sentinel{"the key is in use", upstream.ErrUnsupported}
 
-	// ErrKeyringKept: the key is forgotten, but its keyring file cannot be changed. It is an
-	// [upstream.ErrUnsupported].
+	// ErrKeyringKept: the keyring file cannot be changed. It is an [upstream.ErrUnsupported].
 	ErrKeyringKept error = &sentinel{"the keyring file stays as it is", upstream.ErrUnsupported}
 
 	// ErrClosed: [Store.Close] was called. It is an [upstream.ErrUnavailable].

@@ -288,7 +288,7 @@ func (s *Store) extendKeyring() (*keys, error) {
 func (s *Store) extend(onDisk *keys) (*keys, error) {
 	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
-		return nil, fmt.Errorf("could not add a key to the keyring (%w); where it is a copy that cannot be changed, add the key to the original with \"secretagent keys add FILE\" and hand it over anew", err)
+		return nil, errorf(ErrKeyringKept, "could not add a key to the keyring (%v); where it is a copy that cannot be changed, add the key to the original with \"secretagent keys add FILE\" and hand it over anew", err)
 	}
 	return next, nil
 }
