@@ -58,7 +58,8 @@ func (a *app) withFiles(ctx context.Context, files agent.Files, fn func(upstream
 	}
 	err = fn(m)
 	api, _ := cfg.Upstream.API()
-	if e, ok := errors.AsType[*upstream.Error](err); ok && cfg.Upstream.Alibaba == nil && e.Endpoint == string(api.Socket) && e.Endpoint != "" && errors.Is(err, upstream.ErrUnavailable) {
+	if e, ok := errors.AsType[*upstream.Error](err); ok && cfg.Upstream.Alibaba == nil && e.Endpoint == string(api.Socket) && e.Endpoint != "" &&
+		e.RequestID == "" && errors.Is(err, upstream.ErrUnavailable) {
 		return withHint(err, hintHangs)
 	}
 	return err
