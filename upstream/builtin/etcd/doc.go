@@ -94,6 +94,12 @@
 // What was replaced or deleted stays in etcd until it is compacted and defragmented, which is for those who
 // run etcd: an agent's role has no right to it.
 //
+// A PutSecretValue and a GetSecretValue are one request each, where nobody else has changed the secret in the last
+// milliseconds and its current version was read before. There are about 0.8 times as many a second as there are bare
+// transactions of the same size, 0.7 to 0.95 as measured with 1 and with 16 callers, of a lone member on the two
+// processors of the callers; BenchmarkAgainstBare shows it. What is left is that etcd tells the watch of each change,
+// encryption, and the rules.
+//
 // What a transaction compares decides, and nothing else: neither what is remembered of records, nor the names of the
 // keys that a transaction has read, which are remembered to read them together the next time.
 //
