@@ -217,6 +217,9 @@ func fillFromEtcd(ctx context.Context, from *etcd.Store, opts bolt.Options, prog
 	if err == nil {
 		err = to.SetSeeds(ctx, seeds, true)
 	}
+	if err == nil {
+		err = to.Sync()
+	}
 	return errors.Join(err, to.Close())
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"time"
 
@@ -79,13 +78,18 @@ func (v *Version) partOf(of *Version) bool {
 		!slices.ContainsFunc(v.VersionStages, lacks)
 }
 
-// Names returns the names of all secrets, those included that are scheduled for deletion.
+// Names returns the names of all secrets in order, those included that are scheduled for deletion. It reads all
+// records: what lists show is told of a shared storage by and by.
 func (s *Store) Names(ctx context.Context) ([]upstream.SecretName, error) {
-	if err := s.catchUp(ctx); err != nil {
-		return nil, err
-	}
-	names, _ := s.index.span(0, math.MaxInt, s.now())
-	return names, nil
+	return answer(ctx, s.view, call{op: "Names"}, func(t *tx) (names []upstream.SecretName, err error) {
+		err = t.eachStored(func(name upstream.SecretName, r *record) error {
+			if !r.gone(t.now) {
+				names = append(names, detached(name))
+			}
+			return ctx.Err()
+		})
+		return names, err
+	})
 }
 
 // Secrets has fn called with all secrets whose names begin with prefix, by name, as they were at one moment; those

@@ -13,13 +13,21 @@ import (
 	"secretagent/upstream/keyfile"
 )
 
-// Create is [Open] for a file that is there and empty.
+// Create is [Open] for a file that is there and empty. What is written is on disk after [Store.Sync] and not
+// before: a database that is being made is worth nothing until it is whole.
 func Create(opts Options) (*Store, error) {
 	if err := makeEmpty(opts.Database); err != nil {
 		return nil, fmt.Errorf("database %s: %w", opts.Database, err)
 	}
-	return Open(opts)
+	s, err := Open(opts)
+	if err == nil {
+		s.db.bolt.NoSync = true
+	}
+	return s, err
 }
+
+// Sync puts a database on disk that [Create] has made.
+func (s *Store) Sync() error { return s.db.bolt.Sync() }
 
 // CopyTo writes a copy of the database as it is at one moment into the empty file at path, and syncs it: all that can
 // be read, and no older ciphertext. It is a database itself. Reads and writes go on meanwhile, and compactions wait.
@@ -32,7 +40,10 @@ func (s *Store) CopyTo(ctx context.Context, path string) error {
 	if err == nil {
 		err = s.db.copyTo(ctx, path)
 	}
-	return upstream.Wrap(err, "CopyTo", upstream.SecretRef{})
+	if err != nil && !upstream.IsContextError(err) {
+		err = fmt.Errorf("the database could not be copied: %w", err)
+	}
+	return err
 }
 
 // Backup returns what [Store.CopyTo] writes, and its size, in a file that has no name and goes when the caller closes

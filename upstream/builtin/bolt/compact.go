@@ -220,10 +220,7 @@ func (d *db) copyTo(ctx context.Context, path string) error {
 	if err == nil {
 		err = to.Sync()
 	}
-	if err = errors.Join(err, to.Close()); err != nil {
-		return fmt.Errorf("copy: %w", err)
-	}
-	return nil
+	return errors.Join(err, to.Close())
 }
 
 // copyBuckets copies everything, in a few transactions. bbolt's own Compact begins another read within that of the
