@@ -22,7 +22,8 @@ import (
 const (
 	maxOps       = 128     // of a transaction, as etcd has it by default
 	maxBytes     = 1 << 20 // of what a transaction writes; etcd takes 1.5 MiB by default
-	maxPage      = 256     // keys of a scan that are read at once
+	pageBytes    = 1 << 20 // of a scan that are read at once, about: etcd counts all keys that follow each time
+	maxPage      = 1 << 14 // and keys
 	maxAsked     = 5       // keys that a transaction has read that the next one, or its repetition, reads together
 	exactCompare = 32      // keys of a scan that a write compares one by one
 )
@@ -171,6 +172,7 @@ type cursor struct {
 	next  string // first key that was not read yet
 	limit int64  // of the next page
 	page  []*mvccpb.KeyValue
+	size  int  // of the last page, in bytes of values
 	end   bool // page is the last one
 	guard int  // place in tx.ranges of what guards this scan, from 1
 	count int
@@ -183,7 +185,12 @@ func (c *cursor) Next() (key, value []byte, err error) {
 			c.start = c.next
 		}
 		end := clientv3.GetPrefixRangeEnd(c.space)
-		c.limit = min(2*c.limit, maxPage)
+		switch {
+		case c.size < pageBytes:
+			c.limit = min(2*c.limit, maxPage)
+		case c.size > 2*pageBytes:
+			c.limit = max(c.limit/2, 2)
+		}
 		answer, err := c.tx.do(clientv3.OpGet(c.next, clientv3.WithRange(end), clientv3.WithLimit(c.limit), clientv3.WithRev(c.tx.rev)))
 		if err != nil {
 			return nil, nil, err
@@ -192,7 +199,10 @@ func (c *cursor) Next() (key, value []byte, err error) {
 			c.tx.rev = answer.Header.Revision
 		}
 		pageOf := answer.Responses[0].GetResponseRange()
-		c.page, c.end = pageOf.Kvs, !pageOf.More
+		c.page, c.end, c.size = pageOf.Kvs, !pageOf.More, 0
+		for _, kv := range c.page {
+			c.size += len(kv.Value)
+		}
 		if n := len(c.page); n > 0 {
 			c.next = string(c.page[n-1].Key) + "\x00"
 		}
