@@ -184,11 +184,9 @@ func TestTheExampleRuns(t *testing.T) {
 	_, err = keyfile.CreateKeyring(filepath.Join(dir, "keyring.json"))
 	example.Must(t, err)
 
-	p, hosts := compose(t), []string{}
-	for _, name := range members {
-		for _, port := range []string{"2379", "2380"} {
-			hosts = append(hosts, name+":"+port, upstreamtest.FreeAddress(t))
-		}
+	p, hosts, free := compose(t), []string{}, upstreamtest.FreeAddresses(t, 9)
+	for i, name := range members {
+		hosts = append(hosts, name+":2379", free[3*i], name+":2380", free[3*i+1], name+":2381", free[3*i+2])
 	}
 	local := strings.NewReplacer(append(hosts, "/etc/etcd/", dir+"/tls/etcd/")...)
 	processes := map[string]*exec.Cmd{}
@@ -199,8 +197,6 @@ func TestTheExampleRuns(t *testing.T) {
 			switch {
 			case !strings.HasPrefix(key, "ETCD_"):
 				continue
-			case key == "ETCD_LISTEN_METRICS_URLS":
-				value = "http://" + upstreamtest.FreeAddress(t)
 			case key == "ETCD_DATA_DIR":
 				value = filepath.Join(dir, name)
 			}

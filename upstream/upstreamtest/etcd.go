@@ -37,11 +37,12 @@ func startEtcd(tb testing.TB, clients *tls.Config, flags ...string) *Etcd {
 	tb.Helper()
 	program := EtcdProgram(tb)
 	dir := memoryFolder(tb)
-	e := &Etcd{URL: "http://" + FreeAddress(tb), TLS: clients, dir: dir}
+	addresses := FreeAddresses(tb, 2)
+	e := &Etcd{URL: "http://" + addresses[0], TLS: clients, dir: dir}
 	if clients != nil {
-		e.URL = "https://" + FreeAddress(tb)
+		e.URL = "https://" + addresses[0]
 	}
-	peer := "http://" + FreeAddress(tb)
+	peer := "http://" + addresses[1]
 	e.args = append([]string{
 		program, "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", e.URL, "--advertise-client-urls", e.URL,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer, "--logger", "zap", "--log-level", "error",
@@ -156,13 +157,16 @@ func memoryFolder(tb testing.TB) string {
 	return dir
 }
 
-// FreeAddress returns an address of this host that nobody listens on.
-func FreeAddress(tb testing.TB) string {
+// FreeAddresses returns so many addresses of this host that nobody listens on.
+func FreeAddresses(tb testing.TB, n int) (addresses []string) {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		defer l.Close() // at the end, so that all differ
+		addresses = append(addresses, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses
 }
