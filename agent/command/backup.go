@@ -62,9 +62,9 @@ func (a *app) restoreCommand() *cobra.Command {
 with the keyring of the configuration before anything is touched. What was saved is put back as
 it was, times and planned deletions included.
 
-A database must not be in use: stop the agent first. The copy is read back before it takes the
-place of the database, with one rename; until then nothing has changed. One that is there is
-replaced with --force only, and is kept beside it under another name.
+A database must not be in use: stop the agent first, and be the user that it runs as. The copy is
+read back before it takes the place of the database, with one rename; until then nothing has
+changed. One that is there is replaced with --force only, and is kept beside it under another name.
 
 On etcd agents may run, and follow at once. Without --force nothing may be there but what the file
 has. With it every secret becomes what the file has, one by one and each as a whole; then those
