@@ -169,8 +169,9 @@ readable with the old key.`,
 
 // awaitKeys waits until what was begun is done, and says what it waits for.
 func (a *app) awaitKeys(ctx context.Context, keys agent.Keys) error {
-	said, drawn := "", false
-	left := "nothing"
+	said, left := "", "nothing"
+	var count func(done, total int)
+	done := func() {}
 	err := keys.Await(ctx, func(s agent.KeyState) {
 		switch {
 		case s.Rotation != nil:
@@ -182,15 +183,13 @@ func (a *app) awaitKeys(ctx context.Context, keys agent.Keys) error {
 			said = waits
 		case s.Reencryption != nil:
 			left = "the re-encryption goes on in the background of an agent, or when one starts"
-			if isTerminal(a.terminal) {
-				fmt.Fprintf(a.terminal, "\r\x1b[K%d of %d secrets re-encrypted", s.Reencryption.Done, s.Reencryption.Total)
-				drawn = true
+			if count == nil {
+				count, done = a.counted("re-encrypting")
 			}
+			count(s.Reencryption.Done, s.Reencryption.Total)
 		}
 	})
-	if drawn {
-		fmt.Fprint(a.terminal, "\r\x1b[K")
-	}
+	done()
 	if errors.Is(err, context.Canceled) {
 		return withHint(fmt.Errorf("not waited for the end: %s", left), "secretagent keys list and secretagent status show how far it is")
 	}
