@@ -19,7 +19,7 @@ import (
 // TestAUserWhoWasQuiet: etcd forgets who a connection is from when nothing was asked for a while.
 func TestAUserWhoWasQuiet(t *testing.T) {
 	t.Parallel()
-	server := upstreamtest.NewEtcd(t, nil, "--auth-token-ttl", "2")
+	server := upstreamtest.NewEtcd(t, nil, "--auth-token-ttl", "1")
 	raw := client(t, server)
 	defer raw.Close()
 	ctx := t.Context()
@@ -36,9 +36,8 @@ func TestAUserWhoWasQuiet(t *testing.T) {
 	s := mustOpen(t, opts)
 	must(t, create(s, "a", "v1", "one"))
 	until(t, "it follows", func() bool { return s.Stats().WatchUp })
-	time.Sleep(4 * time.Second)
+	time.Sleep(2500 * time.Millisecond) // it looks each second
 	must(t, put(s, "a", "v2", "two"))
-	time.Sleep(4 * time.Second)
 	wantValue(t, s, "a", "two")
 	if n := s.Stats().WatchBreaks; n != 0 {
 		t.Errorf("the watch broke %d times", n)
