@@ -79,7 +79,9 @@ func (s *Store) BeginReencrypt(ctx context.Context) (key string, err error) {
 // reencryptInTurn goes on with the re-encryption that is under way, whenever there is one, until ctx ends. It is a
 // part of [Store.Run].
 func (s *Store) reencryptInTurn(ctx context.Context) {
-	ring(s.reencryptBell) // an earlier process may have left the task
+	if !s.place.Shared { // where keepKeys looks
+		ring(s.reencryptBell) // an earlier process may have left the task
+	}
 	for retry := reencryptRetry; ; {
 		select {
 		case <-s.reencryptBell:
@@ -95,6 +97,9 @@ func (s *Store) reencryptInTurn(ctx context.Context) {
 		}
 		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return
+		}
+		if s.place.Shared && errors.Is(err, upstream.ErrUnavailable) {
+			continue // told elsewhere; keepKeys rings again
 		}
 		s.log.Warn("not everything is re-encrypted yet", "retry_in", retry, "err", err, "hint", "it is tried again; check the storage when it stays")
 		if !s.sleep(ctx, retry) {

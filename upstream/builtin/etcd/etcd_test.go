@@ -144,6 +144,11 @@ func TestOutage(t *testing.T) {
 	opts.Logger = log.Logger()
 	server.Kill()
 	s := mustOpen(t, opts) // which needs nobody
+	background, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { wantErr(t, s.Run(background), nil) })
+	defer running.Wait()
+	defer stop()
 	begin := time.Now()
 	wantErr(t, create(s, "a", "v1", "one"), upstream.ErrUnavailable)
 	if took := time.Since(begin); took > 15*time.Second {
@@ -167,6 +172,9 @@ func TestOutage(t *testing.T) {
 		v, err := s.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "a"})
 		return err == nil && string(v.SecretData.Reveal()) == "three"
 	})
+	if strings.Contains(log.String(), "re-encrypted") {
+		t.Errorf("the log tells of a re-encryption, and none is under way: %s", log.String())
+	}
 	if !strings.Contains(log.String(), "the watch of etcd is broken") {
 		t.Errorf("the log does not tell: %s", log.String())
 	}
