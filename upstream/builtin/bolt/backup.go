@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"secretagent/upstream"
+	"secretagent/upstream/builtin"
 	"secretagent/upstream/keyfile"
 )
 
@@ -40,10 +41,15 @@ func (s *Store) CopyTo(ctx context.Context, path string) error {
 	if err == nil {
 		err = s.db.copyTo(ctx, path)
 	}
-	if err != nil && !upstream.IsContextError(err) {
-		err = fmt.Errorf("the database could not be copied: %w", err)
+	return notCopied(err)
+}
+
+// notCopied gives a place in the error table to what has none: the disk is full, say.
+func notCopied(err error) error {
+	if _, known := errors.AsType[*upstream.Error](err); err == nil || known || upstream.IsContextError(err) || errors.Is(err, builtin.ErrClosed) {
+		return err
 	}
-	return err
+	return errorf(upstream.ErrUnavailable, "the database could not be copied: %v", err)
 }
 
 // Backup returns what [Store.CopyTo] writes, and its size, in a file that has no name and goes when the caller closes
@@ -51,7 +57,7 @@ func (s *Store) CopyTo(ctx context.Context, path string) error {
 func (s *Store) Backup(ctx context.Context) (file *os.File, size int64, err error) {
 	path, err := filepath.EvalSymlinks(s.opts.Database)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, notCopied(err)
 	}
 	err = keyfile.Database.Temp(path, func(temp string) error {
 		if file != nil {
@@ -71,7 +77,7 @@ func (s *Store) Backup(ctx context.Context) (file *os.File, size int64, err erro
 		if file != nil {
 			_ = file.Close()
 		}
-		return nil, 0, err
+		return nil, 0, notCopied(err)
 	}
 	return file, info.Size(), nil
 }

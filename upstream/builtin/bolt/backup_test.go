@@ -374,6 +374,7 @@ func TestRestore(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the disk has 100") || len(files()) != 1 {
 		t.Errorf("got %v", err)
 	}
+	wantErr(t, err, upstream.ErrUnavailable) // the socket tells why
 	b.db.opts.freeSpace = func(string) (uint64, bool) { return 0, false }
 	s, err = Open(opts)
 	must(t, err)
