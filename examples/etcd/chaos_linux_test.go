@@ -434,9 +434,8 @@ func (w *world) write(a *agent, secret, id, by string, try func() (outcome, stri
 	}
 	defer w.underWay.Add(-1)
 	repeat := rand.IntN(2) == 0
-	doubt := false
+	doubt, begin := false, time.Now() // an attempt before the one that is acknowledged may have done it
 	for {
-		begin := time.Now()
 		got, why := try()
 		w.report.add(by+": "+[]string{"writes acknowledged", "writes refused", "writes of unknown outcome"}[got], 1)
 		switch {
@@ -521,6 +520,7 @@ func (w *world) mayWrite() bool {
 // harm is done to one machine, and healed after a while.
 type harm struct {
 	what       string
+	member     bool
 	begin, end time.Duration // in the round
 	do, heal   func()
 }
@@ -533,7 +533,7 @@ func (w *world) plan() (harms []harm) {
 		if w.random.IntN(6) == 0 {
 			length += 10000 // longer than it takes a watch to be given up
 		}
-		harms = append(harms, harm{what, begin, begin + time.Duration(length)*time.Millisecond, do, heal})
+		harms = append(harms, harm{what, strings.Contains(what, " m"), begin, begin + time.Duration(length)*time.Millisecond, do, heal})
 	}
 	isolated := false
 	one := func(m *machine) {
@@ -574,11 +574,6 @@ func (w *world) round() {
 	}
 	var steps []step
 	var names []string
-	for _, h := range harms {
-		names = append(names, fmt.Sprintf("%s (%v to %v)", h.what, h.begin, h.end))
-		w.report.add("harm: "+strings.NewReplacer("m0", "member", "m1", "member", "m2", "member", "a0", "agent", "a1", "agent", "a2", "agent", "a3", "agent", "a4", "agent").Replace(h.what), 1)
-		steps = append(steps, step{h.begin, h.do}, step{h.end, h.heal})
-	}
 	special := ""
 	switch n := w.random.IntN(20); {
 	case n < 4:
@@ -588,14 +583,20 @@ func (w *world) round() {
 		special = "defragmentation"
 		steps = append(steps, step{2 * time.Second, w.defragment})
 	case n < 7:
-		special = "a member is emptied"
+		special = "a member is emptied" // the others must be there, or it does not start
+		harms = slices.DeleteFunc(harms, func(h harm) bool { return h.member })
 		steps = append(steps, step{0, func() { w.cluster.empty(w.cluster.members[w.random.IntN(3)]) }})
 	case n < 9:
 		special = "NOSPACE"
 		steps = append(steps, step{0, w.fill})
-	case n < 10:
+	case n < 11:
 		special = "keys rotate"
 		steps = append(steps, step{0, w.rotate})
+	}
+	for _, h := range harms {
+		names = append(names, fmt.Sprintf("%s (%v to %v)", h.what, h.begin, h.end))
+		w.report.add("harm: "+strings.NewReplacer("m0", "member", "m1", "member", "m2", "member", "a0", "agent", "a1", "agent", "a2", "agent", "a3", "agent", "a4", "agent").Replace(h.what), 1)
+		steps = append(steps, step{h.begin, h.do}, step{h.end, h.heal})
 	}
 	if special != "" {
 		names = append(names, special)
@@ -624,6 +625,7 @@ func (w *world) settle(healed time.Time) {
 		up[a.name] = w.until("the watch of "+a.name, a.watchIsUp)
 	}
 	w.compact()
+	w.defragment() // or the quota is used up by what was compacted
 	w.until("all writers have their answers", func() bool { return w.underWay.Load() == 0 })
 	quiet := time.Now()
 	w.history.catchUp(w.t, w.cluster.client)
