@@ -619,7 +619,19 @@ func (w *world) round() {
 // settle waits until every view has the last version, notes how long that took, and checks what was seen.
 func (w *world) settle(healed time.Time) {
 	w.paused.Store(true)
-	clusterUp := w.until("all members are healthy", w.cluster.healthy)
+	clusterUp := w.until("all members are healthy", func() bool {
+		if w.cluster.healthy() {
+			return true
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		// A member that was behind may tell of a quota that was used up in the meantime.
+		if alarms, err := w.cluster.client.AlarmList(ctx); err == nil && len(alarms.Alarms) > 0 {
+			w.filled = true
+			w.release()
+		}
+		return false
+	})
 	up := map[string]time.Time{} // when the watch of an agent was up, the members being ready
 	for _, a := range w.agents {
 		up[a.name] = w.until("the watch of "+a.name, a.watchIsUp)
