@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"secretagent/agent"
@@ -72,12 +73,12 @@ func TestBackupOfEtcd(t *testing.T) {
 	}
 	for range 2 {
 		ctx, stop := context.WithCancel(t.Context())
-		written := 0
+		var written atomic.Int64
 		_, err := restore(ctx, false, func(_, total int) {
 			if total != 3*secrets { // it is checked
 				return
 			}
-			if written++; written > secrets+50 {
+			if written.Add(1) > secrets+50 {
 				stop()
 			}
 		})
