@@ -92,6 +92,14 @@ func (e *Etcd) Kill() {
 	}
 }
 
+// Wipe takes its data from an etcd that was killed.
+func (e *Etcd) Wipe(tb testing.TB) {
+	tb.Helper()
+	if err := os.RemoveAll(filepath.Join(e.dir, "data")); err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // Pid is the number of the process.
 func (e *Etcd) Pid() int { return e.cmd.Process.Pid }
 

@@ -37,9 +37,10 @@
 //
 // A change of this store is told when it is committed, before the writer is answered, and those of others are told by a
 // watch. Of one secret, nothing is told after something newer. A watch that gives no sign of life for 10 to 15 s is
-// taken to be broken; it goes on where it was, and where etcd has compacted that, everything is read anew, and
-// [upstream.AnySecret] is told. Lists are made of what was told: they show every change of this store, and those of
-// others some milliseconds later. While the watch is broken they fail.
+// taken to be broken; it goes on where it was. Where etcd has compacted that, or was restored from an older copy, so that
+// its revisions have gone back, everything is read anew, and [upstream.AnySecret] is told. Lists are made of what was
+// told: they show every change of this store, and those of others some milliseconds later. While the watch is broken they
+// fail.
 //
 // # Keys at etcd
 //

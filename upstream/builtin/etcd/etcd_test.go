@@ -180,6 +180,38 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// TestRevisionsThatGoBack: etcd was restored from an older copy, or set up anew, while the store was at work, which
+// then tells what there is now.
+func TestRevisionsThatGoBack(t *testing.T) {
+	t.Parallel()
+	server := upstreamtest.NewEtcd(t, nil)
+	opts := optionsAt(t, server.URL, "/p/")
+	opts.Timeout, opts.pulse = 2*time.Second, 200*time.Millisecond
+	s := mustOpen(t, opts)
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		must(t, create(s, name, "v1", "one"))
+	}
+	until(t, "it follows", func() bool { return s.Stats().WatchUp })
+	server.Kill()
+	server.Wipe(t)
+	server.Start(t)
+	other := mustOpen(t, opts)
+	until(t, "the other store writes", func() bool { return create(other, "a", "v1", "anew") == nil })
+	until(t, "the lists know", func() bool {
+		out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{})
+		return err == nil && out.TotalCount == 1
+	})
+	until(t, "it is read", func() bool {
+		v, err := s.GetSecretValue(t.Context(), upstream.SecretRef{SecretName: "a"})
+		return err == nil && string(v.SecretData.Reveal()) == "anew"
+	})
+	must(t, put(s, "a", "v2", "more"))
+	until(t, "a later change is told", func() bool {
+		return put(other, "a", "v3", "most") == nil && s.Stats().WatchUp
+	})
+	wantValue(t, s, "a", "most")
+}
+
 // TestCompaction: what the watch has missed is gone from etcd, and everything is read anew.
 func TestCompaction(t *testing.T) {
 	opts := testOptions(t)

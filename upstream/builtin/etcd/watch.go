@@ -58,6 +58,13 @@ func (w *watch) isUp() bool {
 	return w.up
 }
 
+// told returns up to which revision everything is told.
+func (w *watch) told() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rev
+}
+
 // CatchUp returns when the notices tell of all that there is, as far as is known, or why they do not.
 func (d *db) CatchUp(ctx context.Context) error {
 	w := d.watch
@@ -126,9 +133,7 @@ func (d *db) followOnce() error {
 	if err != nil {
 		return err
 	}
-	d.watch.mu.Lock()
-	rev := d.watch.rev
-	d.watch.mu.Unlock()
+	rev := d.watch.told()
 	if rev == 0 {
 		if rev, err = d.resync(); err != nil {
 			return err
@@ -141,7 +146,7 @@ func (d *db) followOnce() error {
 	defer watcher.Close()
 	space := d.key(builtin.Records, nil)
 	changes := watcher.Watch(ctx, space, clientv3.WithPrefix(), clientv3.WithRev(rev+1), clientv3.WithCreatedNotify(), clientv3.WithFragment())
-	alive, tick := time.Now(), time.NewTicker(d.opts.pulse)
+	alive, behind, tick := time.Now(), 0, time.NewTicker(d.opts.pulse)
 	defer tick.Stop()
 	for {
 		select {
@@ -158,6 +163,13 @@ func (d *db) followOnce() error {
 			}
 			alive = time.Now()
 			d.tell(space, answer.Events)
+			if behind++; len(answer.Events) > 0 || answer.Header.Revision >= d.watch.told() {
+				behind = 0
+			} else if behind == 3 { // a member that is only late is not that late
+				d.memory.Purge()
+				d.watch.set(func() { d.watch.rev = 0 })
+				return errors.New("the revisions of etcd have gone back, as after it was restored")
+			}
 		case <-d.again:
 			if _, err := d.resync(); err != nil {
 				d.watch.set(func() { d.watch.rev = 0 })
