@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,6 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // those that are parallel wait rather than compute
 	goleak.VerifyTestMain(m,
 		// fasthttp's servers leave a goroutine that ends within ten seconds, and one that
 		// lives as long as the process.
