@@ -157,7 +157,7 @@ func (k keysOfAgent) Remove(ctx context.Context, id string) error {
 func (k keysOfAgent) Close() error { return nil }
 
 func (k keysOfAgent) ask(ctx context.Context, method, path string, query url.Values) (answer keysAnswer, err error) {
-	running, err := OperateJSON(ctx, k.cfg, method, path, query, &answer)
+	running, err := askAgentJSON(ctx, k.cfg, method, path, query, &answer)
 	if err == nil && !running {
 		err = &upstream.Error{Message: "the agent has ended meanwhile", Err: upstream.ErrUnavailable}
 	}

@@ -165,7 +165,7 @@ func fillFromFile(ctx context.Context, cfg *config.Config, log *slog.Logger, tem
 	if err != nil {
 		return err
 	}
-	running, err := Operate(ctx, cfg, http.MethodGet, "/backup", nil, file)
+	running, err := askAgent(ctx, cfg, http.MethodGet, "/backup", nil, file)
 	if running && err == nil {
 		err = file.Sync()
 	}
@@ -370,7 +370,7 @@ func openFrom(ctx context.Context, cfg *config.Config, log *slog.Logger) (builti
 		return nil, nil, err
 	}
 	defer os.Remove(file.Name())
-	running, err := Operate(ctx, cfg, http.MethodGet, "/backup", nil, file)
+	running, err := askAgent(ctx, cfg, http.MethodGet, "/backup", nil, file)
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, nil, err
 	}

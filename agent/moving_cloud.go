@@ -175,7 +175,7 @@ func (c cloudKeeper) Fit(in *builtin.Secret) (kept *builtin.Secret, note string)
 		}
 	}
 	if n := len(in.Versions) - len(kept.Versions); n > 0 {
-		note = fmt.Sprintf("without %d versions that have no label", n)
+		note = fmt.Sprintf("without versions that have no label (%d)", n)
 	}
 	return kept, note
 }
@@ -209,7 +209,10 @@ func (c cloudKeeper) PutSecret(ctx context.Context, in *builtin.Secret, replace 
 			SecretName: in.SecretName, VersionID: v.VersionID, SecretData: v.SecretData, SecretDataType: v.SecretDataType, VersionStages: v.VersionStages,
 		})
 	}
-	return cmp.Or(err, c.label(ctx, in.SecretName, wanted))
+	if err != nil {
+		return err
+	}
+	return c.label(ctx, in.SecretName, wanted)
 }
 
 // change gives a secret that is there its description and tags.

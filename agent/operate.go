@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,10 +39,10 @@ func operated(answer any, err error) (*kmsserver.Operated, error) {
 	return &kmsserver.Operated{Body: body}, err
 }
 
-// Operate asks the agent that runs with cfg for an operation of its backend, and copies the answer to out. It
+// askAgent asks the agent that runs with cfg for an operation of its backend, and copies the answer to out. It
 // reports whether such an agent runs, and is bounded by [kmsserver.MaxOperation]. After an error out may have
 // been given a part of the answer.
-func Operate(ctx context.Context, cfg *config.Config, method, path string, query url.Values, out io.Writer) (running bool, err error) {
+func askAgent(ctx context.Context, cfg *config.Config, method, path string, query url.Values, out io.Writer) (running bool, err error) {
 	api, _ := cfg.Upstream.API()
 	if api == nil {
 		return false, nil
@@ -95,12 +94,26 @@ func Operate(ctx context.Context, cfg *config.Config, method, path string, query
 	return true, nil
 }
 
-// OperateJSON is [Operate] for an answer in JSON, which may be large as the configuration is.
-func OperateJSON(ctx context.Context, cfg *config.Config, method, path string, query url.Values, answer any) (running bool, err error) {
-	var body bytes.Buffer
-	running, err = Operate(ctx, cfg, method, path, query, &body)
+// maxJSON bounds an answer in JSON.
+const maxJSON = 16 << 20
+
+// bounded keeps maxJSON bytes.
+type bounded struct{ kept []byte }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if len(b.kept)+len(p) > maxJSON {
+		return 0, errors.New("the answer is too large")
+	}
+	b.kept = append(b.kept, p...)
+	return len(p), nil
+}
+
+// askAgentJSON is askAgent for an answer in JSON.
+func askAgentJSON(ctx context.Context, cfg *config.Config, method, path string, query url.Values, answer any) (running bool, err error) {
+	var body bounded
+	running, err = askAgent(ctx, cfg, method, path, query, &body)
 	if err == nil && running {
-		err = json.Unmarshal(body.Bytes(), answer)
+		err = json.Unmarshal(body.kept, answer)
 	}
 	return running, err
 }

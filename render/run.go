@@ -348,8 +348,8 @@ func (s *session) compute(t *target) (result *rendering, asOf time.Time, err err
 // errMayBeNewer is why what is published before a crash is not replaced.
 var errMayBeNewer error = &upstream.Error{Err: upstream.ErrUnavailable, Message: "what is there may be newer than the values of before a crash, which the upstream has not confirmed yet"}
 
-// publish puts the result of a computation on disk, unless it differs from what was published after asOf. While a check looks at it, another worker takes
-// the place of this one, so that a check that hangs holds up no other target.
+// publish puts the result of a computation on disk, unless it differs from what was published after asOf. While a check
+// looks at it, another worker takes the place of this one, so that a check that hangs holds up no other target.
 func (s *session) publish(t *target, result *rendering, asOf time.Time) (changed bool, err error) {
 	p, err := t.publisher.prepare(result.outs)
 	if err != nil {

@@ -74,7 +74,7 @@ func (e *Emulate) judge(in *upstream.CreateSecretInput) (key uint32, err error) 
 		return 0, nil
 	}
 	if key, err = keyNamed(in.EncryptionKeyID); err != nil {
-		return 0, errorf(upstream.ErrKeyNotFound, "there is no key %q: the keys of the keyring have decimal numbers, and those of the cloud that may be named are in upstream.local.emulate.keys", in.EncryptionKeyID)
+		return 0, Errorf(upstream.ErrKeyNotFound, "there is no key %q: the keys of the keyring have decimal numbers, and those of the cloud that may be named are in upstream.local.emulate.keys", in.EncryptionKeyID)
 	}
 	return key, nil
 }
@@ -82,7 +82,7 @@ func (e *Emulate) judge(in *upstream.CreateSecretInput) (key uint32, err error) 
 // policies returns an error unless secrets have policies.
 func (e *Emulate) policies() error {
 	if e.InstanceID == "" {
-		return errorf(upstream.ErrUnsupported, "the built-in backend has no secret policies; use the access keys of its API, or have policies kept, without effect, with upstream.local.emulate.instanceId")
+		return Errorf(upstream.ErrUnsupported, "the built-in backend has no secret policies; use the access keys of its API, or have policies kept, without effect, with upstream.local.emulate.instanceId")
 	}
 	return nil
 }

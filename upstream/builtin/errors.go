@@ -33,11 +33,14 @@ type sentinel struct {
 	class error
 }
 
+// NewSentinel returns an error that matches class, which it is a case of.
+func NewSentinel(text string, class error) error { return &sentinel{text, class} }
+
 func (e *sentinel) Error() string { return e.text }
 func (e *sentinel) Unwrap() error { return e.class }
 
-// errorf returns an error of the class, a sentinel, with a message for people.
-func errorf(class error, format string, args ...any) error {
+// Errorf returns an error of the class, a sentinel, with a message for people.
+func Errorf(class error, format string, args ...any) error {
 	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: class}
 }
 

@@ -50,7 +50,7 @@ func (t *tx) keyNote(name string) (note *keyNote, held bool, err error) {
 		err = json.Unmarshal(plain, note)
 	}
 	if err != nil {
-		return nil, false, errorf(ErrDamaged, "the note %q about keys cannot be opened: the keyring is another one with the same key id, or what is kept is damaged", name)
+		return nil, false, Errorf(ErrDamaged, "the note %q about keys cannot be opened: the keyring is another one with the same key id, or what is kept is damaged", name)
 	}
 	return note, true, nil
 }
@@ -93,7 +93,7 @@ func (t *tx) primary() (uint32, error) {
 }
 
 func errPrimaryLacking(key uint32) error {
-	return errorf(ErrKeyLost, "the primary key is %d, which this keyring lacks or has disabled; put the keyring in its place that the other agents have", key)
+	return Errorf(ErrKeyLost, "the primary key is %d, which this keyring lacks or has disabled; put the keyring in its place that the other agents have", key)
 }
 
 // inForce returns the primary key; zero where a shared storage has none yet.
@@ -132,7 +132,7 @@ func (t *tx) useKey(id uint32) error {
 		return err
 	}
 	if len(waiting) > 0 {
-		return errorf(ErrKeyLost, "key %d is not used yet, and must not be: %s; give all agents the same keyring", id, lackIt(waiting))
+		return Errorf(ErrKeyLost, "key %d is not used yet, and must not be: %s; give all agents the same keyring", id, lackIt(waiting))
 	}
 	return t.noteKey(id)
 }
@@ -144,7 +144,7 @@ func (t *tx) holdsAll() error {
 		return err
 	}
 	for other := range missing {
-		return errorf(ErrKeyLost, "the keyring lacks key %d, which others use here, and so must bring in no other one; give all agents the same keyring", other)
+		return Errorf(ErrKeyLost, "the keyring lacks key %d, which others use here, and so must bring in no other one; give all agents the same keyring", other)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (s *Store) ReadKeyring(ctx context.Context) (commit func(), err error) {
 	}
 	for _, id := range noted {
 		if was.aead(id) != nil && next.aead(id) == nil {
-			return nil, errorf(ErrKeyLost, "the keyring %s no longer holds key %d, which may be needed; put it back: secretagent keys remove takes out a key that protects nothing", s.opts.Keyring, id)
+			return nil, Errorf(ErrKeyLost, "the keyring %s no longer holds key %d, which may be needed; put it back: secretagent keys remove takes out a key that protects nothing", s.opts.Keyring, id)
 		}
 	}
 	return func() {
@@ -257,7 +257,7 @@ func (s *Store) beginRotation(ctx context.Context, c call, reencrypt bool) (id s
 }
 
 func errNextElsewhere(key uint32) error {
-	return errorf(ErrKeyLost, "a rotation to key %d waits for agents that lack it, and this keyring lacks it, too; give it the keyring of the agent that has begun, or give the rotation up with: secretagent keys remove %[1]d", key)
+	return Errorf(ErrKeyLost, "a rotation to key %d waits for agents that lack it, and this keyring lacks it, too; give it the keyring of the agent that has begun, or give the rotation up with: secretagent keys remove %[1]d", key)
 }
 
 // keyringOnDisk reads the keyring file, which must hold all keys that are in use. Others use the file as well, so
@@ -269,7 +269,7 @@ func (s *Store) keyringOnDisk() (*keys, error) {
 	}
 	for _, e := range s.keys.Load().entries {
 		if e.AEAD != nil && onDisk.aead(e.ID) == nil {
-			return nil, errorf(ErrKeyLost,
+			return nil, Errorf(ErrKeyLost,
 				"the keyring %s has changed and no longer holds key %d, which this database may need; put it back first", s.opts.Keyring, e.ID)
 		}
 	}
@@ -288,7 +288,7 @@ func (s *Store) extendKeyring() (*keys, error) {
 func (s *Store) extend(onDisk *keys) (*keys, error) {
 	next, err := newKeys(onDisk.ring.Extend())
 	if err != nil {
-		return nil, errorf(ErrKeyringKept, "could not add a key to the keyring (%v); where it is a copy that cannot be changed, add the key to the original with \"secretagent keys add FILE\" and hand it over anew", err)
+		return nil, Errorf(ErrKeyringKept, "could not add a key to the keyring (%v); where it is a copy that cannot be changed, add the key to the original with \"secretagent keys add FILE\" and hand it over anew", err)
 	}
 	return next, nil
 }
@@ -313,16 +313,16 @@ func (s *Store) RemoveKey(ctx context.Context, id string) error {
 	s.refreshKeyState()
 	ring(s.keysBell)
 	if err != nil {
-		return c.refer(errorf(ErrKeyringKept, "key %d protects nothing here any more and is forgotten, but stays in the keyring: %v", key, err))
+		return c.refer(Errorf(ErrKeyringKept, "key %d protects nothing here any more and is forgotten, but stays in the keyring: %v", key, err))
 	}
 	s.keys.Store(next)
 	s.log.Info("key removed", "key", id, "count", len(next.entries))
 	return nil
 }
 
-// forgetKey removes the note of a key that nothing needs, and returns the primary one. What is sealed is looked at in a transaction before, which
-// would take too long where others write all the time: once a key is not the primary one, only a new secret with
-// a key of its own can come to need it, and notes the key anew; see claimKey.
+// forgetKey removes the note of a key that nothing needs, and returns the primary one. What is sealed is looked at in
+// a transaction before, which would take too long where others write all the time: once a key is not the primary one,
+// only a new secret with a key of its own can come to need it, and notes the key anew; see claimKey.
 func (s *Store) forgetKey(ctx context.Context, c call, key uint32) (primary uint32, err error) {
 	for {
 		var before []byte
@@ -364,7 +364,7 @@ func (s *Store) forgetKey(ctx context.Context, c call, key uint32) (primary uint
 }
 
 func errPrimary(key uint32) error {
-	return errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
+	return Errorf(ErrKeyInUse, "key %d is the primary one, which seals what is written from now on; rotate first", key)
 }
 
 // unused returns an error unless the key is in the keyring, or next, and nothing needs it.
@@ -378,14 +378,14 @@ func (t *tx) unused(key uint32) error {
 		return err
 	}
 	if !slices.ContainsFunc(t.keys.entries, func(e keyfile.Key) bool { return e.ID == key }) && (next == nil || next.key != key) {
-		return errorf(upstream.ErrKeyNotFound, "the keyring has no key %d", key)
+		return Errorf(upstream.ErrKeyNotFound, "the keyring has no key %d", key)
 	}
 	if key == primary || primary == 0 && key == t.keys.primary {
 		return errPrimary(key)
 	}
 	return t.eachStored(func(name upstream.SecretName, r *record) error {
 		if r.sealedBy == key || r.key == key || slices.ContainsFunc(r.versions, func(v version) bool { return v.keyID == key }) {
-			return errorf(ErrKeyInUse, "key %d still protects secret %q, and maybe others; re-encrypt first", key, name)
+			return Errorf(ErrKeyInUse, "key %d still protects secret %q, and maybe others; re-encrypt first", key, name)
 		}
 		return nil
 	})
@@ -432,7 +432,7 @@ func (t *tx) keySeen(id uint32) (time.Time, error) {
 	}
 	plain, err := t.keys.open(sealed, t.keyAssociatedData(id))
 	if err != nil || len(plain) != 8 {
-		return time.Time{}, errorf(ErrDamaged,
+		return time.Time{}, Errorf(ErrDamaged,
 			"what key %d sealed here cannot be opened: the keyring is another one with the same key id, or the database is damaged; put a good copy of each in place", id)
 	}
 	return unixTime(int64(binary.BigEndian.Uint64(plain))), nil

@@ -92,5 +92,5 @@ func (k *keys) open(sealed, associatedData []byte) ([]byte, error) {
 }
 
 func errUnknownKey(id uint32) error {
-	return errorf(upstream.ErrKeyNotFound, "the keyring has no enabled key %d", id)
+	return Errorf(upstream.ErrKeyNotFound, "the keyring has no enabled key %d", id)
 }

@@ -36,7 +36,7 @@ func (t *tx) create(in upstream.CreateSecretInput, key uint32, tags []upstream.T
 	case old.pending():
 		return none, errPending(in.SecretName, old)
 	default:
-		return none, errorf(upstream.ErrExists, "the secret %q already exists", in.SecretName)
+		return none, Errorf(upstream.ErrExists, "the secret %q already exists", in.SecretName)
 	}
 	if key != 0 && t.keys.aead(key) == nil {
 		return none, errUnknownKey(key)
@@ -71,7 +71,7 @@ func keyNamed(id string) (uint32, error) {
 	}
 	key, ok := parseKeyID(id)
 	if !ok || key == 0 {
-		return 0, errorf(upstream.ErrKeyNotFound, "the keyring has no key %q; its key ids are decimal numbers", id)
+		return 0, Errorf(upstream.ErrKeyNotFound, "the keyring has no key %q; its key ids are decimal numbers", id)
 	}
 	return key, nil
 }
@@ -159,7 +159,7 @@ func (s *Store) RestoreSecret(ctx context.Context, name upstream.SecretName) err
 			return err
 		}
 		if !r.pending() {
-			return errorf(upstream.ErrNotPendingDeletion, "the secret %q is not scheduled for deletion", name)
+			return Errorf(upstream.ErrNotPendingDeletion, "the secret %q is not scheduled for deletion", name)
 		}
 		return t.planDeletion(name, r, 0)
 	})

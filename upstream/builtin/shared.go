@@ -104,7 +104,7 @@ func (t *tx) full() bool { return t.place.Shared && t.writes >= 20 }
 // errKeyLacking says which key a secret of a shared storage is sealed with.
 func errKeyLacking(name upstream.SecretName, sealed []byte) error {
 	id, _ := sealKey(sealed)
-	return errorf(ErrKeyLost, "secret %q is sealed with key %d, which this keyring lacks or has disabled; give all agents the same keyring", name, id)
+	return Errorf(ErrKeyLost, "secret %q is sealed with key %d, which this keyring lacks or has disabled; give all agents the same keyring", name, id)
 }
 
 // lost returns err, or which key is missing.

@@ -40,7 +40,7 @@ func (s *versionSet) add(v version, stages []upstream.VersionStage, limit int) (
 	for len(s.versions) > limit {
 		oldest := slices.IndexFunc(s.versions, func(v version) bool { return len(s.stagesOf(v.id)) == 0 })
 		if oldest < 0 {
-			return nil, errorf(upstream.ErrLimitExceeded,
+			return nil, Errorf(upstream.ErrLimitExceeded,
 				"each of the %d versions carries a label; remove a label first, so that the oldest version can go", limit)
 		}
 		evicted = append(evicted, s.versions[oldest].id)
@@ -65,7 +65,7 @@ func (s *versionSet) relabel(id upstream.VersionID, stages []upstream.VersionSta
 func (s *versionSet) move(stage upstream.VersionStage, to, from upstream.VersionID) (changed bool, err error) {
 	for _, id := range []upstream.VersionID{to, from} {
 		if id != "" && s.find(id) < 0 {
-			return false, errorf(upstream.ErrNotFound, "the secret has no version %q", id)
+			return false, Errorf(upstream.ErrNotFound, "the secret has no version %q", id)
 		}
 	}
 	holder, held := s.holder(stage)
@@ -125,7 +125,7 @@ func (s *versionSet) set(stage upstream.VersionStage, id upstream.VersionID) {
 
 func (s *versionSet) checkLabels() error {
 	if len(s.labels) > upstream.MaxVersionStages {
-		return errorf(upstream.ErrLimitExceeded,
+		return Errorf(upstream.ErrLimitExceeded,
 			"a secret has at most %d labels, ACSCurrent and ACSPrevious included; remove one first", upstream.MaxVersionStages)
 	}
 	return nil
@@ -162,7 +162,7 @@ func (s *versionSet) resolve(ref upstream.SecretRef) (*version, error) {
 		holder, held := s.holder(ref.VersionStage)
 		switch {
 		case !held:
-			return nil, errorf(upstream.ErrNotFound, "no version of the secret carries the label %s", ref.VersionStage)
+			return nil, Errorf(upstream.ErrNotFound, "no version of the secret carries the label %s", ref.VersionStage)
 		case id != "" && s.find(id) >= 0 && id != holder:
 			return nil, upstream.InvalidParameter("VersionStage", "it marks another version than VersionId names; give one of the two")
 		case id == "":
@@ -171,7 +171,7 @@ func (s *versionSet) resolve(ref upstream.SecretRef) (*version, error) {
 	}
 	i := s.find(id)
 	if i < 0 {
-		return nil, errorf(upstream.ErrNotFound, "the secret has no version %q", id)
+		return nil, Errorf(upstream.ErrNotFound, "the secret has no version %q", id)
 	}
 	return &s.versions[i], nil
 }

@@ -139,7 +139,7 @@ type Place struct {
 
 // Damaged returns an [ErrDamaged] that says what is wrong and what to do.
 func (p Place) Damaged(format string, args ...any) error {
-	return errorf(ErrDamaged, p.Damage, fmt.Sprintf(format, args...))
+	return Errorf(ErrDamaged, p.Damage, fmt.Sprintf(format, args...))
 }
 
 // observe makes known what was committed.

@@ -112,7 +112,7 @@ func (s *Store) load(keyring *keys) error {
 			return err
 		}
 		if used {
-			return errorf(ErrKeyLost,
+			return Errorf(ErrKeyLost,
 				"holds secrets, but the keyring %s does not exist; put the keyring back, or move the database away to start afresh", s.opts.Keyring)
 		}
 		if keyring, err = s.makeKeyring(); err != nil {

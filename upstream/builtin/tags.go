@@ -24,7 +24,7 @@ func mergeTags(old, tags []upstream.Tag) ([]upstream.Tag, error) {
 		}
 	}
 	if len(merged) > upstream.MaxTags {
-		return nil, errorf(upstream.ErrLimitExceeded, "a secret has at most %d tags", upstream.MaxTags)
+		return nil, Errorf(upstream.ErrLimitExceeded, "a secret has at most %d tags", upstream.MaxTags)
 	}
 	return merged, nil
 }

@@ -100,7 +100,7 @@ func (t *transferRun) read(ctx context.Context, each func([]*Secret)) error {
 		began := false
 		return t.From.Secrets(ctx, t.Prefix, func(all iter.Seq2[*Secret, error]) error {
 			if began && t.Moment {
-				return errorf(ErrMomentLost, "etcd has compacted what was read before the end was reached; try again")
+				return Errorf(ErrMomentLost, "etcd has compacted what was read before the end was reached; try again")
 			}
 			began = true
 			return inParts(all, each)
@@ -113,7 +113,7 @@ func (t *transferRun) read(ctx context.Context, each func([]*Secret)) error {
 	}
 	for _, name := range names {
 		if found[name] == nil {
-			return errorf(upstream.ErrNotFound, "there is no secret %q", name)
+			return Errorf(upstream.ErrNotFound, "there is no secret %q", name)
 		}
 	}
 	return inParts(func(yield func(*Secret, error) bool) {
@@ -244,12 +244,12 @@ func Restore(ctx context.Context, from, to *Store, replace, dryRun bool, progres
 		case Copied:
 			r.Written++
 		case Skipped:
-			return r, errorf(upstream.ErrUnsupported, "the secret %q cannot be kept: %s", m.SecretName, m.Note)
+			return r, Errorf(upstream.ErrUnsupported, "the secret %q cannot be kept: %s", m.SecretName, m.Note)
 		}
 	}
 	r.Removed = len(extra)
 	if n := len(other) + len(extra); n > 0 && !replace {
-		return r, errorf(upstream.ErrExists, "%s holds %d secrets that the backup does not have, or has otherwise, such as %q", to.place.Name, n, append(other, extra...)[0])
+		return r, Errorf(upstream.ErrExists, "%s holds %d secrets that the backup does not have, or has otherwise, such as %q", to.place.Name, n, append(other, extra...)[0])
 	}
 	if dryRun {
 		return r, nil
@@ -284,13 +284,13 @@ func Same(ctx context.Context, from, to *Store, progress func(done int)) error {
 	names := make([]upstream.SecretName, len(compared))
 	for i, m := range compared {
 		if m.Result != Unchanged {
-			return errorf(upstream.ErrUnavailable, "read back, the secret %q is not what the backup has: others have changed it meanwhile; repeat it", m.SecretName)
+			return Errorf(upstream.ErrUnavailable, "read back, the secret %q is not what the backup has: others have changed it meanwhile; repeat it", m.SecretName)
 		}
 		names[i] = m.SecretName
 	}
 	extra, err := to.others(ctx, names)
 	if err == nil && len(extra) > 0 {
-		err = errorf(upstream.ErrUnavailable, "there is a secret %q that the backup does not have: others have made it meanwhile; repeat it", extra[0])
+		err = Errorf(upstream.ErrUnavailable, "there is a secret %q that the backup does not have: others have made it meanwhile; repeat it", extra[0])
 	}
 	if err != nil {
 		return err
@@ -301,7 +301,7 @@ func Same(ctx context.Context, from, to *Store, progress func(done int)) error {
 	}
 	seeds, err := to.Seeds(ctx)
 	if err == nil && !slices.Equal(seeds, wanted) {
-		err = errorf(upstream.ErrUnavailable, "the notes of done seeds are not those of the backup: others have changed them meanwhile; repeat it")
+		err = Errorf(upstream.ErrUnavailable, "the notes of done seeds are not those of the backup: others have changed them meanwhile; repeat it")
 	}
 	return err
 }

@@ -69,7 +69,7 @@ func (s *Store) write(ctx context.Context, c call, apply func(*tx) error) error 
 		return err
 	}
 	if s.opts.ReadOnly {
-		return c.refer(errorf(upstream.ErrUnsupported, "%s is open for reading only", s.place.Name))
+		return c.refer(Errorf(upstream.ErrUnsupported, "%s is open for reading only", s.place.Name))
 	}
 	return c.refer(s.storage.Update(ctx, func(w Writer) error {
 		t := s.newTx(w, w)
@@ -114,7 +114,7 @@ func (t *tx) find(name upstream.SecretName) (*record, error) {
 func (t *tx) secret(name upstream.SecretName) (*record, error) {
 	r, err := t.find(name)
 	if err == nil && r == nil {
-		err = errorf(upstream.ErrNotFound, "there is no secret %q", name)
+		err = Errorf(upstream.ErrNotFound, "there is no secret %q", name)
 	}
 	return r, err
 }
@@ -129,7 +129,7 @@ func (t *tx) live(name upstream.SecretName) (*record, error) {
 }
 
 func errPending(name upstream.SecretName, r *record) error {
-	return errorf(upstream.ErrPendingDeletion,
+	return Errorf(upstream.ErrPendingDeletion,
 		"the secret %q is scheduled for deletion at %s; restore it first", name, upstream.WireTime(unixTime(r.plannedDelete)))
 }
 
@@ -351,6 +351,6 @@ func (s *Store) verify(t *tx) (forgotten []uint32, err error) {
 }
 
 func (s *Store) errKeyLost(id uint32, name upstream.SecretName) error {
-	return errorf(ErrKeyLost,
+	return Errorf(ErrKeyLost,
 		"secret %q is sealed with key %d, which the keyring %s lacks or has disabled; put the keyring back that the database was used with", name, id, s.opts.Keyring)
 }

@@ -102,7 +102,7 @@ func (t *tx) sameValue(name upstream.SecretName, old, again *version, data upstr
 		return err
 	}
 	if old.binary != again.binary || !bytes.Equal(stored, data.Reveal()) {
-		return errorf(upstream.ErrExists, "version %q already exists with another value; versions are never rewritten, choose a new VersionId", old.id)
+		return Errorf(upstream.ErrExists, "version %q already exists with another value; versions are never rewritten, choose a new VersionId", old.id)
 	}
 	return nil
 }

@@ -164,8 +164,8 @@ func (s *Store) Lookup(ctx context.Context, names []upstream.SecretName) (map[up
 			}
 			return nil
 		})
-		if p, ok := t.Reader.(Prefetcher); ok && err == nil {
-			err = p.Prefetch(Values, values)
+		if err == nil {
+			err = t.prefetch(Values, values)
 		}
 		found := make(map[upstream.SecretName]*Secret, len(records))
 		for name, r := range records {
@@ -285,7 +285,7 @@ func (t *tx) putPart(in *Secret, done int, replace bool) (int, error) {
 	}
 	versions := in.inOrder()
 	if done > 0 && (old == nil || !bytes.Equal(encodeRecord(nil, old), encodeRecord(nil, t.part(in, versions[:done], old)))) {
-		return 0, errorf(upstream.ErrUnavailable, "others have changed the secret %q meanwhile; repeat it", in.SecretName)
+		return 0, Errorf(upstream.ErrUnavailable, "others have changed the secret %q meanwhile; repeat it", in.SecretName)
 	}
 	if done == 0 {
 		if err := t.makeWay(in, replace); err != nil {
@@ -322,7 +322,7 @@ func (t *tx) makeWay(in *Secret, replace bool) error {
 			return err
 		}
 		if !there.PartOf(in) {
-			return errorf(upstream.ErrExists, "the secret %q already exists and is another one", in.SecretName)
+			return Errorf(upstream.ErrExists, "the secret %q already exists and is another one", in.SecretName)
 		}
 	}
 	return t.remove(in.SecretName, old)

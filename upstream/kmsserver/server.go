@@ -396,7 +396,7 @@ func (s *Server) logFault(f *fault, ex *exchange, from net.Addr) {
 	logger := s.logger.With("op", ex.action, "code", f.code, "access_key", ex.keyID(), "from", from.String(), ex.cause().Attr())
 	switch {
 	case f.cause != nil:
-		logger.Error("request failed", "err", f.cause, "hint", "check the disk of the database; report it when it is a panic")
+		logger.Error("request failed", "err", f.cause, "hint", "check the disk of the database, or etcd; report it when it is a panic")
 	case upstream.FromCode(f.code, f.status) == upstream.ErrClockSkew:
 		logger.Warn("request refused", "hint", "set the clock of the client")
 	case upstream.FromCode(f.code, f.status) == upstream.ErrUnauthenticated, f.code == "Forbidden.NoPermission":

@@ -49,7 +49,7 @@ func notCopied(err error) error {
 	if _, known := errors.AsType[*upstream.Error](err); err == nil || known || upstream.IsContextError(err) || errors.Is(err, builtin.ErrClosed) {
 		return err
 	}
-	return errorf(upstream.ErrUnavailable, "the database could not be copied: %v", err)
+	return builtin.Errorf(upstream.ErrUnavailable, "the database could not be copied: %v", err)
 }
 
 // Backup returns what [Store.CopyTo] writes, and its size, in a file that has no name and goes when the caller closes

@@ -16,6 +16,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/upstreamtest"
 )
 
 // readOnly opens a backup.
@@ -42,10 +43,10 @@ func backup(tb testing.TB, s *Store) (path string) {
 }
 
 // varied fills a built-in backend with secrets of every kind.
-func varied(tb testing.TB, s *Store, clock *clock) {
+func varied(tb testing.TB, s *Store, clock *upstreamtest.Clock) {
 	tb.Helper()
 	ctx := context.Background()
-	step := func() { clock.advance(time.Hour) }
+	step := func() { clock.Advance(time.Hour) }
 	first := primaryOf(tb, s).ID
 	mustCreate(tb, s, "plain", "v1", "one")
 	step()
@@ -100,12 +101,12 @@ func wantResults(tb testing.TB, got, want map[string]int) {
 // A transfer keeps all that there is to know, and is repeated without effect.
 func TestTransfer(t *testing.T) {
 	t.Parallel()
-	opts, clock := testOptions(t), newClock()
-	opts.Now, opts.MaxVersions = clock.now, 100
+	opts, clock := testOptions(t), upstreamtest.NewClock()
+	opts.Now, opts.MaxVersions = clock.Now, 100
 	from := mustOpen(t, opts)
 	varied(t, from, clock)
 	other := testOptions(t) // another keyring
-	other.Now = func() time.Time { return clock.now().Add(24 * time.Hour) }
+	other.Now = func() time.Time { return clock.Now().Add(24 * time.Hour) }
 	to := mustOpen(t, other)
 	wantResults(t, transfer(t, from, to, false, true), map[string]int{builtin.Copied: 4})
 	if names, err := to.Names(t.Context()); err != nil || len(names) > 0 {
@@ -281,8 +282,8 @@ func TestBackup(t *testing.T) {
 // A backup that was altered or cut short is refused or, where nothing of it matters, is still right.
 func TestDamagedBackup(t *testing.T) {
 	t.Parallel()
-	opts, clock := testOptions(t), newClock()
-	opts.Now = clock.now
+	opts, clock := testOptions(t), upstreamtest.NewClock()
+	opts.Now = clock.Now
 	s := mustOpen(t, opts)
 	varied(t, s, clock)
 	mustCreate(t, s, "big", "v1", strings.Repeat("x", 20_000))

@@ -170,7 +170,7 @@ func (d *db) compactFile() error {
 	})
 	if !replaced {
 		discard()
-		return errorf(upstream.ErrUnavailable, "the database %s could not be compacted, and still holds old ciphertext: %v", d.opts.Database, err)
+		return builtin.Errorf(upstream.ErrUnavailable, "the database %s could not be compacted, and still holds old ciphertext: %v", d.opts.Database, err)
 	}
 	next.NoSync = d.bolt.NoSync
 	d.swap.Lock() // waits for the reads that run
@@ -178,7 +178,7 @@ func (d *db) compactFile() error {
 	d.bolt, d.file, d.update = next, file, next.Update
 	d.swap.Unlock()
 	if err != nil { // a crash could bring the old file back, without the writes that follow
-		err = errorf(upstream.ErrInternal, "the disk did not confirm that the database was replaced (%v); check the disk, then restart the agent", err)
+		err = builtin.Errorf(upstream.ErrInternal, "the disk did not confirm that the database was replaced (%v); check the disk, then restart the agent", err)
 		d.breakDown(err)
 	}
 	return errors.Join(err, old.Close())

@@ -16,6 +16,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/upstreamtest"
 )
 
 // ciphertexts returns everything that is sealed in the database.
@@ -63,8 +64,8 @@ func skipWithoutCompaction(t *testing.T) {
 func TestOldCiphertextIsGone(t *testing.T) {
 	skipWithoutCompaction(t)
 	t.Parallel()
-	opts, clock := testOptions(t), newClock()
-	opts.Now = clock.now
+	opts, clock := testOptions(t), upstreamtest.NewClock()
+	opts.Now = clock.Now
 	s := mustOpen(t, opts)
 	mustCreate(t, s, "small", "v1", "x")
 	mustCreate(t, s, "large", "v1", strings.Repeat("x", 20_000))
@@ -90,7 +91,7 @@ func TestOldCiphertextIsGone(t *testing.T) {
 	forceDelete(t, s, "large")
 	wantValue(t, s, "small", "x")
 	mustDelete(t, s, "small", 7)
-	clock.advance(8 * 24 * time.Hour)
+	clock.Advance(8 * 24 * time.Hour)
 	must(t, only(s.Purge(t.Context())))
 	must(t, s.db.compactOwed(t.Context()))
 	wantGone(t, s, old)

@@ -18,8 +18,8 @@ func TestConformanceWithEmulation(t *testing.T) {
 var emulateAll = builtin.Emulate{InstanceID: "kst-1", Keys: []string{"key-1", "alias/app"}, PutMovesStages: true}
 
 func harness(t *testing.T, emulate builtin.Emulate) upstreamtest.Harness {
-	clock := newClock()
+	clock := upstreamtest.NewClock()
 	opts := testOptions(t)
-	opts.Now, opts.Emulate = clock.now, emulate
-	return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance, Emulate: upstreamtest.Emulation(emulate)}
+	opts.Now, opts.Emulate = clock.Now, emulate
+	return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.Advance, Emulate: upstreamtest.Emulation(emulate)}
 }

@@ -141,7 +141,7 @@ func createDatabase(opts Options, keyringMissing bool) error {
 		return err
 	}
 	if opts.Existing || opts.ReadOnly {
-		return errorf(ErrNoDatabase, "does not exist yet; %s", firstMade)
+		return builtin.Errorf(ErrNoDatabase, "does not exist yet; %s", firstMade)
 	}
 	if keyringMissing {
 		if err := opts.mayMakeKeyring(); err != nil {

@@ -162,13 +162,13 @@ func (d *db) execute(batch []*write) error {
 	case errors.Is(err, errPartial), d.broken.Load() != nil, t == nil:
 		return err
 	}
-	err = errorf(upstream.ErrUnavailable, "the change could not be written to disk: %v", err)
+	err = builtin.Errorf(upstream.ErrUnavailable, "the change could not be written to disk: %v", err)
 	if d.visible(commitsAs) {
 		// Its header page was written and only the last sync failed: readers see the
 		// change, but it may not survive a crash, and a failed sync is not tried again
 		// with success. Accepting more writes on top would acknowledge what may be lost.
 		d.observer(t.notices)
-		err = errorf(upstream.ErrInternal,
+		err = builtin.Errorf(upstream.ErrInternal,
 			"the disk did not confirm the change, which may or may not survive a restart (%v); check the disk, then restart the agent", err)
 		d.breakDown(err)
 	}

@@ -190,9 +190,9 @@ func primaryOf(tb testing.TB, s *Store) builtin.Key {
 }
 
 func TestRotation(t *testing.T) {
-	clock := newClock()
+	clock := upstreamtest.NewClock()
 	opts := testOptions(t)
-	opts.Now = clock.now
+	opts.Now = clock.Now
 	s := mustOpen(t, opts)
 	ctx := t.Context()
 	first := primaryOf(t, s).ID
@@ -212,7 +212,7 @@ func TestRotation(t *testing.T) {
 	}
 	wantNamed()
 
-	clock.advance(time.Hour)
+	clock.Advance(time.Hour)
 	second := mustRotate(t, s)
 	if second == first || primaryOf(t, s).ID != second {
 		t.Errorf("primary is %s after a rotation from %s to %s", primaryOf(t, s).ID, first, second)
@@ -224,7 +224,7 @@ func TestRotation(t *testing.T) {
 	wantSealed(t, s, second, "plain")
 	wantSealed(t, s, first, "named") // a key of its own
 	wantNamed()
-	start := newClock().now()
+	start := upstreamtest.NewClock().Now()
 	if keys, want := mustKeys(t, s), []builtin.Key{
 		{ID: first, Status: "enabled", CreateTime: start, Secrets: 1, Values: 3},
 		{ID: second, Status: "enabled", Primary: true, CreateTime: start.Add(time.Hour), Secrets: 1, Values: 1},

@@ -14,6 +14,7 @@ import (
 
 	"secretagent/upstream"
 	"secretagent/upstream/builtin"
+	"secretagent/upstream/upstreamtest"
 )
 
 // spoil changes a record on disk, so that whoever opens it fails.
@@ -98,9 +99,9 @@ func TestAPageOpensOnlyWhatIsOnIt(t *testing.T) {
 // TestTheIndexIsWhatTheRecordsSay makes changes of every kind at random. The index that they leave
 // behind is the one that a start makes from the records.
 func TestTheIndexIsWhatTheRecordsSay(t *testing.T) {
-	clock := newClock()
+	clock := upstreamtest.NewClock()
 	opts := testOptions(t)
-	opts.Now = clock.now
+	opts.Now = clock.Now
 	s := mustOpen(t, opts)
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 600 {
@@ -124,7 +125,7 @@ func TestTheIndexIsWhatTheRecordsSay(t *testing.T) {
 		case 6:
 			_ = s.RestoreSecret(ctx, name)
 		case 7:
-			clock.advance(time.Duration(random.IntN(4)) * day)
+			clock.Advance(time.Duration(random.IntN(4)) * day)
 			if random.IntN(2) == 0 {
 				must(t, only(s.Purge(ctx)))
 			}
@@ -173,9 +174,9 @@ func listed(t *testing.T, s *Store) string {
 
 // TestListsFollowEveryChange: whatever a list with a filter shows can change between two pages.
 func TestListsFollowEveryChange(t *testing.T) {
-	clock := newClock()
+	clock := upstreamtest.NewClock()
 	opts := testOptions(t)
-	opts.Now = clock.now
+	opts.Now = clock.Now
 	s := mustOpen(t, opts)
 	tag := []upstream.Tag{{Key: "env", Value: "dev"}}
 	described := "dev"
@@ -211,15 +212,15 @@ func TestListsFollowEveryChange(t *testing.T) {
 	want("a1", "a2")
 	mustDelete(t, s, "a1", 7)
 	want("a1", "a2")
-	clock.advance(8 * day)
+	clock.Advance(8 * day)
 	want("a2") // not purged yet
 	if out, err := s.ListSecrets(t.Context(), upstream.ListSecretsInput{}); err != nil || out.TotalCount != 1 || len(out.Secrets) != 1 || out.Secrets[0].SecretName != "a2" {
 		t.Errorf("%+v %v", out, err)
 	}
-	clock.advance(-8 * day)
+	clock.Advance(-8 * day)
 	want("a1", "a2") // the clock was set back
 	must(t, s.RestoreSecret(t.Context(), "a1"))
-	clock.advance(8 * day)
+	clock.Advance(8 * day)
 	want("a1", "a2")
 	must(t, s.UntagResources(t.Context(), upstream.UntagResourcesInput{SecretNames: []upstream.SecretName{"a2"}, All: true}))
 	want("a1")

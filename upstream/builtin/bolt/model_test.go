@@ -15,8 +15,8 @@ func TestModel(t *testing.T) {
 		sequences = 100
 	}
 	upstreamtest.CheckModel(t, sequences, func(t *testing.T, maxVersions int, emulate upstreamtest.Emulation) upstreamtest.Model {
-		ctx, clock, opts := context.Background(), newClock(), testOptions(t)
-		opts.MaxVersions, opts.Now, opts.Emulate = maxVersions, clock.now, builtin.Emulate(emulate)
+		ctx, clock, opts := context.Background(), upstreamtest.NewClock(), testOptions(t)
+		opts.MaxVersions, opts.Now, opts.Emulate = maxVersions, clock.Now, builtin.Emulate(emulate)
 		var store *Store
 		reopen := func() (err error) {
 			if store != nil {
@@ -33,7 +33,7 @@ func TestModel(t *testing.T) {
 			checkFile(t, opts.Database)
 		})
 		return upstreamtest.Model{
-			Now: clock.now, Advance: clock.advance,
+			Now: clock.Now, Advance: clock.Advance,
 			Store: func() upstream.Manager { return store },
 			Actions: map[string]upstreamtest.Action{
 				"purge":  {Do: func() error { return only(store.Purge(ctx)) }},

@@ -3,7 +3,6 @@ package bolt
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -71,22 +70,9 @@ func (o Options) withDefaults() Options {
 // it is a case of.
 var (
 	// ErrLocked: another process has the database open. It is an [upstream.ErrUnavailable].
-	ErrLocked error = &sentinel{"the database is in use by another process (a running agent?)", upstream.ErrUnavailable}
+	ErrLocked error = builtin.NewSentinel("the database is in use by another process (a running agent?)", upstream.ErrUnavailable)
 
 	// ErrNoDatabase: there is no database yet, and none was to be made. It is an
 	// [upstream.ErrNotFound].
-	ErrNoDatabase error = &sentinel{"there is no database yet", upstream.ErrNotFound}
+	ErrNoDatabase error = builtin.NewSentinel("there is no database yet", upstream.ErrNotFound)
 )
-
-type sentinel struct {
-	text  string
-	class error
-}
-
-func (e *sentinel) Error() string { return e.text }
-func (e *sentinel) Unwrap() error { return e.class }
-
-// errorf returns an error of the class, a sentinel, with a message for people.
-func errorf(class error, format string, args ...any) error {
-	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: class}
-}

@@ -134,13 +134,13 @@ func TestPurgeIsTriedAgain(t *testing.T) {
 
 // TestPurgeSparesWhatWasRestored: what is not due any more after the purge looked for what is.
 func TestPurgeSparesWhatWasRestored(t *testing.T) {
-	opts, clock, looks := testOptions(t), newClock(), false
+	opts, clock, looks := testOptions(t), upstreamtest.NewClock(), false
 	opts.Now = func() time.Time {
 		if looks { // for what is due, and then the clock is set back
 			looks = false
-			return clock.now().Add(8 * day)
+			return clock.Now().Add(8 * day)
 		}
-		return clock.now()
+		return clock.Now()
 	}
 	s := mustOpen(t, opts)
 	mustCreate(t, s, "planned", "v1", "two")

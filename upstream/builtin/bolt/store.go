@@ -97,7 +97,7 @@ func (o Options) mayMakeKeyring() error {
 	case err != nil:
 		return err
 	case o.Existing || o.ReadOnly:
-		return errorf(ErrNoDatabase, "holds no secret, and the keyring %s does not exist yet; %s", o.Keyring, firstMade)
+		return builtin.Errorf(ErrNoDatabase, "holds no secret, and the keyring %s does not exist yet; %s", o.Keyring, firstMade)
 	case o.KeyringIsCredential || strings.HasPrefix(path, credentials):
 		return fmt.Errorf("the keyring %s does not exist and is not made there: what lies among the credentials of a service is lost when the service stops; %s", o.Keyring, advice)
 	case keyfile.InMemory(path) && !keyfile.InMemory(o.Database):

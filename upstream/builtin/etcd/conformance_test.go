@@ -10,9 +10,9 @@ import (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	upstreamtest.Run(t, func(t *testing.T) upstreamtest.Harness {
-		clock := newClock()
+		clock := upstreamtest.NewClock()
 		opts := testOptions(t)
-		opts.Now = clock.now
-		return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.advance, Emulate: upstreamtest.Emulation(builtin.Emulate{})}
+		opts.Now = clock.Now
+		return upstreamtest.Harness{Manager: mustOpen(t, opts), Advance: clock.Advance, Emulate: upstreamtest.Emulation(builtin.Emulate{})}
 	})
 }

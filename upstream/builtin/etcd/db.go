@@ -148,7 +148,7 @@ func (d *db) connect() (*clientv3.Client, error) {
 		config.Password, err = d.opts.password()
 	}
 	if err != nil {
-		return nil, errorf(upstream.ErrNoCredentials, "%v", err)
+		return nil, builtin.Errorf(upstream.ErrNoCredentials, "%v", err)
 	}
 	client, err := clientv3.New(config)
 	if err != nil {
@@ -355,9 +355,4 @@ func (d *db) Close() error {
 		return fmt.Errorf("close the connection to etcd: %w", err)
 	}
 	return nil
-}
-
-// errorf returns an error of the class, a sentinel, with a message for people.
-func errorf(class error, format string, args ...any) error {
-	return &upstream.Error{Message: fmt.Sprintf(format, args...), Err: class}
 }

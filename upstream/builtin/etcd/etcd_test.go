@@ -81,8 +81,8 @@ func TestManyWriters(t *testing.T) {
 // TestOnceInEffect seeds and purges from several stores at the same time.
 func TestOnceInEffect(t *testing.T) {
 	t.Parallel()
-	opts, clock := testOptions(t), newClock()
-	opts.Now = clock.now
+	opts, clock := testOptions(t), upstreamtest.NewClock()
+	opts.Now = clock.Now
 	seed := func(value string) []upstream.CreateSecretInput {
 		return []upstream.CreateSecretInput{{SecretName: "seeded", VersionID: "v1", SecretData: upstream.NewSecretData([]byte(value))}}
 	}
@@ -109,7 +109,7 @@ func TestOnceInEffect(t *testing.T) {
 		must(t, create(stores[0], name, "v1", "x"))
 		must(t, only(stores[1].DeleteSecret(t.Context(), upstream.DeleteSecretInput{SecretName: upstream.SecretName(name), RecoveryWindowInDays: 7})))
 	}
-	clock.advance(8 * 24 * time.Hour)
+	clock.Advance(8 * 24 * time.Hour)
 	all(func(s *Store) {
 		for s.Purged() < 30 { // until nothing is due any more
 			if next, err := s.Purge(context.Background()); err == nil && next == 0 {

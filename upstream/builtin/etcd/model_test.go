@@ -17,15 +17,15 @@ func TestModel(t *testing.T) {
 		sequences = 10
 	}
 	upstreamtest.CheckModel(t, sequences, func(t *testing.T, maxVersions int, emulate upstreamtest.Emulation) upstreamtest.Model {
-		clock, opts := newClock(), testOptions(t)
-		opts.MaxVersions, opts.Now, opts.Emulate = maxVersions, clock.now, builtin.Emulate(emulate)
+		clock, opts := upstreamtest.NewClock(), testOptions(t)
+		opts.MaxVersions, opts.Now, opts.Emulate = maxVersions, clock.Now, builtin.Emulate(emulate)
 		stores, calls := []*Store{mustOpen(t, opts), mustOpen(t, another(opts))}, 0
 		next := func() *Store {
 			calls++
 			return stores[calls%2]
 		}
 		return upstreamtest.Model{
-			Now: clock.now, Advance: clock.advance,
+			Now: clock.Now, Advance: clock.Advance,
 			Store: func() upstream.Manager { return next() },
 			BeforeList: func() {
 				until(t, "both have been told the same", func() bool {

@@ -79,10 +79,7 @@ func (d *db) grant(ctx context.Context, client *clientv3.Client) (int64, error) 
 // leave lets the others know at once that this agent has ended, where etcd answers.
 func (d *db) leave() {
 	lease, client := d.presence.lease.Load(), d.connected()
-	d.watch.mu.Lock()
-	up := d.watch.up
-	d.watch.mu.Unlock()
-	if lease == 0 || client == nil || !up {
+	if lease == 0 || client == nil || !d.watch.isUp() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, leaveWithin)

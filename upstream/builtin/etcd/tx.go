@@ -349,7 +349,7 @@ func (t *tx) commit() error {
 		ops = append(ops, op)
 	}
 	if len(cmps) > maxOps || len(ops) > maxOps || t.size > maxBytes+maxBytes/4 {
-		return errorf(upstream.ErrLimitExceeded, "the change is too large for one transaction of etcd (%d keys, %d bytes); change fewer secrets at once", len(ops), t.size)
+		return builtin.Errorf(upstream.ErrLimitExceeded, "the change is too large for one transaction of etcd (%d keys, %d bytes); change fewer secrets at once", len(ops), t.size)
 	}
 	answer, err := t.db.txn(t.ctx, cmps, ops)
 	switch {
@@ -443,13 +443,13 @@ func (d *db) failure(err error, sent bool) error {
 			// It says so of the write that has used the quota up, too.
 			return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: sent, Message: "etcd takes no more writes (NOSPACE): its quota is used up; compact and defragment it or raise its quota, then disarm the alarm"}
 		case rpctypes.ErrPermissionDenied:
-			return errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
+			return builtin.Errorf(upstream.ErrUnauthenticated, "etcd denies its user access to %s; grant its role readwrite on that prefix", d.opts.Prefix)
 		case rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound:
-			return errorf(upstream.ErrUnauthenticated, "etcd does not accept the user: %s", text)
+			return builtin.Errorf(upstream.ErrUnauthenticated, "etcd does not accept the user: %s", text)
 		case rpctypes.ErrTooManyOps, rpctypes.ErrRequestTooLarge:
-			return errorf(upstream.ErrLimitExceeded, "etcd refuses the change: %s", text)
+			return builtin.Errorf(upstream.ErrLimitExceeded, "etcd refuses the change: %s", text)
 		case rpctypes.ErrTooManyRequests:
-			return errorf(upstream.ErrThrottled, "etcd has too much to do: %s", text)
+			return builtin.Errorf(upstream.ErrThrottled, "etcd has too much to do: %s", text)
 		}
 	}
 	return &upstream.Error{Err: upstream.ErrUnavailable, Unknown: sent, Message: "etcd does not answer: " + text}

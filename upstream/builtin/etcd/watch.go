@@ -80,7 +80,7 @@ func (d *db) CatchUp(ctx context.Context) error {
 		select {
 		case <-moved:
 		case <-timer.C:
-			return errorf(upstream.ErrUnavailable, "the list of secrets is not up to date: %s", cause)
+			return builtin.Errorf(upstream.ErrUnavailable, "the list of secrets is not up to date: %s", cause)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.ctx.Done():
